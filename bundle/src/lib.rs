@@ -1,0 +1,1 @@
+//! The deploy format: written by export, read by the runtime

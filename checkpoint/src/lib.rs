@@ -1,0 +1,1 @@
+//! CLIP weights by canonical name: readers for every common checkpoint format, one writer

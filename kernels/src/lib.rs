@@ -1,0 +1,1 @@
+//! Arithmetic: scalar references, SIMD variants, run-time dispatch

@@ -1,0 +1,88 @@
+//! The preprocessing rule: what a model's training did to a photo before the encoder saw it.
+
+use serde::{Deserialize, Serialize};
+
+/// How an RGB image becomes the square of pixels that a CLIP image encoder takes.
+///
+/// The fields are those of open_clip's `preprocess_cfg` and transformers'
+/// `preprocessor_config.json`, under one name each. `mean` and `std` are per channel (R, G, B) on
+/// the scale 0..1; they are carried here and folded into the encoder's graph at export, not applied
+/// by [`crate::apply`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preprocessing {
+    /// Side of the square output, in pixels.
+    pub size: u32,
+    /// Which side is scaled to `size`.
+    pub resize: Resize,
+    /// Resampling filter, antialiased as Pillow's.
+    pub filter: Filter,
+    /// How the offset of the centre crop is rounded.
+    pub crop: CropRounding,
+    /// Colour of the padding that [`Resize::Longest`] leaves, 0..255.
+    pub fill: [u8; 3],
+    /// Mean per channel on the scale 0..1.
+    pub mean: [f32; 3],
+    /// Standard deviation per channel on the scale 0..1.
+    pub std: [f32; 3],
+}
+
+/// Which side of the image is scaled to the target size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Resize {
+    /// The short side becomes `size`, the long side is truncated, the centre is cropped (OpenAI).
+    Shortest,
+    /// The long side becomes `size`, the rest is padded with `fill` (open_clip `longest`).
+    Longest,
+    /// Both sides become `size`; the aspect ratio is lost (SigLIP, open_clip `squash`).
+    Squash,
+}
+
+/// Pillow's resampling filters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Filter {
+    /// Nearest neighbour.
+    Nearest,
+    /// Box average.
+    Box,
+    /// Triangle.
+    Bilinear,
+    /// Hamming-windowed.
+    Hamming,
+    /// Keys' cubic, a = -0.5.
+    Bicubic,
+    /// Three-lobed windowed sinc.
+    Lanczos,
+}
+
+/// How `(side - size) / 2` becomes a whole number of pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CropRounding {
+    /// Half to even, as Python's `round` (OpenAI, open_clip, torchvision).
+    HalfEven,
+    /// Rounded down (transformers' image processors).
+    Floor,
+}
+
+impl Preprocessing {
+    /// OpenAI's mean per channel, used by most CLIP models.
+    pub const OPENAI_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+    /// OpenAI's standard deviation per channel.
+    pub const OPENAI_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+
+    /// OpenAI's rule at `size` pixels: short side, bicubic, centre crop rounded half to even.
+    pub fn openai(size: u32) -> Self {
+        Self {
+            size,
+            resize: Resize::Shortest,
+            filter: Filter::Bicubic,
+            crop: CropRounding::HalfEven,
+            fill: [0; 3],
+            mean: Self::OPENAI_MEAN,
+            std: Self::OPENAI_STD,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! From text to class embeddings: tokenizer, templates, text tower

@@ -1,0 +1,1 @@
+//! Offline image classification with CLIP and learned prompts on small boards

@@ -1,0 +1,1 @@
+//! CLIP pre-training, evaluation and the generated data set
