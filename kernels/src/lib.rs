@@ -1,1 +1,130 @@
-//! Arithmetic: scalar references, SIMD variants, run-time dispatch
+//! Arithmetic for CLIP's towers: linear layers, attention, layer norm, activation functions.
+//!
+//! `reference.rs` holds one scalar function for each operation, and it alone defines the result. The SIMD
+//! variants (AVX2 with FMA, AVX-512F, NEON) agree with it within the bounds that the tests state, and the
+//! best one that the processor has is chosen at run time, once for the process. The environment variable
+//! `PINHOLE_KERNELS` (`scalar`, `avx2`, `avx512` or `neon`) forces one; a program calls [`check`] at its
+//! start to report a name that is unknown or a variant that the processor lacks.
+//!
+//! # Threads
+//! The functions share their work among the threads of rayon's current pool: the caller picks their number
+//! by running inside `ThreadPool::install` of its own pool. In a pool of one thread everything runs inline,
+//! and so does a problem too small to share. No sum is ever split between threads, so their number does not
+//! change a bit of any result.
+//!
+//! # Panics
+//! A slice whose length does not fit the sizes beside it is the programmer's error and panics with a message
+//! that names it. The values themselves never cause a panic: NaN and infinity go through as IEEE 754 has it.
+
+mod linear;
+mod patch;
+mod reference;
+mod select;
+
+pub use linear::PackedLinear;
+pub use patch::patch_embedding;
+pub use select::{Error, available, check, chosen};
+
+/// The element-wise function after a linear layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// x
+    None,
+    /// x · sigmoid(1.702 x): the weights of OpenAI's CLIP and others named "quickgelu".
+    QuickGelu,
+    /// x Φ(x), Φ the normal distribution: GELU by the error function (Hendrycks and Gimpel, 2016).
+    Gelu,
+}
+
+/// A matrix whose rows need not be adjacent: row i starts at `data[i * stride]`. So q, k and v can lie
+/// side by side in one matrix.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// From the first row's first value to at least the last row's last one.
+    pub data: &'a [f32],
+    /// Distance between the starts of two rows, in values.
+    pub stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    fn row(self, i: usize, width: usize) -> &'a [f32] {
+        &self.data[i * self.stride..][..width]
+    }
+
+    fn check(self, name: &str, rows: usize, width: usize) {
+        let needed = match rows {
+            0 => 0,
+            _ => (rows - 1) * self.stride + width,
+        };
+        assert!(
+            self.data.len() >= needed,
+            "{name}: {rows} rows of {width} at stride {} need {needed} values, found {}",
+            self.stride,
+            self.data.len()
+        );
+    }
+}
+
+/// Applies `activation` to each value of x in place.
+pub fn activate(x: &mut [f32], activation: Activation) {
+    for v in x {
+        *v = reference::activated(*v, activation);
+    }
+}
+
+/// Layer norm (Ba, Kiros and Hinton, 2016) of each row of x [rows, width] into out [rows, width]:
+/// (x - mean) / sqrt(variance + epsilon) · gain [width] + bias [width].
+pub fn layer_norm(
+    x: &[f32],
+    width: usize,
+    gain: &[f32],
+    bias: &[f32],
+    epsilon: f32,
+    out: &mut [f32],
+) {
+    assert!(
+        width > 0 && x.len().is_multiple_of(width),
+        "x: {} values are no rows of {width}",
+        x.len()
+    );
+    assert_eq!(gain.len(), width, "gain: one value a column");
+    assert_eq!(bias.len(), width, "bias: one value a column");
+    assert_eq!(out.len(), x.len(), "out: as many values as x");
+    reference::layer_norm(x, width, gain, bias, epsilon, out);
+}
+
+/// Scaled dot-product attention (Vaswani et al., 2017) for each head: softmax(scale · q kᵀ) v.
+///
+/// `q` has `tq` rows, `k` and `v` have `tk`; each row holds `heads * head_width` values, a head's beside
+/// each other. out is [tq, heads * head_width]. If `causal`, query i sees the keys 0 ..= i + (tk - tq), so
+/// that queries may continue a prefix whose keys are there already; that needs tk >= tq.
+#[allow(clippy::too_many_arguments)]
+pub fn attention(
+    q: Rows,
+    tq: usize,
+    k: Rows,
+    v: Rows,
+    tk: usize,
+    heads: usize,
+    head_width: usize,
+    causal: bool,
+    scale: f32,
+    out: &mut [f32],
+) {
+    let width = heads * head_width;
+    q.check("q", tq, width);
+    k.check("k", tk, width);
+    v.check("v", tk, width);
+    assert_eq!(out.len(), tq * width, "out: [tq, heads * head_width]");
+    assert!(
+        !causal || tk >= tq,
+        "causal attention: {tq} queries need as many keys, found {tk}"
+    );
+    reference::attention(q, tq, k, v, tk, heads, head_width, causal, scale, out);
+}
+
+/// Divides x by its Euclidean norm, without epsilon as CLIP does: zeros become NaN. Scalar on every target,
+/// as it runs on one row an image.
+pub fn l2_normalize(x: &mut [f32]) {
+    reference::l2_normalize(x);
+}

@@ -1,0 +1,124 @@
+//! The definition of every result, in plain loops, for every target. A SIMD variant agrees with these
+//! functions within the bound that its test states.
+
+use crate::{Activation, Rows};
+
+/// out [m, n] = activation(x [m, k] · weight [k, n] + bias [n]) + residual [m, n]
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn linear(
+    x: &[f32],
+    m: usize,
+    weight: &[f32],
+    k: usize,
+    n: usize,
+    bias: &[f32],
+    activation: Activation,
+    residual: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    for i in 0..m {
+        let row = &mut out[i * n..][..n];
+        row.fill(0.0);
+        for p in 0..k {
+            let v = x[i * k + p];
+            for (sum, w) in row.iter_mut().zip(&weight[p * n..][..n]) {
+                *sum += v * w;
+            }
+        }
+        for (j, y) in row.iter_mut().enumerate() {
+            *y = activated(*y + bias[j], activation) + residual.map_or(0.0, |r| r[i * n + j]);
+        }
+    }
+}
+
+/// One value through the activation function.
+pub(crate) fn activated(x: f32, activation: Activation) -> f32 {
+    match activation {
+        Activation::None => x,
+        // x · sigmoid(1.702 x), with an exponential that cannot overflow.
+        Activation::QuickGelu => {
+            let z = (-(1.702 * x).abs()).exp();
+            (if x >= 0.0 { x } else { x * z }) / (1.0 + z)
+        }
+        // x Φ(x); erfc keeps the small values of the negative side.
+        Activation::Gelu => {
+            let x = f64::from(x);
+            (0.5 * x * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2)) as f32
+        }
+    }
+}
+
+/// Each row of x [rows, width]: (x - mean) / sqrt(variance + epsilon) · gain + bias, with the variance
+/// over `width` (not `width - 1`).
+pub(crate) fn layer_norm(
+    x: &[f32],
+    width: usize,
+    gain: &[f32],
+    bias: &[f32],
+    epsilon: f32,
+    out: &mut [f32],
+) {
+    for (row, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+        let mean = row.iter().sum::<f32>() / width as f32;
+        let variance = row.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / width as f32;
+        let scale = 1.0 / (variance + epsilon).sqrt();
+        for (j, y) in out.iter_mut().enumerate() {
+            *y = (row[j] - mean) * scale * gain[j] + bias[j];
+        }
+    }
+}
+
+/// Scaled dot-product attention for each head apart, as [`crate::attention`] documents it.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn attention(
+    q: Rows,
+    tq: usize,
+    k: Rows,
+    v: Rows,
+    tk: usize,
+    heads: usize,
+    head_width: usize,
+    causal: bool,
+    scale: f32,
+    out: &mut [f32],
+) {
+    let width = heads * head_width;
+    let mut weights = vec![0.0; tk];
+    for head in 0..heads {
+        let columns = head * head_width..(head + 1) * head_width;
+        for i in 0..tq {
+            let query = &q.row(i, width)[columns.clone()];
+            let seen = if causal { i + 1 + (tk - tq) } else { tk };
+            let weights = &mut weights[..seen];
+            for (j, weight) in weights.iter_mut().enumerate() {
+                let key = &k.row(j, width)[columns.clone()];
+                *weight = query.iter().zip(key).map(|(a, b)| a * b).sum::<f32>() * scale;
+            }
+            softmax(weights);
+            let out = &mut out[i * width..][columns.clone()];
+            out.fill(0.0);
+            for (j, weight) in weights.iter().enumerate() {
+                for (y, value) in out.iter_mut().zip(&v.row(j, width)[columns.clone()]) {
+                    *y += weight * value;
+                }
+            }
+        }
+    }
+}
+
+/// exp(x) / sum exp(x), shifted by the largest so that nothing overflows.
+pub(crate) fn softmax(x: &mut [f32]) {
+    let largest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0.0;
+    for v in &mut *x {
+        *v = (*v - largest).exp();
+        sum += *v;
+    }
+    x.iter_mut().for_each(|v| *v /= sum);
+}
+
+/// x / |x|
+pub(crate) fn l2_normalize(x: &mut [f32]) {
+    let norm = x.iter().map(|v| v * v).sum::<f32>().sqrt();
+    x.iter_mut().for_each(|v| *v /= norm);
+}
