@@ -1,1 +1,52 @@
-//! The deploy format: written by export, read by the runtime
+//! The deploy format: a folder that export writes and the runtime reads.
+//!
+//! ```text
+//! manifest.json             what the bundle is, how to preprocess, the classes, every file's size and SHA-256
+//! image_encoder.onnx        pixels u8 [N, S, S, 3] to embedding f32 [N, D], L2-normalised
+//! image_encoder.weights     the graph's external data, where the weights exceed 64 MiB
+//! head.safetensors          class_embeddings f32 [C, D]
+//! golden/embeddings.json    the embeddings that the exporter got for the images beside it
+//! golden/*.png              a few images, to compare the board with the exporter's machine
+//! ```
+//!
+//! A folder, so that each part can be looked at, diffed and copied alone. [`Manifest`] documents every
+//! field of `manifest.json`.
+//!
+//! # Reading
+//! [`Bundle::open`] checks before it returns: format and version, unknown fields, ranges of every
+//! number, that each file listed exists with its size and SHA-256 and lies inside the folder, and the
+//! head's type, shape, finiteness and norms. An error names the file and the field. What it does not
+//! check is the ONNX graph: the runtime does, when it builds the network.
+//!
+//! # Writing
+//! [`BundleWriter`] collects the files in a temporary folder beside the destination and
+//! [`BundleWriter::finish`] writes the manifest, syncs everything and renames the folder into place. A
+//! killed export leaves no half bundle, and an existing folder is never touched.
+
+pub mod dialect;
+mod error;
+mod golden;
+mod head;
+mod manifest;
+mod read;
+mod write;
+
+pub use error::Error;
+pub use golden::{Golden, GoldenImage};
+pub use head::Head;
+pub use manifest::{
+    FORMAT, Fidelity, FileEntry, HeadKind, Manifest, ModelInfo, Precision, UnknownPolicy, VERSION,
+};
+pub use read::Bundle;
+pub use write::BundleWriter;
+
+/// File name of the manifest.
+pub const MANIFEST: &str = "manifest.json";
+/// File name of the image encoder.
+pub const IMAGE_ENCODER: &str = "image_encoder.onnx";
+/// File name of the image encoder's external data, where it has any.
+pub const IMAGE_ENCODER_WEIGHTS: &str = "image_encoder.weights";
+/// File name of the head.
+pub const HEAD: &str = "head.safetensors";
+/// File name of the golden embeddings.
+pub const GOLDEN: &str = "golden/embeddings.json";

@@ -1,0 +1,101 @@
+//! The model-local functions of `image_encoder.onnx`: their names, inputs and attributes.
+//!
+//! Export writes each as a FunctionProto with a body in standard operators, so that any runtime that
+//! expands functions can run the file; the runtime maps each by name to one operator of its own. This
+//! table is what both agree on.
+
+/// The functions' operator domain.
+pub const DOMAIN: &str = "pinhole";
+/// The domain's version.
+pub const DOMAIN_VERSION: i64 = 1;
+/// The version of the standard operator set in bodies and graph.
+pub const OPSET: i64 = 17;
+
+/// One model-local function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// Its op_type.
+    pub name: &'static str,
+    /// Inputs that are computed.
+    pub inputs: &'static [&'static str],
+    /// Inputs that are initialisers, each used by one node alone; they follow `inputs`.
+    pub parameters: &'static [&'static str],
+    /// Attributes, all required.
+    pub attributes: &'static [&'static str],
+}
+
+/// `pixels` u8 [N, S, S, 3] to patch embeddings [N, (S/p)^2, W]:
+/// `scale * (patches @ weight) + bias`, weight [p*p*3, W] with rows ordered (y, x, channel), `patch` = p
+/// and `scale` = 1/255. Mean and std are folded into weight and bias.
+pub const PATCH_EMBEDDING: Function = Function {
+    name: "PatchEmbedding",
+    inputs: &["pixels"],
+    parameters: &["weight", "bias"],
+    attributes: &["patch", "grid", "scale"],
+};
+/// Patches [N, P, W] with the class token before them and positions added: [N, P + 1, W].
+/// `class_embedding` [1, W] includes position 0; `positions` [P, W] are those of the patches.
+pub const TOKEN_EMBEDDING: Function = Function {
+    name: "TokenEmbedding",
+    inputs: &["patches"],
+    parameters: &["class_embedding", "positions"],
+    attributes: &[],
+};
+/// Layer normalisation over the last axis with gain [W], bias [W] and `epsilon`.
+pub const LAYER_NORM: Function = Function {
+    name: "LayerNorm",
+    inputs: &["x"],
+    parameters: &["gain", "bias"],
+    attributes: &["epsilon"],
+};
+/// `x @ weight + bias`: x [.., K], weight [K, M], bias [M].
+pub const LINEAR: Function = Function {
+    name: "Linear",
+    inputs: &["x"],
+    parameters: &["weight", "bias"],
+    attributes: &[],
+};
+/// [`LINEAR`] followed by `y * sigmoid(1.702 y)`.
+pub const LINEAR_QUICK_GELU: Function = Function {
+    name: "LinearQuickGelu",
+    ..LINEAR
+};
+/// [`LINEAR`] followed by the exact GELU, `y / 2 * (1 + erf(y / sqrt 2))`.
+pub const LINEAR_GELU: Function = Function {
+    name: "LinearGelu",
+    ..LINEAR
+};
+/// [`LINEAR`] plus `residual` [.., M].
+pub const LINEAR_ADD: Function = Function {
+    name: "LinearAdd",
+    inputs: &["x", "residual"],
+    ..LINEAR
+};
+/// Multi-head attention without a mask: `query` [N, T, W], `key_value` [N, U, 2W] (keys, then values),
+/// `heads` dividing W; the scale 1/sqrt(W / heads) is folded into the query's weights.
+pub const ATTENTION: Function = Function {
+    name: "Attention",
+    inputs: &["query", "key_value"],
+    parameters: &[],
+    attributes: &["heads"],
+};
+/// Division by the Euclidean norm over the last axis.
+pub const L2_NORMALIZE: Function = Function {
+    name: "L2Normalize",
+    inputs: &["x"],
+    parameters: &[],
+    attributes: &[],
+};
+
+/// Every function.
+pub const FUNCTIONS: &[Function] = &[
+    PATCH_EMBEDDING,
+    TOKEN_EMBEDDING,
+    LAYER_NORM,
+    LINEAR,
+    LINEAR_QUICK_GELU,
+    LINEAR_GELU,
+    LINEAR_ADD,
+    ATTENTION,
+    L2_NORMALIZE,
+];

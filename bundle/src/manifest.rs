@@ -1,0 +1,260 @@
+//! `manifest.json`: what a bundle is.
+
+use std::path::Path;
+
+use pinhole_preprocessing::Preprocessing;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// The value of [`Manifest::format`].
+pub const FORMAT: &str = "pinhole-bundle";
+/// The version that this crate writes and reads.
+pub const VERSION: u32 = 1;
+
+/// The contents of `manifest.json`.
+///
+/// Unknown fields are refused: a bundle that asks for something this reader does not know would
+/// otherwise be misread in silence.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Always [`FORMAT`].
+    pub format: String,
+    /// [`VERSION`]; another one is refused.
+    pub version: u32,
+    /// The program and version that wrote the bundle.
+    pub created_by: String,
+    /// The image encoder.
+    pub model: ModelInfo,
+    /// From an RGB image to the encoder's pixels. Mean and std are recorded for the reader; they are
+    /// folded into the graph.
+    pub preprocessing: Preprocessing,
+    /// How the weights are stored and multiplied.
+    pub precision: Precision,
+    /// Factor from cosine similarity to logit, exp() applied (CLIP: about 100).
+    pub logit_scale: f32,
+    /// Divides the logits before softmax; 1 when it was not calibrated.
+    pub temperature: f32,
+    /// Class names, in the order of the head's rows.
+    pub classes: Vec<String>,
+    /// The prompt templates that the class embeddings were made with.
+    pub templates: Vec<String>,
+    /// When the answer is "unknown".
+    pub unknown: UnknownPolicy,
+    /// Which head `head.safetensors` holds.
+    pub head: HeadKind,
+    /// What the stored precision costs against f32, measured at export; absent for f32.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fidelity: Option<Fidelity>,
+    /// Text for people: origin, intended use, limits.
+    pub model_card: String,
+    /// Every file of the bundle but the manifest.
+    pub files: Vec<FileEntry>,
+}
+
+/// The image encoder's name and sizes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelInfo {
+    /// For people, such as "ViT-B/32".
+    pub name: String,
+    /// Side of the square input in pixels; equals `preprocessing.size`.
+    pub image_size: u32,
+    /// D, the length of an embedding.
+    pub embedding_size: usize,
+}
+
+/// How the encoder's weights are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats, widened to f32 when they are loaded.
+    F16,
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        })
+    }
+}
+
+/// When the answer is "unknown": any condition that is set and not met.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnknownPolicy {
+    /// Least cosine similarity of the best class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_similarity: Option<f32>,
+    /// Least difference of similarity between the best class and the second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_margin: Option<f32>,
+}
+
+/// Which head `head.safetensors` holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HeadKind {
+    /// `class_embeddings`: one unit vector a class.
+    Static,
+}
+
+/// Agreement of the stored encoder with the same weights in f32, on `images` images.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fidelity {
+    /// How many images were compared.
+    pub images: usize,
+    /// Mean cosine between the two embeddings.
+    pub mean_cosine: f32,
+    /// The lowest cosine.
+    pub worst_cosine: f32,
+    /// Share of images with the same best class, 0..1.
+    pub top1_agreement: f32,
+}
+
+/// A file of the bundle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// Path inside the bundle, `/` between folders.
+    pub path: String,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// SHA-256 in lower-case hexadecimal.
+    pub sha256: String,
+}
+
+impl Manifest {
+    /// Checks every field's range; `path` is the manifest's, for the messages.
+    pub(crate) fn validate(&self, path: &Path) -> Result<(), Error> {
+        let positive = |field: &str, value: f32| {
+            if value.is_finite() && value > 0.0 {
+                Ok(())
+            } else {
+                Err(Error::field(path, field, "a finite number above 0", value))
+            }
+        };
+        if self.format != FORMAT {
+            return Err(Error::field(
+                path,
+                "format",
+                format!("{FORMAT:?}"),
+                format!("{:?}", self.format),
+            ));
+        }
+        if self.version != VERSION {
+            return Err(Error::field(
+                path,
+                "version",
+                format!("{VERSION} (export the bundle again, or update pinhole)"),
+                self.version,
+            ));
+        }
+        positive("logit_scale", self.logit_scale)?;
+        positive("temperature", self.temperature)?;
+        self.preprocessing
+            .validate()
+            .map_err(|e| Error::field(path, "preprocessing", "a usable rule", e))?;
+        if self.preprocessing.size != self.model.image_size {
+            return Err(Error::field(
+                path,
+                "preprocessing.size",
+                format!("{} as in model.image_size", self.model.image_size),
+                self.preprocessing.size,
+            ));
+        }
+        if !(1..=65_536).contains(&self.model.embedding_size) {
+            return Err(Error::field(
+                path,
+                "model.embedding_size",
+                "1 to 65536",
+                self.model.embedding_size,
+            ));
+        }
+        if self.classes.is_empty() {
+            return Err(Error::field(path, "classes", "at least one class", "none"));
+        }
+        let mut seen = std::collections::HashMap::new();
+        for (i, class) in self.classes.iter().enumerate() {
+            if class.trim().is_empty() {
+                return Err(Error::field(
+                    path,
+                    format!("classes[{i}]"),
+                    "a name",
+                    "an empty string",
+                ));
+            }
+            if let Some(first) = seen.insert(class, i) {
+                return Err(Error::field(
+                    path,
+                    format!("classes[{i}]"),
+                    "distinct names",
+                    format!("{class:?} again, as in classes[{first}]"),
+                ));
+            }
+        }
+        for (field, value) in [
+            ("unknown.min_similarity", self.unknown.min_similarity),
+            ("unknown.min_margin", self.unknown.min_margin),
+        ] {
+            if let Some(v) = value
+                && !v.is_finite()
+            {
+                return Err(Error::field(path, field, "a finite number", v));
+            }
+        }
+        let mut paths = std::collections::HashSet::new();
+        for (i, file) in self.files.iter().enumerate() {
+            let field = |name: &str| format!("files[{i}].{name}");
+            let plain = file.path.split('/').all(|part| {
+                !part.is_empty() && part != "." && part != ".." && !part.contains(['\\', ':', '\0'])
+            });
+            if !plain {
+                return Err(Error::field(
+                    path,
+                    field("path"),
+                    "a relative path inside the bundle",
+                    format!("{:?}", file.path),
+                ));
+            }
+            if !paths.insert(&file.path) {
+                return Err(Error::field(
+                    path,
+                    field("path"),
+                    "each file once",
+                    format!("{:?} again", file.path),
+                ));
+            }
+            let hex = file.sha256.len() == 64
+                && file
+                    .sha256
+                    .bytes()
+                    .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+            if !hex {
+                return Err(Error::field(
+                    path,
+                    field("sha256"),
+                    "64 lower-case hexadecimal digits",
+                    format!("{:?}", file.sha256),
+                ));
+            }
+        }
+        for required in [crate::IMAGE_ENCODER, crate::HEAD, crate::GOLDEN] {
+            if !paths.iter().any(|p| *p == required) {
+                return Err(Error::field(
+                    path,
+                    "files",
+                    format!("an entry for {required}"),
+                    "none",
+                ));
+            }
+        }
+        Ok(())
+    }
+}

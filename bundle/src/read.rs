@@ -1,0 +1,207 @@
+//! Reading a bundle with every check.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::{Error, FORMAT, FileEntry, GOLDEN, Golden, HEAD, Head, MANIFEST, Manifest};
+
+/// A bundle whose files have been checked against its manifest.
+#[derive(Clone, Debug)]
+pub struct Bundle {
+    folder: PathBuf,
+    manifest: Manifest,
+    head: Head,
+    golden: Golden,
+}
+
+/// A manifest is a page of text and a list of class names; anything longer is not one.
+const MAX_MANIFEST_BYTES: u64 = 64 << 20;
+/// The head and the golden embeddings are read whole.
+const MAX_SMALL_FILE_BYTES: u64 = 1 << 30;
+
+impl Bundle {
+    /// Opens the bundle in `folder` and checks it as the crate's documentation says.
+    ///
+    /// # Errors
+    /// [`Error`], which names the file and the field.
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        let manifest = read_manifest(folder)?;
+        for entry in &manifest.files {
+            check_file(folder, entry)?;
+        }
+        let head_path = folder.join(HEAD);
+        let head = Head::from_bytes(
+            &head_path,
+            &read_small(&head_path, MAX_SMALL_FILE_BYTES)?,
+            manifest.classes.len(),
+            manifest.model.embedding_size,
+        )?;
+        let golden_path = folder.join(GOLDEN);
+        let golden = Golden::from_bytes(
+            &golden_path,
+            &read_small(&golden_path, MAX_SMALL_FILE_BYTES)?,
+            manifest.model.embedding_size,
+        )?;
+        let bundle = Self {
+            folder: folder.to_owned(),
+            manifest,
+            head,
+            golden,
+        };
+        for (i, image) in bundle.golden.images.iter().enumerate() {
+            if !bundle.lists(&image.file) {
+                return Err(Error::field(
+                    &golden_path,
+                    format!("images[{i}].file"),
+                    "a file of the bundle",
+                    format!("{:?}", image.file),
+                ));
+            }
+        }
+        Ok(bundle)
+    }
+
+    /// The folder that the bundle was opened from.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What the bundle is.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The head, [C, D].
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Images and embeddings for the self-test.
+    pub fn golden(&self) -> &Golden {
+        &self.golden
+    }
+
+    /// Whether `path`, relative to the folder, is one of the files that were checked.
+    pub fn lists(&self, path: &str) -> bool {
+        self.manifest.files.iter().any(|f| f.path == path)
+    }
+}
+
+fn read_manifest(folder: &Path) -> Result<Manifest, Error> {
+    let not_a_bundle = |reason: String| Error::NotABundle {
+        path: folder.to_owned(),
+        reason,
+    };
+    let metadata = std::fs::metadata(folder).map_err(|e| Error::io(folder, "cannot open", e))?;
+    if !metadata.is_dir() {
+        return Err(not_a_bundle("it is a file; a bundle is a folder".into()));
+    }
+    let path = folder.join(MANIFEST);
+    if !path.exists() {
+        return Err(not_a_bundle(format!("it has no {MANIFEST}")));
+    }
+    let bytes = read_small(&path, MAX_MANIFEST_BYTES)?;
+    let malformed = |e: serde_json::Error| Error::Malformed {
+        path: path.clone(),
+        expected: "a valid manifest",
+        reason: e.to_string(),
+    };
+    // Format and version first: another version may have other fields, and should be named as such.
+    let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(malformed)?;
+    if value.get("format").and_then(|v| v.as_str()) != Some(FORMAT) {
+        let found = value.get("format").map_or("none".into(), |v| v.to_string());
+        return Err(Error::field(&path, "format", format!("{FORMAT:?}"), found));
+    }
+    match value.get("version").and_then(|v| v.as_u64()) {
+        Some(v) if v == u64::from(crate::VERSION) => {}
+        _ => {
+            let found = value
+                .get("version")
+                .map_or("none".into(), |v| v.to_string());
+            return Err(Error::field(
+                &path,
+                "version",
+                format!(
+                    "{} (export the bundle again, or update pinhole)",
+                    crate::VERSION
+                ),
+                found,
+            ));
+        }
+    }
+    let manifest: Manifest = serde_json::from_value(value).map_err(malformed)?;
+    manifest.validate(&path)?;
+    Ok(manifest)
+}
+
+fn check_file(folder: &Path, entry: &FileEntry) -> Result<(), Error> {
+    let path = folder.join(&entry.path);
+    let mut file = File::open(&path).map_err(|e| Error::io(&path, "cannot open", e))?;
+    let metadata = file
+        .metadata()
+        .map_err(|e| Error::io(&path, "cannot open", e))?;
+    if !metadata.is_file() {
+        return Err(Error::field(
+            &path,
+            "type",
+            "a regular file",
+            "something else",
+        ));
+    }
+    if metadata.len() != entry.bytes {
+        return Err(Error::field(
+            &path,
+            "size",
+            format!("{} bytes as the manifest says", entry.bytes),
+            format!("{} bytes; copy the bundle again", metadata.len()),
+        ));
+    }
+    let found = sha256(&mut file).map_err(|e| Error::io(&path, "cannot read", e))?;
+    if found != entry.sha256 {
+        return Err(Error::Hash {
+            path,
+            expected: entry.sha256.clone(),
+            found,
+        });
+    }
+    Ok(())
+}
+
+/// SHA-256 of all that `reader` holds, in lower-case hexadecimal.
+pub(crate) fn sha256(reader: &mut impl Read) -> std::io::Result<String> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => hasher.update(&buffer[..n]),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(hasher
+        .finalize()
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect())
+}
+
+fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
+    let file = File::open(path).map_err(|e| Error::io(path, "cannot open", e))?;
+    let mut bytes = Vec::new();
+    file.take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| Error::io(path, "cannot read", e))?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::field(
+            path,
+            "size",
+            format!("at most {limit} bytes"),
+            "more",
+        ));
+    }
+    Ok(bytes)
+}

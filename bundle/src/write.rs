@@ -1,0 +1,182 @@
+//! Writing a bundle whole or not at all.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::read::sha256;
+use crate::{Error, FileEntry, GOLDEN, Golden, HEAD, Head, MANIFEST, Manifest};
+
+/// Collects a bundle's files in a temporary folder beside the destination.
+///
+/// Dropped before [`BundleWriter::finish`], it removes what it wrote.
+#[derive(Debug)]
+pub struct BundleWriter {
+    destination: PathBuf,
+    folder: TempDir,
+}
+
+impl BundleWriter {
+    /// Starts a bundle that will appear at `destination`, which must not exist; its parent must.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], or [`Error::Io`] where the parent cannot be written to.
+    pub fn create(destination: &Path) -> Result<Self, Error> {
+        if fs::symlink_metadata(destination).is_ok() {
+            return Err(Error::Exists(destination.to_owned()));
+        }
+        let parent = match destination.parent() {
+            Some(p) if !p.as_os_str().is_empty() => p,
+            _ => Path::new("."),
+        };
+        let name = destination
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let folder = tempfile::Builder::new()
+            .prefix(&format!(".{name}.partial-"))
+            .tempdir_in(parent)
+            .map_err(|e| Error::io(parent, "cannot create the bundle in this folder", e))?;
+        Ok(Self {
+            destination: destination.to_owned(),
+            folder,
+        })
+    }
+
+    /// Where to write files that are too large to pass in memory.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Writes `bytes` to `path` inside the bundle, making its folder where needed.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn add(&self, path: &str, bytes: &[u8]) -> Result<(), Error> {
+        let target = self.folder().join(path);
+        let parent = target.parent().unwrap_or(self.folder());
+        fs::create_dir_all(parent).map_err(|e| Error::io(parent, "cannot create", e))?;
+        File::create(&target)
+            .and_then(|mut f| f.write_all(bytes))
+            .map_err(|e| Error::io(&target, "cannot write", e))
+    }
+
+    /// Writes the head.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn add_head(&self, head: &Head) -> Result<(), Error> {
+        self.add(HEAD, &head.to_bytes(&self.destination.join(HEAD))?)
+    }
+
+    /// Writes the golden embeddings; the images are added by [`BundleWriter::add`].
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn add_golden(&self, golden: &Golden) -> Result<(), Error> {
+        self.add(GOLDEN, &to_json(golden, &self.destination.join(GOLDEN))?)
+    }
+
+    /// Writes the manifest, its `files` filled in from what is in the folder, and nothing else: the
+    /// bundle can then be opened in [`BundleWriter::folder`] before it is published.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Field`] where the manifest is not valid.
+    pub fn write_manifest(&self, manifest: &mut Manifest) -> Result<(), Error> {
+        let mut files = Vec::new();
+        list(self.folder(), "", &mut files)?;
+        files.retain(|path| path != MANIFEST);
+        files.sort();
+        manifest.files = files
+            .into_iter()
+            .map(|path| {
+                let full = self.folder().join(&path);
+                let mut file = File::open(&full).map_err(|e| Error::io(&full, "cannot open", e))?;
+                let bytes = file
+                    .metadata()
+                    .map_err(|e| Error::io(&full, "cannot open", e))?
+                    .len();
+                let sha256 = sha256(&mut file).map_err(|e| Error::io(&full, "cannot read", e))?;
+                Ok(FileEntry {
+                    path,
+                    bytes,
+                    sha256,
+                })
+            })
+            .collect::<Result<_, Error>>()?;
+        let path = self.destination.join(MANIFEST);
+        manifest.validate(&path)?;
+        self.add(MANIFEST, &to_json(manifest, &path)?)
+    }
+
+    /// Syncs everything and renames the folder to its destination.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Exists`] where something appeared at the destination meanwhile. Nothing
+    /// is left behind then.
+    pub fn finish(self) -> Result<(), Error> {
+        let mut files = Vec::new();
+        list(self.folder(), "", &mut files)?;
+        for path in files {
+            sync(&self.folder().join(path))?;
+        }
+        sync(self.folder())?;
+        // Temporary folders are made private; a bundle is an ordinary folder.
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            fs::set_permissions(self.folder(), fs::Permissions::from_mode(0o755))
+                .map_err(|e| Error::io(self.folder(), "cannot set permissions", e))?;
+        }
+        // rename() would replace an empty folder, so a folder made meanwhile has to be looked for.
+        if fs::symlink_metadata(&self.destination).is_ok() {
+            return Err(Error::Exists(self.destination.clone()));
+        }
+        fs::rename(self.folder(), &self.destination).map_err(|e| {
+            Error::io(
+                &self.destination,
+                "cannot rename the finished bundle to it",
+                e,
+            )
+        })?;
+        // The folder has moved: nothing is left for TempDir to remove.
+        let _ = self.folder.keep();
+        let parent = match self.destination.parent() {
+            Some(p) if !p.as_os_str().is_empty() => p,
+            _ => Path::new("."),
+        };
+        sync(parent)
+    }
+}
+
+fn sync(path: &Path) -> Result<(), Error> {
+    File::open(path)
+        .and_then(|f| f.sync_all())
+        .map_err(|e| Error::io(path, "cannot sync", e))
+}
+
+fn to_json(value: &impl serde::Serialize, path: &Path) -> Result<Vec<u8>, Error> {
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(|e| Error::Malformed {
+        path: path.to_owned(),
+        expected: "representable as JSON",
+        reason: e.to_string(),
+    })?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// Files below `folder`, relative to it, with `/` between parts.
+fn list(folder: &Path, prefix: &str, files: &mut Vec<String>) -> Result<(), Error> {
+    for entry in fs::read_dir(folder).map_err(|e| Error::io(folder, "cannot list", e))? {
+        let entry = entry.map_err(|e| Error::io(folder, "cannot list", e))?;
+        let path = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        if entry.path().is_dir() {
+            list(&entry.path(), &format!("{path}/"), files)?;
+        } else {
+            files.push(path);
+        }
+    }
+    Ok(())
+}

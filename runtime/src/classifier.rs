@@ -1,0 +1,259 @@
+//! From a bundle and an image to a ranking.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use pinhole_bundle::{Bundle, Manifest};
+use pinhole_preprocessing::{Pixels, RgbImage};
+
+use crate::Error;
+use crate::network::ImageEncoder;
+
+/// A bundle made ready: checked, its network loaded, its threads started.
+///
+/// ```no_run
+/// let classifier = pinhole::Classifier::open("assets/demo")?;
+/// println!("{} classes", classifier.manifest().classes.len());
+/// # Ok::<(), pinhole::Error>(())
+/// ```
+pub struct Classifier {
+    bundle: Bundle,
+    encoder: ImageEncoder,
+    threads: rayon::ThreadPool,
+}
+
+/// How to open a [`Classifier`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Builder {
+    threads: Option<usize>,
+}
+
+impl Builder {
+    /// Threads to compute with, 1 to the machine's processors; all of them when not given.
+    pub fn threads(self, threads: usize) -> Self {
+        Self {
+            threads: Some(threads),
+        }
+    }
+
+    /// Opens the bundle in `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Bundle`] and [`Error::Network`] name the file and the field; [`Error::Threads`].
+    pub fn open(self, folder: impl AsRef<Path>) -> Result<Classifier, Error> {
+        let available = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let threads = self.threads.unwrap_or(available);
+        if !(1..=available).contains(&threads) {
+            return Err(Error::Threads {
+                available,
+                found: threads,
+            });
+        }
+        pinhole_kernels::check().map_err(|e| Error::Kernels(e.to_string()))?;
+        let bundle = Bundle::open(folder.as_ref())?;
+        let threads = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("pinhole-{i}"))
+            .build()
+            .map_err(|e| Error::Pool {
+                threads,
+                reason: e.to_string(),
+            })?;
+        let encoder = threads.install(|| ImageEncoder::load(&bundle))?;
+        Ok(Classifier {
+            bundle,
+            encoder,
+            threads,
+        })
+    }
+}
+
+/// The classes of a bundle ranked for one image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Classification {
+    /// Every class, the best first.
+    pub ranking: Vec<Ranked>,
+    /// Whether the bundle's policy says that the image shows none of the classes.
+    pub unknown: bool,
+    /// Where the time went; decoding is the caller's.
+    pub latency: Latency,
+}
+
+/// One class of a ranking.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ranked {
+    /// The class's name as in the bundle.
+    pub name: String,
+    /// softmax(logit_scale * similarity / temperature) over all classes, 0..1.
+    pub probability: f32,
+    /// Cosine similarity of image and class, -1..1.
+    pub similarity: f32,
+}
+
+/// An image's embedding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embedding {
+    /// [D], L2-normalised.
+    pub values: Vec<f32>,
+    /// Where the time went; `head` is zero.
+    pub latency: Latency,
+}
+
+/// Time spent on one image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Latency {
+    /// Resizing and cropping.
+    pub preprocess: Duration,
+    /// The image encoder.
+    pub encode: Duration,
+    /// Similarities, softmax and ranking.
+    pub head: Duration,
+}
+
+impl Classification {
+    /// The `n` best classes.
+    pub fn top(&self, n: usize) -> &[Ranked] {
+        &self.ranking[..n.min(self.ranking.len())]
+    }
+}
+
+impl Classifier {
+    /// Opens the bundle in `folder` with all the machine's processors.
+    ///
+    /// # Errors
+    /// As [`Builder::open`].
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::builder().open(folder)
+    }
+
+    /// Options for opening.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Ranks the bundle's classes for `image`.
+    ///
+    /// # Errors
+    /// [`Error::Image`] where the preprocessing rule does not fit the image's size; [`Error::Run`].
+    pub fn classify(&self, image: &RgbImage) -> Result<Classification, Error> {
+        let Embedding {
+            values,
+            mut latency,
+        } = self.embed(image)?;
+        let start = Instant::now();
+        let (ranking, unknown) = rank(&self.bundle, &values);
+        latency.head = start.elapsed();
+        Ok(Classification {
+            ranking,
+            unknown,
+            latency,
+        })
+    }
+
+    /// The embedding of `image`, [D], L2-normalised.
+    ///
+    /// # Errors
+    /// As [`Classifier::classify`].
+    pub fn embed(&self, image: &RgbImage) -> Result<Embedding, Error> {
+        let start = Instant::now();
+        let pixels = self.preprocess(image)?;
+        let preprocess = start.elapsed();
+        let start = Instant::now();
+        let values = self.embed_pixels(&pixels.data)?;
+        let latency = Latency {
+            preprocess,
+            encode: start.elapsed(),
+            head: Duration::ZERO,
+        };
+        Ok(Embedding { values, latency })
+    }
+
+    /// The square of pixels that the encoder sees of `image`.
+    ///
+    /// # Errors
+    /// [`Error::Image`].
+    pub fn preprocess(&self, image: &RgbImage) -> Result<Pixels, Error> {
+        Ok(self.manifest().preprocessing.apply(image)?)
+    }
+
+    /// The embedding of pixels that are already resized and cropped, u8 [S, S, 3].
+    ///
+    /// # Errors
+    /// [`Error::Run`], also where the length is not S * S * 3.
+    pub fn embed_pixels(&self, pixels: &[u8]) -> Result<Vec<f32>, Error> {
+        let side = self.manifest().model.image_size as usize;
+        if pixels.len() != side * side * 3 {
+            return Err(Error::Run(format!(
+                "pixels: expected {side} x {side} x 3 bytes, found {}",
+                pixels.len()
+            )));
+        }
+        self.threads.install(|| self.encoder.embed(pixels))
+    }
+
+    /// What the bundle is.
+    pub fn manifest(&self) -> &Manifest {
+        self.bundle.manifest()
+    }
+
+    /// The bundle that the classifier was opened from.
+    pub fn bundle(&self) -> &Bundle {
+        &self.bundle
+    }
+
+    /// Number of threads that the classifier computes with.
+    pub fn threads(&self) -> usize {
+        self.threads.current_num_threads()
+    }
+
+    /// Names of the kernels that this processor runs, such as "avx512".
+    pub fn kernels(&self) -> String {
+        pinhole_kernels::chosen().to_string()
+    }
+
+    /// The network's operators in the order of execution: (name, operator). Ours are those of the
+    /// dialect; any other is tract's.
+    pub fn operators(&self) -> Vec<(String, String)> {
+        self.encoder.operators()
+    }
+}
+
+/// All classes by falling probability, and whether the policy says "unknown".
+fn rank(bundle: &Bundle, embedding: &[f32]) -> (Vec<Ranked>, bool) {
+    let manifest = bundle.manifest();
+    let similarities = bundle.head().similarities(embedding);
+    let factor = manifest.logit_scale / manifest.temperature;
+    let best = similarities
+        .iter()
+        .copied()
+        .fold(f32::NEG_INFINITY, f32::max);
+    let exponentials: Vec<f32> = similarities
+        .iter()
+        .map(|s| ((s - best) * factor).exp())
+        .collect();
+    let sum: f32 = exponentials.iter().sum();
+    let mut ranking: Vec<Ranked> = manifest
+        .classes
+        .iter()
+        .zip(similarities.iter().zip(&exponentials))
+        .map(|(name, (&similarity, e))| Ranked {
+            name: name.clone(),
+            probability: e / sum,
+            similarity,
+        })
+        .collect();
+    // Stable, so that equal classes keep the bundle's order.
+    ranking.sort_by(|a, b| b.similarity.total_cmp(&a.similarity));
+    let margin = ranking
+        .get(1)
+        .map_or(f32::INFINITY, |second| best - second.similarity);
+    let unknown = manifest
+        .unknown
+        .min_similarity
+        .is_some_and(|least| best < least)
+        || manifest
+            .unknown
+            .min_margin
+            .is_some_and(|least| margin < least);
+    (ranking, unknown)
+}

@@ -1,0 +1,44 @@
+//! What can go wrong between a bundle, an image and an answer.
+
+use std::path::PathBuf;
+
+/// An error of opening or running a classifier.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The bundle is not what it must be.
+    #[error(transparent)]
+    Bundle(#[from] pinhole_bundle::Error),
+    /// An image cannot be read.
+    #[error(transparent)]
+    Image(#[from] pinhole_preprocessing::Error),
+    /// The ONNX file is not one that this runtime can run.
+    #[error("{}: {reason}", path.display())]
+    Network {
+        /// The ONNX file.
+        path: PathBuf,
+        /// The node or field, what was expected and what was found.
+        reason: String,
+    },
+    /// The network failed on an image.
+    #[error("the image encoder failed: {0}")]
+    Run(String),
+    /// More or fewer threads than the machine can give.
+    #[error("threads: expected 1 to {available} (this machine's processors), found {found}")]
+    Threads {
+        /// Processors that the system lets this process use.
+        available: usize,
+        /// What was asked for.
+        found: usize,
+    },
+    /// The system gave no threads.
+    #[error("cannot start {threads} threads: {reason}")]
+    Pool {
+        /// How many were asked for.
+        threads: usize,
+        /// The system's answer.
+        reason: String,
+    },
+    /// `PINHOLE_KERNELS` asks for something that cannot be had.
+    #[error("{0}")]
+    Kernels(String),
+}

@@ -1,0 +1,442 @@
+//! `pinhole`: the board's command line.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use pinhole::{Classifier, DecodeOptions, Latency, Manifest, RgbImage};
+use serde::Serialize;
+
+/// Classify images offline with a bundle that pinhole-export wrote.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Rank the bundle's classes for each image
+    Classify {
+        #[command(flatten)]
+        common: Common,
+        /// JPEG, PNG, WebP, BMP or GIF files
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<PathBuf>,
+        /// How many classes to show
+        #[arg(long, default_value_t = 5, value_parser = at_least_one)]
+        top: usize,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Print the embedding of each image
+    Embed {
+        #[command(flatten)]
+        common: Common,
+        /// JPEG, PNG, WebP, BMP or GIF files
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<PathBuf>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show what a bundle is
+    Inspect {
+        #[command(flatten)]
+        common: Common,
+        /// List the network's operators and who computes them
+        #[arg(long)]
+        operators: bool,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write the crop exactly as the encoder sees it, to check a camera's set-up
+    Preprocess {
+        /// The bundle's folder
+        bundle: PathBuf,
+        /// JPEG, PNG, WebP, BMP or GIF file
+        image: PathBuf,
+        /// PNG file to write; it must not exist
+        #[arg(long)]
+        out: PathBuf,
+        /// Turn the image as its EXIF orientation says (CLIP's own preprocessing does not)
+        #[arg(long)]
+        exif_orientation: bool,
+    },
+    /// Check that this machine computes what the exporter's did
+    Selftest {
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(Args)]
+struct Common {
+    /// The bundle's folder
+    bundle: PathBuf,
+    /// Threads to compute with [default: all processors]
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+#[derive(Args)]
+struct Output {
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Turn each image as its EXIF orientation says (CLIP's own preprocessing does not)
+    #[arg(long)]
+    exif_orientation: bool,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n) if n >= 1 => Ok(n),
+        _ => Err("expected a whole number, 1 or more".into()),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        // A closed pipe (`pinhole ... | head -1`) is the reader's choice, not an error.
+        Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Classify {
+            common,
+            images,
+            top,
+            output,
+        } => {
+            let classifier = open(&common)?;
+            for_each_image(&images, &output, |path, image, decode| {
+                classify(&classifier, path, image, decode, top, &output)
+            })
+        }
+        Command::Embed {
+            common,
+            images,
+            output,
+        } => {
+            let classifier = open(&common)?;
+            for_each_image(&images, &output, |path, image, _| {
+                embed(&classifier, path, image, &output)
+            })
+        }
+        Command::Inspect {
+            common,
+            operators,
+            json,
+        } => inspect(&open(&common)?, operators, json),
+        Command::Preprocess {
+            bundle,
+            image,
+            out,
+            exif_orientation,
+        } => preprocess(&bundle, &image, &out, exif_orientation),
+        Command::Selftest { common } => selftest(&open(&common)?),
+    }
+}
+
+fn open(common: &Common) -> Result<Classifier> {
+    let mut builder = Classifier::builder();
+    if let Some(threads) = common.threads {
+        builder = builder.threads(threads);
+    }
+    Ok(builder.open(&common.bundle)?)
+}
+
+/// Calls `f` for each image that can be read. One that cannot is an error line of its own, so that it
+/// does not take the other answers with it, and makes the exit code 1.
+fn for_each_image(
+    paths: &[PathBuf],
+    output: &Output,
+    mut f: impl FnMut(&Path, &RgbImage, Duration) -> Result<()>,
+) -> Result<ExitCode> {
+    let options = DecodeOptions {
+        apply_orientation: output.exif_orientation,
+        ..Default::default()
+    };
+    let mut code = ExitCode::SUCCESS;
+    for path in paths {
+        let start = Instant::now();
+        let result = match pinhole::open_image(path, &options) {
+            Ok(image) => f(path, &image, start.elapsed()),
+            Err(e) => Err(e.into()),
+        };
+        match result {
+            Ok(()) => {}
+            Err(e) if is_broken_pipe(&e) => return Err(e),
+            Err(e) => {
+                eprintln!("error: {e:#}");
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(code)
+}
+
+#[derive(Serialize)]
+struct ClassifyLine<'a> {
+    image: String,
+    top: Vec<TopClass<'a>>,
+    unknown: bool,
+    latency_ms: LatencyMs,
+}
+
+#[derive(Serialize)]
+struct TopClass<'a> {
+    class: &'a str,
+    probability: f32,
+    similarity: f32,
+}
+
+#[derive(Serialize)]
+struct LatencyMs {
+    decode: f64,
+    preprocess: f64,
+    encode: f64,
+    head: f64,
+    total: f64,
+}
+
+impl LatencyMs {
+    fn new(decode: Duration, latency: &Latency) -> Self {
+        let ms = |d: Duration| d.as_secs_f64() * 1e3;
+        Self {
+            decode: ms(decode),
+            preprocess: ms(latency.preprocess),
+            encode: ms(latency.encode),
+            head: ms(latency.head),
+            total: ms(decode + latency.preprocess + latency.encode + latency.head),
+        }
+    }
+}
+
+fn classify(
+    classifier: &Classifier,
+    path: &Path,
+    image: &RgbImage,
+    decode: Duration,
+    top: usize,
+    output: &Output,
+) -> Result<()> {
+    let answer = classifier.classify(image)?;
+    let latency_ms = LatencyMs::new(decode, &answer.latency);
+    let mut out = std::io::stdout().lock();
+    if output.json {
+        let top = answer.top(top).iter();
+        let line = ClassifyLine {
+            image: path.display().to_string(),
+            top: top
+                .map(|c| TopClass {
+                    class: &c.name,
+                    probability: c.probability,
+                    similarity: c.similarity,
+                })
+                .collect(),
+            unknown: answer.unknown,
+            latency_ms,
+        };
+        writeln!(out, "{}", serde_json::to_string(&line)?)?;
+        return Ok(());
+    }
+    writeln!(out, "{}  ({:.1} ms)", path.display(), latency_ms.total)?;
+    if answer.unknown {
+        writeln!(out, "          unknown; the nearest classes:")?;
+    }
+    for class in answer.top(top) {
+        writeln!(out, "  {:5.1} %  {}", 100.0 * class.probability, class.name)?;
+    }
+    Ok(())
+}
+
+fn embed(classifier: &Classifier, path: &Path, image: &RgbImage, output: &Output) -> Result<()> {
+    let embedding = classifier.embed(image)?.values;
+    let mut out = std::io::stdout().lock();
+    if output.json {
+        #[derive(Serialize)]
+        struct EmbedLine {
+            image: String,
+            embedding: Vec<f32>,
+        }
+        let line = EmbedLine {
+            image: path.display().to_string(),
+            embedding,
+        };
+        writeln!(out, "{}", serde_json::to_string(&line)?)?;
+    } else {
+        let values: Vec<String> = embedding.iter().map(|v| v.to_string()).collect();
+        writeln!(out, "{}\t{}", path.display(), values.join(" "))?;
+    }
+    Ok(())
+}
+
+fn inspect(classifier: &Classifier, operators: bool, json: bool) -> Result<ExitCode> {
+    let manifest = classifier.manifest();
+    let mut out = std::io::stdout().lock();
+    if json {
+        #[derive(Serialize)]
+        struct Inspection<'a> {
+            manifest: &'a Manifest,
+            threads: usize,
+            kernels: String,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            operators: Option<Vec<(String, String)>>,
+        }
+        let inspection = Inspection {
+            manifest,
+            threads: classifier.threads(),
+            kernels: classifier.kernels(),
+            operators: operators.then(|| classifier.operators()),
+        };
+        writeln!(out, "{}", serde_json::to_string(&inspection)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rule = &manifest.preprocessing;
+    writeln!(
+        out,
+        "bundle         version {}, written by {}",
+        manifest.version, manifest.created_by
+    )?;
+    writeln!(
+        out,
+        "model          {}, {} x {} pixels, embedding of {}",
+        manifest.model.name,
+        manifest.model.image_size,
+        manifest.model.image_size,
+        manifest.model.embedding_size
+    )?;
+    writeln!(out, "precision      {}", manifest.precision)?;
+    writeln!(
+        out,
+        "preprocessing  {:?} side to {}, {:?}, crop {:?}",
+        rule.resize, rule.size, rule.filter, rule.crop
+    )?;
+    writeln!(
+        out,
+        "logit scale    {}, temperature {}",
+        manifest.logit_scale, manifest.temperature
+    )?;
+    match manifest.fidelity {
+        Some(f) => writeln!(
+            out,
+            "fidelity       against f32 on {} images: cosine mean {:.6}, worst {:.6}; same best class {:.1} %",
+            f.images,
+            f.mean_cosine,
+            f.worst_cosine,
+            100.0 * f.top1_agreement
+        )?,
+        None => writeln!(out, "fidelity       the weights are as in the checkpoint")?,
+    }
+    let policy = &manifest.unknown;
+    match (policy.min_similarity, policy.min_margin) {
+        (None, None) => writeln!(out, "unknown        never: no threshold is set")?,
+        (similarity, margin) => writeln!(
+            out,
+            "unknown        below similarity {}, below margin {}",
+            similarity.map_or("none".into(), |v| v.to_string()),
+            margin.map_or("none".into(), |v| v.to_string())
+        )?,
+    }
+    writeln!(
+        out,
+        "kernels        {}, {} threads",
+        classifier.kernels(),
+        classifier.threads()
+    )?;
+    writeln!(out, "files")?;
+    for file in &manifest.files {
+        writeln!(out, "  {:>12}  {}", file.bytes, file.path)?;
+    }
+    writeln!(out, "classes        {}", manifest.classes.len())?;
+    for class in &manifest.classes {
+        writeln!(out, "  {class}")?;
+    }
+    if operators {
+        writeln!(out, "operators")?;
+        for (name, operator) in classifier.operators() {
+            writeln!(out, "  {operator:<20} {name}")?;
+        }
+    }
+    if !manifest.model_card.is_empty() {
+        writeln!(out, "model card\n{}", manifest.model_card)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn preprocess(
+    bundle: &Path,
+    image: &Path,
+    out: &Path,
+    apply_orientation: bool,
+) -> Result<ExitCode> {
+    let bundle = pinhole::Bundle::open(bundle)?;
+    let options = DecodeOptions {
+        apply_orientation,
+        ..Default::default()
+    };
+    let pixels = bundle
+        .manifest()
+        .preprocessing
+        .apply(&pinhole::open_image(image, &options)?)?;
+    let png = pixels.to_png()?;
+    let mut file = std::fs::File::create_new(out)
+        .with_context(|| format!("{}: cannot create the PNG file", out.display()))?;
+    if let Err(e) = file.write_all(&png) {
+        // Half a picture would be taken for a whole one.
+        let _ = std::fs::remove_file(out);
+        bail!("{}: cannot write: {e}", out.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn selftest(classifier: &Classifier) -> Result<ExitCode> {
+    let result = classifier.self_test()?;
+    let mut out = std::io::stdout().lock();
+    for image in &result.images {
+        let verdict = if image.cosine >= result.min_cosine {
+            "ok"
+        } else {
+            "DIFFERS"
+        };
+        writeln!(
+            out,
+            "{:<8} cosine {:.7}  {}",
+            verdict, image.cosine, image.file
+        )?;
+    }
+    if !result.passed() {
+        bail!(
+            "self-test: expected cosines of at least {} with kernels {}; \
+             PINHOLE_KERNELS=scalar tells whether a kernel is at fault",
+            result.min_cosine,
+            classifier.kernels()
+        );
+    }
+    writeln!(
+        out,
+        "passed with kernels {}, {} threads",
+        classifier.kernels(),
+        classifier.threads()
+    )?;
+    Ok(ExitCode::SUCCESS)
+}

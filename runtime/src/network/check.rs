@@ -1,0 +1,279 @@
+//! What must hold for an ONNX file before tract sees it.
+
+use pinhole_bundle::{Bundle, IMAGE_ENCODER, dialect};
+use tract_onnx::pb::{
+    GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataType,
+    tensor_shape_proto, type_proto,
+};
+
+/// Checks version, input, output, every operator and every initialiser.
+pub(super) fn model(
+    proto: &ModelProto,
+    bundle: &Bundle,
+    image_size: usize,
+    embedding_size: usize,
+) -> Result<(), String> {
+    let graph = proto
+        .graph
+        .as_ref()
+        .ok_or("graph: expected one, found none")?;
+    for (domain, expected) in [
+        ("", dialect::OPSET),
+        (dialect::DOMAIN, dialect::DOMAIN_VERSION),
+    ] {
+        let found = proto
+            .opset_import
+            .iter()
+            .find(|o| o.domain == domain || (domain.is_empty() && o.domain == "ai.onnx"));
+        // A flat file imports only the standard domain.
+        let missing_is_fine =
+            domain == dialect::DOMAIN && !graph.node.iter().any(|n| n.domain == domain);
+        match found {
+            Some(o) if o.version == expected => {}
+            None if missing_is_fine => {}
+            other => {
+                let found = other.map_or("none".into(), |o| o.version.to_string());
+                return Err(format!(
+                    "opset_import {domain:?}: expected version {expected}, found {found}"
+                ));
+            }
+        }
+    }
+    let side = image_size as i64;
+    value(
+        &graph.input,
+        "input",
+        "pixels",
+        DataType::Uint8,
+        &[side, side, 3],
+    )?;
+    value(
+        &graph.output,
+        "output",
+        "embedding",
+        DataType::Float,
+        &[embedding_size as i64],
+    )?;
+    for tensor in &graph.initializer {
+        initializer(tensor, bundle)?;
+    }
+    for node in &graph.node {
+        operator(node)?;
+    }
+    defined_before_use(graph)
+}
+
+/// One input or output with its name, type and dimensions after the symbolic batch.
+fn value(
+    values: &[ValueInfoProto],
+    what: &str,
+    name: &str,
+    data_type: DataType,
+    dims: &[i64],
+) -> Result<(), String> {
+    let expected = format!("{what}: expected one, {name} {data_type:?} [N, {dims:?}]");
+    let [value] = values else {
+        return Err(format!("{expected}, found {}", values.len()));
+    };
+    let Some(type_proto::Value::TensorType(tensor)) =
+        value.r#type.as_ref().and_then(|t| t.value.as_ref())
+    else {
+        return Err(format!("{expected}, found {} without a type", value.name));
+    };
+    let found: Vec<i64> = tensor
+        .shape
+        .iter()
+        .flat_map(|s| &s.dim)
+        .map(|d| match d.value {
+            Some(tensor_shape_proto::dimension::Value::DimValue(v)) => v,
+            _ => -1,
+        })
+        .collect();
+    let matches = value.name == name
+        && tensor.elem_type == data_type as i32
+        && found.len() == dims.len() + 1
+        && found[1..] == *dims;
+    if matches {
+        Ok(())
+    } else {
+        Err(format!(
+            "{expected}, found {} of type {} {found:?}",
+            value.name, tensor.elem_type
+        ))
+    }
+}
+
+/// The data's length must be what shape and type say, inside the file or in one that the manifest lists.
+fn initializer(tensor: &TensorProto, bundle: &Bundle) -> Result<(), String> {
+    let fail = |what: &str, expected: String, found: String| {
+        Err(format!(
+            "initializer {}: {what}: expected {expected}, found {found}",
+            tensor.name
+        ))
+    };
+    let width = match DataType::try_from(tensor.data_type) {
+        Ok(DataType::Float | DataType::Int32) => 4,
+        Ok(DataType::Float16) => 2,
+        Ok(DataType::Int64) => 8,
+        Ok(DataType::Int8 | DataType::Uint8) => 1,
+        _ => {
+            return fail(
+                "data_type",
+                "float, float16, int8, uint8, int32 or int64".into(),
+                tensor.data_type.to_string(),
+            );
+        }
+    };
+    let bytes = tensor
+        .dims
+        .iter()
+        .try_fold(width as u64, |n, &d| {
+            u64::try_from(d).ok().and_then(|d| n.checked_mul(d))
+        })
+        .filter(|&n| n > 0);
+    let Some(bytes) = bytes else {
+        return fail(
+            "dims",
+            "positive numbers".into(),
+            format!("{:?}", tensor.dims),
+        );
+    };
+    if !is_external(tensor) {
+        // Only raw data is written by export; the typed fields would have to be checked one by one.
+        return if tensor.raw_data.len() as u64 == bytes {
+            Ok(())
+        } else {
+            fail(
+                "raw_data",
+                format!("{bytes} bytes"),
+                tensor.raw_data.len().to_string(),
+            )
+        };
+    }
+    let entry = |key: &str| {
+        tensor
+            .external_data
+            .iter()
+            .find(|e| e.key == key)
+            .map(|e| e.value.as_str())
+    };
+    let location = entry("location").unwrap_or("");
+    if !tensor.raw_data.is_empty() || location == IMAGE_ENCODER {
+        return fail(
+            "external_data",
+            "weights in a file of their own".into(),
+            location.into(),
+        );
+    }
+    let Some(file) = bundle.manifest().files.iter().find(|f| f.path == location) else {
+        return fail(
+            "external_data.location",
+            "a file of the bundle".into(),
+            format!("{location:?}"),
+        );
+    };
+    let offset = entry("offset").map_or(Ok(0), str::parse::<u64>);
+    let length = entry("length").map_or(Ok(bytes), str::parse::<u64>);
+    let (Ok(offset), Ok(length)) = (offset, length) else {
+        return fail(
+            "external_data",
+            "whole numbers".into(),
+            format!("{:?}", tensor.external_data),
+        );
+    };
+    if length != bytes {
+        return fail(
+            "external_data.length",
+            bytes.to_string(),
+            length.to_string(),
+        );
+    }
+    match offset.checked_add(length) {
+        Some(end) if end <= file.bytes => Ok(()),
+        _ => fail(
+            "external_data",
+            format!("a range inside the {} bytes of {location}", file.bytes),
+            format!("{length} bytes from {offset}"),
+        ),
+    }
+}
+
+pub(super) fn is_external(tensor: &TensorProto) -> bool {
+    tensor.data_location == Some(tract_onnx::pb::tensor_proto::DataLocation::External as i32)
+}
+
+fn operator(node: &NodeProto) -> Result<(), String> {
+    let Some(function) = dialect::FUNCTIONS.iter().find(|f| f.name == node.op_type) else {
+        // tract looks operators up by name alone and reports those that it lacks.
+        return if node.domain.is_empty() || node.domain == "ai.onnx" {
+            Ok(())
+        } else {
+            Err(format!(
+                "node {}: expected a known function, found {}.{}",
+                node.name, node.domain, node.op_type
+            ))
+        };
+    };
+    if node.domain != dialect::DOMAIN {
+        return Err(format!(
+            "node {}: expected {} in domain {}, found domain {:?}",
+            node.name,
+            function.name,
+            dialect::DOMAIN,
+            node.domain
+        ));
+    }
+    let inputs = function.inputs.len() + function.parameters.len();
+    if node.input.len() != inputs || node.output.len() != 1 {
+        return Err(format!(
+            "node {} ({}): expected {inputs} inputs and 1 output, found {} and {}",
+            node.name,
+            function.name,
+            node.input.len(),
+            node.output.len()
+        ));
+    }
+    for name in function.attributes {
+        if !node.attribute.iter().any(|a| a.name == *name) {
+            return Err(format!(
+                "node {} ({}): attribute {name}: expected one, found none",
+                node.name, function.name
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// ONNX asks for topological order; tract indexes by name and would panic on a name that nobody defines.
+fn defined_before_use(graph: &GraphProto) -> Result<(), String> {
+    let mut defined: std::collections::HashSet<&str> =
+        graph.initializer.iter().map(|t| &*t.name).collect();
+    defined.extend(graph.input.iter().map(|v| &*v.name));
+    for node in &graph.node {
+        if let Some(input) = node
+            .input
+            .iter()
+            .find(|i| !i.is_empty() && !defined.contains(i.as_str()))
+        {
+            return Err(format!(
+                "node {}: input {input:?}: expected an earlier output, found none",
+                node.name
+            ));
+        }
+        for output in &node.output {
+            if !defined.insert(output) {
+                return Err(format!(
+                    "node {}: output {output:?}: expected a new name, found it twice",
+                    node.name
+                ));
+            }
+        }
+    }
+    match graph.output.iter().find(|o| !defined.contains(&*o.name)) {
+        Some(o) => Err(format!(
+            "output {}: expected a node's output, found none",
+            o.name
+        )),
+        None => Ok(()),
+    }
+}

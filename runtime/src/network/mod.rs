@@ -1,0 +1,148 @@
+//! From `image_encoder.onnx` to a plan that tract runs with our operators in it.
+
+mod attach;
+mod check;
+mod operators;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use pinhole_bundle::{Bundle, IMAGE_ENCODER};
+use prost::Message;
+use tract_onnx::pb;
+use tract_onnx::tract_hir::internal::*;
+
+use crate::Error;
+
+/// The image encoder, ready to run on one image at a time.
+pub(crate) struct ImageEncoder {
+    plan: Arc<TypedSimplePlan>,
+    /// Plan states not in use at the moment: each caller takes one, so that several threads can run.
+    idle: Mutex<Vec<TypedSimpleState>>,
+    image_size: usize,
+    embedding_size: usize,
+}
+
+/// Protobuf messages cannot be longer; beyond it the weights are in a file of their own.
+const MAX_ONNX_BYTES: u64 = 1 << 31;
+
+impl ImageEncoder {
+    /// Loads the encoder of `bundle`, whose files have been checked.
+    pub(crate) fn load(bundle: &Bundle) -> Result<Self, Error> {
+        let path = bundle.folder().join(IMAGE_ENCODER);
+        let model = &bundle.manifest().model;
+        let (image_size, embedding_size) = (model.image_size as usize, model.embedding_size);
+        let fail = |reason: String| Error::Network {
+            path: path.clone(),
+            reason,
+        };
+
+        let mut proto = read(&path)?;
+        check::model(&proto, bundle, image_size, embedding_size).map_err(fail)?;
+        attach::parameters(&mut proto, bundle.folder()).map_err(fail)?;
+        let plan = guarded(|| build(&proto, bundle.folder(), image_size))
+            .and_then(|plan| {
+                let output = plan.model().output_fact(0)?;
+                ensure!(
+                    *output == f32::fact([1, embedding_size]),
+                    "output embedding: expected f32 [1, {embedding_size}], found {output:?}"
+                );
+                Ok(plan)
+            })
+            .map_err(|e| fail(format!("{e:#}")))?;
+        Ok(Self {
+            plan,
+            idle: Mutex::default(),
+            image_size,
+            embedding_size,
+        })
+    }
+
+    /// The embedding of `pixels` (u8 [S, S, 3]), f32 [D].
+    pub(crate) fn embed(&self, pixels: &[u8]) -> Result<Vec<f32>, Error> {
+        let side = self.image_size;
+        let run = || {
+            let input = Tensor::from_shape(&[1, side, side, 3], pixels)?;
+            let idle = self.idle.lock().unwrap_or_else(|e| e.into_inner()).pop();
+            let mut state = match idle {
+                Some(state) => state,
+                None => TypedSimpleState::new(&self.plan)?,
+            };
+            let output = state.run(tvec![input.into()])?;
+            let embedding = output[0].try_as_plain_ram()?.as_slice::<f32>()?.to_vec();
+            self.idle
+                .lock()
+                .unwrap_or_else(|e| e.into_inner())
+                .push(state);
+            Ok(embedding)
+        };
+        let embedding = guarded(run).map_err(|e| Error::Run(format!("{e:#}")))?;
+        if embedding.len() != self.embedding_size || embedding.iter().any(|v| !v.is_finite()) {
+            return Err(Error::Run("the embedding holds NaN or infinity".into()));
+        }
+        Ok(embedding)
+    }
+
+    /// Each operator of the plan with its name, in the order of execution.
+    pub(crate) fn operators(&self) -> Vec<(String, String)> {
+        let model = self.plan.model();
+        self.plan
+            .order_without_consts()
+            .iter()
+            .map(|&id| {
+                (
+                    model.nodes()[id].name.clone(),
+                    model.nodes()[id].op.name().to_string(),
+                )
+            })
+            .collect()
+    }
+}
+
+fn read(path: &Path) -> Result<pb::ModelProto, Error> {
+    let fail = |reason: String| Error::Network {
+        path: path.to_owned(),
+        reason,
+    };
+    let length = std::fs::metadata(path)
+        .map_err(|e| fail(e.to_string()))?
+        .len();
+    if length > MAX_ONNX_BYTES {
+        return Err(fail(format!(
+            "expected at most {MAX_ONNX_BYTES} bytes, found {length}"
+        )));
+    }
+    let bytes = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
+    pb::ModelProto::decode(&*bytes).map_err(|e| fail(format!("not an ONNX file: {e}")))
+}
+
+fn build(
+    proto: &pb::ModelProto,
+    folder: &Path,
+    image_size: usize,
+) -> TractResult<Arc<TypedSimplePlan>> {
+    let mut onnx = tract_onnx::onnx();
+    operators::register(&mut onnx);
+    let folder = folder
+        .to_str()
+        .context("the bundle's path is not valid UTF-8")?;
+    let parsed = onnx.parse(proto, Some(folder))?;
+    let mut model = parsed.model;
+    let pixels = u8::fact([1, image_size, image_size, 3]);
+    model.set_input_fact(0, pixels.into())?;
+    let model = model.into_optimized()?;
+    SimplePlan::new(model)
+}
+
+/// Runs `f` with a panic turned into an error: tract has `unimplemented!` and assertions on paths that
+/// a file from outside can reach.
+fn guarded<T>(f: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or_else(|panic| {
+        let reason = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no reason given");
+        Err(format_err!("tract cannot run this graph: {reason}"))
+    })
+}

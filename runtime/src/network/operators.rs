@@ -1,0 +1,521 @@
+//! Our operators inside tract's plan: one for each function of the dialect.
+
+use std::fmt;
+use std::sync::Arc;
+
+use pinhole_bundle::dialect;
+use pinhole_kernels::{self as kernels, Activation, PackedLinear, Rows};
+use tract_onnx::model::{Onnx, ParsingContext};
+use tract_onnx::pb::NodeProto;
+use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::internal::*;
+
+/// Makes tract build our operator for each function.
+pub(super) fn register(onnx: &mut Onnx) {
+    let register = &mut onnx.op_register;
+    register.insert(dialect::PATCH_EMBEDDING.name, patch_embedding);
+    register.insert(dialect::TOKEN_EMBEDDING.name, token_embedding);
+    register.insert(dialect::LAYER_NORM.name, layer_norm);
+    register.insert(dialect::LINEAR.name, |c, n| linear(c, n, Activation::None));
+    register.insert(dialect::LINEAR_QUICK_GELU.name, |c, n| {
+        linear(c, n, Activation::QuickGelu)
+    });
+    register.insert(dialect::LINEAR_GELU.name, |c, n| {
+        linear(c, n, Activation::Gelu)
+    });
+    register.insert(dialect::LINEAR_ADD.name, |c, n| {
+        linear(c, n, Activation::None)
+    });
+    register.insert(dialect::ATTENTION.name, attention);
+    register.insert(dialect::L2_NORMALIZE.name, |_, _| {
+        operator("L2Normalize", L2Normalize)
+    });
+}
+
+/// What an operator computes; [`Operator`] makes a tract operator of it.
+trait Compute: fmt::Debug + Send + Sync + 'static {
+    /// The output's shape.
+    fn shape(&self, inputs: &[&[usize]]) -> TractResult<TVec<usize>>;
+    /// Fills `output`, whose shape is [`Compute::shape`]'s.
+    fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()>;
+}
+
+/// A tract operator with one f32 output around a [`Compute`].
+#[derive(Clone, Debug)]
+struct Operator {
+    name: &'static str,
+    compute: Arc<dyn Compute>,
+}
+
+impl PartialEq for Operator {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.compute, &other.compute)
+    }
+}
+
+impl Eq for Operator {}
+
+impl Op for Operator {
+    fn name(&self) -> StaticName {
+        self.name.into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for Operator {
+    op_out_of_plan!();
+
+    fn eval(&self, _context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let shapes: TVec<&[usize]> = inputs.iter().map(|i| i.shape()).collect();
+        let mut output = Tensor::zero::<f32>(&self.compute.shape(&shapes)?)?;
+        self.compute.run(
+            &inputs,
+            output.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?,
+        )?;
+        Ok(tvec![output.into()])
+    }
+}
+
+impl TypedOp for Operator {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        let shapes = inputs
+            .iter()
+            .map(|f| {
+                f.shape
+                    .as_concrete()
+                    .with_context(|| format!("{}: the shape {:?} is not fixed", self.name, f.shape))
+            })
+            .collect::<TractResult<TVec<&[usize]>>>()?;
+        Ok(tvec![f32::fact(self.compute.shape(&shapes)?)])
+    }
+
+    as_op!();
+}
+
+/// tract infers shapes on its typed graph, where [`Operator::output_facts`] gives them; before that
+/// only the type is known.
+fn operator(
+    name: &'static str,
+    compute: impl Compute,
+) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    let operator = Operator {
+        name,
+        compute: Arc::new(compute),
+    };
+    let rules =
+        |_: &dyn Op,
+         solver: &mut Solver,
+         _: &[TensorProxy],
+         outputs: &[TensorProxy]|
+         -> InferenceResult { solver.equals(&outputs[0].datum_type, f32::datum_type()) };
+    Ok((inference_wrap(operator, 1, rules), vec![]))
+}
+
+/// A parameter of `node` as f32 with its shape: an attribute, put there before parsing.
+fn parameter(
+    context: &ParsingContext,
+    node: &NodeProto,
+    name: &str,
+    rank: usize,
+) -> TractResult<(Vec<f32>, Vec<usize>)> {
+    let proto = node
+        .attribute
+        .iter()
+        .find(|a| a.name == name)
+        .and_then(|a| a.t.as_ref())
+        .with_context(|| format!("{name}: expected an initializer, found none"))?;
+    let tensor = context.load_tensor(proto)?;
+    ensure!(
+        tensor.rank() == rank,
+        "{name}: expected {rank} dimensions, found {:?}",
+        tensor.shape()
+    );
+    let shape = tensor.shape().to_vec();
+    let tensor = tensor.cast_to_dt(f32::datum_type())?.into_owned();
+    let data = tensor.try_as_plain_ram()?.as_slice::<f32>()?.to_vec();
+    ensure!(
+        data.iter().all(|v| v.is_finite()),
+        "{}: {name}: expected finite weights, found NaN or infinity",
+        proto.name
+    );
+    Ok((data, shape))
+}
+
+/// A whole-number attribute, given as one int or a list of one.
+fn positive(node: &NodeProto, name: &str) -> TractResult<usize> {
+    let attribute = node
+        .attribute
+        .iter()
+        .find(|a| a.name == name)
+        .with_context(|| format!("{name}: missing"))?;
+    let value = attribute.ints.first().copied().unwrap_or(attribute.i);
+    ensure!(
+        (1..=1 << 16).contains(&value),
+        "{name}: expected 1 to 65536, found {value}"
+    );
+    Ok(value as usize)
+}
+
+fn float(node: &NodeProto, name: &str) -> TractResult<f32> {
+    let attribute = node
+        .attribute
+        .iter()
+        .find(|a| a.name == name)
+        .with_context(|| format!("{name}: missing"))?;
+    ensure!(
+        attribute.f.is_finite() && attribute.f > 0.0,
+        "{name}: expected a number above 0, found {}",
+        attribute.f
+    );
+    Ok(attribute.f)
+}
+
+fn plain(value: &TValue) -> TractResult<&[f32]> {
+    value.try_as_plain_ram()?.as_slice::<f32>()
+}
+
+/// weight [K, M] and bias [M] packed; every weight is multiplied by `scale`.
+fn pack(context: &ParsingContext, node: &NodeProto, scale: f32) -> TractResult<PackedLinear> {
+    let (mut weight, shape) = parameter(context, node, "weight", 2)?;
+    let (bias, bias_shape) = parameter(context, node, "bias", 1)?;
+    ensure!(
+        bias_shape[0] == shape[1],
+        "bias: expected [{}], found {bias_shape:?}",
+        shape[1]
+    );
+    if scale != 1.0 {
+        weight.iter_mut().for_each(|w| *w *= scale);
+    }
+    Ok(PackedLinear::from_in_out(
+        &weight,
+        shape[0],
+        shape[1],
+        Some(&bias),
+    ))
+}
+
+#[derive(Debug)]
+struct Linear {
+    weights: PackedLinear,
+    activation: Activation,
+}
+
+fn linear(
+    context: &ParsingContext,
+    node: &NodeProto,
+    activation: Activation,
+) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    let name = dialect::FUNCTIONS
+        .iter()
+        .map(|f| f.name)
+        .find(|n| *n == node.op_type)
+        .unwrap_or("Linear");
+    operator(
+        name,
+        Linear {
+            weights: pack(context, node, 1.0)?,
+            activation,
+        },
+    )
+}
+
+impl Compute for Linear {
+    fn shape(&self, inputs: &[&[usize]]) -> TractResult<TVec<usize>> {
+        let mut shape: TVec<usize> = inputs[0].into();
+        let last = shape
+            .last_mut()
+            .context("x: expected at least one dimension, found a scalar")?;
+        ensure!(
+            *last == self.weights.inputs(),
+            "x: expected width {}, found {last}",
+            self.weights.inputs()
+        );
+        *last = self.weights.outputs();
+        if let Some(residual) = inputs.get(1) {
+            ensure!(
+                **residual == *shape,
+                "residual: expected {shape:?}, found {residual:?}"
+            );
+        }
+        Ok(shape)
+    }
+
+    fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
+        let x = plain(&inputs[0])?;
+        let residual = inputs.get(1).map(plain).transpose()?;
+        self.weights.apply(
+            x,
+            x.len() / self.weights.inputs(),
+            self.activation,
+            residual,
+            output,
+        );
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct PatchEmbedding {
+    weights: PackedLinear,
+    /// Side of a patch in pixels.
+    patch: usize,
+}
+
+fn patch_embedding(
+    context: &ParsingContext,
+    node: &NodeProto,
+) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    let patch = positive(node, "patch")?;
+    let weights = pack(context, node, float(node, "scale")?)?;
+    let inputs = patch * patch * 3;
+    ensure!(
+        weights.inputs() == inputs,
+        "weight: expected {inputs} rows for patch {patch}, found {}",
+        weights.inputs()
+    );
+    operator("PatchEmbedding", PatchEmbedding { weights, patch })
+}
+
+impl Compute for PatchEmbedding {
+    fn shape(&self, inputs: &[&[usize]]) -> TractResult<TVec<usize>> {
+        let &[n, height, width, 3] = inputs[0] else {
+            bail!("pixels: expected [N, S, S, 3], found {:?}", inputs[0]);
+        };
+        let p = self.patch;
+        ensure!(
+            height % p == 0 && width % p == 0,
+            "pixels: expected sides divisible by {p}, found {height} x {width}"
+        );
+        Ok(tvec![n, (height / p) * (width / p), self.weights.outputs()])
+    }
+
+    fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
+        let &[n, height, width, _] = inputs[0].shape() else {
+            bail!("pixels: expected 4 dimensions")
+        };
+        let pixels = inputs[0].try_as_plain_ram()?.as_slice::<u8>()?;
+        let p = self.patch;
+        let mut rows = Vec::with_capacity(pixels.len());
+        for image in pixels.chunks_exact(height * width * 3) {
+            for y in (0..height).step_by(p) {
+                for x in (0..width).step_by(p) {
+                    for line in y..y + p {
+                        let start = (line * width + x) * 3;
+                        rows.extend(image[start..start + p * 3].iter().map(|&v| f32::from(v)));
+                    }
+                }
+            }
+        }
+        let m = n * (height / p) * (width / p);
+        self.weights.apply(&rows, m, Activation::None, None, output);
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct TokenEmbedding {
+    class_embedding: Vec<f32>,
+    /// [P, W]
+    positions: Vec<f32>,
+}
+
+fn token_embedding(
+    context: &ParsingContext,
+    node: &NodeProto,
+) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    let (class_embedding, class_shape) = parameter(context, node, "class_embedding", 2)?;
+    let (positions, shape) = parameter(context, node, "positions", 2)?;
+    ensure!(
+        class_shape == [1, shape[1]],
+        "class_embedding: expected [1, {}], found {class_shape:?}",
+        shape[1]
+    );
+    operator(
+        "TokenEmbedding",
+        TokenEmbedding {
+            class_embedding,
+            positions,
+        },
+    )
+}
+
+impl Compute for TokenEmbedding {
+    fn shape(&self, inputs: &[&[usize]]) -> TractResult<TVec<usize>> {
+        let width = self.class_embedding.len();
+        let patches = self.positions.len() / width;
+        let &[n, p, w] = inputs[0] else {
+            bail!("patches: expected [N, P, W], found {:?}", inputs[0])
+        };
+        ensure!(
+            p == patches && w == width,
+            "patches: expected [N, {patches}, {width}], found {:?}",
+            inputs[0]
+        );
+        Ok(tvec![n, patches + 1, width])
+    }
+
+    fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
+        let per_image = self.positions.len();
+        let images = plain(&inputs[0])?.chunks_exact(per_image);
+        for (image, out) in
+            images.zip(output.chunks_exact_mut(per_image + self.class_embedding.len()))
+        {
+            let (class, rest) = out.split_at_mut(self.class_embedding.len());
+            class.copy_from_slice(&self.class_embedding);
+            for ((out, patch), position) in rest.iter_mut().zip(image).zip(&self.positions) {
+                *out = patch + position;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct LayerNorm {
+    gain: Vec<f32>,
+    bias: Vec<f32>,
+    epsilon: f32,
+}
+
+fn layer_norm(
+    context: &ParsingContext,
+    node: &NodeProto,
+) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    let (gain, shape) = parameter(context, node, "gain", 1)?;
+    let (bias, bias_shape) = parameter(context, node, "bias", 1)?;
+    ensure!(
+        shape == bias_shape,
+        "bias: expected {shape:?}, found {bias_shape:?}"
+    );
+    operator(
+        "LayerNorm",
+        LayerNorm {
+            gain,
+            bias,
+            epsilon: float(node, "epsilon")?,
+        },
+    )
+}
+
+impl Compute for LayerNorm {
+    fn shape(&self, inputs: &[&[usize]]) -> TractResult<TVec<usize>> {
+        ensure!(
+            inputs[0].last() == Some(&self.gain.len()),
+            "x: expected width {}, found {:?}",
+            self.gain.len(),
+            inputs[0]
+        );
+        Ok(inputs[0].into())
+    }
+
+    fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
+        kernels::layer_norm(
+            plain(&inputs[0])?,
+            self.gain.len(),
+            &self.gain,
+            &self.bias,
+            self.epsilon,
+            output,
+        );
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct Attention {
+    heads: usize,
+}
+
+fn attention(
+    _: &ParsingContext,
+    node: &NodeProto,
+) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    operator(
+        "Attention",
+        Attention {
+            heads: positive(node, "heads")?,
+        },
+    )
+}
+
+impl Compute for Attention {
+    fn shape(&self, inputs: &[&[usize]]) -> TractResult<TVec<usize>> {
+        let (&[n, _, width], &[m, _, both]) = (inputs[0], inputs[1]) else {
+            bail!(
+                "expected [N, T, W] and [N, U, 2W], found {:?} and {:?}",
+                inputs[0],
+                inputs[1]
+            );
+        };
+        ensure!(
+            n == m && both == 2 * width && width % self.heads == 0,
+            "expected [N, T, W] and [N, U, 2W] with {} heads, found {:?} and {:?}",
+            self.heads,
+            inputs[0],
+            inputs[1]
+        );
+        Ok(inputs[0].into())
+    }
+
+    fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
+        let (&[_, tq, width], &[_, tk, _]) = (inputs[0].shape(), inputs[1].shape()) else {
+            bail!("expected 3 dimensions");
+        };
+        let queries = plain(&inputs[0])?.chunks_exact(tq * width);
+        let key_values = plain(&inputs[1])?.chunks_exact(tk * 2 * width);
+        for ((query, key_value), out) in queries
+            .zip(key_values)
+            .zip(output.chunks_exact_mut(tq * width))
+        {
+            let q = Rows {
+                data: query,
+                stride: width,
+            };
+            let k = Rows {
+                data: key_value,
+                stride: 2 * width,
+            };
+            let v = Rows {
+                data: &key_value[width..],
+                stride: 2 * width,
+            };
+            kernels::attention(
+                q,
+                tq,
+                k,
+                v,
+                tk,
+                self.heads,
+                width / self.heads,
+                false,
+                1.0,
+                out,
+            );
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct L2Normalize;
+
+impl Compute for L2Normalize {
+    fn shape(&self, inputs: &[&[usize]]) -> TractResult<TVec<usize>> {
+        ensure!(
+            inputs[0].last().is_some_and(|&w| w > 0),
+            "x: expected a width, found {:?}",
+            inputs[0]
+        );
+        Ok(inputs[0].into())
+    }
+
+    fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
+        output.copy_from_slice(plain(&inputs[0])?);
+        let width = inputs[0].shape().last().copied().unwrap_or(1);
+        output
+            .chunks_exact_mut(width)
+            .for_each(kernels::l2_normalize);
+        Ok(())
+    }
+}
