@@ -139,24 +139,13 @@ fn read_manifest(folder: &Path) -> Result<Manifest, Error> {
 
 fn check_file(folder: &Path, entry: &FileEntry) -> Result<(), Error> {
     let path = folder.join(&entry.path);
-    let mut file = File::open(&path).map_err(|e| Error::io(&path, "cannot open", e))?;
-    let metadata = file
-        .metadata()
-        .map_err(|e| Error::io(&path, "cannot open", e))?;
-    if !metadata.is_file() {
-        return Err(Error::field(
-            &path,
-            "type",
-            "a regular file",
-            "something else",
-        ));
-    }
-    if metadata.len() != entry.bytes {
+    let (mut file, length) = open_regular(&path)?;
+    if length != entry.bytes {
         return Err(Error::field(
             &path,
             "size",
             format!("{} bytes as the manifest says", entry.bytes),
-            format!("{} bytes; copy the bundle again", metadata.len()),
+            format!("{length} bytes; copy the bundle again"),
         ));
     }
     let found = sha256(&mut file).map_err(|e| Error::io(&path, "cannot read", e))?;
@@ -168,6 +157,22 @@ fn check_file(folder: &Path, entry: &FileEntry) -> Result<(), Error> {
         });
     }
     Ok(())
+}
+
+/// Opens a regular file and tells its length. What is not one is refused before it is opened: a named
+/// pipe would block.
+fn open_regular(path: &Path) -> Result<(File, u64), Error> {
+    let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, "cannot open", e))?;
+    if !metadata.is_file() {
+        return Err(Error::field(
+            path,
+            "type",
+            "a regular file",
+            "something else",
+        ));
+    }
+    let file = File::open(path).map_err(|e| Error::io(path, "cannot open", e))?;
+    Ok((file, metadata.len()))
 }
 
 /// SHA-256 of all that `reader` holds, in lower-case hexadecimal.
@@ -190,18 +195,18 @@ pub(crate) fn sha256(reader: &mut impl Read) -> std::io::Result<String> {
 }
 
 fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
-    let file = File::open(path).map_err(|e| Error::io(path, "cannot open", e))?;
-    let mut bytes = Vec::new();
-    file.take(limit + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|e| Error::io(path, "cannot read", e))?;
-    if bytes.len() as u64 > limit {
+    let (file, length) = open_regular(path)?;
+    if length > limit {
         return Err(Error::field(
             path,
             "size",
             format!("at most {limit} bytes"),
-            "more",
+            length,
         ));
     }
+    let mut bytes = Vec::new();
+    file.take(limit)
+        .read_to_end(&mut bytes)
+        .map_err(|e| Error::io(path, "cannot read", e))?;
     Ok(bytes)
 }
