@@ -1,46 +1,292 @@
 //! A CLIP checkpoint of any known format, by canonical tensor names.
-use crate::{Activation, ClipConfig, Error, Tensor};
-use std::path::Path;
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use pinhole_preprocessing::Preprocessing;
+
+use crate::config_file::{self, Declared};
+use crate::names::{Naming, OPENAI_SETTINGS, Recipe};
+use crate::storage::Source;
+use crate::{Activation, ClipConfig, Error, StateDict, Tensor, infer, read_state_dict};
+
+/// An open CLIP checkpoint: a checked configuration, and weights that are read when asked for.
+#[derive(Debug)]
+pub struct Checkpoint {
+    state: StateDict,
+    naming: Naming,
+    config: ClipConfig,
+    tensors: Vec<(String, Vec<usize>)>,
+    assumptions: Vec<String>,
+    logit_scale: f32,
+}
 
 /// What the caller knows that the files may not say.
 #[derive(Clone, Debug, Default)]
 pub struct OpenOptions {
     /// Activation function of the weights. It wins over a configuration file that says otherwise,
-    /// and that is then recorded in [`Checkpoint::assumptions`].
+    /// which is then noted in [`Checkpoint::assumptions`].
     pub activation: Option<Activation>,
 }
 
-/// An open CLIP checkpoint: a checked configuration, and weights that are read when asked for.
-#[derive(Debug)]
-pub struct Checkpoint {
-    config: ClipConfig,
-    assumptions: Vec<String>,
-    logit_scale: f32,
-}
-
 impl Checkpoint {
-    /// Opens a file or a folder.
-    pub fn open(_path: &Path, _options: &OpenOptions) -> Result<Checkpoint, Error> {
-        todo!()
+    /// Opens a file, or a folder that holds weights under one of their usual names.
+    ///
+    /// Names, shapes and types of all tensors are checked here; the weights are read later.
+    ///
+    /// # Errors
+    /// Files that cannot be opened or are damaged; models that are no CLIP with a ViT or a
+    /// ModifiedResNet; tensors that are missing, surplus or misshapen; configuration files that
+    /// contradict the weights; [`Error::UnknownActivation`].
+    pub fn open(path: &Path, options: &OpenOptions) -> Result<Checkpoint, Error> {
+        let weights = find_weights(path)?;
+        let state = if weights
+            .extension()
+            .is_some_and(|extension| extension == "json")
+        {
+            read_shards(&weights)?
+        } else {
+            read_state_dict(&weights)?
+        };
+        let naming = Naming::of(&state)?;
+        let Beside {
+            declared,
+            preprocessing,
+        } = Beside::read(&weights, naming)?;
+        let mut assumptions = Vec::new();
+        let said = declared.as_ref().and_then(|declared| declared.activation);
+        let activation = activation(
+            &state,
+            declared.as_ref(),
+            said,
+            options.activation,
+            &mut assumptions,
+        )?;
+        let config = infer::configuration(
+            &state,
+            naming,
+            declared.as_ref(),
+            activation,
+            preprocessing.as_ref().map(|(_, rule)| rule.clone()),
+            &mut assumptions,
+        )?;
+        let image_size = config.image.image_size();
+        if let Some((path, rule)) = preprocessing
+            && rule.size != image_size
+        {
+            return Err(Error::config(
+                &path,
+                "size of the preprocessed image",
+                format!("{image_size}, as the weights have it"),
+                rule.size.to_string(),
+            ));
+        }
+        let tensors = config.tensors();
+        infer::check_tensors(&state, naming, &config, &tensors)?;
+        let mut checkpoint = Checkpoint {
+            state,
+            naming,
+            config,
+            tensors,
+            assumptions,
+            logit_scale: 1.0,
+        };
+        let logarithm = checkpoint
+            .tensor("logit_scale")?
+            .data
+            .first()
+            .copied()
+            .unwrap_or(f32::NAN);
+        checkpoint.logit_scale = logarithm.exp();
+        if !(checkpoint.logit_scale.is_finite() && checkpoint.logit_scale > 0.0) {
+            return Err(Error::malformed(
+                checkpoint.state.path(),
+                format!(
+                    "tensor logit_scale: expected the logarithm of a factor, found {logarithm}"
+                ),
+            ));
+        }
+        Ok(checkpoint)
     }
+
     /// The model's configuration.
     pub fn config(&self) -> &ClipConfig {
         &self.config
     }
+
     /// What was assumed because no file said it, one line each.
     pub fn assumptions(&self) -> &[String] {
         &self.assumptions
     }
+
     /// Factor on the cosine similarity: exp of the tensor `logit_scale`; finite and above zero.
     pub fn logit_scale(&self) -> f32 {
         self.logit_scale
     }
-    /// Canonical names and shapes of all tensors.
+
+    /// Canonical name and shape of every tensor, as [`ClipConfig::tensors`].
     pub fn tensors(&self) -> &[(String, Vec<usize>)] {
-        &[]
+        &self.tensors
     }
-    /// Reads one tensor by its canonical name.
-    pub fn tensor(&self, _name: &str) -> Result<Tensor, Error> {
-        todo!()
+
+    /// Reads one tensor by its canonical name, widened to f32.
+    ///
+    /// # Errors
+    /// A name that is not in [`Checkpoint::tensors`], NaN or infinity, or a damaged file.
+    pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
+        let Some((_, shape)) = self.tensors.iter().find(|(known, _)| known == name) else {
+            let path = self.state.path().to_owned();
+            return Err(Error::NoSuchTensor {
+                path,
+                name: name.to_owned(),
+            });
+        };
+        let data = match self.naming.recipe(name) {
+            Recipe::Same(name) => self.state.tensor(&name)?.data,
+            Recipe::Transposed(name) => transpose(&self.state.tensor(&name)?),
+            Recipe::Rows(names) => {
+                let mut rows = Vec::with_capacity(shape.iter().product());
+                for name in names {
+                    rows.extend_from_slice(&self.state.tensor(&name)?.data);
+                }
+                rows
+            }
+        };
+        Ok(Tensor {
+            shape: shape.clone(),
+            data,
+        })
+    }
+}
+
+fn activation(
+    state: &StateDict,
+    declared: Option<&Declared>,
+    said: Option<Activation>,
+    asked: Option<Activation>,
+    assumptions: &mut Vec<String>,
+) -> Result<Activation, Error> {
+    let openai = OPENAI_SETTINGS
+        .iter()
+        .all(|name| state.info(name).is_some());
+    let (known, source) = match (said, declared) {
+        (Some(said), Some(declared)) => (Some(said), declared.path.display().to_string()),
+        _ if openai => (Some(Activation::QuickGelu), "OpenAI's archive".to_owned()),
+        _ => (None, String::new()),
+    };
+    match (asked, known) {
+        (Some(asked), Some(known)) if asked != known => {
+            assumptions.push(format!(
+                "activation: {asked}, as asked for; {source} says {known}"
+            ));
+            Ok(asked)
+        }
+        (Some(asked), _) => Ok(asked),
+        (None, Some(known)) => Ok(known),
+        (None, None) => Err(Error::UnknownActivation {
+            path: state.path().to_owned(),
+        }),
+    }
+}
+
+/// What the configuration files beside the weights say.
+struct Beside {
+    declared: Option<Declared>,
+    preprocessing: Option<(PathBuf, Preprocessing)>,
+}
+
+impl Beside {
+    fn read(weights: &Path, naming: Naming) -> Result<Beside, Error> {
+        let beside = |name: &str| Some(weights.with_file_name(name)).filter(|path| path.exists());
+        if naming != Naming::Transformers {
+            let Some(path) = beside("open_clip_config.json") else {
+                return Ok(Beside {
+                    declared: None,
+                    preprocessing: None,
+                });
+            };
+            let (declared, rule) = config_file::read_open_clip(&path)?;
+            return Ok(Beside {
+                declared: Some(declared),
+                preprocessing: rule.map(|rule| (path, rule)),
+            });
+        }
+        let declared = match beside("config.json") {
+            Some(path) => Some(config_file::read_transformers(&path)?),
+            None => None,
+        };
+        let rule = beside("preprocessor_config.json").or_else(|| beside("processor_config.json"));
+        let preprocessing = match rule {
+            Some(path) => {
+                let rule = config_file::read_transformers_preprocessing(&path)?;
+                Some((path, rule))
+            }
+            None => None,
+        };
+        Ok(Beside {
+            declared,
+            preprocessing,
+        })
+    }
+}
+
+/// The weights' file in a folder, by the names that open_clip and transformers give it.
+fn find_weights(path: &Path) -> Result<PathBuf, Error> {
+    const NAMES: [&str; 6] = [
+        "open_clip_model.safetensors",
+        "open_clip_pytorch_model.bin",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+    ];
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    NAMES
+        .iter()
+        .map(|name| path.join(name))
+        .find(|path| path.exists())
+        .ok_or_else(|| {
+            Error::malformed(
+                path,
+                format!("expected a folder with one of {}", NAMES.join(", ")),
+            )
+        })
+}
+
+/// Reads a checkpoint that is split over several files, named by an index.
+fn read_shards(index: &Path) -> Result<StateDict, Error> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let bytes = Source::open(index)?.bytes(0, 16 << 20)?;
+    let parsed: Index = serde_json::from_slice(&bytes).map_err(|error| {
+        Error::malformed(
+            index,
+            format!("expected transformers' index of shards: {error}"),
+        )
+    })?;
+    let files: std::collections::BTreeSet<_> = parsed.weight_map.values().collect();
+    let mut state = StateDict::new(index, BTreeMap::new());
+    for file in files {
+        let name = Path::new(file);
+        let mut parts = name.components();
+        let (Some(Component::Normal(_)), None) = (parts.next(), parts.next()) else {
+            return Err(Error::config(index, "weight_map", "plain file names", file));
+        };
+        state.extend(read_state_dict(&index.with_file_name(name))?)?;
+    }
+    Ok(state)
+}
+
+/// A matrix with its dimensions swapped.
+fn transpose(matrix: &Tensor) -> Vec<f32> {
+    match matrix.shape.as_slice() {
+        [rows, columns] => (0..*columns)
+            .flat_map(|column| (0..*rows).map(move |row| matrix.data[row * columns + column]))
+            .collect(),
+        _ => matrix.data.clone(),
     }
 }

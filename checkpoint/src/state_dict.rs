@@ -1,8 +1,17 @@
 //! Named tensors in a file, read when asked for.
-use crate::Error;
-use std::path::Path;
 
-/// A dense tensor, row-major.
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use half::{bf16, f16};
+pub use safetensors::Dtype;
+
+use crate::pickle::TensorRef;
+use crate::storage::{Source, Storage};
+use crate::{Error, safetensors_file, torch};
+
+/// A dense tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
     /// Length of each dimension; empty for a scalar.
@@ -10,47 +19,317 @@ pub struct Tensor {
     /// Elements, row-major.
     pub data: Vec<f32>,
 }
-/// Element type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Dtype {
-    F32,
-    F16,
-    BF16,
-    F64,
-    I64,
-    I32,
-    I16,
-    I8,
-    U8,
-    Bool,
-}
+
 /// Type and shape of a tensor in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Element type in the file.
+    /// Element type.
     pub dtype: Dtype,
-    /// Shape.
+    /// Length of each dimension; empty for a scalar.
     pub shape: Vec<usize>,
 }
-/// The named tensors of one checkpoint, with nested `state_dict` unwrapped.
+
+/// The named tensors of one checkpoint; opening reads names and shapes only.
 #[derive(Debug)]
-pub struct StateDict {}
+pub struct StateDict {
+    path: PathBuf,
+    entries: BTreeMap<String, Entry>,
+}
+
+/// Reads any safetensors or PyTorch file as plain named tensors.
+///
+/// Understood are `.safetensors`, `torch.save` (zip archives, and the pickle streams of PyTorch
+/// before 1.6) and TorchScript archives, told apart by their first bytes. A checkpoint that holds
+/// its tensors under `state_dict` is unwrapped, and the prefixes `module.` (DataParallel) and
+/// `_orig_mod.` (torch.compile) are taken off if every name has them. Pickles are never executed.
+///
+/// # Errors
+/// A file that cannot be opened, is damaged, or is none of these.
+pub fn read_state_dict(path: &Path) -> Result<StateDict, Error> {
+    let source = Source::open(path)?;
+    let start = source.bytes(0, 32)?;
+    let mut state = if start.starts_with(b"PK") {
+        torch::read_zip(&source)?
+    } else if start.starts_with(torch::LEGACY_MAGIC) {
+        torch::read_legacy(&source)?
+    } else if start.get(8) == Some(&b'{') {
+        safetensors_file::read(&source)?
+    } else {
+        let found = match start.as_slice() {
+            [] => "an empty file".to_owned(),
+            [0x80, ..] => "a pickle that torch.save did not write".to_owned(),
+            start if start.starts_with(b"version https://git-lfs") => {
+                "a Git LFS pointer instead of the file itself (run git lfs pull)".to_owned()
+            }
+            start => format!(
+                "a file that starts with {:?}",
+                String::from_utf8_lossy(start)
+            ),
+        };
+        return Err(Error::malformed(
+            path,
+            format!("expected a .safetensors or a PyTorch file, found {found}"),
+        ));
+    };
+    state.strip_prefixes();
+    Ok(state)
+}
+
 impl StateDict {
-    /// Names in sorted order.
+    pub(crate) fn new(path: &Path, entries: BTreeMap<String, Entry>) -> Self {
+        Self {
+            path: path.to_owned(),
+            entries,
+        }
+    }
+
+    /// All names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        std::iter::empty()
+        self.entries.keys().map(String::as_str)
     }
-    /// Type and shape.
-    pub fn info(&self, _name: &str) -> Option<&TensorInfo> {
-        todo!()
+
+    /// Type and shape; `None` also for what only unknown code could build.
+    pub fn info(&self, name: &str) -> Option<&TensorInfo> {
+        match self.entries.get(name) {
+            Some(Entry::Tensor { info, .. }) => Some(info),
+            _ => None,
+        }
     }
-    /// Reads one tensor, widened to f32; NaN and infinity are errors.
-    pub fn tensor(&self, _name: &str) -> Result<Tensor, Error> {
-        todo!()
+
+    /// Reads one tensor of type F32, F16 or BF16, widened to f32.
+    ///
+    /// # Errors
+    /// No such tensor, another type, NaN or infinity in it, or a damaged file.
+    pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
+        let (info, view) = self.entry(name)?;
+        view.read(info, name)
+    }
+
+    /// The file (for a sharded checkpoint, its index).
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Type and shape, or why there are none.
+    pub(crate) fn checked_info(&self, name: &str) -> Result<&TensorInfo, Error> {
+        self.entry(name).map(|(info, _)| info)
+    }
+
+    /// A whole number of any integer type, if there is such a scalar.
+    pub(crate) fn integer(&self, name: &str) -> Result<Option<i64>, Error> {
+        let Some(Entry::Tensor { info, view }) = self.entries.get(name) else {
+            return Ok(None);
+        };
+        if info.dtype != Dtype::I64 || info.shape.iter().product::<usize>() != 1 {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        view.storage
+            .read(view.start * 8, 8, |piece| bytes.extend_from_slice(piece))?;
+        Ok(bytes.try_into().ok().map(i64::from_le_bytes))
+    }
+
+    /// Adds the tensors of another file; a name that is already there is an error.
+    pub(crate) fn extend(&mut self, other: StateDict) -> Result<(), Error> {
+        for (name, entry) in other.entries {
+            if self.entries.contains_key(&name) {
+                return Err(Error::malformed(
+                    &other.path,
+                    format!("tensor {name} is in another file of this checkpoint too"),
+                ));
+            }
+            self.entries.insert(name, entry);
+        }
+        Ok(())
+    }
+
+    fn entry(&self, name: &str) -> Result<(&TensorInfo, &View), Error> {
+        let path = self.path.clone();
+        let name = name.to_owned();
+        match self.entries.get(&name) {
+            Some(Entry::Tensor { info, view }) => Ok((info, view)),
+            Some(Entry::Unknown { global }) => Err(Error::UnknownGlobal {
+                path,
+                name,
+                global: global.clone(),
+            }),
+            None => Err(Error::NoSuchTensor { path, name }),
+        }
+    }
+
+    fn strip_prefixes(&mut self) {
+        for prefix in ["_orig_mod.", "module.", "_orig_mod."] {
+            if !self.entries.is_empty() && self.entries.keys().all(|name| name.starts_with(prefix))
+            {
+                self.entries = std::mem::take(&mut self.entries)
+                    .into_iter()
+                    .map(|(name, entry)| (name[prefix.len()..].to_owned(), entry))
+                    .collect();
+            }
+        }
     }
 }
-/// Reads any safetensors or PyTorch file as plain named tensors.
-pub fn read_state_dict(_path: &Path) -> Result<StateDict, Error> {
-    todo!()
+
+/// What a name stands for.
+#[derive(Debug)]
+pub(crate) enum Entry {
+    Tensor {
+        info: TensorInfo,
+        view: View,
+    },
+    /// Something that only this global's code could build.
+    Unknown {
+        global: String,
+    },
+}
+
+/// Where in a storage the elements of a tensor are.
+#[derive(Debug)]
+pub(crate) struct View {
+    storage: Arc<Storage>,
+    /// First element.
+    start: u64,
+    /// Elements from the first to the last, in storage order.
+    span: usize,
+    /// Distance in elements along each dimension, unless the tensor is row-major without gaps.
+    strides: Option<Vec<usize>>,
+}
+
+impl View {
+    /// A whole storage, row-major.
+    pub(crate) fn whole(storage: Arc<Storage>, elements: usize) -> View {
+        View {
+            storage,
+            start: 0,
+            span: elements,
+            strides: None,
+        }
+    }
+
+    /// PyTorch's view; it must lie inside its storage and not be larger than it.
+    pub(crate) fn strided(tensor: &TensorRef, storage: Arc<Storage>) -> Result<View, String> {
+        let elements = tensor.storage.elements;
+        let outside = || {
+            format!(
+                "shape {:?} with strides {:?} from element {} does not fit the {elements} \
+                 elements of its storage",
+                tensor.shape, tensor.strides, tensor.offset
+            )
+        };
+        let count = tensor
+            .shape
+            .iter()
+            .try_fold(1u64, |count, size| count.checked_mul(*size as u64))
+            .filter(|count| *count <= elements)
+            .ok_or_else(outside)?;
+        // An empty tensor looks at nothing, wherever it starts.
+        let span = if count == 0 {
+            0
+        } else {
+            tensor
+                .shape
+                .iter()
+                .zip(&tensor.strides)
+                .try_fold(1u64, |span, (size, stride)| {
+                    (*size as u64 - 1)
+                        .checked_mul(*stride as u64)?
+                        .checked_add(span)
+                })
+                .filter(|span| {
+                    tensor
+                        .offset
+                        .checked_add(*span)
+                        .is_some_and(|end| end <= elements)
+                })
+                .ok_or_else(outside)?
+        };
+        let mut row_major = 1;
+        let mut contiguous = true;
+        for (size, stride) in tensor.shape.iter().zip(&tensor.strides).rev() {
+            // The stride along a dimension of one element is never used.
+            contiguous &= *size == 1 || *stride == row_major;
+            row_major = row_major.saturating_mul(*size);
+        }
+        Ok(View {
+            storage,
+            start: if count == 0 { 0 } else { tensor.offset },
+            span: usize::try_from(span).map_err(|_| outside())?,
+            strides: (!contiguous && count > 0).then(|| tensor.strides.clone()),
+        })
+    }
+
+    fn read(&self, info: &TensorInfo, name: &str) -> Result<Tensor, Error> {
+        let path = self.storage.source.path();
+        let size: u64 = match info.dtype {
+            Dtype::F32 => 4,
+            Dtype::F16 | Dtype::BF16 => 2,
+            other => {
+                return Err(Error::Dtype {
+                    path: path.to_owned(),
+                    name: name.to_owned(),
+                    found: other.to_string(),
+                });
+            }
+        };
+        let mut data = Vec::new();
+        data.try_reserve_exact(self.span).map_err(|_| {
+            Error::malformed(
+                path,
+                format!(
+                    "tensor {name}: {} elements do not fit into memory",
+                    self.span
+                ),
+            )
+        })?;
+        self.storage.read(
+            self.start * size,
+            self.span as u64 * size,
+            |piece| match info.dtype {
+                Dtype::F32 => {
+                    data.extend(piece.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)));
+                }
+                Dtype::F16 => data.extend(
+                    piece
+                        .as_chunks()
+                        .0
+                        .iter()
+                        .map(|b| f16::from_le_bytes(*b).to_f32()),
+                ),
+                _ => data.extend(
+                    piece
+                        .as_chunks()
+                        .0
+                        .iter()
+                        .map(|b| bf16::from_le_bytes(*b).to_f32()),
+                ),
+            },
+        )?;
+        if let Some(strides) = &self.strides {
+            data = gather(&data, &info.shape, strides);
+        }
+        if let Some(index) = data.iter().position(|value| !value.is_finite()) {
+            return Err(Error::NotFinite {
+                path: path.to_owned(),
+                name: name.to_owned(),
+                index,
+                value: data[index],
+            });
+        }
+        Ok(Tensor {
+            shape: info.shape.clone(),
+            data,
+        })
+    }
+}
+
+/// The elements of a strided view in row-major order.
+fn gather(data: &[f32], shape: &[usize], strides: &[usize]) -> Vec<f32> {
+    let mut offsets = vec![0];
+    for (size, stride) in shape.iter().zip(strides) {
+        offsets = offsets
+            .iter()
+            .flat_map(|base| (0..*size).map(move |i| base + i * stride))
+            .collect();
+    }
+    offsets.iter().map(|offset| data[*offset]).collect()
 }

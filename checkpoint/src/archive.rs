@@ -1,0 +1,137 @@
+//! The zip archives that `torch.save` and TorchScript write.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rawzip::{CompressionMethod, MAX_CENTRAL_DIRECTORY_RECORD_SIZE, ZipLocator};
+
+use crate::Error;
+use crate::storage::{Source, Storage};
+
+/// A model has one entry a tensor and a few dozen others.
+const MAX_ENTRIES: usize = 1 << 17;
+/// The largest tensor of any CLIP model is below half of this.
+const MAX_INFLATED: u64 = 1 << 30;
+/// Deflate cannot do better than 1032 to 1, so whatever claims more is lying.
+const MAX_RATIO: u64 = 1032;
+/// Everything inflated together: ten times the largest CLIP model that is deflated.
+const MAX_INFLATED_TOTAL: u64 = 16 << 30;
+
+/// The entries of a zip archive by name, each checked to lie inside the file and apart from the
+/// others.
+pub(crate) fn entries(source: &Arc<Source>) -> Result<BTreeMap<String, Arc<Storage>>, Error> {
+    let path = source.path();
+    let damaged = |error: rawzip::Error| {
+        Error::malformed(
+            path,
+            format!("the zip archive is damaged or cut short: {error}"),
+        )
+    };
+    let mut buffer = vec![0; MAX_CENTRAL_DIRECTORY_RECORD_SIZE];
+    let archive = ZipLocator::new()
+        .locate_in_reader(source, &mut buffer, source.length())
+        .map_err(|(_, error)| damaged(error))?;
+    let expected = archive.entries_hint();
+    let mut found = BTreeMap::new();
+    let mut inflated = 0;
+    let mut iterator = archive.entries(&mut buffer);
+    while let Some(entry) = iterator.next_entry().map_err(damaged)? {
+        let name = String::from_utf8_lossy(entry.file_path().as_bytes()).into_owned();
+        let wrong = |reason: String| Error::malformed(path, format!("zip entry {name}: {reason}"));
+        let length = entry.uncompressed_size_hint();
+        let (start, end) = archive
+            .get_entry(entry.wayfinder())
+            .map_err(damaged)?
+            .compressed_data_range();
+        if end > source.length() {
+            return Err(wrong(format!(
+                "expected {} bytes at {start}, but the file ends at {}",
+                end - start,
+                source.length()
+            )));
+        }
+        if entry.flags().is_encrypted() {
+            return Err(wrong("is encrypted".into()));
+        }
+        let deflated = match entry.compression_method() {
+            CompressionMethod::STORE if length == end - start => None,
+            CompressionMethod::STORE => {
+                return Err(wrong(format!(
+                    "{length} bytes are stored in {}",
+                    end - start
+                )));
+            }
+            CompressionMethod::DEFLATE => Some(end - start),
+            other => {
+                return Err(wrong(format!(
+                    "unknown compression method {}",
+                    other.as_u16()
+                )));
+            }
+        };
+        if let Some(deflated) = deflated {
+            if length > MAX_INFLATED || length / MAX_RATIO > deflated {
+                return Err(wrong(format!(
+                    "claims to inflate from {deflated} to {length} bytes; at most {MAX_INFLATED} \
+                     and {MAX_RATIO} times the size are accepted"
+                )));
+            }
+            inflated += length;
+        }
+        if inflated > MAX_INFLATED_TOTAL || found.len() >= MAX_ENTRIES {
+            return Err(Error::malformed(
+                path,
+                format!(
+                    "the zip archive claims more than {MAX_INFLATED_TOTAL} inflated bytes or \
+                     {MAX_ENTRIES} entries"
+                ),
+            ));
+        }
+        let crc = Some(entry.crc32());
+        let source = Arc::clone(source);
+        let storage = Arc::new(Storage {
+            source,
+            offset: start,
+            length,
+            deflated,
+            crc,
+        });
+        if found.insert(name.clone(), storage).is_some() {
+            return Err(Error::malformed(
+                path,
+                format!("zip entry {name} is there twice"),
+            ));
+        }
+    }
+    if found.len() as u64 != expected {
+        return Err(Error::malformed(
+            path,
+            format!(
+                "the zip archive promises {expected} entries and has {}",
+                found.len()
+            ),
+        ));
+    }
+    check_apart(source, &found)?;
+    Ok(found)
+}
+
+fn check_apart(source: &Source, entries: &BTreeMap<String, Arc<Storage>>) -> Result<(), Error> {
+    let mut ranges: Vec<_> = entries
+        .iter()
+        .map(|(name, entry)| (entry.offset, entry.deflated.unwrap_or(entry.length), name))
+        .filter(|(_, length, _)| *length > 0)
+        .collect();
+    ranges.sort();
+    for pair in ranges.windows(2) {
+        if let [(offset, length, first), (next, _, second)] = pair
+            && offset + length > *next
+        {
+            return Err(Error::malformed(
+                source.path(),
+                format!("zip entries {first} and {second} overlap"),
+            ));
+        }
+    }
+    Ok(())
+}

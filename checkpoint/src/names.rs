@@ -1,0 +1,161 @@
+//! How each family of files spells the canonical tensor names.
+
+use crate::{Error, StateDict};
+
+/// Whose names a file uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Naming {
+    /// OpenAI's, and open_clip's `CLIP`.
+    Native,
+    /// open_clip's `CustomTextCLIP`: the text tower's names start with `text.`.
+    CustomText,
+    /// transformers' `CLIPModel`.
+    Transformers,
+}
+
+/// How a canonical tensor is made from the tensors of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Recipe {
+    Same(String),
+    /// A matrix whose dimensions are swapped.
+    Transposed(String),
+    /// Three tensors of equal shape, one below the other.
+    Rows([String; 3]),
+}
+
+impl Naming {
+    /// Tells the families apart by the names in a file, and refuses those that are not CLIP as
+    /// OpenAI built it.
+    pub(crate) fn of(state: &StateDict) -> Result<Naming, Error> {
+        let any = |prefix: &str| state.names().any(|name| name.starts_with(prefix));
+        let foreign = [
+            (
+                "prompt_learner.",
+                "a prompt learner (CoOp, CoCoOp) without its CLIP model",
+            ),
+            (
+                "ctx",
+                "a prompt learner (CoOp, CoCoOp) without its CLIP model",
+            ),
+            ("text_decoder.", "a CoCa model (text_decoder.*)"),
+            (
+                "visual.attn_pool",
+                "an image tower with attentional pooling (visual.attn_pool*)",
+            ),
+            ("logit_bias", "a SigLIP model (logit_bias)"),
+            ("vision_model.head.", "a SigLIP model (vision_model.head.*)"),
+            ("visual.trunk.", "a timm image tower (visual.trunk.*)"),
+            (
+                "image_encoder.",
+                "a model with its own image tower (image_encoder.*)",
+            ),
+            (
+                "text.transformer.embeddings.",
+                "a Hugging Face text tower (text.transformer.*)",
+            ),
+            (
+                "text.transformer.encoder.",
+                "a Hugging Face text tower (text.transformer.*)",
+            ),
+            (
+                "text.cls_emb",
+                "a text tower with a class token (text.cls_emb)",
+            ),
+            ("cls_emb", "a text tower with a class token (cls_emb)"),
+        ];
+        if let Some((_, found)) = foreign.iter().find(|(prefix, _)| any(prefix)) {
+            return Err(Error::unsupported(state.path(), *found));
+        }
+        let (vision, text) = (any("vision_model."), any("text_model."));
+        let half = |found| Err(Error::unsupported(state.path(), found));
+        match (vision, text, any("visual.")) {
+            (true, true, _) => Ok(Naming::Transformers),
+            (true, false, _) => half("an image tower alone (vision_model.*)".to_owned()),
+            (_, true, _) => half("a text tower alone (text_model.*)".to_owned()),
+            (_, _, true) if any("text.") => Ok(Naming::CustomText),
+            (_, _, true) => Ok(Naming::Native),
+            _ if any("token_embedding.") => {
+                half("a model without an image tower (no visual.*)".to_owned())
+            }
+            _ => {
+                let some: Vec<_> = state.names().take(3).collect();
+                half(match some.as_slice() {
+                    [] => "a file without tensors".to_owned(),
+                    some => format!("a model with tensors such as {}", some.join(", ")),
+                })
+            }
+        }
+    }
+
+    /// Where a canonical tensor comes from.
+    pub(crate) fn recipe(self, name: &str) -> Recipe {
+        match self {
+            Naming::Native => Recipe::Same(name.to_owned()),
+            Naming::CustomText if name.starts_with("visual.") || name == "logit_scale" => {
+                Recipe::Same(name.to_owned())
+            }
+            Naming::CustomText => Recipe::Same(format!("text.{name}")),
+            Naming::Transformers => transformers(name),
+        }
+    }
+}
+
+/// Buffers and settings that are stored beside the parameters.
+pub(crate) fn is_no_parameter(name: &str) -> bool {
+    // The last three are OpenAI's.
+    ["position_ids", "attn_mask", "num_batches_tracked"]
+        .iter()
+        .any(|end| name.rsplit('.').next() == Some(end))
+        || OPENAI_SETTINGS.contains(&name)
+}
+
+/// Whole numbers that OpenAI's archives carry among the weights, and no other family does.
+pub(crate) const OPENAI_SETTINGS: [&str; 3] = ["input_resolution", "context_length", "vocab_size"];
+
+/// The inverse of transformers' convert_clip_original_pytorch_to_hf.py.
+fn transformers(name: &str) -> Recipe {
+    let same = |name: String| Recipe::Same(name);
+    if let Some(rest) = name.strip_prefix("visual.transformer.resblocks.") {
+        return transformers_block("vision_model", rest);
+    }
+    if let Some(rest) = name.strip_prefix("transformer.resblocks.") {
+        return transformers_block("text_model", rest);
+    }
+    let fixed = match name {
+        "visual.proj" => return Recipe::Transposed("visual_projection.weight".into()),
+        "text_projection" => return Recipe::Transposed("text_projection.weight".into()),
+        "visual.class_embedding" => "vision_model.embeddings.class_embedding",
+        "visual.positional_embedding" => "vision_model.embeddings.position_embedding.weight",
+        "visual.conv1.weight" => "vision_model.embeddings.patch_embedding.weight",
+        // Spelt so.
+        "visual.ln_pre.weight" => "vision_model.pre_layrnorm.weight",
+        "visual.ln_pre.bias" => "vision_model.pre_layrnorm.bias",
+        "visual.ln_post.weight" => "vision_model.post_layernorm.weight",
+        "visual.ln_post.bias" => "vision_model.post_layernorm.bias",
+        "token_embedding.weight" => "text_model.embeddings.token_embedding.weight",
+        "positional_embedding" => "text_model.embeddings.position_embedding.weight",
+        "ln_final.weight" => "text_model.final_layer_norm.weight",
+        "ln_final.bias" => "text_model.final_layer_norm.bias",
+        other => other,
+    };
+    same(fixed.to_owned())
+}
+
+fn transformers_block(tower: &str, rest: &str) -> Recipe {
+    let (layer, part) = rest.split_once('.').unwrap_or((rest, ""));
+    let block = format!("{tower}.encoder.layers.{layer}");
+    let attention =
+        |kind: &str| ["q", "k", "v"].map(|p| format!("{block}.self_attn.{p}_proj.{kind}"));
+    match part {
+        "attn.in_proj_weight" => Recipe::Rows(attention("weight")),
+        "attn.in_proj_bias" => Recipe::Rows(attention("bias")),
+        _ => {
+            let part = part
+                .replace("attn.out_proj", "self_attn.out_proj")
+                .replace("ln_", "layer_norm")
+                .replace("mlp.c_fc", "mlp.fc1")
+                .replace("mlp.c_proj", "mlp.fc2");
+            Recipe::Same(format!("{block}.{part}"))
+        }
+    }
+}

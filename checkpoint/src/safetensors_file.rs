@@ -1,0 +1,63 @@
+//! `.safetensors` files: the length of the header (u64), the header (JSON), the tensors.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use safetensors::tensor::Metadata;
+
+use crate::state_dict::{Entry, StateDict, View};
+use crate::storage::{Source, Storage};
+use crate::{Error, TensorInfo};
+
+/// Bytes of header; a CLIP model's has a tenth of a megabyte.
+const MAX_HEADER: u64 = 16 << 20;
+
+pub(crate) fn read(source: &Arc<Source>) -> Result<StateDict, Error> {
+    let path = source.path();
+    let start = source.bytes(0, 8)?;
+    let length = u64::from_le_bytes(start.try_into().unwrap_or([0xff; 8]));
+    if length > MAX_HEADER || length + 8 > source.length() {
+        return Err(Error::malformed(
+            path,
+            format!(
+                "the safetensors header claims {length} bytes; the file has {}, and at most \
+                 {MAX_HEADER} are accepted",
+                source.length()
+            ),
+        ));
+    }
+    let data = 8 + length;
+    // Offsets, shapes and types are checked against each other while this is parsed.
+    let header: Metadata = serde_json::from_slice(&source.bytes(8, length)?).map_err(|error| {
+        Error::malformed(path, format!("the safetensors header is damaged: {error}"))
+    })?;
+    let end = data.checked_add(header.data_len() as u64);
+    if end != Some(source.length()) {
+        return Err(Error::malformed(
+            path,
+            format!(
+                "expected {} bytes of tensors after the safetensors header, found {}",
+                header.data_len(),
+                source.length() - data
+            ),
+        ));
+    }
+    let mut entries = BTreeMap::new();
+    for (name, tensor) in header.tensors() {
+        let (from, to) = tensor.data_offsets;
+        let storage = Storage {
+            source: Arc::clone(source),
+            offset: data + from as u64,
+            length: (to - from) as u64,
+            deflated: None,
+            crc: None,
+        };
+        let info = TensorInfo {
+            dtype: tensor.dtype,
+            shape: tensor.shape.clone(),
+        };
+        let view = View::whole(Arc::new(storage), info.shape.iter().product());
+        entries.insert(name, Entry::Tensor { info, view });
+    }
+    Ok(StateDict::new(path, entries))
+}

@@ -1,0 +1,149 @@
+//! Stretches of bytes inside a checkpoint file, read when asked for.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use flate2::{Crc, read::DeflateDecoder};
+use rawzip::{FileReader, RangeReader, ReaderAt};
+
+use crate::Error;
+
+/// The bytes of one tensor, or of several that share them.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    pub(crate) source: Arc<Source>,
+    /// Where the bytes start in the file.
+    pub(crate) offset: u64,
+    /// Number of bytes once read (and inflated).
+    pub(crate) length: u64,
+    /// Number of bytes in the file, if they are deflated.
+    pub(crate) deflated: Option<u64>,
+    /// Checksum over all `length` bytes, where the format has one.
+    pub(crate) crc: Option<u32>,
+}
+
+impl Storage {
+    /// Calls `take` with the bytes `start..start + length` in pieces; all but the last piece are
+    /// a multiple of 8 bytes long.
+    ///
+    /// The checksum is compared when the whole storage is asked for.
+    pub(crate) fn read(
+        &self,
+        start: u64,
+        length: u64,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<(), Error> {
+        let path = self.source.path();
+        let end = start.checked_add(length).filter(|end| *end <= self.length);
+        let Some(end) = end else {
+            return Err(Error::malformed(
+                path,
+                "a tensor reaches beyond its storage",
+            ));
+        };
+        let mut crc = (start == 0 && end == self.length).then(Crc::new);
+        let mut buffer = [0; 1 << 16];
+        let mut pass = |reader: &mut dyn Read, length: u64, take: &mut dyn FnMut(&[u8])| {
+            let mut left = length;
+            while left > 0 {
+                let piece = &mut buffer[..left.min(1 << 16) as usize];
+                reader.read_exact(piece)?;
+                take(piece);
+                left -= piece.len() as u64;
+            }
+            Ok::<_, io::Error>(())
+        };
+        let mut take = |piece: &[u8]| {
+            if let Some(crc) = &mut crc {
+                crc.update(piece);
+            }
+            take(piece);
+        };
+        match self.deflated {
+            None => {
+                let offset = self.offset + start;
+                pass(&mut self.source.reader(offset, length), length, &mut take)
+            }
+            Some(deflated) => {
+                let mut reader = DeflateDecoder::new(self.source.reader(self.offset, deflated));
+                pass(&mut reader, start, &mut |_| ())
+                    .and_then(|()| pass(&mut reader, length, &mut take))
+            }
+        }
+        .map_err(Error::io(path, "read"))?;
+        if let (Some(found), Some(expected)) = (crc, self.crc)
+            && found.sum() != expected
+        {
+            return Err(Error::malformed(
+                path,
+                format!(
+                    "the file is damaged: expected checksum {expected:08x}, found {:08x} over the \
+                     {length} bytes stored at {}",
+                    found.sum(),
+                    self.offset
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// An open file that can be read at any place by several threads.
+#[derive(Debug)]
+pub(crate) struct Source {
+    path: PathBuf,
+    file: FileReader,
+    length: u64,
+}
+
+impl Source {
+    /// Opens a regular file.
+    pub(crate) fn open(path: &Path) -> Result<Arc<Source>, Error> {
+        // Asked before opening: opening a named pipe would wait for its writer.
+        let metadata = std::fs::metadata(path).map_err(Error::io(path, "open"))?;
+        if !metadata.is_file() {
+            return Err(Error::malformed(
+                path,
+                "expected a file, found something else",
+            ));
+        }
+        let file = File::open(path).map_err(Error::io(path, "open"))?;
+        let length = file.metadata().map_err(Error::io(path, "open"))?.len();
+        Ok(Arc::new(Source {
+            path: path.to_owned(),
+            file: file.into(),
+            length,
+        }))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Reads `length` bytes at `offset` one after the other; a short file ends the reading early.
+    pub(crate) fn reader(&self, offset: u64, length: u64) -> RangeReader<&FileReader> {
+        RangeReader::new(&self.file, offset..offset.saturating_add(length))
+    }
+
+    /// Up to `length` bytes at `offset`, fewer at the end of the file.
+    pub(crate) fn bytes(&self, offset: u64, length: u64) -> Result<Vec<u8>, Error> {
+        let length = length.min(self.length.saturating_sub(offset));
+        let mut bytes = Vec::new();
+        self.reader(offset, length)
+            .read_to_end(&mut bytes)
+            .map_err(Error::io(&self.path, "read"))?;
+        Ok(bytes)
+    }
+}
+
+impl ReaderAt for Source {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, offset)
+    }
+}

@@ -1,0 +1,303 @@
+//! PyTorch's files: zip archives by `torch.save` and TorchScript, and the pickle streams that
+//! `torch.save` wrote before PyTorch 1.6.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::BufReader;
+use std::sync::Arc;
+
+use crate::pickle::{self, Node, Pickle, Value};
+use crate::state_dict::{Entry, StateDict, View};
+use crate::storage::{Source, Storage};
+use crate::{Error, TensorInfo, archive};
+
+/// How a legacy file starts: protocol 2, then torch's magic number as a ten-byte integer.
+pub(crate) const LEGACY_MAGIC: &[u8] = &[
+    0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19,
+];
+const LEGACY_VERSION: i64 = 1001;
+const MAX_TENSORS: usize = 1 << 16;
+const MAX_NAME: usize = 1 << 10;
+/// Modules inside modules; CLIP has seven levels.
+const MAX_MODULE_DEPTH: usize = 32;
+
+/// Reads a zip archive: the layout is `<folder>/data.pkl` with storages in `<folder>/data/<key>`.
+pub(crate) fn read_zip(source: &Arc<Source>) -> Result<StateDict, Error> {
+    let path = source.path();
+    let entries = archive::entries(source)?;
+    let is_root = |name: &&String| {
+        name.strip_suffix("data.pkl")
+            .is_some_and(|f| f.is_empty() || f.find('/') == Some(f.len() - 1))
+    };
+    let mut roots = entries.keys().filter(is_root);
+    let (Some(root), None) = (roots.next(), roots.next()) else {
+        return Err(Error::malformed(
+            path,
+            "expected a zip archive with one data.pkl, as torch.save writes it",
+        ));
+    };
+    let folder = root.strip_suffix("data.pkl").unwrap_or("");
+    let whole = |name: String, limit: u64| -> Result<Option<Vec<u8>>, Error> {
+        let Some(entry) = entries.get(&name) else {
+            return Ok(None);
+        };
+        if entry.length > limit {
+            return Err(Error::malformed(
+                path,
+                format!(
+                    "{name} has {} bytes; at most {limit} are accepted",
+                    entry.length
+                ),
+            ));
+        }
+        let mut bytes = Vec::new();
+        entry.read(0, entry.length, |piece| bytes.extend_from_slice(piece))?;
+        Ok(Some(bytes))
+    };
+    if let Some(order) = whole(format!("{folder}byteorder"), 16)?
+        && order != b"little"
+    {
+        return Err(Error::malformed(
+            path,
+            format!(
+                "expected byte order little, found {}",
+                String::from_utf8_lossy(&order)
+            ),
+        ));
+    }
+    let bytes = whole(root.clone(), pickle::MAX_BYTES)?.unwrap_or_default();
+    let pickle = pickle::read(bytes.as_slice())
+        .map_err(|reason| Error::malformed(path, format!("{root}: {reason}")))?;
+    let storage = |key: &str| {
+        entries
+            .get(&format!("{folder}data/{key}"))
+            .cloned()
+            .ok_or_else(|| format!("its data, {folder}data/{key}, is missing from the archive"))
+    };
+    Ok(StateDict::new(
+        path,
+        named_tensors(&pickle, source, storage)?,
+    ))
+}
+
+/// Reads a legacy file: pickles of the magic number, the version, the machine, the object and the
+/// storages' keys, then for each key the number of elements (i64) and the elements.
+pub(crate) fn read_legacy(source: &Arc<Source>) -> Result<StateDict, Error> {
+    let path = source.path();
+    let mut position = 0;
+    let mut next = |what: &str| -> Result<Pickle, Error> {
+        let reader = BufReader::new(source.reader(position, pickle::MAX_BYTES));
+        let pickle = pickle::read(reader)
+            .map_err(|reason| Error::malformed(path, format!("{what}: {reason}")))?;
+        position += pickle.length;
+        Ok(pickle)
+    };
+    next("magic number")?;
+    let version = next("version")?;
+    if !matches!(version.root, Value::Int(LEGACY_VERSION)) {
+        return Err(Error::malformed(
+            path,
+            format!(
+                "expected torch.save version {LEGACY_VERSION}, found {:?}",
+                version.root
+            ),
+        ));
+    }
+    next("machine")?;
+    let pickle = next("object")?;
+    let keys = next("storage keys")?;
+    let Some(Node::List(list)) = keys.node(keys.root) else {
+        return Err(Error::malformed(path, "expected a list of storage keys"));
+    };
+    let known: HashMap<&str, _> = pickle
+        .storages()
+        .map(|storage| (storage.key.as_str(), storage))
+        .collect();
+    let mut storages = HashMap::new();
+    for key in list {
+        let key = keys
+            .text(*key)
+            .ok_or_else(|| Error::malformed(path, "expected storage keys to be text"))?;
+        let wrong = |reason: String| Error::malformed(path, format!("storage {key}: {reason}"));
+        let Some(storage) = known.get(key) else {
+            return Err(wrong(
+                "its type is unknown, so what follows it cannot be found".into(),
+            ));
+        };
+        let header = source.bytes(position, 8)?;
+        let Ok(header) = <[u8; 8]>::try_from(header) else {
+            return Err(wrong(format!("the file ends at {}", source.length())));
+        };
+        let elements = u64::from_le_bytes(header);
+        if elements != storage.elements {
+            return Err(wrong(format!(
+                "expected {} elements, found {elements}",
+                storage.elements
+            )));
+        }
+        let offset = position + 8;
+        let length = elements.checked_mul(storage.dtype.bitsize() as u64 / 8);
+        let end = length.and_then(|length| offset.checked_add(length));
+        let (Some(length), Some(end)) = (length, end.filter(|end| *end <= source.length())) else {
+            return Err(wrong(format!(
+                "expected {elements} elements at {offset}, but the file ends at {}",
+                source.length()
+            )));
+        };
+        let source = Arc::clone(source);
+        let storage = Storage {
+            source,
+            offset,
+            length,
+            deflated: None,
+            crc: None,
+        };
+        storages.insert(key.to_owned(), Arc::new(storage));
+        position = end;
+    }
+    let storage = |key: &str| {
+        storages
+            .get(key)
+            .cloned()
+            .ok_or_else(|| format!("its storage {key} is not in the file"))
+    };
+    Ok(StateDict::new(
+        path,
+        named_tensors(&pickle, source, storage)?,
+    ))
+}
+
+/// The tensors of a state dict, of a checkpoint around one, or of a TorchScript module.
+fn named_tensors(
+    pickle: &Pickle,
+    source: &Source,
+    storage: impl Fn(&str) -> Result<Arc<Storage>, String>,
+) -> Result<BTreeMap<String, Entry>, Error> {
+    let path = source.path();
+    let root = pickle.get(pickle.root, "state_dict").unwrap_or(pickle.root);
+    let mut values = Vec::new();
+    match pickle.node(root) {
+        Some(Node::Dict(items)) => {
+            for (key, value) in items {
+                if let Some(key) = pickle.text(*key) {
+                    values.push((
+                        dotted("", key).map_err(|r| Error::malformed(path, r))?,
+                        *value,
+                    ));
+                }
+            }
+        }
+        Some(Node::Object {
+            state: Some(_),
+            global,
+        }) if global.starts_with("__torch__.") => {
+            walk_modules(pickle, root, &mut values)
+                .map_err(|reason| Error::malformed(path, reason))?;
+        }
+        Some(Node::Object { global, .. }) => {
+            return Err(Error::malformed(
+                path,
+                format!(
+                    "expected a state dict, found an object of {global}, which only its own code \
+                     can read; save model.state_dict() instead"
+                ),
+            ));
+        }
+        _ => return Err(Error::malformed(path, "expected a dictionary of tensors")),
+    }
+    let mut tensors = BTreeMap::new();
+    for (name, value) in values {
+        let entry = match pickle.node(value) {
+            Some(Node::Tensor(tensor)) => {
+                let wrong = |reason| Error::malformed(path, format!("tensor {name}: {reason}"));
+                let storage = storage(&tensor.storage.key).map_err(wrong)?;
+                let info = TensorInfo {
+                    dtype: tensor.storage.dtype,
+                    shape: tensor.shape.clone(),
+                };
+                let expected = (tensor.storage.elements)
+                    .checked_mul(tensor.storage.dtype.bitsize() as u64 / 8);
+                if expected != Some(storage.length) {
+                    return Err(wrong(format!(
+                        "expected {} elements of {}, found {} bytes",
+                        tensor.storage.elements, tensor.storage.dtype, storage.length
+                    )));
+                }
+                let view = View::strided(tensor, storage).map_err(wrong)?;
+                Entry::Tensor { info, view }
+            }
+            Some(Node::Object { global, .. }) => Entry::Unknown {
+                global: global.clone(),
+            },
+            // Numbers, text and such beside the tensors are no parameters.
+            _ => continue,
+        };
+        if tensors.len() >= MAX_TENSORS {
+            return Err(Error::malformed(
+                path,
+                format!("more than {MAX_TENSORS} tensors"),
+            ));
+        }
+        tensors.insert(name, entry);
+    }
+    Ok(tensors)
+}
+
+/// Collects the tensors of a TorchScript module and the modules in it, by dotted names.
+fn walk_modules(
+    pickle: &Pickle,
+    root: Value,
+    found: &mut Vec<(String, Value)>,
+) -> Result<(), String> {
+    let mut todo = vec![(String::new(), root, 0)];
+    // Each module is walked once: one that hangs in the tree many times would let a small file
+    // describe a huge tree, or a cycle.
+    let mut seen = HashSet::new();
+    while let Some((prefix, module, depth)) = todo.pop() {
+        let Some(Node::Object {
+            state: Some(state), ..
+        }) = pickle.node(module)
+        else {
+            continue;
+        };
+        let Some(Node::Dict(attributes)) = pickle.node(*state) else {
+            continue;
+        };
+        if depth > MAX_MODULE_DEPTH {
+            return Err(format!("modules are nested deeper than {MAX_MODULE_DEPTH}"));
+        }
+        if let Value::Node(index) = module
+            && !seen.insert(index)
+        {
+            continue;
+        }
+        for (key, value) in attributes {
+            let Some(key) = pickle.text(*key) else {
+                continue;
+            };
+            let name = || dotted(&prefix, key);
+            match pickle.node(*value) {
+                Some(Node::Tensor(_)) => found.push((name()?, *value)),
+                Some(Node::Object {
+                    state: Some(_),
+                    global,
+                }) if global.starts_with("__torch__.") => {
+                    todo.push((name()?, *value, depth + 1));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Names are bounded before they are copied: one long text may serve as many names.
+fn dotted(prefix: &str, name: &str) -> Result<String, String> {
+    if prefix.len() + name.len() > MAX_NAME {
+        return Err(format!("a name is longer than {MAX_NAME} bytes"));
+    }
+    Ok(if prefix.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{prefix}.{name}")
+    })
+}
