@@ -1,1 +1,38 @@
 //! From text to class embeddings: tokenizer, templates, text tower
+//!
+//! ```no_run
+//! # use pinhole_prompts::*;
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let path = std::path::Path::new("model.safetensors");
+//! let checkpoint = pinhole_checkpoint::Checkpoint::open(path, &Default::default())?;
+//! let tower = TextTower::load(&checkpoint)?;
+//! let classes = Classes::new(["cat", "polar_bear"])?;
+//! let templates = Templates::parse("a photo of a {}.")?;
+//! let embeddings =
+//!     class_embeddings(&tower, &Tokenizer::new(), &classes, &templates, &mut |_, _| {})?;
+//! assert_eq!(embeddings.data.len(), 2 * embeddings.dim);
+//! # Ok(())
+//! # }
+//! ```
+
+mod bpe;
+mod classes;
+mod embeddings;
+mod entities;
+mod error;
+mod lines;
+mod mojibake;
+mod repair;
+#[rustfmt::skip]
+mod tables;
+mod templates;
+mod tokenizer;
+mod tower;
+mod unicode;
+
+pub use classes::Classes;
+pub use embeddings::{ClassEmbeddings, class_embeddings};
+pub use error::Error;
+pub use templates::Templates;
+pub use tokenizer::{EOT, SOT, Tokenizer};
+pub use tower::TextTower;

@@ -1,0 +1,156 @@
+use std::path::PathBuf;
+
+/// What can go wrong between a text and its embedding.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A text with more tokens than the text tower has positions.
+    #[error(
+        "text {text:?} has {tokens} tokens with its start and end, but the text tower takes at most \
+         {context_length}; shorten the class name or the template"
+    )]
+    TooLong {
+        /// The text, or its beginning.
+        text: String,
+        /// The number of its tokens, start and end included.
+        tokens: usize,
+        /// The number of positions of the text tower.
+        context_length: usize,
+    },
+
+    /// A file of templates or classes that cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+
+    /// A file of templates or classes that is not text of a sensible size.
+    #[error("{}: expected {expected}", path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// What such a file must be.
+        expected: &'static str,
+    },
+
+    /// A template without exactly one place for the class name.
+    #[error(
+        "{origin}: template {template:?} has {found} times {{}}, expected exactly one, where the class name goes"
+    )]
+    Placeholder {
+        /// The file and line, or `--templates`.
+        origin: String,
+        /// The template, or its beginning.
+        template: String,
+        /// How often `{}` occurs in it.
+        found: usize,
+    },
+
+    /// A file without any template.
+    #[error("{}: no templates; write one a line, such as: a photo of a {{}}.", path.display())]
+    NoTemplates {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// Neither a template, nor a named set, nor a file.
+    #[error(
+        "templates {argument:?}: neither a template (no {{}} in it), nor a set ({names}), nor a file"
+    )]
+    UnknownTemplates {
+        /// The argument, or its beginning.
+        argument: String,
+        /// The names of the sets.
+        names: String,
+    },
+
+    /// A list without any class.
+    #[error("{origin}: no classes; write one name a line")]
+    NoClasses {
+        /// The file, or `class list`.
+        origin: String,
+    },
+
+    /// A class that is in the list twice.
+    #[error("{origin}: class {name:?} in line {second} is already in line {first}")]
+    DuplicateClass {
+        /// The file, or `class list`.
+        origin: String,
+        /// The name, or its beginning.
+        name: String,
+        /// Its first line, from 1.
+        first: usize,
+        /// Its second line, from 1.
+        second: usize,
+    },
+
+    /// A checkpoint that cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] pinhole_checkpoint::Error),
+
+    /// A tensor of the text tower with another shape than the configuration says.
+    #[error("tensor {tensor}: expected shape {expected:?}, found {found:?}")]
+    Shape {
+        /// Its name.
+        tensor: String,
+        /// The shape by the configuration.
+        expected: Vec<usize>,
+        /// The shape, or the number of values, that it has.
+        found: Vec<usize>,
+    },
+
+    /// A configuration that no text tower can have.
+    #[error("text tower: {field} is {found}, expected {expected}")]
+    Configuration {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        found: usize,
+        /// What it must be.
+        expected: String,
+    },
+
+    /// A token id that the text tower has no row for.
+    #[error(
+        "token {token} at position {position}: the text tower's vocabulary has {vocabulary} tokens"
+    )]
+    UnknownToken {
+        /// The id.
+        token: u32,
+        /// Its position in the text.
+        position: usize,
+        /// The size of the vocabulary.
+        vocabulary: usize,
+    },
+
+    /// Input of the text tower that is no text: no rows, too many, or rows cut short.
+    #[error("{what}: found {found}, expected {expected}")]
+    Input {
+        /// What was counted.
+        what: &'static str,
+        /// The number.
+        found: usize,
+        /// What it must be.
+        expected: String,
+    },
+
+    /// An embedding that is zero, infinite or not a number, as damaged weights give it.
+    #[error(
+        "the embedding of {text} cannot be normalised; are the weights of the text tower intact?"
+    )]
+    Degenerate {
+        /// The text or class.
+        text: String,
+    },
+}
+
+/// `text`, cut to a length that fits a message.
+pub(crate) fn excerpt(text: &str) -> String {
+    match text.char_indices().nth(80) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_string(),
+    }
+}

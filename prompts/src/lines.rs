@@ -1,0 +1,33 @@
+//! Small text files given by users.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use crate::error::Error;
+
+/// No list of names or templates is longer.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// Reads a UTF-8 file of at most 16 MiB, without its byte order mark.
+pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
+    let not_text = |expected| Error::NotText {
+        path: path.to_path_buf(),
+        expected,
+    };
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(|source| Error::Read {
+            path: path.to_path_buf(),
+            source,
+        })?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(not_text("a text file of at most 16 MiB"));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| not_text("text in UTF-8"))?;
+    Ok(text
+        .strip_prefix('\u{feff}')
+        .map(str::to_string)
+        .unwrap_or(text))
+}

@@ -1,0 +1,240 @@
+//! Templates that turn class names into prompts.
+
+use std::path::Path;
+
+use crate::error::{Error, excerpt};
+use crate::lines::read_text;
+
+/// Where a template takes the class name.
+const PLACEHOLDER: &str = "{}";
+
+/// The named sets: what [`Templates::named`] takes, and the templates.
+const SETS: &[(&str, &[&str])] = &[
+    ("photo", &["a photo of a {}."]),
+    (
+        "ensemble",
+        &[
+            "a photo of a {}.",
+            "a photo of the {}.",
+            "a photo of one {}.",
+            "a photo of some {}.",
+            "a good photo of a {}.",
+            "a clear, sharp photo of a {}.",
+            "a close-up of a {}.",
+            "a {} seen from far away.",
+            "a {} seen from the side.",
+            "a {} in its usual place.",
+            "a {} indoors.",
+            "a {} outdoors.",
+            "a large {}.",
+            "a small {}.",
+            "a bright photo of a {}.",
+            "a dark photo of a {}.",
+            "a black and white photo of a {}.",
+            "a snapshot with a {} in it.",
+            "a picture that shows a {}.",
+            "this is a {}.",
+        ],
+    ),
+    (
+        "camera",
+        &[
+            "a photo of a {}.",
+            "a frame from a camera that shows a {}.",
+            "a low resolution photo of a {}.",
+            "a grainy photo of a {} at night.",
+            "a dark photo of a {}.",
+            "an overexposed photo of a {}.",
+            "a blurry photo of a {}.",
+            "a {} in motion, out of focus.",
+            "a cropped photo of a {}.",
+            "a photo of a {} at the edge of the frame.",
+            "a {} partly hidden behind something.",
+            "a {} seen from above.",
+            "a {} seen from below.",
+            "a {} close to the lens.",
+            "a small {} in the distance.",
+            "a {} against the light.",
+        ],
+    ),
+];
+
+/// One or more templates, each with one `{}` where the class name goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Templates(Vec<String>);
+
+impl Templates {
+    /// Reads an argument: a template if it holds `{}`, else the name of a set, else a file.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTemplates`] if it is none of these; else those of [`Templates::single`] and
+    /// [`Templates::read`].
+    pub fn parse(argument: &str) -> Result<Self, Error> {
+        if argument.contains(PLACEHOLDER) {
+            Self::single(argument)
+        } else if let Some(templates) = Self::named(argument) {
+            Ok(templates)
+        } else if Path::new(argument).exists() {
+            Self::read(Path::new(argument))
+        } else {
+            let names: Vec<&str> = Self::names().collect();
+            let (argument, names) = (excerpt(argument), names.join(", "));
+            Err(Error::UnknownTemplates { argument, names })
+        }
+    }
+
+    /// One template.
+    ///
+    /// # Errors
+    /// [`Error::Placeholder`] unless it holds exactly one `{}`.
+    pub fn single(template: &str) -> Result<Self, Error> {
+        check(template, || "templates".to_string())?;
+        Ok(Templates(vec![template.to_string()]))
+    }
+
+    /// The set of this name: `photo`, one plain template, as CLIP's authors use it; `ensemble`, for
+    /// things in general; `camera`, for what small cameras see.
+    pub fn named(name: &str) -> Option<Self> {
+        let (_, set) = SETS.iter().find(|&&(known, _)| known == name)?;
+        Some(Templates(
+            set.iter().map(|template| template.to_string()).collect(),
+        ))
+    }
+
+    /// The names that [`Templates::named`] knows.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        SETS.iter().map(|&(name, _)| name)
+    }
+
+    /// Reads a UTF-8 file with one template a line. Blank lines, and lines that begin with `#`, are
+    /// left out; white space around a template is not part of it.
+    ///
+    /// # Errors
+    /// [`Error::Read`], [`Error::NotText`], [`Error::NoTemplates`], or [`Error::Placeholder`] for a
+    /// line without exactly one `{}`.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let text = read_text(path)?;
+        let mut templates = Vec::new();
+        for (number, line) in (1..).zip(text.lines()) {
+            let line = line.trim();
+            if !line.is_empty() && !line.starts_with('#') {
+                check(line, || format!("{}:{number}", path.display()))?;
+                templates.push(line.to_string());
+            }
+        }
+        if templates.is_empty() {
+            return Err(Error::NoTemplates {
+                path: path.to_path_buf(),
+            });
+        }
+        Ok(Templates(templates))
+    }
+
+    /// The templates, in order.
+    pub fn as_slice(&self) -> &[String] {
+        &self.0
+    }
+
+    /// The prompts of one class, in the order of the templates. As in CoOp, an underscore in the
+    /// name stands for a space here; the name that people see keeps it.
+    pub fn prompts(&self, class: &str) -> impl Iterator<Item = String> {
+        let name = class.replace('_', " ");
+        self.0
+            .iter()
+            .map(move |template| template.replacen(PLACEHOLDER, &name, 1))
+    }
+}
+
+impl Default for Templates {
+    /// The set `photo`.
+    fn default() -> Self {
+        let (_, photo) = SETS[0];
+        Templates(photo.iter().map(|template| template.to_string()).collect())
+    }
+}
+
+fn check(template: &str, origin: impl Fn() -> String) -> Result<(), Error> {
+    match template.matches(PLACEHOLDER).count() {
+        1 => Ok(()),
+        found => Err(Error::Placeholder {
+            origin: origin(),
+            template: excerpt(template),
+            found,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &[u8]) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    #[test]
+    fn sets_are_valid_and_distinct() {
+        for name in Templates::names() {
+            let set = Templates::named(name).unwrap();
+            for (i, template) in set.as_slice().iter().enumerate() {
+                Templates::single(template).unwrap();
+                assert!(
+                    !set.as_slice()[..i].contains(template),
+                    "{name}: {template}"
+                );
+            }
+        }
+        assert_eq!(Templates::default(), Templates::named("photo").unwrap());
+        assert_eq!(Templates::named("ensemble").unwrap().as_slice().len(), 20);
+    }
+
+    #[test]
+    fn parse_decides_between_template_set_and_file() {
+        assert_eq!(Templates::parse("my {}!").unwrap().as_slice(), ["my {}!"]);
+        assert_eq!(
+            Templates::parse("camera").unwrap(),
+            Templates::named("camera").unwrap()
+        );
+        let file = file("\u{feff}# two\n\n  a {} here \r\n{} there".as_bytes());
+        let parsed = Templates::parse(file.path().to_str().unwrap()).unwrap();
+        assert_eq!(parsed.as_slice(), ["a {} here", "{} there"]);
+        let message = Templates::parse("no/such file").unwrap_err().to_string();
+        assert!(message.contains("photo, ensemble, camera"), "{message}");
+    }
+
+    #[test]
+    fn templates_without_one_placeholder_are_refused() {
+        assert!(matches!(
+            Templates::parse("{} and {}"),
+            Err(Error::Placeholder { found: 2, .. })
+        ));
+        let message = Templates::read(file(b"a {}\n# {}\na cat\n").path())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains(":3:") && message.contains("\"a cat\""),
+            "{message}"
+        );
+        assert!(matches!(
+            Templates::read(file(b"# none\n").path()),
+            Err(Error::NoTemplates { .. })
+        ));
+        assert!(matches!(
+            Templates::read(file(b"\xff {}").path()),
+            Err(Error::NotText { .. })
+        ));
+        assert!(matches!(
+            Templates::read(Path::new("/")),
+            Err(Error::Read { .. })
+        ));
+    }
+
+    #[test]
+    fn underscores_become_spaces_in_prompts_only() {
+        let templates = Templates::single("the {}_").unwrap();
+        let prompts: Vec<String> = templates.prompts("polar_bear {}").collect();
+        assert_eq!(prompts, ["the polar bear {}_"]);
+    }
+}
