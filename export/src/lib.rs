@@ -1,1 +1,11 @@
-//! From a checkpoint to a bundle: graph, class embeddings, verification
+//! From a checkpoint to a bundle.
+//!
+//! [`export`] writes the image tower as ONNX ([`graph`]), computes the class embeddings, runs the result
+//! with the board's own runtime for the golden embeddings and the fidelity, and publishes the bundle
+//! with one rename.
+
+mod bundle;
+mod golden;
+pub mod graph;
+
+pub use bundle::{Gate, Request, Step, export, model_name};

@@ -1,0 +1,301 @@
+//! The steps of an export.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use pinhole::{Classifier, DecodeOptions, RgbImage};
+use pinhole_bundle::{
+    BundleWriter, FORMAT, Fidelity, Golden, GoldenImage, Head, HeadKind, Manifest, ModelInfo,
+    Precision, UnknownPolicy, VERSION,
+};
+use pinhole_checkpoint::{Checkpoint, ImageTower};
+use pinhole_prompts::{Classes, Templates, TextTower, Tokenizer, class_embeddings};
+
+use crate::golden;
+use crate::graph::{self, GraphOptions};
+
+/// What to export.
+pub struct Request<'a> {
+    /// The CLIP model.
+    pub checkpoint: &'a Checkpoint,
+    /// The classes to rank.
+    pub classes: &'a Classes,
+    /// The prompts of a class.
+    pub templates: &'a Templates,
+    /// How the weights are stored.
+    pub precision: Precision,
+    /// Standard operators alone.
+    pub flat: bool,
+    /// Images to measure the fidelity on; the generated golden images where there are none.
+    pub calibration: &'a [PathBuf],
+    /// What the fidelity must reach.
+    pub gate: Gate,
+    /// Text for people.
+    pub model_card: String,
+    /// The bundle's folder, which must not exist.
+    pub out: &'a Path,
+}
+
+/// What a reduced precision must keep; 0 turns a bound off.
+#[derive(Clone, Copy, Debug)]
+pub struct Gate {
+    /// Least mean cosine with the f32 embedding.
+    pub min_cosine: f32,
+    /// Least share of images with the same best class as f32.
+    pub min_agreement: f32,
+}
+
+/// A step of the export, for a progress bar: (step, done, total).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Class embeddings, in prompts.
+    Text,
+    /// The graph, in tensors.
+    Graph,
+    /// Fidelity, in images.
+    Fidelity,
+}
+
+/// Least cosine between a board and the exporter's machine. Kernels differ in the order of f32 sums
+/// alone, which leaves about 1e-6.
+const SELF_TEST_COSINE: f32 = 0.9999;
+
+/// Writes the bundle and gives back its manifest.
+///
+/// # Errors
+/// The output folder exists or cannot be written to; a class or a template does not fit; a weight is not
+/// finite; the fidelity stays below the gate. Nothing is left at the destination then.
+pub fn export(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Result<Manifest> {
+    // First, so that a wrong --out is known before the work is done.
+    let writer = BundleWriter::create(request.out)?;
+    let head = head(request, progress)?;
+    let mut manifest = manifest(request, head.embedding_size);
+    assemble(
+        request,
+        &writer,
+        &head,
+        request.precision,
+        &mut manifest,
+        progress,
+    )?;
+    if request.precision != Precision::F32 {
+        manifest.fidelity = Some(fidelity(request, &writer, &head, &manifest, progress)?);
+    }
+    record_golden(&writer, &mut manifest)?;
+    writer.finish()?;
+    Ok(manifest)
+}
+
+fn head(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Result<Head> {
+    let tower = TextTower::load(request.checkpoint)?;
+    let tokenizer = Tokenizer::new();
+    let mut text = |done: usize, total: usize| progress(Step::Text, done as u64, total as u64);
+    let embeddings = class_embeddings(
+        &tower,
+        &tokenizer,
+        request.classes,
+        request.templates,
+        &mut text,
+    )?;
+    Ok(Head {
+        classes: embeddings.classes.len(),
+        embedding_size: embeddings.dim,
+        class_embeddings: embeddings.data,
+    })
+}
+
+fn manifest(request: &Request, embedding_size: usize) -> Manifest {
+    let config = request.checkpoint.config();
+    Manifest {
+        format: FORMAT.into(),
+        version: VERSION,
+        created_by: format!("pinhole-export {}", env!("CARGO_PKG_VERSION")),
+        model: ModelInfo {
+            name: config
+                .name
+                .clone()
+                .unwrap_or_else(|| model_name(&config.image)),
+            image_size: config.image.image_size(),
+            embedding_size,
+        },
+        preprocessing: config.preprocessing.clone(),
+        precision: request.precision,
+        logit_scale: request.checkpoint.logit_scale(),
+        temperature: 1.0,
+        classes: request.classes.names().to_vec(),
+        templates: request.templates.as_slice().to_vec(),
+        unknown: UnknownPolicy::default(),
+        head: HeadKind::Static,
+        fidelity: None,
+        model_card: request.model_card.clone(),
+        files: vec![],
+    }
+}
+
+/// Everything but the golden embeddings' true values, so that the bundle can be opened.
+fn assemble(
+    request: &Request,
+    writer: &BundleWriter,
+    head: &Head,
+    precision: Precision,
+    manifest: &mut Manifest,
+    progress: &mut dyn FnMut(Step, u64, u64),
+) -> Result<()> {
+    let options = GraphOptions {
+        half: precision == Precision::F16,
+        flat: request.flat,
+    };
+    graph::write(
+        request.checkpoint,
+        writer.folder(),
+        options,
+        &mut |done, total| progress(Step::Graph, done, total),
+    )?;
+    writer.add_head(head)?;
+    let mut images = vec![];
+    for (file, image) in golden::images()? {
+        writer.add(file, &golden::to_png(&image)?)?;
+        images.push(GoldenImage {
+            file: file.into(),
+            embedding: vec![0.0; head.embedding_size],
+        });
+    }
+    writer.add_golden(&Golden {
+        min_cosine: SELF_TEST_COSINE,
+        images,
+    })?;
+    writer.write_manifest(manifest)?;
+    Ok(())
+}
+
+fn record_golden(writer: &BundleWriter, manifest: &mut Manifest) -> Result<()> {
+    let classifier = Classifier::open(writer.folder())?;
+    let images = golden::images()?
+        .into_iter()
+        .map(|(file, image)| {
+            Ok(GoldenImage {
+                file: file.into(),
+                embedding: classifier.embed(&image)?.values,
+            })
+        })
+        .collect::<Result<_>>()?;
+    writer.add_golden(&Golden {
+        min_cosine: SELF_TEST_COSINE,
+        images,
+    })?;
+    writer.write_manifest(manifest)?;
+    Ok(())
+}
+
+/// Exports the same weights in f32 to a temporary bundle and compares.
+fn fidelity(
+    request: &Request,
+    writer: &BundleWriter,
+    head: &Head,
+    manifest: &Manifest,
+    progress: &mut dyn FnMut(Step, u64, u64),
+) -> Result<Fidelity> {
+    let scratch = tempfile::tempdir_in(writer.folder().parent().unwrap_or(Path::new(".")))
+        .context("cannot create a temporary folder for the f32 reference")?;
+    let reference = BundleWriter::create(&scratch.path().join("reference"))?;
+    let mut reference_manifest = Manifest {
+        precision: Precision::F32,
+        fidelity: None,
+        ..manifest.clone()
+    };
+    assemble(
+        request,
+        &reference,
+        head,
+        Precision::F32,
+        &mut reference_manifest,
+        progress,
+    )?;
+    let exact = Classifier::open(reference.folder())?;
+    let stored = Classifier::open(writer.folder())?;
+
+    let mut sum = 0.0;
+    let mut worst = f32::INFINITY;
+    let mut same = 0usize;
+    let mut count = 0usize;
+    let mut compare = |image: &RgbImage| -> Result<()> {
+        let (a, b) = (exact.embed(image)?.values, stored.embed(image)?.values);
+        let cosine: f32 = a.iter().zip(&b).map(|(a, b)| a * b).sum();
+        sum += f64::from(cosine);
+        worst = worst.min(cosine);
+        same += usize::from(best(head, &a) == best(head, &b));
+        count += 1;
+        Ok(())
+    };
+    if request.calibration.is_empty() {
+        golden::images()?
+            .iter()
+            .try_for_each(|(_, image)| compare(image))?;
+    }
+    for (i, path) in request.calibration.iter().enumerate() {
+        compare(&pinhole::open_image(path, &DecodeOptions::default())?)?;
+        progress(
+            Step::Fidelity,
+            i as u64 + 1,
+            request.calibration.len() as u64,
+        );
+    }
+    let fidelity = Fidelity {
+        images: count,
+        mean_cosine: (sum / count as f64) as f32,
+        worst_cosine: worst,
+        top1_agreement: same as f32 / count as f32,
+    };
+    let Gate {
+        min_cosine,
+        min_agreement,
+    } = request.gate;
+    // A bound of 0 is off; written so that NaN fails.
+    let passes = |value: f32, least: f32| least == 0.0 || value >= least;
+    if !passes(fidelity.mean_cosine, min_cosine) || !passes(fidelity.top1_agreement, min_agreement)
+    {
+        bail!(
+            "precision {} stays below the gate on {count} images: mean cosine {:.4} (--min-cosine {min_cosine}), \
+             same best class {:.1} % (--min-agreement {min_agreement})",
+            request.precision,
+            fidelity.mean_cosine,
+            100.0 * fidelity.top1_agreement
+        );
+    }
+    ensure!(
+        fidelity.worst_cosine.is_finite(),
+        "the fidelity is not a number"
+    );
+    Ok(fidelity)
+}
+
+/// Index of the most similar class.
+fn best(head: &Head, embedding: &[f32]) -> Option<usize> {
+    let similarities = head.similarities(embedding);
+    (0..similarities.len()).max_by(|&a, &b| similarities[a].total_cmp(&similarities[b]))
+}
+
+/// The usual name of an image tower, or its sizes where it has none.
+pub fn model_name(tower: &ImageTower) -> String {
+    match *tower {
+        ImageTower::VisionTransformer {
+            patch_size,
+            width,
+            layers,
+            ..
+        } => match (width, layers) {
+            (768, 12) => format!("ViT-B/{patch_size}"),
+            (1024, 24) => format!("ViT-L/{patch_size}"),
+            (1280, 32) => format!("ViT-H/{patch_size}"),
+            _ => format!("ViT/{patch_size}, {layers} layers of {width}"),
+        },
+        ImageTower::ModifiedResNet { layers, width, .. } => match (layers, width) {
+            ([3, 4, 6, 3], 64) => "RN50".into(),
+            ([3, 4, 23, 3], 64) => "RN101".into(),
+            ([4, 6, 10, 6], 80) => "RN50x4".into(),
+            ([6, 8, 18, 8], 96) => "RN50x16".into(),
+            ([3, 15, 36, 10], 128) => "RN50x64".into(),
+            _ => format!("ModifiedResNet {layers:?}, {width} wide"),
+        },
+    }
+}

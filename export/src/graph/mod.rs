@@ -1,0 +1,307 @@
+//! The ONNX graph of an image tower: u8 pixels in, L2-normalised embedding out.
+
+mod flat;
+mod functions;
+mod resnet;
+mod vit;
+mod weights;
+
+use anyhow::{Context, Result};
+use pinhole_bundle::dialect::{self, Function};
+use pinhole_checkpoint::{Checkpoint, ImageTower};
+use prost::Message;
+use tract_onnx::pb::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto,
+    TypeProto, ValueInfoProto, attribute_proto::AttributeType, tensor_proto::DataType,
+    tensor_shape_proto, type_proto,
+};
+
+pub use weights::WeightFile;
+
+/// How to write the graph.
+#[derive(Clone, Copy, Debug)]
+pub struct GraphOptions {
+    /// Matrices as f16 instead of f32; gains, biases and positions stay f32.
+    pub half: bool,
+    /// Standard operators alone, for runtimes that do not expand functions (OpenVINO, plain tract).
+    pub flat: bool,
+}
+
+/// Writes `checkpoint`'s image tower to `folder` as `image_encoder.onnx`, with a weight file beside it
+/// where the weights exceed [`WeightFile::INLINE_BYTES`]. `progress` is called with (done, total) tensors.
+///
+/// # Errors
+/// What the checkpoint or the file system answers; a weight that does not fit f16 is named.
+pub fn write(
+    checkpoint: &Checkpoint,
+    folder: &std::path::Path,
+    options: GraphOptions,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<()> {
+    let config = checkpoint.config();
+    let weights = WeightFile::create(folder, options.half)?;
+    let mut graph = Graph {
+        nodes: vec![],
+        weights,
+        checkpoint,
+        progress,
+        done: 0,
+        total: 0,
+    };
+    let image_size = match config.image {
+        ImageTower::VisionTransformer {
+            image_size,
+            patch_size,
+            width,
+            layers,
+            heads,
+        } => {
+            let shape = vit::Shape {
+                image_size: image_size as usize,
+                patch: patch_size as usize,
+                width,
+                layers,
+                heads,
+            };
+            vit::build(&mut graph, &shape, config.activation)?;
+            image_size
+        }
+        ImageTower::ModifiedResNet {
+            image_size,
+            layers,
+            width,
+            heads,
+        } => {
+            resnet::build(&mut graph, layers, width, heads)?;
+            image_size
+        }
+    };
+    let side = i64::from(image_size);
+    let Graph { nodes, weights, .. } = graph;
+    let initializer = weights.finish()?;
+    let mut model = ModelProto {
+        ir_version: 8,
+        producer_name: "pinhole-export".into(),
+        producer_version: env!("CARGO_PKG_VERSION").into(),
+        opset_import: vec![
+            opset("", dialect::OPSET),
+            opset(dialect::DOMAIN, dialect::DOMAIN_VERSION),
+        ],
+        graph: Some(GraphProto {
+            name: "image_encoder".into(),
+            input: vec![value("pixels", DataType::Uint8, &[side, side, 3])],
+            output: vec![value(
+                "embedding",
+                DataType::Float,
+                &[config.embedding as i64],
+            )],
+            node: nodes,
+            initializer,
+            ..Default::default()
+        }),
+        functions: functions::all(),
+        ..Default::default()
+    };
+    if options.flat {
+        flat::inline(&mut model)?;
+    } else {
+        functions::keep_used(&mut model);
+    }
+    let path = folder.join(pinhole_bundle::IMAGE_ENCODER);
+    std::fs::write(&path, model.encode_to_vec())
+        .with_context(|| format!("{}: cannot write", path.display()))
+}
+
+/// A graph under construction; each method adds a node and gives back its output's name.
+struct Graph<'a> {
+    nodes: Vec<NodeProto>,
+    weights: WeightFile,
+    checkpoint: &'a Checkpoint,
+    progress: &'a mut dyn FnMut(u64, u64),
+    done: u64,
+    total: u64,
+}
+
+impl Graph<'_> {
+    /// A tensor of the checkpoint, f32 row-major.
+    fn tensor(&mut self, name: &str) -> Result<pinhole_checkpoint::Tensor> {
+        self.done += 1;
+        (self.progress)(self.done, self.total.max(self.done));
+        Ok(self.checkpoint.tensor(name)?)
+    }
+
+    /// One function node; `inputs` are its computed inputs and then its parameters.
+    fn call(
+        &mut self,
+        function: &Function,
+        name: &str,
+        inputs: &[&str],
+        attributes: Vec<AttributeProto>,
+    ) -> String {
+        self.node(dialect::DOMAIN, function.name, name, inputs, attributes)
+    }
+
+    /// One standard operator.
+    fn standard(
+        &mut self,
+        op: &str,
+        name: &str,
+        inputs: &[&str],
+        attributes: Vec<AttributeProto>,
+    ) -> String {
+        self.node("", op, name, inputs, attributes)
+    }
+
+    fn node(
+        &mut self,
+        domain: &str,
+        op: &str,
+        name: &str,
+        inputs: &[&str],
+        attribute: Vec<AttributeProto>,
+    ) -> String {
+        self.nodes.push(node(domain, op, inputs, name, attribute));
+        name.to_owned()
+    }
+
+    fn layer_norm(&mut self, x: &str, source: &str, name: &str) -> Result<String> {
+        let gain = self.tensor(&format!("{source}.weight"))?;
+        let bias = self.tensor(&format!("{source}.bias"))?;
+        let gain = self
+            .weights
+            .f32(&format!("{name}.gain"), &gain.shape, &gain.data)?;
+        let bias = self
+            .weights
+            .f32(&format!("{name}.bias"), &bias.shape, &bias.data)?;
+        Ok(self.call(
+            &dialect::LAYER_NORM,
+            name,
+            &[x, &gain, &bias],
+            vec![float("epsilon", 1e-5)],
+        ))
+    }
+
+    /// `function` over `x` with `weight` [outputs, inputs] as PyTorch stores it; the file holds
+    /// [inputs, outputs], as MatMul takes it.
+    fn linear(
+        &mut self,
+        function: &Function,
+        name: &str,
+        inputs: &[&str],
+        weight: &[f32],
+        width: usize,
+        bias: &[f32],
+    ) -> Result<String> {
+        let outputs = bias.len();
+        let transposed = transpose(weight, outputs, width);
+        self.linear_transposed(function, name, inputs, &transposed, width, bias)
+    }
+
+    /// As [`Graph::linear`] with `weight` [inputs, outputs].
+    fn linear_transposed(
+        &mut self,
+        function: &Function,
+        name: &str,
+        inputs: &[&str],
+        weight: &[f32],
+        width: usize,
+        bias: &[f32],
+    ) -> Result<String> {
+        let weight =
+            self.weights
+                .matrix(&format!("{name}.weight"), &[width, bias.len()], weight)?;
+        let bias = self
+            .weights
+            .f32(&format!("{name}.bias"), &[bias.len()], bias)?;
+        let mut all = inputs.to_vec();
+        all.extend([weight.as_str(), bias.as_str()]);
+        Ok(self.call(function, name, &all, vec![]))
+    }
+}
+
+/// [rows, columns] to [columns, rows].
+fn transpose(data: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    let mut out = vec![0.0; data.len()];
+    for r in 0..rows {
+        for c in 0..columns {
+            out[c * rows + r] = data[r * columns + c];
+        }
+    }
+    out
+}
+
+fn opset(domain: &str, version: i64) -> OperatorSetIdProto {
+    OperatorSetIdProto {
+        domain: domain.into(),
+        version,
+    }
+}
+
+/// A value with the symbolic batch before `dims`.
+fn value(name: &str, data_type: DataType, dims: &[i64]) -> ValueInfoProto {
+    use tensor_shape_proto::{Dimension, dimension::Value};
+    let dimension = |value| Dimension {
+        denotation: String::new(),
+        value: Some(value),
+    };
+    let mut dim = vec![dimension(Value::DimParam("N".into()))];
+    dim.extend(dims.iter().map(|&d| dimension(Value::DimValue(d))));
+    ValueInfoProto {
+        name: name.into(),
+        r#type: Some(TypeProto {
+            denotation: String::new(),
+            value: Some(type_proto::Value::TensorType(type_proto::Tensor {
+                elem_type: data_type as i32,
+                shape: Some(TensorShapeProto { dim }),
+            })),
+        }),
+        doc_string: String::new(),
+    }
+}
+
+fn node(
+    domain: &str,
+    op: &str,
+    inputs: &[&str],
+    output: &str,
+    attribute: Vec<AttributeProto>,
+) -> NodeProto {
+    NodeProto {
+        input: inputs.iter().map(|&i| i.into()).collect(),
+        output: vec![output.into()],
+        name: output.into(),
+        op_type: op.into(),
+        domain: domain.into(),
+        attribute,
+        doc_string: String::new(),
+    }
+}
+
+fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
+    AttributeProto {
+        name: name.into(),
+        r#type: kind as i32,
+        ..Default::default()
+    }
+}
+
+fn int(name: &str, i: i64) -> AttributeProto {
+    AttributeProto {
+        i,
+        ..attribute(name, AttributeType::Int)
+    }
+}
+
+fn ints(name: &str, ints: &[i64]) -> AttributeProto {
+    AttributeProto {
+        ints: ints.to_vec(),
+        ..attribute(name, AttributeType::Ints)
+    }
+}
+
+fn float(name: &str, f: f32) -> AttributeProto {
+    AttributeProto {
+        f,
+        ..attribute(name, AttributeType::Float)
+    }
+}

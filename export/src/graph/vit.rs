@@ -1,0 +1,208 @@
+//! CLIP's vision transformer.
+
+use anyhow::Result;
+use pinhole_bundle::dialect;
+use pinhole_checkpoint::Activation;
+
+use super::{Graph, float, ints};
+
+pub(super) struct Shape {
+    pub image_size: usize,
+    pub patch: usize,
+    pub width: usize,
+    pub layers: usize,
+    pub heads: usize,
+}
+
+/// Two for each of LayerNorm, in_proj, out_proj, c_fc and c_proj.
+const TENSORS_PER_BLOCK: u64 = 12;
+
+/// Builds the whole tower, down to `embedding`.
+pub(super) fn build(graph: &mut Graph, shape: &Shape, activation: Activation) -> Result<()> {
+    graph.total = 8 + shape.layers as u64 * TENSORS_PER_BLOCK;
+    let patches = patch_embedding(graph, shape)?;
+    let tokens = token_embedding(graph, shape, &patches)?;
+    let mut x = graph.layer_norm(&tokens, "visual.ln_pre", "ln_pre")?;
+    for layer in 0..shape.layers {
+        x = block(graph, shape, activation, layer, &x)?;
+    }
+    let x = graph.layer_norm(&x, "visual.ln_post", "ln_post")?;
+    let proj = graph.tensor("visual.proj")?;
+    let embedding = proj.shape[1];
+    let zeros = vec![0.0; embedding];
+    let x = graph.linear_transposed(
+        &dialect::LINEAR,
+        "proj",
+        &[&x],
+        &proj.data,
+        shape.width,
+        &zeros,
+    )?;
+    let axes = graph.weights.i64("token_axis", &[1])?;
+    let x = graph.standard("Squeeze", "pooled", &[&x, &axes], vec![]);
+    graph.call(&dialect::L2_NORMALIZE, "embedding", &[&x], vec![]);
+    Ok(())
+}
+
+/// The patch convolution as a matrix over flattened patches. Normalisation is (v / 255 - mean) / std;
+/// the division by std goes into the weight, the mean into the bias and 1/255 stays a scale of its own,
+/// so that the weights keep a magnitude that f16 resolves.
+fn patch_embedding(graph: &mut Graph, shape: &Shape) -> Result<String> {
+    let conv = graph.tensor("visual.conv1.weight")?;
+    let rule = &graph.checkpoint.config().preprocessing;
+    let (p, width) = (shape.patch, shape.width);
+    let mut weight = vec![0.0; conv.data.len()];
+    let mut bias = vec![0.0f64; width];
+    for (o, filter) in conv.data.chunks_exact(3 * p * p).enumerate() {
+        for c in 0..3 {
+            let (mean, std) = (f64::from(rule.mean[c]), f64::from(rule.std[c]));
+            for yx in 0..p * p {
+                let w = f64::from(filter[c * p * p + yx]) / std;
+                weight[(yx * 3 + c) * width + o] = w as f32;
+                bias[o] -= w * mean;
+            }
+        }
+    }
+    let bias: Vec<f32> = bias.into_iter().map(|b| b as f32).collect();
+    let name = "patch_embedding";
+    let weight = graph
+        .weights
+        .matrix(&format!("{name}.weight"), &[3 * p * p, width], &weight)?;
+    let bias = graph
+        .weights
+        .f32(&format!("{name}.bias"), &[width], &bias)?;
+    let grid = shape.image_size / p;
+    let attributes = vec![
+        ints("patch", &[p as i64]),
+        ints("grid", &[grid as i64]),
+        float("scale", 1.0 / 255.0),
+    ];
+    Ok(graph.call(
+        &dialect::PATCH_EMBEDDING,
+        name,
+        &["pixels", &weight, &bias],
+        attributes,
+    ))
+}
+
+fn token_embedding(graph: &mut Graph, shape: &Shape, patches: &str) -> Result<String> {
+    let class = graph.tensor("visual.class_embedding")?;
+    let positions = graph.tensor("visual.positional_embedding")?;
+    let (first, rest) = positions.data.split_at(shape.width);
+    let class: Vec<f32> = class.data.iter().zip(first).map(|(c, p)| c + p).collect();
+    let count = rest.len() / shape.width;
+    let class = graph
+        .weights
+        .f32("tokens.class_embedding", &[1, shape.width], &class)?;
+    let positions = graph
+        .weights
+        .f32("tokens.positions", &[count, shape.width], rest)?;
+    Ok(graph.call(
+        &dialect::TOKEN_EMBEDDING,
+        "tokens",
+        &[patches, &class, &positions],
+        vec![],
+    ))
+}
+
+/// x + attention(ln_1 x), then x + mlp(ln_2 x). Only the class token of the last block is read, so
+/// there everything but the keys and values is computed for it alone.
+fn block(
+    graph: &mut Graph,
+    shape: &Shape,
+    activation: Activation,
+    layer: usize,
+    x: &str,
+) -> Result<String> {
+    let source = format!("visual.transformer.resblocks.{layer}");
+    let name = |part: &str| format!("block_{layer}.{part}");
+    let width = shape.width;
+    let last = layer + 1 == shape.layers;
+
+    let normed = graph.layer_norm(x, &format!("{source}.ln_1"), &name("ln_1"))?;
+    let weight = graph.tensor(&format!("{source}.attn.in_proj_weight"))?;
+    let bias = graph.tensor(&format!("{source}.attn.in_proj_bias"))?;
+    let (query_weight, key_value_weight) = weight.data.split_at(width * width);
+    let (query_bias, key_value_bias) = bias.data.split_at(width);
+    let scale = ((width / shape.heads) as f32).sqrt().recip();
+    let scaled = |v: &[f32]| v.iter().map(|v| v * scale).collect::<Vec<f32>>();
+    let (query_weight, query_bias) = (scaled(query_weight), scaled(query_bias));
+
+    let (residual, query_input) = if last {
+        (
+            class_token(graph, &name("class_token"), x)?,
+            class_token(graph, &name("class_query"), &normed)?,
+        )
+    } else {
+        (x.to_owned(), normed.clone())
+    };
+    let query = graph.linear(
+        &dialect::LINEAR,
+        &name("query"),
+        &[&query_input],
+        &query_weight,
+        width,
+        &query_bias,
+    )?;
+    let key_value = graph.linear(
+        &dialect::LINEAR,
+        &name("key_value"),
+        &[&normed],
+        key_value_weight,
+        width,
+        key_value_bias,
+    )?;
+    let heads = vec![ints("heads", &[shape.heads as i64])];
+    let mixed = graph.call(
+        &dialect::ATTENTION,
+        &name("attention"),
+        &[&query, &key_value],
+        heads,
+    );
+
+    let weight = graph.tensor(&format!("{source}.attn.out_proj.weight"))?;
+    let bias = graph.tensor(&format!("{source}.attn.out_proj.bias"))?;
+    let x = graph.linear(
+        &dialect::LINEAR_ADD,
+        &name("out_proj"),
+        &[&mixed, &residual],
+        &weight.data,
+        width,
+        &bias.data,
+    )?;
+
+    let normed = graph.layer_norm(&x, &format!("{source}.ln_2"), &name("ln_2"))?;
+    let weight = graph.tensor(&format!("{source}.mlp.c_fc.weight"))?;
+    let bias = graph.tensor(&format!("{source}.mlp.c_fc.bias"))?;
+    let function = match activation {
+        Activation::QuickGelu => &dialect::LINEAR_QUICK_GELU,
+        Activation::Gelu => &dialect::LINEAR_GELU,
+    };
+    let hidden = graph.linear(
+        function,
+        &name("c_fc"),
+        &[&normed],
+        &weight.data,
+        width,
+        &bias.data,
+    )?;
+    let inner = bias.data.len();
+    let weight = graph.tensor(&format!("{source}.mlp.c_proj.weight"))?;
+    let bias = graph.tensor(&format!("{source}.mlp.c_proj.bias"))?;
+    graph.linear(
+        &dialect::LINEAR_ADD,
+        &name("c_proj"),
+        &[&hidden, &x],
+        &weight.data,
+        inner,
+        &bias.data,
+    )
+}
+
+/// Row 0 of every image, [N, 1, W].
+fn class_token(graph: &mut Graph, name: &str, x: &str) -> Result<String> {
+    let start = graph.weights.i64(&format!("{name}.start"), &[0])?;
+    let end = graph.weights.i64(&format!("{name}.end"), &[1])?;
+    let axis = graph.weights.i64(&format!("{name}.axis"), &[1])?;
+    Ok(graph.standard("Slice", name, &[x, &start, &end, &axis], vec![]))
+}
