@@ -14,15 +14,28 @@
 //!
 //! # Panics
 //! A slice whose length does not fit the sizes beside it is the programmer's error and panics with a message
-//! that names it. The values themselves never cause a panic: NaN and infinity go through as IEEE 754 has it.
+//! that names it. The values themselves never cause one; a NaN makes NaN what depends on it.
 
+mod activation;
+mod attention;
 mod linear;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod norm;
 mod patch;
 mod reference;
+mod scratch;
 mod select;
+mod simd;
+#[cfg(test)]
+mod tests;
+mod threads;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub use linear::PackedLinear;
 pub use patch::patch_embedding;
+use select::kernels;
 pub use select::{Error, available, check, chosen};
 
 /// The element-wise function after a linear layer.
@@ -51,10 +64,17 @@ impl<'a> Rows<'a> {
         &self.data[i * self.stride..][..width]
     }
 
+    fn starting_at(self, column: usize) -> Self {
+        Rows {
+            data: &self.data[column..],
+            stride: self.stride,
+        }
+    }
+
     fn check(self, name: &str, rows: usize, width: usize) {
         let needed = match rows {
             0 => 0,
-            _ => (rows - 1) * self.stride + width,
+            _ => (rows - 1).saturating_mul(self.stride).saturating_add(width),
         };
         assert!(
             self.data.len() >= needed,
@@ -67,9 +87,7 @@ impl<'a> Rows<'a> {
 
 /// Applies `activation` to each value of x in place.
 pub fn activate(x: &mut [f32], activation: Activation) {
-    for v in x {
-        *v = reference::activated(*v, activation);
-    }
+    activation::activate(kernels(), x, activation);
 }
 
 /// Layer norm (Ba, Kiros and Hinton, 2016) of each row of x [rows, width] into out [rows, width]:
@@ -90,7 +108,7 @@ pub fn layer_norm(
     assert_eq!(gain.len(), width, "gain: one value a column");
     assert_eq!(bias.len(), width, "bias: one value a column");
     assert_eq!(out.len(), x.len(), "out: as many values as x");
-    reference::layer_norm(x, width, gain, bias, epsilon, out);
+    norm::layer_norm(kernels(), x, width, gain, bias, epsilon, out);
 }
 
 /// Scaled dot-product attention (Vaswani et al., 2017) for each head: softmax(scale · q kᵀ) v.
@@ -120,7 +138,19 @@ pub fn attention(
         !causal || tk >= tq,
         "causal attention: {tq} queries need as many keys, found {tk}"
     );
-    reference::attention(q, tq, k, v, tk, heads, head_width, causal, scale, out);
+    attention::attention(
+        kernels(),
+        q,
+        tq,
+        k,
+        v,
+        tk,
+        heads,
+        head_width,
+        causal,
+        scale,
+        out,
+    );
 }
 
 /// Divides x by its Euclidean norm, without epsilon as CLIP does: zeros become NaN. Scalar on every target,

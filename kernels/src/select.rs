@@ -1,10 +1,21 @@
-//! Which variant runs.
+//! Which variant runs: the table of variants, and the choice among them.
+
+use std::ffi::OsStr;
+use std::fmt::Debug;
+use std::sync::OnceLock;
+
+use crate::Activation;
+use crate::attention::Head;
+use crate::linear::Group;
+
+/// The environment variable that forces a variant.
+const VARIABLE: &str = "PINHOLE_KERNELS";
 
 /// Why the variant that `PINHOLE_KERNELS` asks for cannot run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// No variant has this name.
-    #[error("PINHOLE_KERNELS: expected one of {expected}, found {found:?}")]
+    #[error("{VARIABLE}: expected one of {expected}, found {found:?}")]
     Unknown {
         /// The names that exist.
         expected: String,
@@ -12,7 +23,7 @@ pub enum Error {
         found: String,
     },
     /// The variant exists, but not for this processor.
-    #[error("PINHOLE_KERNELS: this processor cannot run {found:?}, but it can run {available}")]
+    #[error("{VARIABLE}: this processor cannot run {found:?}; it can run {available}")]
     Unavailable {
         /// The variable's value.
         found: String,
@@ -21,18 +32,131 @@ pub enum Error {
     },
 }
 
-/// Chooses the kernels, or says why `PINHOLE_KERNELS` cannot be obeyed. A program calls it once at its start.
-/// Without it a wrong value is ignored, and the best variant runs.
+/// Chooses the kernels and names them, or says why `PINHOLE_KERNELS` cannot be obeyed. The choice is made
+/// once for the process; an unset or empty variable leaves it to the processor.
+///
+/// A program calls this at its start. The functions that compute have no error to return: without this call
+/// they run the processor's best variant in place of one that cannot run, and [`chosen`] names it.
 pub fn check() -> Result<&'static str, Error> {
-    Ok("scalar")
+    choice().clone().map(Kernels::name)
 }
 
 /// The chosen variant's name for logs and bench lines: "avx512", say.
 pub fn chosen() -> &'static str {
-    "scalar"
+    kernels().name()
 }
 
 /// The names of the variants that this processor can run, best first.
 pub fn available() -> Vec<&'static str> {
-    vec!["scalar"]
+    variants().into_iter().map(Kernels::name).collect()
+}
+
+/// How the operations of one variant are called.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kernels {
+    /// The scalar definitions.
+    Reference,
+    Vector(&'static dyn Vector),
+}
+
+impl Kernels {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kernels::Reference => "scalar",
+            Kernels::Vector(vector) => vector.name(),
+        }
+    }
+}
+
+/// What a tile needs of the packed operands; the constants of [`crate::simd::Simd`] by the same names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) depth: usize,
+}
+
+/// The operations of a SIMD variant. They run on the calling thread; sharing is their caller's.
+pub(crate) trait Vector: Debug + Send + Sync {
+    fn name(&self) -> &'static str;
+    fn shape(&self) -> Shape;
+    /// # Safety
+    /// As [`crate::linear::group`].
+    unsafe fn group(&self, group: &Group, sums: &mut [f32]);
+    /// # Safety
+    /// As [`crate::attention::head`].
+    unsafe fn head(&self, head: &Head, memory: &mut [f32]);
+    fn layer_norm(
+        &self,
+        x: &[f32],
+        width: usize,
+        gain: &[f32],
+        bias: &[f32],
+        epsilon: f32,
+        out: &mut [f32],
+    );
+    fn activate(&self, x: &mut [f32], activation: Activation);
+    /// The exponential by itself.
+    #[cfg(test)]
+    fn exp_nonpositive(&self, x: &mut [f32]);
+}
+
+/// Every name, whatever the processor.
+const NAMES: [&str; 4] = ["avx512", "avx2", "neon", "scalar"];
+
+/// The table: what this processor can run, best first.
+pub(crate) fn variants() -> Vec<Kernels> {
+    /// A token has no size, so that leaking it costs nothing.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    fn vector<T: Vector + 'static>(token: Option<T>) -> Option<Kernels> {
+        token.map(|token| Kernels::Vector(Box::leak(Box::new(token))))
+    }
+    [
+        #[cfg(target_arch = "x86_64")]
+        vector(crate::x86::Avx512::new()),
+        #[cfg(target_arch = "x86_64")]
+        vector(crate::x86::Avx2::new()),
+        #[cfg(target_arch = "aarch64")]
+        vector(crate::neon::Neon::new()),
+        Some(Kernels::Reference),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// The variant that `forced`, the variable's value, asks for; the best one if it asks for none.
+pub(crate) fn choose(forced: Option<&OsStr>) -> Result<Kernels, Error> {
+    let mut variants = variants().into_iter();
+    let Some(forced) = forced.filter(|f| !f.is_empty()) else {
+        return Ok(variants.next().unwrap_or(Kernels::Reference));
+    };
+    if let Some(kernels) = variants.find(|v| forced == v.name()) {
+        return Ok(kernels);
+    }
+    let found = forced.to_string_lossy().into_owned();
+    Err(match NAMES.contains(&found.as_str()) {
+        true => Error::Unavailable {
+            found,
+            available: available().join(", "),
+        },
+        false => Error::Unknown {
+            expected: NAMES.join(", "),
+            found,
+        },
+    })
+}
+
+fn choice() -> &'static Result<Kernels, Error> {
+    static CHOICE: OnceLock<Result<Kernels, Error>> = OnceLock::new();
+    CHOICE.get_or_init(|| choose(std::env::var_os(VARIABLE).as_deref()))
+}
+
+/// The chosen kernels; the best ones if the choice was an error.
+pub(crate) fn kernels() -> Kernels {
+    static KERNELS: OnceLock<Kernels> = OnceLock::new();
+    *KERNELS.get_or_init(|| match choice() {
+        Ok(kernels) => *kernels,
+        Err(_) => choose(None).unwrap_or(Kernels::Reference),
+    })
 }

@@ -1,0 +1,231 @@
+//! Attention of one head: two small products with the softmax between them.
+
+use crate::linear::{Tile, blocks, pack_rows};
+use crate::norm::softmax;
+use crate::select::{Kernels, Shape};
+use crate::simd::Simd;
+use crate::threads::Shared;
+use crate::{Rows, reference, scratch, threads};
+
+/// One head's operands: rows of `width` values.
+pub(crate) struct Head<'a> {
+    pub(crate) q: Rows<'a>,
+    pub(crate) tq: usize,
+    pub(crate) k: Rows<'a>,
+    pub(crate) v: Rows<'a>,
+    pub(crate) tk: usize,
+    pub(crate) width: usize,
+    pub(crate) causal: bool,
+    pub(crate) scale: f32,
+    /// tq rows of `width` values, `stride` apart, which nobody else touches meanwhile.
+    pub(crate) out: *mut f32,
+    pub(crate) stride: usize,
+}
+
+/// [`crate::attention`] by the given kernels, with its operands checked.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn attention(
+    kernels: Kernels,
+    q: Rows,
+    tq: usize,
+    k: Rows,
+    v: Rows,
+    tk: usize,
+    heads: usize,
+    head_width: usize,
+    causal: bool,
+    scale: f32,
+    out: &mut [f32],
+) {
+    let Kernels::Vector(vector) = kernels else {
+        return reference::attention(q, tq, k, v, tk, heads, head_width, causal, scale, out);
+    };
+    if out.is_empty() || tk == 0 {
+        return out.fill(0.0);
+    }
+    let sizes = Sizes::new(vector.shape(), tq, tk, head_width);
+    let threads = threads::count(2 * heads * tq * tk * head_width);
+    // SAFETY: each head writes columns of its own.
+    let out = unsafe { Shared::new(out) };
+    threads::share(threads, heads, |head| {
+        let operands = Head {
+            q: q.starting_at(head * head_width),
+            tq,
+            k: k.starting_at(head * head_width),
+            v: v.starting_at(head * head_width),
+            tk,
+            width: head_width,
+            causal,
+            scale,
+            out: out.pointer().wrapping_add(head * head_width),
+            stride: heads * head_width,
+        };
+        scratch::with(sizes.all(), |memory| {
+            // SAFETY: `out` has tq rows of heads * head_width values, and the heads' columns do not overlap.
+            unsafe { vector.head(&operands, memory) };
+        });
+    });
+}
+
+/// Values of a head's working memory, part by part.
+struct Sizes {
+    queries: usize,
+    keys: usize,
+    scores: usize,
+    weights: usize,
+    values: usize,
+    sums: usize,
+}
+
+impl Sizes {
+    fn new(shape: Shape, tq: usize, tk: usize, width: usize) -> Self {
+        let (width4, tk4) = (width.next_multiple_of(4), tk.next_multiple_of(4));
+        Sizes {
+            queries: (tq * width4).next_multiple_of(16),
+            keys: tk.next_multiple_of(shape.columns) * width4,
+            scores: tq * tk.next_multiple_of(shape.columns),
+            weights: (tq * tk4).next_multiple_of(16),
+            values: width.next_multiple_of(shape.columns) * tk4,
+            sums: tq * shape.columns,
+        }
+    }
+
+    fn all(&self) -> usize {
+        self.queries + self.keys + self.scores + self.weights + self.values + self.sums
+    }
+}
+
+/// Computes a head in `memory` of `Sizes::all` values, whose content is arbitrary.
+///
+/// # Safety
+/// As [`Head::out`] says.
+#[inline(always)]
+pub(crate) unsafe fn head<S: Simd>(simd: S, shape: Shape, h: &Head, memory: &mut [f32]) {
+    let sizes = Sizes::new(shape, h.tq, h.tk, h.width);
+    let (queries, memory) = memory.split_at_mut(sizes.queries);
+    let (keys, memory) = memory.split_at_mut(sizes.keys);
+    let (scores, memory) = memory.split_at_mut(sizes.scores);
+    let (weights, memory) = memory.split_at_mut(sizes.weights);
+    let (values, sums) = memory.split_at_mut(sizes.values);
+    let (width4, tk4) = (h.width.next_multiple_of(4), h.tk.next_multiple_of(4));
+    let stride = h.tk.next_multiple_of(S::COLUMNS);
+
+    pack_rows(h.q, h.tq, 0..h.width, S::ROWS, queries);
+    queries[..h.tq * width4]
+        .iter_mut()
+        .for_each(|q| *q *= h.scale);
+    pack_keys(h, width4, S::COLUMNS, keys);
+    for (i, panel) in keys.chunks_exact(width4 * S::COLUMNS).enumerate() {
+        product(
+            simd,
+            queries,
+            h.tq,
+            panel,
+            width4,
+            &mut scores[i * S::COLUMNS..],
+            stride,
+        );
+    }
+
+    for (i, row) in scores.chunks_exact_mut(stride).enumerate() {
+        let seen = if h.causal {
+            i + 1 + (h.tk - h.tq)
+        } else {
+            h.tk
+        };
+        let whole = seen.next_multiple_of(S::LANES);
+        row[seen..whole].fill(f32::NEG_INFINITY);
+        softmax(simd, &mut row[..whole]);
+        row[seen..].fill(0.0);
+    }
+
+    pack_rows(
+        Rows {
+            data: scores,
+            stride,
+        },
+        h.tq,
+        0..h.tk,
+        S::ROWS,
+        weights,
+    );
+    pack_values(h, tk4, S::COLUMNS, values);
+    for (i, panel) in values.chunks_exact(tk4 * S::COLUMNS).enumerate() {
+        product(simd, weights, h.tq, panel, tk4, sums, S::COLUMNS);
+        let columns = i * S::COLUMNS..h.width.min((i + 1) * S::COLUMNS);
+        for (i, sums) in sums.chunks_exact(S::COLUMNS).enumerate() {
+            // SAFETY: `out` has row i and these columns, which are this head's alone.
+            let out = unsafe {
+                std::slice::from_raw_parts_mut(
+                    h.out.add(i * h.stride + columns.start),
+                    columns.len(),
+                )
+            };
+            out.copy_from_slice(&sums[..columns.len()]);
+        }
+    }
+}
+
+/// sums [rows, COLUMNS] = packed rows · panel [depth, COLUMNS]
+#[inline(always)]
+fn product<S: Simd>(
+    simd: S,
+    x: &[f32],
+    rows: usize,
+    panel: &[f32],
+    depth: usize,
+    sums: &mut [f32],
+    stride: usize,
+) {
+    for (first, count) in blocks(rows, S::ROWS) {
+        let x = &x[first * depth..][..count * depth];
+        let sums = &mut sums[first * stride..][..(count - 1) * stride + S::COLUMNS];
+        let (x, panel, sums) = (
+            x.as_ptr(),
+            panel[..depth * S::COLUMNS].as_ptr(),
+            sums.as_mut_ptr(),
+        );
+        // SAFETY: the slices are as long as the tile needs, and blocks() gives at most ROWS rows.
+        unsafe {
+            simd.tile(
+                count,
+                Tile {
+                    x,
+                    panel,
+                    depth,
+                    sums,
+                    stride,
+                    add: false,
+                    next: panel,
+                    ahead: 0,
+                },
+            )
+        };
+    }
+}
+
+/// A panel [width4, columns] for each `columns` keys: their transpose, filled up with zeros.
+fn pack_keys(h: &Head, width4: usize, columns: usize, to: &mut [f32]) {
+    to.fill(0.0);
+    for j in 0..h.tk {
+        let panel = &mut to[j / columns * width4 * columns + j % columns..];
+        for (to, &value) in panel.iter_mut().step_by(columns).zip(h.k.row(j, h.width)) {
+            *to = value;
+        }
+    }
+}
+
+/// A panel [tk4, columns] for each `columns` values of a row, filled up with zeros.
+fn pack_values(h: &Head, tk4: usize, columns: usize, to: &mut [f32]) {
+    for (i, panel) in to.chunks_exact_mut(tk4 * columns).enumerate() {
+        let from = i * columns..h.width.min((i + 1) * columns);
+        for (p, to) in panel.chunks_exact_mut(columns).enumerate() {
+            let (value, rest) = to.split_at_mut(from.len());
+            rest.fill(0.0);
+            match p < h.tk {
+                true => value.copy_from_slice(&h.v.row(p, h.width)[from.clone()]),
+                false => value.fill(0.0),
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The inner loop: a tile of the product, its sums in registers.
+
+use super::Group;
+use super::pack::blocks;
+use crate::activation::activated;
+use crate::simd::{Simd, load_part, store_part};
+
+/// A tile's operands.
+#[derive(Clone, Copy)]
+pub(crate) struct Tile {
+    /// depth / 4 steps of one quad a row.
+    pub(crate) x: *const f32,
+    /// [depth, columns]
+    pub(crate) panel: *const f32,
+    /// A multiple of 4.
+    pub(crate) depth: usize,
+    /// [rows, columns], rows `stride` apart.
+    pub(crate) sums: *mut f32,
+    pub(crate) stride: usize,
+    /// Whether `sums` has sums already, of the steps of k before these.
+    pub(crate) add: bool,
+    /// What a later tile will read, for the cache to fetch meanwhile: `ahead` lines in each step of a quad.
+    pub(crate) next: *const f32,
+    pub(crate) ahead: usize,
+}
+
+/// Values of a cache line.
+const LINE: usize = 16;
+
+/// sums [ROWS, VECTORS * LANES] = (sums if `add`) + x [ROWS, depth] · panel [depth, VECTORS * LANES]. Each
+/// sum is one chain of fused multiply-adds in the order of k, whatever the tile's height and the block's
+/// depth: neither changes a bit of the result.
+///
+/// # Safety
+/// - `x` points to ROWS * depth readable values, `panel` to depth * VECTORS * LANES.
+/// - `sums` points to ROWS rows of VECTORS * LANES writable values, which are initialised if `add`.
+/// - depth is a multiple of 4.
+#[inline(always)]
+pub(crate) unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(simd: S, t: Tile) {
+    let mut sums = [[simd.splat(0.0); VECTORS]; ROWS];
+    if t.add {
+        for (i, row) in sums.iter_mut().enumerate() {
+            for (j, sum) in row.iter_mut().enumerate() {
+                // SAFETY: row i < ROWS of `sums` has VECTORS registers.
+                *sum = unsafe { simd.load(t.sums.add(i * t.stride + j * S::LANES)) };
+            }
+        }
+    }
+    let (mut x, mut panel, mut next) = (t.x, t.panel, t.next);
+    for _ in 0..t.depth / 4 {
+        for _ in 0..t.ahead {
+            simd.prefetch(next);
+            next = next.wrapping_add(LINE);
+        }
+        // One of the quad's four steps of k.
+        macro_rules! step {
+            ($quads:ident, $lane:literal) => {
+                let mut w = [simd.splat(0.0); VECTORS];
+                for (j, w) in w.iter_mut().enumerate() {
+                    // SAFETY: the panel has 4 rows of VECTORS registers for each quad.
+                    *w = unsafe { simd.load(panel.add(($lane * VECTORS + j) * S::LANES)) };
+                }
+                for (row, &quad) in sums.iter_mut().zip(&$quads) {
+                    for (sum, &w) in row.iter_mut().zip(&w) {
+                        *sum = simd.mul_add_lane::<$lane>(w, quad, *sum);
+                    }
+                }
+            };
+        }
+        // SAFETY: x has a quad for each row and 4 steps of k.
+        let mut quads = [unsafe { simd.quad(x) }; ROWS];
+        for (i, quad) in quads.iter_mut().enumerate() {
+            // SAFETY: as above.
+            *quad = unsafe { simd.quad(x.add(4 * i)) };
+        }
+        step!(quads, 0);
+        step!(quads, 1);
+        step!(quads, 2);
+        step!(quads, 3);
+        // SAFETY: at most one past the end of what the loop reads.
+        unsafe {
+            x = x.add(4 * ROWS);
+            panel = panel.add(4 * VECTORS * S::LANES);
+        }
+    }
+    for (i, row) in sums.iter().enumerate() {
+        for (j, &sum) in row.iter().enumerate() {
+            // SAFETY: row i < ROWS of `sums` has VECTORS registers.
+            unsafe { simd.store(sum, t.sums.add(i * t.stride + j * S::LANES)) };
+        }
+    }
+}
+
+/// Computes a group of panels. The block of k is the outermost loop, so that the packed rows of a block
+/// stay in the second-level cache for all panels, and a panel's block in the first-level one for all rows:
+/// each weight comes from memory once.
+///
+/// `sums` has [`Group::sums`] values of working memory.
+///
+/// # Safety
+/// As [`Group::out`] says.
+#[inline(always)]
+pub(crate) unsafe fn group<S: Simd>(simd: S, g: &Group, sums: &mut [f32]) {
+    let panel_size = (1 + g.depth) * S::COLUMNS;
+    let panel_sums = g.rows * S::COLUMNS;
+    if g.depth == 0 {
+        sums.fill(0.0);
+    }
+    let ahead = (4 * S::COLUMNS / LINE).div_ceil(g.rows.div_ceil(S::ROWS));
+    for start in (0..g.depth).step_by(S::DEPTH) {
+        let depth = S::DEPTH.min(g.depth - start);
+        let x = &g.x[g.rows * start..][..g.rows * depth];
+        let panels = g.panels.chunks_exact(panel_size);
+        for (panel, sums) in panels.zip(sums.chunks_exact_mut(panel_sums)) {
+            let block = &panel[(1 + start) * S::COLUMNS..][..depth * S::COLUMNS];
+            // While the rows go by, the next panel's block comes from memory, a share with each tile.
+            let mut next = block.as_ptr().wrapping_add(panel_size);
+            if next >= g.panels.as_ptr_range().end {
+                next = g
+                    .panels
+                    .as_ptr()
+                    .wrapping_add((1 + start + depth) * S::COLUMNS);
+            }
+            for (row, rows) in blocks(g.rows, S::ROWS) {
+                let x = &x[row * depth..][..rows * depth];
+                let sums = &mut sums[row * S::COLUMNS..][..rows * S::COLUMNS];
+                let tile = Tile {
+                    x: x.as_ptr(),
+                    panel: block.as_ptr(),
+                    depth,
+                    sums: sums.as_mut_ptr(),
+                    stride: S::COLUMNS,
+                    add: start > 0,
+                    next,
+                    ahead,
+                };
+                // SAFETY: the slices are as long as the tile needs, and blocks() gives at most ROWS rows.
+                unsafe { simd.tile(rows, tile) };
+                next = next.wrapping_add(depth / 4 * ahead * LINE);
+            }
+        }
+    }
+    for i in 0..g.rows {
+        for (p, panel) in g.panels.chunks_exact(panel_size).enumerate() {
+            let first = g.columns.start + p * S::COLUMNS;
+            let width = S::COLUMNS.min(g.columns.end - first);
+            let bias = &panel[..S::COLUMNS];
+            let sums = &sums[p * panel_sums + i * S::COLUMNS..][..S::COLUMNS];
+            let at = i * g.width + first;
+            let residual = g.residual.map(|r| &r[at..][..width]);
+            // SAFETY: `out` has row i and the columns first .. first + width, which are this group's alone.
+            let out = unsafe { std::slice::from_raw_parts_mut(g.out.add(at), width) };
+            finish(simd, sums, bias, g, residual, out);
+        }
+    }
+}
+
+/// out [width] = activation(sums + bias) + residual, for width <= COLUMNS.
+#[inline(always)]
+fn finish<S: Simd>(
+    simd: S,
+    sums: &[f32],
+    bias: &[f32],
+    g: &Group,
+    residual: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    assert!(sums.len() == S::COLUMNS && bias.len() == S::COLUMNS);
+    for (j, out) in out.chunks_mut(S::LANES).enumerate() {
+        let at = j * S::LANES;
+        // SAFETY: at + LANES <= COLUMNS, the length of both.
+        let sum = unsafe {
+            simd.add(
+                simd.load(sums.as_ptr().add(at)),
+                simd.load(bias.as_ptr().add(at)),
+            )
+        };
+        let mut y = activated(simd, sum, g.activation);
+        if out.len() == S::LANES {
+            if let Some(residual) = residual {
+                let residual = &residual[at..][..S::LANES];
+                // SAFETY: the slice has LANES values.
+                y = simd.add(y, unsafe { simd.load(residual.as_ptr()) });
+            }
+            // SAFETY: the chunk has LANES values.
+            unsafe { simd.store(y, out.as_mut_ptr()) };
+        } else {
+            if let Some(residual) = residual {
+                y = simd.add(y, load_part(simd, &residual[at..]));
+            }
+            store_part(simd, y, out);
+        }
+    }
+}

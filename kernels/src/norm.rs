@@ -1,0 +1,129 @@
+//! Reductions over a row: layer norm and softmax.
+
+use crate::activation::exp_nonpositive;
+use crate::select::Kernels;
+use crate::simd::{Simd, map_in_place};
+use crate::{reference, threads};
+
+/// [`crate::layer_norm`] by the given kernels, with its operands checked.
+pub(crate) fn layer_norm(
+    kernels: Kernels,
+    x: &[f32],
+    width: usize,
+    gain: &[f32],
+    bias: &[f32],
+    epsilon: f32,
+    out: &mut [f32],
+) {
+    let rows = (1usize << 14).div_ceil(width);
+    let threads = threads::count(x.len().saturating_mul(4));
+    threads::share_chunks(threads, out, rows * width, |i, out| {
+        let x = &x[i * rows * width..][..out.len()];
+        match kernels {
+            Kernels::Reference => reference::layer_norm(x, width, gain, bias, epsilon, out),
+            Kernels::Vector(vector) => vector.layer_norm(x, width, gain, bias, epsilon, out),
+        }
+    });
+}
+
+/// Four sums at a time hide the latency of an addition.
+const CHAINS: usize = 4;
+
+/// The sum of `f` over whole registers; the rest of fewer than LANES values is `tail`'s.
+#[inline(always)]
+fn sum<S: Simd>(simd: S, x: &[f32], f: impl Fn(S::V) -> S::V, tail: impl Fn(f32) -> f32) -> f32 {
+    let mut sums = [simd.splat(0.0); CHAINS];
+    let mut lines = x.chunks_exact(CHAINS * S::LANES);
+    for line in &mut lines {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: the line has CHAINS * LANES values.
+            *sum = simd.add(
+                *sum,
+                f(unsafe { simd.load(line.as_ptr().add(i * S::LANES)) }),
+            );
+        }
+    }
+    let mut registers = lines.remainder().chunks_exact(S::LANES);
+    for register in &mut registers {
+        // SAFETY: the chunk has LANES values.
+        sums[0] = simd.add(sums[0], f(unsafe { simd.load(register.as_ptr()) }));
+    }
+    let [a, b, c, d] = sums;
+    let whole = simd.sum(simd.add(simd.add(a, b), simd.add(c, d)));
+    whole + registers.remainder().iter().map(|&v| tail(v)).sum::<f32>()
+}
+
+/// Layer norm of each row of x.
+#[inline(always)]
+pub(crate) fn layer_norm_rows<S: Simd>(
+    simd: S,
+    x: &[f32],
+    width: usize,
+    gain: &[f32],
+    bias: &[f32],
+    epsilon: f32,
+    out: &mut [f32],
+) {
+    let whole = width - width % S::LANES;
+    assert!(gain.len() == width && bias.len() == width);
+    for (row, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+        let mean = sum(
+            simd,
+            row,
+            #[inline(always)]
+            |v| v,
+            |v| v,
+        ) / width as f32;
+        let m = simd.splat(mean);
+        let squares = sum(
+            simd,
+            row,
+            #[inline(always)]
+            |v| {
+                let d = simd.sub(v, m);
+                simd.mul(d, d)
+            },
+            |v| (v - mean) * (v - mean),
+        );
+        let scale = 1.0 / (squares / width as f32 + epsilon).sqrt();
+        let s = simd.splat(scale);
+        for j in (0..whole).step_by(S::LANES) {
+            // SAFETY: j + LANES <= whole <= width, the length of all four.
+            unsafe {
+                let v = simd.mul(simd.sub(simd.load(row.as_ptr().add(j)), m), s);
+                let (g, b) = (
+                    simd.load(gain.as_ptr().add(j)),
+                    simd.load(bias.as_ptr().add(j)),
+                );
+                simd.store(simd.mul_add(v, g, b), out.as_mut_ptr().add(j));
+            }
+        }
+        for j in whole..width {
+            out[j] = (row[j] - mean) * scale * gain[j] + bias[j];
+        }
+    }
+}
+
+/// Softmax in place. The length is a whole number of registers: what lies behind the row is -infinity.
+#[inline(always)]
+pub(crate) fn softmax<S: Simd>(simd: S, x: &mut [f32]) {
+    let mut top = simd.splat(f32::NEG_INFINITY);
+    for register in x.chunks_exact(S::LANES) {
+        // SAFETY: the chunk has LANES values.
+        top = simd.max(top, unsafe { simd.load(register.as_ptr()) });
+    }
+    let top = simd.splat(simd.largest(top));
+    map_in_place(
+        simd,
+        x,
+        #[inline(always)]
+        |v| exp_nonpositive(simd, simd.sub(v, top)),
+    );
+    let scale = simd.splat(1.0 / sum(simd, x, |v| v, |v| v));
+    map_in_place(
+        simd,
+        x,
+        #[inline(always)]
+        |v| simd.mul(v, scale),
+    );
+}

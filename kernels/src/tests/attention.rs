@@ -1,0 +1,255 @@
+use super::{UNIT, Values, edges, same_bits_on_any_threads, vectors};
+use crate::attention::attention;
+use crate::select::{Kernels, Vector};
+use crate::{Rows, reference};
+
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    tq: usize,
+    tk: usize,
+    heads: usize,
+    width: usize,
+    causal: bool,
+    scale: f32,
+}
+
+impl Case {
+    /// q in a matrix of its own with wide rows; k and v side by side in another.
+    fn run(self, seed: u64, by: impl Fn(Rows, Rows, Rows, &mut [f32])) -> Values {
+        let width = self.heads * self.width;
+        let q = Values::new(seed, self.tq * (width + 3));
+        let kv = Values::new(seed + 1, self.tk * 2 * width);
+        let mut out = Values::new(seed + 2, self.tq * width);
+        let k = Rows {
+            data: &kv,
+            stride: 2 * width,
+        };
+        let v = Rows {
+            data: &kv[width..],
+            stride: 2 * width,
+        };
+        by(
+            Rows {
+                data: &q,
+                stride: width + 3,
+            },
+            k,
+            v,
+            &mut out,
+        );
+        out
+    }
+
+    fn by(self, kernels: Kernels) -> Values {
+        let Case {
+            tq,
+            tk,
+            heads,
+            width,
+            causal,
+            scale,
+        } = self;
+        self.run(9, |q, k, v, out| {
+            attention(kernels, q, tq, k, v, tk, heads, width, causal, scale, out)
+        })
+    }
+
+    /// A score is a sum of `width` products below 1, so two ways differ by 2 (width + 2) units of
+    /// scale * width; a weight then by a factor of exp of twice that, and by (tk + 6) units in each of two
+    /// exponentials and sums; the weighted sum of values below 1 adds (tk + 1) units in each way.
+    fn check(self, vector: &'static dyn Vector) {
+        let Case {
+            tq,
+            tk,
+            heads,
+            width,
+            causal,
+            scale,
+        } = self;
+        let found = self.by(Kernels::Vector(vector));
+        let expected = self.run(9, |q, k, v, out| {
+            reference::attention(q, tq, k, v, tk, heads, width, causal, scale, out);
+        });
+        let scores = 2.0 * (width + 2) as f64 * UNIT * width as f64 * f64::from(scale);
+        let bound = (2.0 * scores).exp_m1() + 4.0 * (tk + 6) as f64 * UNIT;
+        for (i, (y, e)) in found.iter().zip(&*expected).enumerate() {
+            let off = f64::from((y - e).abs());
+            assert!(
+                off <= bound,
+                "{}: {self:?}, value {i}: expected {e}, found {y}",
+                vector.name()
+            );
+        }
+    }
+}
+
+#[test]
+fn tile_edges() {
+    for vector in vectors() {
+        let shape = vector.shape();
+        for &tq in &edges(shape.rows) {
+            for &tk in edges(shape.columns).iter().chain(&edges(shape.rows)) {
+                for width in [1, 4, 5, shape.columns - 1, shape.columns + 1, 64] {
+                    let heads = 1 + (tq + tk) % 3;
+                    let scale = 1.0 / (width as f32).sqrt();
+                    Case {
+                        tq,
+                        tk,
+                        heads,
+                        width,
+                        causal: false,
+                        scale,
+                    }
+                    .check(vector);
+                    if tk >= tq {
+                        Case {
+                            tq,
+                            tk,
+                            heads,
+                            width,
+                            causal: true,
+                            scale,
+                        }
+                        .check(vector);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_query_does_not_see_later_keys() {
+    for kernels in vectors()
+        .into_iter()
+        .map(Kernels::Vector)
+        .chain([Kernels::Reference])
+    {
+        let (tq, tk, heads, width) = (20, 33, 2, 24);
+        let stride = heads * width;
+        let (q, mut k, mut v) = (
+            Values::new(1, tq * stride),
+            Values::new(2, tk * stride),
+            Values::new(3, tk * stride),
+        );
+        let run = |k: &[f32], v: &[f32]| {
+            let mut out = vec![0.0; tq * stride];
+            let rows = |data| Rows { data, stride };
+            attention(
+                kernels,
+                rows(&q),
+                tq,
+                rows(k),
+                rows(v),
+                tk,
+                heads,
+                width,
+                true,
+                1.0,
+                &mut out,
+            );
+            out
+        };
+        let before = run(&k, &v);
+        // Query 6 sees the keys 0 ..= 19.
+        k[20 * stride..].fill(50.0);
+        v[20 * stride..].fill(-50.0);
+        let after = run(&k, &v);
+        assert_eq!(before[..7 * stride], after[..7 * stride]);
+        assert_ne!(
+            before[7 * stride..8 * stride],
+            after[7 * stride..8 * stride]
+        );
+    }
+}
+
+/// Scores of hundreds leave one weight of 1 and must not overflow.
+#[test]
+fn large_scores_pick_one_key() {
+    for kernels in vectors()
+        .into_iter()
+        .map(Kernels::Vector)
+        .chain([Kernels::Reference])
+    {
+        let (tk, width) = (40, 8);
+        let mut k = vec![-1.0; tk * width];
+        k[17 * width..18 * width].fill(1.0);
+        let v = Values::new(4, tk * width);
+        let (q, mut out) = (vec![100.0; width], vec![0.0; width]);
+        let rows = |data| Rows {
+            data,
+            stride: width,
+        };
+        attention(
+            kernels,
+            rows(&q),
+            1,
+            rows(&k),
+            rows(&v),
+            tk,
+            1,
+            width,
+            false,
+            1.0,
+            &mut out,
+        );
+        assert_eq!(out, v[17 * width..18 * width]);
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    let case = Case {
+        tq: 60,
+        tk: 70,
+        heads: 5,
+        width: 48,
+        causal: true,
+        scale: 0.2,
+    };
+    for vector in vectors() {
+        same_bits_on_any_threads(|| case.by(Kernels::Vector(vector)).to_vec());
+    }
+}
+
+/// Two keys with scores 0 and ln 3 weigh 1/4 and 3/4.
+#[test]
+fn reference_by_hand() {
+    let mut out = [0.0; 2];
+    let rows = |data| Rows { data, stride: 2 };
+    let k = [0.0, 5.0, 2.0 * 3f32.ln(), 5.0];
+    reference::attention(
+        rows(&[1.0, 0.0]),
+        1,
+        rows(&k),
+        rows(&[4.0, 0.0, 8.0, 1.0]),
+        2,
+        1,
+        2,
+        false,
+        0.5,
+        &mut out,
+    );
+    assert!(
+        (out[0] - 7.0).abs() < 1e-6 && (out[1] - 0.75).abs() < 1e-6,
+        "{out:?}"
+    );
+}
+
+#[test]
+#[should_panic(expected = "v: 3 rows of 4")]
+fn a_short_matrix_is_named() {
+    let rows = |data| Rows { data, stride: 8 };
+    crate::attention(
+        rows(&[0.0; 4]),
+        1,
+        rows(&[0.0; 20]),
+        rows(&[0.0; 19]),
+        3,
+        2,
+        2,
+        false,
+        1.0,
+        &mut [0.0; 4],
+    );
+}

@@ -1,0 +1,222 @@
+use std::ffi::OsStr;
+
+use super::{UNIT, Values, same_bits_on_any_threads, vectors};
+use crate::activation::activate;
+use crate::norm::layer_norm;
+use crate::select::{Error, Kernels, choose};
+use crate::{Activation, available, l2_normalize, reference};
+
+/// Every 4099th finite f32: all signs, exponents and, over the exponents, mantissas.
+fn all_magnitudes() -> Vec<f32> {
+    let finite = f32::MAX.to_bits();
+    (0..=finite)
+        .step_by(4099)
+        .flat_map(|bits| [f32::from_bits(bits), -f32::from_bits(bits)])
+        .collect()
+}
+
+#[test]
+fn exponential_within_its_bound() {
+    let x: Vec<f32> = all_magnitudes()
+        .into_iter()
+        .filter(|x| *x <= 0.0)
+        .chain([f32::NEG_INFINITY])
+        .collect();
+    for vector in vectors() {
+        let mut y = x.clone();
+        vector.exp_nonpositive(&mut y);
+        for (&x, &y) in x.iter().zip(&y) {
+            let exact = f64::from(x).exp();
+            let off = (f64::from(y) - exact).abs();
+            let bound = if x >= -87.3 {
+                2.0 * UNIT * exact
+            } else {
+                1.2e-38
+            };
+            assert!(
+                off <= bound,
+                "{}: exp({x:e}): expected {exact:e}, found {y:e}",
+                vector.name()
+            );
+        }
+        let mut nan = [f32::NAN];
+        vector.exp_nonpositive(&mut nan);
+        assert!(nan[0].is_nan());
+    }
+}
+
+/// Against f64 by the definition, over the whole range.
+#[test]
+fn activations_within_their_bound() {
+    let x = all_magnitudes();
+    let exact = |x: f32, activation| {
+        let x = f64::from(x);
+        match activation {
+            Activation::None => x,
+            Activation::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
+            Activation::Gelu => 0.5 * x * libm::erfc(-x / 2f64.sqrt()),
+        }
+    };
+    for kernels in vectors()
+        .into_iter()
+        .map(Kernels::Vector)
+        .chain([Kernels::Reference])
+    {
+        for activation in [Activation::None, Activation::QuickGelu, Activation::Gelu] {
+            let mut y = x.clone();
+            activate(kernels, &mut y, activation);
+            for (&x, &y) in x.iter().zip(&y) {
+                let exact = exact(x, activation);
+                let off = (f64::from(y) - exact).abs();
+                let bound = 4.0 * UNIT * f64::from(x.abs()).max(1.0);
+                assert!(
+                    off <= bound,
+                    "{} {activation:?}({x:e}): expected {exact:e}, found {y:e}",
+                    kernels.name()
+                );
+            }
+            let mut special = [f32::NAN, f32::INFINITY, 0.0];
+            activate(kernels, &mut special, activation);
+            assert!(special[0].is_nan() && special[1] == f32::INFINITY && special[2] == 0.0);
+        }
+    }
+}
+
+#[test]
+fn activation_of_any_length() {
+    for vector in vectors() {
+        for len in 0..70 {
+            let x = Values::new(5, len);
+            let mut y = Values::new(5, len);
+            activate(Kernels::Vector(vector), &mut y, Activation::Gelu);
+            for (x, y) in x.iter().zip(&*y) {
+                assert!(
+                    (reference::activated(*x, Activation::Gelu) - y).abs() <= 4.0 * UNIT as f32
+                );
+            }
+        }
+    }
+}
+
+/// Against f64. The mean is off by (width + 1) units of the largest |x|, a difference and the deviation
+/// likewise, and what a deviation is off counts as much again as the value is large.
+#[test]
+fn layer_norm_of_any_width() {
+    let widths = (1..70).chain([127, 128, 129, 768, 1000]);
+    for width in widths {
+        for (offset, size) in [
+            (0.0, 1.0),
+            (30.0, 0.5),
+            (-1.0, 1e-4),
+            (0.0, 1e6),
+            (2.0, 0.0),
+        ] {
+            let rows = 3;
+            let mut x = Values::new(width as u64, rows * width);
+            x.iter_mut().for_each(|v| *v = *v * size + offset);
+            let (gain, bias) = (Values::new(1, width), Values::new(2, width));
+            for kernels in vectors()
+                .into_iter()
+                .map(Kernels::Vector)
+                .chain([Kernels::Reference])
+            {
+                let mut out = Values::new(3, rows * width);
+                layer_norm(kernels, &x, width, &gain, &bias, 1e-5, &mut out);
+                for (row, out) in x.chunks(width).zip(out.chunks(width)) {
+                    let row: Vec<f64> = row.iter().map(|&v| f64::from(v)).collect();
+                    let mean = row.iter().sum::<f64>() / width as f64;
+                    let variance =
+                        row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / width as f64;
+                    let deviation = (variance + 1e-5).sqrt();
+                    let largest = row.iter().fold(0.0, |a: f64, v| a.max(v.abs()));
+                    let slip = 2.0 * (width + 2) as f64 * UNIT;
+                    for (j, y) in out.iter().enumerate() {
+                        let z = (row[j] - mean) / deviation;
+                        let exact = z * f64::from(gain[j]) + f64::from(bias[j]);
+                        let bound = slip * (1.0 + largest / deviation) * (1.0 + z.abs())
+                            + 2.0 * UNIT * exact.abs();
+                        assert!(
+                            (f64::from(*y) - exact).abs() <= bound,
+                            "{}, width {width}, offset {offset}, size {size}: expected {exact}, found {y}",
+                            kernels.name()
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    let (rows, width) = (700, 250);
+    let x = Values::new(1, rows * width);
+    for vector in vectors() {
+        let kernels = Kernels::Vector(vector);
+        same_bits_on_any_threads(|| {
+            let mut out = vec![0.0; rows * width];
+            layer_norm(
+                kernels,
+                &x,
+                width,
+                &x[..width],
+                &x[width..2 * width],
+                1e-5,
+                &mut out,
+            );
+            activate(kernels, &mut out, Activation::QuickGelu);
+            out
+        });
+    }
+}
+
+/// Against x Φ(x) and x sigmoid(1.702 x) by Python's math module.
+#[test]
+fn activations_by_known_values() {
+    for (x, gelu, quick_gelu) in [
+        (1.0, 0.841_344_7, 0.845_795_8),
+        (-1.0, -0.158_655_26, -0.154_204_23),
+        (3.0, 2.995_950_2, 2.981_928_7),
+    ] {
+        assert!((reference::activated(x, Activation::Gelu) - gelu).abs() < 5e-7);
+        assert!((reference::activated(x, Activation::QuickGelu) - quick_gelu).abs() < 5e-7);
+    }
+}
+
+#[test]
+fn layer_norm_by_hand() {
+    let mut out = [0.0; 2];
+    // Mean 2, variance 1, and epsilon 3 makes the deviation 2.
+    reference::layer_norm(&[1.0, 3.0], 2, &[4.0, 4.0], &[0.5, 1.0], 3.0, &mut out);
+    assert_eq!(out, [-1.5, 3.0]);
+}
+
+#[test]
+fn l2_norm_is_one() {
+    let mut x = [3.0, -4.0];
+    l2_normalize(&mut x);
+    assert_eq!(x, [0.6, -0.8]);
+    let mut zeros = [0.0; 2];
+    l2_normalize(&mut zeros);
+    assert!(zeros.iter().all(|v| v.is_nan()));
+}
+
+#[test]
+fn a_variant_can_be_forced() {
+    for name in available() {
+        assert_eq!(choose(Some(OsStr::new(name))).unwrap().name(), name);
+    }
+    assert_eq!(choose(None).unwrap().name(), available()[0]);
+    assert_eq!(choose(Some(OsStr::new(""))).unwrap().name(), available()[0]);
+    assert!(
+        matches!(choose(Some(OsStr::new("AVX2"))), Err(Error::Unknown { found, .. }) if found == "AVX2")
+    );
+    let other = if cfg!(target_arch = "x86_64") {
+        "neon"
+    } else {
+        "avx2"
+    };
+    assert!(
+        matches!(choose(Some(OsStr::new(other))), Err(Error::Unavailable { found, .. }) if found == other)
+    );
+}

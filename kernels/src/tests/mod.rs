@@ -1,0 +1,75 @@
+//! Every variant that this processor has against the scalar reference.
+
+mod attention;
+mod elementwise;
+mod linear;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use crate::select::{Kernels, Vector, variants};
+
+/// Half the distance from 1 to the next f32: the largest relative error of one rounding.
+const UNIT: f64 = 1.0 / (1 << 24) as f64;
+
+/// The SIMD variants of this processor.
+fn vectors() -> Vec<&'static dyn Vector> {
+    let vector = |kernels| match kernels {
+        Kernels::Reference => None,
+        Kernels::Vector(vector) => Some(vector),
+    };
+    variants().into_iter().filter_map(vector).collect()
+}
+
+/// `len` values in -1 ..= 1, the same for the same seed, at an address that no register is aligned to.
+struct Values(Vec<f32>);
+
+impl Values {
+    fn new(seed: u64, len: usize) -> Self {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        Values(
+            (0..=len)
+                .map(|_| random.next_u32() as f32 / (1u32 << 31) as f32 - 1.0)
+                .collect(),
+        )
+    }
+}
+
+impl std::ops::Deref for Values {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.0[1..]
+    }
+}
+
+impl std::ops::DerefMut for Values {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.0[1..]
+    }
+}
+
+/// The numbers around a tile's size.
+fn edges(tile: usize) -> Vec<usize> {
+    let mut edges = vec![1, tile - 1, tile, tile + 1, 2 * tile + 3];
+    edges.retain(|&e| e > 0);
+    edges.dedup();
+    edges
+}
+
+/// `f` in pools of 1, 2 and 3 threads gives the same bits.
+fn same_bits_on_any_threads(f: impl Fn() -> Vec<f32> + Sync) {
+    let bits = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        pool.install(&f)
+            .into_iter()
+            .map(f32::to_bits)
+            .collect::<Vec<_>>()
+    };
+    let one = bits(1);
+    assert!(one == bits(2), "two threads differ from one");
+    assert!(one == bits(3), "three threads differ from one");
+}

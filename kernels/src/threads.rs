@@ -1,0 +1,64 @@
+//! Sharing work among the threads of rayon's current pool.
+
+use rayon::prelude::*;
+
+/// Fewer multiply-adds than this take less time than waking another thread.
+const WORTH_SHARING: usize = 1 << 19;
+
+/// The threads to share `work` multiply-adds among. Asks rayon only if it pays, as asking starts the
+/// global pool where there is no other.
+pub(crate) fn count(work: usize) -> usize {
+    if work < WORTH_SHARING {
+        1
+    } else {
+        rayon::current_num_threads()
+    }
+}
+
+/// Runs `job` for each index below `jobs`, on `threads` as [`count`] gave them.
+pub(crate) fn share(threads: usize, jobs: usize, job: impl Fn(usize) + Sync + Send) {
+    if threads == 1 || jobs <= 1 {
+        (0..jobs).for_each(job);
+    } else {
+        (0..jobs).into_par_iter().with_max_len(1).for_each(job);
+    }
+}
+
+/// Runs `job` for each chunk of `all` and its index, on `threads`; the last chunk may be shorter.
+pub(crate) fn share_chunks(
+    threads: usize,
+    all: &mut [f32],
+    size: usize,
+    job: impl Fn(usize, &mut [f32]) + Sync + Send,
+) {
+    if threads == 1 || all.len() <= size {
+        all.chunks_mut(size)
+            .enumerate()
+            .for_each(|(i, chunk)| job(i, chunk));
+    } else {
+        all.par_chunks_mut(size)
+            .enumerate()
+            .for_each(|(i, chunk)| job(i, chunk));
+    }
+}
+
+/// A pointer to memory whose parts several threads write.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<T>(*mut T);
+
+// SAFETY: who makes one promises (in `Shared::new`) that no two threads touch the same value through it.
+unsafe impl<T: Send> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    /// # Safety
+    /// While `all` stays borrowed, no two threads may use the same value through the result.
+    pub(crate) unsafe fn new(all: &mut [T]) -> Self {
+        Shared(all.as_mut_ptr())
+    }
+
+    pub(crate) fn pointer(self) -> *mut T {
+        self.0
+    }
+}
