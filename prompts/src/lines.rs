@@ -15,13 +15,18 @@ pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
         path: path.to_path_buf(),
         expected,
     };
+    let read = |source| Error::Read {
+        path: path.to_path_buf(),
+        source,
+    };
+    // Opening a named pipe would wait for its writer.
+    if !std::fs::metadata(path).map_err(read)?.is_file() {
+        return Err(not_text("a regular file"));
+    }
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|source| Error::Read {
-            path: path.to_path_buf(),
-            source,
-        })?;
+        .map_err(read)?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(not_text("a text file of at most 16 MiB"));
     }

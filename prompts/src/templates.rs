@@ -227,7 +227,7 @@ mod tests {
         ));
         assert!(matches!(
             Templates::read(Path::new("/")),
-            Err(Error::Read { .. })
+            Err(Error::NotText { .. })
         ));
     }
 

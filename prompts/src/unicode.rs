@@ -171,7 +171,11 @@ fn compose_pair(first: char, second: char) -> Option<char> {
     }
     let syllable = (first as u32).wrapping_sub(S_BASE);
     let t = (second as u32).wrapping_sub(T_BASE);
-    if syllable < L_COUNT * V_COUNT * T_COUNT && syllable % T_COUNT == 0 && 0 < t && t < T_COUNT {
+    if syllable < L_COUNT * V_COUNT * T_COUNT
+        && syllable.is_multiple_of(T_COUNT)
+        && 0 < t
+        && t < T_COUNT
+    {
         return char::from_u32(first as u32 + t);
     }
     let table = tables::COMPOSITION;

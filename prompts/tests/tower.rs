@@ -1,0 +1,375 @@
+//! The text tower against plain loops and against embeddings by open_clip.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use pinhole_checkpoint::{Activation, Checkpoint, OpenOptions, Tensor, TextTower as Config};
+use pinhole_prompts::{Classes, Error, Templates, TextTower, Tokenizer, class_embeddings};
+
+const EMBEDDING: usize = 12;
+
+type Weights = BTreeMap<String, Tensor>;
+
+fn config(vocabulary: usize, layers: usize) -> Config {
+    Config {
+        context_length: 16,
+        vocabulary,
+        width: 24,
+        layers,
+        heads: 3,
+    }
+}
+
+/// Pseudo-random weights by open_clip's names.
+fn weights(config: &Config) -> Weights {
+    let (w, mut state) = (config.width, 1u32);
+    let mut shapes = vec![
+        (
+            "token_embedding.weight".to_string(),
+            vec![config.vocabulary, w],
+        ),
+        (
+            "positional_embedding".to_string(),
+            vec![config.context_length, w],
+        ),
+        ("ln_final.weight".to_string(), vec![w]),
+        ("ln_final.bias".to_string(), vec![w]),
+        ("text_projection".to_string(), vec![w, EMBEDDING]),
+    ];
+    for i in 0..config.layers {
+        let layers: [(&str, Vec<usize>); 6] = [
+            ("ln_1", vec![w]),
+            ("attn.in_proj_", vec![3 * w, w]),
+            ("attn.out_proj", vec![w, w]),
+            ("ln_2", vec![w]),
+            ("mlp.c_fc", vec![4 * w, w]),
+            ("mlp.c_proj", vec![w, 4 * w]),
+        ];
+        for (layer, shape) in layers {
+            let dot = if layer.ends_with('_') { "" } else { "." };
+            let name = format!("transformer.resblocks.{i}.{layer}{dot}");
+            shapes.push((format!("{name}bias"), vec![shape[0]]));
+            shapes.push((format!("{name}weight"), shape));
+        }
+    }
+    let mut value = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+    };
+    let tensor = |(name, shape): (String, Vec<usize>)| {
+        let data = (0..shape.iter().product()).map(|_| value()).collect();
+        (name, Tensor { shape, data })
+    };
+    shapes.into_iter().map(tensor).collect()
+}
+
+fn tower(config: &Config, activation: Activation, weights: &Weights) -> Result<TextTower, Error> {
+    let tensor = |name: &str| {
+        Ok(weights
+            .get(name)
+            .unwrap_or_else(|| panic!("{name}"))
+            .clone())
+    };
+    TextTower::new(config.clone(), EMBEDDING, activation, tensor)
+}
+
+/// open_clip's `encode_text` in plain loops and f64, over every position, padding included.
+fn reference(
+    config: &Config,
+    activation: Activation,
+    weights: &Weights,
+    tokens: &[u32],
+) -> Vec<f64> {
+    let w = config.width;
+    let get = |name: &str| &weights[name].data;
+    let linear = |x: &[f64], name: &str, n: usize| -> Vec<f64> {
+        let (weight, bias) = (get(&format!("{name}weight")), get(&format!("{name}bias")));
+        let dot = |o: usize| {
+            x.iter()
+                .zip(&weight[o * x.len()..])
+                .map(|(x, w)| x * *w as f64)
+        };
+        (0..n)
+            .map(|o| dot(o).sum::<f64>() + bias[o] as f64)
+            .collect()
+    };
+    let norm = |x: &[f64], name: &str| -> Vec<f64> {
+        let mean = x.iter().sum::<f64>() / w as f64;
+        let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / w as f64;
+        let (gain, bias) = (get(&format!("{name}.weight")), get(&format!("{name}.bias")));
+        let scale = 1.0 / (variance + 1e-5).sqrt();
+        (0..w)
+            .map(|i| (x[i] - mean) * scale * gain[i] as f64 + bias[i] as f64)
+            .collect()
+    };
+    let activate = |x: f64| match activation {
+        Activation::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
+        Activation::Gelu => {
+            // x times the normal distribution, by its Taylor series.
+            let (mut term, mut sum) = (x, x);
+            for k in 1..200 {
+                term *= -x * x / (2.0 * k as f64);
+                sum += term / (2 * k + 1) as f64;
+            }
+            x * (0.5 + sum / (2.0 * std::f64::consts::PI).sqrt())
+        }
+    };
+    let embedding = get("token_embedding.weight");
+    let positions = get("positional_embedding");
+    let mut x: Vec<Vec<f64>> = (0..tokens.len())
+        .map(|t| {
+            let row = tokens[t] as usize * w;
+            (0..w)
+                .map(|i| (embedding[row + i] + positions[t * w + i]) as f64)
+                .collect()
+        })
+        .collect();
+    for block in 0..config.layers {
+        let name = format!("transformer.resblocks.{block}");
+        let qkv: Vec<Vec<f64>> = x
+            .iter()
+            .map(|x| {
+                linear(
+                    &norm(x, &format!("{name}.ln_1")),
+                    &format!("{name}.attn.in_proj_"),
+                    3 * w,
+                )
+            })
+            .collect();
+        let head_width = w / config.heads;
+        for t in 0..x.len() {
+            let mut mixed = vec![0.0; w];
+            for head in 0..config.heads {
+                let at = head * head_width;
+                let score = |s: usize| {
+                    let dot = (at..at + head_width)
+                        .map(|i| qkv[t][i] * qkv[s][w + i])
+                        .sum::<f64>();
+                    (dot / (head_width as f64).sqrt()).exp()
+                };
+                let scores: Vec<f64> = (0..=t).map(score).collect();
+                for i in at..at + head_width {
+                    let sum = (0..=t).map(|s| scores[s] * qkv[s][2 * w + i]).sum::<f64>();
+                    mixed[i] = sum / scores.iter().sum::<f64>();
+                }
+            }
+            let out = linear(&mixed, &format!("{name}.attn.out_proj."), w);
+            x[t].iter_mut().zip(out).for_each(|(x, out)| *x += out);
+        }
+        for x in &mut x {
+            let normed = norm(x, &format!("{name}.ln_2"));
+            let hidden = linear(&normed, &format!("{name}.mlp.c_fc."), 4 * w);
+            let hidden: Vec<f64> = hidden.into_iter().map(activate).collect();
+            let out = linear(&hidden, &format!("{name}.mlp.c_proj."), w);
+            x.iter_mut().zip(out).for_each(|(x, out)| *x += out);
+        }
+    }
+    let end = (0..tokens.len()).rev().max_by_key(|&t| tokens[t]).unwrap();
+    let normed = norm(&x[end], "ln_final");
+    let projection = get("text_projection");
+    let project = |d: usize| {
+        (0..w)
+            .map(|i| normed[i] * projection[i * EMBEDDING + d] as f64)
+            .sum()
+    };
+    let out: Vec<f64> = (0..EMBEDDING).map(project).collect();
+    let length = out.iter().map(|v| v * v).sum::<f64>().sqrt();
+    out.into_iter().map(|v| v / length).collect()
+}
+
+fn assert_close(found: &[f32], expected: &[f64], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (f, e) in found.iter().zip(expected) {
+        assert!(
+            (*f as f64 - e).abs() < 1e-5,
+            "{what}: {found:?} for {expected:?}"
+        );
+    }
+}
+
+#[test]
+fn tower_equals_plain_loops() {
+    let texts: [&[u32]; 5] = [
+        &[38, 39],
+        &[39],
+        &[38, 1, 2, 3, 39, 0, 0, 0],
+        &[38, 5, 39, 5, 39, 1],
+        &[38, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 39],
+    ];
+    for activation in [Activation::QuickGelu, Activation::Gelu] {
+        for layers in [1, 3] {
+            let config = config(40, layers);
+            let weights = weights(&config);
+            let tower = tower(&config, activation, &weights).unwrap();
+            let together = tower.embed_batch(&texts).unwrap();
+            for (text, batched) in texts.into_iter().zip(together.chunks(EMBEDDING)) {
+                let what = format!("{activation:?}, {layers} layers, {text:?}");
+                let expected = reference(&config, activation, &weights, text);
+                assert_close(&tower.embed_tokens(text).unwrap(), &expected, &what);
+                assert_close(batched, &expected, &what);
+            }
+            let rows = tower.token_rows(&[38, 5, 39]).unwrap();
+            let by_rows = tower.embed_rows(&rows).unwrap();
+            assert_eq!(by_rows, tower.embed_tokens(&[38, 5, 39]).unwrap());
+        }
+    }
+}
+
+#[test]
+fn bad_input_is_refused() {
+    let config = config(40, 1);
+    let mut weights = weights(&config);
+    let quick = Activation::QuickGelu;
+    let good = tower(&config, quick, &weights).unwrap();
+    let unknown = good.embed_tokens(&[38, 40]).unwrap_err();
+    assert!(matches!(
+        unknown,
+        Error::UnknownToken {
+            token: 40,
+            position: 1,
+            vocabulary: 40
+        }
+    ));
+    assert!(matches!(
+        good.embed_tokens(&[]),
+        Err(Error::Input { found: 0, .. })
+    ));
+    assert!(
+        matches!(good.embed_tokens(&[5; 17]), Ok(_)),
+        "read at its first token"
+    );
+    let long: Vec<u32> = (0..17).collect();
+    assert!(matches!(
+        good.embed_tokens(&long),
+        Err(Error::Input { found: 17, .. })
+    ));
+    assert!(matches!(
+        good.embed_rows(&[0.0; 25]),
+        Err(Error::Input { found: 25, .. })
+    ));
+    assert!(matches!(
+        good.embed_rows(&[]),
+        Err(Error::Input { found: 0, .. })
+    ));
+
+    let odd = Config {
+        heads: 5,
+        ..config.clone()
+    };
+    let error = tower(&odd, quick, &weights).unwrap_err();
+    assert!(matches!(
+        error,
+        Error::Configuration {
+            field: "heads",
+            found: 5,
+            ..
+        }
+    ));
+    weights.get_mut("ln_final.weight").unwrap().data.fill(0.0);
+    weights.get_mut("ln_final.bias").unwrap().data.fill(0.0);
+    let zero = tower(&config, quick, &weights).unwrap();
+    assert!(matches!(
+        zero.embed_tokens(&[1]),
+        Err(Error::Degenerate { .. })
+    ));
+    weights
+        .get_mut("transformer.resblocks.0.ln_2.bias")
+        .unwrap()
+        .shape = vec![23];
+    let message = tower(&config, quick, &weights).unwrap_err().to_string();
+    assert_eq!(
+        message,
+        "tensor transformer.resblocks.0.ln_2.bias: expected shape [24], found [23]"
+    );
+}
+
+#[test]
+fn class_embeddings_are_normalised_means() {
+    let config = config(49408, 1);
+    let weights = weights(&config);
+    let quick = Activation::QuickGelu;
+    let tower = tower(&config, quick, &weights).unwrap();
+    let tokenizer = Tokenizer::new();
+    // More prompts than fit one batch.
+    let names: Vec<String> = (0..40).map(|i| format!("class_{i}")).collect();
+    let classes = Classes::new(&names).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "a {}\nthe {} there\n{}!").unwrap();
+    let templates = Templates::read(file.path()).unwrap();
+    let mut calls = Vec::new();
+    let mut progress = |done, total| calls.push((done, total));
+    let found = class_embeddings(&tower, &tokenizer, &classes, &templates, &mut progress).unwrap();
+    assert_eq!((calls[0], calls[calls.len() - 1]), ((0, 120), (120, 120)));
+    assert!(calls.len() > 2 && calls.is_sorted());
+    assert_eq!((&found.classes, found.dim), (&names, EMBEDDING));
+    for (i, row) in found.data.chunks(EMBEDDING).enumerate() {
+        let mut mean = vec![0.0; EMBEDDING];
+        for text in [
+            format!("a class {i}"),
+            format!("the class {i} there"),
+            format!("class {i}!"),
+        ] {
+            let tokens = tokenizer.tokens(&text, 16).unwrap();
+            let embedding = reference(&config, quick, &weights, &tokens);
+            mean.iter_mut()
+                .zip(embedding)
+                .for_each(|(mean, value)| *mean += value);
+        }
+        let length = mean.iter().map(|v| v * v).sum::<f64>().sqrt();
+        mean.iter_mut().for_each(|value| *value /= length);
+        assert_close(row, &mean, &names[i]);
+    }
+    let long = Classes::new([
+        "cat",
+        "one two three four five six seven eight nine ten eleven twelve thirteen",
+    ])
+    .unwrap();
+    let mut called = false;
+    let mut progress = |_, _| called = true;
+    let error = class_embeddings(&tower, &tokenizer, &long, &templates, &mut progress).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::TooLong {
+                context_length: 16,
+                ..
+            }
+        ) && !called,
+        "{error}"
+    );
+}
+
+/// Models and embeddings by open_clip, from tests/reference/make_models.py.
+#[test]
+fn embeddings_equal_those_of_open_clip() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models");
+    let read = |path: PathBuf| -> serde_json::Value {
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    };
+    let cases = [
+        ("vit-quickgelu/open-clip", Activation::QuickGelu, 32),
+        ("vit-gelu/custom-text", Activation::Gelu, 32),
+        ("vit-openai/openai.pt", Activation::QuickGelu, 32),
+        ("resnet/open-clip-bin", Activation::QuickGelu, 64),
+    ];
+    for (model, activation, inputs) in cases {
+        let golden = read(models.join(model).parent().unwrap().join("golden.json"));
+        let expected: Vec<Vec<f32>> =
+            serde_json::from_value(golden["text_embeddings"].clone()).unwrap();
+        let inputs = read(models.join(format!("inputs-{inputs}.json")));
+        let texts: Vec<Vec<u32>> = serde_json::from_value(inputs["texts"].clone()).unwrap();
+        let options = OpenOptions {
+            activation: Some(activation),
+            ..Default::default()
+        };
+        let checkpoint = Checkpoint::open(&models.join(model), &options).unwrap();
+        let tower = TextTower::load(&checkpoint).unwrap();
+        let found = tower.embed_batch(&texts).unwrap();
+        assert_eq!(expected.len(), texts.len());
+        for (found, expected) in found.chunks(tower.embedding()).zip(&expected) {
+            let length = expected.iter().map(|v| v * v).sum::<f32>().sqrt();
+            let dot = found.iter().zip(expected).map(|(f, e)| f * e).sum::<f32>();
+            assert!(dot / length >= 0.99999, "{model}: cosine {}", dot / length);
+        }
+    }
+}
