@@ -193,6 +193,9 @@ pub(crate) fn read_open_clip(path: &Path) -> Result<(Declared, Option<Preprocess
     sizes.add_square(Quantity::ImageSize, &vision, "image_size")?;
     sizes.add(Quantity::ImageWidth, &vision, "width")?;
     let head_width = vision.number("head_width")?.unwrap_or(64);
+    if head_width == 0 {
+        return Err(vision.wrong("head_width", "a number above zero"));
+    }
     let image_width = match vision.0.get("layers") {
         Some(Value::Array(stages)) => {
             for (stage, blocks) in stages.iter().enumerate() {
@@ -211,7 +214,7 @@ pub(crate) fn read_open_clip(path: &Path) -> Result<(Declared, Option<Preprocess
             vision.number("width")?
         }
     };
-    let image_heads = image_width.and_then(|width| width.checked_div(head_width));
+    let image_heads = image_width.map(|width| width / head_width);
     if let Some(heads) = image_heads {
         let field = format!("{}.head_width", vision.1.field);
         sizes.0.push((Quantity::ImageHeads, field, heads));

@@ -29,26 +29,18 @@ pub(crate) fn configuration(
     let by_width = OPENAI_SETTINGS
         .iter()
         .all(|name| state.info(name).is_some());
-    let mut heads = |quantity: Quantity, tower: &str, width: usize| -> Result<usize, Error> {
-        let (heads, source) = match declared.and_then(|declared| declared.get(quantity)) {
-            Some((field, heads)) => (heads, field.to_owned()),
-            None => (width / 64, "one head for every 64 of width".to_owned()),
-        };
-        if heads == 0 || width % heads != 0 || (declared.is_none() && width % 64 != 0) {
-            return Err(Error::config(
-                declared.map_or(state.path(), |declared| &declared.path),
-                format!("heads of the {tower} tower"),
-                format!("a number that divides its width, {width}"),
-                format!("{heads} ({source})"),
-            ));
+    let mut heads = |quantity: Quantity, tower: &str, width: usize| {
+        if let Some((_, heads)) = declared.and_then(|declared| declared.get(quantity)) {
+            return heads;
         }
-        if declared.is_none() && !by_width {
+        if !by_width {
             assumptions.push(format!(
-                "{tower} tower: {heads} attention heads, one for every 64 of width, as no \
-                 configuration file says how many"
+                "{tower} tower: {} attention heads, one for every 64 of width, as no configuration \
+                 file says how many",
+                width / 64
             ));
         }
-        Ok(heads)
+        width / 64
     };
 
     for tower in ["visual.transformer", "transformer"] {
@@ -60,7 +52,7 @@ pub(crate) fn configuration(
         vocabulary: shapes.matrix("token_embedding.weight")?[0],
         width: text_width,
         layers: shapes.layers("transformer.resblocks.")?,
-        heads: heads(Quantity::TextHeads, "text", text_width)?,
+        heads: heads(Quantity::TextHeads, "text", text_width),
     };
     let embedding = shapes.matrix("text_projection")?[1];
     let (image, side) = if shapes.is_resnet() {
@@ -71,7 +63,7 @@ pub(crate) fn configuration(
         for (stage, layers) in layers.iter_mut().enumerate() {
             *layers = shapes.layers(&format!("visual.layer{}.", stage + 1))?;
         }
-        let heads = heads(Quantity::ImageHeads, "image", pooled)?;
+        let heads = heads(Quantity::ImageHeads, "image", pooled);
         (
             ImageTower::ModifiedResNet {
                 image_size: side as u32,
@@ -88,7 +80,7 @@ pub(crate) fn configuration(
             .grid(rows, "visual.positional_embedding")?
             .saturating_mul(patch);
         let layers = shapes.layers("visual.transformer.resblocks.")?;
-        let heads = heads(Quantity::ImageHeads, "image", width)?;
+        let heads = heads(Quantity::ImageHeads, "image", width);
         let tower = ImageTower::VisionTransformer {
             image_size: side.min(MAX_IMAGE) as u32,
             patch_size: patch as u32,
@@ -125,7 +117,52 @@ pub(crate) fn configuration(
     if let Some(declared) = declared {
         declared.check(&config)?;
     }
+    check_heads(state, declared, &config)?;
     Ok(config)
+}
+
+/// Heads are in no shape, so what is said or assumed about them must at least be possible.
+fn check_heads(
+    state: &StateDict,
+    declared: Option<&Declared>,
+    config: &ClipConfig,
+) -> Result<(), Error> {
+    let (image_heads, image_width) = match &config.image {
+        ImageTower::VisionTransformer { heads, width, .. } => (*heads, *width),
+        ImageTower::ModifiedResNet { heads, width, .. } => (*heads, 32 * width),
+    };
+    for (tower, quantity, heads, width) in [
+        ("image", Quantity::ImageHeads, image_heads, image_width),
+        (
+            "text",
+            Quantity::TextHeads,
+            config.text.heads,
+            config.text.width,
+        ),
+    ] {
+        let said = declared.and_then(|declared| Some((declared, declared.get(quantity)?.0)));
+        let (path, source, possible) = match said {
+            Some((declared, field)) => (
+                declared.path.as_path(),
+                field,
+                heads != 0 && width.is_multiple_of(heads),
+            ),
+            None => (
+                state.path(),
+                "one for every 64 of width, as no configuration file says",
+                width.is_multiple_of(64),
+            ),
+        };
+        if !possible {
+            return Err(Error::config(
+                path,
+                format!("attention heads of the {tower} tower"),
+                format!("a divisor of its width, {width}"),
+                format!("{heads} ({source})"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Compares the file's tensors with those of the model: all there, none more, shapes and types.

@@ -191,7 +191,7 @@ fn describe(folder: &Path, config: &ClipConfig) -> Result<Value, Error> {
     let wrong =
         |field: &str, expected: &str, found: String| Error::config(folder, field, expected, found);
     let head_width = |width: usize, heads: usize| {
-        if heads == 0 || width == 0 || width % heads != 0 {
+        if heads == 0 || width == 0 || !width.is_multiple_of(heads) {
             return Err(wrong(
                 "heads",
                 &format!("a divisor of {width}"),
