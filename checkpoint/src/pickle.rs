@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::io::Read;
+use std::rc::Rc;
 
 use safetensors::Dtype;
 
@@ -45,12 +46,12 @@ pub(crate) enum Node {
     Tuple(Vec<Value>),
     Dict(Vec<(Value, Value)>),
     /// A function or class by its dotted name.
-    Global(String),
-    Storage(StorageRef),
+    Global(Rc<str>),
+    Storage(Rc<StorageRef>),
     Tensor(TensorRef),
     /// What an unknown global would have built, with what BUILD would have set on it.
     Object {
-        global: String,
+        global: Rc<str>,
         state: Option<Value>,
     },
     /// Bytes and long integers: legal, and never part of a tensor.
@@ -68,7 +69,7 @@ pub(crate) struct StorageRef {
 /// A view of a storage; offset and strides count elements.
 #[derive(Clone, Debug)]
 pub(crate) struct TensorRef {
-    pub(crate) storage: StorageRef,
+    pub(crate) storage: Rc<StorageRef>,
     pub(crate) offset: u64,
     pub(crate) shape: Vec<usize>,
     pub(crate) strides: Vec<usize>,
@@ -114,7 +115,7 @@ impl Pickle {
 
     pub(crate) fn storages(&self) -> impl Iterator<Item = &StorageRef> {
         self.nodes.iter().filter_map(|node| match node {
-            Node::Storage(storage) => Some(storage),
+            Node::Storage(storage) => Some(storage.as_ref()),
             _ => None,
         })
     }
@@ -291,7 +292,7 @@ impl<R: Read> Machine<R> {
                 b'c' => {
                     let module = self.line()?;
                     let name = self.line()?;
-                    self.push_node(Node::Global(format!("{module}.{name}")))?;
+                    self.push_node(Node::Global(format!("{module}.{name}").into()))?;
                 }
                 0x93 => {
                     let (name, module) = (self.pop()?, self.pop()?);
@@ -303,7 +304,7 @@ impl<R: Read> Machine<R> {
                         }
                         _ => return Err("a global whose name is no short text".into()),
                     };
-                    self.push_node(Node::Global(global))?;
+                    self.push_node(Node::Global(global.into()))?;
                 }
                 b'R' | 0x81 => {
                     let (arguments, callable) = (self.pop()?, self.pop()?);
@@ -350,7 +351,7 @@ impl<R: Read> Machine<R> {
             Some(Node::Tuple(arguments)) => arguments.as_slice(),
             _ => &[],
         };
-        let known = match (global.as_str(), arguments) {
+        let known = match (&*global, arguments) {
             ("collections.OrderedDict", []) => Some(Node::Dict(Vec::new())),
             ("collections.OrderedDict", [items]) => self.pair_list(*items).map(Node::Dict),
             (
@@ -424,7 +425,7 @@ impl<R: Read> Machine<R> {
     /// `("storage", type, key, location, elements, ...)`; anything else is carried as an object.
     fn storage(&self, identifier: Value) -> Node {
         let unknown = |global: &str| Node::Object {
-            global: global.to_owned(),
+            global: global.into(),
             state: None,
         };
         let Some(Node::Tuple(items)) = self.node(identifier) else {
@@ -443,11 +444,11 @@ impl<R: Read> Machine<R> {
             (Some(dtype), Ok(elements), [] | [Value::None])
                 if tag == "storage" && key.len() <= MAX_NAME =>
             {
-                Node::Storage(StorageRef {
+                Node::Storage(Rc::new(StorageRef {
                     key: key.clone(),
                     dtype,
                     elements,
-                })
+                }))
             }
             _ => unknown(class),
         }

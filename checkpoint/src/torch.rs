@@ -179,8 +179,9 @@ fn named_tensors(
         Some(Node::Dict(items)) => {
             for (key, value) in items {
                 if let Some(key) = pickle.text(*key) {
+                    let name = dotted("", key, values.len());
                     values.push((
-                        dotted("", key).map_err(|r| Error::malformed(path, r))?,
+                        name.map_err(|reason| Error::malformed(path, reason))?,
                         *value,
                     ));
                 }
@@ -226,17 +227,11 @@ fn named_tensors(
                 Entry::Tensor { info, view }
             }
             Some(Node::Object { global, .. }) => Entry::Unknown {
-                global: global.clone(),
+                global: global.to_string(),
             },
             // Numbers, text and such beside the tensors are no parameters.
             _ => continue,
         };
-        if tensors.len() >= MAX_TENSORS {
-            return Err(Error::malformed(
-                path,
-                format!("more than {MAX_TENSORS} tensors"),
-            ));
-        }
         tensors.insert(name, entry);
     }
     Ok(tensors)
@@ -265,23 +260,22 @@ fn walk_modules(
         if depth > MAX_MODULE_DEPTH {
             return Err(format!("modules are nested deeper than {MAX_MODULE_DEPTH}"));
         }
-        if let Value::Node(index) = module
-            && !seen.insert(index)
-        {
-            continue;
-        }
         for (key, value) in attributes {
             let Some(key) = pickle.text(*key) else {
                 continue;
             };
-            let name = || dotted(&prefix, key);
-            match pickle.node(*value) {
-                Some(Node::Tensor(_)) => found.push((name()?, *value)),
-                Some(Node::Object {
-                    state: Some(_),
-                    global,
-                }) if global.starts_with("__torch__.") => {
-                    todo.push((name()?, *value, depth + 1));
+            match (pickle.node(*value), *value) {
+                (Some(Node::Tensor(_)), _) => {
+                    found.push((dotted(&prefix, key, found.len())?, *value));
+                }
+                (
+                    Some(Node::Object {
+                        state: Some(_),
+                        global,
+                    }),
+                    Value::Node(index),
+                ) if global.starts_with("__torch__.") && seen.insert(index) => {
+                    todo.push((dotted(&prefix, key, seen.len())?, *value, depth + 1));
                 }
                 _ => {}
             }
@@ -291,9 +285,11 @@ fn walk_modules(
 }
 
 /// Names are bounded before they are copied: one long text may serve as many names.
-fn dotted(prefix: &str, name: &str) -> Result<String, String> {
-    if prefix.len() + name.len() > MAX_NAME {
-        return Err(format!("a name is longer than {MAX_NAME} bytes"));
+fn dotted(prefix: &str, name: &str, others: usize) -> Result<String, String> {
+    if prefix.len() + name.len() > MAX_NAME || others > MAX_TENSORS {
+        return Err(format!(
+            "more than {MAX_TENSORS} names, or one of more than {MAX_NAME} bytes"
+        ));
     }
     Ok(if prefix.is_empty() {
         name.to_owned()

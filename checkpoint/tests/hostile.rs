@@ -412,10 +412,10 @@ fn nothing_in_a_pickle_is_executed() {
 fn pickle_bombs_are_cut_off() {
     let started = Instant::now();
     let repeat = |bytes: &[u8], count| bytes.repeat(count);
-    let forest = {
-        // Modules of two attributes that are the same module, 60 levels deep: 2^60 paths.
+    // Modules of two attributes that are the same module: 2^levels paths.
+    let forest = |levels: u8| {
         let mut body = Vec::new();
-        for level in 0..60u8 {
+        for level in 0..levels {
             body.extend(op::global("__torch__", "M"));
             body.extend(b")\x81}(");
             for name in ["a", "b"] {
@@ -477,8 +477,13 @@ fn pickle_bombs_are_cut_off() {
             .concat(),
             "more than",
         ),
-        ("endless modules", forest, "nested deeper than 32"),
-        ("long names", names.concat(), "a name is longer"),
+        ("deep modules", forest(60), "nested deeper than 32"),
+        ("endless modules", forest(30), "a file without tensors"),
+        (
+            "long names",
+            names.concat(),
+            "names, or one of more than 1024 bytes",
+        ),
         ("a missing memo", b"h\x07".to_vec(), "nothing is in memo 7"),
         ("an empty stack", b"R".to_vec(), "its stack is empty"),
         (
