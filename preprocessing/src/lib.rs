@@ -1,5 +1,13 @@
 //! From an encoded image to the pixels that a CLIP image encoder sees, equal to Pillow bit for bit.
 
+mod apply;
+mod decode;
+mod error;
+mod image;
+mod resize;
 mod rule;
 
+pub use crate::image::{Pixels, RgbImage, RgbView};
+pub use decode::{DecodeOptions, decode, open};
+pub use error::Error;
 pub use rule::{CropRounding, Filter, Preprocessing, Resize};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// The fields are those of open_clip's `preprocess_cfg` and transformers'
 /// `preprocessor_config.json`, under one name each. `mean` and `std` are per channel (R, G, B) on
 /// the scale 0..1; they are carried here and folded into the encoder's graph at export, not applied
-/// by [`crate::apply`].
+/// by [`Preprocessing::apply`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocessing {
@@ -71,6 +71,7 @@ impl Preprocessing {
     /// OpenAI's mean per channel, used by most CLIP models.
     pub const OPENAI_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
     /// OpenAI's standard deviation per channel.
+    #[expect(clippy::excessive_precision, reason = "the published digits")]
     pub const OPENAI_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
 
     /// OpenAI's rule at `size` pixels: short side, bicubic, centre crop rounded half to even.

@@ -1,0 +1,274 @@
+//! Image files to RGB, as Pillow's `Image.open(file).convert("RGB")`.
+
+mod bmp;
+mod gif;
+mod jpeg;
+
+use std::fs::File;
+use std::io::{Cursor, Read};
+use std::path::Path;
+
+use image::codecs::{png::PngDecoder, webp::WebPDecoder};
+use image::metadata::Orientation;
+use image::{ColorType, DynamicImage, ImageDecoder, ImageError, Limits};
+
+use crate::{Error, RgbImage};
+
+/// Bytes that the metadata of a file may unpack to.
+const MAX_METADATA: u64 = 64 << 20;
+
+/// How an image file is decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecodeOptions {
+    /// Turn and mirror the image as its EXIF orientation says (JPEG, PNG, WebP).
+    ///
+    /// Off by default: CLIP's reference preprocessing ignores the orientation, and so did training.
+    pub apply_orientation: bool,
+    /// Images with more pixels than this are refused before their pixels are allocated.
+    ///
+    /// 100 million by default: 300 MB as RGB, which a board with 1 GB can hold. Pillow refuses from
+    /// 178,956,970.
+    pub max_pixels: u64,
+}
+
+impl Default for DecodeOptions {
+    fn default() -> Self {
+        Self {
+            apply_orientation: false,
+            max_pixels: 100_000_000,
+        }
+    }
+}
+
+impl DecodeOptions {
+    fn check_size(&self, width: u32, height: u32) -> Result<(), Error> {
+        if u64::from(width) * u64::from(height) > self.max_pixels {
+            return Err(Error::TooManyPixels {
+                width,
+                height,
+                max_pixels: self.max_pixels,
+            });
+        }
+        Ok(())
+    }
+
+    /// Bytes that an image within the limit can need, at most 8 a pixel, with room for metadata.
+    fn max_bytes(&self) -> u64 {
+        self.max_pixels.saturating_mul(8).saturating_add(16 << 20)
+    }
+}
+
+/// Reads and decodes an image file; see [`decode`].
+///
+/// # Errors
+/// [`Error::InFile`] with the path around every error of reading and of [`decode`].
+pub fn open(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<RgbImage, Error> {
+    let path = path.as_ref();
+    let in_file = |error| Error::InFile {
+        path: path.to_owned(),
+        error: Box::new(error),
+    };
+    read(path, options.max_bytes())
+        .and_then(|bytes| decode(&bytes, options))
+        .map_err(in_file)
+}
+
+fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>, Error> {
+    let file = File::open(path).map_err(Error::Read)?;
+    let mut bytes = Vec::new();
+    // The size is taken from what is read: a pipe or a device has none of its own.
+    file.take(max_bytes.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(Error::Read)?;
+    if bytes.len() as u64 > max_bytes {
+        return Err(Error::FileTooLarge { max_bytes });
+    }
+    Ok(bytes)
+}
+
+/// Decodes a JPEG, PNG, WebP, BMP or GIF file, the first frame of an animation.
+///
+/// The format is found from the content. The pixels are those of Pillow 13's
+/// `Image.open(file).convert("RGB")`, exactly for all formats without loss and for lossy WebP, within
+/// rounding for JPEG: palettes are expanded; alpha and transparent colours are dropped, not blended;
+/// 16-bit colour keeps the high byte; 16-bit grey is clipped at 255, because Pillow does so;
+/// CMYK is taken as inverted, as Adobe writes it; colour profiles and gamma are ignored.
+///
+/// # Errors
+/// [`Error::NotAnImage`], [`Error::TooManyPixels`], and [`Error::Decode`] for damaged, truncated and
+/// unsupported files: a file whose end is missing is never returned as a half image.
+pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, Error> {
+    let (image, orientation) = match bytes {
+        [0xFF, 0xD8, 0xFF, ..] => jpeg::decode(bytes, options),
+        [0x89, b'P', b'N', b'G', 0x0D, 0x0A, 0x1A, 0x0A, ..] => {
+            // Depth and colour type of the header: Pillow's mode "I;16".
+            let clip = bytes.get(24..26) == Some(&[16, 0]);
+            let mut limits = Limits::no_limits();
+            limits.max_alloc = Some(MAX_METADATA);
+            with_decoder("PNG", options, clip, || {
+                PngDecoder::with_limits(Cursor::new(bytes), limits)
+            })
+        }
+        [
+            b'R',
+            b'I',
+            b'F',
+            b'F',
+            s0,
+            s1,
+            s2,
+            s3,
+            b'W',
+            b'E',
+            b'B',
+            b'P',
+            ..,
+        ] => {
+            // The decoder takes missing bytes at the end for zeros.
+            let len = u64::from(u32::from_le_bytes([*s0, *s1, *s2, *s3])) + 8;
+            if len > bytes.len() as u64 {
+                let reason = format!(
+                    "the file is truncated: {len} bytes announced, {} found",
+                    bytes.len()
+                );
+                return Err(Error::Decode {
+                    format: "WebP",
+                    reason,
+                });
+            }
+            with_decoder("WebP", options, false, || {
+                WebPDecoder::new(Cursor::new(bytes))
+            })
+        }
+        [b'B', b'M', ..] => {
+            bmp::decode(bytes, options).map(|image| (image, Orientation::NoTransforms))
+        }
+        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => {
+            gif::decode(bytes, options).map(|image| (image, Orientation::NoTransforms))
+        }
+        [] => {
+            return Err(Error::NotAnImage {
+                found: "the file is empty".into(),
+            });
+        }
+        _ => {
+            let start = &bytes[..bytes.len().min(12)];
+            return Err(Error::NotAnImage {
+                found: format!("starts with \"{}\"", start.escape_ascii()),
+            });
+        }
+    }?;
+    if options.apply_orientation && orientation != Orientation::NoTransforms {
+        return Ok(turned(image, orientation));
+    }
+    Ok(image)
+}
+
+/// Decodes by one of the decoders of the crate `image`; 16-bit values are clipped at 255 if `clip`.
+fn with_decoder<D: ImageDecoder>(
+    format: &'static str,
+    options: &DecodeOptions,
+    clip: bool,
+    new: impl FnOnce() -> Result<D, ImageError>,
+) -> Result<(RgbImage, Orientation), Error> {
+    let failed = |e: ImageError| Error::Decode {
+        format,
+        reason: reason(&e),
+    };
+    let mut decoder = new().map_err(failed)?;
+    let (width, height) = decoder.dimensions();
+    options.check_size(width, height)?;
+    // A damaged EXIF block does not make the pixels wrong.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let color = decoder.color_type();
+    let mut data = zeros(format, decoder.total_bytes())?;
+    decoder.read_image(&mut data).map_err(failed)?;
+    Ok((
+        RgbImage::new(width, height, to_rgb(format, data, color, clip)?)?,
+        orientation,
+    ))
+}
+
+/// Channels of 8 or 16 bits (in the machine's byte order) to RGB. 16 bits are clipped at 255 if
+/// `clip`, else lose their low byte.
+fn to_rgb(
+    format: &'static str,
+    data: Vec<u8>,
+    color: ColorType,
+    clip: bool,
+) -> Result<Vec<u8>, Error> {
+    let eight = |v: &[u8]| {
+        let value = u16::from_ne_bytes([v[0], v[1]]);
+        if clip {
+            value.min(255) as u8
+        } else {
+            (value >> 8) as u8
+        }
+    };
+    Ok(match color {
+        ColorType::Rgb8 => data,
+        ColorType::L8 => data.iter().flat_map(|v| [*v; 3]).collect(),
+        ColorType::La8 => data.chunks_exact(2).flat_map(|v| [v[0]; 3]).collect(),
+        ColorType::Rgba8 => data
+            .chunks_exact(4)
+            .flat_map(|v| [v[0], v[1], v[2]])
+            .collect(),
+        ColorType::L16 => data.chunks_exact(2).flat_map(|v| [eight(v); 3]).collect(),
+        ColorType::La16 => data.chunks_exact(4).flat_map(|v| [eight(v); 3]).collect(),
+        ColorType::Rgb16 => data.chunks_exact(2).map(eight).collect(),
+        ColorType::Rgba16 => data
+            .chunks_exact(8)
+            .flat_map(|v| [eight(v), eight(&v[2..]), eight(&v[4..])])
+            .collect(),
+        other => {
+            return Err(Error::Decode {
+                format,
+                reason: format!("unsupported colour type {other:?}"),
+            });
+        }
+    })
+}
+
+fn turned(image: RgbImage, orientation: Orientation) -> RgbImage {
+    let RgbImage {
+        width,
+        height,
+        data,
+    } = image;
+    let Some(buffer) = image::RgbImage::from_raw(width, height, data) else {
+        unreachable!("the shape of an RgbImage is checked when it is made");
+    };
+    let mut image = DynamicImage::ImageRgb8(buffer);
+    image.apply_orientation(orientation);
+    let image = image.into_rgb8();
+    RgbImage {
+        width: image.width(),
+        height: image.height(),
+        data: image.into_raw(),
+    }
+}
+
+/// Memory for decoded pixels; an error where the machine has too little.
+fn zeros(format: &'static str, len: u64) -> Result<Vec<u8>, Error> {
+    let mut data = Vec::new();
+    let reserved = usize::try_from(len)
+        .ok()
+        .filter(|len| data.try_reserve_exact(*len).is_ok());
+    let Some(len) = reserved else {
+        return Err(Error::Decode {
+            format,
+            reason: format!("{len} bytes of memory for its pixels cannot be had"),
+        });
+    };
+    data.resize(len, 0);
+    Ok(data)
+}
+
+/// The innermost message: the outer ones only repeat the format's name.
+fn reason(error: &ImageError) -> String {
+    let mut error: &dyn std::error::Error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}

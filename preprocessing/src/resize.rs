@@ -1,0 +1,457 @@
+//! Pillow's resampling (libImaging/Resample.c and, for nearest, Geometry.c), of a window of the result.
+//!
+//! Pillow multiplies 8-bit pixels by weights in 22-bit fixed point and adds in 32-bit integers, one
+//! axis after the other, with rounding and clipping to 8 bits in between. The same integers are held
+//! in `f64` here: every sum stays far below 2^53, so that it is exact in any order, and unlike the
+//! 32-bit integer multiplication the `f64` one is a vector instruction on every 64-bit target.
+
+use std::f64::consts::PI;
+use std::ops::Range;
+
+use crate::{Filter, RgbView};
+
+/// One axis of a resize and of the window that is kept of it.
+pub(crate) struct Axis {
+    /// Pixels of the source.
+    pub(crate) source: usize,
+    /// Pixels of the whole resized image, at least 1.
+    pub(crate) resized: u64,
+    /// First pixel of the window in the resized image.
+    pub(crate) start: u64,
+    /// Pixels of the window.
+    pub(crate) len: usize,
+}
+
+/// Fraction bits of the weights: 32 - 8 - 2.
+const PRECISION_BITS: u32 = 22;
+/// Half a unit, so that the shift rounds.
+const HALF: f64 = (1 << (PRECISION_BITS - 1)) as f64;
+/// Source lines that pass the first filter together, one a lane.
+const LINES: usize = 8;
+/// The lanes of one pixel of each line: [channel, line].
+const LANES: usize = 3 * LINES;
+/// Source pixels of a line that are spread to lanes at a time: 48 KiB, which the caches hold.
+const SEGMENT: usize = 256;
+/// Result pixels of a line whose sums are kept at a time, so that they stay in the cache.
+const STRIP: usize = 64;
+
+/// Which axis is filtered first. The lines are those of the image along that axis.
+#[derive(Clone, Copy, PartialEq)]
+enum Order {
+    RowsFirst,
+    ColumnsFirst,
+}
+
+impl Order {
+    /// Pillow filters rows first, except, since version 13 (its pull request 9549), where the height
+    /// shrinks by more than twice as many pixels as the width.
+    fn of(across: &Axis, down: &Axis) -> Self {
+        let shrinks = |axis: &Axis| axis.source as i64 - axis.resized as i64;
+        let columns = shrinks(down) > 0 && shrinks(down) > 2 * shrinks(across);
+        if columns {
+            Self::ColumnsFirst
+        } else {
+            Self::RowsFirst
+        }
+    }
+}
+
+/// The window of `image` resized, u8 [down.len, across.len, 3].
+pub(crate) fn resize(image: RgbView, filter: Filter, across: &Axis, down: &Axis) -> Vec<u8> {
+    let Some(filter) = Kernel::of(filter) else {
+        return nearest(image, across, down);
+    };
+    let order = Order::of(across, down);
+    let (first, second) = match order {
+        Order::RowsFirst => (across, down),
+        Order::ColumnsFirst => (down, across),
+    };
+    let (along, between) = (Taps::new(&filter, first), Taps::new(&filter, second));
+    let mut result = vec![0; second.len * first.len * 3];
+    for start in (0..first.len).step_by(STRIP) {
+        let strip = start..first.len.min(start + STRIP);
+        resize_strip(
+            image,
+            order,
+            &along,
+            &between,
+            strip,
+            first.len,
+            &mut result,
+        );
+    }
+    match order {
+        Order::RowsFirst => result,
+        Order::ColumnsFirst => transposed(&result, first.len),
+    }
+}
+
+/// Pixels [n, len, 3] as [len, n, 3].
+fn transposed(pixels: &[u8], len: usize) -> Vec<u8> {
+    let lines = || pixels.chunks_exact(len * 3);
+    (0..len)
+        .flat_map(|x| lines().flat_map(move |line| &line[x * 3..][..3]))
+        .copied()
+        .collect()
+}
+
+/// Fills the pixels `strip` of each of `result`'s lines of `len` pixels.
+///
+/// `along` filters the lines, `between` combines them. Source lines are taken a few at a time and
+/// added to the result lines that they belong to, so that no image in between is kept.
+fn resize_strip(
+    image: RgbView,
+    order: Order,
+    along: &Taps,
+    between: &Taps,
+    strip: Range<usize>,
+    len: usize,
+    result: &mut [u8],
+) {
+    let values = strip.len() * 3;
+    let mut lines = [[0.0; STRIP * 3]; LINES];
+    let mut sums = vec![HALF; between.ranges.len() * values];
+    let mut first_pass = FirstPass::new(image, order, along, strip.clone());
+    // Result lines in [open, ..) still take source lines.
+    let mut open = 0;
+    let source = between.source();
+    for start in source.clone().step_by(LINES) {
+        let block = start..source.end.min(start + LINES);
+        first_pass.run(block.clone(), &mut lines);
+        for (y, taps) in between.ranges.iter().enumerate().skip(open) {
+            if taps.start >= block.end {
+                break;
+            }
+            let mut weights = [0.0; LINES];
+            for line in taps.start.max(block.start)..taps.end.min(block.end) {
+                weights[line - block.start] = between.weights(y)[line - taps.start];
+            }
+            let sums = &mut sums[y * values..][..values];
+            add_lines(sums, &lines, &weights);
+            if taps.end <= block.end {
+                open = y + 1;
+                let result = &mut result[(y * len + strip.start) * 3..][..values];
+                for (value, sum) in result.iter_mut().zip(sums) {
+                    *value = clip(*sum);
+                }
+            }
+        }
+    }
+}
+
+/// sums[j] += weights[i] * lines[i][j], over all i.
+fn add_lines(sums: &mut [f64], lines: &[[f64; STRIP * 3]; LINES], weights: &[f64; LINES]) {
+    let [v0, v1, v2, v3, v4, v5, v6, v7] = lines;
+    let [w0, w1, w2, w3, w4, w5, w6, w7] = weights;
+    let lines = v0
+        .iter()
+        .zip(v1)
+        .zip(v2)
+        .zip(v3)
+        .zip(v4)
+        .zip(v5)
+        .zip(v6)
+        .zip(v7);
+    for (sum, (((((((v0, v1), v2), v3), v4), v5), v6), v7)) in sums.iter_mut().zip(lines) {
+        *sum += v0 * w0 + v1 * w1 + v2 * w2 + v3 * w3 + v4 * w4 + v5 * w5 + v6 * w6 + v7 * w7;
+    }
+}
+
+/// The filter along [`LINES`] lines at a time, with its buffers.
+struct FirstPass<'a> {
+    image: RgbView<'a>,
+    order: Order,
+    taps: &'a Taps,
+    strip: Range<usize>,
+    /// Source pixels, one line a lane.
+    segment: Vec<[f64; LANES]>,
+    /// One sum a result pixel, one line a lane.
+    sums: Vec<[f64; LANES]>,
+}
+
+impl<'a> FirstPass<'a> {
+    fn new(image: RgbView<'a>, order: Order, taps: &'a Taps, strip: Range<usize>) -> Self {
+        let sums = vec![[HALF; LANES]; strip.len()];
+        Self {
+            image,
+            order,
+            taps,
+            strip,
+            segment: vec![[0.0; LANES]; SEGMENT],
+            sums,
+        }
+    }
+
+    /// Filters the source lines `block`, at most [`LINES`], into `lines` [line, (pixel, channel)].
+    fn run(&mut self, block: Range<usize>, lines: &mut [[f64; STRIP * 3]; LINES]) {
+        self.sums.fill([HALF; LANES]);
+        let ranges = &self.taps.ranges[self.strip.clone()];
+        let source = ranges[0].start..ranges[ranges.len() - 1].end;
+        // Result pixels in [open, ..) still take source pixels.
+        let mut open = 0;
+        for start in source.clone().step_by(SEGMENT) {
+            let segment = start..source.end.min(start + SEGMENT);
+            let lanes = &mut self.segment[..segment.len()];
+            match self.order {
+                Order::RowsFirst => spread_rows(lanes, self.image, block.clone(), segment.clone()),
+                Order::ColumnsFirst => {
+                    spread_columns(lanes, self.image, block.clone(), segment.clone())
+                }
+            }
+            for (x, taps) in ranges.iter().enumerate().skip(open) {
+                if taps.start >= segment.end {
+                    break;
+                }
+                if taps.end <= segment.end {
+                    open = x + 1;
+                }
+                let part = taps.start.max(segment.start)..taps.end.min(segment.end);
+                let pixels = &self.segment[part.start - segment.start..part.end - segment.start];
+                let weights = &self.taps.weights(self.strip.start + x)[part.start - taps.start..];
+                add_pixels(&mut self.sums[x], pixels, weights);
+            }
+        }
+        for (x, sums) in self.sums.iter().enumerate() {
+            for (channel, sums) in sums.chunks_exact(LINES).enumerate() {
+                for (line, sum) in lines.iter_mut().zip(sums) {
+                    line[x * 3 + channel] = f64::from(clip(*sum));
+                }
+            }
+        }
+    }
+}
+
+/// Writes `columns` of `rows` to lanes, one row a lane. A missing row is a copy of the last one: the
+/// second pass gives it no weight.
+fn spread_rows(
+    lanes: &mut [[f64; LANES]],
+    image: RgbView,
+    rows: Range<usize>,
+    columns: Range<usize>,
+) {
+    let stride = image.width as usize * 3;
+    let row = |lane: usize| {
+        &image.data[(rows.start + lane).min(rows.end - 1) * stride..][columns.start * 3..]
+    };
+    let [v0, v1, v2, v3, v4, v5, v6, v7]: [&[u8]; LINES] = std::array::from_fn(row);
+    let values = v0
+        .iter()
+        .zip(v1)
+        .zip(v2)
+        .zip(v3)
+        .zip(v4)
+        .zip(v5)
+        .zip(v6)
+        .zip(v7);
+    let lanes = lanes.as_flattened_mut().chunks_exact_mut(LINES);
+    for (lanes, (((((((v0, v1), v2), v3), v4), v5), v6), v7)) in lanes.zip(values) {
+        for (lane, value) in lanes.iter_mut().zip([v0, v1, v2, v3, v4, v5, v6, v7]) {
+            *lane = f64::from(*value);
+        }
+    }
+}
+
+/// Writes `rows` of `columns` to lanes, one column a lane. Missing columns are 0: the second pass
+/// gives them no weight.
+fn spread_columns(
+    lanes: &mut [[f64; LANES]],
+    image: RgbView,
+    columns: Range<usize>,
+    rows: Range<usize>,
+) {
+    let stride = image.width as usize * 3;
+    for (lanes, row) in lanes
+        .iter_mut()
+        .zip(image.data.chunks_exact(stride).skip(rows.start))
+    {
+        for (lane, pixel) in row[columns.start * 3..columns.end * 3]
+            .chunks_exact(3)
+            .enumerate()
+        {
+            for (channel, value) in pixel.iter().enumerate() {
+                lanes[channel * LINES + lane] = f64::from(*value);
+            }
+        }
+    }
+}
+
+/// sums[lane] += weights[t] * pixels[t][lane], over all t.
+fn add_pixels(sums: &mut [f64; LANES], pixels: &[[f64; LANES]], weights: &[f64]) {
+    let mut total = *sums;
+    for (pixel, weight) in pixels.iter().zip(weights) {
+        for (total, value) in total.iter_mut().zip(pixel) {
+            *total += value * weight;
+        }
+    }
+    *sums = total;
+}
+
+/// A sum in fixed point to 8 bits: Pillow's clip8 of a sum that begins with half a unit.
+fn clip(sum: f64) -> u8 {
+    // The sum is a whole number of 32 bits. Added to 1.5 * 2^52 it stands in the mantissa's low bits,
+    // which costs no conversion instruction.
+    const SHIFT: f64 = 6_755_399_441_055_744.0;
+    let sum = (sum + SHIFT).to_bits() as i32;
+    (sum >> PRECISION_BITS).clamp(0, 255) as u8
+}
+
+/// A resampling filter as a function of the distance in (scaled) pixels.
+struct Kernel {
+    weight: fn(f64) -> f64,
+    support: f64,
+}
+
+impl Kernel {
+    /// The kernel of `filter`; none for nearest.
+    fn of(filter: Filter) -> Option<Self> {
+        let (weight, support): (fn(f64) -> f64, f64) = match filter {
+            Filter::Nearest => return None,
+            Filter::Box => (box_filter, 0.5),
+            Filter::Bilinear => (bilinear, 1.0),
+            Filter::Hamming => (hamming, 1.0),
+            Filter::Bicubic => (bicubic, 2.0),
+            Filter::Lanczos => (lanczos, 3.0),
+        };
+        Some(Self { weight, support })
+    }
+}
+
+fn box_filter(x: f64) -> f64 {
+    if x > -0.5 && x <= 0.5 { 1.0 } else { 0.0 }
+}
+
+fn bilinear(x: f64) -> f64 {
+    (1.0 - x.abs()).max(0.0)
+}
+
+fn hamming(x: f64) -> f64 {
+    let x = x.abs();
+    if x == 0.0 {
+        return 1.0;
+    }
+    if x >= 1.0 {
+        return 0.0;
+    }
+    let x = x * PI;
+    // The constants are single precision in Pillow.
+    x.sin() / x * (f64::from(0.54_f32) + f64::from(0.46_f32) * x.cos())
+}
+
+/// Keys' cubic with a = -0.5.
+fn bicubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    let x = x.abs();
+    if x < 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        (((x - 5.0) * x + 8.0) * x - 4.0) * A
+    } else {
+        0.0
+    }
+}
+
+fn lanczos(x: f64) -> f64 {
+    if (-3.0..3.0).contains(&x) {
+        sinc(x) * sinc(x / 3.0)
+    } else {
+        0.0
+    }
+}
+
+fn sinc(x: f64) -> f64 {
+    if x == 0.0 {
+        return 1.0;
+    }
+    let x = x * PI;
+    x.sin() / x
+}
+
+/// For each pixel of a window the source pixels that it takes, with their weights in fixed point.
+struct Taps {
+    /// Source pixels of each; starts and ends never decrease.
+    ranges: Vec<Range<usize>>,
+    /// Where the weights of each begin.
+    offsets: Vec<usize>,
+    weights: Vec<f64>,
+}
+
+impl Taps {
+    fn new(kernel: &Kernel, axis: &Axis) -> Self {
+        let scale = axis.source as f64 / axis.resized as f64;
+        let filter_scale = scale.max(1.0);
+        let support = kernel.support * filter_scale;
+        let inverse = 1.0 / filter_scale;
+        let mut taps = Self {
+            ranges: Vec::new(),
+            offsets: Vec::new(),
+            weights: Vec::new(),
+        };
+        for x in axis.start..axis.start + axis.len as u64 {
+            let center = (x as f64 + 0.5) * scale;
+            // Casts cut towards zero and negative numbers to 0, as Pillow's do.
+            let start = (center - support + 0.5) as usize;
+            let end = ((center + support + 0.5) as usize).min(axis.source);
+            let offset = taps.weights.len();
+            let weight = |i| (kernel.weight)(((i as f64) - center + 0.5) * inverse);
+            taps.weights.extend((start..end).map(weight));
+            let weights = &mut taps.weights[offset..];
+            let sum: f64 = weights.iter().sum();
+            for weight in weights {
+                if sum != 0.0 {
+                    *weight /= sum;
+                }
+                let fixed = *weight * f64::from(1 << PRECISION_BITS);
+                *weight = (fixed + if fixed < 0.0 { -0.5 } else { 0.5 }).trunc();
+            }
+            taps.ranges.push(start..end);
+            taps.offsets.push(offset);
+        }
+        taps
+    }
+
+    fn weights(&self, x: usize) -> &[f64] {
+        &self.weights[self.offsets[x]..][..self.ranges[x].len()]
+    }
+
+    /// All source pixels that the window takes.
+    fn source(&self) -> Range<usize> {
+        match self.ranges.as_slice() {
+            [first, .., last] => first.start..last.end,
+            [only] => only.clone(),
+            [] => 0..0,
+        }
+    }
+}
+
+/// Nearest neighbour as Pillow's ImagingScaleAffine, which adds up its position.
+fn nearest(image: RgbView, across: &Axis, down: &Axis) -> Vec<u8> {
+    let columns = nearest_sources(across);
+    let stride = image.width as usize * 3;
+    let mut result = Vec::with_capacity(down.len * across.len * 3);
+    for row in nearest_sources(down) {
+        for column in &columns {
+            match (row, column) {
+                (Some(row), Some(column)) => {
+                    result.extend(&image.data[row * stride + column * 3..][..3])
+                }
+                // Rounding errors have moved the position outside, which Pillow leaves black.
+                _ => result.extend([0; 3]),
+            }
+        }
+    }
+    result
+}
+
+/// The source pixel of each pixel of the window.
+fn nearest_sources(axis: &Axis) -> Vec<Option<usize>> {
+    let scale = axis.source as f64 / axis.resized as f64;
+    let mut position = scale * 0.5;
+    let mut sources = Vec::with_capacity(axis.len);
+    for x in 0..axis.start + axis.len as u64 {
+        if x >= axis.start {
+            sources.push(Some(position as usize).filter(|source| *source < axis.source));
+        }
+        position += scale;
+    }
+    sources
+}

@@ -1,0 +1,202 @@
+//! Resize and crop against Pillow's own results and against a transcription of Pillow in plain loops.
+
+mod support;
+
+use pinhole_preprocessing::{
+    CropRounding, Error, Filter, Preprocessing, Resize, RgbImage, RgbView,
+};
+use proptest::prelude::*;
+use serde::Deserialize;
+use support::{draw, reference, sha256};
+
+/// One line of golden/resize.json; see tests/reference/make_preprocessing.py.
+#[derive(Deserialize)]
+struct Case {
+    width: u32,
+    height: u32,
+    seed: u32,
+    size: u32,
+    resize: Resize,
+    filter: Filter,
+    crop: CropRounding,
+    fill: [u8; 3],
+    sha256: Option<String>,
+    pixels: Option<String>,
+    #[serde(default)]
+    error: bool,
+}
+
+fn rule(
+    size: u32,
+    resize: Resize,
+    filter: Filter,
+    crop: CropRounding,
+    fill: [u8; 3],
+) -> Preprocessing {
+    Preprocessing {
+        size,
+        resize,
+        filter,
+        crop,
+        fill,
+        ..Preprocessing::openai(size)
+    }
+}
+
+/// If this fails, some image reaches the encoder otherwise than in training.
+#[test]
+fn equals_pillow_torchvision_open_clip_and_transformers() {
+    let cases: Vec<Case> = serde_json::from_str(include_str!("golden/resize.json")).unwrap();
+    assert!(cases.len() >= 250, "{}", cases.len());
+    let mut wrong = Vec::new();
+    for case in &cases {
+        let name = format!(
+            "{} x {} to {}: {:?}, {:?}, {:?}",
+            case.width, case.height, case.size, case.resize, case.filter, case.crop
+        );
+        let image = draw(case.width, case.height, case.seed);
+        let result = rule(case.size, case.resize, case.filter, case.crop, case.fill).apply(&image);
+        if case.error {
+            assert!(
+                matches!(result, Err(Error::Degenerate { .. })),
+                "{name}: {result:?}"
+            );
+            continue;
+        }
+        let data = result.unwrap_or_else(|e| panic!("{name}: {e}")).data;
+        if sha256(&data) != case.sha256.as_deref().unwrap() {
+            let found = data.iter().map(|b| format!("{b:02x}")).collect::<String>();
+            let detail = case
+                .pixels
+                .as_ref()
+                .map(|p| format!("\n  expected {p}\n  found    {found}"));
+            wrong.push(name + &detail.unwrap_or_default());
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} of {} differ:\n{}",
+        wrong.len(),
+        cases.len(),
+        wrong.join("\n")
+    );
+}
+
+fn rules() -> impl Strategy<Value = Preprocessing> {
+    let resize = prop::sample::select(vec![Resize::Shortest, Resize::Longest, Resize::Squash]);
+    let filter = prop::sample::select(vec![
+        Filter::Nearest,
+        Filter::Box,
+        Filter::Bilinear,
+        Filter::Hamming,
+        Filter::Bicubic,
+        Filter::Lanczos,
+    ]);
+    let crop = prop::sample::select(vec![CropRounding::HalfEven, CropRounding::Floor]);
+    (1_u32..150, resize, filter, crop, any::<[u8; 3]>())
+        .prop_map(|(size, resize, filter, crop, fill)| rule(size, resize, filter, crop, fill))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// If this fails, blocks, segments or lanes of the fast path overlap or leave gaps.
+    #[test]
+    fn equals_the_plain_loops(rule in rules(), width in 1_u32..700, height in 1_u32..160, turn: bool, seed: u32) {
+        let (width, height) = if turn { (height, width) } else { (width, height) };
+        let image = draw(width, height, seed);
+        match (rule.apply(&image), reference(&image, &rule)) {
+            (Ok(pixels), Some(expected)) => prop_assert!(pixels.data == expected),
+            (Err(Error::Degenerate { .. }), None) => {}
+            (found, expected) => prop_assert!(false, "{found:?}, expected {expected:?}"),
+        }
+    }
+}
+
+/// If this fails, a thin image takes memory as if it were scaled as a whole.
+#[test]
+fn thin_images_stay_small() {
+    // Scaled whole, the first would have 22 million rows.
+    for (width, height) in [(1, 100_000), (100_000, 1), (1, 1 << 20), (1 << 20, 1)] {
+        let image = draw(width, height, 3);
+        for resize in [Resize::Shortest, Resize::Squash] {
+            for filter in [Filter::Bicubic, Filter::Nearest] {
+                let pixels = rule(224, resize, filter, CropRounding::HalfEven, [0; 3])
+                    .apply(&image)
+                    .unwrap();
+                assert_eq!(pixels.data.len(), 224 * 224 * 3);
+            }
+        }
+        let longest = rule(
+            224,
+            Resize::Longest,
+            Filter::Bicubic,
+            CropRounding::HalfEven,
+            [0; 3],
+        );
+        assert!(matches!(
+            longest.apply(&image),
+            Err(Error::Degenerate { .. })
+        ));
+    }
+    let longer = RgbImage::new(1, (1 << 20) + 1, vec![0; 3 * ((1 << 20) + 1)]).unwrap();
+    assert!(matches!(
+        Preprocessing::openai(224).apply(&longer),
+        Err(Error::Degenerate { .. })
+    ));
+}
+
+/// If this fails, a rule from a damaged manifest divides by zero or takes gigabytes.
+#[test]
+fn rules_out_of_range_are_errors() {
+    let good = Preprocessing::openai(224);
+    good.validate().unwrap();
+    let with = |change: fn(&mut Preprocessing)| {
+        let mut rule = good.clone();
+        change(&mut rule);
+        let image = draw(3, 3, 0);
+        assert!(rule.apply(&image).is_err());
+        rule.validate().unwrap_err().to_string()
+    };
+    assert_eq!(
+        with(|r| r.size = 0),
+        "preprocessing.size: expected 1..=4096, found 0"
+    );
+    assert!(with(|r| r.size = 4097).contains("4097"));
+    assert!(with(|r| r.mean[1] = f32::NAN).contains("mean"));
+    assert!(with(|r| r.std[2] = 0.0).contains("std"));
+    assert!(with(|r| r.std[0] = -1.0).contains("std"));
+    assert!(with(|r| r.std[0] = f32::INFINITY).contains("std"));
+}
+
+/// If this fails, sides that do not fit the data cause a panic or a wrong picture.
+#[test]
+fn shapes_are_checked() {
+    assert!(RgbImage::new(2, 2, vec![0; 12]).is_ok());
+    assert!(
+        RgbImage::new(2, 2, vec![0; 11])
+            .unwrap_err()
+            .to_string()
+            .contains("12 bytes")
+    );
+    assert!(RgbImage::new(0, 2, vec![]).is_err());
+    assert!(RgbView::new(u32::MAX, u32::MAX, &[]).is_err());
+    let broken = RgbImage {
+        width: 5,
+        height: 5,
+        data: vec![0; 3],
+    };
+    assert!(matches!(
+        Preprocessing::openai(8).apply(&broken),
+        Err(Error::Shape { .. })
+    ));
+}
+
+/// If this fails, a camera's borrowed frame is treated otherwise than a file.
+#[test]
+fn a_borrowed_frame_gives_the_same() {
+    let image = draw(37, 21, 4);
+    let rule = Preprocessing::openai(16);
+    let view = RgbView::new(37, 21, &image.data).unwrap();
+    assert_eq!(rule.apply(view).unwrap(), rule.apply(&image).unwrap());
+}
