@@ -235,7 +235,7 @@ fn bad_input_is_refused() {
         Err(Error::Input { found: 0, .. })
     ));
     assert!(
-        matches!(good.embed_tokens(&[5; 17]), Ok(_)),
+        good.embed_tokens(&[5; 17]).is_ok(),
         "read at its first token"
     );
     let long: Vec<u32> = (0..17).collect();
@@ -360,7 +360,6 @@ fn embeddings_equal_those_of_open_clip() {
         let texts: Vec<Vec<u32>> = serde_json::from_value(inputs["texts"].clone()).unwrap();
         let options = OpenOptions {
             activation: Some(activation),
-            ..Default::default()
         };
         let checkpoint = Checkpoint::open(&models.join(model), &options).unwrap();
         let tower = TextTower::load(&checkpoint).unwrap();
