@@ -220,7 +220,7 @@ fn fidelity(
     let mut count = 0usize;
     let mut compare = |image: &RgbImage| -> Result<()> {
         let (a, b) = (exact.embed(image)?.values, stored.embed(image)?.values);
-        let cosine: f32 = a.iter().zip(&b).map(|(a, b)| a * b).sum();
+        let cosine = pinhole::cosine(&a, &b);
         sum += f64::from(cosine);
         worst = worst.min(cosine);
         same += usize::from(best(head, &a) == best(head, &b));

@@ -38,4 +38,4 @@ pub use pinhole_bundle::{Bundle, Fidelity, Manifest, Precision};
 pub use pinhole_preprocessing::{
     DecodeOptions, Error as ImageError, Pixels, Preprocessing, RgbImage, open as open_image,
 };
-pub use selftest::{GoldenResult, SelfTest};
+pub use selftest::{GoldenResult, SelfTest, cosine};

@@ -56,8 +56,8 @@ impl Classifier {
     }
 }
 
-/// Cosine of two vectors, in f64 so that the sum's rounding does not show.
-pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f32 {
+/// Cosine of two vectors of one length, summed in f64 so that rounding does not show; NaN for a zero vector.
+pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
     let dot = |a: &[f32], b: &[f32]| {
         a.iter()
             .zip(b)

@@ -1,0 +1,195 @@
+//! Embeddings against open_clip's, from an image file and from token ids, for every checkpoint under
+//! tests/golden/models: each family in each format, through export, bundle and runtime.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use image::ImageEncoder;
+use image::codecs::png::PngEncoder;
+use pinhole::{Classifier, DecodeOptions};
+use pinhole_bundle::{
+    BundleWriter, FORMAT, Golden, GoldenImage, Head, HeadKind, Manifest, ModelInfo, Precision,
+    UnknownPolicy, VERSION,
+};
+use pinhole_checkpoint::{Checkpoint, OpenOptions};
+use pinhole_export::graph::{self, GraphOptions};
+use pinhole_prompts::TextTower;
+use serde_json::Value;
+
+const MIN_COSINE: f64 = 0.999_99;
+
+fn models() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models")
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| v.as_f64().unwrap())
+        .collect()
+}
+
+fn cosine(a: &[f32], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let a: Vec<f64> = a.iter().map(|&v| f64::from(v)).collect();
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    dot(&a, b) / (dot(&a, &a) * dot(b, b)).sqrt()
+}
+
+/// (family, checkpoint) for every file or folder that holds one.
+fn checkpoints() -> Vec<(PathBuf, PathBuf)> {
+    let mut found = vec![];
+    for family in fs::read_dir(models())
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.is_dir())
+    {
+        for entry in fs::read_dir(&family).unwrap().map(|e| e.unwrap().path()) {
+            let training = entry.join("epoch_1.pt");
+            if training.exists() {
+                found.push((family.clone(), training));
+            } else if entry.is_dir() || entry.extension().is_some_and(|e| e == "pt") {
+                found.push((family.clone(), entry));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A bundle with the checkpoint's image tower and a head that is of no interest here.
+fn bundle(checkpoint: &Checkpoint, options: GraphOptions, out: &Path) {
+    let config = checkpoint.config();
+    let (size, embedding) = (config.image.image_size(), config.embedding);
+    let writer = BundleWriter::create(out).unwrap();
+    graph::write(checkpoint, writer.folder(), options, &mut |_, _| ()).unwrap();
+    let mut unit = vec![0.0; embedding];
+    unit[0] = 1.0;
+    writer
+        .add_head(&Head {
+            classes: 1,
+            embedding_size: embedding,
+            class_embeddings: unit.clone(),
+        })
+        .unwrap();
+    let image = GoldenImage {
+        file: "image_encoder.onnx".into(),
+        embedding: unit,
+    };
+    writer
+        .add_golden(&Golden {
+            min_cosine: 0.0,
+            images: vec![image],
+        })
+        .unwrap();
+    let mut manifest = Manifest {
+        format: FORMAT.into(),
+        version: VERSION,
+        created_by: "test".into(),
+        model: ModelInfo {
+            name: "test".into(),
+            image_size: size,
+            embedding_size: embedding,
+        },
+        preprocessing: config.preprocessing.clone(),
+        precision: if options.half {
+            Precision::F16
+        } else {
+            Precision::F32
+        },
+        logit_scale: checkpoint.logit_scale(),
+        temperature: 1.0,
+        classes: vec!["class".into()],
+        templates: vec![],
+        unknown: UnknownPolicy::default(),
+        head: HeadKind::Static,
+        fidelity: None,
+        model_card: String::new(),
+        files: vec![],
+    };
+    writer.write_manifest(&mut manifest).unwrap();
+    writer.finish().unwrap();
+}
+
+#[test]
+fn every_family_is_there_in_every_format_that_it_has() {
+    let found: Vec<String> = checkpoints()
+        .iter()
+        .map(|(_, path)| path.strip_prefix(models()).unwrap().display().to_string())
+        .collect();
+    for expected in [
+        "vit-quickgelu/open-clip",
+        "vit-quickgelu/open-clip-bin",
+        "vit-quickgelu/transformers",
+        "vit-openai/openai.pt",
+        "vit-gelu/transformers-sharded",
+        "resnet/open-clip-bin",
+    ] {
+        assert!(
+            found.iter().any(|f| f == expected),
+            "no {expected} in {found:?}"
+        );
+    }
+}
+
+#[test]
+fn image_embeddings_equal_open_clips_from_an_image_file() {
+    let scratch = tempfile::tempdir().unwrap();
+    for (i, (family, path)) in checkpoints().into_iter().enumerate() {
+        let checkpoint = Checkpoint::open(&path, &OpenOptions::default()).unwrap();
+        let size = checkpoint.config().image.image_size();
+        let inputs = json(&models().join(format!("inputs-{size}.json")));
+        let golden = json(&family.join("golden.json"));
+        for flat in [false, true] {
+            let out = scratch.path().join(format!("{i}-{flat}"));
+            bundle(&checkpoint, GraphOptions { half: false, flat }, &out);
+            let classifier = Classifier::open(&out).unwrap();
+            let images = inputs["images"].as_array().unwrap();
+            let embeddings = golden["image_embeddings"].as_array().unwrap();
+            for (pixels, expected) in images.iter().zip(embeddings) {
+                let pixels: Vec<u8> = numbers(pixels).into_iter().map(|v| v as u8).collect();
+                let file = scratch.path().join("image.png");
+                let png = fs::File::create(&file).unwrap();
+                PngEncoder::new(png)
+                    .write_image(&pixels, size, size, image::ExtendedColorType::Rgb8)
+                    .unwrap();
+                let image = pinhole::open_image(&file, &DecodeOptions::default()).unwrap();
+                let found = cosine(
+                    &classifier.embed(&image).unwrap().values,
+                    &numbers(expected),
+                );
+                assert!(
+                    found >= MIN_COSINE,
+                    "{}, flat {flat}: cosine {found}",
+                    path.display()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn text_embeddings_equal_open_clips() {
+    for (family, path) in checkpoints() {
+        let checkpoint = Checkpoint::open(&path, &OpenOptions::default()).unwrap();
+        let size = checkpoint.config().image.image_size();
+        let inputs = json(&models().join(format!("inputs-{size}.json")));
+        let golden = json(&family.join("golden.json"));
+        let tower = TextTower::load(&checkpoint).unwrap();
+        let texts = inputs["texts"].as_array().unwrap();
+        for (tokens, expected) in texts
+            .iter()
+            .zip(golden["text_embeddings"].as_array().unwrap())
+        {
+            let tokens: Vec<u32> = numbers(tokens).into_iter().map(|v| v as u32).collect();
+            let found = cosine(&tower.embed_tokens(&tokens).unwrap(), &numbers(expected));
+            assert!(found >= MIN_COSINE, "{}: cosine {found}", path.display());
+        }
+    }
+}
