@@ -1,0 +1,70 @@
+//! What can go wrong.
+
+use std::path::PathBuf;
+
+/// Result with [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error of training, evaluation or their data.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or folder cannot be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A data set is not as expected.
+    #[error("{path}: {problem}", path = path.display())]
+    Data {
+        /// The list or folder.
+        path: PathBuf,
+        /// What was found, what was expected and what to do.
+        problem: String,
+    },
+    /// An image cannot be read.
+    #[error("{path}: cannot read the image", path = path.display())]
+    Image {
+        /// The image.
+        path: PathBuf,
+        /// The cause.
+        source: pinhole_preprocessing::Error,
+    },
+    /// A file of the training state does not fit.
+    #[error("{path}: {problem}", path = path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What was found and expected.
+        problem: String,
+    },
+    /// Hyper-parameters or a configuration that cannot be.
+    #[error("{0}")]
+    Config(String),
+    /// A model checkpoint cannot be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] pinhole_checkpoint::Error),
+    /// Preprocessing failed.
+    #[error(transparent)]
+    Preprocessing(#[from] pinhole_preprocessing::Error),
+    /// An operation on tensors failed.
+    #[error("tensor operation")]
+    Tensor(#[from] candle_core::Error),
+    /// The loss is not a number any more.
+    #[error("step {step}: the loss is {loss}; lower --learning-rate or raise --warm-up")]
+    Diverged {
+        /// Step of the training.
+        step: u64,
+        /// The loss.
+        loss: f32,
+    },
+}
+
+/// For `map_err`: adds the path to an input or output error.
+pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.into();
+    move |source| Error::Io { path, source }
+}

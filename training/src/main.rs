@@ -1,0 +1,513 @@
+//! The command `pinhole-train`.
+
+use std::{
+    fs,
+    io::{IsTerminal, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pinhole_checkpoint::{Checkpoint, OpenOptions};
+use pinhole_training::{
+    data::{Files, ListOptions, Source, class_folder},
+    evaluate::{Evaluation, ZeroShot},
+    plot::plot,
+    report::Report,
+    shapes::{self, Split},
+    state,
+    train::{ModelOptions, Output, TrainOptions, Training, run},
+    vocabulary::Vocabulary,
+};
+use rayon::prelude::*;
+
+/// Trains and evaluates CLIP models.
+#[derive(Parser)]
+#[command(name = "pinhole-train", version)]
+struct Cli {
+    /// Threads; by default one per processor core.
+    #[arg(long, global = true)]
+    threads: Option<usize>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a CLIP model from the start by contrastive pre-training.
+    Clip(Box<ClipArgs>),
+    /// Zero-shot accuracy of a checkpoint on a folder of images.
+    Evaluate(EvaluateArgs),
+    /// Write pictures of the generated world, a folder per class, with captions.
+    Shapes(ShapesArgs),
+}
+
+#[derive(Args)]
+struct ClipArgs {
+    /// "shapes" (the generated world), a CSV or TSV list of images and captions, or a folder with
+    /// one sub-folder of images per class.
+    #[arg(long)]
+    data: String,
+    /// Folder for the checkpoint, the training state, log, plot and report.
+    #[arg(long, default_value = "clip-out")]
+    out: PathBuf,
+    /// Continue from the state in the output folder, bit for bit as if never interrupted.
+    #[arg(long)]
+    resume: bool,
+    /// Heading of a list's column of image paths.
+    #[arg(long, default_value = "filepath")]
+    image_column: String,
+    /// Heading of a list's column of captions.
+    #[arg(long, default_value = "title")]
+    caption_column: String,
+    /// Character between a list's columns.
+    #[arg(long, default_value = "\\t")]
+    separator: String,
+    /// Caption of a class folder's images, "{}" being the class; may be repeated.
+    #[arg(long = "template", default_value = "a photo of a {}.")]
+    templates: Vec<String>,
+    /// Least share of a side-by-side area that random crops of files keep; 1 for no crops.
+    #[arg(long, default_value_t = 0.8)]
+    crop: f32,
+    /// Side of the square image in pixels.
+    #[arg(long, default_value_t = 96)]
+    image_size: u32,
+    /// Side of a patch in pixels.
+    #[arg(long, default_value_t = 16)]
+    patch_size: u32,
+    /// Width of the image tower, a multiple of 64.
+    #[arg(long, default_value_t = 128)]
+    width: usize,
+    /// Blocks of the image tower.
+    #[arg(long, default_value_t = 4)]
+    layers: usize,
+    /// Width of the text tower, a multiple of 64.
+    #[arg(long, default_value_t = 128)]
+    text_width: usize,
+    /// Blocks of the text tower.
+    #[arg(long, default_value_t = 3)]
+    text_layers: usize,
+    /// Longest text in tokens, with start and end.
+    #[arg(long, default_value_t = 32)]
+    context_length: usize,
+    /// Length of the embeddings.
+    #[arg(long, default_value_t = 64)]
+    embedding: usize,
+    /// Pairs per update.
+    #[arg(long, default_value_t = 128)]
+    batch_size: usize,
+    /// Updates.
+    #[arg(long, default_value_t = 7000, conflicts_with = "epochs")]
+    steps: u64,
+    /// Passes over the files, instead of --steps.
+    #[arg(long)]
+    epochs: Option<f64>,
+    /// Peak learning rate.
+    #[arg(long, default_value_t = 1e-3)]
+    learning_rate: f64,
+    /// Updates of linear warm-up, before half a cosine down to 0.
+    #[arg(long, default_value_t = 200)]
+    warm_up: u64,
+    /// AdamW's decay of the mean of gradients.
+    #[arg(long, default_value_t = 0.9)]
+    beta1: f64,
+    /// AdamW's decay of the mean of squared gradients.
+    #[arg(long, default_value_t = 0.98)]
+    beta2: f64,
+    /// AdamW's epsilon.
+    #[arg(long, default_value_t = 1e-6)]
+    epsilon: f64,
+    /// Decoupled weight decay; gains, biases and the logit scale are spared.
+    #[arg(long, default_value_t = 0.1)]
+    weight_decay: f64,
+    /// Longest gradient of all weights together; 0 for any.
+    #[arg(long, default_value_t = 1.0)]
+    clip_gradient: f64,
+    /// Decides first weights, and order and variation of the data.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Updates per line of log.jsonl.
+    #[arg(long, default_value_t = 50)]
+    log_every: u64,
+    /// Updates per saved state and checkpoint.
+    #[arg(long, default_value_t = 500)]
+    save_every: u64,
+    /// Pictures of each class in the final test on the generated world.
+    #[arg(long, default_value_t = 100)]
+    test_images: u64,
+}
+
+#[derive(Args)]
+struct EvaluateArgs {
+    /// A CLIP checkpoint: file or folder.
+    #[arg(long)]
+    model: PathBuf,
+    /// Folder with one sub-folder of images per class.
+    #[arg(long)]
+    images: PathBuf,
+    /// Text of a class, "{}" being its name; several are an ensemble.
+    #[arg(long = "templates", num_args = 1.., default_value = "a photo of a {}.")]
+    templates: Vec<String>,
+    /// File with the classes to choose from, one a line; by default those of the folder.
+    #[arg(long)]
+    classes: Option<PathBuf>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Write the whole confusion table: JSON if the name ends so, else CSV.
+    #[arg(long)]
+    confusion: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct ShapesArgs {
+    /// Folder to make.
+    #[arg(long)]
+    out: PathBuf,
+    /// Number of pictures.
+    #[arg(long)]
+    count: u64,
+    /// Decides the pictures: the same seed gives the same bytes everywhere.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// train and seen: pairs that training shows; unseen: those held out.
+    #[arg(long, value_enum, default_value_t = SplitArg::Train)]
+    split: SplitArg,
+    /// Width x height in pixels.
+    #[arg(long, default_value = "320x240")]
+    size: String,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SplitArg {
+    Train,
+    Seen,
+    Unseen,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Some(code) = single_threaded_candle() {
+        return code;
+    }
+    let done = pool(cli.threads).and_then(|()| match cli.command {
+        Command::Clip(args) => clip(&args),
+        Command::Evaluate(args) => evaluate(&args),
+        Command::Shapes(args) => write_shapes(&args),
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs this command once more with an environment in which candle keeps to the calling thread,
+/// and returns its exit code; `None` in that second run.
+///
+/// We split batches over threads ourselves. Candle would start threads of its own inside each part,
+/// wait for them in busy loops and look up the number of cores in /proc for every matrix product:
+/// training would take three times the processor time. Candle reads its number of threads from the
+/// environment only, and a process cannot change its own environment safely. The GNU allocator, for
+/// the same reason, is told here to keep freed memory instead of giving it back to the system and
+/// asking for it again in every update.
+fn single_threaded_candle() -> Option<ExitCode> {
+    const MARK: &str = "PINHOLE_TRAIN_CHILD";
+    if std::env::var_os(MARK).is_some() {
+        return None;
+    }
+    let mut command = std::process::Command::new(std::env::current_exe().ok()?);
+    command
+        .args(std::env::args_os().skip(1))
+        .env(MARK, "1")
+        .env("RAYON_NUM_THREADS", "1")
+        .env("MALLOC_MMAP_THRESHOLD_", "1073741824")
+        .env("MALLOC_TRIM_THRESHOLD_", "8589934592")
+        .env("MALLOC_TOP_PAD_", "67108864");
+    #[cfg(unix)]
+    {
+        // Only returns where it fails; then this process does the work, if more slowly.
+        let _ = std::os::unix::process::CommandExt::exec(&mut command);
+        None
+    }
+    #[cfg(not(unix))]
+    {
+        let status = command.status().ok()?;
+        Some(match status.code() {
+            Some(0) => ExitCode::SUCCESS,
+            Some(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+            None => ExitCode::FAILURE,
+        })
+    }
+}
+
+fn pool(threads: Option<usize>) -> Result<()> {
+    let threads = match threads {
+        Some(0) => bail!("--threads 0: expected at least 1"),
+        Some(threads) => threads,
+        None => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    // Matrix products stay on the thread that asks for them: the parts of a batch are what runs in
+    // parallel.
+    gemm::set_threading_threshold(usize::MAX);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    pool.build_global().context("cannot start threads")
+}
+
+fn clip(args: &ClipArgs) -> Result<()> {
+    let source = source(args)?;
+    let steps = match (args.epochs, source.len()) {
+        (None, _) => args.steps,
+        (Some(_), None) => bail!("--epochs: the generated world has no end; use --steps"),
+        (Some(epochs), Some(_)) if !(epochs > 0.0 && epochs < 1e9) => {
+            bail!("--epochs {epochs}: expected more than 0")
+        }
+        (Some(epochs), Some(images)) => {
+            ((epochs * images as f64 / args.batch_size.max(1) as f64).ceil() as u64).max(1)
+        }
+    };
+    let options = TrainOptions {
+        model: ModelOptions {
+            image_size: args.image_size,
+            patch_size: args.patch_size,
+            width: args.width,
+            layers: args.layers,
+            text_width: args.text_width,
+            text_layers: args.text_layers,
+            context_length: args.context_length,
+            embedding: args.embedding,
+        },
+        steps,
+        batch_size: args.batch_size,
+        learning_rate: args.learning_rate,
+        warm_up: args.warm_up,
+        beta1: args.beta1,
+        beta2: args.beta2,
+        epsilon: args.epsilon,
+        weight_decay: args.weight_decay,
+        clip_gradient: args.clip_gradient,
+        seed: args.seed,
+    };
+    if args.log_every == 0 || args.save_every == 0 {
+        bail!("--log-every and --save-every: expected at least 1");
+    }
+    let texts = source.texts();
+    let vocabulary = Vocabulary::of(texts.iter().map(String::as_str));
+    let mut training = Training::new(options, vocabulary)?;
+    let output = Output {
+        folder: args.out.clone(),
+        log_every: args.log_every,
+        save_every: args.save_every,
+    };
+    if args.resume {
+        state::load(&mut training, &source, &output.state())?;
+    } else if output.state().exists() {
+        bail!(
+            "{} holds a training; continue it with --resume or choose another --out",
+            args.out.display()
+        );
+    }
+    eprintln!(
+        "{}: {steps} updates of {} pairs, {} tokens in use",
+        source.description(),
+        args.batch_size,
+        training.vocabulary.ids().len()
+    );
+    let bar = progress(steps);
+    bar.set_position(training.done);
+    let log = run(
+        &mut training,
+        &source,
+        &output,
+        steps,
+        |training, record| {
+            bar.set_position(record.step);
+            bar.set_message(format!(
+                "loss {:.3}, accuracy {:.3}",
+                record.loss, record.accuracy
+            ));
+            if training.done.is_multiple_of(args.save_every) {
+                training.write(&output.checkpoint())?;
+            }
+            Ok(())
+        },
+    )?;
+    bar.finish();
+    training.write(&output.checkpoint())?;
+    plot(&log, &args.out.join("plot.svg"))?;
+    if matches!(source, Source::Shapes) {
+        let command = std::env::args().collect::<Vec<_>>();
+        let command = ["pinhole-train"]
+            .into_iter()
+            .chain(command.iter().skip(1).map(|a| &**a));
+        let command = command.collect::<Vec<_>>().join(" ");
+        let template = args.templates.first().map_or("a photo of a {}.", |t| t);
+        let report = Report::new(&training, &log, command, template, args.test_images)?;
+        report.write(&args.out)?;
+        println!(
+            "zero-shot accuracy among 64 classes: {:.2} % on pairs seen in training, {:.2} % on \
+             pairs never seen or named",
+            100.0 * report.seen.accuracy,
+            100.0 * report.unseen.accuracy
+        );
+    }
+    println!("wrote {}", output.checkpoint().display());
+    Ok(())
+}
+
+fn source(args: &ClipArgs) -> Result<Source> {
+    if args.data == "shapes" {
+        return Ok(Source::Shapes);
+    }
+    if !(args.crop > 0.0 && args.crop <= 1.0) {
+        bail!("--crop {}: expected more than 0, at most 1", args.crop);
+    }
+    let path = Path::new(&args.data);
+    if path.is_dir() {
+        return Ok(Source::Files(Files::from_folder(
+            path,
+            &args.templates,
+            args.crop,
+        )?));
+    }
+    let separator = match args.separator.as_str() {
+        "\\t" | "tab" => b'\t',
+        one if one.len() == 1 => one.as_bytes()[0],
+        other => bail!("--separator {other:?}: expected one character or \\t"),
+    };
+    let options = ListOptions {
+        separator,
+        image_column: args.image_column.clone(),
+        caption_column: args.caption_column.clone(),
+    };
+    Ok(Source::Files(Files::from_list(path, &options, args.crop)?))
+}
+
+/// A bar on a terminal, silence elsewhere.
+fn progress(length: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::hidden());
+    }
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} (left {eta}) {msg}");
+    let bar = ProgressBar::new(length);
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+fn evaluate(args: &EvaluateArgs) -> Result<()> {
+    if args.model.join("manifest.json").is_file() {
+        bail!("{} is a bundle, not a checkpoint", args.model.display());
+    }
+    let classes = match &args.classes {
+        Some(path) => {
+            let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+            lines.map(str::to_owned).collect()
+        }
+        None => {
+            let mut classes: Vec<String> = Vec::new();
+            for (_, class) in class_folder(&args.images)? {
+                if classes.last() != Some(&class) {
+                    classes.push(class);
+                }
+            }
+            classes
+        }
+    };
+    if classes.is_empty() {
+        bail!("no class to choose from");
+    }
+    let checkpoint = Checkpoint::open(&args.model, &OpenOptions::default())?;
+    let model = ZeroShot::open(&checkpoint, &classes, &args.templates)?;
+    let table = model.evaluate_folder(&args.images, &classes)?;
+    if let Some(path) = &args.confusion {
+        if path.extension().is_some_and(|e| e == "json") {
+            let json = serde_json::to_string(&table)?;
+            fs::write(path, json).with_context(|| path.display().to_string())?;
+        } else {
+            table.write_csv(path)?;
+        }
+    }
+    print(&table, args.json)
+}
+
+fn print(table: &Evaluation, json: bool) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    if json {
+        let classes: serde_json::Map<_, _> = (table.per_class().into_iter())
+            .map(|(class, images, accuracy)| {
+                let value = serde_json::json!({"images": images, "accuracy": accuracy});
+                (class.to_owned(), value)
+            })
+            .collect();
+        let object = serde_json::json!({
+            "images": table.images(),
+            "accuracy": table.accuracy(),
+            "classes": classes,
+            "confusions": table.top_confusions(20),
+        });
+        writeln!(out, "{object}")?;
+        return Ok(());
+    }
+    let percent = 100.0 * table.accuracy();
+    writeln!(out, "{percent:.2} % of {} images", table.images())?;
+    for (class, images, accuracy) in table.per_class() {
+        writeln!(out, "{:6.2} %  {class} ({images})", 100.0 * accuracy)?;
+    }
+    let confusions = table.top_confusions(10);
+    if !confusions.is_empty() {
+        writeln!(out, "most frequent confusions:")?;
+        for c in confusions {
+            writeln!(out, "{:6}  {} taken for {}", c.images, c.class, c.taken_for)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_shapes(args: &ShapesArgs) -> Result<()> {
+    let split = match args.split {
+        SplitArg::Train => Split::Train,
+        SplitArg::Seen => Split::Seen,
+        SplitArg::Unseen => Split::Unseen,
+    };
+    let sides = args.size.split_once('x');
+    let sides = sides.and_then(|(w, h)| Some((w.parse::<u32>().ok()?, h.parse::<u32>().ok()?)));
+    let Some((width, height)) =
+        sides.filter(|&(w, h)| (1..=8192).contains(&w.min(h)) && w.max(h) <= 8192)
+    else {
+        bail!(
+            "--size {}: expected WIDTHxHEIGHT, each 1 to 8192",
+            args.size
+        );
+    };
+    let captions: Vec<(String, String)> = (0..args.count)
+        .into_par_iter()
+        .map(|index| {
+            let (scene, class, caption) = shapes::sample(split, args.seed, index);
+            let name = format!("{}/{index:06}.png", shapes::class_name(class));
+            let path = args.out.join(&name);
+            let folder = path.parent().unwrap_or(&args.out);
+            fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+            let image = shapes::render(&scene, width, height);
+            let colour = image::ExtendedColorType::Rgb8;
+            image::save_buffer(&path, &image.data, width, height, colour)
+                .with_context(|| path.display().to_string())?;
+            Ok((name, caption))
+        })
+        .collect::<Result<_>>()?;
+    fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let path = args.out.join("captions.tsv");
+    let mut list = String::from("filepath\ttitle\n");
+    for (name, caption) in captions {
+        list.push_str(&format!("{name}\t{caption}\n"));
+    }
+    fs::write(&path, list).with_context(|| path.display().to_string())?;
+    println!("wrote {} pictures and {}", args.count, path.display());
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! What is in a generated picture, drawn at random.
+
+use super::dice::Dice;
+
+/// A shape of the generated world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// A disc.
+    Circle,
+    /// A square.
+    Square,
+    /// A triangle, taller than equilateral.
+    Triangle,
+    /// A five-pointed star.
+    Star,
+    /// A plus sign.
+    Cross,
+    /// A heart.
+    Heart,
+    /// An annulus.
+    Ring,
+    /// A moon's sickle.
+    Crescent,
+}
+
+/// A colour of the generated world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Colour {
+    /// Hue about 0 degrees.
+    Red,
+    /// Hue about 27 degrees.
+    Orange,
+    /// Hue about 54 degrees.
+    Yellow,
+    /// Hue about 125 degrees.
+    Green,
+    /// Hue about 218 degrees.
+    Blue,
+    /// Hue about 276 degrees.
+    Purple,
+    /// Hue about 330 degrees, light.
+    Pink,
+    /// No hue, the lightest.
+    White,
+}
+
+/// All shapes, in the order of class indices.
+pub const SHAPES: [(Shape, &str); 8] = [
+    (Shape::Circle, "circle"),
+    (Shape::Square, "square"),
+    (Shape::Triangle, "triangle"),
+    (Shape::Star, "star"),
+    (Shape::Cross, "cross"),
+    (Shape::Heart, "heart"),
+    (Shape::Ring, "ring"),
+    (Shape::Crescent, "crescent"),
+];
+
+/// All colours, in the order of class indices.
+pub const COLOURS: [(Colour, &str); 8] = [
+    (Colour::Red, "red"),
+    (Colour::Orange, "orange"),
+    (Colour::Yellow, "yellow"),
+    (Colour::Green, "green"),
+    (Colour::Blue, "blue"),
+    (Colour::Purple, "purple"),
+    (Colour::Pink, "pink"),
+    (Colour::White, "white"),
+];
+
+/// What fills the picture behind the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Background {
+    /// One colour.
+    Plain,
+    /// From one colour to another.
+    Gradient,
+    /// Bars of two colours.
+    Striped,
+    /// Squares of two colours.
+    Checkered,
+    /// Soft blotches of two colours.
+    Cloudy,
+}
+
+/// One object before a background.
+///
+/// Lengths are in units of half the picture's shorter side, so that the central square, all that a
+/// CLIP encoder sees of the picture, is [-1, 1] x [-1, 1] with y down. Colours are RGB in 0..1.
+#[derive(Clone, Debug)]
+pub struct Scene {
+    /// Index into [`COLOURS`].
+    pub colour_index: usize,
+    /// Index into [`SHAPES`].
+    pub shape_index: usize,
+    /// The shape.
+    pub shape: Shape,
+    /// The object's colour as drawn.
+    pub rgb: [f32; 3],
+    /// The object's centre.
+    pub x: f32,
+    /// The object's centre.
+    pub y: f32,
+    /// The object's size from its centre to its farthest point, about.
+    pub radius: f32,
+    /// Cosine and sine of the angle that the object is turned by.
+    pub rotation: (f32, f32),
+    /// Stretch along the object's horizontal, its vertical being shrunk by as much.
+    pub stretch: f32,
+    /// Perspective: relative growth of depth per radius along x and y.
+    pub tilt: (f32, f32),
+    /// Change of the object's brightness per radius along x and y.
+    pub shading: (f32, f32),
+    /// Offset of the cast shadow.
+    pub shadow: (f32, f32),
+    /// Darkness of the cast shadow, 0..1.
+    pub shadow_strength: f32,
+    /// Kind of background.
+    pub background: Background,
+    /// Its two colours.
+    pub background_rgb: ([f32; 3], [f32; 3]),
+    /// Direction of its gradient or pattern, unit length.
+    pub direction: (f32, f32),
+    /// Period of its pattern.
+    pub period: f32,
+    /// Change of brightness per unit along x and y.
+    pub light: (f32, f32),
+    /// Brightness and colour cast of the light per channel.
+    pub tint: [f32; 3],
+    /// Half the width of out-of-focus edges.
+    pub softness: f32,
+    /// Largest deviation of sensor noise.
+    pub noise: f32,
+    /// Seed of noise and blotches.
+    pub noise_seed: u32,
+}
+
+impl Scene {
+    /// A scene with the given colour and shape (indices into [`COLOURS`] and [`SHAPES`], which wrap
+    /// around) and everything else drawn from `dice`.
+    pub fn random(dice: &mut Dice, colour_index: usize, shape_index: usize) -> Self {
+        let (colour_index, shape_index) =
+            (colour_index % COLOURS.len(), shape_index % SHAPES.len());
+        let (colour, shape) = (COLOURS[colour_index].0, SHAPES[shape_index].0);
+        let rgb = paint(dice, colour);
+        let radius = dice.range(0.4, 0.84);
+        let room = (0.98 - 0.85 * radius).max(0.05);
+        let background = match dice.below(10) {
+            0..=2 => Background::Plain,
+            3..=5 => Background::Gradient,
+            6 => Background::Striped,
+            7 => Background::Checkered,
+            _ => Background::Cloudy,
+        };
+        let first = backdrop(dice, rgb);
+        let mut second = backdrop(dice, rgb);
+        if matches!(background, Background::Striped | Background::Checkered) {
+            // A quiet pattern: the object must stand out from it.
+            second = [0, 1, 2].map(|c| first[c] + 0.45 * (second[c] - first[c]));
+        }
+        let gain = dice.range(0.72, 1.12);
+        Self {
+            colour_index,
+            shape_index,
+            shape,
+            rgb,
+            x: dice.range(-room, room),
+            y: dice.range(-room, room),
+            radius,
+            rotation: turn(dice, 0.45),
+            stretch: dice.range(0.9, 1.1),
+            tilt: (dice.range(-0.17, 0.17), dice.range(-0.17, 0.17)),
+            shading: (dice.range(-0.12, 0.12), dice.range(-0.12, 0.12)),
+            shadow: (dice.range(-0.1, 0.1), dice.range(0.02, 0.12)),
+            shadow_strength: if dice.chance(0.4) {
+                dice.range(0.15, 0.5)
+            } else {
+                0.0
+            },
+            background,
+            background_rgb: (first, second),
+            direction: turn(dice, 2.0),
+            period: dice.range(0.25, 0.7),
+            light: (dice.range(-0.18, 0.18), dice.range(-0.18, 0.18)),
+            tint: [(); 3].map(|()| gain * dice.range(0.965, 1.035)),
+            softness: if dice.chance(0.5) {
+                dice.range(0.0, 0.05)
+            } else {
+                0.0
+            },
+            noise: if dice.chance(0.7) {
+                dice.range(0.0, 0.12)
+            } else {
+                0.0
+            },
+            noise_seed: dice.bits(),
+        }
+    }
+}
+
+/// Cosine and sine of a random angle whose half has a tangent in -`spread`..`spread`: by Weierstrass'
+/// formulas, which need no trigonometric function.
+fn turn(dice: &mut Dice, spread: f32) -> (f32, f32) {
+    let t = dice.range(-0.5 * spread, 0.5 * spread);
+    let d = 1.0 + t * t;
+    ((1.0 - t * t) / d, 2.0 * t / d)
+}
+
+/// A colour as painted: hue, saturation and value vary, but not across a neighbour's name.
+fn paint(dice: &mut Dice, colour: Colour) -> [f32; 3] {
+    let (hue, spread, saturation, value) = match colour {
+        Colour::Red => (0.0, 6.0, (0.82, 1.0), (0.72, 0.98)),
+        Colour::Orange => (27.0, 5.0, (0.85, 1.0), (0.9, 1.0)),
+        Colour::Yellow => (54.0, 4.5, (0.75, 1.0), (0.88, 1.0)),
+        Colour::Green => (125.0, 18.0, (0.65, 1.0), (0.5, 0.85)),
+        Colour::Blue => (218.0, 12.0, (0.7, 1.0), (0.65, 1.0)),
+        Colour::Purple => (276.0, 9.0, (0.6, 0.95), (0.5, 0.8)),
+        Colour::Pink => (334.0, 9.0, (0.3, 0.52), (0.95, 1.0)),
+        Colour::White => (0.0, 180.0, (0.0, 0.05), (0.92, 1.0)),
+    };
+    let hue = hue + dice.range(-spread, spread);
+    let saturation = dice.range(saturation.0, saturation.1);
+    hsv(hue, saturation, dice.range(value.0, value.1))
+}
+
+/// A background colour, muted and unlike the object's.
+fn backdrop(dice: &mut Dice, object: [f32; 3]) -> [f32; 3] {
+    let mut candidate = [0.3; 3];
+    for _ in 0..8 {
+        let hue = dice.range(0.0, 360.0);
+        let saturation = dice.range(0.0, 0.35);
+        candidate = hsv(hue, saturation, dice.range(0.08, 0.85));
+        let difference: f32 = (0..3).map(|c| (candidate[c] - object[c]).abs()).sum();
+        if difference > 0.75 {
+            break;
+        }
+        candidate = candidate.map(|c| c * 0.4);
+    }
+    candidate
+}
+
+/// RGB of hue in degrees (any), saturation and value in 0..1.
+fn hsv(hue: f32, saturation: f32, value: f32) -> [f32; 3] {
+    [5.0, 3.0, 1.0].map(|n: f32| {
+        let k = n + hue / 60.0 + 6.0;
+        let k = k - 6.0 * (k / 6.0).floor();
+        value - value * saturation * k.min(4.0 - k).clamp(0.0, 1.0)
+    })
+}

@@ -1,0 +1,76 @@
+//! Texts as tokens of a compact vocabulary.
+
+use std::collections::BTreeSet;
+
+use candle_core::{Device, Tensor};
+use pinhole_prompts::{EOT, SOT, Tokenizer};
+
+use crate::{Error, Result};
+
+/// The token ids in use, ascending. Training moves only their rows of the embedding table; the
+/// other rows of a table of 49408 would take most of the memory and of an optimiser's time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vocabulary {
+    ids: Vec<u32>,
+}
+
+/// A text as indices into a [`Vocabulary`], with its start and end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tokens(pub Vec<u32>);
+
+impl Vocabulary {
+    /// The tokens of some texts, with start and end of text.
+    pub fn of<'a>(texts: impl IntoIterator<Item = &'a str>) -> Self {
+        let tokenizer = Tokenizer::new();
+        let mut ids = BTreeSet::from([SOT, EOT]);
+        for text in texts {
+            ids.extend(tokenizer.encode(text));
+        }
+        Self {
+            ids: ids.into_iter().collect(),
+        }
+    }
+
+    /// The ids, ascending; a token's index is its place here.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// A text between start and end of text, cut to `context_length` (the end stays).
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a token that is not in the vocabulary.
+    pub fn tokens(&self, text: &str, context_length: usize) -> Result<Tokens> {
+        let mut ids = vec![SOT];
+        ids.extend(Tokenizer::new().encode(text));
+        ids.truncate(context_length.saturating_sub(1).max(1));
+        ids.push(EOT);
+        let index = |id: &u32| {
+            let found = self.ids.binary_search(id).map_err(|_| {
+                Error::Config(format!("token {id} of {text:?} is not in the vocabulary"))
+            })?;
+            Ok(found as u32)
+        };
+        Ok(Tokens(ids.iter().map(index).collect::<Result<_>>()?))
+    }
+}
+
+/// Texts as one tensor of indices [texts, longest], padded with index 0, and the place of the end
+/// of each. What follows the end has no influence in a causal tower.
+///
+/// # Errors
+/// Where there is no text.
+pub fn stack(texts: &[Tokens]) -> Result<(Tensor, Vec<u32>)> {
+    let longest = texts.iter().map(|t| t.0.len()).max().unwrap_or(0);
+    let mut ids = Vec::with_capacity(texts.len() * longest);
+    let mut ends = Vec::with_capacity(texts.len());
+    for Tokens(tokens) in texts {
+        ends.push(tokens.len().saturating_sub(1) as u32);
+        ids.extend(tokens);
+        ids.extend(std::iter::repeat_n(0, longest - tokens.len()));
+    }
+    Ok((
+        Tensor::from_vec(ids, (texts.len(), longest), &Device::Cpu)?,
+        ends,
+    ))
+}
