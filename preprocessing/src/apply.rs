@@ -11,7 +11,11 @@ const MAX_SIDE: u32 = 1 << 20;
 const MAX_SIZE: u32 = 4096;
 
 impl Preprocessing {
-    /// Resizes and crops `image` to the square that the encoder sees, equal to Pillow bit for bit.
+    /// Resizes and crops `image` to the square that the encoder sees, equal to Pillow 13 bit for bit.
+    ///
+    /// Pillow 12 and older give the same except where the height shrinks by more than twice as many
+    /// pixels as the width (with [`Resize::Shortest`]: images more than twice as tall as wide). There
+    /// they filter the other axis first, so that values differ by rounding, next to hard edges more.
     ///
     /// The arithmetic of the sizes is that of torchvision's `Resize` and `CenterCrop` and of
     /// open_clip's `ResizeKeepRatio` and `CenterCropOrPad` (open_clip/transform.py). Only the rows

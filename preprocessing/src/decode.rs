@@ -109,37 +109,7 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, Error> 
                 PngDecoder::with_limits(Cursor::new(bytes), limits)
             })
         }
-        [
-            b'R',
-            b'I',
-            b'F',
-            b'F',
-            s0,
-            s1,
-            s2,
-            s3,
-            b'W',
-            b'E',
-            b'B',
-            b'P',
-            ..,
-        ] => {
-            // The decoder takes missing bytes at the end for zeros.
-            let len = u64::from(u32::from_le_bytes([*s0, *s1, *s2, *s3])) + 8;
-            if len > bytes.len() as u64 {
-                let reason = format!(
-                    "the file is truncated: {len} bytes announced, {} found",
-                    bytes.len()
-                );
-                return Err(Error::Decode {
-                    format: "WebP",
-                    reason,
-                });
-            }
-            with_decoder("WebP", options, false, || {
-                WebPDecoder::new(Cursor::new(bytes))
-            })
-        }
+        [b'R', b'I', b'F', b'F', ..] if bytes.get(8..12) == Some(b"WEBP") => webp(bytes, options),
         [b'B', b'M', ..] => {
             bmp::decode(bytes, options).map(|image| (image, Orientation::NoTransforms))
         }
@@ -162,6 +132,28 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, Error> 
         return Ok(turned(image, orientation));
     }
     Ok(image)
+}
+
+fn webp(bytes: &[u8], options: &DecodeOptions) -> Result<(RgbImage, Orientation), Error> {
+    // The decoder takes missing bytes at the end for zeros.
+    let size = bytes[4..8]
+        .iter()
+        .rev()
+        .fold(0, |size, byte| size << 8 | u64::from(*byte))
+        + 8;
+    if size > bytes.len() as u64 {
+        let reason = format!(
+            "the file is truncated: {size} bytes announced, {} found",
+            bytes.len()
+        );
+        return Err(Error::Decode {
+            format: "WebP",
+            reason,
+        });
+    }
+    with_decoder("WebP", options, false, || {
+        WebPDecoder::new(Cursor::new(bytes))
+    })
 }
 
 /// Decodes by one of the decoders of the crate `image`; 16-bit values are clipped at 255 if `clip`.
