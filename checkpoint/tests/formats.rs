@@ -315,3 +315,14 @@ fn a_training_checkpoint_keeps_what_it_cannot_read() {
     assert_eq!(state.info("logit_scale").unwrap().dtype, Dtype::F16);
     assert_eq!(state.tensor("logit_scale").unwrap().data, [2.65625]);
 }
+
+#[test]
+fn checkpoints_are_shared_between_threads() {
+    let checkpoint = open(&models().join("vit-quickgelu/open-clip-bin")).unwrap();
+    let expected = golden_digests(&golden("vit-quickgelu"));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert_eq!(digests(&checkpoint).unwrap(), expected));
+        }
+    });
+}

@@ -612,6 +612,18 @@ fn zip_bombs_are_refused_by_their_headers() {
             refusal(&path)
         );
     }
+    // Claims bytes that the file does not have.
+    let entry = Forged {
+        size: claim,
+        packed: claim,
+        ..Forged::stored("a/data/0", &[0; 64])
+    };
+    let (_folder, path) = file(&zip(&[tensor(claim as i64 / 4), entry]));
+    assert!(
+        refusal(&path).contains("but the file ends at"),
+        "{}",
+        refusal(&path)
+    );
     // A pickle that truly inflates to more than is accepted.
     let (_folder, path) = file(&zip(&[Forged::deflated("a/data.pkl", &gigabyte)]));
     assert!(
@@ -633,6 +645,7 @@ fn zip_bombs_are_refused_by_their_headers() {
     };
     let short = Forged {
         data: [short.data.clone(), vec![0; 200]].concat(),
+        packed: short.packed + 200,
         ..short
     };
     let (_folder, path) = file(&zip(&[tensor(1 << 14), short]));

@@ -105,17 +105,20 @@ pub struct Forged {
     pub data: Vec<u8>,
     pub deflated: bool,
     pub size: u64,
+    /// Bytes in the archive.
+    pub packed: u64,
     pub crc: u32,
 }
 
 impl Forged {
     pub fn stored(name: &str, data: &[u8]) -> Forged {
-        let (size, crc) = (data.len() as u64, crc(data));
+        let (size, packed, crc) = (data.len() as u64, data.len() as u64, crc(data));
         Forged {
             name: name.to_owned(),
             data: data.to_vec(),
             deflated: false,
             size,
+            packed,
             crc,
         }
     }
@@ -128,6 +131,7 @@ impl Forged {
         let deflated = encoder.finish().unwrap();
         Forged {
             deflated: true,
+            packed: deflated.len() as u64,
             data: deflated,
             ..Forged::stored(name, data)
         }
@@ -149,7 +153,7 @@ pub fn zip(entries: &[Forged]) -> Vec<u8> {
         let method: u16 = if entry.deflated { 8 } else { 0 };
         let mut sizes = vec![1, 0, 16, 0];
         sizes.extend(entry.size.to_le_bytes());
-        sizes.extend((entry.data.len() as u64).to_le_bytes());
+        sizes.extend(entry.packed.to_le_bytes());
         let mut common = Vec::new();
         common.extend([45, 0, 0, 0]);
         common.extend(method.to_le_bytes());
