@@ -1,0 +1,506 @@
+//! The board's command line on the demo bundle: answers, JSON, exit codes, and what a bad bundle or
+//! image leads to. Each bad input must give exit code 1 and one `error:` line that names the file.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use pinhole_bundle::{Bundle, BundleWriter, Manifest};
+use serde_json::Value;
+
+fn assets(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../assets")
+        .join(path)
+}
+
+fn samples() -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir(assets("samples"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
+    found.sort();
+    found
+}
+
+fn pinhole<I: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = I>) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_pinhole"))
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Exit code 1, nothing on stdout, and exactly one line on stderr, which holds every part.
+#[track_caller]
+fn assert_error(output: &Output, parts: &[&str]) {
+    let message = stderr(output);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert_eq!(stdout(output), "", "{message}");
+    assert!(message.starts_with("error: "), "{message}");
+    assert_eq!(message.trim_end().lines().count(), 1, "{message}");
+    for part in parts {
+        assert!(message.contains(part), "expected {part:?} in: {message}");
+    }
+}
+
+/// A copy of the demo bundle that a test may damage.
+fn copy_of_demo() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = folder.path().join("bundle");
+    fs::create_dir_all(bundle.join("golden")).unwrap();
+    fs::copy(assets("demo/manifest.json"), bundle.join("manifest.json")).unwrap();
+    for file in Bundle::open(&assets("demo"))
+        .unwrap()
+        .manifest()
+        .files
+        .iter()
+    {
+        fs::copy(assets("demo").join(&file.path), bundle.join(&file.path)).unwrap();
+    }
+    (folder, bundle)
+}
+
+/// The demo bundle with one file and the manifest changed, and sizes and hashes made right again.
+fn rewritten(
+    file: &str,
+    change: impl FnOnce(&mut Vec<u8>),
+    edit: impl FnOnce(&mut Manifest),
+) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bundle");
+    let demo = Bundle::open(&assets("demo")).unwrap();
+    let mut manifest = demo.manifest().clone();
+    let writer = BundleWriter::create(&path).unwrap();
+    let mut change = Some(change);
+    for entry in &demo.manifest().files {
+        let mut bytes = fs::read(assets("demo").join(&entry.path)).unwrap();
+        if entry.path == file {
+            (change.take().unwrap())(&mut bytes);
+        }
+        writer.add(&entry.path, &bytes).unwrap();
+    }
+    edit(&mut manifest);
+    writer.write_manifest(&mut manifest).unwrap();
+    writer.finish().unwrap();
+    (folder, path)
+}
+
+fn classify(bundle: &Path) -> Output {
+    pinhole([Path::new("classify"), bundle, &samples()[0]])
+}
+
+/// Sample files are named by their true class, such as `red-circle.png`. The demo model is right about
+/// nine in ten pairs that it was trained on and half of those that it was not, of which four are here.
+#[test]
+fn most_samples_are_classified_as_their_file_names_say() {
+    let right = samples().iter().filter(|image| {
+        let output = pinhole([
+            Path::new("classify"),
+            &assets("demo"),
+            image,
+            Path::new("--json"),
+        ]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let best = line["top"][0]["class"].as_str().unwrap().replace(' ', "-");
+        image
+            .file_stem()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .starts_with(&best)
+    });
+    let (right, all) = (right.count(), samples().len());
+    assert!(all >= 12 && 4 * right >= 3 * all, "{right} of {all}");
+}
+
+#[test]
+fn json_of_classify_has_the_documented_fields() {
+    let output = pinhole([
+        Path::new("classify"),
+        &assets("demo"),
+        &samples()[0],
+        Path::new("--json"),
+        Path::new("--top"),
+        Path::new("3"),
+    ]);
+    let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(line["image"], samples()[0].display().to_string());
+    let top = line["top"].as_array().unwrap();
+    assert_eq!(top.len(), 3);
+    let probability = |i: usize| top[i]["probability"].as_f64().unwrap();
+    assert!(probability(0) >= probability(1) && probability(1) >= probability(2));
+    assert!((-1.0..=1.0).contains(&top[0]["similarity"].as_f64().unwrap()));
+    assert_eq!(line["unknown"], false);
+    let latency = &line["latency_ms"];
+    let parts: f64 = ["decode", "preprocess", "encode", "head"]
+        .iter()
+        .map(|k| latency[k].as_f64().unwrap())
+        .sum();
+    assert!((parts - latency["total"].as_f64().unwrap()).abs() < 1e-6);
+}
+
+#[test]
+fn probabilities_of_all_classes_sum_to_one() {
+    let output = pinhole([
+        Path::new("classify"),
+        &assets("demo"),
+        &samples()[0],
+        Path::new("--json"),
+        Path::new("--top"),
+        Path::new("100000"),
+    ]);
+    let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let sum: f64 = line["top"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["probability"].as_f64().unwrap())
+        .sum();
+    assert!((sum - 1.0).abs() < 1e-4, "{sum}");
+}
+
+#[test]
+fn embed_gives_the_same_unit_vector_with_one_thread_and_all() {
+    let embed = |extra: &[&str]| {
+        let mut arguments = vec![
+            "embed".into(),
+            assets("demo"),
+            samples()[1].clone(),
+            "--json".into(),
+        ];
+        arguments.extend(extra.iter().map(PathBuf::from));
+        let output = pinhole(arguments);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+        line["embedding"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|v| v.as_f64().unwrap())
+            .collect::<Vec<f64>>()
+    };
+    let all = embed(&[]);
+    let norm: f64 = all.iter().map(|v| v * v).sum::<f64>().sqrt();
+    assert!((norm - 1.0).abs() < 1e-5, "{norm}");
+    assert_eq!(all, embed(&["--threads", "1"]));
+}
+
+#[test]
+fn one_bad_image_does_not_take_the_other_answers_with_it() {
+    let output = pinhole([
+        Path::new("classify"),
+        &assets("demo"),
+        Path::new("no-such.jpg"),
+        &samples()[0],
+        Path::new("--json"),
+    ]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(stdout(&output).lines().count(), 1);
+    assert!(
+        stderr(&output).contains("no-such.jpg"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    for arguments in [
+        vec![],
+        vec!["classify"],
+        vec!["classify", "x", "y", "--top", "0"],
+        vec!["frobnicate"],
+    ] {
+        assert_eq!(pinhole(&arguments).status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn threads_outside_the_machine_are_refused() {
+    for threads in ["0", "100000"] {
+        let output = pinhole([
+            Path::new("selftest"),
+            &assets("demo"),
+            Path::new("--threads"),
+            Path::new(threads),
+        ]);
+        assert_error(&output, &["threads", threads]);
+    }
+}
+
+#[test]
+fn selftest_passes_and_notices_a_wrong_answer() {
+    let output = pinhole([Path::new("selftest"), &assets("demo")]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("passed"));
+
+    let (_folder, bundle) = rewritten(
+        "golden/embeddings.json",
+        |bytes| {
+            let mut golden: Value = serde_json::from_slice(bytes).unwrap();
+            let first = golden["images"][0]["embedding"][0].as_f64().unwrap();
+            golden["images"][0]["embedding"][0] = (first + 0.5).into();
+            *bytes = golden.to_string().into_bytes();
+        },
+        |_| {},
+    );
+    let output = pinhole([Path::new("selftest"), &bundle]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("DIFFERS") && stderr(&output).contains("self-test"));
+}
+
+#[test]
+fn preprocess_writes_a_png_of_the_encoders_size_and_never_overwrites() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("crop.png");
+    let arguments = [
+        Path::new("preprocess"),
+        &assets("demo"),
+        &samples()[0],
+        Path::new("--out"),
+        &out,
+    ];
+    let output = pinhole(arguments);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let crop = pinhole::open_image(&out, &Default::default()).unwrap();
+    let size = Bundle::open(&assets("demo"))
+        .unwrap()
+        .manifest()
+        .model
+        .image_size;
+    assert_eq!((crop.width, crop.height), (size, size));
+    assert_error(&pinhole(arguments), &["crop.png", "exists"]);
+}
+
+#[test]
+fn inspect_names_precision_classes_and_our_operators() {
+    let output = pinhole([
+        Path::new("inspect"),
+        &assets("demo"),
+        Path::new("--operators"),
+        Path::new("--json"),
+    ]);
+    let inspection: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(inspection["manifest"]["format"], "pinhole-bundle");
+    let operators: Vec<&str> = inspection["operators"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|o| o[1].as_str().unwrap())
+        .collect();
+    for ours in [
+        "PatchEmbedding",
+        "LinearQuickGelu",
+        "Attention",
+        "LayerNorm",
+        "L2Normalize",
+    ] {
+        assert!(operators.contains(&ours), "no {ours} in {operators:?}");
+    }
+}
+
+#[test]
+fn unknown_policy_is_applied() {
+    let (_folder, bundle) = rewritten(
+        "",
+        |_| {},
+        |manifest| manifest.unknown.min_similarity = Some(0.9999),
+    );
+    let output = pinhole([
+        Path::new("classify"),
+        &bundle,
+        &samples()[0],
+        Path::new("--json"),
+    ]);
+    let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(line["unknown"], true);
+}
+
+#[test]
+fn what_is_not_a_bundle_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_error(&classify(&folder.path().join("nowhere")), &["nowhere"]);
+    assert_error(&classify(folder.path()), &["manifest.json"]);
+    assert_error(&classify(&samples()[0]), &["a bundle is a folder"]);
+}
+
+#[test]
+fn each_file_truncated_or_with_one_bit_flipped_is_an_error_with_its_name() {
+    let files: Vec<String> = Bundle::open(&assets("demo"))
+        .unwrap()
+        .manifest()
+        .files
+        .iter()
+        .map(|f| f.path.clone())
+        .collect();
+    for file in files {
+        let (_folder, bundle) = copy_of_demo();
+        let path = bundle.join(&file);
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        assert_error(&classify(&bundle), &[&file, "size"]);
+        let mut flipped = whole.clone();
+        flipped[whole.len() / 2] ^= 1;
+        fs::write(&path, &flipped).unwrap();
+        assert_error(&classify(&bundle), &[&file, "sha256"]);
+        fs::remove_file(&path).unwrap();
+        assert_error(&classify(&bundle), &[&file]);
+    }
+}
+
+/// Opening a named pipe would wait for a writer for ever.
+#[test]
+#[cfg(unix)]
+fn a_named_pipe_in_place_of_a_file_does_not_hang() {
+    let (_folder, bundle) = copy_of_demo();
+    let path = bundle.join("head.safetensors");
+    fs::remove_file(&path).unwrap();
+    assert!(
+        Command::new("mkfifo")
+            .arg(&path)
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_error(&classify(&bundle), &["head.safetensors", "regular file"]);
+}
+
+#[test]
+fn manifest_fields_are_checked() {
+    let change = |from: &str, to: &str, parts: &[&str]| {
+        let (_folder, bundle) = copy_of_demo();
+        let path = bundle.join("manifest.json");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{from}");
+        fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        assert_error(&classify(&bundle), &[&["manifest.json"], parts].concat());
+    };
+    change(
+        "\"version\": 1",
+        "\"version\": 2",
+        &["version", "expected 1", "found 2"],
+    );
+    change("\"pinhole-bundle\"", "\"other\"", &["format"]);
+    change(
+        "\"temperature\": 1.0",
+        "\"temperature\": 0.0",
+        &["temperature", "above 0"],
+    );
+    change("\"logit_scale\"", "\"logit_skale\"", &["logit_skale"]);
+    change(
+        "\"head.safetensors\"",
+        "\"../head.safetensors\"",
+        &["files", "inside the bundle"],
+    );
+    change("{", "[", &["valid manifest"]);
+}
+
+#[test]
+fn hashes_that_fit_do_not_make_a_bad_file_good() {
+    let first_class = |manifest: &mut Manifest| manifest.classes[1] = manifest.classes[0].clone();
+    let folder = tempfile::tempdir().unwrap();
+    let writer = BundleWriter::create(&folder.path().join("bundle")).unwrap();
+    let mut manifest = Bundle::open(&assets("demo")).unwrap().manifest().clone();
+    first_class(&mut manifest);
+    let message = writer
+        .write_manifest(&mut manifest)
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("classes[1]"), "{message}");
+
+    // A NaN in a class embedding: the last four bytes of the head.
+    let (_folder, bundle) = rewritten(
+        "head.safetensors",
+        |bytes| {
+            let end = bytes.len();
+            bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+        },
+        |_| {},
+    );
+    assert_error(
+        &classify(&bundle),
+        &["head.safetensors", "class_embeddings", "norm"],
+    );
+
+    // One class fewer than the head has rows.
+    let (_folder, bundle) = rewritten("", |_| {}, |manifest| drop(manifest.classes.pop()));
+    assert_error(
+        &classify(&bundle),
+        &["head.safetensors", "class_embeddings"],
+    );
+
+    // Not ONNX at all, cut short, and of another image size.
+    let (_folder, bundle) = rewritten(
+        "image_encoder.onnx",
+        |bytes| *bytes = b"hello".to_vec(),
+        |_| {},
+    );
+    assert_error(&classify(&bundle), &["image_encoder.onnx"]);
+    let (_folder, bundle) = rewritten(
+        "image_encoder.onnx",
+        |bytes| bytes.truncate(bytes.len() / 2),
+        |_| {},
+    );
+    assert_error(&classify(&bundle), &["image_encoder.onnx"]);
+    let (_folder, bundle) = rewritten(
+        "",
+        |_| {},
+        |manifest| {
+            manifest.model.image_size += 8;
+            manifest.preprocessing.size += 8;
+        },
+    );
+    assert_error(&classify(&bundle), &["image_encoder.onnx", "pixels"]);
+}
+
+#[test]
+fn bad_images_are_errors_that_name_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    // A PNG of 60,000 x 60,000 pixels with right checksums and no pixel data.
+    let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xea\x60\0\0\xea\x60\x08\x02\0\0\0".to_vec();
+    png.extend(crc32(&png[12..29]).to_be_bytes());
+    png.extend(b"\0\0\0\0IDAT");
+    png.extend(crc32(b"IDAT").to_be_bytes());
+    for (name, bytes, part) in [
+        ("empty.jpg", &b""[..], "empty"),
+        ("text.jpg", b"just some words, no picture", "text.jpg"),
+        ("huge.png", &png, "60000"),
+        ("cut.jpg", b"\xff\xd8\xff\xe0\0\x10JFIF\0", "cut.jpg"),
+    ] {
+        let path = file(name, bytes);
+        assert_error(
+            &pinhole([Path::new("classify"), &assets("demo"), &path]),
+            &[name, part],
+        );
+    }
+    assert_error(
+        &pinhole([Path::new("classify"), &assets("demo"), folder.path()]),
+        &[],
+    );
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0u32, |crc, &b| {
+        (0..8).fold(crc ^ u32::from(b), |c, _| {
+            if c & 1 == 1 {
+                c >> 1 ^ 0xedb8_8320
+            } else {
+                c >> 1
+            }
+        })
+    })
+}
