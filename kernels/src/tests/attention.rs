@@ -1,4 +1,4 @@
-use super::{UNIT, Values, edges, same_bits_on_any_threads, vectors};
+use super::{UNIT, Values, edges, poison, same_bits_on_any_threads, vectors};
 use crate::attention::attention;
 use crate::select::{Kernels, Vector};
 use crate::{Rows, reference};
@@ -66,6 +66,7 @@ impl Case {
             causal,
             scale,
         } = self;
+        poison();
         let found = self.by(Kernels::Vector(vector));
         let expected = self.run(9, |q, k, v, out| {
             reference::attention(q, tq, k, v, tk, heads, width, causal, scale, out);

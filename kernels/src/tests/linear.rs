@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::{UNIT, Values, edges, same_bits_on_any_threads, vectors};
+use super::{UNIT, Values, edges, poison, same_bits_on_any_threads, vectors};
 use crate::linear::PackedLinear;
 use crate::select::{Kernels, Vector};
 use crate::{Activation, patch_embedding, reference};
@@ -27,6 +27,7 @@ fn check(
     let layer = PackedLinear::pack(Kernels::Vector(vector), k, n, some_bias, |p, j| {
         weight[p * n + j]
     });
+    poison();
     layer.apply(&x, m, activation, some_residual, &mut out);
     let no_bias = vec![0.0; n];
     let used_bias = some_bias.unwrap_or(&no_bias);

@@ -7,6 +7,7 @@ mod linear;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+use crate::scratch;
 use crate::select::{Kernels, Vector, variants};
 
 /// Half the distance from 1 to the next f32: the largest relative error of one rounding.
@@ -50,6 +51,14 @@ impl std::ops::DerefMut for Values {
     fn deref_mut(&mut self) -> &mut [f32] {
         &mut self.0[1..]
     }
+}
+
+/// Leaves NaN in this thread's working memory, so that a value read before it is written shows.
+fn poison() {
+    scratch::with(1 << 16, |outer| {
+        outer.fill(f32::NAN);
+        scratch::with(1 << 16, |inner| inner.fill(f32::NAN));
+    });
 }
 
 /// The numbers around a tile's size.
