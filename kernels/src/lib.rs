@@ -91,7 +91,7 @@ pub fn activate(x: &mut [f32], activation: Activation) {
 }
 
 /// Layer norm (Ba, Kiros and Hinton, 2016) of each row of x [rows, width] into out [rows, width]:
-/// (x - mean) / sqrt(variance + epsilon) · gain [width] + bias [width].
+/// (x - mean) / sqrt(variance + epsilon) · gain + bias, with gain and bias of `width` values.
 pub fn layer_norm(
     x: &[f32],
     width: usize,

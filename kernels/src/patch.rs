@@ -1,6 +1,6 @@
 //! A vision transformer's first layer.
 
-use crate::{Activation, PackedLinear};
+use crate::{Activation, PackedLinear, scratch};
 
 /// Patch embedding of one image: a convolution whose stride is its kernel's side, straight from pixels.
 ///
@@ -29,14 +29,19 @@ pub fn patch_embedding(
         patch * patch * 3,
         "weights: one input a value of the patch"
     );
-    let mut rows = Vec::with_capacity(pixels.len());
-    for band in pixels.chunks_exact((patch * width * 3).max(1)) {
-        for x in (0..width).step_by(patch) {
-            for line in band.chunks_exact(width * 3) {
-                rows.extend(line[x * 3..][..patch * 3].iter().map(|&v| f32::from(v)));
+    let line = patch * 3;
+    let patches = (height / patch) * (width / patch);
+    scratch::with(pixels.len(), |rows| {
+        let mut lines = rows.chunks_exact_mut(line);
+        for band in pixels.chunks_exact((patch * width * 3).max(1)) {
+            for x in (0..width * 3).step_by(line) {
+                for (from, to) in band.chunks_exact(width * 3).zip(lines.by_ref().take(patch)) {
+                    for (to, &from) in to.iter_mut().zip(&from[x..][..line]) {
+                        *to = f32::from(from);
+                    }
+                }
             }
         }
-    }
-    let patches = (height / patch) * (width / patch);
-    weights.apply(&rows, patches, Activation::None, None, out);
+        weights.apply(rows, patches, Activation::None, None, out);
+    });
 }
