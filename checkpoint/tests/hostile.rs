@@ -582,6 +582,16 @@ fn strided_views_are_read_in_row_major_order() {
     assert_eq!(read(11, &[1, 1], &[99, 7]), [11.0]);
     assert_eq!(read(4, &[], &[]), [4.0]);
     assert_eq!(read(99, &[0, 3], &[3, 1]), [0.0; 0]);
+    // A view into the middle of a deflated storage.
+    let tensor = op::tensor(op::storage("FloatStorage", "0", 12), 7, &[3], &[2]);
+    let root = op::pickle(op::dict(&[("a", tensor)]));
+    let entries = [
+        Forged::stored("a/data.pkl", &root),
+        Forged::deflated("a/data/0", &data),
+    ];
+    let (_folder, path) = file(&zip(&entries));
+    let found = read_state_dict(&path).unwrap().tensor("a").unwrap();
+    assert_eq!(found.data, [7.0, 9.0, 11.0]);
 }
 
 #[test]
