@@ -101,7 +101,8 @@ fn classify(bundle: &Path) -> Output {
 /// nine in ten pairs that it was trained on and half of those that it was not, of which four are here.
 #[test]
 fn most_samples_are_classified_as_their_file_names_say() {
-    let right = samples().iter().filter(|image| {
+    let samples = samples();
+    let right = samples.iter().filter(|image| {
         let output = pinhole([
             Path::new("classify"),
             &assets("demo"),
@@ -118,7 +119,7 @@ fn most_samples_are_classified_as_their_file_names_say() {
             .unwrap()
             .starts_with(&best)
     });
-    let (right, all) = (right.count(), samples().len());
+    let (right, all) = (right.count(), samples.len());
     assert!(all >= 12 && 4 * right >= 3 * all, "{right} of {all}");
 }
 
