@@ -12,7 +12,7 @@ use pinhole_preprocessing::{DecodeOptions, Pixels, Preprocessing, RgbImage};
 use crate::{
     Error, Result,
     error::io,
-    shapes::{self, Dice, Split},
+    shapes::{self, Dice},
 };
 
 /// A source of pairs. Pair `index` depends on the seed and the index alone: a resumed training sees
@@ -198,7 +198,8 @@ impl Source {
     pub fn texts(&self) -> Vec<String> {
         match self {
             Self::Shapes => {
-                let sampled = (0..20_000).map(|i| shapes::sample(Split::Train, 0, i).2);
+                let from = shapes::SHAPES_FIRST;
+                let sampled = (from..from + 20_000).map(|i| shapes::training_pair(0, i).1);
                 // Class names are for evaluation: their words all occur in training captions.
                 let templates = shapes::class_names()
                     .into_iter()
@@ -228,7 +229,7 @@ impl Source {
     pub fn pair(&self, seed: u64, index: u64, rule: &Preprocessing) -> Result<(Pixels, String)> {
         match self {
             Self::Shapes => {
-                let (scene, _, text) = shapes::sample(Split::Train, seed, index);
+                let (scene, text) = shapes::training_pair(seed, index);
                 let mut dice = Dice::new(seed ^ 0x7069_6374, index);
                 let (width, height) = picture_size(&mut dice, rule.size);
                 Ok((rule.apply(&shapes::render(&scene, width, height))?, text))
@@ -263,10 +264,9 @@ fn picture_size(dice: &mut Dice, size: u32) -> (u32, u32) {
     }
 }
 
-/// A random crop that keeps at least `least` of the area, its sides at most a quarter longer or
-/// shorter than in the picture's proportion (open_clip's RandomResizedCrop with scale (least, 1)
-/// keeps proportions between 3:4 and 4:3 of a square; a proportion near the picture's own distorts
-/// less before the centre crop).
+/// A random crop that keeps at least `least` of the area: each side is cut to no less than the root
+/// of that. The proportion changes little, so that the centre crop after it still fits (open_clip's
+/// RandomResizedCrop goes straight to a square).
 fn crop(image: RgbImage, least: f32, dice: &mut Dice) -> RgbImage {
     if least >= 1.0 {
         return image;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use candle_core::{D, Device, Tensor};
+use pinhole::Classifier;
 use pinhole_checkpoint::{Checkpoint, ClipConfig};
 use pinhole_preprocessing::Pixels;
 use rayon::prelude::*;
@@ -184,6 +185,24 @@ impl ZeroShot {
     }
 }
 
+/// Classifies the files of a folder with one sub-folder per class as a board would, with a bundle's
+/// own classes. The answer "unknown" is not considered: the best class counts.
+///
+/// # Errors
+/// [`Error::Data`] for a sub-folder that is no class of the bundle, [`Error::Image`] for an
+/// unreadable image, [`Error::Bundle`] where the encoder fails.
+pub fn evaluate_bundle(bundle: &Classifier, folder: &Path) -> Result<Evaluation> {
+    let classes = &bundle.manifest().classes;
+    let mut pairs = Vec::new();
+    for (path, class) in labelled(folder, classes)? {
+        let answer = bundle.classify(&open(&path)?)?;
+        let best = answer.top(1).first().map(|best| &best.name);
+        let given = classes.iter().position(|class| Some(class) == best);
+        pairs.push((class, given.unwrap_or(usize::MAX)));
+    }
+    Ok(Evaluation::new(classes.clone(), pairs))
+}
+
 /// The images of a class folder with their class's index in `classes`.
 ///
 /// # Errors
@@ -298,4 +317,35 @@ fn load(checkpoint: &Checkpoint, name: &str, vocabulary: &Vocabulary) -> Result<
         tensor.data = data;
     }
     Ok(Tensor::from_vec(tensor.data, tensor.shape, &Device::Cpu)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_by_class() {
+        let classes = ["a", "b", "c"].map(String::from).to_vec();
+        let pairs = [(0, 0), (0, 1), (0, 1), (1, 1), (2, 0), (9, 0)];
+        let table = Evaluation::new(classes, pairs);
+        assert_eq!(table.images(), 5);
+        assert_eq!(table.accuracy(), 0.4);
+        let per_class = table.per_class();
+        assert_eq!(per_class[0], ("a", 3, 1.0 / 3.0));
+        let top = table.top_confusions(1);
+        assert_eq!(
+            (&*top[0].class, &*top[0].taken_for, top[0].images),
+            ("a", "b", 2)
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("table.csv");
+        table.write_csv(&path).unwrap();
+        let text = std::fs::read_to_string(path).unwrap();
+        assert_eq!(text, "class,a,b,c\na,1,2,0\nb,0,1,0\nc,1,0,0\n");
+    }
+
+    #[test]
+    fn no_image_is_no_accuracy() {
+        assert_eq!(Evaluation::new(vec!["a".into()], []).accuracy(), 0.0);
+    }
 }

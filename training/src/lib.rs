@@ -1,4 +1,21 @@
 //! CLIP pre-training, evaluation and the generated data set, on candle.
+//!
+//! The command is `pinhole-train`; `pinhole-train clip --data shapes --out DIR` trains a model that tells
+//! 64 coloured shapes apart, with nothing downloaded. The files in the order that data flows:
+//!
+//! | file | its one job |
+//! |---|---|
+//! | [`shapes`] | the generated world: scenes, their pictures and captions |
+//! | [`data`] | image-text pairs from there, from lists and from class folders |
+//! | [`vocabulary`] | texts as tokens; only the rows in use are trained |
+//! | [`model`], [`ops`] | the towers, and their operations with hand-written gradients |
+//! | [`contrastive`] | loss and gradients of a batch, in chunks on all cores |
+//! | [`optimiser`], [`schedule`] | AdamW and the learning rate |
+//! | [`train`], [`state`] | the loop, its log, and its exact state in a file |
+//! | [`evaluate`], [`report`], [`plot`] | what came of it |
+//!
+//! Results do not depend on the number of threads, and a resumed training gives the bits of an
+//! uninterrupted one on the same machine. Other instruction sets round matrix products differently.
 
 pub mod contrastive;
 pub mod data;

@@ -10,10 +10,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pinhole::Classifier;
 use pinhole_checkpoint::{Checkpoint, OpenOptions};
 use pinhole_training::{
-    data::{Files, ListOptions, Source, class_folder},
-    evaluate::{Evaluation, ZeroShot},
+    data::{Files, ListOptions, Source, check_templates, class_folder},
+    evaluate::{Evaluation, ZeroShot, evaluate_bundle},
     plot::plot,
     report::Report,
     shapes::{self, Split},
@@ -68,7 +69,7 @@ struct ClipArgs {
     /// Caption of a class folder's images, "{}" being the class; may be repeated.
     #[arg(long = "template", default_value = "a photo of a {}.")]
     templates: Vec<String>,
-    /// Least share of a side-by-side area that random crops of files keep; 1 for no crops.
+    /// Least share of each image's area that a random crop keeps; 1 for no crops. (Not for shapes.)
     #[arg(long, default_value_t = 0.8)]
     crop: f32,
     /// Side of the square image in pixels.
@@ -99,7 +100,7 @@ struct ClipArgs {
     #[arg(long, default_value_t = 128)]
     batch_size: usize,
     /// Updates.
-    #[arg(long, default_value_t = 7000, conflicts_with = "epochs")]
+    #[arg(long, default_value_t = 8000, conflicts_with = "epochs")]
     steps: u64,
     /// Passes over the files, instead of --steps.
     #[arg(long)]
@@ -141,14 +142,14 @@ struct ClipArgs {
 
 #[derive(Args)]
 struct EvaluateArgs {
-    /// A CLIP checkpoint: file or folder.
+    /// A CLIP checkpoint (file or folder), or a bundle that pinhole-export wrote.
     #[arg(long)]
     model: PathBuf,
     /// Folder with one sub-folder of images per class.
     #[arg(long)]
     images: PathBuf,
-    /// Text of a class, "{}" being its name; several are an ensemble.
-    #[arg(long = "templates", num_args = 1.., default_value = "a photo of a {}.")]
+    /// Text of a class, "{}" being its name; several are an ensemble. By default "a photo of a {}."
+    #[arg(long, num_args = 1..)]
     templates: Vec<String>,
     /// File with the classes to choose from, one a line; by default those of the folder.
     #[arg(long)]
@@ -194,7 +195,7 @@ fn main() -> ExitCode {
     }
     let done = pool(cli.threads).and_then(|()| match cli.command {
         Command::Clip(args) => clip(&args),
-        Command::Evaluate(args) => evaluate(&args),
+        Command::Evaluate(args) => evaluate(&args, cli.threads),
         Command::Shapes(args) => write_shapes(&args),
     });
     match done {
@@ -259,6 +260,7 @@ fn pool(threads: Option<usize>) -> Result<()> {
 }
 
 fn clip(args: &ClipArgs) -> Result<()> {
+    check_templates(&args.templates)?;
     let source = source(args)?;
     let steps = match (args.epochs, source.len()) {
         (None, _) => args.steps,
@@ -400,9 +402,21 @@ fn progress(length: u64) -> ProgressBar {
     }
 }
 
-fn evaluate(args: &EvaluateArgs) -> Result<()> {
+fn evaluate(args: &EvaluateArgs, threads: Option<usize>) -> Result<()> {
     if args.model.join("manifest.json").is_file() {
-        bail!("{} is a bundle, not a checkpoint", args.model.display());
+        if args.classes.is_some() || !args.templates.is_empty() {
+            bail!(
+                "{} is a bundle, which has classes and texts of its own: leave --classes and \
+                 --templates out",
+                args.model.display()
+            );
+        }
+        let mut builder = Classifier::builder();
+        if let Some(threads) = threads {
+            builder = builder.threads(threads);
+        }
+        let table = evaluate_bundle(&builder.open(&args.model)?, &args.images)?;
+        return finish(&table, args);
     }
     let classes = match &args.classes {
         Some(path) => {
@@ -423,18 +437,25 @@ fn evaluate(args: &EvaluateArgs) -> Result<()> {
     if classes.is_empty() {
         bail!("no class to choose from");
     }
+    let templates = match args.templates.is_empty() {
+        true => vec!["a photo of a {}.".to_owned()],
+        false => args.templates.clone(),
+    };
     let checkpoint = Checkpoint::open(&args.model, &OpenOptions::default())?;
-    let model = ZeroShot::open(&checkpoint, &classes, &args.templates)?;
-    let table = model.evaluate_folder(&args.images, &classes)?;
+    let model = ZeroShot::open(&checkpoint, &classes, &templates)?;
+    finish(&model.evaluate_folder(&args.images, &classes)?, args)
+}
+
+fn finish(table: &Evaluation, args: &EvaluateArgs) -> Result<()> {
     if let Some(path) = &args.confusion {
         if path.extension().is_some_and(|e| e == "json") {
-            let json = serde_json::to_string(&table)?;
+            let json = serde_json::to_string(table)?;
             fs::write(path, json).with_context(|| path.display().to_string())?;
         } else {
             table.write_csv(path)?;
         }
     }
-    print(&table, args.json)
+    print(table, args.json)
 }
 
 fn print(table: &Evaluation, json: bool) -> Result<()> {

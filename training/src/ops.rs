@@ -546,3 +546,171 @@ pub(crate) fn read<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R>
         _ => Err(Error::Msg("the tensor is not on the CPU".into())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shapes::Dice;
+    use candle_core::{D, Var};
+
+    fn random(shape: &[usize], seed: u64) -> Var {
+        let mut dice = Dice::new(seed, 0);
+        let count: usize = shape.iter().product();
+        let values = (0..count).map(|_| dice.normal()).collect();
+        Var::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    /// Compares the values of `ours` and `theirs`, and the gradients that a random inner product
+    /// with them has for each input.
+    fn agree(
+        inputs: &[Var],
+        ours: impl Fn() -> Result<Tensor>,
+        theirs: impl Fn() -> Result<Tensor>,
+    ) {
+        let close = |a: &Tensor, b: &Tensor, what: &str| {
+            assert_eq!(a.dims(), b.dims(), "{what}");
+            let distance = (a - b).unwrap().sqr().unwrap().sum_all().unwrap();
+            let size = b.sqr().unwrap().sum_all().unwrap();
+            let ratio = distance.to_scalar::<f32>().unwrap() / size.to_scalar::<f32>().unwrap();
+            assert!(
+                ratio.sqrt() < 2e-6,
+                "{what}: relative distance {}",
+                ratio.sqrt()
+            );
+        };
+        let (a, b) = (ours().unwrap(), theirs().unwrap());
+        close(&a, &b, "forward");
+        let weights = random(a.dims(), 99).as_detached_tensor();
+        let gradients = |y: &Tensor| {
+            (y * &weights)
+                .unwrap()
+                .sum_all()
+                .unwrap()
+                .backward()
+                .unwrap()
+        };
+        let (a, b) = (gradients(&a), gradients(&b));
+        for (i, input) in inputs.iter().enumerate() {
+            let (a, b) = (a.get(input).unwrap(), b.get(input).unwrap());
+            close(a, b, &format!("gradient of input {i}"));
+        }
+    }
+
+    fn softmax(x: &Tensor) -> Result<Tensor> {
+        let x = x.broadcast_sub(&x.max_keepdim(D::Minus1)?)?.exp()?;
+        x.broadcast_div(&x.sum_keepdim(D::Minus1)?)
+    }
+
+    #[test]
+    fn linear_is_a_product_and_a_sum() {
+        let (x, w) = (random(&[3, 5, 17], 1), random(&[6, 17], 2));
+        let b = random(&[6], 3);
+        let product = || x.reshape((15, 17))?.matmul(&w.t()?)?.reshape((3, 5, 6));
+        agree(
+            &[x.clone(), w.clone(), b.clone()],
+            || linear(&x, &w, Some(&b)),
+            || product()?.broadcast_add(&b),
+        );
+        agree(&[x.clone(), w.clone()], || linear(&x, &w, None), product);
+    }
+
+    #[test]
+    fn linear_gives_frozen_weights_no_gradient() {
+        let (x, w) = (random(&[4, 3], 1), random(&[2, 3], 2).as_detached_tensor());
+        let gradients = linear(&x, &w, None)
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .backward()
+            .unwrap();
+        assert!(gradients.get(&x).is_some());
+        assert!(gradients.get(&w).is_none());
+    }
+
+    #[test]
+    fn layer_norm_is_the_composed_one() {
+        for width in [3, 16, 50] {
+            let (x, g, b) = (
+                random(&[7, width], 1),
+                random(&[width], 2),
+                random(&[width], 3),
+            );
+            agree(
+                &[x.clone(), g.clone(), b.clone()],
+                || layer_norm(&x, &g, &b),
+                || {
+                    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+                    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+                    let normal = centred.broadcast_div(&(variance + 1e-5)?.sqrt()?)?;
+                    normal.broadcast_mul(&g)?.broadcast_add(&b)
+                },
+            );
+        }
+    }
+
+    #[test]
+    fn quick_gelu_is_the_composed_one() {
+        let x = random(&[5, 31], 1);
+        agree(
+            std::slice::from_ref(&x),
+            || quick_gelu(&x),
+            || &*x / ((&*x * -1.702)?.exp()? + 1.0)?,
+        );
+    }
+
+    #[test]
+    fn attention_is_the_composed_one() {
+        for (causal, tokens) in [(false, 5), (true, 5), (true, 1), (false, 19)] {
+            let (batch, heads, head) = (3, 2, 8);
+            let qkv = random(&[batch, tokens, 3 * heads * head], 1);
+            let part = |i: usize| {
+                let x = qkv.narrow(2, i * heads * head, heads * head)?;
+                x.reshape((batch, tokens, heads, head))?
+                    .transpose(1, 2)?
+                    .contiguous()
+            };
+            let mask: Vec<f32> = (0..tokens * tokens)
+                .map(|i| {
+                    if causal && i % tokens > i / tokens {
+                        -1e9
+                    } else {
+                        0.0
+                    }
+                })
+                .collect();
+            let mask = Tensor::from_vec(mask, (tokens, tokens), &Device::Cpu).unwrap();
+            agree(
+                std::slice::from_ref(&qkv),
+                || attention(&qkv, heads, causal),
+                || {
+                    let scores = part(0)?.matmul(&part(1)?.t()?.contiguous()?)?;
+                    let scores = (scores / (head as f64).sqrt())?.broadcast_add(&mask)?;
+                    let y = softmax(&scores)?.matmul(&part(2)?)?;
+                    y.transpose(1, 2)?.reshape((batch, tokens, heads * head))
+                },
+            );
+        }
+    }
+
+    #[test]
+    fn exp_is_exact_to_a_few_units() {
+        for i in -8700..8800 {
+            let x = i as f32 / 100.0;
+            let exact = f64::from(x).exp();
+            assert!(
+                (f64::from(exp(x)) / exact - 1.0).abs() < 3e-7,
+                "{x}: {} {exact}",
+                exp(x)
+            );
+        }
+        assert!(exp(-1e30) < 1e-37 && exp(f32::NEG_INFINITY) < 1e-37);
+    }
+
+    #[test]
+    fn wrong_shapes_are_errors() {
+        let x = random(&[2, 3], 1);
+        assert!(linear(&x, &random(&[4, 5], 2), None).is_err());
+        assert!(layer_norm(&x, &random(&[4], 2), &random(&[4], 3)).is_err());
+        assert!(attention(&random(&[1, 2, 7], 1), 2, false).is_err());
+    }
+}

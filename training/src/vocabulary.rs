@@ -74,3 +74,37 @@ pub fn stack(texts: &[Tokens]) -> Result<(Tensor, Vec<u32>)> {
         ends,
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_places_in_the_vocabulary() {
+        let vocabulary = Vocabulary::of(["a red circle", "a blue ring."]);
+        let ids = vocabulary.ids();
+        assert!(ids.is_sorted() && ids.ends_with(&[SOT, EOT]));
+        let Tokens(tokens) = vocabulary.tokens("a red ring", 32).unwrap();
+        let back: Vec<u32> = tokens.iter().map(|&t| ids[t as usize]).collect();
+        let expected = Tokenizer::new().encode("a red ring");
+        assert_eq!(back[1..back.len() - 1], expected);
+        assert_eq!((back[0], back[back.len() - 1]), (SOT, EOT));
+        assert!(vocabulary.tokens("a green ring", 32).is_err());
+    }
+
+    #[test]
+    fn long_texts_are_cut_before_their_end() {
+        let vocabulary = Vocabulary::of(["red red red red"]);
+        let Tokens(tokens) = vocabulary.tokens("red red red red", 4).unwrap();
+        let end = vocabulary.ids().len() as u32 - 1;
+        assert_eq!((tokens.len(), tokens[3]), (4, end));
+    }
+
+    #[test]
+    fn texts_are_stacked_to_the_longest() {
+        let texts = [Tokens(vec![3, 1, 4]), Tokens(vec![3, 4])];
+        let (ids, ends) = stack(&texts).unwrap();
+        assert_eq!(ids.to_vec2::<u32>().unwrap(), [[3, 1, 4], [3, 4, 0]]);
+        assert_eq!(ends, [2, 1]);
+    }
+}

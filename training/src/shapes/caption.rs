@@ -6,17 +6,17 @@ use super::{
 };
 
 /// A caption in lower case. Three in five name colour and shape, the rest only one of them; some
-/// add size, place or background.
+/// add size, place or background. Of an object in a nameless paint only the shape is named.
 pub fn caption(dice: &mut Dice, scene: &Scene) -> String {
-    let colour = COLOURS[scene.colour_index].1;
+    let colour = scene.colour_index.map(|index| COLOURS[index].1);
     let shape = SHAPES[scene.shape_index].1;
     let size = match scene.radius {
         r if r < 0.52 && dice.chance(0.5) => ["small ", "little ", "tiny "][dice.below(3)],
         r if r > 0.7 && dice.chance(0.5) => ["big ", "large ", "huge "][dice.below(3)],
         _ => "",
     };
-    let core = match dice.below(10) {
-        0..=5 => match dice.below(8) {
+    let core = match (colour, dice.below(10)) {
+        (Some(colour), 0..=5) => match dice.below(8) {
             0..=4 => return finish(dice, scene, &format!("{size}{colour} {shape}"), true),
             5 => format!(
                 "{} that is {colour}",
@@ -28,7 +28,7 @@ pub fn caption(dice: &mut Dice, scene: &Scene) -> String {
                 with_article(&format!("{size}{shape}"))
             ),
         },
-        6 | 7 => match dice.below(5) {
+        (Some(colour), 6 | 7) => match dice.below(5) {
             0 => format!("something {size}and {colour}").replace("something and", "something"),
             1 => format!("{size}{colour} object"),
             2 => return finish(dice, scene, &format!("{size}{colour} thing"), true),

@@ -89,8 +89,8 @@ pub enum Background {
 /// CLIP encoder sees of the picture, is [-1, 1] x [-1, 1] with y down. Colours are RGB in 0..1.
 #[derive(Clone, Debug)]
 pub struct Scene {
-    /// Index into [`COLOURS`].
-    pub colour_index: usize,
+    /// Index into [`COLOURS`], or `None` for a paint that has no name there.
+    pub colour_index: Option<usize>,
     /// Index into [`SHAPES`].
     pub shape_index: usize,
     /// The shape.
@@ -137,12 +137,16 @@ pub struct Scene {
 
 impl Scene {
     /// A scene with the given colour and shape (indices into [`COLOURS`] and [`SHAPES`], which wrap
-    /// around) and everything else drawn from `dice`.
-    pub fn random(dice: &mut Dice, colour_index: usize, shape_index: usize) -> Self {
-        let (colour_index, shape_index) =
-            (colour_index % COLOURS.len(), shape_index % SHAPES.len());
-        let (colour, shape) = (COLOURS[colour_index].0, SHAPES[shape_index].0);
-        let rgb = paint(dice, colour);
+    /// around) and everything else drawn from `dice`. Without a colour, the paint is one that no name
+    /// in [`COLOURS`] fits.
+    pub fn random(dice: &mut Dice, colour_index: Option<usize>, shape_index: usize) -> Self {
+        let colour_index = colour_index.map(|index| index % COLOURS.len());
+        let shape_index = shape_index % SHAPES.len();
+        let shape = SHAPES[shape_index].0;
+        let rgb = match colour_index {
+            Some(index) => paint(dice, COLOURS[index].0),
+            None => nameless_paint(dice),
+        };
         let radius = dice.range(0.4, 0.84);
         let room = (0.98 - 0.85 * radius).max(0.05);
         let background = match dice.below(10) {
@@ -219,6 +223,20 @@ fn paint(dice: &mut Dice, colour: Colour) -> [f32; 3] {
         Colour::White => (0.0, 180.0, (0.0, 0.05), (0.92, 1.0)),
     };
     let hue = hue + dice.range(-spread, spread);
+    let saturation = dice.range(saturation.0, saturation.1);
+    hsv(hue, saturation, dice.range(value.0, value.1))
+}
+
+/// Cyan, lime, magenta, brown or grey: none of the named colours, nor near one.
+fn nameless_paint(dice: &mut Dice) -> [f32; 3] {
+    let (hue, saturation, value) = match dice.below(5) {
+        0 => ((165.0, 195.0), (0.6, 1.0), (0.6, 1.0)),
+        1 => ((74.0, 96.0), (0.65, 1.0), (0.6, 0.95)),
+        2 => ((298.0, 314.0), (0.65, 1.0), (0.6, 1.0)),
+        3 => ((16.0, 32.0), (0.55, 0.9), (0.3, 0.5)),
+        _ => ((0.0, 360.0), (0.0, 0.08), (0.35, 0.65)),
+    };
+    let hue = dice.range(hue.0, hue.1);
     let saturation = dice.range(saturation.0, saturation.1);
     hsv(hue, saturation, dice.range(value.0, value.1))
 }

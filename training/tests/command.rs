@@ -1,0 +1,156 @@
+//! The command `pinhole-train` as a user calls it.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+const TINY: &str = "--image-size 16 --width 64 --layers 1 --text-width 64 --text-layers 1 \
+                    --patch-size 8 --embedding 16 --batch-size 16 --test-images 1 --log-every 2 \
+                    --save-every 2";
+
+fn call(arguments: &str, folder: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pinhole-train"));
+    command
+        .args(arguments.split_whitespace())
+        .current_dir(folder);
+    command.output().unwrap()
+}
+
+fn succeed(arguments: &str, folder: &Path) -> String {
+    let output = call(arguments, folder);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{arguments}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The one error line.
+fn fail(arguments: &str, folder: &Path) -> String {
+    let output = call(arguments, folder);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{arguments}: {errors}");
+    let lines = errors
+        .lines()
+        .filter(|line| line.starts_with("error: "))
+        .count();
+    assert_eq!(lines, 1, "{errors}");
+    errors
+}
+
+#[test]
+fn trains_resumes_and_evaluates() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let printed = succeed(
+        &format!("clip --data shapes --out whole --steps 4 {TINY}"),
+        folder,
+    );
+    assert!(
+        printed.contains("on pairs never seen or named"),
+        "{printed}"
+    );
+    for file in [
+        "log.jsonl",
+        "plot.svg",
+        "report.md",
+        "report.json",
+        "seen.csv",
+        "unseen.csv",
+    ] {
+        assert!(
+            fs::metadata(folder.join("whole").join(file)).unwrap().len() > 100,
+            "{file}"
+        );
+    }
+    let log = fs::read_to_string(folder.join("whole/log.jsonl")).unwrap();
+    assert_eq!(log.lines().count(), 2);
+    assert!(
+        fs::read_to_string(folder.join("whole/plot.svg"))
+            .unwrap()
+            .contains("<polyline")
+    );
+    let report = fs::read_to_string(folder.join("whole/report.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["seen"]["images"], 52);
+    assert_eq!(report["unseen"]["images"], 12);
+    assert_eq!(report["training"]["images"], 64);
+
+    // A second training does not overwrite the first; other hyper-parameters do not continue it.
+    let again = fail(
+        &format!("clip --data shapes --out whole --steps 4 {TINY}"),
+        folder,
+    );
+    assert!(again.contains("--resume"), "{again}");
+    fail(
+        &format!("clip --data shapes --out whole --steps 5 --resume {TINY}"),
+        folder,
+    );
+    succeed(
+        &format!("clip --data shapes --out whole --steps 4 --resume {TINY}"),
+        folder,
+    );
+
+    succeed(
+        "shapes --out pictures --count 52 --seed 9 --split seen",
+        folder,
+    );
+    let captions = fs::read_to_string(folder.join("pictures/captions.tsv")).unwrap();
+    assert_eq!(captions.lines().count(), 53);
+    let text = "evaluate --model whole/checkpoint --images pictures --confusion table.csv";
+    assert!(succeed(text, folder).contains("of 52 images"));
+    assert_eq!(
+        fs::read_to_string(folder.join("table.csv"))
+            .unwrap()
+            .lines()
+            .count(),
+        53
+    );
+    let json = succeed(&format!("{text} --json"), folder);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["images"], 52);
+    fs::write(folder.join("classes.txt"), "red circle\n").unwrap();
+    let error = fail(&format!("{text} --classes classes.txt"), folder);
+    assert!(error.contains("is not among the 1 classes"), "{error}");
+
+    // The pictures are a data set like any other, as a list and as a folder.
+    let list = "clip --data pictures/captions.tsv --out list --epochs 1";
+    succeed(&format!("{list} {TINY}"), folder);
+    let log = fs::read_to_string(folder.join("list/log.jsonl")).unwrap();
+    assert!(log.lines().last().unwrap().contains("\"step\":4,"), "{log}");
+    succeed(
+        &format!("clip --data pictures --out classes --steps 2 {TINY}"),
+        folder,
+    );
+}
+
+#[test]
+fn pictures_depend_on_the_seed_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for (out, threads) in [("a", 1), ("b", 3)] {
+        let arguments = format!("--threads {threads} shapes --out {out} --count 12 --split unseen");
+        succeed(&format!("{arguments} --size 33x20"), folder);
+    }
+    let captions = |out: &str| fs::read_to_string(folder.join(out).join("captions.tsv")).unwrap();
+    assert_eq!(captions("a"), captions("b"));
+    for line in captions("a").lines().skip(1) {
+        let name = line.split('\t').next().unwrap();
+        let picture = |out: &str| fs::read(folder.join(out).join(name)).unwrap();
+        assert_eq!(picture("a"), picture("b"));
+    }
+}
+
+#[test]
+fn what_is_wrong_is_said_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    assert!(fail("clip --data nowhere.csv", folder).contains("nowhere.csv"));
+    assert!(fail("clip --data shapes --patch-size 7", folder).contains("--patch-size 7"));
+    assert!(fail("clip --data shapes --epochs 2", folder).contains("--epochs"));
+    assert!(fail("--threads 0 clip --data shapes", folder).contains("--threads"));
+    assert!(fail("shapes --out a --count 1 --size 10", folder).contains("--size 10"));
+    assert!(fail("evaluate --model nowhere --images nowhere", folder).contains("nowhere"));
+    assert_eq!(call("clip", folder).status.code(), Some(2));
+    assert_eq!(call("paint", folder).status.code(), Some(2));
+}
