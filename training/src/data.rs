@@ -160,7 +160,7 @@ impl Files {
             return order[place] as usize;
         }
         let mut order: Vec<u32> = (0..self.items.len() as u32).collect();
-        Dice::new(seed ^ 0x6f72_6465_72, epoch).shuffle(&mut order);
+        Dice::new(seed ^ 0x006f_7264_6572, epoch).shuffle(&mut order);
         let item = order[place] as usize;
         if orders.len() > 1 {
             orders.remove(0);

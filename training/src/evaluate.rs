@@ -85,7 +85,7 @@ impl Evaluation {
                 }
             }
         }
-        cells.sort_by(|a, b| b.images.cmp(&a.images));
+        cells.sort_by_key(|cell| std::cmp::Reverse(cell.images));
         cells.truncate(count);
         cells
     }

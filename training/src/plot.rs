@@ -20,7 +20,7 @@ pub fn plot(log: &[Record], path: &Path) -> Result<()> {
         area.fill(&WHITE)?;
         let parts = area.split_evenly((2, 1));
         let most = log.iter().map(|r| r.loss).fold(0.0, f64::max);
-        let curves: [(&str, f64, RGBColor, fn(&Record) -> f64); 2] = [
+        let curves: [(&str, f64, RGBColor, Value); 2] = [
             ("loss", most * 1.05, RED, |r| r.loss),
             ("accuracy in the batch", 1.0, BLUE, |r| r.accuracy),
         ];
@@ -41,3 +41,6 @@ pub fn plot(log: &[Record], path: &Path) -> Result<()> {
     drawn().map_err(|e| Error::Config(format!("{}: cannot plot: {e}", path.display())))?;
     std::fs::write(path, svg).map_err(crate::error::io(path))
 }
+
+/// What a curve shows of a line of the log.
+type Value = fn(&Record) -> f64;

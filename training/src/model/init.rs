@@ -168,7 +168,7 @@ fn grid(row: usize, i: usize, length: usize, shape: &[usize]) -> f32 {
     // From 1 to 1/50 radians a patch.
     let frequency = 50f64.powf(-((i % quarter) as f64) / quarter as f64);
     let angle = at as f64 * frequency;
-    (0.5 * if i / quarter % 2 == 0 {
+    (0.5 * if (i / quarter).is_multiple_of(2) {
         angle.sin()
     } else {
         angle.cos()

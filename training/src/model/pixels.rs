@@ -13,7 +13,7 @@ use crate::{Error, Result};
 /// Where an image is not of the rule's size, or `patch` does not divide it.
 pub fn patches(images: &[Pixels], rule: &Preprocessing, patch: usize) -> Result<Tensor> {
     let size = rule.size as usize;
-    if patch == 0 || size % patch != 0 {
+    if patch == 0 || !size.is_multiple_of(patch) {
         return Err(Error::Config(format!(
             "patches of {patch} pixels do not tile images of {size}"
         )));

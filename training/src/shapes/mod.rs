@@ -172,11 +172,11 @@ mod tests {
                 .collect()
         };
         let nameless = scenes(None);
-        for colour in 0..COLOURS.len() {
+        for (colour, (_, name)) in COLOURS.iter().enumerate() {
             for a in scenes(Some(colour)) {
                 for b in &nameless {
                     let far: f32 = (0..4).map(|i| (a[i] - b[i]).abs()).sum();
-                    assert!(far > 0.12, "{}: {a:?} {b:?}", COLOURS[colour].1);
+                    assert!(far > 0.12, "{name}: {a:?} {b:?}");
                 }
             }
         }
