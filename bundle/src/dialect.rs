@@ -24,7 +24,7 @@ pub struct Function {
     pub attributes: &'static [&'static str],
 }
 
-/// `pixels` u8 [N, S, S, 3] to patch embeddings [N, (S/p)^2, W]:
+/// `pixels` u8 `[N, S, S, 3]` to patch embeddings [N, (S/p)^2, W]:
 /// `scale * (patches @ weight) + bias`, weight [p*p*3, W] with rows ordered (y, x, channel), `patch` = p
 /// and `scale` = 1/255. Mean and std are folded into weight and bias.
 pub const PATCH_EMBEDDING: Function = Function {
@@ -33,22 +33,22 @@ pub const PATCH_EMBEDDING: Function = Function {
     parameters: &["weight", "bias"],
     attributes: &["patch", "grid", "scale"],
 };
-/// Patches [N, P, W] with the class token before them and positions added: [N, P + 1, W].
-/// `class_embedding` [1, W] includes position 0; `positions` [P, W] are those of the patches.
+/// Patches `[N, P, W]` with the class token before them and positions added: [N, P + 1, W].
+/// `class_embedding` [1, W] includes position 0; `positions` `[P, W]` are those of the patches.
 pub const TOKEN_EMBEDDING: Function = Function {
     name: "TokenEmbedding",
     inputs: &["patches"],
     parameters: &["class_embedding", "positions"],
     attributes: &[],
 };
-/// Layer normalisation over the last axis with gain [W], bias [W] and `epsilon`.
+/// Layer normalisation over the last axis with gain `[W]`, bias `[W]` and `epsilon`.
 pub const LAYER_NORM: Function = Function {
     name: "LayerNorm",
     inputs: &["x"],
     parameters: &["gain", "bias"],
     attributes: &["epsilon"],
 };
-/// `x @ weight + bias`: x [.., K], weight [K, M], bias [M].
+/// `x @ weight + bias`: x [.., K], weight `[K, M]`, bias `[M]`.
 pub const LINEAR: Function = Function {
     name: "Linear",
     inputs: &["x"],
@@ -71,7 +71,7 @@ pub const LINEAR_ADD: Function = Function {
     inputs: &["x", "residual"],
     ..LINEAR
 };
-/// Multi-head attention without a mask: `query` [N, T, W], `key_value` [N, U, 2W] (keys, then values),
+/// Multi-head attention without a mask: `query` `[N, T, W]`, `key_value` `[N, U, 2W]` (keys, then values),
 /// `heads` dividing W; the scale 1/sqrt(W / heads) is folded into the query's weights.
 pub const ATTENTION: Function = Function {
     name: "Attention",

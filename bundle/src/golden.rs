@@ -22,7 +22,7 @@ pub struct Golden {
 pub struct GoldenImage {
     /// Path inside the bundle.
     pub file: String,
-    /// The exporter's embedding, [D], L2-normalised.
+    /// The exporter's embedding, `[D]`, L2-normalised.
     pub embedding: Vec<f32>,
 }
 

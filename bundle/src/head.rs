@@ -13,7 +13,7 @@ pub struct Head {
     pub classes: usize,
     /// D, the length of an embedding.
     pub embedding_size: usize,
-    /// [C, D] row-major, each row of norm 1.
+    /// `[C, D]` row-major, each row of norm 1.
     pub class_embeddings: Vec<f32>,
 }
 
@@ -21,7 +21,7 @@ pub struct Head {
 const NORM_TOLERANCE: f32 = 1e-3;
 
 impl Head {
-    /// Cosine similarity of a unit `embedding` [D] with every class, [C].
+    /// Cosine similarity of a unit `embedding` `[D]` with every class, `[C]`.
     pub fn similarities(&self, embedding: &[f32]) -> Vec<f32> {
         self.class_embeddings
             .chunks_exact(self.embedding_size)

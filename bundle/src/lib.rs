@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! manifest.json             what the bundle is, how to preprocess, the classes, every file's size and SHA-256
-//! image_encoder.onnx        pixels u8 [N, S, S, 3] to embedding f32 [N, D], L2-normalised
+//! image_encoder.onnx        pixels u8 `[N, S, S, 3]` to embedding f32 `[N, D]`, L2-normalised
 //! image_encoder.weights     the graph's external data, where the weights exceed 64 MiB
-//! head.safetensors          class_embeddings f32 [C, D]
+//! head.safetensors          class_embeddings f32 `[C, D]`
 //! golden/embeddings.json    the embeddings that the exporter got for the images beside it
 //! golden/*.png              a few images, to compare the board with the exporter's machine
 //! ```

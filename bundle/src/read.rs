@@ -74,7 +74,7 @@ impl Bundle {
         &self.manifest
     }
 
-    /// The head, [C, D].
+    /// The head, `[C, D]`.
     pub fn head(&self) -> &Head {
         &self.head
     }

@@ -30,7 +30,7 @@
 //!
 //! # Names
 //! [`ClipConfig::tensors`] lists the canonical names, which are OpenAI's and open_clip's, with
-//! their shapes. [`write`] writes them as a folder that open_clip and this crate read without
+//! their shapes. [`write()`] writes them as a folder that open_clip and this crate read without
 //! further hints. [`read_state_dict`] reads any file of these formats without asking that it be a
 //! CLIP model.
 

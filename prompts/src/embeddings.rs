@@ -12,7 +12,7 @@ pub struct ClassEmbeddings {
     pub classes: Vec<String>,
     /// The length of an embedding, D.
     pub dim: usize,
-    /// [C, D], each row L2-normalised.
+    /// `[C, D]`, each row L2-normalised.
     pub data: Vec<f32>,
 }
 

@@ -120,7 +120,7 @@ impl TextTower {
         self.embedding
     }
 
-    /// The embedding [D] of a text, L2-normalised. It is read, as in CLIP, at the first of the
+    /// The embedding `[D]` of a text, L2-normalised. It is read, as in CLIP, at the first of the
     /// greatest ids, which is the end-of-text token; padding may follow it.
     ///
     /// # Errors
@@ -167,7 +167,7 @@ impl TextTower {
         Ok(rows)
     }
 
-    /// The embedding [D], L2-normalised, of a text given as rows [length, width]: token embeddings,
+    /// The embedding `[D]`, L2-normalised, of a text given as rows [length, width]: token embeddings,
     /// or learned context vectors in their place, without positions. The last row is the
     /// end-of-text token's.
     ///

@@ -93,7 +93,7 @@ pub struct Ranked {
 /// An image's embedding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Embedding {
-    /// [D], L2-normalised.
+    /// `[D]`, L2-normalised.
     pub values: Vec<f32>,
     /// Where the time went; `head` is zero.
     pub latency: Latency,
@@ -150,7 +150,7 @@ impl Classifier {
         })
     }
 
-    /// The embedding of `image`, [D], L2-normalised.
+    /// The embedding of `image`, `[D]`, L2-normalised.
     ///
     /// # Errors
     /// As [`Classifier::classify`].
@@ -176,7 +176,7 @@ impl Classifier {
         Ok(self.manifest().preprocessing.apply(image)?)
     }
 
-    /// The embedding of pixels that are already resized and cropped, u8 [S, S, 3].
+    /// The embedding of pixels that are already resized and cropped, u8 `[S, S, 3]`.
     ///
     /// # Errors
     /// [`Error::Run`], also where the length is not S * S * 3.

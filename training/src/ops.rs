@@ -10,7 +10,7 @@ use candle_core::{
     Storage, Tensor, backend::BackendStorage,
 };
 
-/// x W^T + b: x [..., in], weight [out, in], bias [out] -> [..., out].
+/// x W^T + b: x `[..., in]`, weight `[out, in]`, bias `[out]` to `[..., out]`.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (x, op) = (x.contiguous()?, Linear);
     match bias {

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::{Result, ops::read};
 
-/// Hyper-parameters of [`AdamW`], without the learning rate, which a schedule gives.
+/// Hyper-parameters of AdamW, without the learning rate, which a schedule gives.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWOptions {
     /// Decay of the mean of gradients.

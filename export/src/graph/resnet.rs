@@ -56,7 +56,7 @@ pub(super) fn build(
     attention_pool(graph, &x, channels, heads)
 }
 
-/// u8 [N, S, S, 3] to normalised f32 [N, 3, S, S]. The stem pads with zeros after normalisation, so the
+/// u8 `[N, S, S, 3]` to normalised f32 `[N, 3, S, S]`. The stem pads with zeros after normalisation, so the
 /// normalisation cannot be folded into its convolution.
 fn normalise(graph: &mut Graph) -> Result<String> {
     let rule = graph.checkpoint.config().preprocessing.clone();

@@ -199,7 +199,7 @@ fn block(
     )
 }
 
-/// Row 0 of every image, [N, 1, W].
+/// Row 0 of every image, `[N, 1, W]`.
 fn class_token(graph: &mut Graph, name: &str, x: &str) -> Result<String> {
     let start = graph.weights.i64(&format!("{name}.start"), &[0])?;
     let end = graph.weights.i64(&format!("{name}.end"), &[1])?;

@@ -58,7 +58,7 @@ impl ImageEncoder {
         })
     }
 
-    /// The embedding of `pixels` (u8 [S, S, 3]), f32 [D].
+    /// The embedding of `pixels` (u8 `[S, S, 3]`), f32 `[D]`.
     pub(crate) fn embed(&self, pixels: &[u8]) -> Result<Vec<f32>, Error> {
         let side = self.image_size;
         let run = || {

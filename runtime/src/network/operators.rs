@@ -175,7 +175,7 @@ fn plain(value: &TValue) -> TractResult<&[f32]> {
     value.try_as_plain_ram()?.as_slice::<f32>()
 }
 
-/// weight [K, M] and bias [M] packed; every weight is multiplied by `scale`.
+/// weight `[K, M]` and bias `[M]` packed; every weight is multiplied by `scale`.
 fn pack(context: &ParsingContext, node: &NodeProto, scale: f32) -> TractResult<PackedLinear> {
     let (mut weight, shape) = parameter(context, node, "weight", 2)?;
     let (bias, bias_shape) = parameter(context, node, "bias", 1)?;
@@ -316,7 +316,7 @@ impl Compute for PatchEmbedding {
 #[derive(Debug)]
 struct TokenEmbedding {
     class_embedding: Vec<f32>,
-    /// [P, W]
+    /// `[P, W]`
     positions: Vec<f32>,
 }
 
