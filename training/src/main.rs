@@ -200,11 +200,18 @@ fn main() -> ExitCode {
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        // Who reads the results has seen enough, as `head` does.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<std::io::Error>();
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// Runs this command once more with an environment in which candle keeps to the calling thread,
@@ -350,14 +357,15 @@ fn clip(args: &ClipArgs) -> Result<()> {
         let template = args.templates.first().map_or("a photo of a {}.", |t| t);
         let report = Report::new(&training, &log, command, template, args.test_images)?;
         report.write(&args.out)?;
-        println!(
+        writeln!(
+            std::io::stdout(),
             "zero-shot accuracy among 64 classes: {:.2} % on pairs seen in training, {:.2} % on \
              pairs never seen or named",
             100.0 * report.seen.accuracy,
             100.0 * report.unseen.accuracy
-        );
+        )?;
     }
-    println!("wrote {}", output.checkpoint().display());
+    writeln!(std::io::stdout(), "wrote {}", output.checkpoint().display())?;
     Ok(())
 }
 
@@ -529,6 +537,7 @@ fn write_shapes(args: &ShapesArgs) -> Result<()> {
         list.push_str(&format!("{name}\t{caption}\n"));
     }
     fs::write(&path, list).with_context(|| path.display().to_string())?;
-    println!("wrote {} pictures and {}", args.count, path.display());
+    let (count, path) = (args.count, path.display());
+    writeln!(std::io::stdout(), "wrote {count} pictures and {path}")?;
     Ok(())
 }

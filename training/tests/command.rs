@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 const TINY: &str = "--image-size 16 --width 64 --layers 1 --text-width 64 --text-layers 1 \
@@ -139,6 +139,18 @@ fn pictures_depend_on_the_seed_alone() {
         let picture = |out: &str| fs::read(folder.join(out).join(name)).unwrap();
         assert_eq!(picture("a"), picture("b"));
     }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pinhole-train"));
+    command
+        .args(["shapes", "--count", "3", "--out"])
+        .arg(folder.path());
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]
