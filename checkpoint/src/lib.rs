@@ -33,6 +33,10 @@
 //! their shapes. [`write()`] writes them as a folder that open_clip and this crate read without
 //! further hints. [`read_state_dict`] reads any file of these formats without asking that it be a
 //! CLIP model.
+//!
+//! # Prompt learners
+//! [`read_prompt_learner`] reads what CoOp and CoCoOp learned, from the reference's files or from
+//! those of [`write_prompt_learner`].
 
 mod archive;
 mod checkpoint;
@@ -42,6 +46,7 @@ mod infer;
 mod model;
 mod names;
 mod pickle;
+mod prompt_learner;
 mod safetensors_file;
 mod state_dict;
 mod storage;
@@ -51,5 +56,8 @@ mod write;
 pub use checkpoint::{Checkpoint, OpenOptions};
 pub use error::Error;
 pub use model::{Activation, ClipConfig, ImageTower, TextTower};
+pub use prompt_learner::{
+    ClassPosition, MetaNet, PromptLearner, read_prompt_learner, write_prompt_learner,
+};
 pub use state_dict::{Dtype, StateDict, Tensor, TensorInfo, read_state_dict};
 pub use write::{Existing, write};

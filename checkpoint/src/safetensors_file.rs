@@ -59,5 +59,7 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<StateDict, Error> {
         let view = View::whole(Arc::new(storage), info.shape.iter().product());
         entries.insert(name, Entry::Tensor { info, view });
     }
-    Ok(StateDict::new(path, entries))
+    let remarks = header.metadata().iter().flatten();
+    let remarks = remarks.map(|(key, text)| (key.clone(), text.clone()));
+    Ok(StateDict::new(path, entries).with_metadata(remarks.collect()))
 }

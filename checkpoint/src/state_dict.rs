@@ -34,6 +34,7 @@ pub struct TensorInfo {
 pub struct StateDict {
     path: PathBuf,
     entries: BTreeMap<String, Entry>,
+    metadata: BTreeMap<String, String>,
 }
 
 /// Reads any safetensors or PyTorch file as plain named tensors.
@@ -80,7 +81,19 @@ impl StateDict {
         Self {
             path: path.to_owned(),
             entries,
+            metadata: BTreeMap::new(),
         }
+    }
+
+    /// With the remarks of a safetensors header.
+    pub(crate) fn with_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
+        self.metadata = metadata;
+        self
+    }
+
+    /// A remark in the header of a safetensors file (its `__metadata__`).
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
     }
 
     /// All names, sorted.

@@ -18,6 +18,33 @@ pub enum Error {
         context_length: usize,
     },
 
+    /// A learned prompt with more rows than the text tower has positions.
+    #[error(
+        "class {class:?} with {context} context vectors has {rows} tokens, but the text tower takes \
+         at most {context_length}; shorten the class name, or train fewer context vectors"
+    )]
+    ContextTooLong {
+        /// The class, or its beginning.
+        class: String,
+        /// The number of context vectors.
+        context: usize,
+        /// The number of rows, start and end included.
+        rows: usize,
+        /// The number of positions of the text tower.
+        context_length: usize,
+    },
+
+    /// A prompt learner that was made for another model or other classes.
+    #[error("prompt learner: {field}: found {found}, expected {expected}")]
+    PromptLearner {
+        /// What does not fit.
+        field: &'static str,
+        /// What it is.
+        found: String,
+        /// What would fit, and what to do.
+        expected: String,
+    },
+
     /// A file of templates or classes that cannot be read.
     #[error("cannot read {}", path.display())]
     Read {

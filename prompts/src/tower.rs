@@ -367,7 +367,7 @@ fn check(config: &Config, embedding: usize) -> Result<(), Error> {
 }
 
 /// The tokens up to the first of the greatest ids.
-fn until_end(tokens: &[u32]) -> &[u32] {
+pub(crate) fn until_end(tokens: &[u32]) -> &[u32] {
     let greatest = tokens.iter().max();
     let end = tokens.iter().position(|token| Some(token) == greatest);
     &tokens[..end.map_or(0, |end| end + 1)]

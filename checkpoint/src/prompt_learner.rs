@@ -1,0 +1,269 @@
+//! What CoOp and CoCoOp learn: the context, and CoCoOp's meta-net.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::str::FromStr;
+
+use safetensors::tensor::TensorView;
+use serde::{Deserialize, Serialize};
+
+use crate::{Dtype, Error, StateDict, Tensor, read_state_dict};
+
+const CONTEXT: &str = "ctx";
+const META_NET: [&str; 4] = [
+    "meta_net.linear1.weight",
+    "meta_net.linear1.bias",
+    "meta_net.linear2.weight",
+    "meta_net.linear2.bias",
+];
+/// Embedded class names of the training's classes: made anew for the classes of the day.
+const IGNORED: [&str; 2] = ["token_prefix", "token_suffix"];
+/// Key of a file's metadata that says where the class name stands.
+const POSITION: &str = "class_position";
+
+/// Where the class name stands in a learned prompt (CoOp, section 3.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClassPosition {
+    /// Behind the context.
+    #[default]
+    End,
+    /// Between the context's halves, of which the first is the smaller one.
+    Middle,
+    /// Before the context.
+    Front,
+}
+
+impl fmt::Display for ClassPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::End => "end",
+            Self::Middle => "middle",
+            Self::Front => "front",
+        })
+    }
+}
+
+impl FromStr for ClassPosition {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "end" => Ok(Self::End),
+            "middle" => Ok(Self::Middle),
+            "front" => Ok(Self::Front),
+            _ => Err("expected end, middle or front".to_owned()),
+        }
+    }
+}
+
+/// The weights of a prompt learner: CoOp's (Zhou et al., 2022) or, with a meta-net, CoCoOp's (Zhou
+/// et al., 2022, "Conditional prompt learning").
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptLearner {
+    /// Context vectors [n_ctx, width], or class-specific ones [classes, n_ctx, width], width being
+    /// the text tower's.
+    pub context: Tensor,
+    /// CoCoOp's network.
+    pub meta_net: Option<MetaNet>,
+    /// Where the class name stands; the reference's files do not say.
+    pub class_position: Option<ClassPosition>,
+}
+
+/// CoCoOp's meta-net: W2 relu(W1 f + b1) + b2 of the L2-normalised image embedding f.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetaNet {
+    /// W1, [hidden, embedding]; the reference has one hidden unit for 16 of the embedding.
+    pub linear1_weight: Tensor,
+    /// b1, [hidden]
+    pub linear1_bias: Tensor,
+    /// W2, [width, hidden]
+    pub linear2_weight: Tensor,
+    /// b2, [width]
+    pub linear2_bias: Tensor,
+}
+
+impl PromptLearner {
+    /// Number of context vectors of a prompt.
+    pub fn n_ctx(&self) -> usize {
+        self.context.shape[self.context.shape.len() - 2]
+    }
+
+    /// Length of a context vector, which is the width of the text tower.
+    pub fn width(&self) -> usize {
+        self.context.shape[self.context.shape.len() - 1]
+    }
+
+    /// Number of classes that have a context of their own; `None` for a unified context.
+    pub fn class_specific(&self) -> Option<usize> {
+        (self.context.shape.len() == 3).then(|| self.context.shape[0])
+    }
+}
+
+/// Reads a prompt learner: the reference's `prompt_learner/model.pth.tar-N` (zip or legacy pickle,
+/// f32, f16 or bf16, with or without `prompt_learner.` before the names), or a file of
+/// [`write_prompt_learner`].
+///
+/// `token_prefix` and `token_suffix` are left out, so that a file serves any class names.
+///
+/// # Errors
+/// A file that cannot be read or holds tensors of another method; a shape that contradicts the
+/// others; NaN or infinity.
+pub fn read_prompt_learner(path: &Path) -> Result<PromptLearner, Error> {
+    let state = read_state_dict(path)?;
+    let prefix = match state
+        .names()
+        .all(|name| name.starts_with("prompt_learner."))
+    {
+        true => "prompt_learner.",
+        false => "",
+    };
+    for name in state.names() {
+        let bare = &name[prefix.len()..];
+        if bare != CONTEXT && !META_NET.contains(&bare) && !IGNORED.contains(&bare) {
+            return Err(Error::SurplusTensor {
+                path: path.to_owned(),
+                name: name.to_owned(),
+                shape: state.info(name).map_or(vec![], |info| info.shape.clone()),
+                expected: "the prompt learner of CoOp (ctx) or CoCoOp (ctx and meta_net)".into(),
+            });
+        }
+    }
+    let tensor = |name: &str, dimensions: &[usize], meaning: &str| {
+        let name = format!("{prefix}{name}");
+        let tensor = present(&state, &name)?;
+        if !dimensions.contains(&tensor.shape.len()) || tensor.shape.contains(&0) {
+            return Err(Error::config(
+                path,
+                name,
+                meaning,
+                format!("shape {:?}", tensor.shape),
+            ));
+        }
+        Ok(tensor)
+    };
+    let context = tensor(
+        CONTEXT,
+        &[2, 3],
+        "[n_ctx, width] or, class-specific, [classes, n_ctx, width]",
+    )?;
+    let width = context.shape[context.shape.len() - 1];
+    let has_meta_net = state
+        .names()
+        .any(|name| name[prefix.len()..].starts_with("meta_net."));
+    let meta_net = if has_meta_net {
+        let meta_net = MetaNet {
+            linear1_weight: tensor(META_NET[0], &[2], "[hidden, embedding]")?,
+            linear1_bias: tensor(META_NET[1], &[1], "[hidden]")?,
+            linear2_weight: tensor(META_NET[2], &[2], "[width, hidden]")?,
+            linear2_bias: tensor(META_NET[3], &[1], "[width]")?,
+        };
+        let hidden = meta_net.linear1_weight.shape[0];
+        for (name, tensor, expected) in [
+            (META_NET[1], &meta_net.linear1_bias, vec![hidden]),
+            (META_NET[2], &meta_net.linear2_weight, vec![width, hidden]),
+            (META_NET[3], &meta_net.linear2_bias, vec![width]),
+        ] {
+            if tensor.shape != expected {
+                return Err(Error::Shape {
+                    path: path.to_owned(),
+                    name: format!("{prefix}{name}"),
+                    expected,
+                    found: tensor.shape.clone(),
+                });
+            }
+        }
+        Some(meta_net)
+    } else {
+        None
+    };
+    if meta_net.is_some() && context.shape.len() == 3 {
+        return Err(Error::config(
+            path,
+            format!("{prefix}{CONTEXT}"),
+            "[n_ctx, width], since CoCoOp has no class-specific contexts",
+            format!("shape {:?}", context.shape),
+        ));
+    }
+    let class_position = match state.metadata(POSITION) {
+        None => None,
+        Some(text) => Some(text.parse().map_err(|expected: String| {
+            Error::config(path, format!("metadata {POSITION}"), expected, text)
+        })?),
+    };
+    Ok(PromptLearner {
+        context,
+        meta_net,
+        class_position,
+    })
+}
+
+fn present(state: &StateDict, name: &str) -> Result<Tensor, Error> {
+    state.tensor(name).map_err(|error| match error {
+        Error::NoSuchTensor { path, name } => Error::config(
+            &path,
+            name,
+            "a tensor of a prompt learner (CoOp's ctx, and CoCoOp's four meta_net tensors)",
+            "none",
+        ),
+        other => other,
+    })
+}
+
+/// Writes a prompt learner as safetensors in f32, under the reference's names; the file appears whole
+/// or not at all, and replaces one that is there.
+///
+/// # Errors
+/// The operating system's refusal; NaN or infinity in a tensor.
+pub fn write_prompt_learner(path: &Path, learner: &PromptLearner) -> Result<(), Error> {
+    let mut tensors = vec![(CONTEXT, &learner.context)];
+    if let Some(net) = &learner.meta_net {
+        let all = [
+            &net.linear1_weight,
+            &net.linear1_bias,
+            &net.linear2_weight,
+            &net.linear2_bias,
+        ];
+        tensors.extend(META_NET.into_iter().zip(all));
+    }
+    let mut bytes = Vec::with_capacity(tensors.len());
+    for (name, tensor) in &tensors {
+        if let Some(index) = tensor.data.iter().position(|value| !value.is_finite()) {
+            return Err(Error::NotFinite {
+                path: path.to_owned(),
+                name: (*name).to_owned(),
+                index,
+                value: tensor.data[index],
+            });
+        }
+        let data = tensor.data.iter().flat_map(|v| v.to_le_bytes());
+        bytes.push(data.collect::<Vec<u8>>());
+    }
+    let wrong = |error: safetensors::SafeTensorError| {
+        Error::malformed(path, format!("not written: {error}"))
+    };
+    let mut views = Vec::with_capacity(tensors.len());
+    for ((name, tensor), data) in tensors.iter().zip(&bytes) {
+        let view = TensorView::new(Dtype::F32, tensor.shape.clone(), data).map_err(wrong)?;
+        views.push((*name, view));
+    }
+    let mut metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    if let Some(position) = learner.class_position {
+        metadata.insert(POSITION.to_owned(), position.to_string());
+    }
+    let file = safetensors::serialize(views, Some(metadata)).map_err(wrong)?;
+
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.partial", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let written = File::create(&temporary)
+        .and_then(|mut out| out.write_all(&file).and_then(|()| out.sync_all()))
+        .and_then(|()| fs::rename(&temporary, path));
+    written.map_err(|error| {
+        let _ = fs::remove_file(&temporary);
+        Error::io(path, "write")(error)
+    })
+}
