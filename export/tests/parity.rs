@@ -129,7 +129,11 @@ fn every_family_is_there_in_every_format_that_it_has() {
         "vit-quickgelu/transformers",
         "vit-openai/openai.pt",
         "vit-gelu/transformers-sharded",
+        "vit-gelu/open-clip",
+        "vit-gelu/custom-text",
         "resnet/open-clip-bin",
+        "resnet/open-clip",
+        "resnet-openai/openai.pt",
     ] {
         assert!(
             found.iter().any(|f| f == expected),

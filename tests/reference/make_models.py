@@ -51,6 +51,11 @@ FAMILIES = {
         "vision_cfg": {"image_size": 64, "layers": [2, 1, 1, 1], "width": 4, "head_width": 64},
         "text_cfg": TEXT,
     },
+    "resnet-openai": {
+        "embed_dim": 16, "quick_gelu": True,
+        "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 4, "head_width": 64},
+        "text_cfg": {**TEXT, "width": 64, "heads": 1},
+    },
 }
 
 
@@ -339,12 +344,15 @@ def make_small(root):
     state["visual.proj"] = state["visual.proj"].T.contiguous().T
     state["visual.conv1.weight"] = state["visual.conv1.weight"].to(memory_format=torch.channels_last)
     write_bin(folder / "custom-text", {**config, "custom_text": True}, state)
+    write_safetensors(folder / "open-clip", config, model, torch.float16)
 
     family, folder = "resnet", root / "resnet"
     config, model = FAMILIES[family], models[family]
     write_bin(folder / "open-clip-bin", config, cast(model.state_dict(), torch.float16))
+    write_safetensors(folder / "open-clip", config, model, torch.float16)
 
-    write_openai(root / "vit-openai" / "openai.pt", FAMILIES["vit-openai"], models["vit-openai"])
+    for family in ("vit-openai", "resnet-openai"):
+        write_openai(root / family / "openai.pt", FAMILIES[family], models[family])
 
 
 def make_full(root):

@@ -9,7 +9,7 @@ use pinhole_checkpoint::{Checkpoint, Error, OpenOptions};
 use sha2::{Digest, Sha256};
 
 /// Every committed model file of a family, relative to tests/golden/models.
-pub const FILES: [(&str, &str); 9] = [
+pub const FILES: [(&str, &str); 12] = [
     ("vit-quickgelu", "open-clip/open_clip_model.safetensors"),
     ("vit-quickgelu", "open-clip-bin/open_clip_pytorch_model.bin"),
     ("vit-quickgelu", "legacy/open_clip_pytorch_model.bin"),
@@ -19,6 +19,9 @@ pub const FILES: [(&str, &str); 9] = [
     ("vit-gelu", "custom-text/open_clip_pytorch_model.bin"),
     ("vit-openai", "openai.pt"),
     ("resnet", "open-clip-bin/open_clip_pytorch_model.bin"),
+    ("resnet", "open-clip/open_clip_model.safetensors"),
+    ("resnet-openai", "openai.pt"),
+    ("vit-gelu", "open-clip/open_clip_model.safetensors"),
 ];
 
 pub fn models() -> PathBuf {
