@@ -190,8 +190,9 @@ pub fn read_prompt_learner(path: &Path) -> Result<PromptLearner, Error> {
     }
     let class_position = match state.metadata(POSITION) {
         None => None,
-        Some(text) => Some(text.parse().map_err(|expected: String| {
-            Error::config(path, format!("metadata {POSITION}"), expected, text)
+        Some(text) => Some(text.parse().map_err(|_| {
+            let field = format!("metadata {POSITION}");
+            Error::config(path, field, "end, middle or front", text)
         })?),
     };
     Ok(PromptLearner {
