@@ -667,7 +667,9 @@ mod tests {
         assert_eq!(distinct.len(), 32);
     }
 
-    const RECORDED: [&str; 8] = ["", "", "", "", "", "", "", ""];
+    const RECORDED: [&str; 8] = [
+        "32.png", "24.png", "20.png", "08.png", "37.png", "05.png", "31.png", "33.png",
+    ];
 
     #[test]
     fn a_class_with_too_few_images_is_named() {
