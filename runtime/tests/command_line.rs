@@ -499,3 +499,25 @@ fn crc32(bytes: &[u8]) -> u32 {
         })
     })
 }
+
+#[test]
+fn classes_are_listed_and_only_changed_with_a_text_encoder() {
+    let output = pinhole([Path::new("classes"), &assets("demo")]);
+    let names = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(names.lines().count(), 64);
+    assert!(names.lines().any(|name| name == "red circle"));
+    let output = pinhole([
+        Path::new("classes"),
+        &assets("demo"),
+        Path::new("--add"),
+        Path::new("black dot"),
+    ]);
+    assert_error(&output, &["demo", "--with-text"]);
+    let output = pinhole([
+        Path::new("classes"),
+        &assets("demo"),
+        Path::new("--add"),
+        Path::new("red circle"),
+    ]);
+    assert_error(&output, &["red circle"]);
+}
