@@ -1,5 +1,12 @@
 //! CoCoOp: class embeddings that depend on the image.
 
+mod eigen;
+mod fidelity;
+mod fit;
+mod linear;
+mod reuse;
+mod shortlist;
+
 use pinhole_checkpoint::{ClassPosition, MetaNet, PromptLearner, Tensor};
 use pinhole_kernels::{Activation, PackedLinear};
 
@@ -7,6 +14,12 @@ use crate::error::{Error, excerpt};
 use crate::layout::{PromptRow, check_learner, prompt_rows};
 use crate::tower::{checked, dot};
 use crate::{Classes, Prefix, SOT, TextTower, Tokenizer};
+
+pub use fidelity::{Agreement, Fidelity, fidelity};
+pub use fit::{Fit, FitOptions, fit};
+pub use linear::{LinearHead, LinearTerms};
+pub use reuse::{Reuse, Reused};
+pub use shortlist::{Auto, Costs, Plan, shortlist};
 
 /// CoCoOp's text side (Zhou et al., 2022, "Conditional prompt learning") for a list of classes: every
 /// image shifts the context by its own vector, and the text tower makes class embeddings of it.

@@ -218,6 +218,15 @@ pub enum Error {
         expected: String,
     },
 
+    /// A setting of [`crate::conditional::Reuse`] that bounds nothing.
+    #[error("reuse of class embeddings: {field} is {value}, expected a number of at least 0")]
+    Reuse {
+        /// The setting.
+        field: &'static str,
+        /// Its value.
+        value: f32,
+    },
+
     /// The embedding of an image, given without having been normalised.
     #[error("an image's embedding has the norm {norm}, expected 1: normalise it first")]
     NotUnit {

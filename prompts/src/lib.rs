@@ -17,7 +17,7 @@
 
 mod bpe;
 mod classes;
-mod conditional;
+pub mod conditional;
 mod embeddings;
 mod entities;
 mod error;
