@@ -19,12 +19,14 @@
 
 pub mod contrastive;
 pub mod data;
+pub mod dataset;
 mod error;
 pub mod evaluate;
 pub mod model;
 pub mod ops;
 pub mod optimiser;
 pub mod plot;
+pub mod prompt_learning;
 pub mod report;
 pub mod schedule;
 pub mod shapes;
