@@ -47,6 +47,9 @@ pub enum Error {
     /// A model checkpoint cannot be read or written.
     #[error(transparent)]
     Checkpoint(#[from] pinhole_checkpoint::Error),
+    /// A prompt or a class that cannot be.
+    #[error(transparent)]
+    Prompts(#[from] pinhole_prompts::Error),
     /// A bundle cannot be opened or run.
     #[error(transparent)]
     Bundle(#[from] pinhole::Error),

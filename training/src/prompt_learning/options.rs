@@ -1,5 +1,7 @@
 //! What decides a training of prompts, apart from its data.
 
+use std::path::PathBuf;
+
 use pinhole_checkpoint::ClassPosition;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +29,8 @@ pub struct PromptOptions {
     /// Words whose token embeddings the context starts from, instead of random values; their tokens
     /// are then its length, and it is shared by all classes.
     pub words: Option<String>,
+    /// A prompt learner to start from, instead of random values or words.
+    pub init: Option<PathBuf>,
     /// A context for each class (CoOp's CSC). Not for CoCoOp.
     pub class_specific: bool,
     /// Where the class name stands. CoCoOp has it at the end.
@@ -53,6 +57,9 @@ pub struct PromptOptions {
     pub crop: f32,
     /// Whether half of the views are mirrored.
     pub flip: bool,
+    /// A bundle of the same model that encodes the images, instead of the checkpoint's image tower:
+    /// the only way for a ModifiedResNet, and a way to train on what a quantised encoder sees.
+    pub encoder: Option<PathBuf>,
     /// Decides first values, the order of images, and views.
     pub seed: u64,
 }
@@ -65,6 +72,7 @@ impl PromptOptions {
             method: Method::CoOp,
             n_ctx: 16,
             words: None,
+            init: None,
             class_specific: false,
             class_position: ClassPosition::End,
             epochs: match shots {
@@ -82,6 +90,7 @@ impl PromptOptions {
             views: 0,
             crop: 0.08,
             flip: true,
+            encoder: None,
             seed,
         }
     }
