@@ -47,12 +47,12 @@ pub enum Error {
     /// A model checkpoint cannot be read or written.
     #[error(transparent)]
     Checkpoint(#[from] pinhole_checkpoint::Error),
-    /// A prompt or a class that cannot be.
-    #[error(transparent)]
-    Prompts(#[from] pinhole_prompts::Error),
     /// A bundle cannot be opened or run.
     #[error(transparent)]
     Bundle(#[from] pinhole::Error),
+    /// A prompt or a prompt learner that does not fit the model.
+    #[error(transparent)]
+    Prompts(#[from] pinhole_prompts::Error),
     /// Preprocessing failed.
     #[error(transparent)]
     Preprocessing(#[from] pinhole_preprocessing::Error),

@@ -256,7 +256,7 @@ pub fn classify(
     classes: &Tensor,
     images: &[Pixels],
 ) -> Result<Vec<usize>> {
-    let embeddings = encode_images(model, config, images)?;
+    let embeddings = encode_images(&model.image, config, images)?;
     let best = embeddings.matmul(&classes.t()?)?.argmax(D::Minus1)?;
     Ok(best
         .to_vec1::<u32>()?

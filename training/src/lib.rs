@@ -7,6 +7,8 @@
 //! |---|---|
 //! | [`shapes`] | the generated world: scenes, their pictures and captions |
 //! | [`data`] | image-text pairs from there, from lists and from class folders |
+//! | [`dataset`] | labelled images for few-shot training and tests |
+//! | [`features`] | the embeddings of their images |
 //! | [`vocabulary`] | texts as tokens; only the rows in use are trained |
 //! | [`model`], [`ops`] | the towers, and their operations with hand-written gradients |
 //! | [`contrastive`] | loss and gradients of a batch, in chunks on all cores |
@@ -22,6 +24,7 @@ pub mod data;
 pub mod dataset;
 mod error;
 pub mod evaluate;
+pub mod features;
 pub mod model;
 pub mod ops;
 pub mod optimiser;

@@ -1,5 +1,7 @@
 //! The command `pinhole-train`.
 
+mod prompt_command;
+
 use std::{
     fs,
     io::{IsTerminal, Write},
@@ -39,6 +41,10 @@ struct Cli {
 enum Command {
     /// Train a CLIP model from the start by contrastive pre-training.
     Clip(Box<ClipArgs>),
+    /// Learn context vectors for class names (CoOp), the towers being frozen.
+    Coop(Box<prompt_command::CoopArgs>),
+    /// Learn context vectors that the image shifts (CoCoOp), the towers being frozen.
+    Cocoop(Box<prompt_command::CocoopArgs>),
     /// Zero-shot accuracy of a checkpoint on a folder of images.
     Evaluate(EvaluateArgs),
     /// Write pictures of the generated world, a folder per class, with captions.
@@ -195,6 +201,8 @@ fn main() -> ExitCode {
     }
     let done = pool(cli.threads).and_then(|()| match cli.command {
         Command::Clip(args) => clip(&args),
+        Command::Coop(args) => prompt_command::coop(&args),
+        Command::Cocoop(args) => prompt_command::cocoop(&args),
         Command::Evaluate(args) => evaluate(&args, cli.threads),
         Command::Shapes(args) => write_shapes(&args),
     });

@@ -102,7 +102,7 @@ fn towers_embed_as_open_clip() {
         };
         let config = checkpoint.config();
         check(
-            &encode_images(&model, config, &images).unwrap(),
+            &encode_images(&model.image, config, &images).unwrap(),
             &expected["image_embeddings"],
         );
         check(

@@ -1,15 +1,13 @@
 //! Image embeddings, computed once before the training.
 
-use pinhole::Classifier;
 use pinhole_checkpoint::{Checkpoint, ImageTower};
-use pinhole_preprocessing::{Pixels, Preprocessing, Resize, RgbImage};
+use pinhole_preprocessing::{Preprocessing, Resize, RgbImage};
 use rayon::prelude::*;
 
 use crate::{
     Error, Result,
     dataset::Item,
-    model::{VisionTransformer, patches},
-    ops::read,
+    features::{CHUNK, ImageEncoder},
     prompt_learning::{Progress, PromptOptions},
     shapes::Dice,
 };
@@ -32,9 +30,6 @@ impl Features {
     }
 }
 
-/// Images of one chunk, as in [`crate::contrastive`].
-const IMAGES: usize = 16;
-
 /// Encodes images: with `options.views` that many random views of each, else each as it will be
 /// classified. The views depend on the seed and on the image's place alone.
 ///
@@ -51,7 +46,18 @@ pub fn image_features(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Features> {
     options.check()?;
-    let encoder = Encoder::open(clip, options)?;
+    let encoder = match (&options.encoder, &clip.config().image) {
+        (Some(folder), _) => ImageEncoder::from_bundle(clip, folder)?,
+        (None, ImageTower::ModifiedResNet { .. }) => {
+            return Err(Error::Config(
+                "the image tower is a ModifiedResNet, which runs from a bundle only: export the \
+                 checkpoint with pinhole-export bundle (any classes will do) and give that folder as \
+                 --encoder"
+                    .into(),
+            ));
+        }
+        (None, _) => ImageEncoder::open(clip)?,
+    };
     let views = options.views.max(1);
     let jobs: Vec<(usize, usize)> = (0..items.len())
         .flat_map(|item| (0..views).map(move |view| (item, view)))
@@ -76,101 +82,28 @@ pub fn image_features(
     let all = jobs.len();
     let mut data = Vec::with_capacity(all * embedding);
     // In rounds, between which progress is told.
-    for jobs in jobs.chunks(IMAGES * 2 * rayon::current_num_threads()) {
+    for jobs in jobs.chunks(CHUNK * 2 * rayon::current_num_threads()) {
         progress(Progress::Encoding {
             done: data.len() / embedding,
             all,
         });
-        let chunks = jobs.par_chunks(IMAGES).map(|jobs| {
+        let chunks = jobs.par_chunks(CHUNK).map(|jobs| {
             let images = jobs.iter().map(picture).collect::<Result<Vec<_>>>()?;
-            encoder.encode(&images, rule)
+            let rows = encoder.embed_images(&images)?;
+            let items: Vec<Item> = jobs.iter().map(|&(item, _)| items[item].clone()).collect();
+            encoder.check(&rows, &items)?;
+            Ok(rows)
         });
         for chunk in chunks.collect::<Result<Vec<_>>>()? {
             data.extend(chunk);
         }
     }
     progress(Progress::Encoding { done: all, all });
-    for (row, (item, _)) in data.chunks_exact_mut(embedding).zip(&jobs) {
-        let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
-        if !(length.is_finite() && length > 0.0) {
-            return Err(Error::Config(format!(
-                "image {item} ({:?}): its embedding cannot be normalised; are the weights of the image \
-                 tower intact?",
-                items[*item].source
-            )));
-        }
-        row.iter_mut().for_each(|x| *x /= length);
-    }
     Ok(Features {
         views,
         embedding,
         data,
     })
-}
-
-enum Encoder {
-    Tower {
-        tower: Box<VisionTransformer>,
-        patch: usize,
-    },
-    Bundle(Box<Classifier>),
-}
-
-impl Encoder {
-    fn open(clip: &Checkpoint, options: &PromptOptions) -> Result<Self> {
-        let config = clip.config();
-        if let Some(folder) = &options.encoder {
-            let threads = rayon::current_num_threads();
-            let bundle = Classifier::builder().threads(threads).open(folder)?;
-            let (found, expected) = (bundle.manifest().model.embedding_size, config.embedding);
-            if found != expected {
-                return Err(Error::Config(format!(
-                    "{}: embeddings of {found} where the checkpoint has {expected}; give a bundle of \
-                     the same model",
-                    folder.display()
-                )));
-            }
-            return Ok(Self::Bundle(Box::new(bundle)));
-        }
-        let ImageTower::VisionTransformer { patch_size, .. } = config.image else {
-            return Err(Error::Config(
-                "the image tower is a ModifiedResNet, which runs from a bundle only: export the \
-                 checkpoint with pinhole-export bundle (any classes will do) and give that folder as \
-                 --encoder"
-                    .into(),
-            ));
-        };
-        let tensor = |name: &str| {
-            let values = clip.tensor(name)?;
-            Ok(candle_core::Tensor::from_vec(
-                values.data,
-                values.shape,
-                &candle_core::Device::Cpu,
-            )?)
-        };
-        Ok(Self::Tower {
-            tower: Box::new(VisionTransformer::new(config, tensor)?),
-            patch: patch_size as usize,
-        })
-    }
-
-    fn encode(&self, images: &[RgbImage], rule: &Preprocessing) -> Result<Vec<f32>> {
-        match self {
-            Self::Tower { tower, patch } => {
-                let pixels = images.iter().map(|image| Ok(rule.apply(image)?));
-                let pixels = pixels.collect::<Result<Vec<Pixels>>>()?;
-                let embeddings = tower.forward(&patches(&pixels, rule, *patch)?)?;
-                Ok(read(&embeddings, <[f32]>::to_vec)?)
-            }
-            Self::Bundle(bundle) => {
-                let mut data = Vec::new();
-                for image in images {
-                    data.extend(bundle.embed(image)?.values);
-                }
-                Ok(data)
-            }
-        }
-    }
 }
 
 /// torchvision's RandomResizedCrop with the model's filter, and RandomHorizontalFlip: a part with a
