@@ -1,7 +1,11 @@
 //! Image embeddings of labelled images.
 
+use std::path::Path;
+
 use candle_core::{Device, Tensor};
+use pinhole::Classifier;
 use pinhole_checkpoint::{Checkpoint, ClipConfig};
+use pinhole_preprocessing::RgbImage;
 use rayon::prelude::*;
 
 use crate::{
@@ -12,17 +16,22 @@ use crate::{
     ops::read,
 };
 
-/// A checkpoint's image tower.
+/// What embeds images.
 pub struct ImageEncoder {
-    tower: VisionTransformer,
+    kind: Kind,
     config: ClipConfig,
 }
 
+enum Kind {
+    Tower(Box<VisionTransformer>),
+    Bundle(Box<Classifier>),
+}
+
 /// Images that one thread embeds together.
-const CHUNK: usize = 16;
+pub const CHUNK: usize = 16;
 
 impl ImageEncoder {
-    /// Reads the tower.
+    /// Reads a checkpoint's image tower.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] where a tensor cannot be read, [`Error::Config`] for a ModifiedResNet.
@@ -32,7 +41,39 @@ impl ImageEncoder {
             let tensor = checkpoint.tensor(name)?;
             Ok(Tensor::from_vec(tensor.data, tensor.shape, &Device::Cpu)?)
         })?;
-        Ok(Self { tower, config })
+        let kind = Kind::Tower(Box::new(tower));
+        Ok(Self { kind, config })
+    }
+
+    /// Opens the encoder of a bundle that was exported from the checkpoint: the way for a
+    /// ModifiedResNet, and for what a board's encoder sees.
+    ///
+    /// # Errors
+    /// [`Error::Bundle`]; [`Error::Config`] for a bundle with embeddings of another length or images
+    /// of another size.
+    pub fn from_bundle(checkpoint: &Checkpoint, folder: &Path) -> Result<Self> {
+        let config = checkpoint.config().clone();
+        let threads = rayon::current_num_threads();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let bundle = Classifier::builder()
+            .threads(threads.min(cores))
+            .open(folder)?;
+        let model = &bundle.manifest().model;
+        let found = (model.embedding_size, model.image_size);
+        let expected = (config.embedding, config.image.image_size());
+        if found != expected {
+            return Err(Error::Config(format!(
+                "{}: embeddings of {} for images of {} pixels where the checkpoint has {} for {}; give \
+                 a bundle of the same model",
+                folder.display(),
+                found.0,
+                found.1,
+                expected.0,
+                expected.1
+            )));
+        }
+        let kind = Kind::Bundle(Box::new(bundle));
+        Ok(Self { kind, config })
     }
 
     /// Embeddings [items, D], each row L2-normalised, of the images as the model's preprocessing
@@ -41,27 +82,53 @@ impl ImageEncoder {
     ///
     /// # Errors
     /// [`Error::Image`] for an image that cannot be read; [`Error::Config`] for one whose embedding is
-    /// not a number.
+    /// not a number; [`Error::Bundle`].
     pub fn embed(&self, items: &[Item], progress: &(dyn Fn(usize) + Sync)) -> Result<Vec<f32>> {
         let parts: Vec<Vec<f32>> = items
             .par_chunks(CHUNK)
             .map(|items| {
-                let rule = &self.config.preprocessing;
-                let pixels = items.iter().map(|item| Ok(rule.apply(&item.image()?)?));
-                let pixels = pixels.collect::<Result<Vec<_>>>()?;
-                let embeddings = encode_images(&self.tower, &self.config, &pixels)?;
-                let rows = read(&normalise(&embeddings)?, <[f32]>::to_vec)?;
-                for (row, item) in rows.chunks_exact(self.config.embedding).zip(items) {
-                    if !row.iter().all(|value| value.is_finite()) {
-                        return Err(Error::Config(format!(
-                            "{item}: its embedding is not a number"
-                        )));
-                    }
-                }
+                let images = items.iter().map(Item::image).collect::<Result<Vec<_>>>()?;
+                let rows = self.embed_images(&images)?;
+                self.check(&rows, items)?;
                 progress(items.len());
                 Ok(rows)
             })
             .collect::<Result<_>>()?;
         Ok(parts.concat())
+    }
+
+    /// Embeddings [images, D], each row L2-normalised, on the calling thread.
+    ///
+    /// # Errors
+    /// Where an image cannot be preprocessed; [`Error::Bundle`].
+    pub fn embed_images(&self, images: &[RgbImage]) -> Result<Vec<f32>> {
+        let rule = &self.config.preprocessing;
+        match &self.kind {
+            Kind::Tower(tower) => {
+                let pixels = images.iter().map(|image| Ok(rule.apply(image)?));
+                let pixels = pixels.collect::<Result<Vec<_>>>()?;
+                let embeddings = encode_images(tower, &self.config, &pixels)?;
+                Ok(read(&normalise(&embeddings)?, <[f32]>::to_vec)?)
+            }
+            Kind::Bundle(bundle) => {
+                let rows = images.iter().map(|image| Ok(bundle.embed(image)?.values));
+                Ok(rows.collect::<Result<Vec<_>>>()?.concat())
+            }
+        }
+    }
+
+    /// Refuses rows that are not numbers.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the item.
+    pub fn check(&self, rows: &[f32], items: &[Item]) -> Result<()> {
+        for (row, item) in rows.chunks_exact(self.config.embedding).zip(items) {
+            if !row.iter().all(|value| value.is_finite()) {
+                return Err(Error::Config(format!(
+                    "{item}: its embedding is not a number"
+                )));
+            }
+        }
+        Ok(())
     }
 }

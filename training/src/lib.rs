@@ -35,6 +35,7 @@ pub mod model;
 pub mod ops;
 pub mod optimiser;
 pub mod plot;
+pub mod prompt_learning;
 pub mod report;
 pub mod schedule;
 pub mod shapes;

@@ -1,6 +1,7 @@
 //! The command `pinhole-train`.
 
 mod evaluate_command;
+mod prompt_command;
 
 use std::{
     fs,
@@ -38,6 +39,10 @@ struct Cli {
 enum Command {
     /// Train a CLIP model from the start by contrastive pre-training.
     Clip(Box<ClipArgs>),
+    /// Learn context vectors for class names (CoOp), the towers being frozen.
+    Coop(Box<prompt_command::CoopArgs>),
+    /// Learn context vectors that the image shifts (CoCoOp), the towers being frozen.
+    Cocoop(Box<prompt_command::CocoopArgs>),
     /// Accuracy of a checkpoint with zero-shot and learned prompts, or of a bundle.
     Evaluate(Box<evaluate_command::EvaluateArgs>),
     /// Write pictures of the generated world, a folder per class, with captions.
@@ -172,6 +177,8 @@ fn main() -> ExitCode {
     }
     let done = pool(cli.threads).and_then(|()| match cli.command {
         Command::Clip(args) => clip(&args),
+        Command::Coop(args) => prompt_command::coop(&args),
+        Command::Cocoop(args) => prompt_command::cocoop(&args),
         Command::Evaluate(args) => evaluate_command::evaluate(&args, cli.threads),
         Command::Shapes(args) => write_shapes(&args),
     });
