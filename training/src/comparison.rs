@@ -12,7 +12,7 @@ use crate::{
 
 /// What one method came to.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Method {
+pub struct Measured {
     /// Its name, such as "CoOp".
     pub name: String,
     /// One a seed; one alone for what does not depend on any.
@@ -58,7 +58,7 @@ impl Run {
     }
 }
 
-impl Method {
+impl Measured {
     /// Mean and spread over the seeds.
     pub fn spread(&self, measure: impl Fn(&Run) -> Option<f64>) -> Option<Spread> {
         let values: Vec<f64> = self.runs.iter().filter_map(measure).collect();
@@ -113,7 +113,7 @@ impl Outcome {
 
 /// A heading and a line for each method, in per cent: accuracy on each part, the harmonic mean H where
 /// there are base and new, and the expected calibration error on each part.
-pub fn summary(methods: &[Method], parts: &[Part]) -> Vec<Vec<String>> {
+pub fn summary(methods: &[Measured], parts: &[Part]) -> Vec<Vec<String>> {
     let both = parts.contains(&Part::Base) && parts.contains(&Part::New);
     let mut heading = vec![String::new()];
     heading.extend(parts.iter().map(Part::to_string));
@@ -134,7 +134,7 @@ pub fn summary(methods: &[Method], parts: &[Part]) -> Vec<Vec<String>> {
 
 /// A heading and a line for each class of a part that has images: name, images, and each method's
 /// accuracy in per cent, the mean over its seeds.
-pub fn by_class(methods: &[Method], part: Part) -> Vec<Vec<String>> {
+pub fn by_class(methods: &[Measured], part: Part) -> Vec<Vec<String>> {
     let tables = methods.iter().map(|method| method.table(part));
     let tables: Vec<Option<Evaluation>> = tables.collect();
     let mut lines = vec![vec!["class".to_owned(), "images".to_owned()]];
@@ -213,10 +213,10 @@ mod tests {
         }
     }
 
-    fn methods() -> Vec<Method> {
+    fn methods() -> Vec<Measured> {
         let mut specific = run("seed 1", [10, 0]);
         specific.outcomes.remove(&Part::New);
-        let method = |name: &str, runs| Method {
+        let method = |name: &str, runs| Measured {
             name: name.into(),
             runs,
         };

@@ -34,7 +34,7 @@ fn svg(table: &Evaluation) -> std::result::Result<String, Box<dyn std::error::Er
         13..=40 => 30,
         _ => 14,
     };
-    let font = (f64::from(cell) * 0.8).min(13.0);
+    let font = (f64::from(cell) * 0.85).min(13.0);
     let names: Vec<String> = table.classes.iter().map(|name| cut(name)).collect();
     let longest = names.iter().map(|n| n.chars().count()).max().unwrap_or(1);
     // Letters of this sans-serif are about 0.6 of its height wide.
@@ -46,7 +46,8 @@ fn svg(table: &Evaluation) -> std::result::Result<String, Box<dyn std::error::Er
     let area = SVGBackend::with_string(&mut svg, (side, side)).into_drawing_area();
     area.fill(&WHITE)?;
     let text = |size: f64, h: HPos, v: VPos| {
-        let style = TextStyle::from(("sans-serif", size).into_font());
+        // Plotters takes the size of a line, which it takes to be 1.24 times the letters'.
+        let style = TextStyle::from(("sans-serif", size * 1.24).into_font());
         style.pos(Pos::new(h, v))
     };
     let title = text(14.0, HPos::Center, VPos::Center);

@@ -11,11 +11,11 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use pinhole::Classifier;
 use pinhole_checkpoint::{
-    Checkpoint, ClassPosition, OpenOptions, PromptLearner, read_prompt_learner,
+    Activation, Checkpoint, ClassPosition, OpenOptions, PromptLearner, read_prompt_learner,
 };
 use pinhole_prompts::Templates;
 use pinhole_training::{
-    comparison::{self, Method, Run},
+    comparison::{self, Measured, Run},
     confusion,
     dataset::{Dataset, DatasetOptions, Part},
     evaluate::{TestSet, TextSide, evaluate_bundle},
@@ -29,6 +29,8 @@ pub(crate) struct EvaluateArgs {
     /// A CLIP checkpoint (file or folder), or a bundle that pinhole-export wrote.
     #[arg(long, visible_alias = "clip")]
     model: PathBuf,
+    #[command(flatten)]
+    checkpoint: ModelArgs,
     /// Folder with one sub-folder of images per class, all of which are tested on.
     #[arg(long, required_unless_present = "data", conflicts_with = "data")]
     images: Option<PathBuf>,
@@ -57,6 +59,32 @@ pub(crate) struct EvaluateArgs {
     /// base-to-new there are two, with -base and -new in their names.
     #[arg(long)]
     confusion: Option<PathBuf>,
+}
+
+/// How a checkpoint is read.
+#[derive(Args)]
+pub(crate) struct ModelArgs {
+    /// Activation function of the checkpoint's MLPs, where no file says it: quickgelu or gelu.
+    #[arg(long, value_parser = crate::prompt_command::activation)]
+    activation: Option<Activation>,
+    /// Bundle of the same model whose image encoder is used instead of the checkpoint's; needed for a
+    /// ModifiedResNet.
+    #[arg(long, value_name = "BUNDLE")]
+    pub(crate) encoder: Option<PathBuf>,
+}
+
+impl ModelArgs {
+    /// Opens a checkpoint, and says what had to be assumed.
+    pub(crate) fn open(&self, path: &Path) -> Result<Checkpoint> {
+        let options = OpenOptions {
+            activation: self.activation,
+        };
+        let clip = Checkpoint::open(path, &options)?;
+        for assumption in clip.assumptions() {
+            eprintln!("{}: {assumption}", path.display());
+        }
+        Ok(clip)
+    }
 }
 
 /// Labelled images.
@@ -145,25 +173,22 @@ pub(crate) fn evaluate(args: &EvaluateArgs, threads: Option<usize>) -> Result<()
     print(&methods, &data.name, args)
 }
 
-fn methods(args: &EvaluateArgs, data: &Dataset) -> Result<Vec<Method>> {
+fn methods(args: &EvaluateArgs, data: &Dataset) -> Result<Vec<Measured>> {
     let templates = templates(&args.templates)?;
     let learners = args.prompt_learner.iter().map(|path| {
         let learner = read_prompt_learner(path)?;
         Ok((file_name(path), learner))
     });
     let learners: Vec<(String, PromptLearner)> = learners.collect::<Result<_>>()?;
-    let checkpoint = Checkpoint::open(&args.model, &OpenOptions::default())?;
+    let checkpoint = args.checkpoint.open(&args.model)?;
     let texts = TextSide::open(&checkpoint)?;
-    let encoder = ImageEncoder::open(&checkpoint)?;
-    let bar = crate::progress(data.test.len() as u64);
-    let whole = TestSet::new(&encoder, data, &|images| bar.inc(images as u64))?;
-    bar.finish_and_clear();
+    let whole = test_set(&checkpoint, data, args.checkpoint.encoder.as_deref())?;
     let parts = args.part.parts().iter();
     let sets: BTreeMap<Part, TestSet> = parts
         .map(|part| Ok((*part, whole.part(*part)?)))
         .collect::<Result<_>>()?;
 
-    let mut methods = vec![Method {
+    let mut methods = vec![Measured {
         name: "zero-shot".into(),
         runs: vec![Run {
             name: "zero-shot".into(),
@@ -194,7 +219,7 @@ fn methods(args: &EvaluateArgs, data: &Dataset) -> Result<Vec<Method>> {
         let run = Run { name, outcomes };
         match methods.iter_mut().find(|known| known.name == method) {
             Some(known) => known.runs.push(run),
-            None => methods.push(Method {
+            None => methods.push(Measured {
                 name: method.into(),
                 runs: vec![run],
             }),
@@ -202,6 +227,22 @@ fn methods(args: &EvaluateArgs, data: &Dataset) -> Result<Vec<Method>> {
     }
     bar.finish_and_clear();
     Ok(methods)
+}
+
+/// Embeds the test images, with the encoder of a bundle if there is one.
+pub(crate) fn test_set(
+    checkpoint: &Checkpoint,
+    data: &Dataset,
+    encoder: Option<&Path>,
+) -> Result<TestSet> {
+    let encoder = match encoder {
+        Some(folder) => ImageEncoder::from_bundle(checkpoint, folder)?,
+        None => ImageEncoder::open(checkpoint)?,
+    };
+    let bar = crate::progress(data.test.len() as u64);
+    let set = TestSet::new(&encoder, data, &|images| bar.inc(images as u64))?;
+    bar.finish_and_clear();
+    Ok(set)
 }
 
 /// Templates, sets of them and files of them together; "a photo of a {}." of none.
@@ -238,7 +279,7 @@ fn bundle(args: &EvaluateArgs, data: Dataset, threads: Option<usize>) -> Result<
     }
     let bundle = builder.open(&args.model)?;
     let data = data.with_classes(bundle.manifest().classes.clone())?;
-    let methods = [Method {
+    let methods = [Measured {
         name: "bundle".into(),
         runs: vec![Run {
             name: "bundle".into(),
@@ -249,7 +290,7 @@ fn bundle(args: &EvaluateArgs, data: Dataset, threads: Option<usize>) -> Result<
     print(&methods, &data.name, args)
 }
 
-fn write_confusion(methods: &[Method], args: &EvaluateArgs) -> Result<()> {
+fn write_confusion(methods: &[Measured], args: &EvaluateArgs) -> Result<()> {
     let (Some(path), Some(method)) = (&args.confusion, methods.last()) else {
         return Ok(());
     };
@@ -289,7 +330,7 @@ fn write_table(table: &Evaluation, path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn print(methods: &[Method], data: &str, args: &EvaluateArgs) -> Result<()> {
+fn print(methods: &[Measured], data: &str, args: &EvaluateArgs) -> Result<()> {
     let parts = args.part.parts();
     if let ([method], [part]) = (methods, parts) {
         let outcome = method.runs.first().and_then(|run| run.outcomes.get(part));
@@ -297,7 +338,7 @@ fn print(methods: &[Method], data: &str, args: &EvaluateArgs) -> Result<()> {
     }
     let mut out = std::io::stdout().lock();
     if args.json {
-        let methods: Vec<_> = methods.iter().map(Method::json).collect();
+        let methods: Vec<_> = methods.iter().map(Measured::json).collect();
         let object = serde_json::json!({"data": data, "methods": methods});
         return Ok(writeln!(out, "{object}")?);
     }

@@ -17,11 +17,13 @@
 //! | [`zero_shot`] | accuracy of a model in training |
 //! | [`evaluate`], [`metrics`] | accuracy of every kind of prompt, and measures of it |
 //! | [`comparison`] | methods side by side, over seeds |
+//! | [`base_to_new`] | the protocol: train on half of the classes, test on both halves |
 //! | [`report`], [`plot`], [`confusion`] | what came of it, in text and pictures |
 //!
 //! Results do not depend on the number of threads, and a resumed training gives the bits of an
 //! uninterrupted one on the same machine. Other instruction sets round matrix products differently.
 
+pub mod base_to_new;
 pub mod comparison;
 pub mod confusion;
 pub mod contrastive;
@@ -30,6 +32,7 @@ pub mod dataset;
 mod error;
 pub mod evaluate;
 pub mod features;
+mod fingerprint;
 pub mod metrics;
 pub mod model;
 pub mod ops;

@@ -1,5 +1,6 @@
 //! The command `pinhole-train`.
 
+mod base_to_new_command;
 mod evaluate_command;
 mod prompt_command;
 
@@ -43,6 +44,8 @@ enum Command {
     Coop(Box<prompt_command::CoopArgs>),
     /// Learn context vectors that the image shifts (CoCoOp), the towers being frozen.
     Cocoop(Box<prompt_command::CocoopArgs>),
+    /// Learn from half of the classes with CoOp and CoCoOp, and test on both halves.
+    BaseToNew(Box<base_to_new_command::BaseToNewArgs>),
     /// Accuracy of a checkpoint with zero-shot and learned prompts, or of a bundle.
     Evaluate(Box<evaluate_command::EvaluateArgs>),
     /// Write pictures of the generated world, a folder per class, with captions.
@@ -179,6 +182,7 @@ fn main() -> ExitCode {
         Command::Clip(args) => clip(&args),
         Command::Coop(args) => prompt_command::coop(&args),
         Command::Cocoop(args) => prompt_command::cocoop(&args),
+        Command::BaseToNew(args) => base_to_new_command::base_to_new(&args),
         Command::Evaluate(args) => evaluate_command::evaluate(&args, cli.threads),
         Command::Shapes(args) => write_shapes(&args),
     });

@@ -124,7 +124,7 @@ pub(crate) struct CocoopArgs {
     batch_size: usize,
 }
 
-fn activation(text: &str) -> Result<Activation, String> {
+pub(crate) fn activation(text: &str) -> Result<Activation, String> {
     match text {
         "quickgelu" => Ok(Activation::QuickGelu),
         "gelu" => Ok(Activation::Gelu),
@@ -238,13 +238,13 @@ fn run(args: &Common, options: &PromptOptions) -> Result<()> {
 
 /// First the images encoded, then the updates.
 #[derive(Default)]
-struct Bar {
+pub(crate) struct Bar {
     bar: Option<indicatif::ProgressBar>,
     training: bool,
 }
 
 impl Bar {
-    fn show(&mut self, event: Progress) {
+    pub(crate) fn show(&mut self, event: Progress) {
         let training = matches!(event, Progress::Training { .. });
         let (done, all, message) = match event {
             Progress::Encoding { done, all } => (done as u64, all as u64, "images".to_owned()),
@@ -263,7 +263,7 @@ impl Bar {
         bar.set_position(done);
     }
 
-    fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish();
         }

@@ -9,6 +9,7 @@ use crate::{
     Error, Result,
     dataset::Item,
     error::io,
+    fingerprint::Fingerprint,
     plot::plot,
     prompt_learning::{
         Features, Progress, PromptOptions, image_features,
@@ -420,28 +421,15 @@ fn fingerprint(
     labels: &[usize],
     text: &TextSide,
 ) -> String {
-    let mut hash = 0xcbf2_9ce4_8422_2325u64;
-    let mut add = |bytes: &[u8]| {
-        for byte in bytes {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-        }
-    };
+    let mut hash = Fingerprint::new();
     for class in classes {
-        add(class.as_bytes());
-        add(b"\0");
+        hash.text(class);
     }
     for label in labels {
-        add(&(*label as u64).to_le_bytes());
+        hash.bytes(&(*label as u64).to_le_bytes());
     }
-    for value in &features.data {
-        add(&value.to_le_bytes());
-    }
-    for value in text.constants() {
-        add(&value.to_le_bytes());
-    }
-    format!(
-        "{} classes, {} images, {hash:016x}",
-        classes.len(),
-        labels.len()
-    )
+    hash.numbers(features.data.iter().copied());
+    hash.numbers(text.constants());
+    let hash = hash.finish();
+    format!("{} classes, {} images, {hash}", classes.len(), labels.len())
 }

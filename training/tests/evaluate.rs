@@ -1,0 +1,378 @@
+//! Evaluation and the base-to-new protocol, as a library and as commands.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use pinhole_checkpoint::{
+    Checkpoint, ClassPosition, MetaNet, OpenOptions, PromptLearner, Tensor, write_prompt_learner,
+};
+use pinhole_prompts::{Templates, TextTower, Tokenizer};
+use pinhole_training::{
+    data::Source,
+    dataset::{Dataset, DatasetOptions},
+    evaluate::{TestSet, TextSide},
+    features::ImageEncoder,
+    shapes::{self, Dice},
+    train::{ModelOptions, TrainOptions, Training},
+    vocabulary::Vocabulary,
+};
+use serde_json::Value;
+
+/// Writes an untrained small CLIP: its class embeddings lie far apart.
+fn checkpoint(folder: &Path) -> PathBuf {
+    let options = TrainOptions {
+        model: ModelOptions {
+            image_size: 16,
+            patch_size: 8,
+            width: 64,
+            layers: 1,
+            text_width: 64,
+            text_layers: 2,
+            context_length: 24,
+            embedding: 32,
+        },
+        steps: 1,
+        batch_size: 8,
+        learning_rate: 1e-3,
+        warm_up: 0,
+        beta1: 0.9,
+        beta2: 0.98,
+        epsilon: 1e-6,
+        weight_decay: 0.1,
+        clip_gradient: 1.0,
+        seed: 5,
+    };
+    let texts = Source::Shapes.texts();
+    let vocabulary = Vocabulary::of(texts.iter().map(String::as_str));
+    let path = folder.join("clip");
+    Training::new(options, vocabulary)
+        .unwrap()
+        .write(&path)
+        .unwrap();
+    path
+}
+
+/// Five classes with eight pictures each.
+fn pictures(folder: &Path) -> PathBuf {
+    let path = folder.join("pictures");
+    for index in 0..40u64 {
+        let (class, colour) = (index as usize % 5, index as usize % 5);
+        let scene = shapes::Scene::random(&mut Dice::new(7, index), Some(colour), class);
+        let image = shapes::render(&scene, 40, 30);
+        let class = path.join(shapes::class_name(class * 9).replace(' ', "_"));
+        fs::create_dir_all(&class).unwrap();
+        let kind = image::ExtendedColorType::Rgb8;
+        let file = class.join(format!("{index:02}.png"));
+        image::save_buffer(file, &image.data, image.width, image.height, kind).unwrap();
+    }
+    path
+}
+
+fn call(arguments: &str, folder: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pinhole-train"));
+    command
+        .args(arguments.split_whitespace())
+        .current_dir(folder);
+    command.output().unwrap()
+}
+
+/// Standard output and error.
+fn succeed(arguments: &str, folder: &Path) -> (String, String) {
+    let output = call(arguments, folder);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{arguments}: {errors}");
+    (String::from_utf8(output.stdout).unwrap(), errors)
+}
+
+fn fail(arguments: &str, folder: &Path) -> String {
+    let output = call(arguments, folder);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{arguments}: {errors}");
+    errors
+}
+
+fn learner(tower: &TextTower, words: &str) -> PromptLearner {
+    let tokens = Tokenizer::new().encode(words);
+    let data = tower.token_rows(&tokens).unwrap();
+    PromptLearner {
+        context: Tensor {
+            shape: vec![tokens.len(), data.len() / tokens.len()],
+            data,
+        },
+        meta_net: None,
+        class_position: Some(ClassPosition::End),
+    }
+}
+
+/// A meta-net that answers any image with the same shift: its first layer is dead.
+fn constant_net(shift: Vec<f32>, embedding: usize) -> MetaNet {
+    let tensor = |shape: Vec<usize>, value: f32| Tensor {
+        data: vec![value; shape.iter().product()],
+        shape,
+    };
+    MetaNet {
+        linear1_weight: tensor(vec![2, embedding], 0.0),
+        linear1_bias: tensor(vec![2], -1.0),
+        linear2_weight: tensor(vec![shift.len(), 2], 1.0),
+        linear2_bias: Tensor {
+            shape: vec![shift.len()],
+            data: shift,
+        },
+    }
+}
+
+#[test]
+fn a_context_of_words_answers_as_the_words_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let clip = checkpoint(folder.path());
+    let clip = Checkpoint::open(&clip, &OpenOptions::default()).unwrap();
+    let data = Dataset::all_to_test(&pictures(folder.path())).unwrap();
+    let encoder = ImageEncoder::open(&clip).unwrap();
+    let set = TestSet::new(&encoder, &data, &|_| {}).unwrap();
+    let texts = TextSide::open(&clip).unwrap();
+    let tower = TextTower::load(&clip).unwrap();
+    let zero_shot = |template: &str| {
+        let templates = Templates::single(template).unwrap();
+        texts.zero_shot(&set, &templates).unwrap()
+    };
+    let words = zero_shot("a photo of a {}.");
+    let close = |a: f64, b: f64| (a - b).abs() < 1e-4;
+
+    let mut coop = learner(&tower, "a photo of a");
+    let learned = texts.learned(&set, &coop, None).unwrap();
+    assert_eq!(learned.table, words.table);
+    assert!(close(learned.calibration_error, words.calibration_error));
+
+    // CoCoOp that shifts nothing is CoOp; one that shifts by a constant is CoOp with that added.
+    let width = coop.width();
+    let mut cocoop = learner(&tower, "a photo of a");
+    cocoop.meta_net = Some(constant_net(vec![0.0; width], tower.embedding()));
+    let learned = texts.learned(&set, &cocoop, None).unwrap();
+    assert_eq!(learned.table, words.table);
+    let shift: Vec<f32> = (0..width).map(|i| (i as f32 * 1.7).sin() * 0.5).collect();
+    for row in coop.context.data.chunks_exact_mut(width) {
+        row.iter_mut().zip(&shift).for_each(|(x, s)| *x += s);
+    }
+    cocoop.meta_net = Some(constant_net(shift, tower.embedding()));
+    let shifted = texts.learned(&set, &coop, None).unwrap();
+    let learned = texts.learned(&set, &cocoop, None).unwrap();
+    assert_eq!(learned.table, shifted.table);
+    assert!(close(learned.calibration_error, shifted.calibration_error));
+    assert_ne!(shifted.table, words.table);
+    // In the front the same context means something else.
+    coop.class_position = None;
+    let front = texts.learned(&set, &coop, Some(ClassPosition::Front));
+    assert_ne!(front.unwrap().table, shifted.table);
+    cocoop.class_position = None;
+    assert!(
+        texts
+            .learned(&set, &cocoop, Some(ClassPosition::End))
+            .is_ok()
+    );
+}
+
+#[test]
+fn learned_prompts_stand_beside_zero_shot() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let clip = checkpoint(folder);
+    pictures(folder);
+    let clip = Checkpoint::open(&clip, &OpenOptions::default()).unwrap();
+    let tower = TextTower::load(&clip).unwrap();
+    for (file, words) in [("a", "a photo of a"), ("b", "the big blue")] {
+        let path = folder.join(format!("{file}.safetensors"));
+        write_prompt_learner(&path, &learner(&tower, words)).unwrap();
+    }
+    let call = "evaluate --model clip --data pictures";
+    let (printed, said) = succeed(call, folder);
+    assert!(
+        printed.contains("% of 10 images, calibration error"),
+        "{printed}"
+    );
+    assert!(
+        said.contains("10 of its 40 images are the test set"),
+        "{said}"
+    );
+    let (printed, _) = succeed("evaluate --model clip --images pictures", folder);
+    assert!(printed.contains("% of 40 images"), "{printed}");
+
+    let learners = "--prompt-learner a.safetensors --prompt-learner b.safetensors";
+    let call = format!("{call} {learners} --part base-to-new");
+    let (printed, _) = succeed(&format!("{call} --confusion table.csv"), folder);
+    let lines: Vec<&str> = printed.lines().collect();
+    assert!(
+        lines[0].contains("base") && lines[0].contains("ECE new"),
+        "{printed}"
+    );
+    assert!(lines[1].starts_with("zero-shot") && !lines[1].contains('±'));
+    assert_eq!(lines[2].matches('±').count(), 5, "{printed}");
+    assert!(printed.contains("b.safetensors: base "), "{printed}");
+    let table = |part: &str| fs::read_to_string(folder.join(format!("table-{part}.csv"))).unwrap();
+    // Three base classes and two new ones; the tables of two files together have two images for each
+    // of the two test images of a class.
+    assert_eq!(table("base").lines().count(), 4);
+    let sum = |text: String| -> u64 {
+        let lines = text
+            .lines()
+            .skip(1)
+            .flat_map(|line| line.split(',').skip(1));
+        lines.map(|cell| cell.parse::<u64>().unwrap()).sum()
+    };
+    assert_eq!(sum(table("new")), 2 * 2 * 2);
+
+    let (json, _) = succeed(&format!("{call} --json"), folder);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let methods = &json["methods"];
+    // The first file holds the words of the template.
+    assert_eq!(methods[1]["runs"][0]["base"], methods[0]["runs"][0]["base"]);
+    assert_eq!(methods[0]["harmonic_mean"]["sd"], Value::Null);
+    let of = |run: usize| methods[1]["runs"][run]["new"]["accuracy"].as_f64().unwrap();
+    let mean = methods[1]["new"]["accuracy"]["mean"].as_f64().unwrap();
+    assert!(((of(0) + of(1)) / 2.0 - mean).abs() < 1e-12);
+
+    let (_, _) = succeed(
+        "evaluate --model clip --images pictures --part new --confusion table.svg",
+        folder,
+    );
+    let picture = fs::read_to_string(folder.join("table.svg")).unwrap();
+    assert!(picture.starts_with("<svg") && picture.matches("blue_cross").count() == 2);
+
+    let one = "evaluate --model clip --images pictures --prompt-learner a.safetensors";
+    let error = fail(&format!("{one} --class-position front"), folder);
+    assert!(
+        error.contains("a.safetensors") && error.contains("at the end"),
+        "{error}"
+    );
+    assert!(fail(&format!("{one} --confusion a.png"), folder).contains("SVG"));
+    assert!(fail("evaluate --model clip --data nowhere", folder).contains("nowhere"));
+    assert!(
+        fail(
+            "evaluate --model clip --images pictures --templates plain",
+            folder
+        )
+        .contains("plain")
+    );
+    fs::write(folder.join("classes.txt"), "red circle\n").unwrap();
+    let error = fail(
+        "evaluate --model clip --images pictures --classes classes.txt",
+        folder,
+    );
+    assert!(error.contains("is not among the 1 classes"), "{error}");
+    for usage in ["--part some --images a", "", "--images a --data b"] {
+        let usage = format!("evaluate --model clip {usage}");
+        let output = self::call(&usage, folder);
+        assert_eq!(output.status.code(), Some(2), "{usage}");
+    }
+}
+
+#[test]
+fn base_to_new_trains_reports_and_keeps_what_is_complete() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    checkpoint(folder);
+    pictures(folder);
+    let call = "base-to-new --clip clip --data pictures --shots 2 --seeds 2 --n-ctx 3 \
+                --coop-epochs 3 --cocoop-epochs 2";
+    let (printed, said) = succeed(&format!("{call} --out out"), folder);
+    assert!(said.contains("CoCoOp, seed 2: trained"), "{said}");
+    let lines: Vec<&str> = printed.lines().collect();
+    for (line, method) in lines[1..4].iter().zip(["zero-shot", "CoOp", "CoCoOp"]) {
+        assert!(line.starts_with(method), "{printed}");
+        let spreads = if method == "zero-shot" { 0 } else { 5 };
+        assert_eq!(line.matches('±').count(), spreads, "{printed}");
+    }
+    let report = fs::read_to_string(folder.join("out/report.md")).unwrap();
+    assert!(report.contains("2 images of each of the 3 base classes, 2 seeds"));
+    assert!(
+        report.contains("| CoCoOp, seed 2 |") && report.contains("| words | - | a photo of a |")
+    );
+    let json = fs::read_to_string(folder.join("out/report.json")).unwrap();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["new"].as_array().unwrap().len(), 2);
+    assert_eq!(json["methods"][2]["runs"][1]["name"], "seed 2");
+    assert_eq!(json["methods"][2]["runs"][1]["new"]["images"], 4);
+
+    // What was learned is what evaluate measures, and the images are those of the seed.
+    let learner = "--prompt-learner out/cocoop/seed-2/prompt_learner.safetensors";
+    let alone =
+        format!("evaluate --model clip --data pictures {learner} --part base-to-new --json");
+    let alone: Value = serde_json::from_str(&succeed(&alone, folder).0).unwrap();
+    let parts = |run: &Value| (run["base"].clone(), run["new"].clone());
+    assert_eq!(
+        parts(&alone["methods"][1]["runs"][0]),
+        parts(&json["methods"][2]["runs"][1])
+    );
+
+    // Neither overwritten nor mixed with anything else.
+    assert!(fail(&format!("{call} --out out"), folder).contains("--resume"));
+    let resume = format!("{call} --out out --resume");
+    let error = fail(&resume.replace("--n-ctx 3", "--n-ctx 4"), folder);
+    assert!(
+        error.contains("trained.json") && error.contains("other options"),
+        "{error}"
+    );
+    let error = fail(&resume.replace("--shots 2", "--shots 3"), folder);
+    assert!(error.contains("other"), "{error}");
+
+    // Complete trainings are kept; the others start or go on, to the same report.
+    fs::remove_dir_all(folder.join("out/coop/seed-2")).unwrap();
+    fs::remove_file(folder.join("out/cocoop/seed-1/trained.json")).unwrap();
+    fs::remove_file(folder.join("out/report.json")).unwrap();
+    let log = folder.join("out/coop/seed-1/log.jsonl");
+    let before = fs::metadata(&log).unwrap().modified().unwrap();
+    let (_, said) = succeed(&format!("--threads 1 {resume}"), folder);
+    for line in [
+        "CoOp, seed 1: kept",
+        "CoOp, seed 2: trained",
+        "CoCoOp, seed 1: trained",
+        "CoCoOp, seed 2: kept",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    assert_eq!(fs::metadata(&log).unwrap().modified().unwrap(), before);
+    let again = fs::read_to_string(folder.join("out/report.md")).unwrap();
+    assert_eq!(again, report);
+}
+
+#[test]
+fn base_to_new_refuses_what_it_cannot_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    checkpoint(folder);
+    let data = pictures(folder);
+    let call = "base-to-new --clip clip --data pictures --out out";
+    let error = fail(&format!("{call} --shots 16"), folder);
+    assert!(
+        error.contains("has 6 images to train on, but 16 shots"),
+        "{error}"
+    );
+    assert!(fail(&format!("{call} --seeds 0"), folder).contains("--seeds 0"));
+    assert!(fail(&format!("{call} --shots 0"), folder).contains("0 shots"));
+    let twice = fail(&format!("{call} --shots 1 --methods coop coop"), folder);
+    assert!(twice.contains("each once"), "{twice}");
+    assert!(!folder.join("out").exists());
+    let mut classes: Vec<_> = fs::read_dir(&data).unwrap().flatten().collect();
+    classes.truncate(4);
+    classes
+        .iter()
+        .for_each(|class| fs::remove_dir_all(class.path()).unwrap());
+    let error = fail(&format!("{call} --shots 1"), folder);
+    assert!(error.contains("new class among 1 classes"), "{error}");
+}
+
+/// Real photos, where they are there: set PINHOLE_DATA to the folder with caltech101/.
+#[test]
+fn a_real_split_file_is_read() {
+    let Some(folder) = std::env::var_os("PINHOLE_DATA") else {
+        eprintln!("skipped: PINHOLE_DATA is not set");
+        return;
+    };
+    let path = Path::new(&folder).join("caltech101/split_zhou_Caltech101.json");
+    let data = Dataset::open(&path, &DatasetOptions::default()).unwrap();
+    assert_eq!((data.classes.len(), &*data.classes[0]), (100, "face"));
+    assert_eq!((data.train.len(), data.test.len()), (4128, 1649));
+    assert_eq!(data.few_shot(16, 1).unwrap().len(), 1600);
+}
