@@ -249,7 +249,7 @@ fn texts_behind_a_prefix_equal_whole_texts() {
             Some(&prefix(&start[1..3], Some(&prefix(&start[..1], None)))),
         );
         for prefix in [whole, parts] {
-            assert_eq!(prefix.len(), 5);
+            assert_eq!(prefix.rows(), 5);
             let found = tower.embed_after(Some(&prefix), &rows, &lengths).unwrap();
             for (end, found) in ends.iter().zip(found.chunks(EMBEDDING)) {
                 let text = [&start[..], end].concat();
