@@ -176,7 +176,7 @@ impl Conditional {
         self.behind(tower, &prefix, classes)
     }
 
-    /// The cosine similarities of the image with the classes, [C] or [k]: its embedding times
+    /// The cosine similarities of the image with the classes, `[C]` or `[k]`: its embedding times
     /// [`Conditional::exact`].
     ///
     /// # Errors

@@ -43,8 +43,7 @@ pub struct Prefix {
 
 impl Prefix {
     /// The number of its rows.
-    #[allow(clippy::len_without_is_empty)]
-    pub fn len(&self) -> usize {
+    pub fn rows(&self) -> usize {
         self.rows
     }
 }
