@@ -244,6 +244,18 @@ fn texts_behind_a_prefix_equal_whole_texts() {
             tower.prefix(&rows, after).unwrap()
         };
         let whole = prefix(&start, None);
+        // Without prefixes of their own, and with the rows that they share split in two.
+        for split in 0..=5 {
+            let before = (split > 0).then(|| prefix(&start[..split], None));
+            let trunk = tower.token_rows(&start[split..]).unwrap();
+            let found = tower
+                .embed_branches(before.as_ref(), &trunk, &rows, &lengths)
+                .unwrap();
+            assert_eq!(
+                found,
+                tower.embed_after(Some(&whole), &rows, &lengths).unwrap()
+            );
+        }
         let parts = prefix(
             &start[3..],
             Some(&prefix(&start[1..3], Some(&prefix(&start[..1], None)))),
@@ -284,6 +296,9 @@ fn the_number_of_threads_changes_no_bit() {
             .unwrap();
         let both = || {
             let behind = tower.embed_after(Some(&prefix), &rows, &lengths).unwrap();
+            let trunk = tower.token_rows(&[38, 7, 8]).unwrap();
+            let branches = tower.embed_branches(None, &trunk, &rows, &lengths).unwrap();
+            assert_eq!(branches, behind);
             (behind, tower.embed_batch(&texts).unwrap())
         };
         pool.install(both)
@@ -392,6 +407,8 @@ fn rows_that_do_not_fit_behind_a_prefix_are_refused() {
     assert_eq!(input(tower.embed_after(None, &rows(2), &[2, 0])).0, 0);
     let more = tower.prefix(&rows(1), Some(&prefix)).map(|_| vec![]);
     assert_eq!(input(more).0, 1, "no room for a text behind it");
+    let trunk = input(tower.embed_branches(Some(&prefix), &rows(1), &rows(1), &[1]));
+    assert_eq!(trunk, (1, "1 to 0, as 16 rows come before".to_string()));
     let none = tower.prefix(&[], None).map(|_| vec![]);
     assert_eq!(input(none).0, 0);
 
