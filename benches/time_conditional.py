@@ -16,7 +16,7 @@ from pathlib import Path
 import open_clip
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ["cargo", "run", "--quiet", "--release", "-p", "pinhole-prompts", "--example", "conditional", "--"]
 THREADS, CLASSES, N_CTX, WIDTH, EMBEDDING, HIDDEN = 2, 100, 4, 512, 512, 32
 
