@@ -4,7 +4,8 @@
 //! manifest.json             what the bundle is, how to preprocess, the classes, every file's size and SHA-256
 //! image_encoder.onnx        pixels u8 `[N, S, S, 3]` to embedding f32 `[N, D]`, L2-normalised
 //! image_encoder.weights     the graph's external data, where the weights exceed 64 MiB
-//! head.safetensors          class_embeddings f32 `[C, D]`
+//! head.safetensors          class_embeddings f32 `[C, D]`, and what [`Head`] lists beside
+//! text_encoder.safetensors  the text tower, where new classes can be named on the board
 //! golden/embeddings.json    the embeddings that the exporter got for the images beside it
 //! golden/*.png              a few images, to compare the board with the exporter's machine
 //! ```
@@ -23,6 +24,7 @@
 //! [`BundleWriter::finish`] writes the manifest, syncs everything and renames the folder into place. A
 //! killed export leaves no half bundle, and an existing folder is never touched.
 
+mod calibration;
 pub mod dialect;
 mod error;
 mod golden;
@@ -31,11 +33,13 @@ mod manifest;
 mod read;
 mod write;
 
+pub use calibration::{Calibration, expected_calibration_error};
 pub use error::Error;
 pub use golden::{Golden, GoldenImage};
 pub use head::Head;
 pub use manifest::{
-    FORMAT, Fidelity, FileEntry, HeadKind, Manifest, ModelInfo, Precision, UnknownPolicy, VERSION,
+    FORMAT, Fidelity, FileEntry, HeadKind, Manifest, ModelInfo, Precision, PromptLearnerInfo,
+    TextEncoderInfo, UnknownPolicy, VERSION,
 };
 pub use read::Bundle;
 pub use write::BundleWriter;
@@ -48,5 +52,7 @@ pub const IMAGE_ENCODER: &str = "image_encoder.onnx";
 pub const IMAGE_ENCODER_WEIGHTS: &str = "image_encoder.weights";
 /// File name of the head.
 pub const HEAD: &str = "head.safetensors";
+/// File name of the text encoder, where the bundle has one.
+pub const TEXT_ENCODER: &str = "text_encoder.safetensors";
 /// File name of the golden embeddings.
 pub const GOLDEN: &str = "golden/embeddings.json";

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use pinhole_checkpoint::{Activation, ClassPosition, TextTower};
 use pinhole_preprocessing::Preprocessing;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Calibration, Error};
 
 /// The value of [`Manifest::format`].
 pub const FORMAT: &str = "pinhole-bundle";
@@ -38,8 +39,14 @@ pub struct Manifest {
     pub temperature: f32,
     /// Class names, in the order of the head's rows.
     pub classes: Vec<String>,
-    /// The prompt templates that the class embeddings were made with.
+    /// The prompt templates that the class embeddings were made with; none if they were learned.
     pub templates: Vec<String>,
+    /// The learned prompts in the templates' place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_learner: Option<PromptLearnerInfo>,
+    /// What `text_encoder.safetensors` holds, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_encoder: Option<TextEncoderInfo>,
     /// When the answer is "unknown".
     pub unknown: UnknownPolicy,
     /// Which head `head.safetensors` holds.
@@ -47,6 +54,9 @@ pub struct Manifest {
     /// What the stored precision costs against f32, measured at export; absent for f32.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fidelity: Option<Fidelity>,
+    /// How far the probabilities can be trusted; absent where they were not calibrated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
     /// Text for people: origin, intended use, limits.
     pub model_card: String,
     /// Every file of the bundle but the manifest.
@@ -94,6 +104,39 @@ pub struct UnknownPolicy {
     /// Least difference of similarity between the best class and the second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_margin: Option<f32>,
+    /// Texts for what is none of the classes; the answer is unknown where one of them is more similar
+    /// than the best class. Their vectors are the head's `negative_embeddings`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub negatives: Vec<String>,
+}
+
+/// The form of the learned prompts (CoOp, CoCoOp).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PromptLearnerInfo {
+    /// Number of context vectors of a prompt.
+    pub n_ctx: usize,
+    /// Where the class name stands: "end", "middle" or "front".
+    pub class_position: ClassPosition,
+    /// Whether each class has a context of its own.
+    pub class_specific: bool,
+}
+
+/// The text encoder in `text_encoder.safetensors`: the tensors of CLIP's text tower under open_clip's
+/// names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextEncoderInfo {
+    /// Its sizes.
+    pub tower: TextTower,
+    /// "quickgelu" or "gelu".
+    pub activation: Activation,
+    /// How its weights are stored.
+    pub precision: Precision,
+    /// The tokens whose rows `token_embedding.weight` holds, ascending; all of the vocabulary where the
+    /// list is empty, so that any class can be named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tokens: Vec<u32>,
 }
 
 /// Which head `head.safetensors` holds.
@@ -209,6 +252,7 @@ impl Manifest {
                 return Err(Error::field(path, field, "a finite number", v));
             }
         }
+        self.validate_texts(path)?;
         let mut paths = std::collections::HashSet::new();
         for (i, file) in self.files.iter().enumerate() {
             let field = |name: &str| format!("files[{i}].{name}");
@@ -245,7 +289,9 @@ impl Manifest {
                 ));
             }
         }
-        for required in [crate::IMAGE_ENCODER, crate::HEAD, crate::GOLDEN] {
+        let text_encoder = self.text_encoder.as_ref().map(|_| crate::TEXT_ENCODER);
+        let required = [crate::IMAGE_ENCODER, crate::HEAD, crate::GOLDEN];
+        for required in required.into_iter().chain(text_encoder) {
             if !paths.iter().any(|p| *p == required) {
                 return Err(Error::field(
                     path,
@@ -253,6 +299,70 @@ impl Manifest {
                     format!("an entry for {required}"),
                     "none",
                 ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The fields about text and calibration.
+    fn validate_texts(&self, path: &Path) -> Result<(), Error> {
+        for (i, text) in self.unknown.negatives.iter().enumerate() {
+            if text.trim().is_empty() {
+                let field = format!("unknown.negatives[{i}]");
+                return Err(Error::field(path, field, "a text", "an empty string"));
+            }
+        }
+        if let Some(learner) = &self.prompt_learner
+            && learner.n_ctx == 0
+        {
+            return Err(Error::field(path, "prompt_learner.n_ctx", "at least 1", 0));
+        }
+        if let Some(text) = &self.text_encoder {
+            let tower = &text.tower;
+            for (field, value, most) in [
+                ("context_length", tower.context_length, 1 << 16),
+                ("vocabulary", tower.vocabulary, 1 << 24),
+                ("width", tower.width, 1 << 16),
+                ("layers", tower.layers, 1 << 10),
+                ("heads", tower.heads, tower.width),
+            ] {
+                if !(1..=most).contains(&value) {
+                    let field = format!("text_encoder.tower.{field}");
+                    return Err(Error::field(path, field, format!("1 to {most}"), value));
+                }
+            }
+            let ascending = text.tokens.windows(2).all(|pair| pair[0] < pair[1]);
+            let inside = text
+                .tokens
+                .last()
+                .is_none_or(|&last| (last as usize) < text.tower.vocabulary);
+            if !ascending || !inside {
+                return Err(Error::field(
+                    path,
+                    "text_encoder.tokens",
+                    format!("ascending ids below {}", text.tower.vocabulary),
+                    "others",
+                ));
+            }
+        }
+        if let Some(calibration) = &self.calibration {
+            let shares = [
+                ("calibration.accuracy", Some(calibration.accuracy)),
+                ("calibration.ece_before", Some(calibration.ece_before)),
+                ("calibration.ece_after", Some(calibration.ece_after)),
+                ("calibration.kept", Some(calibration.kept)),
+                ("calibration.wrong_rejected", calibration.wrong_rejected),
+                (
+                    "calibration.strangers_rejected",
+                    calibration.strangers_rejected,
+                ),
+            ];
+            for (field, value) in shares {
+                if let Some(v) = value
+                    && !(0.0..=1.0).contains(&v)
+                {
+                    return Err(Error::field(path, field, "a share from 0 to 1", v));
+                }
             }
         }
         Ok(())

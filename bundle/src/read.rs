@@ -36,8 +36,7 @@ impl Bundle {
         let head = Head::from_bytes(
             &head_path,
             &read_small(&head_path, MAX_SMALL_FILE_BYTES)?,
-            manifest.classes.len(),
-            manifest.model.embedding_size,
+            &manifest,
         )?;
         let golden_path = folder.join(GOLDEN);
         let golden = Golden::from_bytes(

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::read::sha256;
-use crate::{Error, FileEntry, GOLDEN, Golden, HEAD, Head, MANIFEST, Manifest};
+use crate::{Bundle, Error, FileEntry, GOLDEN, Golden, HEAD, Head, MANIFEST, Manifest};
 
 /// Collects a bundle's files in a temporary folder beside the destination.
 ///
@@ -27,10 +27,39 @@ impl BundleWriter {
         if fs::symlink_metadata(destination).is_ok() {
             return Err(Error::Exists(destination.to_owned()));
         }
-        let parent = match destination.parent() {
-            Some(p) if !p.as_os_str().is_empty() => p,
-            _ => Path::new("."),
-        };
+        Self::beside(destination)
+    }
+
+    /// Starts the successor of `bundle` with all its files but the head and the manifest;
+    /// [`BundleWriter::replace`] puts it into the bundle's place.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the bundle's parent folder cannot be written to.
+    pub fn succeed(bundle: &Bundle) -> Result<Self, Error> {
+        // Through links, so that it is the folder itself that is replaced.
+        let folder = fs::canonicalize(bundle.folder())
+            .map_err(|e| Error::io(bundle.folder(), "cannot open", e))?;
+        let writer = Self::beside(&folder)?;
+        for file in &bundle.manifest().files {
+            if file.path == HEAD {
+                continue;
+            }
+            let (from, to) = (
+                bundle.folder().join(&file.path),
+                writer.folder().join(&file.path),
+            );
+            let parent = to.parent().unwrap_or(writer.folder());
+            fs::create_dir_all(parent).map_err(|e| Error::io(parent, "cannot create", e))?;
+            // Nothing here changes in place, so one copy on the disk serves both.
+            if fs::hard_link(&from, &to).is_err() {
+                fs::copy(&from, &to).map_err(|e| Error::io(&to, "cannot write", e))?;
+            }
+        }
+        Ok(writer)
+    }
+
+    fn beside(destination: &Path) -> Result<Self, Error> {
+        let parent = parent(destination);
         let name = destination
             .file_name()
             .map(|n| n.to_string_lossy().into_owned())
@@ -117,19 +146,7 @@ impl BundleWriter {
     /// [`Error::Io`]; [`Error::Exists`] where something appeared at the destination meanwhile. Nothing
     /// is left behind then.
     pub fn finish(self) -> Result<(), Error> {
-        let mut files = Vec::new();
-        list(self.folder(), "", &mut files)?;
-        for path in files {
-            sync(&self.folder().join(path))?;
-        }
-        sync(self.folder())?;
-        // Temporary folders are made private; a bundle is an ordinary folder.
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            fs::set_permissions(self.folder(), fs::Permissions::from_mode(0o755))
-                .map_err(|e| Error::io(self.folder(), "cannot set permissions", e))?;
-        }
+        self.sync_all()?;
         // rename() would replace an empty folder, so a folder made meanwhile has to be looked for.
         if fs::symlink_metadata(&self.destination).is_ok() {
             return Err(Error::Exists(self.destination.clone()));
@@ -143,12 +160,64 @@ impl BundleWriter {
         })?;
         // The folder has moved: nothing is left for TempDir to remove.
         let _ = self.folder.keep();
-        let parent = match self.destination.parent() {
-            Some(p) if !p.as_os_str().is_empty() => p,
-            _ => Path::new("."),
-        };
-        sync(parent)
+        sync(parent(&self.destination))
     }
+
+    /// Syncs everything and exchanges the folder with the one at its destination, which is removed: at
+    /// any moment one of the two whole bundles stands there. (Where the file system cannot exchange two
+    /// folders, a power cut between two renames leaves the old bundle beside its place.)
+    ///
+    /// # Errors
+    /// [`Error::Io`]; the old bundle is in its place then.
+    pub fn replace(self) -> Result<(), Error> {
+        self.sync_all()?;
+        exchange(self.folder(), &self.destination)
+            .map_err(|e| Error::io(&self.destination, "cannot replace", e))?;
+        sync(parent(&self.destination))
+        // TempDir now removes the old bundle.
+    }
+
+    fn sync_all(&self) -> Result<(), Error> {
+        let mut files = Vec::new();
+        list(self.folder(), "", &mut files)?;
+        for path in files {
+            sync(&self.folder().join(path))?;
+        }
+        sync(self.folder())?;
+        // Temporary folders are made private; a bundle is an ordinary folder.
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            fs::set_permissions(self.folder(), fs::Permissions::from_mode(0o755))
+                .map_err(|e| Error::io(self.folder(), "cannot set permissions", e))?;
+        }
+        Ok(())
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    }
+}
+
+fn exchange(new: &Path, old: &Path) -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        if renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE).is_ok() {
+            return Ok(());
+        }
+    }
+    let aside = new.with_extension("old");
+    fs::rename(old, &aside)?;
+    if let Err(error) = fs::rename(new, old) {
+        fs::rename(&aside, old)?;
+        return Err(error);
+    }
+    // Where the new one was, so that it is removed.
+    fs::rename(&aside, new)
 }
 
 fn sync(path: &Path) -> Result<(), Error> {

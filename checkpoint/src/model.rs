@@ -1,6 +1,7 @@
 //! What a CLIP model is: its configuration, and from that the name and shape of every tensor.
 
 use pinhole_preprocessing::Preprocessing;
+use serde::{Deserialize, Serialize};
 
 /// Everything about a CLIP model that is not a weight.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,7 +21,8 @@ pub struct ClipConfig {
 }
 
 /// Activation function of the transformers' MLPs: a property of the weights, not of any shape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Activation {
     /// x * sigmoid(1.702 x): OpenAI's, MetaCLIP's and open_clip's `*-quickgelu` weights.
     QuickGelu,
@@ -58,7 +60,8 @@ pub enum ImageTower {
 }
 
 /// The text encoder: a causal transformer, MLP 4 x `width`, read at the end-of-text token.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TextTower {
     /// Longest text in tokens, with start and end.
     pub context_length: usize,

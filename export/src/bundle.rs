@@ -1,18 +1,22 @@
 //! The steps of an export.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use pinhole::{Classifier, DecodeOptions, RgbImage};
 use pinhole_bundle::{
     BundleWriter, FORMAT, Fidelity, Golden, GoldenImage, Head, HeadKind, Manifest, ModelInfo,
-    Precision, UnknownPolicy, VERSION,
+    Precision, PromptLearnerInfo, UnknownPolicy, VERSION,
 };
-use pinhole_checkpoint::{Checkpoint, ImageTower};
-use pinhole_prompts::{Classes, Templates, TextTower, Tokenizer, class_embeddings};
+use pinhole_checkpoint::{Checkpoint, ClassPosition, ImageTower, PromptLearner};
+use pinhole_prompts::{
+    Classes, Templates, TextTower, Tokenizer, class_embeddings, learned_embeddings,
+};
 
-use crate::golden;
+use crate::calibrate::{CalibrationImage, calibrate};
 use crate::graph::{self, GraphOptions};
+use crate::{golden, text_encoder};
 
 /// What to export.
 pub struct Request<'a> {
@@ -21,19 +25,35 @@ pub struct Request<'a> {
     /// The classes to rank.
     pub classes: &'a Classes,
     /// The prompts of a class.
-    pub templates: &'a Templates,
+    pub prompts: Prompts<'a>,
+    /// Whether the text tower goes along, so that new classes can be named on the board.
+    pub with_text: bool,
+    /// Texts for what is none of the classes.
+    pub negatives: &'a [String],
     /// How the weights are stored.
     pub precision: Precision,
     /// Standard operators alone.
     pub flat: bool,
-    /// Images to measure the fidelity on; the generated golden images where there are none.
-    pub calibration: &'a [PathBuf],
+    /// Images to measure the fidelity on, the generated golden images where there are none; those with
+    /// a label to fit the temperature and the thresholds for "unknown" to.
+    pub calibration: &'a [CalibrationImage],
+    /// Share of the rightly classified calibration images that the thresholds are to keep.
+    pub keep: f32,
     /// What the fidelity must reach.
     pub gate: Gate,
     /// Text for people.
     pub model_card: String,
     /// The bundle's folder, which must not exist.
     pub out: &'a Path,
+}
+
+/// What turns a class name into a class embedding.
+#[derive(Clone, Copy, Debug)]
+pub enum Prompts<'a> {
+    /// Texts around the name.
+    Templates(&'a Templates),
+    /// Learned context vectors around the name.
+    Learned(&'a PromptLearner, ClassPosition),
 }
 
 /// What a reduced precision must keep; 0 turns a bound off.
@@ -54,6 +74,8 @@ pub enum Step {
     Graph,
     /// Fidelity, in images.
     Fidelity,
+    /// Temperature and thresholds, in images.
+    Calibration,
 }
 
 /// Least cosine between a board and the exporter's machine. Kernels differ in the order of f32 sums
@@ -81,6 +103,18 @@ pub fn export(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Re
     if request.precision != Precision::F32 {
         manifest.fidelity = Some(fidelity(request, &writer, &head, &manifest, progress)?);
     }
+    if request.with_text {
+        let (checkpoint, folder) = (request.checkpoint, writer.folder());
+        let text = text_encoder::write(checkpoint, folder, request.precision, vec![])?;
+        manifest.text_encoder = Some(text);
+    }
+    let classifier = Classifier::open(writer.folder())?;
+    let mut bar = |done, total| progress(Step::Calibration, done, total);
+    if let Some(fitted) = calibrate(&classifier, request.calibration, request.keep, &mut bar)? {
+        manifest.temperature = fitted.temperature;
+        manifest.unknown = fitted.policy(&manifest.unknown);
+        manifest.calibration = Some(fitted.calibration);
+    }
     record_golden(&writer, &mut manifest)?;
     writer.finish()?;
     Ok(manifest)
@@ -90,22 +124,50 @@ fn head(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Result<H
     let tower = TextTower::load(request.checkpoint)?;
     let tokenizer = Tokenizer::new();
     let mut text = |done: usize, total: usize| progress(Step::Text, done as u64, total as u64);
-    let embeddings = class_embeddings(
-        &tower,
-        &tokenizer,
-        request.classes,
-        request.templates,
-        &mut text,
-    )?;
+    let mut learned = BTreeMap::new();
+    let embeddings = match request.prompts {
+        Prompts::Templates(templates) => {
+            class_embeddings(&tower, &tokenizer, request.classes, templates, &mut text)?
+        }
+        Prompts::Learned(learner, position) => {
+            if request.with_text {
+                ensure!(
+                    learner.class_specific().is_none(),
+                    "--with-text: class-specific contexts say nothing about new classes; leave it out"
+                );
+                learned.insert("context".to_owned(), learner.context.clone());
+            }
+            let classes = request.classes;
+            learned_embeddings(&tower, &tokenizer, classes, learner, position, &mut text)?
+        }
+    };
+    let mut negative_embeddings = vec![];
+    for text in request.negatives {
+        let tokens = tokenizer.tokens(text, tower.config().context_length)?;
+        negative_embeddings.extend(tower.embed_tokens(&tokens)?);
+    }
     Ok(Head {
         classes: embeddings.classes.len(),
         embedding_size: embeddings.dim,
         class_embeddings: embeddings.data,
+        negative_embeddings,
+        learned,
     })
 }
 
 fn manifest(request: &Request, embedding_size: usize) -> Manifest {
     let config = request.checkpoint.config();
+    let (templates, prompt_learner) = match request.prompts {
+        Prompts::Templates(templates) => (templates.as_slice().to_vec(), None),
+        Prompts::Learned(learner, class_position) => {
+            let info = PromptLearnerInfo {
+                n_ctx: learner.n_ctx(),
+                class_position,
+                class_specific: learner.class_specific().is_some(),
+            };
+            (vec![], Some(info))
+        }
+    };
     Manifest {
         format: FORMAT.into(),
         version: VERSION,
@@ -123,10 +185,16 @@ fn manifest(request: &Request, embedding_size: usize) -> Manifest {
         logit_scale: request.checkpoint.logit_scale(),
         temperature: 1.0,
         classes: request.classes.names().to_vec(),
-        templates: request.templates.as_slice().to_vec(),
-        unknown: UnknownPolicy::default(),
+        templates,
+        prompt_learner,
+        text_encoder: None,
+        unknown: UnknownPolicy {
+            negatives: request.negatives.to_vec(),
+            ..UnknownPolicy::default()
+        },
         head: HeadKind::Static,
         fidelity: None,
+        calibration: None,
         model_card: request.model_card.clone(),
         files: vec![],
     }
@@ -232,8 +300,11 @@ fn fidelity(
             .iter()
             .try_for_each(|(_, image)| compare(image))?;
     }
-    for (i, path) in request.calibration.iter().enumerate() {
-        compare(&pinhole::open_image(path, &DecodeOptions::default())?)?;
+    for (i, image) in request.calibration.iter().enumerate() {
+        compare(&pinhole::open_image(
+            &image.path,
+            &DecodeOptions::default(),
+        )?)?;
         progress(
             Step::Fidelity,
             i as u64 + 1,

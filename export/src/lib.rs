@@ -5,7 +5,10 @@
 //! with one rename.
 
 mod bundle;
+mod calibrate;
 mod golden;
 pub mod graph;
+mod text_encoder;
 
-pub use bundle::{Gate, Request, Step, export, model_name};
+pub use bundle::{Gate, Prompts, Request, Step, export, model_name};
+pub use calibrate::{CalibrationImage, Label, images_below};

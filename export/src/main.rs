@@ -4,12 +4,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use pinhole_bundle::Precision;
-use pinhole_checkpoint::{Activation, Checkpoint, OpenOptions};
-use pinhole_export::{Gate, Request, Step};
+use pinhole_checkpoint::{
+    Activation, Checkpoint, ClassPosition, OpenOptions, PromptLearner, read_prompt_learner,
+};
+use pinhole_export::{Gate, Prompts, Request, Step, images_below};
 use pinhole_prompts::{Classes, Templates, TextTower, Tokenizer};
 
 /// Turn a CLIP checkpoint into a bundle that pinhole runs offline.
@@ -58,12 +60,31 @@ struct BundleArgs {
     /// A file with one template a line, the name of a built-in set, or one template with {} in it
     #[arg(long, default_value = "photo", value_name = "FILE|NAME|TEMPLATE")]
     templates: String,
+    /// What CoOp learned, in the templates' place: the reference's model.pth.tar-N, or a file of
+    /// pinhole-train
+    #[arg(long, value_name = "FILE", conflicts_with = "templates")]
+    prompt_learner: Option<PathBuf>,
+    /// Where the class name stands among the learned vectors; the reference's files do not say it
+    /// [default: what the file says, else end]
+    #[arg(long, requires = "prompt_learner")]
+    class_position: Option<PositionName>,
+    /// Text file with one text a line for what is none of the classes, such as "an empty room"
+    #[arg(long, value_name = "FILE")]
+    negatives: Option<PathBuf>,
+    /// Take the text tower along, so that `pinhole classes` can name new classes on the board
+    #[arg(long)]
+    with_text: bool,
     /// How the weights are stored
     #[arg(long, default_value = "f32")]
     precision: PrecisionName,
-    /// Folder of images to measure a reduced precision on [default: generated images]
+    /// Folder of images to measure a reduced precision on [default: generated images]; with a folder a
+    /// class, also to fit the temperature and the thresholds for "unknown" to. Folders that are no class
+    /// count as unknown
     #[arg(long, value_name = "DIR")]
     calibration: Option<PathBuf>,
+    /// Share of the rightly classified calibration images that those thresholds keep
+    #[arg(long, default_value_t = 0.95, value_parser = share)]
+    keep: f32,
     /// Fail where the mean cosine with f32 is lower; 0 turns it off
     #[arg(long, default_value_t = 0.98, value_parser = share)]
     min_cosine: f32,
@@ -88,6 +109,13 @@ enum ActivationName {
     QuickGelu,
     /// Exact GELU: laion2b and datacomp weights
     Gelu,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum PositionName {
+    End,
+    Middle,
+    Front,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -132,11 +160,33 @@ fn open(model: &Model) -> Result<Checkpoint> {
 fn bundle(args: &BundleArgs) -> Result<()> {
     let classes = Classes::read(&args.classes)?;
     let templates = Templates::parse(&args.templates)?;
-    let calibration = match &args.calibration {
-        Some(folder) => images_below(folder)?,
+    let negatives = match &args.negatives {
+        Some(file) => Classes::read(file)?.names().to_vec(),
         None => vec![],
     };
+    let (calibration, strangers) = match &args.calibration {
+        Some(folder) => images_below(folder, classes.names())?,
+        None => (vec![], vec![]),
+    };
+    if !strangers.is_empty() {
+        eprintln!(
+            "note: --calibration: taken for none of the classes: {}",
+            strangers.join(", ")
+        );
+    }
+    if !calibration.iter().any(|image| image.label.is_some()) {
+        eprintln!(
+            "note: probabilities are uncalibrated, and no threshold says \"unknown\": give --calibration a \
+             folder with a folder of images for each class"
+        );
+    }
     let checkpoint = open(&args.model)?;
+    let learner = args.prompt_learner.as_deref().map(read_prompt_learner);
+    let learner = learner.transpose()?;
+    let prompts = match &learner {
+        Some(learner) => Prompts::Learned(learner, class_position(args, learner)),
+        None => Prompts::Templates(&templates),
+    };
     let model_card = match &args.model_card {
         Some(path) => std::fs::read_to_string(path)
             .with_context(|| format!("{}: cannot read", path.display()))?,
@@ -145,13 +195,16 @@ fn bundle(args: &BundleArgs) -> Result<()> {
     let request = Request {
         checkpoint: &checkpoint,
         classes: &classes,
-        templates: &templates,
+        prompts,
+        with_text: args.with_text,
+        negatives: &negatives,
         precision: match args.precision {
             PrecisionName::F32 => Precision::F32,
             PrecisionName::F16 => Precision::F16,
         },
         flat: args.flat,
         calibration: &calibration,
+        keep: args.keep,
         gate: Gate {
             min_cosine: args.min_cosine,
             min_agreement: args.min_agreement,
@@ -176,52 +229,31 @@ fn bundle(args: &BundleArgs) -> Result<()> {
     Ok(())
 }
 
+/// From the command line, else from the file, else the reference's default, which is said.
+fn class_position(args: &BundleArgs, learner: &PromptLearner) -> ClassPosition {
+    let asked = args.class_position.map(|position| match position {
+        PositionName::End => ClassPosition::End,
+        PositionName::Middle => ClassPosition::Middle,
+        PositionName::Front => ClassPosition::Front,
+    });
+    asked.or(learner.class_position).unwrap_or_else(|| {
+        eprintln!(
+            "note: the prompt learner's file does not say where the class name stands: behind the context \
+             (--class-position end)"
+        );
+        ClassPosition::End
+    })
+}
+
 fn default_model_card(clip: &Path) -> String {
     let name = clip.file_name().map_or_else(
         || clip.display().to_string(),
         |n| n.to_string_lossy().into_owned(),
     );
     format!(
-        "Exported from {name}. Probabilities are uncalibrated. Test the bundle on images of its own \
+        "Exported from {name}. Test the bundle on images of its own \
          surroundings before relying on it; mind the terms and limits of the model that it was made from."
     )
-}
-
-/// The image files below `folder`, sorted.
-fn images_below(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = vec![];
-    let mut pending = vec![folder.to_owned()];
-    while let Some(next) = pending.pop() {
-        let entries =
-            std::fs::read_dir(&next).with_context(|| format!("{}: cannot list", next.display()))?;
-        for entry in entries {
-            let entry = entry.with_context(|| format!("{}: cannot list", next.display()))?;
-            let path = entry.path();
-            // Links to folders are not followed: they may lead back.
-            let kind = entry
-                .file_type()
-                .with_context(|| format!("{}: cannot read", path.display()))?;
-            if kind.is_dir() {
-                pending.push(path);
-            } else if path
-                .extension()
-                .is_some_and(|e| is_image(&e.to_string_lossy()))
-            {
-                found.push(path);
-            }
-        }
-    }
-    ensure!(
-        !found.is_empty(),
-        "{}: expected images (jpg, png, webp, bmp, gif), found none",
-        folder.display()
-    );
-    found.sort();
-    Ok(found)
-}
-
-fn is_image(extension: &str) -> bool {
-    ["jpg", "jpeg", "png", "webp", "bmp", "gif"].contains(&extension.to_ascii_lowercase().as_str())
 }
 
 fn text(model: &Model, json: bool, texts: &[String]) -> Result<()> {
@@ -263,6 +295,7 @@ impl StepBar {
                 Step::Text => "class embeddings",
                 Step::Graph => "image encoder",
                 Step::Fidelity => "fidelity",
+                Step::Calibration => "calibration",
             };
             self.current = Some((
                 step,

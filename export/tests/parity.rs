@@ -76,6 +76,7 @@ fn bundle(checkpoint: &Checkpoint, options: GraphOptions, out: &Path) {
             classes: 1,
             embedding_size: embedding,
             class_embeddings: unit.clone(),
+            ..Head::default()
         })
         .unwrap();
     let image = GoldenImage {
@@ -107,9 +108,12 @@ fn bundle(checkpoint: &Checkpoint, options: GraphOptions, out: &Path) {
         temperature: 1.0,
         classes: vec!["class".into()],
         templates: vec![],
+        prompt_learner: None,
+        text_encoder: None,
         unknown: UnknownPolicy::default(),
         head: HeadKind::Static,
         fidelity: None,
+        calibration: None,
         model_card: String::new(),
         files: vec![],
     };

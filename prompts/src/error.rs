@@ -153,6 +153,60 @@ pub enum Error {
         vocabulary: usize,
     },
 
+    /// A token that is in the vocabulary, but not among the rows that the text tower was built with.
+    #[error(
+        "token {token} at position {position} is not among the {tokens} tokens that this text tower \
+         was stored with; export it again with the texts that need it"
+    )]
+    TokenNotHere {
+        /// The id.
+        token: u32,
+        /// Its position in the text.
+        position: usize,
+        /// The number of tokens that are there.
+        tokens: usize,
+    },
+
+    /// A list of token ids that does not ascend, or leaves the vocabulary.
+    #[error(
+        "token ids: found {id} at {index}, expected an ascending list of ids below {vocabulary}"
+    )]
+    TokenIds {
+        /// The id.
+        id: u32,
+        /// Its place in the list, from 0.
+        index: usize,
+        /// The size of the vocabulary.
+        vocabulary: usize,
+    },
+
+    /// A value of a tensor that is infinite or not a number.
+    #[error("tensor {tensor}: value {index} is {value}; is the file intact?")]
+    NotFinite {
+        /// Its name.
+        tensor: String,
+        /// The place of the value, row-major, from 0.
+        index: usize,
+        /// The value.
+        value: f32,
+    },
+
+    /// A prefix that another text tower computed.
+    #[error(
+        "prefix of {layers} layers of width {width}, expected {expected_layers} of width \
+         {expected_width}: it was computed by another text tower"
+    )]
+    Prefix {
+        /// Its layers.
+        layers: usize,
+        /// Its width.
+        width: usize,
+        /// The tower's layers.
+        expected_layers: usize,
+        /// The tower's width.
+        expected_width: usize,
+    },
+
     /// Input of the text tower that is no text: no rows, too many, or rows cut short.
     #[error("{what}: found {found}, expected {expected}")]
     Input {
@@ -162,6 +216,32 @@ pub enum Error {
         found: usize,
         /// What it must be.
         expected: String,
+    },
+
+    /// A setting of [`crate::conditional::Reuse`] that bounds nothing.
+    #[error("reuse of class embeddings: {field} is {value}, expected a number of at least 0")]
+    Reuse {
+        /// The setting.
+        field: &'static str,
+        /// Its value.
+        value: f32,
+    },
+
+    /// The embedding of an image, given without having been normalised.
+    #[error("an image's embedding has the norm {norm}, expected 1: normalise it first")]
+    NotUnit {
+        /// Its Euclidean norm.
+        norm: f32,
+    },
+
+    /// [`Error::Degenerate`] for one of several texts.
+    #[error(
+        "the embedding of text {} cannot be normalised; are the weights of the text tower intact?",
+        text + 1
+    )]
+    DegenerateText {
+        /// The text's index, from 0.
+        text: usize,
     },
 
     /// An embedding that is zero, infinite or not a number, as damaged weights give it.

@@ -114,7 +114,7 @@ pub fn learned_embeddings(
             }
         }
         let embedding = tower.embed_rows(&rows).map_err(|error| match error {
-            Error::Degenerate { .. } => Error::Degenerate {
+            Error::DegenerateText { .. } => Error::Degenerate {
                 text: format!("class {:?}", excerpt(&names[class])),
             },
             other => other,

@@ -17,6 +17,7 @@
 
 mod bpe;
 mod classes;
+pub mod conditional;
 mod embeddings;
 mod entities;
 mod error;
@@ -32,9 +33,10 @@ mod tower;
 mod unicode;
 
 pub use classes::Classes;
+pub use conditional::Conditional;
 pub use embeddings::{ClassEmbeddings, class_embeddings};
 pub use error::Error;
 pub use layout::{PromptRow, learned_embeddings, prompt_rows};
 pub use templates::Templates;
 pub use tokenizer::{EOT, SOT, Tokenizer};
-pub use tower::TextTower;
+pub use tower::{Prefix, TextTower};

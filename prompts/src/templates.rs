@@ -130,6 +130,17 @@ impl Templates {
         Ok(Templates(templates))
     }
 
+    /// Templates that were recorded; `origin` is where, for the messages.
+    ///
+    /// # Errors
+    /// [`Error::Placeholder`] unless each holds exactly one `{}`.
+    pub fn recorded(templates: &[String], origin: &str) -> Result<Self, Error> {
+        for (i, template) in templates.iter().enumerate() {
+            check(template, || format!("{origin}[{i}]"))?;
+        }
+        Ok(Templates(templates.to_vec()))
+    }
+
     /// The templates, in order.
     pub fn as_slice(&self) -> &[String] {
         &self.0

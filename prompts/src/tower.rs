@@ -1,22 +1,30 @@
 //! CLIP's text tower.
 
+mod weights;
+
 use pinhole_checkpoint::{Activation, Checkpoint, Tensor, TextTower as Config};
-use pinhole_kernels::{self as kernels, PackedLinear, Rows, attention, l2_normalize, layer_norm};
+use pinhole_kernels::{self as kernels, PackedLinear, Rows, attention, l2_normalize};
+use rayon::prelude::*;
 
 use crate::error::Error;
-
-/// CLIP's layer norms all have it (OpenAI's model.py).
-const EPSILON: f32 = 1e-5;
+pub(crate) use weights::checked;
+use weights::{Block, LayerNorm};
 
 /// The text tower of a CLIP model in f32: a causal transformer read at the end-of-text token.
 ///
 /// Nothing behind that token has any effect, so nothing behind it is computed, and in the last
-/// block only its own row goes on after the attention.
+/// block only its own row goes on after the attention. Rows that many texts begin with are computed
+/// once, as a [`Prefix`].
+///
+/// The work is shared among the threads of rayon's current pool; their number does not change a bit
+/// of any result.
 pub struct TextTower {
     config: Config,
     embedding: usize,
     activation: kernels::Activation,
-    /// [vocabulary, width]
+    /// The ids, ascending, whose rows are here; `None` if all are.
+    token_ids: Option<Vec<u32>>,
+    /// [vocabulary or token_ids, width]
     token_embedding: Vec<f32>,
     /// [context_length, width]
     positional_embedding: Vec<f32>,
@@ -25,21 +33,25 @@ pub struct TextTower {
     text_projection: PackedLinear,
 }
 
-struct Block {
-    ln_1: LayerNorm,
-    /// Apart from keys and values, as the last block needs one query a text.
-    query: PackedLinear,
-    key_value: PackedLinear,
-    out_proj: PackedLinear,
-    ln_2: LayerNorm,
-    c_fc: PackedLinear,
-    c_proj: PackedLinear,
+/// Rows that texts begin with, as the texts' other rows see them: the keys and values of every block.
+#[derive(Clone, Debug)]
+pub struct Prefix {
+    rows: usize,
+    /// Of each block [rows, 2 width], in a row its key and then its value.
+    key_values: Vec<Vec<f32>>,
 }
 
-struct LayerNorm {
-    gain: Vec<f32>,
-    bias: Vec<f32>,
+impl Prefix {
+    /// The number of its rows.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.rows
+    }
 }
+
+/// Rows that go through the blocks at once: enough that reading the weights takes little of the
+/// time, few enough that the working memory stays small (10 MB at a width of 512).
+const BATCH_ROWS: usize = 512;
 
 impl TextTower {
     /// Reads the text tower of a checkpoint.
@@ -62,36 +74,60 @@ impl TextTower {
     ///
     /// # Errors
     /// Those of `tensor`; [`Error::Shape`] for a tensor of another shape than the configuration
-    /// says; [`Error::Configuration`].
+    /// says; [`Error::NotFinite`]; [`Error::Configuration`].
     pub fn new(
         config: Config,
         embedding: usize,
         activation: Activation,
+        tensor: impl FnMut(&str) -> Result<Tensor, Error>,
+    ) -> Result<Self, Error> {
+        Self::build(config, embedding, activation, None, tensor)
+    }
+
+    /// [`TextTower::new`] with the rows of a few tokens: `token_embedding.weight` is [ids, width]
+    /// here, row i being token `ids[i]`'s. Any other token is an error wherever it is used.
+    ///
+    /// # Errors
+    /// Those of [`TextTower::new`]; [`Error::TokenIds`] unless the ids ascend below the
+    /// configuration's vocabulary.
+    pub fn with_token_ids(
+        config: Config,
+        embedding: usize,
+        activation: Activation,
+        ids: Vec<u32>,
+        tensor: impl FnMut(&str) -> Result<Tensor, Error>,
+    ) -> Result<Self, Error> {
+        let beyond = |&id: &u32| id as usize >= config.vocabulary;
+        let wrong = |i: &usize| beyond(&ids[*i]) || *i > 0 && ids[i - 1] >= ids[*i];
+        if let Some(index) = (0..ids.len()).find(wrong) {
+            return Err(Error::TokenIds {
+                id: ids[index],
+                index,
+                vocabulary: config.vocabulary,
+            });
+        }
+        Self::build(config, embedding, activation, Some(ids), tensor)
+    }
+
+    fn build(
+        config: Config,
+        embedding: usize,
+        activation: Activation,
+        token_ids: Option<Vec<u32>>,
         mut tensor: impl FnMut(&str) -> Result<Tensor, Error>,
     ) -> Result<Self, Error> {
-        check(&config, embedding)?;
+        weights::check(&config, embedding)?;
         let w = config.width;
         let mut read = |name: &str, shape: &[usize]| {
-            let Tensor { shape: found, data } = tensor(name)?;
-            if found != shape || data.len() != shape.iter().product::<usize>() {
-                let (tensor, expected) = (name.to_string(), shape.to_vec());
-                let found = if found == shape {
-                    vec![data.len()]
-                } else {
-                    found
-                };
-                return Err(Error::Shape {
-                    tensor,
-                    expected,
-                    found,
-                });
-            }
-            Ok(data)
+            let tensor = tensor(name)?;
+            checked(name, &tensor, shape)?;
+            Ok(tensor.data)
         };
-        let token_embedding = read("token_embedding.weight", &[config.vocabulary, w])?;
+        let tokens = token_ids.as_ref().map_or(config.vocabulary, Vec::len);
+        let token_embedding = read("token_embedding.weight", &[tokens, w])?;
         let positional_embedding = read("positional_embedding", &[config.context_length, w])?;
         let blocks = (0..config.layers)
-            .map(|i| Block::new(&format!("transformer.resblocks.{i}"), w, &mut read))
+            .map(|i| Block::new(i, w, &mut read))
             .collect::<Result<_, _>>()?;
         let ln_final = LayerNorm::new("ln_final", w, &mut read)?;
         let text_projection = read("text_projection", &[w, embedding])?;
@@ -101,6 +137,7 @@ impl TextTower {
                 Activation::QuickGelu => kernels::Activation::QuickGelu,
                 Activation::Gelu => kernels::Activation::Gelu,
             },
+            token_ids,
             token_embedding,
             positional_embedding,
             blocks,
@@ -108,6 +145,16 @@ impl TextTower {
             text_projection: PackedLinear::from_in_out(&text_projection, w, embedding, None),
             config,
         })
+    }
+
+    /// The names and shapes of the tensors that [`TextTower::with_token_ids`] asks for with this
+    /// many ids: what a file must hold from which the tower is to be built again.
+    pub fn tensors(
+        config: &Config,
+        embedding: usize,
+        token_ids: usize,
+    ) -> Vec<(String, Vec<usize>)> {
+        weights::tensors(config, embedding, token_ids)
     }
 
     /// Its sizes.
@@ -134,37 +181,50 @@ impl TextTower {
     ///
     /// # Errors
     /// [`Error::Input`] for an empty or too long text, [`Error::UnknownToken`],
-    /// [`Error::Degenerate`].
+    /// [`Error::TokenNotHere`], [`Error::DegenerateText`].
     pub fn embed_batch<T: AsRef<[u32]>>(&self, texts: &[T]) -> Result<Vec<f32>, Error> {
         let mut rows = Vec::new();
         let mut lengths = Vec::with_capacity(texts.len());
         for text in texts {
             let text = until_end(text.as_ref());
-            rows.extend(self.token_rows(text)?);
+            self.append_token_rows(text, &mut rows)?;
             lengths.push(text.len());
         }
-        self.embed_row_batch(rows, &lengths)
+        self.embed_after(None, &rows, &lengths)
     }
 
     /// The rows [tokens, width] of the token embedding, without positions.
     ///
     /// # Errors
-    /// [`Error::UnknownToken`] for an id outside the vocabulary.
+    /// [`Error::UnknownToken`] for an id outside the vocabulary, [`Error::TokenNotHere`] for one
+    /// that the tower was built without.
     pub fn token_rows(&self, tokens: &[u32]) -> Result<Vec<f32>, Error> {
-        let width = self.config.width;
-        let mut rows = Vec::with_capacity(tokens.len() * width);
+        let mut rows = Vec::with_capacity(tokens.len() * self.config.width);
+        self.append_token_rows(tokens, &mut rows)?;
+        Ok(rows)
+    }
+
+    fn append_token_rows(&self, tokens: &[u32], rows: &mut Vec<f32>) -> Result<(), Error> {
+        let (width, vocabulary) = (self.config.width, self.config.vocabulary);
         for (position, &token) in tokens.iter().enumerate() {
-            if token as usize >= self.config.vocabulary {
-                let vocabulary = self.config.vocabulary;
+            if token as usize >= vocabulary {
                 return Err(Error::UnknownToken {
                     token,
                     position,
                     vocabulary,
                 });
             }
-            rows.extend_from_slice(&self.token_embedding[token as usize * width..][..width]);
+            let row = match &self.token_ids {
+                None => token as usize,
+                Some(ids) => ids.binary_search(&token).map_err(|_| Error::TokenNotHere {
+                    token,
+                    position,
+                    tokens: ids.len(),
+                })?,
+            };
+            rows.extend_from_slice(&self.token_embedding[row * width..][..width]);
         }
-        Ok(rows)
+        Ok(())
     }
 
     /// The embedding `[D]`, L2-normalised, of a text given as rows [length, width]: token embeddings,
@@ -172,8 +232,257 @@ impl TextTower {
     /// end-of-text token's.
     ///
     /// # Errors
-    /// [`Error::Input`] unless these are 1 to `context_length` whole rows; [`Error::Degenerate`].
+    /// [`Error::Input`] unless these are 1 to `context_length` whole rows; [`Error::DegenerateText`].
     pub fn embed_rows(&self, rows: &[f32]) -> Result<Vec<f32>, Error> {
+        self.embed_after(None, rows, &[self.whole_rows(rows)?])
+    }
+
+    /// Computes rows [n, width], without positions, for texts to begin with; they stand behind those
+    /// of `after`, which become a part of the result.
+    ///
+    /// # Errors
+    /// [`Error::Input`] unless these are at least one whole row, fewer than `context_length` with
+    /// those before; [`Error::Prefix`] for one of another tower.
+    pub fn prefix(&self, rows: &[f32], after: Option<&Prefix>) -> Result<Prefix, Error> {
+        let before = self.check_prefix(after)?;
+        let length = self.whole_rows(rows)?;
+        self.check_length("rows of a prefix", before, length, 1)?;
+        let mut work = Work::default();
+        self.enter(before, rows, &[length], &mut work.x);
+        let mut key_values = Vec::with_capacity(self.blocks.len());
+        for (i, block) in self.blocks.iter().enumerate() {
+            let known = known(after, i);
+            work.keys_and_values(block);
+            key_values.push([known, &work.key_value].concat());
+            // The last block's other results would go to no one.
+            if i + 1 < self.blocks.len() {
+                self.rest_of_block(block, &mut work, known, &[length]);
+            }
+        }
+        Ok(Prefix {
+            rows: before + length,
+            key_values,
+        })
+    }
+
+    /// The embeddings [texts, D], L2-normalised, of texts that go on behind a prefix. `rows` [sum of
+    /// lengths, width] holds what is their own, one text after the other, without positions;
+    /// each text's last row is its end-of-text token's. Equal, up to the rounding of f32, to the
+    /// embeddings of the whole texts.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a text without rows of its own, for one that is too long with its prefix,
+    /// and for rows that are not those of `lengths`; [`Error::Prefix`] for one of another tower;
+    /// [`Error::DegenerateText`].
+    pub fn embed_after(
+        &self,
+        prefix: Option<&Prefix>,
+        rows: &[f32],
+        lengths: &[usize],
+    ) -> Result<Vec<f32>, Error> {
+        let width = self.config.width;
+        let before = self.check_prefix(prefix)?;
+        let mut all = 0usize;
+        for &length in lengths {
+            self.check_length("tokens of a text", before, length, 0)?;
+            all += length;
+        }
+        let found = self.whole_rows(rows)?;
+        if found != all {
+            return Err(Error::Input {
+                what: "rows of texts",
+                found,
+                expected: format!("{all}, the sum of their lengths"),
+            });
+        }
+        let mut embeddings = vec![0.0; lengths.len() * self.embedding];
+        let (mut work, mut text, mut row) = (Work::default(), 0, 0);
+        while text < lengths.len() {
+            let (mut end, mut batch) = (text + 1, lengths[text]);
+            while end < lengths.len() && batch + lengths[end] <= BATCH_ROWS {
+                batch += lengths[end];
+                end += 1;
+            }
+            self.embed_texts(
+                prefix,
+                &rows[row * width..][..batch * width],
+                &lengths[text..end],
+                &mut work,
+                &mut embeddings[text * self.embedding..end * self.embedding],
+            );
+            (text, row) = (end, row + batch);
+        }
+        for (i, embedding) in embeddings.chunks_exact_mut(self.embedding).enumerate() {
+            l2_normalize(embedding);
+            if !embedding.iter().all(|value| value.is_finite()) {
+                return Err(Error::DegenerateText { text: i });
+            }
+        }
+        Ok(embeddings)
+    }
+
+    /// The core: everything but the attention runs over all rows at once. The embeddings are not
+    /// normalised yet.
+    fn embed_texts(
+        &self,
+        prefix: Option<&Prefix>,
+        rows: &[f32],
+        lengths: &[usize],
+        work: &mut Work,
+        embeddings: &mut [f32],
+    ) {
+        let before = prefix.map_or(0, |prefix| prefix.rows);
+        self.enter(before, rows, lengths, &mut work.x);
+        for (i, block) in self.blocks.iter().enumerate() {
+            let known = known(prefix, i);
+            work.keys_and_values(block);
+            if i + 1 < self.blocks.len() {
+                self.rest_of_block(block, work, known, lengths);
+            } else {
+                self.rest_of_last_block(block, work, known, lengths);
+            }
+        }
+        self.ln_final.apply(&work.x, &mut work.normed);
+        let none = kernels::Activation::None;
+        self.text_projection
+            .apply(&work.normed, lengths.len(), none, None, embeddings);
+    }
+
+    /// x [rows, width]: the rows with their positions, which start at `before`.
+    fn enter(&self, before: usize, rows: &[f32], lengths: &[usize], x: &mut Vec<f32>) {
+        let width = self.config.width;
+        x.clear();
+        x.extend_from_slice(rows);
+        let mut rest = &mut x[..];
+        for &length in lengths {
+            let (text, others) = rest.split_at_mut(length * width);
+            text.iter_mut()
+                .zip(&self.positional_embedding[before * width..])
+                .for_each(|(x, p)| *x += p);
+            rest = others;
+        }
+    }
+
+    /// A residual block, its keys and values being there, for each row of the texts.
+    fn rest_of_block(&self, block: &Block, work: &mut Work, known: &[f32], lengths: &[usize]) {
+        work.query(block);
+        self.attend(work, known, lengths, lengths);
+        work.feed_forward(block, self.activation);
+    }
+
+    /// The same for the last row of each text alone.
+    fn rest_of_last_block(&self, block: &Block, work: &mut Work, known: &[f32], lengths: &[usize]) {
+        let width = self.config.width;
+        keep_last_rows(&mut work.x, width, lengths);
+        keep_last_rows(&mut work.normed, width, lengths);
+        work.query(block);
+        self.attend(work, known, lengths, &vec![1; lengths.len()]);
+        work.feed_forward(block, self.activation);
+    }
+
+    /// The attention of each text, of its last `queries` rows, to the `known` rows [n, 2 width] of
+    /// keys and values and to its own. Texts are shared among threads, each whole.
+    fn attend(&self, work: &mut Work, known: &[f32], lengths: &[usize], queries: &[usize]) {
+        let width = self.config.width;
+        work.mixed.resize(work.query.len(), 0.0);
+        let mut texts = Vec::with_capacity(lengths.len());
+        let (mut query, mut own) = (&work.query[..], &work.key_value[..]);
+        let mut mixed = &mut work.mixed[..];
+        for (&length, &queries) in lengths.iter().zip(queries) {
+            let text = Text {
+                query: query.split_off(..queries * width).unwrap_or_default(),
+                own: own.split_off(..length * 2 * width).unwrap_or_default(),
+                mixed: mixed.split_off_mut(..queries * width).unwrap_or_default(),
+            };
+            texts.push(text);
+        }
+        let before = known.len() / (2 * width);
+        let scores = lengths.iter().zip(queries).map(|(l, q)| (before + l) * q);
+        // A few parts a thread even out; asking rayon for a small batch would cost more than it saves.
+        let part = match 2 * width * scores.sum::<usize>() < WORTH_SHARING {
+            true => texts.len(),
+            false => texts.len().div_ceil(4 * rayon::current_num_threads()),
+        };
+        let attend_part = |texts: &mut [Text]| {
+            let mut together = known.to_vec();
+            for text in texts {
+                let key_value = match known {
+                    [] => text.own,
+                    _ => {
+                        together.truncate(known.len());
+                        together.extend_from_slice(text.own);
+                        &together
+                    }
+                };
+                self.attend_text(text.query, key_value, text.mixed);
+            }
+        };
+        if part >= texts.len() {
+            attend_part(&mut texts);
+        } else {
+            texts.par_chunks_mut(part).for_each(attend_part);
+        }
+    }
+
+    /// The attention of the last rows of a text: query [queries, width], key_value [rows, 2 width].
+    fn attend_text(&self, query: &[f32], key_value: &[f32], mixed: &mut [f32]) {
+        let width = self.config.width;
+        let head_width = width / self.config.heads;
+        let part = |data, stride| Rows { data, stride };
+        attention(
+            part(query, width),
+            query.len() / width,
+            part(key_value, 2 * width),
+            part(&key_value[width..], 2 * width),
+            key_value.len() / (2 * width),
+            self.config.heads,
+            head_width,
+            true,
+            (head_width as f32).sqrt().recip(),
+            mixed,
+        );
+    }
+
+    /// The number of rows of a prefix, once it is known to be this tower's.
+    fn check_prefix(&self, prefix: Option<&Prefix>) -> Result<usize, Error> {
+        let Some(prefix) = prefix else { return Ok(0) };
+        let (layers, values) = (self.blocks.len(), prefix.rows * 2 * self.config.width);
+        if prefix.key_values.len() != layers || prefix.key_values[0].len() != values {
+            return Err(Error::Prefix {
+                layers: prefix.key_values.len(),
+                width: prefix.key_values.first().map_or(0, Vec::len) / (2 * prefix.rows.max(1)),
+                expected_layers: layers,
+                expected_width: self.config.width,
+            });
+        }
+        Ok(prefix.rows)
+    }
+
+    /// That `length` rows fit behind `before` others, with room for `behind` more.
+    fn check_length(
+        &self,
+        what: &'static str,
+        before: usize,
+        length: usize,
+        behind: usize,
+    ) -> Result<(), Error> {
+        let most = self.config.context_length.saturating_sub(before + behind);
+        if length == 0 || length > most {
+            let mut expected = format!("1 to {most}");
+            if before > 0 {
+                expected += &format!(", as {before} rows come before");
+            }
+            return Err(Error::Input {
+                what,
+                found: length,
+                expected,
+            });
+        }
+        Ok(())
+    }
+
+    /// How many rows these values are.
+    fn whole_rows(&self, rows: &[f32]) -> Result<usize, Error> {
         let width = self.config.width;
         if !rows.len().is_multiple_of(width) {
             let expected = format!("rows of {width}");
@@ -183,96 +492,7 @@ impl TextTower {
                 expected,
             });
         }
-        self.embed_row_batch(rows.to_vec(), &[rows.len() / width])
-    }
-
-    /// The core: `rows` hold the texts one after the other, without positions, `lengths` their
-    /// lengths. Everything but the attention runs over all rows at once.
-    fn embed_row_batch(&self, mut rows: Vec<f32>, lengths: &[usize]) -> Result<Vec<f32>, Error> {
-        let width = self.config.width;
-        let mut rest = &mut rows[..];
-        for &length in lengths {
-            if length == 0 || length > self.config.context_length {
-                let expected = format!("1 to {}", self.config.context_length);
-                return Err(Error::Input {
-                    what: "tokens of a text",
-                    found: length,
-                    expected,
-                });
-            }
-            let (text, others) = rest.split_at_mut(length * width);
-            text.iter_mut()
-                .zip(&self.positional_embedding)
-                .for_each(|(x, p)| *x += p);
-            rest = others;
-        }
-        let mut x = rows;
-        for (i, block) in self.blocks.iter().enumerate() {
-            x = self.block(block, x, lengths, i + 1 == self.blocks.len());
-        }
-        let normed = self.ln_final.apply(&x, width);
-        let mut embeddings = linear(&self.text_projection, &normed, width, self.embedding);
-        for (i, embedding) in embeddings.chunks_exact_mut(self.embedding).enumerate() {
-            l2_normalize(embedding);
-            if !embedding.iter().all(|value| value.is_finite()) {
-                return Err(Error::Degenerate {
-                    text: format!("text {}", i + 1),
-                });
-            }
-        }
-        Ok(embeddings)
-    }
-
-    /// One residual block over x [rows, width]; the last one returns the last row of each text only.
-    fn block(&self, block: &Block, mut x: Vec<f32>, lengths: &[usize], last: bool) -> Vec<f32> {
-        let width = self.config.width;
-        let head_width = width / self.config.heads;
-        let mut normed = block.ln_1.apply(&x, width);
-        let key_value = linear(&block.key_value, &normed, width, 2 * width);
-        if last {
-            x = last_rows(&x, width, lengths);
-            normed = last_rows(&normed, width, lengths);
-        }
-        let query = linear(&block.query, &normed, width, width);
-        let mut mixed = vec![0.0; query.len()];
-        let (mut at, mut at_query) = (0, 0);
-        for &length in lengths {
-            let queries = if last { 1 } else { length };
-            attention(
-                Rows {
-                    data: &query[at_query * width..],
-                    stride: width,
-                },
-                queries,
-                Rows {
-                    data: &key_value[at * 2 * width..],
-                    stride: 2 * width,
-                },
-                Rows {
-                    data: &key_value[at * 2 * width + width..],
-                    stride: 2 * width,
-                },
-                length,
-                self.config.heads,
-                head_width,
-                true,
-                (head_width as f32).sqrt().recip(),
-                &mut mixed[at_query * width..][..queries * width],
-            );
-            at += length;
-            at_query += queries;
-        }
-        let rows = x.len() / width;
-        let none = kernels::Activation::None;
-        let mut out = vec![0.0; x.len()];
-        block.out_proj.apply(&mixed, rows, none, Some(&x), &mut out);
-        let normed = block.ln_2.apply(&out, width);
-        let mut hidden = vec![0.0; 4 * x.len()];
-        block
-            .c_fc
-            .apply(&normed, rows, self.activation, None, &mut hidden);
-        block.c_proj.apply(&hidden, rows, none, Some(&out), &mut x);
-        x
+        Ok(rows.len() / width)
     }
 }
 
@@ -284,86 +504,60 @@ impl std::fmt::Debug for TextTower {
     }
 }
 
-type Read<'a> = dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, Error> + 'a;
+/// Multiply-adds below which another thread does not pay, as in the kernels.
+const WORTH_SHARING: usize = 1 << 19;
 
-impl Block {
-    fn new(name: &str, w: usize, read: &mut Read) -> Result<Self, Error> {
-        let ln_1 = LayerNorm::new(&format!("{name}.ln_1"), w, read)?;
-        let weight = read(&format!("{name}.attn.in_proj_weight"), &[3 * w, w])?;
-        let bias = read(&format!("{name}.attn.in_proj_bias"), &[3 * w])?;
-        // The rows of q, k and v lie one after the other.
-        let (query, key_value) = weight.split_at(w * w);
-        let (query_bias, key_value_bias) = bias.split_at(w);
-        let query = PackedLinear::from_out_in(query, w, w, Some(query_bias));
-        let key_value = PackedLinear::from_out_in(key_value, 2 * w, w, Some(key_value_bias));
-        let mut packed = |layer: &str, outputs, inputs| {
-            let weight = read(&format!("{name}.{layer}.weight"), &[outputs, inputs])?;
-            let bias = read(&format!("{name}.{layer}.bias"), &[outputs])?;
-            Ok::<_, Error>(PackedLinear::from_out_in(
-                &weight,
-                outputs,
-                inputs,
-                Some(&bias),
-            ))
-        };
-        let out_proj = packed("attn.out_proj", w, w)?;
-        let c_fc = packed("mlp.c_fc", 4 * w, w)?;
-        let c_proj = packed("mlp.c_proj", w, 4 * w)?;
-        let ln_2 = LayerNorm::new(&format!("{name}.ln_2"), w, read)?;
-        Ok(Block {
-            ln_1,
-            query,
-            key_value,
-            out_proj,
-            ln_2,
-            c_fc,
-            c_proj,
-        })
-    }
+/// What the attention of one text reads and writes.
+struct Text<'a> {
+    query: &'a [f32],
+    /// Its own keys and values.
+    own: &'a [f32],
+    mixed: &'a mut [f32],
 }
 
-impl LayerNorm {
-    fn new(name: &str, w: usize, read: &mut Read) -> Result<Self, Error> {
-        let gain = read(&format!("{name}.weight"), &[w])?;
-        let bias = read(&format!("{name}.bias"), &[w])?;
-        Ok(LayerNorm { gain, bias })
-    }
-
-    fn apply(&self, x: &[f32], width: usize) -> Vec<f32> {
-        let mut out = vec![0.0; x.len()];
-        layer_norm(x, width, &self.gain, &self.bias, EPSILON, &mut out);
-        out
-    }
+/// Working memory, which all blocks use in turn: one row each for every row of the batch.
+#[derive(Default)]
+struct Work {
+    x: Vec<f32>,
+    normed: Vec<f32>,
+    key_value: Vec<f32>,
+    query: Vec<f32>,
+    mixed: Vec<f32>,
+    middle: Vec<f32>,
+    hidden: Vec<f32>,
 }
 
-fn check(config: &Config, embedding: usize) -> Result<(), Error> {
-    let sizes = [
-        ("embedding", embedding),
-        ("context_length", config.context_length),
-        ("vocabulary", config.vocabulary),
-        ("width", config.width),
-        ("layers", config.layers),
-        ("heads", config.heads),
-    ];
-    if let Some(&(field, found)) = sizes.iter().find(|&&(_, size)| size == 0) {
-        return Err(Error::Configuration {
-            field,
-            found,
-            expected: "at least 1".to_string(),
-        });
+impl Work {
+    /// The block's first half: x to `normed` to `key_value`.
+    fn keys_and_values(&mut self, block: &Block) {
+        block.ln_1.apply(&self.x, &mut self.normed);
+        linear(&block.key_value, &self.normed, &mut self.key_value);
     }
-    if !config.width.is_multiple_of(config.heads) {
-        let (found, expected) = (
-            config.heads,
-            format!("a divisor of the width {}", config.width),
+
+    fn query(&mut self, block: &Block) {
+        linear(&block.query, &self.normed, &mut self.query);
+    }
+
+    /// The block's second half: `mixed` and x to x.
+    fn feed_forward(&mut self, block: &Block, activation: kernels::Activation) {
+        let (rows, none) = (
+            self.x.len() / block.out_proj.outputs(),
+            kernels::Activation::None,
         );
-        return Err(Error::Configuration {
-            field: "heads",
-            found,
-            expected,
-        });
+        self.middle.resize(self.x.len(), 0.0);
+        let (x, middle) = (&mut self.x, &mut self.middle);
+        block
+            .out_proj
+            .apply(&self.mixed, rows, none, Some(x), middle);
+        block.ln_2.apply(middle, &mut self.normed);
+        self.hidden.resize(4 * x.len(), 0.0);
+        block
+            .c_fc
+            .apply(&self.normed, rows, activation, None, &mut self.hidden);
+        block
+            .c_proj
+            .apply(&self.hidden, rows, none, Some(middle), x);
     }
-    Ok(())
 }
 
 /// The tokens up to the first of the greatest ids.
@@ -373,20 +567,37 @@ pub(crate) fn until_end(tokens: &[u32]) -> &[u32] {
     &tokens[..end.map_or(0, |end| end + 1)]
 }
 
-fn linear(layer: &PackedLinear, x: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
-    let rows = x.len() / inputs;
-    let mut out = vec![0.0; rows * outputs];
-    layer.apply(x, rows, kernels::Activation::None, None, &mut out);
-    out
+/// The scalar product of two vectors of one length, in eight sums that the compiler keeps in registers.
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let (a, a_rest) = a.as_chunks::<8>();
+    let (b, b_rest) = b.as_chunks::<8>();
+    let mut sums = [0.0; 8];
+    for (a, b) in a.iter().zip(b) {
+        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
+            *sum += a * b;
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    sums.iter().sum::<f32>() + rest
 }
 
-/// The last row of each text.
-fn last_rows(x: &[f32], width: usize, lengths: &[usize]) -> Vec<f32> {
-    let mut out = Vec::with_capacity(lengths.len() * width);
+/// The keys and values of block i.
+fn known(prefix: Option<&Prefix>, i: usize) -> &[f32] {
+    prefix.map_or(&[], |prefix| &prefix.key_values[i])
+}
+
+fn linear(layer: &PackedLinear, x: &[f32], out: &mut Vec<f32>) {
+    let rows = x.len() / layer.inputs();
+    out.resize(rows * layer.outputs(), 0.0);
+    layer.apply(x, rows, kernels::Activation::None, None, out);
+}
+
+/// Leaves the last row of each text.
+fn keep_last_rows(x: &mut Vec<f32>, width: usize, lengths: &[usize]) {
     let mut end = 0;
-    for length in lengths {
+    for (i, length) in lengths.iter().enumerate() {
         end += length;
-        out.extend_from_slice(&x[(end - 1) * width..end * width]);
+        x.copy_within((end - 1) * width..end * width, i * width);
     }
-    out
+    x.truncate(lengths.len() * width);
 }

@@ -270,7 +270,7 @@ fn bad_input_is_refused() {
     let zero = tower(&config, quick, &weights).unwrap();
     assert!(matches!(
         zero.embed_tokens(&[1]),
-        Err(Error::Degenerate { .. })
+        Err(Error::DegenerateText { text: 0 })
     ));
     weights
         .get_mut("transformer.resblocks.0.ln_2.bias")

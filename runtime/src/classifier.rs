@@ -41,24 +41,8 @@ impl Builder {
     /// # Errors
     /// [`Error::Bundle`] and [`Error::Network`] name the file and the field; [`Error::Threads`].
     pub fn open(self, folder: impl AsRef<Path>) -> Result<Classifier, Error> {
-        let available = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let threads = self.threads.unwrap_or(available);
-        if !(1..=available).contains(&threads) {
-            return Err(Error::Threads {
-                available,
-                found: threads,
-            });
-        }
-        pinhole_kernels::check().map_err(|e| Error::Kernels(e.to_string()))?;
+        let threads = thread_pool(self.threads)?;
         let bundle = Bundle::open(folder.as_ref())?;
-        let threads = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("pinhole-{i}"))
-            .build()
-            .map_err(|e| Error::Pool {
-                threads,
-                reason: e.to_string(),
-            })?;
         let encoder = threads.install(|| ImageEncoder::load(&bundle))?;
         Ok(Classifier {
             bundle,
@@ -66,6 +50,31 @@ impl Builder {
             threads,
         })
     }
+}
+
+/// Threads to compute with, 1 to the machine's processors; all of them when not given.
+///
+/// # Errors
+/// [`Error::Threads`], [`Error::Pool`]; [`Error::Kernels`] where `PINHOLE_KERNELS` asks for what this
+/// machine lacks.
+pub fn thread_pool(threads: Option<usize>) -> Result<rayon::ThreadPool, Error> {
+    let available = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let threads = threads.unwrap_or(available);
+    if !(1..=available).contains(&threads) {
+        return Err(Error::Threads {
+            available,
+            found: threads,
+        });
+    }
+    pinhole_kernels::check().map_err(|e| Error::Kernels(e.to_string()))?;
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|i| format!("pinhole-{i}"))
+        .build()
+        .map_err(|e| Error::Pool {
+            threads,
+            reason: e.to_string(),
+        })
 }
 
 /// The classes of a bundle ranked for one image.
@@ -141,7 +150,7 @@ impl Classifier {
             mut latency,
         } = self.embed(image)?;
         let start = Instant::now();
-        let (ranking, unknown) = rank(&self.bundle, &values);
+        let (ranking, unknown) = self.rank(&values)?;
         latency.head = start.elapsed();
         Ok(Classification {
             ranking,
@@ -166,6 +175,22 @@ impl Classifier {
             head: Duration::ZERO,
         };
         Ok(Embedding { values, latency })
+    }
+
+    /// Cosine similarity of a unit `embedding` `[D]` with every class, `[C]`.
+    ///
+    /// # Errors
+    /// [`Error::Run`] where the length is not D.
+    pub fn similarities(&self, embedding: &[f32]) -> Result<Vec<f32>, Error> {
+        let head = self.bundle.head();
+        if embedding.len() != head.embedding_size {
+            return Err(Error::Run(format!(
+                "embedding: expected {} values, found {}",
+                head.embedding_size,
+                embedding.len()
+            )));
+        }
+        Ok(head.similarities(embedding))
     }
 
     /// The square of pixels that the encoder sees of `image`.
@@ -216,44 +241,41 @@ impl Classifier {
     pub fn operators(&self) -> Vec<(String, String)> {
         self.encoder.operators()
     }
-}
 
-/// All classes by falling probability, and whether the policy says "unknown".
-fn rank(bundle: &Bundle, embedding: &[f32]) -> (Vec<Ranked>, bool) {
-    let manifest = bundle.manifest();
-    let similarities = bundle.head().similarities(embedding);
-    let factor = manifest.logit_scale / manifest.temperature;
-    let best = similarities
-        .iter()
-        .copied()
-        .fold(f32::NEG_INFINITY, f32::max);
-    let exponentials: Vec<f32> = similarities
-        .iter()
-        .map(|s| ((s - best) * factor).exp())
-        .collect();
-    let sum: f32 = exponentials.iter().sum();
-    let mut ranking: Vec<Ranked> = manifest
-        .classes
-        .iter()
-        .zip(similarities.iter().zip(&exponentials))
-        .map(|(name, (&similarity, e))| Ranked {
-            name: name.clone(),
-            probability: e / sum,
-            similarity,
-        })
-        .collect();
-    // Stable, so that equal classes keep the bundle's order.
-    ranking.sort_by(|a, b| b.similarity.total_cmp(&a.similarity));
-    let margin = ranking
-        .get(1)
-        .map_or(f32::INFINITY, |second| best - second.similarity);
-    let unknown = manifest
-        .unknown
-        .min_similarity
-        .is_some_and(|least| best < least)
-        || manifest
-            .unknown
-            .min_margin
-            .is_some_and(|least| margin < least);
-    (ranking, unknown)
+    /// All classes by falling probability, and whether the policy says "unknown".
+    fn rank(&self, embedding: &[f32]) -> Result<(Vec<Ranked>, bool), Error> {
+        let manifest = self.manifest();
+        let similarities = self.similarities(embedding)?;
+        let factor = manifest.logit_scale / manifest.temperature;
+        let best = similarities
+            .iter()
+            .copied()
+            .fold(f32::NEG_INFINITY, f32::max);
+        let exponentials: Vec<f32> = similarities
+            .iter()
+            .map(|s| ((s - best) * factor).exp())
+            .collect();
+        let sum: f32 = exponentials.iter().sum();
+        let mut ranking: Vec<Ranked> = manifest
+            .classes
+            .iter()
+            .zip(similarities.iter().zip(&exponentials))
+            .map(|(name, (&similarity, e))| Ranked {
+                name: name.clone(),
+                probability: e / sum,
+                similarity,
+            })
+            .collect();
+        // Stable, so that equal classes keep the bundle's order.
+        ranking.sort_by(|a, b| b.similarity.total_cmp(&a.similarity));
+        let margin = ranking
+            .get(1)
+            .map_or(f32::INFINITY, |second| best - second.similarity);
+        let policy = &manifest.unknown;
+        let negative = self.bundle.head().negative_similarity(embedding);
+        let unknown = policy.min_similarity.is_some_and(|least| best < least)
+            || policy.min_margin.is_some_and(|least| margin < least)
+            || negative.is_some_and(|negative| negative > best);
+        Ok((ranking, unknown))
+    }
 }

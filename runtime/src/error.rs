@@ -11,6 +11,18 @@ pub enum Error {
     /// An image cannot be read.
     #[error(transparent)]
     Image(#[from] pinhole_preprocessing::Error),
+    /// The bundle cannot make vectors of texts.
+    #[error(
+        "{}: the bundle has no text encoder for new classes; export it again with --with-text",
+        bundle.display()
+    )]
+    NoTextEncoder {
+        /// The bundle's folder.
+        bundle: PathBuf,
+    },
+    /// A text cannot be embedded, or the text encoder is not what it must be.
+    #[error(transparent)]
+    Text(#[from] pinhole_prompts::Error),
     /// The ONNX file is not one that this runtime can run.
     #[error("{}: {reason}", path.display())]
     Network {

@@ -31,11 +31,16 @@ mod classifier;
 mod error;
 mod network;
 mod selftest;
+mod text;
 
-pub use classifier::{Builder, Classification, Classifier, Embedding, Latency, Ranked};
+pub use classifier::{
+    Builder, Classification, Classifier, Embedding, Latency, Ranked, thread_pool,
+};
 pub use error::Error;
-pub use pinhole_bundle::{Bundle, Fidelity, Manifest, Precision};
+pub use pinhole_bundle::{Bundle, Calibration, Fidelity, Manifest, Precision};
 pub use pinhole_preprocessing::{
     DecodeOptions, Error as ImageError, Pixels, Preprocessing, RgbImage, open as open_image,
 };
+pub use pinhole_prompts::Classes;
 pub use selftest::{GoldenResult, SelfTest, cosine};
+pub use text::set_classes;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
-use pinhole::{Classifier, DecodeOptions, Latency, Manifest, RgbImage};
+use pinhole::{Classes, Classifier, DecodeOptions, Latency, Manifest, RgbImage};
 use serde::Serialize;
 
 /// Classify images offline with a bundle that pinhole-export wrote.
@@ -66,6 +66,17 @@ enum Command {
         /// Turn the image as its EXIF orientation says (CLIP's own preprocessing does not)
         #[arg(long)]
         exif_orientation: bool,
+    },
+    /// Show the bundle's classes, or give it others (if it was exported --with-text)
+    Classes {
+        #[command(flatten)]
+        common: Common,
+        /// Text file with the new classes, one a line
+        #[arg(long, value_name = "FILE", conflicts_with = "add")]
+        set: Option<PathBuf>,
+        /// Classes to add to those there are
+        #[arg(long, value_name = "NAME", num_args = 1..)]
+        add: Vec<String>,
     },
     /// Check that this machine computes what the exporter's did
     Selftest {
@@ -152,6 +163,7 @@ fn run(command: Command) -> Result<ExitCode> {
             out,
             exif_orientation,
         } => preprocess(&bundle, &image, &out, exif_orientation),
+        Command::Classes { common, set, add } => classes(&common, set.as_deref(), &add),
         Command::Selftest { common } => selftest(&open(&common)?),
     }
 }
@@ -347,15 +359,64 @@ fn inspect(classifier: &Classifier, operators: bool, json: bool) -> Result<ExitC
         )?,
         None => writeln!(out, "fidelity       the weights are as in the checkpoint")?,
     }
-    let policy = &manifest.unknown;
-    match (policy.min_similarity, policy.min_margin) {
-        (None, None) => writeln!(out, "unknown        never: no threshold is set")?,
-        (similarity, margin) => writeln!(
+    match &manifest.prompt_learner {
+        Some(learner) => writeln!(
             out,
-            "unknown        below similarity {}, below margin {}",
-            similarity.map_or("none".into(), |v| v.to_string()),
-            margin.map_or("none".into(), |v| v.to_string())
+            "prompts        {} learned {}context vectors, class name at the {}",
+            learner.n_ctx,
+            if learner.class_specific {
+                "class-specific "
+            } else {
+                ""
+            },
+            learner.class_position
         )?,
+        None => writeln!(out, "prompts        {}", manifest.templates.join(" | "))?,
+    }
+    match &manifest.text_encoder {
+        Some(text) => writeln!(out, "text encoder   in {}", text.precision)?,
+        None => writeln!(out, "text encoder   none: the classes are fixed")?,
+    }
+    match &manifest.calibration {
+        Some(c) => writeln!(
+            out,
+            "calibration    on {} images, {:.1} % right: expected calibration error {:.1} %, before {:.1} %",
+            c.images,
+            100.0 * c.accuracy,
+            100.0 * c.ece_after,
+            100.0 * c.ece_before
+        )?,
+        None => writeln!(
+            out,
+            "calibration    none: the probabilities are not to be relied on"
+        )?,
+    }
+    let policy = &manifest.unknown;
+    let mut rules = vec![];
+    if let Some(least) = policy.min_similarity {
+        rules.push(format!("similarity below {least:.4}"));
+    }
+    if let Some(least) = policy.min_margin {
+        rules.push(format!("margin below {least:.4}"));
+    }
+    if !policy.negatives.is_empty() {
+        rules.push(format!("nearer to: {}", policy.negatives.join(" | ")));
+    }
+    if rules.is_empty() {
+        rules.push("never: no threshold is set".into());
+    }
+    writeln!(out, "unknown        {}", rules.join(", or "))?;
+    if let Some(c) = &manifest.calibration {
+        let rejected = |share: Option<f32>, of: &str| {
+            share.map_or(String::new(), |v| format!(", {:.1} % of {of}", 100.0 * v))
+        };
+        writeln!(
+            out,
+            "               says so of {:.1} % of the right answers{}{}",
+            100.0 * (1.0 - c.kept),
+            rejected(c.wrong_rejected, "the wrong ones"),
+            rejected(c.strangers_rejected, "images of no class")
+        )?;
     }
     writeln!(
         out,
@@ -406,6 +467,37 @@ fn preprocess(
         let _ = std::fs::remove_file(out);
         bail!("{}: cannot write: {e}", out.display());
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn classes(common: &Common, set: Option<&Path>, add: &[String]) -> Result<ExitCode> {
+    let old = pinhole::Bundle::open(&common.bundle)?;
+    let mut names = old.manifest().classes.clone();
+    let mut out = std::io::stdout().lock();
+    let change = match set {
+        Some(file) => Classes::read(file)?,
+        None if add.is_empty() => {
+            for name in names {
+                writeln!(out, "{name}")?;
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        None => {
+            names.extend_from_slice(add);
+            Classes::new(names)?
+        }
+    };
+    let threads = pinhole::thread_pool(common.threads)?;
+    let manifest =
+        threads.install(|| pinhole::set_classes(&common.bundle, &change, &mut |_, _| {}))?;
+    if old.manifest().calibration.is_some() {
+        eprintln!(
+            "note: the temperature and the thresholds for \"unknown\" were fitted to the old classes and \
+             are reset"
+        );
+    }
+    let (bundle, count) = (common.bundle.display(), manifest.classes.len());
+    writeln!(out, "{bundle}: {count} classes")?;
     Ok(ExitCode::SUCCESS)
 }
 

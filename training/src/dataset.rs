@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     io::Read,
+    ops::Range,
     path::{Component, Path, PathBuf},
 };
 
@@ -61,7 +62,7 @@ pub enum ItemSource {
 
 /// Which of the classes, in the protocol of Zhou et al., "Conditional prompt learning for
 /// vision-language models" (CVPR 2022), section 4.1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {
     /// All of them.
@@ -70,6 +71,29 @@ pub enum Part {
     Base,
     /// The others.
     New,
+}
+
+impl Part {
+    /// The places of its classes in a list of `classes`.
+    pub fn range(self, classes: usize) -> Range<usize> {
+        let half = classes.div_ceil(2);
+        match self {
+            Self::All => 0..classes,
+            Self::Base => 0..half,
+            Self::New => half..classes,
+        }
+    }
+}
+
+/// "all", "base" or "new".
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::All => "all",
+            Self::Base => "base",
+            Self::New => "new",
+        })
+    }
 }
 
 /// How a data set is opened.
@@ -171,12 +195,7 @@ impl Dataset {
 
     /// The images of base or new classes, labelled from 0. With one class there is no new one.
     pub fn part(&self, part: Part) -> Self {
-        let half = self.classes.len().div_ceil(2);
-        let range = match part {
-            Part::All => 0..self.classes.len(),
-            Part::Base => 0..half,
-            Part::New => half..self.classes.len(),
-        };
+        let range = part.range(self.classes.len());
         let of = |items: &[Item]| -> Vec<Item> {
             let kept = items.iter().filter(|item| range.contains(&item.label));
             kept.map(|item| Item {
@@ -667,7 +686,9 @@ mod tests {
         assert_eq!(distinct.len(), 32);
     }
 
-    const RECORDED: [&str; 8] = ["", "", "", "", "", "", "", ""];
+    const RECORDED: [&str; 8] = [
+        "32.png", "24.png", "20.png", "08.png", "37.png", "05.png", "31.png", "33.png",
+    ];
 
     #[test]
     fn a_class_with_too_few_images_is_named() {

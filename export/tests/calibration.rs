@@ -1,0 +1,183 @@
+//! Labelled calibration images: temperature, thresholds, and what the manifest says of them.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{Scene, checkpoint};
+use pinhole::{Bundle, Classifier, DecodeOptions};
+
+/// A picture in one of four plain colours, slightly different each time.
+fn picture(path: &Path, colour: usize, i: usize) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let paint = [[200, 40, 40], [40, 200, 40], [40, 40, 200], [210, 210, 60]][colour];
+    let bytes = (0..40 * 40 * 3).map(|at| (paint[at % 3] + (at * (i + 3) % 17) + i) as u8);
+    let png = image::RgbImage::from_raw(40, 40, bytes.collect()).unwrap();
+    png.save(path).unwrap();
+}
+
+/// The class that each colour is nearest to by a model that knows nothing, so that labels can be right.
+fn nearest(scene: &Scene, classes: &[&str]) -> Vec<usize> {
+    let out = scene.path("plain");
+    let output = scene.export(&checkpoint(), &["--out", out.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.contains("uncalibrated"), "{message}");
+    let classifier = Classifier::open(&out).unwrap();
+    (0..3)
+        .map(|colour| {
+            let path = scene.path(&format!("probe-{colour}.png"));
+            picture(&path, colour, 0);
+            let image = pinhole::open_image(&path, &DecodeOptions::default()).unwrap();
+            let best = classifier.classify(&image).unwrap().ranking[0].name.clone();
+            classes.iter().position(|class| *class == best).unwrap()
+        })
+        .collect()
+}
+
+#[test]
+fn labelled_images_set_temperature_and_thresholds() {
+    let classes = ["cat", "dog", "polar bear", "mug", "fern", "lamp"];
+    let scene = Scene::new(&classes.join("\n"));
+    let nearest = nearest(&scene, &classes);
+    for (colour, class) in nearest.iter().enumerate() {
+        for i in 0..8 {
+            let folder = classes[*class].replace(' ', "_");
+            picture(
+                &scene.path(&format!("images/{folder}/{colour}-{i}.png")),
+                colour,
+                i,
+            );
+        }
+    }
+    // A wrong label, and things of no class.
+    picture(
+        &scene.path(&format!(
+            "images/{}/wrong.png",
+            classes[(nearest[0] + 1) % 6]
+        )),
+        0,
+        3,
+    );
+    for i in 0..4 {
+        picture(&scene.path(&format!("images/sky/{i}.png")), 3, i);
+    }
+    let images = scene.path("images");
+    let output = scene.export(
+        &checkpoint(),
+        &[
+            "--calibration",
+            images.to_str().unwrap(),
+            "--keep",
+            "0.8",
+            "--with-text",
+        ],
+    );
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{message}");
+    assert!(message.contains("none of the classes: sky"), "{message}");
+
+    let classifier = Classifier::open(scene.path("bundle")).unwrap();
+    let manifest = classifier.manifest();
+    let found = manifest.calibration.unwrap();
+    assert_eq!((found.images, found.strangers), (25, 4));
+    assert_ne!(manifest.temperature, 1.0);
+    assert!(manifest.unknown.min_similarity.is_some() && manifest.unknown.min_margin.is_some());
+
+    // What the manifest says is what classify answers.
+    let (mut answers, mut kept) = (vec![], 0);
+    for (class, name) in classes.iter().enumerate() {
+        let folder = images.join(name.replace(' ', "_"));
+        for file in fs::read_dir(folder).into_iter().flatten() {
+            let path = file.unwrap().path();
+            let image = pinhole::open_image(&path, &DecodeOptions::default()).unwrap();
+            let answer = classifier.classify(&image).unwrap();
+            let right = answer.ranking[0].name == classes[class];
+            answers.push((answer.ranking[0].probability, right));
+            kept += usize::from(right && !answer.unknown);
+        }
+    }
+    let right = answers.iter().filter(|(_, right)| *right).count();
+    assert!((20..25).contains(&right), "{right}");
+    assert!(
+        (found.accuracy - right as f32 / 25.0).abs() < 1e-6,
+        "{found:?}"
+    );
+    assert!(
+        (found.kept - kept as f32 / right as f32).abs() < 1e-6,
+        "{kept}: {found:?}"
+    );
+    assert!(
+        found.kept < 1.0 && found.kept >= 0.75,
+        "--keep 0.8: {found:?}"
+    );
+    let ece = pinhole_bundle::expected_calibration_error(answers);
+    assert!((found.ece_after - ece).abs() < 1e-5, "{ece}: {found:?}");
+
+    // Other classes make the figures void.
+    let names = pinhole::Classes::new(["cat", "cup"]).unwrap();
+    let manifest = pinhole::set_classes(scene.path("bundle"), &names, &mut |_, _| {}).unwrap();
+    assert!(manifest.calibration.is_none() && manifest.unknown.min_margin.is_none());
+    assert_eq!(manifest.temperature, 1.0);
+}
+
+#[test]
+fn a_negative_text_that_is_nearer_makes_the_answer_unknown() {
+    let scene = Scene::new("cat\ndog");
+    // The negative is a class's own prompt: as similar as the best class at most, and then not nearer.
+    let answer = |negative: &str, name: &str| {
+        let path = scene.path("negatives.txt");
+        fs::write(&path, negative).unwrap();
+        let out = scene.path(name);
+        let flags = [
+            "--negatives",
+            path.to_str().unwrap(),
+            "--out",
+            out.to_str().unwrap(),
+        ];
+        let output = scene.export(&checkpoint(), &flags);
+        assert!(output.status.success(), "{output:?}");
+        let image = scene.path("probe.png");
+        picture(&image, 1, 1);
+        let image = pinhole::open_image(&image, &DecodeOptions::default()).unwrap();
+        let classifier = Classifier::open(&out).unwrap();
+        let embedding = classifier.embed(&image).unwrap().values;
+        let head = classifier.bundle().head();
+        let negative = head.negative_similarity(&embedding).unwrap();
+        let answer = classifier.classify(&image).unwrap();
+        (negative > answer.ranking[0].similarity, answer.unknown)
+    };
+    let mut seen = [false; 2];
+    for (i, text) in [
+        "a photo of a cat.",
+        "an empty room",
+        "rain",
+        "the sky at night",
+        "blur",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (nearer, unknown) = answer(text, &format!("bundle-{i}"));
+        assert_eq!(nearer, unknown, "{text}");
+        seen[usize::from(nearer)] = true;
+    }
+    assert_eq!(seen, [true, true], "both happen");
+}
+
+#[test]
+fn images_without_folders_of_classes_are_no_labels() {
+    let scene = Scene::new("cat\ndog");
+    for i in 0..3 {
+        picture(&scene.path(&format!("images/some/{i}.png")), i, i);
+    }
+    let images = scene.path("images");
+    let output = scene.export(&checkpoint(), &["--calibration", images.to_str().unwrap()]);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{message}");
+    assert!(message.contains("uncalibrated"), "{message}");
+    let bundle = Bundle::open(&scene.path("bundle")).unwrap();
+    assert!(bundle.manifest().calibration.is_none());
+    assert!(bundle.manifest().unknown.min_similarity.is_none());
+}

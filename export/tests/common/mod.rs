@@ -1,0 +1,135 @@
+//! What the tests of the command line share: a small random checkpoint, and a folder to export into.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::LazyLock;
+
+use pinhole_checkpoint::{Activation, ClipConfig, Error, Existing, ImageTower, Tensor, TextTower};
+use pinhole_preprocessing::Preprocessing;
+
+/// A checkpoint of a small ViT with the true vocabulary, made once for all tests.
+static CHECKPOINT: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().unwrap();
+    write_checkpoint(&folder.path().join("clip"), |_, tensor| tensor);
+    folder
+});
+
+pub fn write_checkpoint(folder: &Path, change: impl Fn(&str, Tensor) -> Tensor) {
+    let config = ClipConfig {
+        name: None,
+        embedding: 32,
+        image: ImageTower::VisionTransformer {
+            image_size: 32,
+            patch_size: 8,
+            width: 64,
+            layers: 2,
+            heads: 1,
+        },
+        text: TextTower {
+            context_length: 16,
+            vocabulary: 49_408,
+            width: 64,
+            layers: 1,
+            heads: 1,
+        },
+        activation: Activation::QuickGelu,
+        preprocessing: Preprocessing::openai(32),
+    };
+    let shapes = config.tensors();
+    pinhole_checkpoint::write::<Error>(folder, &config, Existing::Keep, |name| {
+        let shape = &shapes.iter().find(|(n, _)| n == name).unwrap().1;
+        Ok(change(name, random(name, shape)))
+    })
+    .unwrap();
+}
+
+/// Numbers that depend on the tensor's name alone: gains near 1, matrices that keep the variance.
+pub fn random(name: &str, shape: &[usize]) -> Tensor {
+    let mut state = name.bytes().fold(1u64, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
+    });
+    let mut uniform = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+    };
+    let count = shape.iter().product();
+    let gain = name.contains("ln_") && name.ends_with("weight");
+    let scale = if shape.len() > 1 {
+        2.0 / (shape[shape.len() - 1] as f32).sqrt()
+    } else {
+        0.2
+    };
+    let data = (0..count)
+        .map(|_| match name {
+            "logit_scale" => 4.6,
+            _ if gain => 1.0 + 0.2 * uniform(),
+            _ => scale * uniform(),
+        })
+        .collect();
+    Tensor {
+        shape: shape.to_vec(),
+        data,
+    }
+}
+
+pub fn checkpoint() -> PathBuf {
+    CHECKPOINT.path().join("clip")
+}
+
+pub struct Scene {
+    pub folder: tempfile::TempDir,
+}
+
+impl Scene {
+    pub fn new(classes: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("classes.txt"), classes).unwrap();
+        Self { folder }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn export(&self, clip: &Path, extra: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pinhole-export"));
+        command
+            .arg("bundle")
+            .arg("--clip")
+            .arg(clip)
+            .arg("--classes")
+            .arg(self.path("classes.txt"));
+        if !extra.contains(&"--out") {
+            command.arg("--out").arg(self.path("bundle"));
+        }
+        command.args(extra).output().unwrap()
+    }
+
+    #[track_caller]
+    pub fn assert_fails(&self, output: &Output, parts: &[&str]) {
+        let before = fs::read_dir(self.folder.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect::<Vec<_>>();
+        let message = String::from_utf8(output.stderr.clone()).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        let errors: Vec<&str> = message
+            .lines()
+            .filter(|l| !l.starts_with("note: "))
+            .collect();
+        assert_eq!(errors.len(), 1, "{message}");
+        assert!(errors[0].starts_with("error: "), "{message}");
+        for part in parts {
+            assert!(errors[0].contains(part), "expected {part:?} in: {message}");
+        }
+        let left: Vec<_> = before
+            .iter()
+            .filter(|n| n.to_string_lossy().contains("partial"))
+            .collect();
+        assert!(left.is_empty(), "left behind: {left:?}");
+    }
+}

@@ -1,0 +1,262 @@
+//! What CoOp learned, and new classes on the board.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{Scene, checkpoint, random};
+use pinhole::{Bundle, Classes, Classifier, set_classes};
+use pinhole_checkpoint::{
+    Checkpoint, ClassPosition, MetaNet, PromptLearner, Tensor, write_prompt_learner,
+};
+use pinhole_prompts::{PromptRow, TextTower, Tokenizer, prompt_rows};
+
+fn learner(shape: &[usize], class_position: Option<ClassPosition>) -> PromptLearner {
+    PromptLearner {
+        context: random("ctx", shape),
+        meta_net: None,
+        class_position,
+    }
+}
+
+/// The embedding of one class, put together by hand from the rows.
+fn embedded(class: &str, context: &[f32], n_ctx: usize, position: ClassPosition) -> Vec<f32> {
+    let checkpoint = Checkpoint::open(&checkpoint(), &Default::default()).unwrap();
+    let tower = TextTower::load(&checkpoint).unwrap();
+    let rows = prompt_rows(&Tokenizer::new(), class, n_ctx, position, 16).unwrap();
+    let rows = rows.into_iter().flat_map(|row| match row {
+        PromptRow::Token(id) => tower.token_rows(&[id]).unwrap(),
+        PromptRow::Context(i) => context[i * 64..][..64].to_vec(),
+    });
+    tower.embed_rows(&rows.collect::<Vec<_>>()).unwrap()
+}
+
+fn close(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 2e-5)
+}
+
+fn export(scene: &Scene, learner: &PromptLearner, extra: &[&str]) -> std::process::Output {
+    let file = scene.path("learner.safetensors");
+    write_prompt_learner(&file, learner).unwrap();
+    let flags = ["--prompt-learner", file.to_str().unwrap()];
+    scene.export(&checkpoint(), &[&flags, extra].concat())
+}
+
+#[test]
+fn every_form_of_coop_becomes_class_embeddings() {
+    for (position, flag, specific) in [
+        (ClassPosition::End, None, false),
+        (ClassPosition::Middle, None, true),
+        (ClassPosition::Front, Some("front"), false),
+    ] {
+        let scene = Scene::new("polar_bear\ncat\n");
+        let shape: &[usize] = if specific { &[2, 4, 64] } else { &[4, 64] };
+        // The command line goes before the file.
+        let said = flag.map_or(position, |_| ClassPosition::End);
+        let learner = learner(shape, Some(said));
+        let extra: Vec<&str> = flag.iter().flat_map(|f| ["--class-position", f]).collect();
+        let output = export(&scene, &learner, &extra);
+        assert!(output.status.success(), "{output:?}");
+        let bundle = Bundle::open(&scene.path("bundle")).unwrap();
+        let own = if specific { 4 * 64 } else { 0 };
+        for (i, class) in ["polar bear", "cat"].into_iter().enumerate() {
+            let expected = embedded(class, &learner.context.data[i * own..], 4, position);
+            let found = &bundle.head().class_embeddings[i * 32..][..32];
+            assert!(close(found, &expected), "{position} {class}");
+        }
+        let info = bundle.manifest().prompt_learner.unwrap();
+        assert_eq!((info.n_ctx, info.class_position), (4, position));
+        assert_eq!(info.class_specific, specific);
+        assert!(bundle.manifest().templates.is_empty());
+    }
+}
+
+#[test]
+fn a_learner_of_another_model_is_refused_with_what_fits() {
+    let scene = Scene::new("cat\ndog\n");
+    let end = Some(ClassPosition::End);
+    let net = |embedding: usize| MetaNet {
+        linear1_weight: random("a", &[2, embedding]),
+        linear1_bias: random("b", &[2]),
+        linear2_weight: random("c", &[64, 2]),
+        linear2_bias: random("d", &[64]),
+    };
+    let mut foreign = learner(&[4, 64], end);
+    foreign.meta_net = Some(net(48));
+    for (learner, extra, parts) in [
+        (
+            learner(&[4, 512], end),
+            &[][..],
+            &["512", "ViT-B/32", "expected 64"][..],
+        ),
+        (
+            learner(&[3, 4, 64], end),
+            &[],
+            &["class-specific", "found 3", "expected 2"],
+        ),
+        (learner(&[13, 64], end), &[], &["cat", "17", "at most 16"]),
+        (foreign, &[], &["meta-net", "48", "32"]),
+        (
+            learner(&[2, 4, 64], end),
+            &["--with-text"],
+            &["--with-text", "class-specific"],
+        ),
+    ] {
+        scene.assert_fails(&export(&scene, &learner, extra), parts);
+        assert!(!scene.path("bundle").exists());
+    }
+}
+
+#[test]
+fn new_classes_are_named_without_the_checkpoint() {
+    for (learner, precision) in [
+        (None, "f32"),
+        (Some(learner(&[4, 64], Some(ClassPosition::Middle))), "f16"),
+    ] {
+        let scene = Scene::new("cat\ndog\n");
+        let flags = ["--with-text", "--precision", precision];
+        let output = match &learner {
+            Some(learner) => export(&scene, learner, &flags),
+            None => scene.export(&checkpoint(), &flags),
+        };
+        assert!(output.status.success(), "{output:?}");
+        let folder = scene.path("bundle");
+        let before = Bundle::open(&folder).unwrap();
+
+        let classes = Classes::new(["polar_bear", "dog"]).unwrap();
+        let manifest = set_classes(&folder, &classes, &mut |_, _| {}).unwrap();
+        assert_eq!(manifest.classes, ["polar_bear", "dog"]);
+        let after = Bundle::open(&folder).unwrap();
+        let (old, new) = (
+            &before.head().class_embeddings,
+            &after.head().class_embeddings,
+        );
+        assert_eq!(new[32..], old[32..], "a class that stays keeps its vector");
+        let fresh = match &learner {
+            Some(l) => embedded("polar bear", &l.context.data, 4, ClassPosition::Middle),
+            None => {
+                let checkpoint = Checkpoint::open(&checkpoint(), &Default::default()).unwrap();
+                let tower = TextTower::load(&checkpoint).unwrap();
+                let text = Tokenizer::new()
+                    .tokens("a photo of a polar bear.", 16)
+                    .unwrap();
+                tower.embed_tokens(&text).unwrap()
+            }
+        };
+        let cosine: f32 = new[..32].iter().zip(&fresh).map(|(a, b)| a * b).sum();
+        let least = if precision == "f32" {
+            0.999_999
+        } else {
+            0.9999
+        };
+        assert!(cosine > least, "{cosine}");
+        assert!(
+            Classifier::open(&folder)
+                .unwrap()
+                .self_test()
+                .unwrap()
+                .passed()
+        );
+
+        // A name that does not fit changes nothing.
+        let long = Classes::new(["dog", &"very ".repeat(20)]).unwrap();
+        assert!(set_classes(&folder, &long, &mut |_, _| {}).is_err());
+        assert_eq!(Bundle::open(&folder).unwrap().manifest(), &manifest);
+        let left = fs::read_dir(scene.path("")).unwrap();
+        let left: Vec<_> = left.map(|e| e.unwrap().file_name()).collect();
+        assert!(
+            left.iter()
+                .all(|n| !n.to_string_lossy().contains("partial")),
+            "{left:?}"
+        );
+    }
+}
+
+#[test]
+fn a_bundle_without_text_encoder_says_how_to_get_one() {
+    let scene = Scene::new("cat\n");
+    assert!(scene.export(&checkpoint(), &[]).status.success());
+    let classes = Classes::new(["dog"]).unwrap();
+    let error = set_classes(scene.path("bundle"), &classes, &mut |_, _| {}).unwrap_err();
+    assert!(error.to_string().contains("--with-text"), "{error}");
+}
+
+#[test]
+fn a_bundle_is_replaced_through_a_link() {
+    let scene = Scene::new("cat\n");
+    assert!(
+        scene
+            .export(&checkpoint(), &["--with-text"])
+            .status
+            .success()
+    );
+    let link = scene.path("link");
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(scene.path("bundle"), &link).unwrap();
+    let classes = Classes::new(["dog"]).unwrap();
+    set_classes(&link, &classes, &mut |_, _| {}).unwrap();
+    assert!(link.symlink_metadata().unwrap().is_symlink());
+    assert_eq!(
+        Bundle::open(Path::new(&link)).unwrap().manifest().classes,
+        ["dog"]
+    );
+}
+
+#[test]
+fn a_damaged_text_encoder_is_an_error() {
+    let scene = Scene::new("cat\n");
+    assert!(
+        scene
+            .export(&checkpoint(), &["--with-text"])
+            .status
+            .success()
+    );
+    let file = scene.path("bundle/text_encoder.safetensors");
+    let mut bytes = fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let classes = Classes::new(["dog"]).unwrap();
+    let error = set_classes(scene.path("bundle"), &classes, &mut |_, _| {}).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("text_encoder.safetensors") && error.contains("sha256"),
+        "{error}"
+    );
+}
+
+#[test]
+fn tensors_are_as_wide_as_they_claim() {
+    // A context of no dimensions must not reach the arithmetic.
+    let scene = Scene::new("cat\n");
+    let output = export(&scene, &learner(&[4, 64], None), &["--with-text"]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--class-position end"));
+    let bundle = Bundle::open(&scene.path("bundle")).unwrap();
+    let writer = pinhole_bundle::BundleWriter::create(&scene.path("forged")).unwrap();
+    for file in &bundle.manifest().files {
+        writer
+            .add(
+                &file.path,
+                &fs::read(bundle.folder().join(&file.path)).unwrap(),
+            )
+            .unwrap();
+    }
+    let mut head = bundle.head().clone();
+    let flat = Tensor {
+        shape: vec![4 * 64],
+        data: vec![0.0; 4 * 64],
+    };
+    head.learned.insert("context".into(), flat);
+    writer.add_head(&head).unwrap();
+    writer
+        .write_manifest(&mut bundle.manifest().clone())
+        .unwrap();
+    writer.finish().unwrap();
+    let error = Bundle::open(&scene.path("forged")).unwrap_err().to_string();
+    assert!(
+        error.contains("head.safetensors") && error.contains("context"),
+        "{error}"
+    );
+}

@@ -1,0 +1,117 @@
+//! The time of CoCoOp's text side for one image, with random weights of ViT-B's text tower (12
+//! layers, width 512, 8 heads), 4 context vectors and a meta-net of 32 hidden units:
+//!
+//!     cargo run --release -p pinhole-prompts --example conditional [THREADS] [RUNS]
+//!
+//! Prints medians in milliseconds: the exact class embeddings of 100 classes, of a shortlist of 5, and
+//! the first-order head with 1,000 classes.
+
+use std::time::Instant;
+
+use pinhole_checkpoint::{Activation, MetaNet, PromptLearner, Tensor, TextTower as Config};
+use pinhole_prompts::{Classes, Conditional, TextTower, Tokenizer};
+
+const EMBEDDING: usize = 512;
+const HIDDEN: usize = 32;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() {
+    if let Err(error) = run() {
+        eprintln!("error: {error}");
+        std::process::exit(1);
+    }
+}
+
+fn run() -> Result<(), Failure> {
+    let mut arguments = std::env::args().skip(1);
+    let mut number = |default| arguments.next().map_or(Ok(default), |a| a.parse::<usize>());
+    let (threads, runs) = (number(2)?, number(15)?.max(1));
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()?;
+    println!(
+        "kernels {}, threads {threads}, medians of {runs} runs",
+        pinhole_kernels::chosen()
+    );
+    pool.install(|| measure(runs))
+}
+
+fn measure(runs: usize) -> Result<(), Failure> {
+    let config = Config {
+        context_length: 77,
+        vocabulary: 49408,
+        width: 512,
+        layers: 12,
+        heads: 8,
+    };
+    let shapes = TextTower::tensors(&config, EMBEDDING, config.vocabulary);
+    let mut seed = 1;
+    let tower = TextTower::new(config, EMBEDDING, Activation::QuickGelu, |name| {
+        seed += 1;
+        let shape = shapes.iter().find(|(n, _)| n == name);
+        let shape = shape.map_or(vec![], |(_, shape)| shape.clone());
+        let centre = f32::from(name.contains("ln_") && name.ends_with("weight"));
+        Ok(random(shape, 0.02, centre, seed))
+    })?;
+    let learner = PromptLearner {
+        context: random(vec![4, 512], 0.02, 0.0, 3),
+        meta_net: Some(MetaNet {
+            linear1_weight: random(vec![HIDDEN, EMBEDDING], 0.05, 0.0, 4),
+            linear1_bias: random(vec![HIDDEN], 0.05, 0.0, 5),
+            linear2_weight: random(vec![512, HIDDEN], 0.1, 0.0, 6),
+            linear2_bias: random(vec![512], 0.02, 0.0, 7),
+        }),
+        class_position: None,
+    };
+    // Names of two tokens, as most data sets' are: with the full stop and EOT four rows a class.
+    let words = "red blue green dark light small big old wild tame";
+    let nouns = "cat dog bird fish car boat tree house road bear";
+    let names = words
+        .split(' ')
+        .flat_map(|a| nouns.split(' ').map(move |b| format!("{a} {b}")));
+    let classes = Classes::new(names)?;
+    let conditional = Conditional::new(&tower, &Tokenizer::new(), &classes, &learner)?;
+    let image = unit(random(vec![EMBEDDING], 1.0, 0.0, 8).data);
+
+    let milliseconds = median(runs, || conditional.exact(&tower, &image, None).map(drop))?;
+    println!("exact, 100 classes: {milliseconds:.2}");
+    let five = [3, 14, 15, 92, 65];
+    let milliseconds = median(runs, || {
+        conditional.exact(&tower, &image, Some(&five)).map(drop)
+    })?;
+    println!("exact, 5 of them: {milliseconds:.2}");
+    Ok(())
+}
+
+fn median<E>(runs: usize, mut run: impl FnMut() -> Result<(), E>) -> Result<f64, E> {
+    run()?;
+    let mut times = Vec::with_capacity(runs);
+    for _ in 0..runs {
+        let start = Instant::now();
+        run()?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[times.len() / 2])
+}
+
+/// Values of this deviation around a centre; equal seeds, equal values.
+fn random(shape: Vec<usize>, deviation: f32, centre: f32, seed: u64) -> Tensor {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let uniform = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+    };
+    let scale = deviation * 12f32.sqrt();
+    let data = std::iter::repeat_with(uniform).take(shape.iter().product());
+    let data = data.map(|u| centre + scale * u).collect();
+    Tensor { shape, data }
+}
+
+fn unit(mut x: Vec<f32>) -> Vec<f32> {
+    pinhole_kernels::l2_normalize(&mut x);
+    x
+}

@@ -1,0 +1,341 @@
+//! CoCoOp: class embeddings that depend on the image.
+
+mod eigen;
+mod fidelity;
+mod fit;
+mod linear;
+mod reuse;
+mod shortlist;
+
+use pinhole_checkpoint::{ClassPosition, MetaNet, PromptLearner, Tensor};
+use pinhole_kernels::{Activation, PackedLinear};
+
+use crate::error::{Error, excerpt};
+use crate::layout::{PromptRow, check_learner, prompt_rows};
+use crate::tower::{checked, dot};
+use crate::{Classes, Prefix, SOT, TextTower, Tokenizer};
+
+pub use fidelity::{Agreement, Fidelity, fidelity};
+pub use fit::{Fit, FitOptions, fit};
+pub use linear::{LinearHead, LinearTerms};
+pub use reuse::{Reuse, Reused};
+pub use shortlist::{Auto, Costs, Plan, shortlist};
+
+/// CoCoOp's text side (Zhou et al., 2022, "Conditional prompt learning") for a list of classes: every
+/// image shifts the context by its own vector, and the text tower makes class embeddings of it.
+///
+/// The context stands before the name, so that SOT's keys and values are computed once, those of the
+/// shifted context once an image, and only the name, the full stop and EOT once a class. The result
+/// equals that of the whole prompts up to the rounding of f32.
+///
+/// The tower is given anew to each call, and must be the one that it was built with.
+pub struct Conditional {
+    /// [n_ctx, width]
+    context: Vec<f32>,
+    linear1: PackedLinear,
+    linear2: PackedLinear,
+    /// SOT.
+    start: Prefix,
+    /// The rows of each class behind the context, [sum of lengths, width].
+    rows: Vec<f32>,
+    /// Where each class's rows start, and the number of all.
+    starts: Vec<usize>,
+    names: Vec<String>,
+    token_ids: Vec<u32>,
+}
+
+impl Conditional {
+    /// Lays out the prompts of the classes.
+    ///
+    /// # Errors
+    /// [`Error::PromptLearner`] for one without meta-net, with class-specific contexts, trained with
+    /// the name elsewhere than behind the context, or of other widths than the tower's;
+    /// [`Error::Shape`] and [`Error::NotFinite`] for its tensors; [`Error::ContextTooLong`];
+    /// [`Error::UnknownToken`] or [`Error::TokenNotHere`] for a tower that lacks a name's tokens.
+    pub fn new(
+        tower: &TextTower,
+        tokenizer: &Tokenizer,
+        classes: &Classes,
+        learner: &PromptLearner,
+    ) -> Result<Self, Error> {
+        let (net, context) = checked_learner(tower, classes, learner)?;
+        let (width, n_ctx) = (learner.width(), learner.n_ctx());
+        let [hidden, embedding] = [net.linear1_bias.data.len(), tower.embedding()];
+        let mut conditional = Conditional {
+            context,
+            linear1: PackedLinear::from_out_in(
+                &net.linear1_weight.data,
+                hidden,
+                embedding,
+                Some(&net.linear1_bias.data),
+            ),
+            linear2: PackedLinear::from_out_in(
+                &net.linear2_weight.data,
+                width,
+                hidden,
+                Some(&net.linear2_bias.data),
+            ),
+            start: tower.prefix(&tower.token_rows(&[SOT])?, None)?,
+            rows: Vec::new(),
+            starts: vec![0],
+            names: classes.names().to_vec(),
+            token_ids: vec![SOT],
+        };
+        for name in classes.names() {
+            let context_length = tower.config().context_length;
+            let layout = prompt_rows(tokenizer, name, n_ctx, ClassPosition::End, context_length)?;
+            let tokens = layout[1..].iter().filter_map(|row| match *row {
+                PromptRow::Token(id) => Some(id),
+                PromptRow::Context(_) => None,
+            });
+            let tokens: Vec<u32> = tokens.collect();
+            conditional.rows.extend(tower.token_rows(&tokens)?);
+            conditional.starts.push(conditional.rows.len() / width);
+            conditional.token_ids.extend(tokens);
+        }
+        conditional.token_ids.sort_unstable();
+        conditional.token_ids.dedup();
+        Ok(conditional)
+    }
+
+    /// The names of the classes, C of them.
+    pub fn classes(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The ids, ascending, of the tokens that the prompts use: a file that holds their rows holds
+    /// enough to build the tower and this again ([`TextTower::with_token_ids`]).
+    pub fn token_ids(&self) -> &[u32] {
+        &self.token_ids
+    }
+
+    /// H: the length of [`Conditional::hidden`].
+    pub fn hidden_len(&self) -> usize {
+        self.linear1.outputs()
+    }
+
+    /// D: the length of an image's embedding and of a class's.
+    pub fn embedding(&self) -> usize {
+        self.linear1.inputs()
+    }
+
+    /// The meta-net's hidden vector `[H]` of an image: relu(W1 f + b1), f being the image's
+    /// L2-normalised embedding `[D]`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for an embedding of another length; [`Error::NotUnit`], since what the
+    /// meta-net makes of an embedding that is not normalised is wrong but looks right.
+    pub fn hidden(&self, embedding: &[f32]) -> Result<Vec<f32>, Error> {
+        check_embedding(embedding, self.linear1.inputs())?;
+        let mut hidden = vec![0.0; self.linear1.outputs()];
+        self.linear1
+            .apply(embedding, 1, Activation::None, None, &mut hidden);
+        hidden.iter_mut().for_each(|value| *value = value.max(0.0));
+        Ok(hidden)
+    }
+
+    /// The shift pi `[width]` of every context vector: W2 h + b2.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a hidden vector of another length than H.
+    pub fn shift(&self, hidden: &[f32]) -> Result<Vec<f32>, Error> {
+        check_len("values of a hidden vector", hidden.len(), self.hidden_len())?;
+        let mut shift = vec![0.0; self.linear2.outputs()];
+        self.linear2
+            .apply(hidden, 1, Activation::None, None, &mut shift);
+        Ok(shift)
+    }
+
+    /// The class embeddings for an image's L2-normalised embedding, L2-normalised themselves: of all
+    /// classes [C, D], or [k, D] of those whose indices are given, in their order.
+    ///
+    /// # Errors
+    /// Those of [`Conditional::hidden`]; [`Error::Input`] for an index that is no class's;
+    /// [`Error::Prefix`] for another tower; [`Error::Degenerate`].
+    pub fn exact(
+        &self,
+        tower: &TextTower,
+        embedding: &[f32],
+        classes: Option<&[usize]>,
+    ) -> Result<Vec<f32>, Error> {
+        let shift = self.shift(&self.hidden(embedding)?)?;
+        self.exact_shifted(tower, &shift, classes)
+    }
+
+    /// [`Conditional::exact`] for a shift that is known already.
+    ///
+    /// # Errors
+    /// Those of [`Conditional::exact`].
+    pub fn exact_shifted(
+        &self,
+        tower: &TextTower,
+        shift: &[f32],
+        classes: Option<&[usize]>,
+    ) -> Result<Vec<f32>, Error> {
+        let prefix = self.prefix(tower, shift)?;
+        self.behind(tower, &prefix, classes)
+    }
+
+    /// The cosine similarities of the image with the classes, [C] or [k]: its embedding times
+    /// [`Conditional::exact`].
+    ///
+    /// # Errors
+    /// Those of [`Conditional::exact`].
+    pub fn similarities(
+        &self,
+        tower: &TextTower,
+        embedding: &[f32],
+        classes: Option<&[usize]>,
+    ) -> Result<Vec<f32>, Error> {
+        let class_embeddings = self.exact(tower, embedding, classes)?;
+        let rows = class_embeddings.chunks_exact(self.embedding());
+        Ok(rows.map(|class| dot(class, embedding)).collect())
+    }
+
+    /// What all prompts of an image begin with: SOT and the shifted context.
+    fn prefix(&self, tower: &TextTower, shift: &[f32]) -> Result<Prefix, Error> {
+        check_len("values of a shift", shift.len(), self.linear2.outputs())?;
+        let mut rows = self.context.clone();
+        for row in rows.chunks_exact_mut(shift.len()) {
+            row.iter_mut().zip(shift).for_each(|(x, s)| *x += s);
+        }
+        tower.prefix(&rows, Some(&self.start))
+    }
+
+    /// The class embeddings behind an image's prefix.
+    fn behind(
+        &self,
+        tower: &TextTower,
+        prefix: &Prefix,
+        classes: Option<&[usize]>,
+    ) -> Result<Vec<f32>, Error> {
+        let (width, all) = (self.linear2.outputs(), self.names.len());
+        let length = |class: usize| self.starts[class + 1] - self.starts[class];
+        let mut picked = Vec::new();
+        let (rows, lengths) = match classes {
+            None => (&self.rows[..], (0..all).map(length).collect::<Vec<_>>()),
+            Some(classes) => {
+                for &class in classes {
+                    if class >= all {
+                        return Err(Error::Input {
+                            what: "index of a class",
+                            found: class,
+                            expected: format!("less than {all}, the number of classes"),
+                        });
+                    }
+                    let rows = self.starts[class] * width..self.starts[class + 1] * width;
+                    picked.extend_from_slice(&self.rows[rows]);
+                }
+                let lengths = classes.iter().map(|&class| length(class)).collect();
+                (&picked[..], lengths)
+            }
+        };
+        tower
+            .embed_after(Some(prefix), rows, &lengths)
+            .map_err(|error| match error {
+                Error::DegenerateText { text } => {
+                    let class = classes.map_or(text, |classes| classes[text]);
+                    Error::Degenerate {
+                        text: format!("class {:?}", excerpt(&self.names[class])),
+                    }
+                }
+                other => other,
+            })
+    }
+}
+
+impl std::fmt::Debug for Conditional {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Conditional")
+            .field("classes", &self.names.len())
+            .field("hidden", &self.hidden_len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// That an image's embedding has this length and the norm 1.
+pub(crate) fn check_embedding(embedding: &[f32], len: usize) -> Result<(), Error> {
+    check_len("values of an image's embedding", embedding.len(), len)?;
+    let norm = dot(embedding, embedding).sqrt();
+    // Written so that NaN fails.
+    match (norm - 1.0).abs() < 1e-3 {
+        true => Ok(()),
+        false => Err(Error::NotUnit { norm }),
+    }
+}
+
+pub(crate) fn check_len(what: &'static str, found: usize, expected: usize) -> Result<(), Error> {
+    match found == expected {
+        true => Ok(()),
+        false => Err(Error::Input {
+            what,
+            found,
+            expected: expected.to_string(),
+        }),
+    }
+}
+
+/// The meta-net and the context, if they are CoCoOp's and fit the tower.
+fn checked_learner<'a>(
+    tower: &TextTower,
+    classes: &Classes,
+    learner: &'a PromptLearner,
+) -> Result<(&'a MetaNet, Vec<f32>), Error> {
+    let wrong = |field, found: &dyn std::fmt::Display, expected: &str| {
+        Err(Error::PromptLearner {
+            field,
+            found: found.to_string(),
+            expected: expected.to_string(),
+        })
+    };
+    let Some(net) = &learner.meta_net else {
+        return wrong(
+            "meta_net",
+            &"none",
+            "one, as CoCoOp has it: without it the class embeddings do not depend on the image",
+        );
+    };
+    let shape = &learner.context.shape;
+    if shape.len() != 2 || shape.contains(&0) {
+        return wrong(
+            "ctx",
+            &format!("shape {shape:?}"),
+            "[n_ctx, width]: CoCoOp has one context for all classes",
+        );
+    }
+    let hidden = net.linear1_weight.shape.first().copied().unwrap_or(0);
+    if hidden == 0 {
+        let found = format!("shape {:?}", net.linear1_weight.shape);
+        return wrong("meta_net.linear1.weight", &found, "[hidden, embedding]");
+    }
+    if let Some(position) = learner.class_position
+        && position != ClassPosition::End
+    {
+        return wrong(
+            "class_position",
+            &position,
+            "end: CoCoOp's names stand behind the context",
+        );
+    }
+    check_learner(tower, learner, classes.names().len())?;
+    let (width, embedding) = (learner.width(), tower.embedding());
+    let tensors: [(_, &Tensor, &[usize]); 4] = [
+        (
+            "meta_net.linear1.weight",
+            &net.linear1_weight,
+            &[hidden, embedding],
+        ),
+        ("meta_net.linear1.bias", &net.linear1_bias, &[hidden]),
+        (
+            "meta_net.linear2.weight",
+            &net.linear2_weight,
+            &[width, hidden],
+        ),
+        ("meta_net.linear2.bias", &net.linear2_bias, &[width]),
+    ];
+    for (name, tensor, expected) in tensors {
+        checked(name, tensor, expected)?;
+    }
+    checked("ctx", &learner.context, shape)?;
+    Ok((net, learner.context.data.clone()))
+}

@@ -1,0 +1,302 @@
+//! The first-order head picks a few classes, and the text tower ranks them.
+
+use std::time::{Duration, Instant};
+
+use super::linear::LinearHead;
+use super::{Conditional, check_len};
+use crate::TextTower;
+use crate::error::Error;
+
+/// The similarities `[C]` of an image: exact for the k classes that the first-order head puts first, the
+/// head's for all others. k beyond C means all.
+///
+/// What the tower and the head say is not mixed in the ranking: a class that was not picked stays below
+/// every one that was. Its similarity is the head's plus the mean difference of exact and first-order
+/// similarities over the k picked ones, as much of the head's error is common to all classes; and if that
+/// reaches the smallest exact one, it is the greatest number below it. Of classes that the head finds
+/// equal, the first in the list are picked.
+///
+/// # Errors
+/// [`Error::Input`] for a head of other classes; those of [`Conditional::exact`].
+pub fn shortlist(
+    conditional: &Conditional,
+    tower: &TextTower,
+    head: &LinearHead,
+    embedding: &[f32],
+    k: usize,
+) -> Result<Vec<f32>, Error> {
+    if k >= conditional.classes().len() {
+        return conditional.similarities(tower, embedding, None);
+    }
+    let linear = linear(conditional, head, embedding)?;
+    let picked = first(&linear, k);
+    if picked.is_empty() {
+        return Ok(linear);
+    }
+    let exact = conditional.similarities(tower, embedding, Some(&picked))?;
+    Ok(merged(linear, &picked, &exact))
+}
+
+/// The head's similarities.
+pub(super) fn linear(
+    conditional: &Conditional,
+    head: &LinearHead,
+    embedding: &[f32],
+) -> Result<Vec<f32>, Error> {
+    let classes = conditional.classes().len();
+    check_len("classes of the first-order head", head.classes(), classes)?;
+    head.similarities(embedding, &conditional.hidden(embedding)?)
+}
+
+/// The indices of the k greatest, greatest first, of equal ones the first.
+pub(super) fn first(similarities: &[f32], k: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..similarities.len()).collect();
+    let before =
+        |a: &usize, b: &usize| similarities[*b].total_cmp(&similarities[*a]).then(a.cmp(b));
+    if k < order.len() {
+        order.select_nth_unstable_by(k, before);
+        order.truncate(k);
+    }
+    order.sort_unstable_by(before);
+    order
+}
+
+/// The shortlist's similarities, as [`shortlist`] defines them.
+pub(super) fn merged(mut linear: Vec<f32>, picked: &[usize], exact: &[f32]) -> Vec<f32> {
+    let pairs = picked.iter().zip(exact);
+    let apart: f32 = pairs.clone().map(|(&class, e)| e - linear[class]).sum();
+    let apart = apart / picked.len().max(1) as f32;
+    let most = exact
+        .iter()
+        .copied()
+        .fold(f32::INFINITY, f32::min)
+        .next_down();
+    linear
+        .iter_mut()
+        .for_each(|value| *value = (*value + apart).min(most));
+    pairs.for_each(|(&class, &e)| linear[class] = e);
+    linear
+}
+
+/// How an image's similarities are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// By the first-order head alone.
+    Linear,
+    /// By a [`shortlist`] of this many classes, fewer than all.
+    Shortlist(usize),
+    /// By the text tower alone.
+    Exact,
+}
+
+/// The time of the text side on one machine: `fixed` for an image and `per_class` for each class that
+/// goes through the text tower, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Costs {
+    /// The hidden vector, the first-order head, the context's prefix, reading the tower's weights.
+    pub fixed: f64,
+    /// One more class.
+    pub per_class: f64,
+}
+
+impl Costs {
+    /// Measures both on this machine with the current number of threads: the shortest of a few runs with
+    /// one class, and with as many as there are up to 16.
+    ///
+    /// # Errors
+    /// Those of [`Conditional::exact`].
+    pub fn measure(conditional: &Conditional, tower: &TextTower) -> Result<Self, Error> {
+        const RUNS: usize = 3;
+        // The embedding's values do not matter for the time.
+        let mut embedding = vec![0.0; conditional.embedding()];
+        embedding[0] = 1.0;
+        let most = conditional.classes().len().min(16);
+        let shortest = |count: usize| {
+            let classes: Vec<usize> = (0..count).collect();
+            let mut least = f64::INFINITY;
+            // The first run warms the caches.
+            for _ in 0..=RUNS {
+                let start = Instant::now();
+                conditional.similarities(tower, &embedding, Some(&classes))?;
+                least = least.min(start.elapsed().as_secs_f64());
+            }
+            Ok::<_, Error>(least)
+        };
+        let one = shortest(1)?;
+        let per_class = match most {
+            1 => 0.0,
+            _ => (shortest(most)? - one).max(0.0) / (most - 1) as f64,
+        };
+        Ok(Costs {
+            fixed: (one - per_class).max(0.0),
+            per_class,
+        })
+    }
+}
+
+/// Keeps the text side of a stream's images within a time: with as many classes in the shortlist as the
+/// measured costs allow.
+///
+/// The costs give the shape; their level follows the machine, which slows down when it is hot or busy:
+/// after each image it moves by 1/8 of the way to what was measured, and while the budget allows no
+/// class at all, so that nothing is measured, by 1/64 of the way back to the costs given. The plan is a
+/// function of the costs and the recorded times alone.
+#[derive(Clone, Debug)]
+pub struct Auto {
+    budget: f64,
+    classes: usize,
+    costs: Costs,
+    /// How many times slower than the costs the machine is.
+    level: f64,
+}
+
+impl Auto {
+    /// For a list of this many classes.
+    pub fn new(budget: Duration, classes: usize, costs: Costs) -> Self {
+        Auto {
+            budget: budget.as_secs_f64(),
+            classes,
+            costs,
+            level: 1.0,
+        }
+    }
+
+    /// What fits the budget: all classes, else the longest shortlist, else the first-order head alone.
+    pub fn plan(&self) -> Plan {
+        let fits = |k: usize| self.expected(k) <= self.budget;
+        if self.classes == 0 || !fits(1) {
+            return Plan::Linear;
+        }
+        if fits(self.classes) {
+            return Plan::Exact;
+        }
+        let per_class = self.costs.per_class * self.level;
+        let most = (self.budget - self.costs.fixed * self.level) / per_class;
+        // The division's rounding must not cost more than the budget, nor name all classes a shortlist.
+        let mut k = (most as usize).clamp(1, self.classes - 1);
+        while k > 1 && !fits(k) {
+            k -= 1;
+        }
+        Plan::Shortlist(k)
+    }
+
+    /// Takes the time of an image computed by this plan.
+    pub fn record(&mut self, plan: Plan, took: Duration) {
+        let k = match plan {
+            Plan::Linear => {
+                self.level += (1.0 - self.level) / 64.0;
+                return;
+            }
+            Plan::Shortlist(k) => k,
+            Plan::Exact => self.classes,
+        };
+        let expected = self.costs.fixed + k as f64 * self.costs.per_class;
+        if expected > 0.0 {
+            // One image that had to wait for the disk or a page must not count for more.
+            let level = (took.as_secs_f64() / expected).clamp(self.level / 4.0, self.level * 4.0);
+            self.level += (level - self.level) / 8.0;
+        }
+    }
+
+    /// The time, in seconds, expected for k classes in the text tower.
+    pub fn expected(&self, k: usize) -> f64 {
+        self.level * (self.costs.fixed + k as f64 * self.costs.per_class)
+    }
+
+    /// The similarities of the next image by the plan of the moment, timed and recorded, and the plan.
+    ///
+    /// # Errors
+    /// Those of [`shortlist`].
+    pub fn similarities(
+        &mut self,
+        conditional: &Conditional,
+        tower: &TextTower,
+        head: &LinearHead,
+        embedding: &[f32],
+    ) -> Result<(Vec<f32>, Plan), Error> {
+        check_len("classes", conditional.classes().len(), self.classes)?;
+        let (plan, start) = (self.plan(), Instant::now());
+        let similarities = match plan {
+            Plan::Linear => linear(conditional, head, embedding)?,
+            Plan::Shortlist(k) => shortlist(conditional, tower, head, embedding, k)?,
+            Plan::Exact => conditional.similarities(tower, embedding, None)?,
+        };
+        self.record(plan, start.elapsed());
+        Ok((similarities, plan))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_picked_come_first_in_their_exact_order() {
+        let linear = vec![0.30, 0.10, 0.29, 0.29, 0.05];
+        let picked = first(&linear, 3);
+        assert_eq!(picked, [0, 2, 3]);
+        // Exact similarities 0.1 lower on average, and class 3 first.
+        let found = merged(linear.clone(), &picked, &[0.17, 0.08, 0.33]);
+        assert_eq!((found[0], found[2], found[3]), (0.17, 0.08, 0.33));
+        assert!(
+            (found[1] - 0.0).abs() < 1e-6 && (found[4] + 0.05).abs() < 1e-6,
+            "{found:?}"
+        );
+        // One that the head's error would lift above a picked class stays below it.
+        let found = merged(linear, &picked, &[0.5, 0.08, 0.6]);
+        assert!(
+            found[1] < 0.08 && found[1] > 0.0799 && found[4] < 0.08,
+            "{found:?}"
+        );
+        assert_eq!(first(&[0.1, 0.2], 5), [1, 0]);
+    }
+
+    #[test]
+    fn a_budget_buys_what_it_can() {
+        let costs = Costs {
+            fixed: 0.010,
+            per_class: 0.002,
+        };
+        let auto = |milliseconds| Auto::new(Duration::from_millis(milliseconds), 100, costs);
+        assert_eq!(auto(11).plan(), Plan::Linear);
+        assert_eq!(auto(12).plan(), Plan::Shortlist(1));
+        assert_eq!(auto(31).plan(), Plan::Shortlist(10));
+        assert_eq!(auto(209).plan(), Plan::Shortlist(99));
+        assert_eq!(auto(211).plan(), Plan::Exact);
+        assert_eq!(auto(0).plan(), Plan::Linear);
+        let none = Costs {
+            fixed: 0.0,
+            per_class: 0.0,
+        };
+        assert_eq!(Auto::new(Duration::ZERO, 3, none).plan(), Plan::Exact);
+    }
+
+    #[test]
+    fn a_machine_that_slows_down_gets_shorter_lists_and_recovers() {
+        let costs = Costs {
+            fixed: 0.010,
+            per_class: 0.002,
+        };
+        let mut auto = Auto::new(Duration::from_millis(31), 100, costs);
+        let mut run = |slowness: f64, images: usize| {
+            for _ in 0..images {
+                let plan = auto.plan();
+                let k = match plan {
+                    Plan::Linear => 0.0,
+                    Plan::Shortlist(k) => k as f64,
+                    Plan::Exact => 100.0,
+                };
+                let took = slowness * (costs.fixed + k * costs.per_class);
+                auto.record(plan, Duration::from_secs_f64(took));
+            }
+            auto.plan()
+        };
+        assert_eq!(run(1.0, 50), Plan::Shortlist(10));
+        // Twice as slow: 31 ms are worth 15.5.
+        assert_eq!(run(2.0, 100), Plan::Shortlist(2));
+        assert_eq!(run(1.0, 200), Plan::Shortlist(10));
+        // Too slow for any class; from time to time one is tried again.
+        assert_eq!(run(8.0, 30), Plan::Linear);
+        assert_eq!(run(1.0, 500), Plan::Shortlist(10));
+    }
+}

@@ -1,0 +1,114 @@
+//! The text encoder in a bundle: new classes on the board.
+
+use std::path::Path;
+
+use pinhole_bundle::{Bundle, BundleWriter, Head, Manifest, TEXT_ENCODER, UnknownPolicy};
+use pinhole_checkpoint::{PromptLearner, read_state_dict};
+use pinhole_prompts::{
+    Classes, Templates, TextTower, Tokenizer, class_embeddings, learned_embeddings,
+};
+
+use crate::Error;
+
+/// Gives the bundle in `folder` other classes; it must have been exported with its text encoder.
+///
+/// Classes that the bundle has already keep their vectors. The bundle is replaced as a whole, so that
+/// a power cut leaves either the old or the new one. What was measured on the old classes goes: the
+/// temperature is 1 again, and the thresholds for "unknown" are unset. Work is shared among the
+/// threads of rayon's current pool; `progress` is called with prompts done and all prompts.
+///
+/// # Errors
+/// [`Error::NoTextEncoder`]; [`Error::Bundle`] for a bundle that is damaged or cannot be replaced;
+/// [`Error::Text`] for a class name that does not fit.
+pub fn set_classes(
+    folder: impl AsRef<Path>,
+    classes: &Classes,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Manifest, Error> {
+    let bundle = Bundle::open(folder.as_ref())?;
+    let tower = text_tower(&bundle)?;
+    let (old, head) = (bundle.manifest(), bundle.head());
+    let (names, dim) = (classes.names(), old.model.embedding_size);
+    let known = |name: &String| old.classes.iter().position(|class| class == name);
+    let fresh: Vec<&String> = names.iter().filter(|name| known(name).is_none()).collect();
+    let mut embedded = Vec::new();
+    if !fresh.is_empty() {
+        let fresh = Classes::new(fresh)?;
+        embedded = embed(&bundle, &tower, &fresh, progress)?;
+    }
+    let mut embedded = embedded.chunks_exact(dim);
+    let mut rows = Vec::with_capacity(names.len() * dim);
+    for name in names {
+        match known(name) {
+            Some(i) => rows.extend_from_slice(&head.class_embeddings[i * dim..][..dim]),
+            None => rows.extend(embedded.next().into_iter().flatten()),
+        }
+    }
+    let mut manifest = Manifest {
+        classes: names.to_vec(),
+        temperature: 1.0,
+        calibration: None,
+        unknown: UnknownPolicy {
+            negatives: old.unknown.negatives.clone(),
+            ..UnknownPolicy::default()
+        },
+        ..old.clone()
+    };
+    let writer = BundleWriter::succeed(&bundle)?;
+    writer.add_head(&Head {
+        classes: names.len(),
+        class_embeddings: rows,
+        ..head.clone()
+    })?;
+    writer.write_manifest(&mut manifest)?;
+    writer.replace()?;
+    Ok(manifest)
+}
+
+/// The embeddings of new classes, by the prompts of the old ones.
+fn embed(
+    bundle: &Bundle,
+    tower: &TextTower,
+    classes: &Classes,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Vec<f32>, Error> {
+    let (manifest, tokenizer) = (bundle.manifest(), Tokenizer::new());
+    let embeddings = match (
+        &manifest.prompt_learner,
+        bundle.head().learned.get("context"),
+    ) {
+        (Some(info), Some(context)) => {
+            let learner = PromptLearner {
+                context: context.clone(),
+                meta_net: None,
+                class_position: Some(info.class_position),
+            };
+            let position = info.class_position;
+            learned_embeddings(tower, &tokenizer, classes, &learner, position, progress)?
+        }
+        _ => {
+            let templates = Templates::recorded(&manifest.templates, "manifest.json: templates")?;
+            class_embeddings(tower, &tokenizer, classes, &templates, progress)?
+        }
+    };
+    Ok(embeddings.data)
+}
+
+/// The bundle's text tower, with the rows of the tokens that it holds.
+pub(crate) fn text_tower(bundle: &Bundle) -> Result<TextTower, Error> {
+    let manifest = bundle.manifest();
+    let path = bundle.folder().join(TEXT_ENCODER);
+    let missing = || Error::NoTextEncoder {
+        bundle: bundle.folder().to_owned(),
+    };
+    let info = manifest.text_encoder.as_ref().ok_or_else(missing)?;
+    if !info.tokens.is_empty() {
+        return Err(missing());
+    }
+    let state = read_state_dict(&path).map_err(pinhole_prompts::Error::from)?;
+    let embedding = manifest.model.embedding_size;
+    let tower = TextTower::new(info.tower.clone(), embedding, info.activation, |name| {
+        Ok(state.tensor(name)?)
+    })?;
+    Ok(tower)
+}
