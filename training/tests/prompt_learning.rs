@@ -54,7 +54,11 @@ fn weight(name: &str, shape: &[usize]) -> Tensor {
 
 /// The model of make_prompt_training.py.
 fn model(folder: &Path, activation: Activation) -> Checkpoint {
-    let config = ClipConfig {
+    write(folder, &config(activation))
+}
+
+fn config(activation: Activation) -> ClipConfig {
+    ClipConfig {
         name: None,
         embedding: 32,
         image: ImageTower::VisionTransformer {
@@ -73,9 +77,12 @@ fn model(folder: &Path, activation: Activation) -> Checkpoint {
         },
         activation,
         preprocessing: Preprocessing::openai(32),
-    };
+    }
+}
+
+fn write(folder: &Path, config: &ClipConfig) -> Checkpoint {
     let shapes = config.tensors();
-    pinhole_checkpoint::write(folder, &config, Existing::Replace, |name| {
+    pinhole_checkpoint::write(folder, config, Existing::Replace, |name| {
         let (_, shape) = shapes.iter().find(|(known, _)| known == name).unwrap();
         Ok::<_, pinhole_checkpoint::Error>(weight(name, shape))
     })
@@ -570,6 +577,45 @@ fn views_vary_and_repeat_with_the_seed() {
     for row in rows {
         assert!((length(row) - 1.0).abs() < 1e-5);
     }
+}
+
+#[test]
+fn a_bundle_may_encode_the_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let demo = root.join("assets/demo");
+    let bundle = pinhole::Classifier::open(&demo).unwrap();
+    let (embedding, size) = {
+        let model = &bundle.manifest().model;
+        (model.embedding_size, model.image_size)
+    };
+    let options = PromptOptions {
+        encoder: Some(demo),
+        ..PromptOptions::coop(1, 1)
+    };
+    let (_, items) = pictures();
+    let encode = |clip: &Checkpoint, options: &PromptOptions| {
+        image_features(clip, &items, options, &mut silent).map_err(|error| error.to_string())
+    };
+    let mut config = config(Activation::QuickGelu);
+    config.embedding = embedding;
+    config.preprocessing = Preprocessing::openai(size);
+    if let ImageTower::VisionTransformer { image_size, .. } = &mut config.image {
+        *image_size = size;
+    }
+    let fitting = write(&folder.path().join("fitting"), &config);
+    let features = encode(&fitting, &options).unwrap();
+    assert_eq!(features.data.len(), items.len() * embedding);
+    for (row, item) in features.data.chunks_exact(embedding).zip(&items) {
+        assert_eq!(row, bundle.embed(&item.image().unwrap()).unwrap().values);
+    }
+    let error = encode(&quick(folder.path()), &options).unwrap_err();
+    assert!(error.contains("the same model"), "{error}");
+    // A ModifiedResNet runs in no other way.
+    let resnet = root.join("tests/golden/models/resnet/open-clip");
+    let resnet = Checkpoint::open(&resnet, &OpenOptions::default()).unwrap();
+    let error = encode(&resnet, &PromptOptions::coop(1, 1)).unwrap_err();
+    assert!(error.contains("--encoder"), "{error}");
 }
 
 #[test]
