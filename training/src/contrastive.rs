@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::{
     Error, Result,
-    model::{Clip, normalise, patches},
+    model::{Clip, VisionTransformer, normalise, patches},
     ops::read,
     optimiser::Parameter,
     vocabulary::{Tokens, stack},
@@ -66,7 +66,7 @@ pub fn step(
     let embeddings: Vec<Tensor> = chunks
         .par_iter()
         .map(|chunk| match chunk {
-            Chunk::Images(images) => encode_images(model, config, images),
+            Chunk::Images(images) => encode_images(&model.image, config, images),
             Chunk::Texts(texts) => encode_texts(model, texts),
         })
         .collect::<Result<_>>()?;
@@ -125,14 +125,18 @@ pub fn step(
 ///
 /// # Errors
 /// Those of [`patches`].
-pub fn encode_images(model: &Clip, config: &ClipConfig, images: &[Pixels]) -> Result<Tensor> {
+pub fn encode_images(
+    tower: &VisionTransformer,
+    config: &ClipConfig,
+    images: &[Pixels],
+) -> Result<Tensor> {
     let ImageTower::VisionTransformer { patch_size, .. } = config.image else {
         return Err(Error::Config(
             "the image tower is not a vision transformer".into(),
         ));
     };
     let patches = patches(images, &config.preprocessing, patch_size as usize)?;
-    Ok(model.image.forward(&patches)?)
+    Ok(tower.forward(&patches)?)
 }
 
 /// Embeddings of texts [texts, embedding], not normalised.

@@ -50,6 +50,9 @@ pub enum Error {
     /// A bundle cannot be opened or run.
     #[error(transparent)]
     Bundle(#[from] pinhole::Error),
+    /// A prompt or a prompt learner that does not fit the model.
+    #[error(transparent)]
+    Prompts(#[from] pinhole_prompts::Error),
     /// Preprocessing failed.
     #[error(transparent)]
     Preprocessing(#[from] pinhole_preprocessing::Error),

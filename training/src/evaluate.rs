@@ -1,351 +1,299 @@
-//! Zero-shot accuracy.
+//! Accuracy and calibration of a checkpoint with zero-shot or learned prompts, and of bundles.
 
-use std::path::Path;
+use std::collections::HashMap;
 
-use candle_core::{D, Device, Tensor};
 use pinhole::Classifier;
-use pinhole_checkpoint::{Checkpoint, ClipConfig};
-use pinhole_preprocessing::Pixels;
+use pinhole_checkpoint::{Checkpoint, ClassPosition, PromptLearner};
+use pinhole_prompts::{
+    Classes, Conditional, Templates, TextTower, Tokenizer, class_embeddings, learned_embeddings,
+};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Result,
-    contrastive::{encode_images, encode_texts},
-    data::{check_templates, class_folder, open},
-    model::{Clip, normalise},
-    shapes::{self, Split},
-    vocabulary::{Tokens, Vocabulary},
+    dataset::{Dataset, Item, Part},
+    features::ImageEncoder,
+    metrics::{Answer, Evaluation, calibration_error},
 };
 
-/// How often each class was taken for each.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Evaluation {
+/// Test images, embedded once for every kind of prompt and every seed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TestSet {
     /// The classes chosen from.
     pub classes: Vec<String>,
-    /// Number of images by true class (row) and given class (column).
-    pub confusion: Vec<Vec<u64>>,
+    /// The class of each image.
+    pub labels: Vec<usize>,
+    /// [images, D], each row L2-normalised.
+    pub embeddings: Vec<f32>,
 }
 
-/// One cell of a confusion table off the diagonal.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Confusion {
-    /// The true class.
-    pub class: String,
-    /// The class given instead.
-    pub taken_for: String,
-    /// Number of images.
-    pub images: u64,
+/// What came of some test images.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Counts by true and given class.
+    pub table: Evaluation,
+    /// Expected calibration error, see [`calibration_error`].
+    pub calibration_error: f64,
 }
 
-impl Evaluation {
-    /// Counts pairs of true and given class; indices outside the classes are left out.
-    pub fn new(classes: Vec<String>, pairs: impl IntoIterator<Item = (usize, usize)>) -> Self {
-        let mut confusion = vec![vec![0; classes.len()]; classes.len()];
-        for (class, given) in pairs {
-            if let Some(cell) = confusion.get_mut(class).and_then(|row| row.get_mut(given)) {
-                *cell += 1;
-            }
-        }
-        Self { classes, confusion }
-    }
+/// A checkpoint's text tower and the factor on its similarities.
+pub struct TextSide {
+    tower: TextTower,
+    tokenizer: Tokenizer,
+    logit_scale: f32,
+}
 
-    /// Number of images.
-    pub fn images(&self) -> u64 {
-        self.confusion.iter().flatten().sum()
-    }
-
-    /// Share of images given their class; 0 without images.
-    pub fn accuracy(&self) -> f64 {
-        let right: u64 = (0..self.classes.len()).map(|i| self.confusion[i][i]).sum();
-        right as f64 / self.images().max(1) as f64
-    }
-
-    /// Accuracy of each class that has images: name, images, accuracy.
-    pub fn per_class(&self) -> Vec<(&str, u64, f64)> {
-        (self.classes.iter().zip(&self.confusion).enumerate())
-            .map(|(i, (class, row))| (&**class, row.iter().sum::<u64>(), row[i]))
-            .filter(|(_, images, _)| *images > 0)
-            .map(|(class, images, right)| (class, images, right as f64 / images as f64))
-            .collect()
-    }
-
-    /// The most frequent confusions, the worst first.
-    pub fn top_confusions(&self, count: usize) -> Vec<Confusion> {
-        let mut cells: Vec<Confusion> = Vec::new();
-        for (i, row) in self.confusion.iter().enumerate() {
-            for (j, &images) in row.iter().enumerate() {
-                if i != j && images > 0 {
-                    let (class, taken_for) = (self.classes[i].clone(), self.classes[j].clone());
-                    cells.push(Confusion {
-                        class,
-                        taken_for,
-                        images,
-                    });
-                }
-            }
-        }
-        cells.sort_by_key(|cell| std::cmp::Reverse(cell.images));
-        cells.truncate(count);
-        cells
-    }
-
-    /// The whole table as CSV: true classes down, given classes across.
+impl TestSet {
+    /// Embeds the test images of a data set. `progress` is as [`ImageEncoder::embed`] has it.
     ///
     /// # Errors
-    /// [`Error::Io`].
-    pub fn write_csv(&self, path: &Path) -> Result<()> {
-        let csv = |e: csv::Error| Error::Io {
-            path: path.into(),
-            source: e.into(),
-        };
-        let mut writer = csv::Writer::from_path(path).map_err(csv)?;
-        let heading = ["class"]
-            .into_iter()
-            .chain(self.classes.iter().map(|c| &**c));
-        writer.write_record(heading).map_err(csv)?;
-        for (class, row) in self.classes.iter().zip(&self.confusion) {
-            let cells = row.iter().map(u64::to_string);
-            let record = [class.clone()].into_iter().chain(cells);
-            writer.write_record(record).map_err(csv)?;
-        }
-        writer.flush().map_err(crate::error::io(path))
-    }
-}
-
-/// A model and the embeddings of the classes that it chooses from.
-pub struct ZeroShot {
-    model: Clip,
-    config: ClipConfig,
-    classes: Tensor,
-}
-
-impl ZeroShot {
-    /// Takes a model and texts per class; a class's embedding is the normalised mean of its texts'
-    /// normalised embeddings (as CLIP's prompt ensembling).
-    ///
-    /// # Errors
-    /// Where a text has tokens that are not in the model's vocabulary.
+    /// [`Error::Data`] without images or classes; those of [`ImageEncoder::embed`].
     pub fn new(
-        model: Clip,
-        config: ClipConfig,
-        vocabulary: &Vocabulary,
-        texts: &[Vec<String>],
+        encoder: &ImageEncoder,
+        data: &Dataset,
+        progress: &(dyn Fn(usize) + Sync),
     ) -> Result<Self> {
-        let classes = class_embeddings(&model, &config, vocabulary, texts)?;
-        Ok(Self {
-            model,
-            config,
-            classes,
-        })
-    }
-
-    /// A checkpoint for the given classes and templates.
-    ///
-    /// # Errors
-    /// Where the checkpoint cannot be read, or its image tower is a ModifiedResNet.
-    pub fn open(checkpoint: &Checkpoint, classes: &[String], templates: &[String]) -> Result<Self> {
-        check_templates(templates)?;
-        let fill = |class: &String| templates.iter().map(|t| t.replace("{}", class)).collect();
-        let texts: Vec<Vec<String>> = classes.iter().map(fill).collect();
-        let vocabulary = Vocabulary::of(texts.iter().flatten().map(String::as_str));
-        let config = checkpoint.config().clone();
-        let model = Clip::new(&config, |name| load(checkpoint, name, &vocabulary))?;
-        Self::new(model, config, &vocabulary, &texts)
-    }
-
-    /// The nearest class of each image.
-    ///
-    /// # Errors
-    /// Where an image has another size than the model's.
-    pub fn classify(&self, images: &[Pixels]) -> Result<Vec<usize>> {
-        classify(&self.model, &self.config, &self.classes, images)
-    }
-
-    /// Classifies the files of a folder with one sub-folder per class; `classes` are those that the
-    /// model was opened with.
-    ///
-    /// # Errors
-    /// [`Error::Data`] for a sub-folder that is no class, [`Error::Image`] for an unreadable image.
-    pub fn evaluate_folder(&self, folder: &Path, classes: &[String]) -> Result<Evaluation> {
-        let files = labelled(folder, classes)?;
-        let parts: Vec<Vec<(usize, usize)>> = files
-            .par_chunks(16)
-            .map(|files| {
-                let rule = &self.config.preprocessing;
-                let images = (files.iter()).map(|(path, _)| Ok(rule.apply(&open(path)?)?));
-                let given = self.classify(&images.collect::<Result<Vec<_>>>()?)?;
-                Ok(files.iter().map(|(_, class)| *class).zip(given).collect())
-            })
-            .collect::<Result<_>>()?;
-        Ok(Evaluation::new(
-            classes.to_vec(),
-            parts.into_iter().flatten(),
-        ))
-    }
-}
-
-/// Classifies the files of a folder with one sub-folder per class as a board would, with a bundle's
-/// own classes. The answer "unknown" is not considered: the best class counts.
-///
-/// # Errors
-/// [`Error::Data`] for a sub-folder that is no class of the bundle, [`Error::Image`] for an
-/// unreadable image, [`Error::Bundle`] where the encoder fails.
-pub fn evaluate_bundle(bundle: &Classifier, folder: &Path) -> Result<Evaluation> {
-    let classes = &bundle.manifest().classes;
-    let mut pairs = Vec::new();
-    for (path, class) in labelled(folder, classes)? {
-        let answer = bundle.classify(&open(&path)?)?;
-        let best = answer.top(1).first().map(|best| &best.name);
-        let given = classes.iter().position(|class| Some(class) == best);
-        pairs.push((class, given.unwrap_or(usize::MAX)));
-    }
-    Ok(Evaluation::new(classes.clone(), pairs))
-}
-
-/// The images of a class folder with their class's index in `classes`.
-///
-/// # Errors
-/// [`Error::Data`] for a sub-folder whose name is none of the classes.
-pub fn labelled(folder: &Path, classes: &[String]) -> Result<Vec<(std::path::PathBuf, usize)>> {
-    let index = |(path, class): (std::path::PathBuf, String)| match classes
-        .iter()
-        .position(|c| *c == class)
-    {
-        Some(index) => Ok((path, index)),
-        None => Err(Error::Data {
-            path,
-            problem: format!(
-                "its class {class:?} is not among the {} classes",
-                classes.len()
-            ),
-        }),
-    };
-    class_folder(folder)?.into_iter().map(index).collect()
-}
-
-/// Embeddings of classes [classes, embedding], normalised, from texts per class.
-///
-/// # Errors
-/// Where a text has tokens that are not in the vocabulary.
-pub fn class_embeddings(
-    model: &Clip,
-    config: &ClipConfig,
-    vocabulary: &Vocabulary,
-    texts: &[Vec<String>],
-) -> Result<Tensor> {
-    let mut rows = Vec::with_capacity(texts.len());
-    for texts in texts {
-        let tokens = texts
-            .iter()
-            .map(|t| vocabulary.tokens(t, config.text.context_length));
-        let tokens: Vec<Tokens> = tokens.collect::<Result<_>>()?;
-        let embeddings = normalise(&encode_texts(model, &tokens)?.detach())?;
-        rows.push(normalise(&embeddings.mean_keepdim(0)?)?);
-    }
-    Ok(Tensor::cat(&rows, 0)?)
-}
-
-/// The index of the nearest class embedding for each image.
-///
-/// # Errors
-/// Where an image has another size than the model's.
-pub fn classify(
-    model: &Clip,
-    config: &ClipConfig,
-    classes: &Tensor,
-    images: &[Pixels],
-) -> Result<Vec<usize>> {
-    let embeddings = encode_images(model, config, images)?;
-    let best = embeddings.matmul(&classes.t()?)?.argmax(D::Minus1)?;
-    Ok(best
-        .to_vec1::<u32>()?
-        .into_iter()
-        .map(|i| i as usize)
-        .collect())
-}
-
-/// Accuracy on `count` generated pictures of a split, chosen from all 64 classes by `template`.
-/// The pictures are 320 x 240, drawn with `seed`.
-///
-/// # Errors
-/// Where the model does not fit its configuration.
-pub fn evaluate_shapes(
-    model: &Clip,
-    config: &ClipConfig,
-    vocabulary: &Vocabulary,
-    template: &str,
-    (split, seed, count): (Split, u64, u64),
-) -> Result<Evaluation> {
-    let names = shapes::class_names();
-    let texts: Vec<Vec<String>> = (names.iter().map(|c| vec![template.replace("{}", c)])).collect();
-    let classes = class_embeddings(model, config, vocabulary, &texts)?;
-    let starts: Vec<u64> = (0..count).step_by(16).collect();
-    let parts: Vec<Vec<(usize, usize)>> = starts
-        .into_par_iter()
-        .map(|start| {
-            let (mut images, mut truth) = (Vec::new(), Vec::new());
-            for index in start..(start + 16).min(count) {
-                let (scene, class, _) = shapes::sample(split, seed, index);
-                images.push(
-                    config
-                        .preprocessing
-                        .apply(&shapes::render(&scene, 320, 240))?,
-                );
-                truth.push(class);
-            }
-            let given = classify(model, config, &classes, &images)?;
-            Ok(truth.into_iter().zip(given).collect())
-        })
-        .collect::<Result<_>>()?;
-    Ok(Evaluation::new(names, parts.into_iter().flatten()))
-}
-
-/// A checkpoint's tensor for candle; of the token embedding, only the rows in `vocabulary`.
-fn load(checkpoint: &Checkpoint, name: &str, vocabulary: &Vocabulary) -> Result<Tensor> {
-    let mut tensor = checkpoint.tensor(name)?;
-    if name == "token_embedding.weight" {
-        let width = checkpoint.config().text.width;
-        let mut data = Vec::with_capacity(vocabulary.ids().len() * width);
-        for &id in vocabulary.ids() {
-            let start = id as usize * width;
-            data.extend(tensor.data.get(start..start + width).ok_or_else(|| {
-                Error::Config(format!("token {id} is beyond the model's vocabulary"))
-            })?);
+        if data.test.is_empty() || data.classes.is_empty() {
+            return Err(Error::Data {
+                path: data.name.clone().into(),
+                problem: "no image to test on".into(),
+            });
         }
-        tensor.shape = vec![vocabulary.ids().len(), width];
-        tensor.data = data;
+        Ok(Self {
+            classes: data.classes.clone(),
+            labels: data.test.iter().map(|item| item.label).collect(),
+            embeddings: encoder.embed(&data.test, progress)?,
+        })
     }
-    Ok(Tensor::from_vec(tensor.data, tensor.shape, &Device::Cpu)?)
+
+    /// The images of base or new classes, labelled from 0, as [`Dataset::part`].
+    ///
+    /// # Errors
+    /// [`Error::Config`] where that part has no class or no image.
+    pub fn part(&self, part: Part) -> Result<Self> {
+        let range = part.range(self.classes.len());
+        let dim = self.embeddings.len() / self.labels.len().max(1);
+        let rows = self.embeddings.chunks_exact(dim.max(1)).zip(&self.labels);
+        let (mut labels, mut embeddings) = (Vec::new(), Vec::new());
+        for (row, label) in rows.filter(|(_, label)| range.contains(label)) {
+            labels.push(label - range.start);
+            embeddings.extend_from_slice(row);
+        }
+        if labels.is_empty() {
+            return Err(Error::Config(format!(
+                "there is no test image of a {part} class among {} classes",
+                self.classes.len()
+            )));
+        }
+        Ok(Self {
+            classes: self.classes[range].to_vec(),
+            labels,
+            embeddings,
+        })
+    }
+}
+
+impl Outcome {
+    /// Counts answers.
+    pub fn of(classes: Vec<String>, answers: &[Answer]) -> Self {
+        Self {
+            table: Evaluation::of(classes, answers),
+            calibration_error: calibration_error(answers),
+        }
+    }
+}
+
+impl TextSide {
+    /// Reads the tower.
+    ///
+    /// # Errors
+    /// [`Error::Prompts`] where a tensor cannot be read.
+    pub fn open(checkpoint: &Checkpoint) -> Result<Self> {
+        Ok(Self {
+            tower: TextTower::load(checkpoint)?,
+            tokenizer: Tokenizer::new(),
+            logit_scale: checkpoint.logit_scale(),
+        })
+    }
+
+    /// Classes named by templates; several are an ensemble.
+    ///
+    /// # Errors
+    /// Those of [`class_embeddings`].
+    pub fn zero_shot(&self, set: &TestSet, templates: &Templates) -> Result<Outcome> {
+        let classes = self.classes(set)?;
+        let nothing = &mut |_, _| {};
+        let (tower, tokenizer) = (&self.tower, &self.tokenizer);
+        let embeddings = class_embeddings(tower, tokenizer, &classes, templates, nothing)?;
+        self.check(set)?;
+        Ok(self.fixed(set, &embeddings.data))
+    }
+
+    /// Classes named by CoOp's or CoCoOp's prompts. `position` is for a file that does not say it.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for another position than the file says; those of [`learned_embeddings`] and
+    /// [`Conditional::new`].
+    pub fn learned(
+        &self,
+        set: &TestSet,
+        learner: &PromptLearner,
+        position: Option<ClassPosition>,
+    ) -> Result<Outcome> {
+        let classes = self.classes(set)?;
+        let position = class_position(learner, position)?;
+        let (tower, tokenizer) = (&self.tower, &self.tokenizer);
+        self.check(set)?;
+        if learner.meta_net.is_none() {
+            let nothing = &mut |_, _| {};
+            let embeddings =
+                learned_embeddings(tower, tokenizer, &classes, learner, position, nothing)?;
+            return Ok(self.fixed(set, &embeddings.data));
+        }
+        let conditional = Conditional::new(tower, tokenizer, &classes, learner)?;
+        let answers = (set.embeddings.par_chunks_exact(tower.embedding()))
+            .zip(&set.labels)
+            .map(|(image, &class)| {
+                let similarities = conditional.similarities(tower, image, None)?;
+                Ok(self.answer(class, &similarities))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Outcome::of(set.classes.clone(), &answers))
+    }
+
+    fn classes(&self, set: &TestSet) -> Result<Classes> {
+        Ok(Classes::new(&set.classes)?)
+    }
+
+    fn check(&self, set: &TestSet) -> Result<()> {
+        let (values, images) = (set.embeddings.len(), set.labels.len());
+        match values == images * self.tower.embedding() {
+            true => Ok(()),
+            false => Err(Error::Config(format!(
+                "{images} image embeddings have {values} values, but this model's have {} each",
+                self.tower.embedding()
+            ))),
+        }
+    }
+
+    /// The same class embeddings [C, D] for every image.
+    fn fixed(&self, set: &TestSet, classes: &[f32]) -> Outcome {
+        let dim = self.tower.embedding();
+        let answers: Vec<Answer> = (set.embeddings.par_chunks_exact(dim))
+            .zip(&set.labels)
+            .map(|(image, &class)| {
+                let similarities: Vec<f32> = (classes.chunks_exact(dim))
+                    .map(|class| class.iter().zip(image).map(|(a, b)| a * b).sum())
+                    .collect();
+                self.answer(class, &similarities)
+            })
+            .collect();
+        Outcome::of(set.classes.clone(), &answers)
+    }
+
+    /// The first of the nearest classes, with its softmax probability.
+    fn answer(&self, class: usize, similarities: &[f32]) -> Answer {
+        let mut given = 0;
+        for (i, similarity) in similarities.iter().enumerate() {
+            if *similarity > similarities[given] {
+                given = i;
+            }
+        }
+        let best = f64::from(similarities[given]);
+        let scale = f64::from(self.logit_scale);
+        let exponentials = (similarities.iter()).map(|s| (scale * (f64::from(*s) - best)).exp());
+        Answer {
+            class,
+            given,
+            confidence: 1.0 / exponentials.sum::<f64>(),
+        }
+    }
+}
+
+/// Where the class name stands in a learned prompt: as the file says, else as the caller does, else
+/// at the end, which is CoOp's default.
+///
+/// # Errors
+/// [`Error::Config`] where file and caller differ.
+pub fn class_position(
+    learner: &PromptLearner,
+    given: Option<ClassPosition>,
+) -> Result<ClassPosition> {
+    match (learner.class_position, given) {
+        (Some(own), Some(given)) if own != given => Err(Error::Config(format!(
+            "--class-position {given}: this prompt was learned with the class name at the {own}"
+        ))),
+        (own, given) => Ok(own.or(given).unwrap_or_default()),
+    }
+}
+
+/// Classifies the test images of a data set, labelled by the bundle's own classes, as a board would.
+/// The answer "unknown" is not considered: the best class counts.
+///
+/// # Errors
+/// [`Error::Image`] for an unreadable image, [`Error::Bundle`] where the encoder fails.
+pub fn evaluate_bundle(bundle: &Classifier, items: &[Item]) -> Result<Outcome> {
+    let classes = &bundle.manifest().classes;
+    let places: HashMap<&str, usize> = classes.iter().map(|c| &**c).zip(0..).collect();
+    let mut answers = Vec::with_capacity(items.len());
+    for item in items {
+        let answer = bundle.classify(&item.image()?)?;
+        let best = answer.top(1).first();
+        answers.push(Answer {
+            class: item.label,
+            given: (best.and_then(|best| places.get(&*best.name).copied())).unwrap_or(usize::MAX),
+            confidence: best.map_or(0.0, |best| f64::from(best.probability)),
+        });
+    }
+    Ok(Outcome::of(classes.clone(), &answers))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pinhole_checkpoint::Tensor;
 
     #[test]
-    fn counts_by_class() {
-        let classes = ["a", "b", "c"].map(String::from).to_vec();
-        let pairs = [(0, 0), (0, 1), (0, 1), (1, 1), (2, 0), (9, 0)];
-        let table = Evaluation::new(classes, pairs);
-        assert_eq!(table.images(), 5);
-        assert_eq!(table.accuracy(), 0.4);
-        let per_class = table.per_class();
-        assert_eq!(per_class[0], ("a", 3, 1.0 / 3.0));
-        let top = table.top_confusions(1);
-        assert_eq!(
-            (&*top[0].class, &*top[0].taken_for, top[0].images),
-            ("a", "b", 2)
-        );
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("table.csv");
-        table.write_csv(&path).unwrap();
-        let text = std::fs::read_to_string(path).unwrap();
-        assert_eq!(text, "class,a,b,c\na,1,2,0\nb,0,1,0\nc,1,0,0\n");
+    fn a_position_is_the_files_own() {
+        let learner = |class_position| PromptLearner {
+            context: Tensor {
+                shape: vec![1, 2],
+                data: vec![0.0; 2],
+            },
+            meta_net: None,
+            class_position,
+        };
+        let own = learner(Some(ClassPosition::Middle));
+        assert_eq!(class_position(&own, None).unwrap(), ClassPosition::Middle);
+        let error = class_position(&own, Some(ClassPosition::Front)).unwrap_err();
+        assert!(error.to_string().contains("at the middle"), "{error}");
+        let unsaid = learner(None);
+        assert_eq!(class_position(&unsaid, None).unwrap(), ClassPosition::End);
+        let front = class_position(&unsaid, Some(ClassPosition::Front)).unwrap();
+        assert_eq!(front, ClassPosition::Front);
     }
 
     #[test]
-    fn no_image_is_no_accuracy() {
-        assert_eq!(Evaluation::new(vec!["a".into()], []).accuracy(), 0.0);
+    fn parts_of_a_test_set_are_those_of_its_data() {
+        let set = TestSet {
+            classes: ["a", "b", "c"].map(String::from).to_vec(),
+            labels: vec![2, 0, 1],
+            embeddings: vec![0.2, 2.0, 0.0, 0.5, 0.1, 1.0],
+        };
+        let base = set.part(Part::Base).unwrap();
+        assert_eq!(base.classes, ["a", "b"]);
+        assert_eq!(
+            (base.labels, base.embeddings),
+            (vec![0, 1], vec![0.0, 0.5, 0.1, 1.0])
+        );
+        let new = set.part(Part::New).unwrap();
+        assert_eq!((new.labels, new.embeddings), (vec![0], vec![0.2, 2.0]));
+        let one = TestSet {
+            classes: vec!["a".into()],
+            labels: vec![0],
+            embeddings: vec![1.0],
+        };
+        let error = one.part(Part::New).unwrap_err().to_string();
+        assert!(error.contains("new class among 1"), "{error}");
     }
 }

@@ -1,5 +1,8 @@
 //! The command `pinhole-train`.
 
+mod evaluate_command;
+mod prompt_command;
+
 use std::{
     fs,
     io::{IsTerminal, Write},
@@ -10,11 +13,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pinhole::Classifier;
-use pinhole_checkpoint::{Checkpoint, OpenOptions};
 use pinhole_training::{
-    data::{Files, ListOptions, Source, check_templates, class_folder},
-    evaluate::{Evaluation, ZeroShot, evaluate_bundle},
+    data::{Files, ListOptions, Source, check_templates},
     plot::plot,
     report::Report,
     shapes::{self, Split},
@@ -39,8 +39,12 @@ struct Cli {
 enum Command {
     /// Train a CLIP model from the start by contrastive pre-training.
     Clip(Box<ClipArgs>),
-    /// Zero-shot accuracy of a checkpoint on a folder of images.
-    Evaluate(EvaluateArgs),
+    /// Accuracy of a checkpoint with zero-shot and learned prompts, or of a bundle.
+    Evaluate(Box<evaluate_command::EvaluateArgs>),
+    /// Learn context vectors for class names (CoOp), the towers being frozen.
+    Coop(Box<prompt_command::CoopArgs>),
+    /// Learn context vectors that the image shifts (CoCoOp), the towers being frozen.
+    Cocoop(Box<prompt_command::CocoopArgs>),
     /// Write pictures of the generated world, a folder per class, with captions.
     Shapes(ShapesArgs),
 }
@@ -141,28 +145,6 @@ struct ClipArgs {
 }
 
 #[derive(Args)]
-struct EvaluateArgs {
-    /// A CLIP checkpoint (file or folder), or a bundle that pinhole-export wrote.
-    #[arg(long)]
-    model: PathBuf,
-    /// Folder with one sub-folder of images per class.
-    #[arg(long)]
-    images: PathBuf,
-    /// Text of a class, "{}" being its name; several are an ensemble. By default "a photo of a {}."
-    #[arg(long, num_args = 1..)]
-    templates: Vec<String>,
-    /// File with the classes to choose from, one a line; by default those of the folder.
-    #[arg(long)]
-    classes: Option<PathBuf>,
-    /// Print one JSON object.
-    #[arg(long)]
-    json: bool,
-    /// Write the whole confusion table: JSON if the name ends so, else CSV.
-    #[arg(long)]
-    confusion: Option<PathBuf>,
-}
-
-#[derive(Args)]
 struct ShapesArgs {
     /// Folder to make.
     #[arg(long)]
@@ -195,7 +177,9 @@ fn main() -> ExitCode {
     }
     let done = pool(cli.threads).and_then(|()| match cli.command {
         Command::Clip(args) => clip(&args),
-        Command::Evaluate(args) => evaluate(&args, cli.threads),
+        Command::Evaluate(args) => evaluate_command::evaluate(&args, cli.threads),
+        Command::Coop(args) => prompt_command::coop(&args),
+        Command::Cocoop(args) => prompt_command::cocoop(&args),
         Command::Shapes(args) => write_shapes(&args),
     });
     match done {
@@ -408,95 +392,6 @@ fn progress(length: u64) -> ProgressBar {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }
-}
-
-fn evaluate(args: &EvaluateArgs, threads: Option<usize>) -> Result<()> {
-    if args.model.join("manifest.json").is_file() {
-        if args.classes.is_some() || !args.templates.is_empty() {
-            bail!(
-                "{} is a bundle, which has classes and texts of its own: leave --classes and \
-                 --templates out",
-                args.model.display()
-            );
-        }
-        let mut builder = Classifier::builder();
-        if let Some(threads) = threads {
-            builder = builder.threads(threads);
-        }
-        let table = evaluate_bundle(&builder.open(&args.model)?, &args.images)?;
-        return finish(&table, args);
-    }
-    let classes = match &args.classes {
-        Some(path) => {
-            let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-            lines.map(str::to_owned).collect()
-        }
-        None => {
-            let mut classes: Vec<String> = Vec::new();
-            for (_, class) in class_folder(&args.images)? {
-                if classes.last() != Some(&class) {
-                    classes.push(class);
-                }
-            }
-            classes
-        }
-    };
-    if classes.is_empty() {
-        bail!("no class to choose from");
-    }
-    let templates = match args.templates.is_empty() {
-        true => vec!["a photo of a {}.".to_owned()],
-        false => args.templates.clone(),
-    };
-    let checkpoint = Checkpoint::open(&args.model, &OpenOptions::default())?;
-    let model = ZeroShot::open(&checkpoint, &classes, &templates)?;
-    finish(&model.evaluate_folder(&args.images, &classes)?, args)
-}
-
-fn finish(table: &Evaluation, args: &EvaluateArgs) -> Result<()> {
-    if let Some(path) = &args.confusion {
-        if path.extension().is_some_and(|e| e == "json") {
-            let json = serde_json::to_string(table)?;
-            fs::write(path, json).with_context(|| path.display().to_string())?;
-        } else {
-            table.write_csv(path)?;
-        }
-    }
-    print(table, args.json)
-}
-
-fn print(table: &Evaluation, json: bool) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    if json {
-        let classes: serde_json::Map<_, _> = (table.per_class().into_iter())
-            .map(|(class, images, accuracy)| {
-                let value = serde_json::json!({"images": images, "accuracy": accuracy});
-                (class.to_owned(), value)
-            })
-            .collect();
-        let object = serde_json::json!({
-            "images": table.images(),
-            "accuracy": table.accuracy(),
-            "classes": classes,
-            "confusions": table.top_confusions(20),
-        });
-        writeln!(out, "{object}")?;
-        return Ok(());
-    }
-    let percent = 100.0 * table.accuracy();
-    writeln!(out, "{percent:.2} % of {} images", table.images())?;
-    for (class, images, accuracy) in table.per_class() {
-        writeln!(out, "{:6.2} %  {class} ({images})", 100.0 * accuracy)?;
-    }
-    let confusions = table.top_confusions(10);
-    if !confusions.is_empty() {
-        writeln!(out, "most frequent confusions:")?;
-        for c in confusions {
-            writeln!(out, "{:6}  {} taken for {}", c.images, c.class, c.taken_for)?;
-        }
-    }
-    Ok(())
 }
 
 fn write_shapes(args: &ShapesArgs) -> Result<()> {

@@ -5,6 +5,9 @@
 //! thread: training is parallel over chunks of the batch, see [`crate::train`]. The tests hold them
 //! against candle's composed operations.
 
+pub mod frozen;
+pub mod tree;
+
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Error, Layout, Result, Shape,
     Storage, Tensor, backend::BackendStorage,
@@ -553,7 +556,7 @@ mod tests {
     use crate::shapes::Dice;
     use candle_core::{D, Var};
 
-    fn random(shape: &[usize], seed: u64) -> Var {
+    pub(super) fn random(shape: &[usize], seed: u64) -> Var {
         let mut dice = Dice::new(seed, 0);
         let count: usize = shape.iter().product();
         let values = (0..count).map(|_| dice.normal()).collect();
@@ -562,7 +565,7 @@ mod tests {
 
     /// Compares the values of `ours` and `theirs`, and the gradients that a random inner product
     /// with them has for each input.
-    fn agree(
+    pub(super) fn agree(
         inputs: &[Var],
         ours: impl Fn() -> Result<Tensor>,
         theirs: impl Fn() -> Result<Tensor>,

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     Error, Result,
     error::io,
-    evaluate::Evaluation,
+    metrics::Evaluation,
     shapes::{self, Split},
     train::{Record, TrainOptions, Training},
 };
@@ -70,7 +70,7 @@ impl Report {
         };
         let test = |split: Split| {
             let count = per_class * split.classes().len() as u64;
-            let table = crate::evaluate::evaluate_shapes(
+            let table = crate::zero_shot::evaluate_shapes(
                 &training.model,
                 &training.config,
                 &training.vocabulary,

@@ -460,7 +460,7 @@ pub fn read_log(path: &Path) -> Result<Vec<Record>> {
     text.lines().enumerate().map(parse).collect()
 }
 
-fn write_line(file: &mut fs::File, record: &Record) -> std::io::Result<()> {
+pub(crate) fn write_line(file: &mut fs::File, record: &Record) -> std::io::Result<()> {
     let mut line = serde_json::to_string(record)?;
     line.push('\n');
     file.write_all(line.as_bytes())
@@ -475,7 +475,7 @@ pub(crate) fn tensor(parameters: &[Parameter], name: &str) -> Result<Tensor> {
 }
 
 /// Processor time of this process in seconds, user and system, where /proc tells it.
-fn cpu_seconds() -> Option<f64> {
+pub(crate) fn cpu_seconds() -> Option<f64> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
     // The command's name, in parentheses, may hold spaces; user and system time are the 12th and
     // 13th fields behind it, in ticks of 1/100 s on every Linux.

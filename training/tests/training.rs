@@ -5,17 +5,21 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor, Var};
 use pinhole_checkpoint::{Checkpoint, OpenOptions};
 use pinhole_preprocessing::Pixels;
+use pinhole_prompts::Templates;
 use pinhole_training::{
     Error,
     contrastive::{Batch, encode_images, encode_texts, step},
     data::{Files, ListOptions, Source},
-    evaluate::{ZeroShot, evaluate_shapes},
+    dataset::Dataset,
+    evaluate::{TestSet, TextSide},
+    features::ImageEncoder,
     model::{Clip, normalise, tensor_specs},
     optimiser::{AdamWOptions, Parameter, clip_length, update},
     shapes::{self, Split},
     state,
     train::{ModelOptions, Output, TrainOptions, Training, run},
     vocabulary::{Tokens, Vocabulary},
+    zero_shot::evaluate_shapes,
 };
 use serde_json::Value;
 
@@ -102,7 +106,7 @@ fn towers_embed_as_open_clip() {
         };
         let config = checkpoint.config();
         check(
-            &encode_images(&model, config, &images).unwrap(),
+            &encode_images(&model.image, config, &images).unwrap(),
             &expected["image_embeddings"],
         );
         check(
@@ -322,14 +326,13 @@ fn the_checkpoint_and_png_files_give_the_accuracy_of_the_model_in_memory() {
     }
     let classes = shapes::class_names();
     let checkpoint = Checkpoint::open(&checkpoint, &OpenOptions::default()).unwrap();
-    let model = ZeroShot::open(&checkpoint, &classes, &[template.into()]).unwrap();
-    assert_eq!(model.evaluate_folder(&images, &classes).unwrap(), expected);
-    // A sub-folder that is no class.
-    let fewer = &classes[..10];
-    assert!(matches!(
-        model.evaluate_folder(&images, fewer),
-        Err(Error::Data { .. })
-    ));
+    let data = Dataset::all_to_test(&images).unwrap();
+    let data = data.with_classes(classes).unwrap();
+    let encoder = ImageEncoder::open(&checkpoint).unwrap();
+    let set = TestSet::new(&encoder, &data, &|_| {}).unwrap();
+    let texts = TextSide::open(&checkpoint).unwrap();
+    let outcome = texts.zero_shot(&set, &Templates::single(template).unwrap());
+    assert_eq!(outcome.unwrap().table, expected);
 }
 
 /// Two PNG files and a list of them.

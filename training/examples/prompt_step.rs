@@ -1,0 +1,103 @@
+//! Times the updates of CoOp and CoCoOp on random weights with the text tower of ViT-B/32:
+//!
+//!     prompt_step coop|cocoop NAMES UPDATES [THREADS]
+//!
+//! NAMES is a file with a class name a line. Prints the seconds of each update, one a line: CoOp's with
+//! 16 context vectors and a batch of 32, CoCoOp's with 4 and one image. Where the time is compared, run
+//! it with the environment that `pinhole-train` gives itself (see main.rs): RAYON_NUM_THREADS=1 and the
+//! settings of malloc. tests/reference/time_prompt_learning.py does so.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use pinhole_checkpoint::{
+    Activation, Checkpoint, ClipConfig, Existing, ImageTower, OpenOptions, Tensor, TextTower,
+};
+use pinhole_preprocessing::Preprocessing;
+use pinhole_training::{
+    prompt_learning::{Features, PromptOptions, Training},
+    shapes::Dice,
+};
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [method, names, updates, rest @ ..] = &arguments[..] else {
+        bail!("usage: prompt_step coop|cocoop NAMES UPDATES [THREADS]");
+    };
+    let threads = rest.first().map_or(Ok(2), |t| t.parse::<usize>())?;
+    gemm::set_threading_threshold(usize::MAX);
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()?;
+    let text = std::fs::read_to_string(names).with_context(|| names.clone())?;
+    let classes: Vec<String> = text.lines().map(str::to_owned).collect();
+    let options = match method.as_str() {
+        "coop" => PromptOptions::coop(16, 1),
+        "cocoop" => PromptOptions::cocoop(1),
+        other => bail!("method {other:?}: expected coop or cocoop"),
+    };
+
+    let folder = std::env::temp_dir().join(format!("prompt-step-{}", std::process::id()));
+    let clip = random_clip(&folder)?;
+    let images = options.batch_size;
+    let mut dice = Dice::new(1, 0);
+    let mut data: Vec<f32> = (0..images * 512).map(|_| dice.normal()).collect();
+    for row in data.chunks_exact_mut(512) {
+        let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+        row.iter_mut().for_each(|x| *x /= length);
+    }
+    let features = Features {
+        views: 1,
+        embedding: 512,
+        data,
+    };
+    let labels: Vec<usize> = (0..images).map(|i| i % classes.len()).collect();
+    let training = Training::new(&clip, &classes, features, labels, &options);
+    std::fs::remove_dir_all(&folder)?;
+    let mut training = training?;
+    let batch = training.batch(0);
+    for _ in 0..updates.parse::<usize>()? {
+        let start = Instant::now();
+        training.update(&batch)?;
+        println!("{}", start.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
+
+/// ViT-B/32's text tower beside a small image tower.
+fn random_clip(folder: &std::path::Path) -> Result<Checkpoint> {
+    let config = ClipConfig {
+        name: None,
+        embedding: 512,
+        image: ImageTower::VisionTransformer {
+            image_size: 32,
+            patch_size: 16,
+            width: 64,
+            layers: 1,
+            heads: 1,
+        },
+        text: TextTower {
+            context_length: 77,
+            vocabulary: 49_408,
+            width: 512,
+            layers: 12,
+            heads: 8,
+        },
+        activation: Activation::QuickGelu,
+        preprocessing: Preprocessing::openai(32),
+    };
+    let shapes = config.tensors();
+    pinhole_checkpoint::write(folder, &config, Existing::Replace, |name| {
+        let shape = shapes.iter().find(|(known, _)| known == name);
+        let shape = shape.map_or(vec![], |(_, shape)| shape.clone());
+        let (mut dice, count) = (Dice::new(7, shapes.len() as u64), shape.iter().product());
+        let value = |_| match name {
+            "logit_scale" => 4.6,
+            _ if name.contains("ln_") => f32::from(name.ends_with("weight")),
+            _ => 0.04 * dice.range(-1.0, 1.0),
+        };
+        let data = (0..count).map(value).collect();
+        Ok::<_, pinhole_checkpoint::Error>(Tensor { shape, data })
+    })?;
+    Ok(Checkpoint::open(folder, &OpenOptions::default())?)
+}
