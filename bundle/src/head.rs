@@ -23,8 +23,8 @@ pub struct Head {
     pub negative_embeddings: Vec<f32>,
     /// The other tensors by name: `context` `[n_ctx, width]` where new classes can be named or the head
     /// is conditional, and for that `meta_net.linear1.weight` `[hidden, D]`, `meta_net.linear1.bias`,
-    /// `meta_net.linear2.weight` `[width, hidden]`, `meta_net.linear2.bias`, and the first-order head's
-    /// `linear.*`.
+    /// `meta_net.linear2.weight` `[width, hidden]`, `meta_net.linear2.bias`, the first-order head's
+    /// `linear.*`, and, to fit that to new classes, `calibration_embeddings` `[images, D]`.
     pub learned: BTreeMap<String, Tensor>,
 }
 
@@ -129,7 +129,7 @@ impl Head {
             if name == CLASSES || (name == NEGATIVES && negatives > 0) {
                 continue;
             }
-            let known = name == "context"
+            let known = ["context", "calibration_embeddings"].contains(&name.as_str())
                 || name.starts_with("meta_net.linear")
                 || name.starts_with("linear.");
             if !known || view.dtype() != Dtype::F32 {

@@ -5,7 +5,7 @@
 //! image_encoder.onnx        pixels u8 `[N, S, S, 3]` to embedding f32 `[N, D]`, L2-normalised
 //! image_encoder.weights     the graph's external data, where the weights exceed 64 MiB
 //! head.safetensors          class_embeddings f32 `[C, D]`, and what [`Head`] lists beside
-//! text_encoder.safetensors  the text tower, where new classes can be named on the board
+//! text_encoder.safetensors  the text tower, for a conditional head or to name new classes on the board
 //! golden/embeddings.json    the embeddings that the exporter got for the images beside it
 //! golden/*.png              a few images, to compare the board with the exporter's machine
 //! ```
@@ -38,8 +38,8 @@ pub use error::Error;
 pub use golden::{Golden, GoldenImage};
 pub use head::Head;
 pub use manifest::{
-    FORMAT, Fidelity, FileEntry, HeadKind, Manifest, ModelInfo, Precision, PromptLearnerInfo,
-    TextEncoderInfo, UnknownPolicy, VERSION,
+    Agreement, ConditionalInfo, FORMAT, Fidelity, FileEntry, HeadKind, Manifest, ModelInfo,
+    Precision, PromptLearnerInfo, TextEncoderInfo, UnknownPolicy, VERSION,
 };
 pub use read::Bundle;
 pub use write::BundleWriter;

@@ -51,6 +51,9 @@ pub struct Manifest {
     pub unknown: UnknownPolicy,
     /// Which head `head.safetensors` holds.
     pub head: HeadKind,
+    /// What the conditional head's cheaper modes cost against the exact one; for that head alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conditional: Option<ConditionalInfo>,
     /// What the stored precision costs against f32, measured at export; absent for f32.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fidelity: Option<Fidelity>,
@@ -145,6 +148,40 @@ pub struct TextEncoderInfo {
 pub enum HeadKind {
     /// `class_embeddings`: one unit vector a class.
     Static,
+    /// CoCoOp: the class embeddings depend on the image.
+    Conditional,
+}
+
+/// The modes of a conditional head, measured at export against the text tower run for every class of
+/// every image.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConditionalInfo {
+    /// Images that the first-order head was fitted to.
+    pub fitted_images: usize,
+    /// Images that the modes were compared on: others, where there were enough.
+    pub compared_images: usize,
+    /// The greatest |t_c(a) - t_c(b)| / |pi_a - pi_b| seen between two images a and b: how far a unit class
+    /// embedding t_c moves with the shift pi of the context.
+    pub movement: f32,
+    /// The first-order head alone.
+    pub linear: Agreement,
+    /// How many classes the first-order head picks for the text tower in mode `shortlist`.
+    pub shortlist_length: usize,
+    /// Mode `shortlist` of that length.
+    pub shortlist: Agreement,
+}
+
+/// Agreement of a mode with the exact one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Agreement {
+    /// Share of images with the same best class, 0..1.
+    pub top1: f32,
+    /// The largest difference of a logit over all images and classes.
+    pub largest_logit_difference: f32,
+    /// The mean difference.
+    pub mean_logit_difference: f32,
 }
 
 /// Agreement of the stored encoder with the same weights in f32, on `images` images.
@@ -343,6 +380,41 @@ impl Manifest {
                     format!("ascending ids below {}", text.tower.vocabulary),
                     "others",
                 ));
+            }
+        }
+        let conditional = self.head == HeadKind::Conditional;
+        for (field, there) in [
+            ("conditional", self.conditional.is_some() == conditional),
+            ("text_encoder", self.text_encoder.is_some() || !conditional),
+            (
+                "prompt_learner",
+                self.prompt_learner.is_some() || !conditional,
+            ),
+        ] {
+            if !there {
+                let found = if conditional { "none" } else { "one" };
+                return Err(Error::field(
+                    path,
+                    field,
+                    "one if the head is conditional",
+                    found,
+                ));
+            }
+        }
+        if let Some(c) = &self.conditional {
+            let figures = [c.linear, c.shortlist].into_iter().flat_map(|agreement| {
+                [
+                    agreement.top1,
+                    agreement.largest_logit_difference,
+                    agreement.mean_logit_difference,
+                ]
+            });
+            if figures
+                .chain([c.movement])
+                .any(|v| !v.is_finite() || v < 0.0)
+            {
+                let found = format!("{c:?}");
+                return Err(Error::field(path, "conditional", "numbers from 0", found));
             }
         }
         if let Some(calibration) = &self.calibration {

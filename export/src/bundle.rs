@@ -6,12 +6,12 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use pinhole::{Classifier, DecodeOptions, RgbImage};
 use pinhole_bundle::{
-    BundleWriter, FORMAT, Fidelity, Golden, GoldenImage, Head, HeadKind, Manifest, ModelInfo,
-    Precision, PromptLearnerInfo, UnknownPolicy, VERSION,
+    Bundle, BundleWriter, FORMAT, Fidelity, Golden, GoldenImage, Head, HeadKind, Manifest,
+    ModelInfo, Precision, PromptLearnerInfo, UnknownPolicy, VERSION,
 };
-use pinhole_checkpoint::{Checkpoint, ClassPosition, ImageTower, PromptLearner};
+use pinhole_checkpoint::{Checkpoint, ClassPosition, ImageTower, PromptLearner, Tensor};
 use pinhole_prompts::{
-    Classes, Templates, TextTower, Tokenizer, class_embeddings, learned_embeddings,
+    Classes, Conditional, Templates, TextTower, Tokenizer, class_embeddings, learned_embeddings,
 };
 
 use crate::calibrate::{CalibrationImage, calibrate};
@@ -74,6 +74,10 @@ pub enum Step {
     Graph,
     /// Fidelity, in images.
     Fidelity,
+    /// Embeddings of the calibration images.
+    Embeddings,
+    /// The conditional head's cheaper modes, in images.
+    Conditional,
     /// Temperature and thresholds, in images.
     Calibration,
 }
@@ -103,11 +107,16 @@ pub fn export(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Re
     if request.precision != Precision::F32 {
         manifest.fidelity = Some(fidelity(request, &writer, &head, &manifest, progress)?);
     }
-    if request.with_text {
+    if let Prompts::Learned(learner, _) = request.prompts
+        && learner.meta_net.is_some()
+    {
+        conditional(request, learner, &writer, &head, &mut manifest, progress)?;
+    } else if request.with_text {
         let (checkpoint, folder) = (request.checkpoint, writer.folder());
         let text = text_encoder::write(checkpoint, folder, request.precision, vec![])?;
         manifest.text_encoder = Some(text);
     }
+    writer.write_manifest(&mut manifest)?;
     let classifier = Classifier::open(writer.folder())?;
     let mut bar = |done, total| progress(Step::Calibration, done, total);
     if let Some(fitted) = calibrate(&classifier, request.calibration, request.keep, &mut bar)? {
@@ -128,6 +137,34 @@ fn head(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Result<H
     let embeddings = match request.prompts {
         Prompts::Templates(templates) => {
             class_embeddings(&tower, &tokenizer, request.classes, templates, &mut text)?
+        }
+        Prompts::Learned(learner, position) if learner.meta_net.is_some() => {
+            ensure!(
+                position == ClassPosition::End,
+                "prompt learner with a meta-net (CoCoOp): --class-position {position}: only end is possible, \
+                 since the text tower is causal and the head shares what stands before the name"
+            );
+            // The class embeddings at the mean image are known after the long steps; what does not fit is
+            // said before them.
+            Conditional::new(&tower, &tokenizer, request.classes, learner)?;
+            ensure!(
+                !request.calibration.is_empty(),
+                "prompt learner with a meta-net (CoCoOp): give --calibration a folder of images, a few \
+                 hundred of what the camera sees: the head's cheaper modes are fitted to them"
+            );
+            let unconditional = PromptLearner {
+                meta_net: None,
+                ..learner.clone()
+            };
+            let classes = request.classes;
+            learned_embeddings(
+                &tower,
+                &tokenizer,
+                classes,
+                &unconditional,
+                position,
+                &mut text,
+            )?
         }
         Prompts::Learned(learner, position) => {
             if request.with_text {
@@ -154,6 +191,68 @@ fn head(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Result<H
         learned,
     })
 }
+
+/// Writes the text encoder and the conditional head, fitted with them as the board will run them.
+fn conditional(
+    request: &Request,
+    learner: &PromptLearner,
+    writer: &BundleWriter,
+    plain: &Head,
+    manifest: &mut Manifest,
+    progress: &mut dyn FnMut(Step, u64, u64),
+) -> Result<()> {
+    // Still with a static head, for the images' embeddings.
+    let classifier = Classifier::open(writer.folder())?;
+    let total = request.calibration.len() as u64;
+    let mut embeddings = vec![];
+    for (i, image) in request.calibration.iter().enumerate() {
+        progress(Step::Embeddings, i as u64, total);
+        let pixels = pinhole::open_image(&image.path, &DecodeOptions::default())?;
+        embeddings.push(classifier.embed(&pixels)?.values);
+    }
+    progress(Step::Embeddings, total, total);
+
+    let tokens = match request.with_text {
+        true => vec![],
+        false => {
+            let tower = TextTower::load(request.checkpoint)?;
+            let prompts = Conditional::new(&tower, &Tokenizer::new(), request.classes, learner)?;
+            prompts.token_ids().to_vec()
+        }
+    };
+    let folder = writer.folder();
+    let text = text_encoder::write(request.checkpoint, folder, request.precision, tokens)?;
+    manifest.text_encoder = Some(text);
+    writer.write_manifest(manifest)?;
+    let tower = pinhole::text_tower(&Bundle::open(folder)?)?;
+    let flat: Vec<f32> = embeddings.concat();
+    let (mut head, info) = pinhole::fit_conditional(
+        &tower,
+        request.classes,
+        learner,
+        &flat,
+        manifest.logit_scale,
+        &mut |done, total| progress(Step::Conditional, done as u64, total as u64),
+    )?;
+    head.negative_embeddings = plain.negative_embeddings.clone();
+    if request.with_text {
+        let step = embeddings.len().div_ceil(KEPT_EMBEDDINGS);
+        let kept: Vec<Vec<f32>> = embeddings.into_iter().step_by(step).collect();
+        let tensor = Tensor {
+            shape: vec![kept.len(), head.embedding_size],
+            data: kept.concat(),
+        };
+        head.learned.insert("calibration_embeddings".into(), tensor);
+    }
+    manifest.head = HeadKind::Conditional;
+    manifest.conditional = Some(info);
+    writer.add_head(&head)?;
+    Ok(())
+}
+
+/// Embeddings of calibration images that a bundle keeps, to fit its head to new classes on the board:
+/// each costs the board one run of the text tower over all classes.
+const KEPT_EMBEDDINGS: usize = 64;
 
 fn manifest(request: &Request, embedding_size: usize) -> Manifest {
     let config = request.checkpoint.config();
@@ -193,6 +292,7 @@ fn manifest(request: &Request, embedding_size: usize) -> Manifest {
             ..UnknownPolicy::default()
         },
         head: HeadKind::Static,
+        conditional: None,
         fidelity: None,
         calibration: None,
         model_card: request.model_card.clone(),

@@ -60,7 +60,7 @@ struct BundleArgs {
     /// A file with one template a line, the name of a built-in set, or one template with {} in it
     #[arg(long, default_value = "photo", value_name = "FILE|NAME|TEMPLATE")]
     templates: String,
-    /// What CoOp learned, in the templates' place: the reference's model.pth.tar-N, or a file of
+    /// What CoOp or CoCoOp learned, in the templates' place: the reference's model.pth.tar-N, or a file of
     /// pinhole-train
     #[arg(long, value_name = "FILE", conflicts_with = "templates")]
     prompt_learner: Option<PathBuf>,
@@ -295,6 +295,8 @@ impl StepBar {
                 Step::Text => "class embeddings",
                 Step::Graph => "image encoder",
                 Step::Fidelity => "fidelity",
+                Step::Embeddings => "embeddings",
+                Step::Conditional => "conditional head",
                 Step::Calibration => "calibration",
             };
             self.current = Some((

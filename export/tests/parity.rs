@@ -112,6 +112,7 @@ fn bundle(checkpoint: &Checkpoint, options: GraphOptions, out: &Path) {
         text_encoder: None,
         unknown: UnknownPolicy::default(),
         head: HeadKind::Static,
+        conditional: None,
         fidelity: None,
         calibration: None,
         model_card: String::new(),

@@ -1,6 +1,6 @@
 //! Times the preprocessing of one image size, single-threaded: `resize_time WIDTH HEIGHT SIZE RUNS`.
 //!
-//! Prints the seconds of each run. tests/reference/time_preprocessing.py compares them with Pillow's.
+//! Prints the seconds of each run. benches/time_preprocessing.py compares them with Pillow's.
 
 use std::time::Instant;
 

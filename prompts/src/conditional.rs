@@ -7,6 +7,8 @@ mod linear;
 mod reuse;
 mod shortlist;
 
+use std::borrow::Cow;
+
 use pinhole_checkpoint::{ClassPosition, MetaNet, PromptLearner, Tensor};
 use pinhole_kernels::{Activation, PackedLinear};
 
@@ -172,11 +174,26 @@ impl Conditional {
         shift: &[f32],
         classes: Option<&[usize]>,
     ) -> Result<Vec<f32>, Error> {
-        let prefix = self.prefix(tower, shift)?;
-        self.behind(tower, &prefix, classes)
+        check_len("values of a shift", shift.len(), self.linear2.outputs())?;
+        let mut context = self.context.clone();
+        for row in context.chunks_exact_mut(shift.len()) {
+            row.iter_mut().zip(shift).for_each(|(x, s)| *x += s);
+        }
+        let (rows, lengths) = self.rows(classes)?;
+        tower
+            .embed_branches(Some(&self.start), &context, &rows, &lengths)
+            .map_err(|error| match error {
+                Error::DegenerateText { text } => {
+                    let class = classes.map_or(text, |classes| classes[text]);
+                    Error::Degenerate {
+                        text: format!("class {:?}", excerpt(&self.names[class])),
+                    }
+                }
+                other => other,
+            })
     }
 
-    /// The cosine similarities of the image with the classes, [C] or [k]: its embedding times
+    /// The cosine similarities of the image with the classes, `[C]` or `[k]`: its embedding times
     /// [`Conditional::exact`].
     ///
     /// # Errors
@@ -192,55 +209,28 @@ impl Conditional {
         Ok(rows.map(|class| dot(class, embedding)).collect())
     }
 
-    /// What all prompts of an image begin with: SOT and the shifted context.
-    fn prefix(&self, tower: &TextTower, shift: &[f32]) -> Result<Prefix, Error> {
-        check_len("values of a shift", shift.len(), self.linear2.outputs())?;
-        let mut rows = self.context.clone();
-        for row in rows.chunks_exact_mut(shift.len()) {
-            row.iter_mut().zip(shift).for_each(|(x, s)| *x += s);
-        }
-        tower.prefix(&rows, Some(&self.start))
-    }
-
-    /// The class embeddings behind an image's prefix.
-    fn behind(
-        &self,
-        tower: &TextTower,
-        prefix: &Prefix,
-        classes: Option<&[usize]>,
-    ) -> Result<Vec<f32>, Error> {
+    /// The rows of the classes behind the context, and how many each has.
+    fn rows(&self, classes: Option<&[usize]>) -> Result<(Cow<'_, [f32]>, Vec<usize>), Error> {
         let (width, all) = (self.linear2.outputs(), self.names.len());
         let length = |class: usize| self.starts[class + 1] - self.starts[class];
-        let mut picked = Vec::new();
-        let (rows, lengths) = match classes {
-            None => (&self.rows[..], (0..all).map(length).collect::<Vec<_>>()),
-            Some(classes) => {
-                for &class in classes {
-                    if class >= all {
-                        return Err(Error::Input {
-                            what: "index of a class",
-                            found: class,
-                            expected: format!("less than {all}, the number of classes"),
-                        });
-                    }
-                    let rows = self.starts[class] * width..self.starts[class + 1] * width;
-                    picked.extend_from_slice(&self.rows[rows]);
-                }
-                let lengths = classes.iter().map(|&class| length(class)).collect();
-                (&picked[..], lengths)
-            }
+        let Some(classes) = classes else {
+            let lengths = (0..all).map(length).collect();
+            return Ok((Cow::Borrowed(&self.rows), lengths));
         };
-        tower
-            .embed_after(Some(prefix), rows, &lengths)
-            .map_err(|error| match error {
-                Error::DegenerateText { text } => {
-                    let class = classes.map_or(text, |classes| classes[text]);
-                    Error::Degenerate {
-                        text: format!("class {:?}", excerpt(&self.names[class])),
-                    }
-                }
-                other => other,
-            })
+        let mut rows = Vec::new();
+        for &class in classes {
+            if class >= all {
+                return Err(Error::Input {
+                    what: "index of a class",
+                    found: class,
+                    expected: format!("less than {all}, the number of classes"),
+                });
+            }
+            let range = self.starts[class] * width..self.starts[class + 1] * width;
+            rows.extend_from_slice(&self.rows[range]);
+        }
+        let lengths = classes.iter().map(|&class| length(class)).collect();
+        Ok((Cow::Owned(rows), lengths))
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use pinhole_checkpoint::{Activation, Checkpoint, OpenOptions, Tensor, TextTower as Config};
-use pinhole_prompts::{Classes, Error, Templates, TextTower, Tokenizer, class_embeddings};
+use pinhole_prompts::{Classes, Error, Prefix, Templates, TextTower, Tokenizer, class_embeddings};
 
 const EMBEDDING: usize = 12;
 
@@ -215,6 +215,224 @@ fn tower_equals_plain_loops() {
     }
 }
 
+/// The rows of each text's tokens, one text after the other, and the numbers of tokens.
+fn joined(tower: &TextTower, texts: &[Vec<u32>]) -> (Vec<f32>, Vec<usize>) {
+    let rows = texts.iter().map(|text| tower.token_rows(text).unwrap());
+    (
+        rows.collect::<Vec<_>>().concat(),
+        texts.iter().map(Vec::len).collect(),
+    )
+}
+
+#[test]
+fn texts_behind_a_prefix_equal_whole_texts() {
+    for layers in [1, 3] {
+        let config = config(40, layers);
+        let weights = weights(&config);
+        let quick = Activation::QuickGelu;
+        let tower = tower(&config, quick, &weights).unwrap();
+        let start: [u32; 5] = [38, 7, 8, 9, 10];
+        let ends: Vec<Vec<u32>> = vec![
+            vec![3, 39],
+            vec![39],
+            vec![1, 2, 3, 4, 5, 6, 0, 39],
+            vec![9, 39],
+        ];
+        let (rows, lengths) = joined(&tower, &ends);
+        let prefix = |tokens: &[u32], after: Option<&Prefix>| {
+            let rows = tower.token_rows(tokens).unwrap();
+            tower.prefix(&rows, after).unwrap()
+        };
+        let whole = prefix(&start, None);
+        // Without prefixes of their own, and with the rows that they share split in two.
+        for split in 0..=5 {
+            let before = (split > 0).then(|| prefix(&start[..split], None));
+            let trunk = tower.token_rows(&start[split..]).unwrap();
+            let found = tower
+                .embed_branches(before.as_ref(), &trunk, &rows, &lengths)
+                .unwrap();
+            assert_eq!(
+                found,
+                tower.embed_after(Some(&whole), &rows, &lengths).unwrap()
+            );
+        }
+        let parts = prefix(
+            &start[3..],
+            Some(&prefix(&start[1..3], Some(&prefix(&start[..1], None)))),
+        );
+        for prefix in [whole, parts] {
+            assert_eq!(prefix.rows(), 5);
+            let found = tower.embed_after(Some(&prefix), &rows, &lengths).unwrap();
+            for (end, found) in ends.iter().zip(found.chunks(EMBEDDING)) {
+                let text = [&start[..], end].concat();
+                let expected = reference(&config, quick, &weights, &text);
+                assert_close(found, &expected, &format!("{layers} layers, {text:?}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let config = config(40, 2);
+    let tower = tower(&config, Activation::Gelu, &weights(&config)).unwrap();
+    let prefix = tower
+        .prefix(&tower.token_rows(&[38, 7, 8]).unwrap(), None)
+        .unwrap();
+    // More rows than go through the tower at once, and enough to be shared among threads.
+    let texts: Vec<Vec<u32>> = (0..500u32)
+        .map(|i| {
+            (0..i % 7)
+                .map(|j| (i * 3 + j * 5) % 38)
+                .chain([39])
+                .collect()
+        })
+        .collect();
+    let (rows, lengths) = joined(&tower, &texts);
+    let on = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        let both = || {
+            let behind = tower.embed_after(Some(&prefix), &rows, &lengths).unwrap();
+            let trunk = tower.token_rows(&[38, 7, 8]).unwrap();
+            let branches = tower.embed_branches(None, &trunk, &rows, &lengths).unwrap();
+            assert_eq!(branches, behind);
+            (behind, tower.embed_batch(&texts).unwrap())
+        };
+        pool.install(both)
+    };
+    let (behind, alone) = on(1);
+    for threads in [2, 3] {
+        assert!(
+            (&behind, &alone) == (&on(threads).0, &on(threads).1),
+            "{threads} threads"
+        );
+    }
+    // Nor do the other texts.
+    let last = tower.embed_after(Some(&prefix), &rows[rows.len() - 24 * 3..], &[3]);
+    assert_eq!(lengths[499], 3);
+    assert_eq!(last.unwrap(), behind[499 * EMBEDDING..]);
+}
+
+#[test]
+fn a_tower_is_stored_with_the_tokens_in_use() {
+    let config = config(40, 2);
+    let weights = weights(&config);
+    let quick = Activation::QuickGelu;
+    let whole = tower(&config, quick, &weights).unwrap();
+    let ids = vec![0, 7, 38, 39];
+    // What a file would hold, by the list of what it must.
+    let stored: Weights = TextTower::tensors(&config, EMBEDDING, ids.len())
+        .into_iter()
+        .map(|(name, shape)| {
+            let data = match name.as_str() {
+                "token_embedding.weight" => whole.token_rows(&ids).unwrap(),
+                _ => weights[&name].data.clone(),
+            };
+            (name, Tensor { shape, data })
+        })
+        .collect();
+    assert_eq!(stored.len(), weights.len());
+    let build = |ids: Vec<u32>| {
+        let tensor = |name: &str| Ok(stored[name].clone());
+        TextTower::with_token_ids(config.clone(), EMBEDDING, quick, ids, tensor)
+    };
+    let part = build(ids).unwrap();
+    let text = [38, 7, 0, 39];
+    assert_eq!(
+        part.embed_tokens(&text).unwrap(),
+        whole.embed_tokens(&text).unwrap()
+    );
+    let error = part.embed_tokens(&[38, 8, 39]).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::TokenNotHere {
+                token: 8,
+                position: 1,
+                tokens: 4
+            }
+        ),
+        "{error}"
+    );
+    assert!(matches!(
+        part.token_rows(&[40]),
+        Err(Error::UnknownToken { .. })
+    ));
+    assert!(matches!(
+        build(vec![0, 7, 7, 39]),
+        Err(Error::TokenIds {
+            id: 7,
+            index: 2,
+            ..
+        })
+    ));
+    assert!(matches!(
+        build(vec![0, 7, 38, 40]),
+        Err(Error::TokenIds {
+            id: 40,
+            index: 3,
+            ..
+        })
+    ));
+    let error = build(vec![0, 7]).unwrap_err();
+    assert!(matches!(error, Error::Shape { .. }), "{error}");
+}
+
+#[test]
+fn rows_that_do_not_fit_behind_a_prefix_are_refused() {
+    let config = config(40, 2);
+    let weights = weights(&config);
+    let tower = tower(&config, Activation::QuickGelu, &weights).unwrap();
+    let rows = |count: usize| vec![0.1; count * 24];
+    let prefix = tower.prefix(&rows(15), None).unwrap();
+    assert!(tower.embed_after(Some(&prefix), &rows(1), &[1]).is_ok());
+    assert!(
+        tower
+            .embed_after(Some(&prefix), &[], &[])
+            .unwrap()
+            .is_empty()
+    );
+    let input = |result: Result<Vec<f32>, Error>| match result {
+        Err(Error::Input {
+            found, expected, ..
+        }) => (found, expected),
+        other => panic!("{other:?}"),
+    };
+    let long = input(tower.embed_after(Some(&prefix), &rows(2), &[2]));
+    assert_eq!(long, (2, "1 to 1, as 15 rows come before".to_string()));
+    assert_eq!(input(tower.embed_after(None, &rows(3), &[2, 2])).0, 3);
+    assert_eq!(input(tower.embed_after(None, &rows(2), &[2, 0])).0, 0);
+    let more = tower.prefix(&rows(1), Some(&prefix)).map(|_| vec![]);
+    assert_eq!(input(more).0, 1, "no room for a text behind it");
+    let trunk = input(tower.embed_branches(Some(&prefix), &rows(1), &rows(1), &[1]));
+    assert_eq!(trunk, (1, "1 to 0, as 16 rows come before".to_string()));
+    let none = tower.prefix(&[], None).map(|_| vec![]);
+    assert_eq!(input(none).0, 0);
+
+    let other = Config {
+        layers: 1,
+        ..config
+    };
+    let other = self::tower(&other, Activation::QuickGelu, &weights).unwrap();
+    let error = other
+        .embed_after(Some(&prefix), &rows(1), &[1])
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::Prefix {
+                layers: 2,
+                expected_layers: 1,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
 #[test]
 fn bad_input_is_refused() {
     let config = config(40, 1);
@@ -265,6 +483,14 @@ fn bad_input_is_refused() {
             ..
         }
     ));
+    let bias = "transformer.resblocks.0.mlp.c_fc.bias";
+    weights.get_mut(bias).unwrap().data[3] = f32::NAN;
+    let error = tower(&config, quick, &weights).unwrap_err();
+    assert!(
+        matches!(&error, Error::NotFinite { tensor, index: 3, .. } if tensor == bias),
+        "{error}"
+    );
+    weights.get_mut(bias).unwrap().data[3] = 0.0;
     weights.get_mut("ln_final.weight").unwrap().data.fill(0.0);
     weights.get_mut("ln_final.bias").unwrap().data.fill(0.0);
     let zero = tower(&config, quick, &weights).unwrap();

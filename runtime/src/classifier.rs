@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use pinhole_bundle::{Bundle, Manifest};
 use pinhole_preprocessing::{Pixels, RgbImage};
+use pinhole_prompts::conditional::Reuse;
 
 use crate::Error;
+use crate::conditional::{ConditionalHead, Mode};
 use crate::network::ImageEncoder;
 
 /// A bundle made ready: checked, its network loaded, its threads started.
@@ -19,6 +21,7 @@ use crate::network::ImageEncoder;
 pub struct Classifier {
     bundle: Bundle,
     encoder: ImageEncoder,
+    conditional: Option<ConditionalHead>,
     threads: rayon::ThreadPool,
 }
 
@@ -26,6 +29,7 @@ pub struct Classifier {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Builder {
     threads: Option<usize>,
+    mode: Mode,
 }
 
 impl Builder {
@@ -33,7 +37,14 @@ impl Builder {
     pub fn threads(self, threads: usize) -> Self {
         Self {
             threads: Some(threads),
+            ..self
         }
+    }
+
+    /// How a conditional head (CoCoOp) computes; [`Mode::Exact`] when not given. Without meaning for
+    /// static heads.
+    pub fn conditional(self, mode: Mode) -> Self {
+        Self { mode, ..self }
     }
 
     /// Opens the bundle in `folder`.
@@ -44,9 +55,11 @@ impl Builder {
         let threads = thread_pool(self.threads)?;
         let bundle = Bundle::open(folder.as_ref())?;
         let encoder = threads.install(|| ImageEncoder::load(&bundle))?;
+        let conditional = threads.install(|| ConditionalHead::load(&bundle, self.mode))?;
         Ok(Classifier {
             bundle,
             encoder,
+            conditional,
             threads,
         })
     }
@@ -150,12 +163,29 @@ impl Classifier {
             mut latency,
         } = self.embed(image)?;
         let start = Instant::now();
-        let (ranking, unknown) = self.rank(&values)?;
+        let (ranking, unknown) = self.rank(&values, self.similarities(&values)?);
         latency.head = start.elapsed();
         Ok(Classification {
             ranking,
             unknown,
             latency,
+        })
+    }
+
+    /// For the images of one camera, one after the other: a conditional head in mode `exact` keeps its
+    /// class embeddings while the images move too little to change the best class.
+    ///
+    /// # Errors
+    /// [`Error::Text`] where the bundle's figures for that are no numbers.
+    pub fn stream(&self) -> Result<Stream<'_>, Error> {
+        let scale = self.manifest().logit_scale;
+        let reuse = match &self.conditional {
+            Some(head) => head.reuse(scale)?,
+            None => None,
+        };
+        Ok(Stream {
+            classifier: self,
+            reuse,
         })
     }
 
@@ -190,7 +220,10 @@ impl Classifier {
                 embedding.len()
             )));
         }
-        Ok(head.similarities(embedding))
+        match &self.conditional {
+            Some(head) => self.threads.install(|| head.similarities(embedding)),
+            None => Ok(head.similarities(embedding)),
+        }
     }
 
     /// The square of pixels that the encoder sees of `image`.
@@ -243,9 +276,8 @@ impl Classifier {
     }
 
     /// All classes by falling probability, and whether the policy says "unknown".
-    fn rank(&self, embedding: &[f32]) -> Result<(Vec<Ranked>, bool), Error> {
+    fn rank(&self, embedding: &[f32], similarities: Vec<f32>) -> (Vec<Ranked>, bool) {
         let manifest = self.manifest();
-        let similarities = self.similarities(embedding)?;
         let factor = manifest.logit_scale / manifest.temperature;
         let best = similarities
             .iter()
@@ -276,6 +308,38 @@ impl Classifier {
         let unknown = policy.min_similarity.is_some_and(|least| best < least)
             || policy.min_margin.is_some_and(|least| margin < least)
             || negative.is_some_and(|negative| negative > best);
-        Ok((ranking, unknown))
+        (ranking, unknown)
+    }
+}
+
+/// A camera's images, one after the other: see [`Classifier::stream`].
+pub struct Stream<'a> {
+    classifier: &'a Classifier,
+    reuse: Option<Reuse>,
+}
+
+impl Stream<'_> {
+    /// Ranks the bundle's classes for the next image.
+    ///
+    /// # Errors
+    /// As [`Classifier::classify`].
+    pub fn classify(&mut self, image: &RgbImage) -> Result<Classification, Error> {
+        let classifier = self.classifier;
+        let (Some(reuse), Some(head)) = (&mut self.reuse, &classifier.conditional) else {
+            return classifier.classify(image);
+        };
+        let Embedding {
+            values,
+            mut latency,
+        } = classifier.embed(image)?;
+        let start = Instant::now();
+        let similarities = (classifier.threads).install(|| head.next(reuse, &values))?;
+        let (ranking, unknown) = classifier.rank(&values, similarities);
+        latency.head = start.elapsed();
+        Ok(Classification {
+            ranking,
+            unknown,
+            latency,
+        })
     }
 }

@@ -23,6 +23,14 @@ pub enum Error {
     /// A text cannot be embedded, or the text encoder is not what it must be.
     #[error(transparent)]
     Text(#[from] pinhole_prompts::Error),
+    /// The head is not what a conditional head must be.
+    #[error("{}: {reason}; export the bundle again", path.display())]
+    Head {
+        /// The head's file.
+        path: PathBuf,
+        /// The tensor, what was expected and what was found.
+        reason: String,
+    },
     /// The ONNX file is not one that this runtime can run.
     #[error("{}: {reason}", path.display())]
     Network {

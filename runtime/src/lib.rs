@@ -28,19 +28,21 @@
 //! [`DecodeOptions::apply_orientation`] asks for it.
 
 mod classifier;
+mod conditional;
 mod error;
 mod network;
 mod selftest;
 mod text;
 
 pub use classifier::{
-    Builder, Classification, Classifier, Embedding, Latency, Ranked, thread_pool,
+    Builder, Classification, Classifier, Embedding, Latency, Ranked, Stream, thread_pool,
 };
+pub use conditional::{Mode, fit_conditional};
 pub use error::Error;
-pub use pinhole_bundle::{Bundle, Calibration, Fidelity, Manifest, Precision};
+pub use pinhole_bundle::{Agreement, Bundle, Calibration, Fidelity, Manifest, Precision};
 pub use pinhole_preprocessing::{
     DecodeOptions, Error as ImageError, Pixels, Preprocessing, RgbImage, open as open_image,
 };
 pub use pinhole_prompts::Classes;
 pub use selftest::{GoldenResult, SelfTest, cosine};
-pub use text::set_classes;
+pub use text::{set_classes, text_tower};

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Parser, Subcommand};
-use pinhole::{Classes, Classifier, DecodeOptions, Latency, Manifest, RgbImage};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use pinhole::{Agreement, Classes, Classifier, DecodeOptions, Latency, Manifest, Mode, RgbImage};
 use serde::Serialize;
 
 /// Classify images offline with a bundle that pinhole-export wrote.
@@ -30,6 +30,8 @@ enum Command {
         /// How many classes to show
         #[arg(long, default_value_t = 5, value_parser = at_least_one)]
         top: usize,
+        #[command(flatten)]
+        conditional: Conditional,
         #[command(flatten)]
         output: Output,
     },
@@ -95,6 +97,28 @@ struct Common {
 }
 
 #[derive(Args)]
+struct Conditional {
+    /// How a conditional head (CoCoOp) computes; `pinhole inspect` tells how faithful each is to exact
+    #[arg(long, value_enum, default_value = "exact")]
+    conditional: ConditionalMode,
+    /// Time for the text side of an image, in mode auto
+    #[arg(long, default_value_t = 50, value_name = "MILLISECONDS")]
+    budget_ms: u64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ConditionalMode {
+    /// The text tower for every class
+    Exact,
+    /// A first-order head picks a few classes, the text tower ranks them
+    Shortlist,
+    /// The first-order head alone
+    Linear,
+    /// Exact, or the longest shortlist that --budget-ms allows
+    Auto,
+}
+
+#[derive(Args)]
 struct Output {
     /// Print one JSON object a line
     #[arg(long)]
@@ -135,9 +159,16 @@ fn run(command: Command) -> Result<ExitCode> {
             common,
             images,
             top,
+            conditional,
             output,
         } => {
-            let classifier = open(&common)?;
+            let mode = match conditional.conditional {
+                ConditionalMode::Exact => Mode::Exact,
+                ConditionalMode::Shortlist => Mode::Shortlist,
+                ConditionalMode::Linear => Mode::Linear,
+                ConditionalMode::Auto => Mode::Auto(Duration::from_millis(conditional.budget_ms)),
+            };
+            let classifier = open(&common, mode)?;
             for_each_image(&images, &output, |path, image, decode| {
                 classify(&classifier, path, image, decode, top, &output)
             })
@@ -147,7 +178,7 @@ fn run(command: Command) -> Result<ExitCode> {
             images,
             output,
         } => {
-            let classifier = open(&common)?;
+            let classifier = open(&common, Mode::default())?;
             for_each_image(&images, &output, |path, image, _| {
                 embed(&classifier, path, image, &output)
             })
@@ -156,7 +187,7 @@ fn run(command: Command) -> Result<ExitCode> {
             common,
             operators,
             json,
-        } => inspect(&open(&common)?, operators, json),
+        } => inspect(&open(&common, Mode::default())?, operators, json),
         Command::Preprocess {
             bundle,
             image,
@@ -164,12 +195,12 @@ fn run(command: Command) -> Result<ExitCode> {
             exif_orientation,
         } => preprocess(&bundle, &image, &out, exif_orientation),
         Command::Classes { common, set, add } => classes(&common, set.as_deref(), &add),
-        Command::Selftest { common } => selftest(&open(&common)?),
+        Command::Selftest { common } => selftest(&open(&common, Mode::default())?),
     }
 }
 
-fn open(common: &Common) -> Result<Classifier> {
-    let mut builder = Classifier::builder();
+fn open(common: &Common, mode: Mode) -> Result<Classifier> {
+    let mut builder = Classifier::builder().conditional(mode);
     if let Some(threads) = common.threads {
         builder = builder.threads(threads);
     }
@@ -376,6 +407,31 @@ fn inspect(classifier: &Classifier, operators: bool, json: bool) -> Result<ExitC
     match &manifest.text_encoder {
         Some(text) => writeln!(out, "text encoder   in {}", text.precision)?,
         None => writeln!(out, "text encoder   none: the classes are fixed")?,
+    }
+    match &manifest.conditional {
+        Some(c) => {
+            let mode = |a: &Agreement| {
+                format!(
+                    "same best class {:.1} %, logits off by {:.3} at most, {:.4} in the mean",
+                    100.0 * a.top1,
+                    a.largest_logit_difference,
+                    a.mean_logit_difference
+                )
+            };
+            writeln!(
+                out,
+                "head           conditional; fitted to {} images, compared with exact on {}:",
+                c.fitted_images, c.compared_images
+            )?;
+            writeln!(out, "               linear: {}", mode(&c.linear))?;
+            writeln!(
+                out,
+                "               shortlist of {}: {}",
+                c.shortlist_length,
+                mode(&c.shortlist)
+            )?;
+        }
+        None => writeln!(out, "head           static")?,
     }
     match &manifest.calibration {
         Some(c) => writeln!(

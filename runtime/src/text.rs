@@ -2,17 +2,24 @@
 
 use std::path::Path;
 
-use pinhole_bundle::{Bundle, BundleWriter, Head, Manifest, TEXT_ENCODER, UnknownPolicy};
+use pinhole_bundle::{
+    Bundle, BundleWriter, HEAD, Head, HeadKind, Manifest, TEXT_ENCODER, UnknownPolicy,
+};
 use pinhole_checkpoint::{PromptLearner, read_state_dict};
 use pinhole_prompts::{
     Classes, Templates, TextTower, Tokenizer, class_embeddings, learned_embeddings,
 };
 
 use crate::Error;
+use crate::conditional::{fit_conditional, learner};
+
+/// The head's tensor with embeddings of calibration images.
+const CALIBRATION: &str = "calibration_embeddings";
 
 /// Gives the bundle in `folder` other classes; it must have been exported with its text encoder.
 ///
-/// Classes that the bundle has already keep their vectors. The bundle is replaced as a whole, so that
+/// Classes that the bundle has already keep their vectors; a conditional head's cheaper modes are fitted
+/// again, to embeddings of calibration images that the bundle kept. The bundle is replaced as a whole, so that
 /// a power cut leaves either the old or the new one. What was measured on the old classes goes: the
 /// temperature is 1 again, and the thresholds for "unknown" are unset. Work is shared among the
 /// threads of rayon's current pool; `progress` is called with prompts done and all prompts.
@@ -26,28 +33,67 @@ pub fn set_classes(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Manifest, Error> {
     let bundle = Bundle::open(folder.as_ref())?;
+    let whole = bundle.manifest().text_encoder.as_ref();
+    if whole.is_none_or(|text| !text.tokens.is_empty()) {
+        return Err(Error::NoTextEncoder {
+            bundle: bundle.folder().to_owned(),
+        });
+    }
     let tower = text_tower(&bundle)?;
     let (old, head) = (bundle.manifest(), bundle.head());
     let (names, dim) = (classes.names(), old.model.embedding_size);
     let known = |name: &String| old.classes.iter().position(|class| class == name);
     let fresh: Vec<&String> = names.iter().filter(|name| known(name).is_none()).collect();
-    let mut embedded = Vec::new();
-    if !fresh.is_empty() {
-        let fresh = Classes::new(fresh)?;
-        embedded = embed(&bundle, &tower, &fresh, progress)?;
-    }
-    let mut embedded = embedded.chunks_exact(dim);
-    let mut rows = Vec::with_capacity(names.len() * dim);
-    for name in names {
-        match known(name) {
-            Some(i) => rows.extend_from_slice(&head.class_embeddings[i * dim..][..dim]),
-            None => rows.extend(embedded.next().into_iter().flatten()),
+    let mut conditional = None;
+    let new_head = if old.head == HeadKind::Conditional {
+        let wrong = |reason: String| Error::Head {
+            path: bundle.folder().join(HEAD),
+            reason,
+        };
+        let learner = learner(&head.learned).map_err(wrong)?;
+        let calibration = head.learned.get(CALIBRATION);
+        let calibration = calibration
+            .ok_or_else(|| wrong(format!("expected tensor {CALIBRATION}, found none")))?;
+        let scale = old.logit_scale;
+        let (mut fitted, info) = fit_conditional(
+            &tower,
+            classes,
+            &learner,
+            &calibration.data,
+            scale,
+            progress,
+        )?;
+        conditional = Some(info);
+        fitted.negative_embeddings = head.negative_embeddings.clone();
+        fitted
+            .learned
+            .insert(CALIBRATION.into(), calibration.clone());
+        fitted
+    } else {
+        let mut embedded = Vec::new();
+        if !fresh.is_empty() {
+            let fresh = Classes::new(fresh)?;
+            embedded = embed(&bundle, &tower, &fresh, progress)?;
         }
-    }
+        let mut embedded = embedded.chunks_exact(dim);
+        let mut rows = Vec::with_capacity(names.len() * dim);
+        for name in names {
+            match known(name) {
+                Some(i) => rows.extend_from_slice(&head.class_embeddings[i * dim..][..dim]),
+                None => rows.extend(embedded.next().into_iter().flatten()),
+            }
+        }
+        Head {
+            classes: names.len(),
+            class_embeddings: rows,
+            ..head.clone()
+        }
+    };
     let mut manifest = Manifest {
         classes: names.to_vec(),
         temperature: 1.0,
         calibration: None,
+        conditional,
         unknown: UnknownPolicy {
             negatives: old.unknown.negatives.clone(),
             ..UnknownPolicy::default()
@@ -55,11 +101,7 @@ pub fn set_classes(
         ..old.clone()
     };
     let writer = BundleWriter::succeed(&bundle)?;
-    writer.add_head(&Head {
-        classes: names.len(),
-        class_embeddings: rows,
-        ..head.clone()
-    })?;
+    writer.add_head(&new_head)?;
     writer.write_manifest(&mut manifest)?;
     writer.replace()?;
     Ok(manifest)
@@ -95,20 +137,22 @@ fn embed(
 }
 
 /// The bundle's text tower, with the rows of the tokens that it holds.
-pub(crate) fn text_tower(bundle: &Bundle) -> Result<TextTower, Error> {
+///
+/// # Errors
+/// [`Error::NoTextEncoder`]; [`Error::Text`] for one that is not as the manifest says.
+pub fn text_tower(bundle: &Bundle) -> Result<TextTower, Error> {
     let manifest = bundle.manifest();
     let path = bundle.folder().join(TEXT_ENCODER);
     let missing = || Error::NoTextEncoder {
         bundle: bundle.folder().to_owned(),
     };
     let info = manifest.text_encoder.as_ref().ok_or_else(missing)?;
-    if !info.tokens.is_empty() {
-        return Err(missing());
-    }
     let state = read_state_dict(&path).map_err(pinhole_prompts::Error::from)?;
-    let embedding = manifest.model.embedding_size;
-    let tower = TextTower::new(info.tower.clone(), embedding, info.activation, |name| {
-        Ok(state.tensor(name)?)
-    })?;
-    Ok(tower)
+    let (config, embedding) = (info.tower.clone(), manifest.model.embedding_size);
+    let tensor = |name: &str| Ok(state.tensor(name)?);
+    let activation = info.activation;
+    Ok(match info.tokens.as_slice() {
+        [] => TextTower::new(config, embedding, activation, tensor)?,
+        ids => TextTower::with_token_ids(config, embedding, activation, ids.to_vec(), tensor)?,
+    })
 }

@@ -84,6 +84,10 @@ struct Common {
     /// a ModifiedResNet.
     #[arg(long)]
     encoder: Option<PathBuf>,
+    /// MiB that the text tower may keep between its way forward and back; more classes than that
+    /// takes are run in parts, which takes half as long again.
+    #[arg(long, default_value_t = 1024)]
+    memory: usize,
     /// Updates per line of log.jsonl.
     #[arg(long, default_value_t = 10)]
     log_every: u64,
@@ -177,6 +181,7 @@ fn options(args: &Common, defaults: PromptOptions) -> PromptOptions {
         crop: args.crop,
         flip: !args.no_flip,
         encoder: args.encoder.clone(),
+        memory: args.memory,
         ..defaults
     }
 }

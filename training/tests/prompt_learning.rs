@@ -13,6 +13,7 @@ use pinhole_training::{
         Features, Intervals, LEARNER_FILE, Method, Progress, PromptOptions, Training,
         image_features, train,
     },
+    shapes,
 };
 use serde_json::Value;
 
@@ -53,7 +54,11 @@ fn weight(name: &str, shape: &[usize]) -> Tensor {
 
 /// The model of make_prompt_training.py.
 fn model(folder: &Path, activation: Activation) -> Checkpoint {
-    let config = ClipConfig {
+    write(folder, &config(activation))
+}
+
+fn config(activation: Activation) -> ClipConfig {
+    ClipConfig {
         name: None,
         embedding: 32,
         image: ImageTower::VisionTransformer {
@@ -72,9 +77,12 @@ fn model(folder: &Path, activation: Activation) -> Checkpoint {
         },
         activation,
         preprocessing: Preprocessing::openai(32),
-    };
+    }
+}
+
+fn write(folder: &Path, config: &ClipConfig) -> Checkpoint {
     let shapes = config.tensors();
-    pinhole_checkpoint::write(folder, &config, Existing::Replace, |name| {
+    pinhole_checkpoint::write(folder, config, Existing::Replace, |name| {
         let (_, shape) = shapes.iter().find(|(known, _)| known == name).unwrap();
         Ok::<_, pinhole_checkpoint::Error>(weight(name, shape))
     })
@@ -351,6 +359,112 @@ fn the_number_of_threads_changes_nothing() {
 }
 
 #[test]
+fn classes_in_parts_are_the_same_classes() {
+    let folder = tempfile::tempdir().unwrap();
+    let clip = quick(folder.path());
+    let mut classes = shapes::class_names();
+    classes.truncate(60);
+    for (class_specific, method) in [
+        (false, Method::CoOp),
+        (true, Method::CoOp),
+        (false, Method::CoCoOp),
+    ] {
+        let run = |memory: usize| {
+            let (features, _) = features(60);
+            let options = PromptOptions {
+                class_specific,
+                memory,
+                learning_rate: 0.01,
+                warm_up: 0,
+                ..short(method)
+            };
+            let labels = (0..60).collect();
+            let mut training = Training::new(&clip, &classes, features, labels, &options).unwrap();
+            let batch = training.batch(0);
+            let found = (0..4).map(|_| training.update(&batch).unwrap());
+            found
+                .map(|(loss, _, gradient)| (loss, gradient))
+                .collect::<Vec<_>>()
+        };
+        // A row takes 12 KiB here, so that 1 MiB holds less than 60 prompts of at least 2 rows.
+        let (whole, parts) = (run(1024), run(1));
+        // Contexts of their own have no sum over classes that parts could split.
+        assert_eq!(whole == parts, class_specific);
+        for ((a, b), (c, d)) in whole.into_iter().zip(parts) {
+            assert!(
+                (a - c).abs() < 1e-5 * a && (b - d).abs() < 1e-4 * b,
+                "{a} {c}, {b} {d}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_loss_is_that_of_the_class_embeddings_made_for_a_board() {
+    let folder = tempfile::tempdir().unwrap();
+    let clip = quick(folder.path());
+    let names = strings(&golden()["classes"]);
+    let tower = pinhole_prompts::TextTower::load(&clip).unwrap();
+    let tokenizer = pinhole_prompts::Tokenizer::new();
+    let classes = pinhole_prompts::Classes::new(&names).unwrap();
+    let (all, labels) = features(12);
+    let loss = |class: &dyn Fn(&[f32]) -> Vec<f32>| {
+        let mut sum = 0.0;
+        for (image, &label) in all.data.chunks_exact(32).zip(&labels) {
+            let dot = |t: &[f32]| {
+                t.iter()
+                    .zip(image)
+                    .map(|(t, f)| f64::from(t * f))
+                    .sum::<f64>()
+            };
+            let class = class(image);
+            let scale = f64::from(clip.logit_scale());
+            let logits: Vec<f64> = class.chunks_exact(32).map(|t| scale * dot(t)).collect();
+            sum += logits.iter().map(|l| l.exp()).sum::<f64>().ln() - logits[label];
+        }
+        sum / labels.len() as f64
+    };
+    for position in [
+        ClassPosition::End,
+        ClassPosition::Middle,
+        ClassPosition::Front,
+    ] {
+        let options = PromptOptions {
+            class_position: position,
+            n_ctx: 5,
+            ..PromptOptions::coop(1, 1)
+        };
+        let mut training =
+            Training::new(&clip, &names, all.clone(), labels.clone(), &options).unwrap();
+        let learner = training.learner();
+        let embeddings = pinhole_prompts::learned_embeddings(
+            &tower,
+            &tokenizer,
+            &classes,
+            &learner,
+            position,
+            &mut |_, _| {},
+        )
+        .unwrap();
+        let batch: Vec<(usize, usize)> = (0..12).map(|image| (image, 0)).collect();
+        let (ours, ..) = training.update(&batch).unwrap();
+        close(
+            f64::from(ours),
+            loss(&|_| embeddings.data.clone()),
+            &position.to_string(),
+        );
+    }
+    let options = PromptOptions::cocoop(1);
+    let mut training = Training::new(&clip, &names, all.clone(), labels.clone(), &options).unwrap();
+    let learner = training.learner();
+    let head = pinhole_prompts::Conditional::new(&tower, &tokenizer, &classes, &learner).unwrap();
+    let batch: Vec<(usize, usize)> = (0..12).map(|image| (image, 0)).collect();
+    let (ours, ..) = training.update(&batch).unwrap();
+    let expected = loss(&|image| head.exact(&tower, image, None).unwrap());
+    close(f64::from(ours), expected, "cocoop");
+}
+
+#[test]
 fn it_learns() {
     let folder = tempfile::tempdir().unwrap();
     let clip = quick(folder.path());
@@ -463,6 +577,45 @@ fn views_vary_and_repeat_with_the_seed() {
     for row in rows {
         assert!((length(row) - 1.0).abs() < 1e-5);
     }
+}
+
+#[test]
+fn a_bundle_may_encode_the_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let demo = root.join("assets/demo");
+    let bundle = pinhole::Classifier::open(&demo).unwrap();
+    let (embedding, size) = {
+        let model = &bundle.manifest().model;
+        (model.embedding_size, model.image_size)
+    };
+    let options = PromptOptions {
+        encoder: Some(demo),
+        ..PromptOptions::coop(1, 1)
+    };
+    let (_, items) = pictures();
+    let encode = |clip: &Checkpoint, options: &PromptOptions| {
+        image_features(clip, &items, options, &mut silent).map_err(|error| error.to_string())
+    };
+    let mut config = config(Activation::QuickGelu);
+    config.embedding = embedding;
+    config.preprocessing = Preprocessing::openai(size);
+    if let ImageTower::VisionTransformer { image_size, .. } = &mut config.image {
+        *image_size = size;
+    }
+    let fitting = write(&folder.path().join("fitting"), &config);
+    let features = encode(&fitting, &options).unwrap();
+    assert_eq!(features.data.len(), items.len() * embedding);
+    for (row, item) in features.data.chunks_exact(embedding).zip(&items) {
+        assert_eq!(row, bundle.embed(&item.image().unwrap()).unwrap().values);
+    }
+    let error = encode(&quick(folder.path()), &options).unwrap_err();
+    assert!(error.contains("the same model"), "{error}");
+    // A ModifiedResNet runs in no other way.
+    let resnet = root.join("tests/golden/models/resnet/open-clip");
+    let resnet = Checkpoint::open(&resnet, &OpenOptions::default()).unwrap();
+    let error = encode(&resnet, &PromptOptions::coop(1, 1)).unwrap_err();
+    assert!(error.contains("--encoder"), "{error}");
 }
 
 #[test]

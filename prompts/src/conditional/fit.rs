@@ -24,10 +24,12 @@ pub struct FitOptions {
 }
 
 impl Default for FitOptions {
+    /// Of a trained model's similarities, 0.003 unexplained changes nothing beside what the first order
+    /// leaves out; 2,048 terms keep 1,000 classes at 10 MB to read for an image.
     fn default() -> Self {
         FitOptions {
             unexplained: 0.003,
-            most_terms: 1024,
+            most_terms: 2048,
         }
     }
 }
@@ -55,7 +57,7 @@ pub struct Fit {
 const MEASURED: usize = 64;
 
 /// Most rows of the basis E that are looked at.
-const MOST_BASIS: usize = 96;
+const MOST_BASIS: usize = 128;
 
 /// Fits the head to images given by their L2-normalised embeddings [N, D]. `progress` is called with the
 /// number of images done and the number of all, first at 0.

@@ -58,39 +58,41 @@ pub fn image_features(
         }
         (None, _) => ImageEncoder::open(clip)?,
     };
-    let views = options.views.max(1);
-    let jobs: Vec<(usize, usize)> = (0..items.len())
-        .flat_map(|item| (0..views).map(move |view| (item, view)))
-        .collect();
+    let (views, embedding) = (options.views.max(1), clip.config().embedding);
+    let mut data = Vec::new();
+    let all = items.len().saturating_mul(views);
+    if data
+        .try_reserve_exact(all.saturating_mul(embedding))
+        .is_err()
+    {
+        return Err(Error::Config(format!(
+            "no memory for {views} embeddings of each of {} images; lower --views",
+            items.len()
+        )));
+    }
     let rule = &clip.config().preprocessing;
-    let picture = |&(item, view): &(usize, usize)| {
-        let image = items[item].image()?;
+    let picture = |job: usize| {
+        let image = items[job / views].image()?;
         match options.views {
             0 => Ok(image),
-            _ => {
-                let index = (item * views + view) as u64;
-                augment(
-                    image,
-                    rule,
-                    options,
-                    &mut Dice::new(options.seed ^ 0x7669_6577, index),
-                )
-            }
+            _ => augment(
+                image,
+                rule,
+                options,
+                &mut Dice::new(options.seed ^ 0x7669_6577, job as u64),
+            ),
         }
     };
-    let embedding = clip.config().embedding;
-    let all = jobs.len();
-    let mut data = Vec::with_capacity(all * embedding);
     // In rounds, between which progress is told.
-    for jobs in jobs.chunks(CHUNK * 2 * rayon::current_num_threads()) {
-        progress(Progress::Encoding {
-            done: data.len() / embedding,
-            all,
-        });
-        let chunks = jobs.par_chunks(CHUNK).map(|jobs| {
-            let images = jobs.iter().map(picture).collect::<Result<Vec<_>>>()?;
+    let round = CHUNK * 2 * rayon::current_num_threads();
+    for start in (0..all).step_by(round) {
+        progress(Progress::Encoding { done: start, all });
+        let chunks: Vec<usize> = (start..all.min(start + round)).step_by(CHUNK).collect();
+        let chunks = chunks.into_par_iter().map(|first| {
+            let jobs = first..all.min(start + round).min(first + CHUNK);
+            let images = jobs.clone().map(picture).collect::<Result<Vec<_>>>()?;
             let rows = encoder.embed_images(&images)?;
-            let items: Vec<Item> = jobs.iter().map(|&(item, _)| items[item].clone()).collect();
+            let items: Vec<Item> = jobs.map(|job| items[job / views].clone()).collect();
             encoder.check(&rows, &items)?;
             Ok(rows)
         });

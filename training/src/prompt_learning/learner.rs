@@ -20,10 +20,6 @@ use crate::{
     shapes::Dice,
 };
 
-/// Memory for what the tower keeps between its way forward and back, in bytes. Classes beyond that are
-/// run in parts, forward twice.
-const MEMORY: usize = 1 << 30;
-
 /// The frozen text side: class embeddings for a context.
 pub(super) struct TextSide {
     tower: Tower,
@@ -59,8 +55,8 @@ pub(super) fn start(
     };
     let n_ctx = match (&given, &options.words) {
         (Some(learner), _) => learner.n_ctx(),
-        (None, Some(words)) if words.is_empty() => {
-            return Err(Error::Config(format!("--words {words:?}: no word in it")));
+        (None, Some(text)) if words.is_empty() => {
+            return Err(Error::Config(format!("--words {text:?}: no word in it")));
         }
         (None, Some(_)) => words.len(),
         (None, None) => options.n_ctx,
@@ -78,12 +74,14 @@ pub(super) fn start(
         None => first_weights(&tower, &words, n_ctx, classes.len(), options)?,
     };
     let own = options.class_specific;
+    // A block keeps about 16 times its width for each row: norms, query, keys and values, the mixed
+    // values, both residuals, and the MLP's hidden layer before and after its activation.
     let bytes = clip.config().text.layers * 16 * tower.width() * size_of::<f32>();
     let text = TextSide {
         parts: parts(
             &tower,
             &prompts,
-            MEMORY / bytes.max(1),
+            (options.memory << 20) / bytes.max(1),
             |class, i| match own {
                 true => class * n_ctx + i,
                 false => i,

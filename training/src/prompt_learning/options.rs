@@ -60,6 +60,9 @@ pub struct PromptOptions {
     /// A bundle of the same model that encodes the images, instead of the checkpoint's image tower:
     /// the only way for a ModifiedResNet, and a way to train on what a quantised encoder sees.
     pub encoder: Option<PathBuf>,
+    /// MiB that the text tower may keep between its way forward and back. More classes than that takes
+    /// are run in parts, forward twice.
+    pub memory: usize,
     /// Decides first values, the order of images, and views.
     pub seed: u64,
 }
@@ -91,6 +94,7 @@ impl PromptOptions {
             crop: 0.08,
             flip: true,
             encoder: None,
+            memory: 1024,
             seed,
         }
     }
@@ -142,6 +146,7 @@ impl PromptOptions {
             && self.weight_decay >= 0.0
             && self.weight_decay * self.learning_rate < 1.0
             && self.views <= 4096
+            && (1..=1 << 20).contains(&self.memory)
             && self.crop > 0.0
             && self.crop <= 1.0;
         match fine {
@@ -149,7 +154,7 @@ impl PromptOptions {
             false => wrong(format!(
                 "hyper-parameters out of range (epochs 1 to 1048576, batch size 1 to 65536, learning \
                  rates > 0, momentum in 0..1, dampening 0 to 1, weight decay >= 0, views up to 4096, \
-                 crop in 0..1): {self:?}"
+                 crop in 0..1, memory 1 to 1048576 MiB): {self:?}"
             )),
         }
     }

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, __version__
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ["cargo", "run", "--quiet", "--release", "-p", "pinhole-preprocessing", "--example", "resize_time", "--"]
 SIZE = 224
 

@@ -1,0 +1,232 @@
+//! CoCoOp from a prompt learner's file to the board's answer.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use common::{Scene, checkpoint, random};
+use pinhole::{Bundle, Classes, Classifier, Mode, RgbImage, set_classes};
+use pinhole_checkpoint::{
+    Checkpoint, ClassPosition, MetaNet, PromptLearner, Tensor, write_prompt_learner,
+};
+use pinhole_prompts::{PromptRow, TextTower, Tokenizer, prompt_rows};
+
+const CLASSES: [&str; 6] = ["cat", "polar_bear", "mug", "fern", "lamp", "red brick"];
+
+fn learner() -> PromptLearner {
+    // Large enough to move the answers from image to image.
+    let scaled = |name, shape: &[usize], scale: f32| {
+        let mut tensor: Tensor = random(name, shape);
+        tensor.data.iter_mut().for_each(|v| *v *= scale);
+        tensor
+    };
+    PromptLearner {
+        context: random("ctx", &[4, 64]),
+        meta_net: Some(MetaNet {
+            linear1_weight: scaled("meta_net.linear1.weight", &[3, 32], 2.0),
+            linear1_bias: random("meta_net.linear1.bias", &[3]),
+            linear2_weight: scaled("meta_net.linear2.weight", &[64, 3], 0.5),
+            linear2_bias: random("meta_net.linear2.bias", &[64]),
+        }),
+        class_position: Some(ClassPosition::End),
+    }
+}
+
+/// f · t_c by CoCoOp's formulas, one whole prompt after the other.
+fn by_hand(embedding: &[f32], learner: &PromptLearner, class: &str) -> f32 {
+    let checkpoint = Checkpoint::open(&checkpoint(), &Default::default()).unwrap();
+    let tower = TextTower::load(&checkpoint).unwrap();
+    let net = learner.meta_net.as_ref().unwrap();
+    let affine = |weight: &Tensor, bias: &Tensor, x: &[f32]| -> Vec<f32> {
+        (weight.data.chunks_exact(x.len()).zip(&bias.data))
+            .map(|(row, b)| b + row.iter().zip(x).map(|(w, x)| w * x).sum::<f32>())
+            .collect()
+    };
+    let hidden = affine(&net.linear1_weight, &net.linear1_bias, embedding);
+    let hidden: Vec<f32> = hidden.into_iter().map(|v| v.max(0.0)).collect();
+    let shift = affine(&net.linear2_weight, &net.linear2_bias, &hidden);
+    let rows = prompt_rows(&Tokenizer::new(), class, 4, ClassPosition::End, 16).unwrap();
+    let rows = rows.into_iter().flat_map(|row| match row {
+        PromptRow::Token(id) => tower.token_rows(&[id]).unwrap(),
+        PromptRow::Context(i) => (learner.context.data[i * 64..][..64].iter())
+            .zip(&shift)
+            .map(|(c, s)| c + s)
+            .collect(),
+    });
+    let class = tower.embed_rows(&rows.collect::<Vec<_>>()).unwrap();
+    class.iter().zip(embedding).map(|(a, b)| a * b).sum()
+}
+
+fn picture(i: usize) -> RgbImage {
+    // Contrast and brightness of their own.
+    let byte = |at: usize| ((at * (i * 7 + 3)) % 251 / (1 + i % 3) + i * 5 % 60).min(255) as u8;
+    RgbImage::new(40, 36, (0..40 * 36 * 3).map(byte).collect()).unwrap()
+}
+
+/// A scene with the learner's file and calibration images in it.
+fn scene() -> (Scene, PathBuf) {
+    let scene = Scene::new(&CLASSES.join("\n"));
+    let file = scene.path("learner.safetensors");
+    write_prompt_learner(&file, &learner()).unwrap();
+    let images = scene.path("images");
+    std::fs::create_dir(&images).unwrap();
+    for i in 0..24 {
+        let picture = picture(i);
+        let data = picture.data.clone();
+        let png = image::RgbImage::from_raw(40, 36, data).unwrap();
+        png.save(images.join(format!("{i}.png"))).unwrap();
+    }
+    (scene, file)
+}
+
+fn export(scene: &Scene, learner: &Path, extra: &[&str]) -> std::process::Output {
+    let images = scene.path("images");
+    let flags = [
+        "--prompt-learner",
+        learner.to_str().unwrap(),
+        "--calibration",
+        images.to_str().unwrap(),
+    ];
+    scene.export(&checkpoint(), &[&flags, extra].concat())
+}
+
+fn open(scene: &Scene, mode: Mode) -> Classifier {
+    Classifier::builder()
+        .conditional(mode)
+        .open(scene.path("bundle"))
+        .unwrap()
+}
+
+#[test]
+fn exact_is_cocoops_formula_and_the_other_modes_are_as_near_as_the_manifest_says() {
+    let (scene, learner_file) = scene();
+    let output = export(&scene, &learner_file, &[]);
+    assert!(output.status.success(), "{output:?}");
+    let exact = open(&scene, Mode::Exact);
+    let manifest = exact.manifest();
+    let info = manifest.conditional.unwrap();
+    assert_eq!((info.fitted_images, info.compared_images), (18, 6));
+    // Only the rows of tokens in use travel.
+    let tokens = &manifest.text_encoder.as_ref().unwrap().tokens;
+    assert!((8..20).contains(&tokens.len()), "{tokens:?}");
+
+    let linear = open(&scene, Mode::Linear);
+    let shortlist = open(&scene, Mode::Shortlist);
+    let auto = open(&scene, Mode::Auto(Duration::from_secs(60)));
+    let hasty = open(&scene, Mode::Auto(Duration::ZERO));
+    let mut moved = std::collections::HashSet::new();
+    for i in 100..112 {
+        let embedding = exact.embed(&picture(i)).unwrap().values;
+        let found = exact.similarities(&embedding).unwrap();
+        for (class, found) in CLASSES.iter().zip(&found) {
+            let expected = by_hand(&embedding, &learner(), class);
+            // 0.002 at logit scale 100.
+            assert!(
+                (found - expected).abs() < 2e-5,
+                "{class}: {found} {expected}"
+            );
+        }
+        moved.insert(found.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
+        assert_eq!(auto.similarities(&embedding).unwrap(), found);
+        let first = linear.similarities(&embedding).unwrap();
+        assert_eq!(hasty.similarities(&embedding).unwrap(), first);
+        for (a, b) in found.iter().zip(&first) {
+            // The manifest's figure is of other images.
+            let bound = 3.0 * info.linear.largest_logit_difference + 0.5;
+            assert!((a - b).abs() * manifest.logit_scale < bound, "{info:?}");
+        }
+        let picked = shortlist.classify(&picture(i)).unwrap().ranking[0].clone();
+        assert!(
+            found.contains(&picked.similarity),
+            "the first is an exact one"
+        );
+    }
+    assert_eq!(moved.len(), 12, "the image moves the class embeddings");
+}
+
+#[test]
+fn a_stream_answers_as_single_images_do() {
+    let (scene, learner_file) = scene();
+    assert!(export(&scene, &learner_file, &[]).status.success());
+    let classifier = open(&scene, Mode::Exact);
+    let mut stream = classifier.stream().unwrap();
+    for i in [0, 0, 1, 1, 1, 2, 7, 7] {
+        let (a, b) = (
+            stream.classify(&picture(i)),
+            classifier.classify(&picture(i)),
+        );
+        assert_eq!(a.unwrap().ranking[0].name, b.unwrap().ranking[0].name);
+    }
+}
+
+#[test]
+fn new_classes_for_a_conditional_head() {
+    let (scene, learner_file) = scene();
+    let output = export(
+        &scene,
+        &learner_file,
+        &["--with-text", "--precision", "f16"],
+    );
+    assert!(output.status.success(), "{output:?}");
+    let classes = Classes::new(["tea pot", "mug"]).unwrap();
+    set_classes(scene.path("bundle"), &classes, &mut |_, _| {}).unwrap();
+    let classifier = open(&scene, Mode::Exact);
+    assert_eq!(classifier.manifest().classes, ["tea pot", "mug"]);
+    let embedding = classifier.embed(&picture(5)).unwrap().values;
+    let found = classifier.similarities(&embedding).unwrap();
+    for (class, found) in ["tea pot", "mug"].iter().zip(&found) {
+        let expected = by_hand(&embedding, &learner(), class);
+        assert!(
+            (found - expected).abs() < 3e-3,
+            "{class}: {found} {expected}"
+        );
+    }
+    assert_eq!(
+        open(&scene, Mode::Linear)
+            .similarities(&embedding)
+            .unwrap()
+            .len(),
+        2
+    );
+}
+
+#[test]
+fn what_a_conditional_head_cannot_do_is_said() {
+    let (scene, learner_file) = scene();
+    let file = learner_file.to_str().unwrap();
+    let output = scene.export(&checkpoint(), &["--prompt-learner", file]);
+    scene.assert_fails(&output, &["CoCoOp", "--calibration"]);
+    for position in ["middle", "front"] {
+        let output = export(&scene, &learner_file, &["--class-position", position]);
+        scene.assert_fails(&output, &["CoCoOp", position, "end", "causal"]);
+    }
+    assert!(!scene.path("bundle").exists());
+}
+
+#[test]
+fn a_head_without_one_of_its_tensors_is_an_error() {
+    let (scene, learner_file) = scene();
+    assert!(export(&scene, &learner_file, &[]).status.success());
+    let bundle = Bundle::open(&scene.path("bundle")).unwrap();
+    for name in ["meta_net.linear2.bias", "linear.core", "context"] {
+        let forged = scene.path(&format!("without-{name}"));
+        let writer = pinhole_bundle::BundleWriter::create(&forged).unwrap();
+        for file in &bundle.manifest().files {
+            let bytes = std::fs::read(bundle.folder().join(&file.path)).unwrap();
+            writer.add(&file.path, &bytes).unwrap();
+        }
+        let mut head = bundle.head().clone();
+        head.learned.remove(name);
+        writer.add_head(&head).unwrap();
+        writer
+            .write_manifest(&mut bundle.manifest().clone())
+            .unwrap();
+        writer.finish().unwrap();
+        let error = Classifier::open(&forged).err().unwrap().to_string();
+        assert!(
+            error.contains("head.safetensors") && error.contains(name),
+            "{error}"
+        );
+    }
+}

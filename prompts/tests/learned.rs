@@ -1,0 +1,110 @@
+//! Learned prompts against CoOp's and CoCoOp's formulas in PyTorch.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::Golden;
+use pinhole_prompts::{Conditional, Error, Tokenizer, learned_embeddings};
+
+/// Largest difference of a logit, at a logit scale of 100.
+const TOLERANCE: f32 = 0.002;
+
+/// The logits [images][classes] of each case.
+fn logits(golden: &Golden) -> BTreeMap<String, Vec<Vec<f32>>> {
+    serde_json::from_value(golden.json["logits"].clone()).unwrap()
+}
+
+fn logit(golden: &Golden, class: &[f32], image: &[f32]) -> f32 {
+    let dot: f32 = class.iter().zip(image).map(|(c, f)| c * f).sum();
+    golden.json["logit_scale"].as_f64().unwrap() as f32 * dot
+}
+
+#[test]
+fn coop_in_every_form_equals_the_reference() {
+    let golden = Golden::read();
+    let (tower, classes, images) = (golden.tower(), golden.classes(), golden.features());
+    let mut cases = 0;
+    for (case, expected) in logits(&golden) {
+        let Some((context, position)) = case.split_once('-') else {
+            continue;
+        };
+        let (learner, tokenizer) = (golden.coop(context), Tokenizer::new());
+        let position = position.parse().unwrap();
+        let found = learned_embeddings(
+            &tower,
+            &tokenizer,
+            &classes,
+            &learner,
+            position,
+            &mut |_, _| {},
+        )
+        .unwrap();
+        for (image, expected) in images.iter().zip(&expected) {
+            for (class, expected) in found.data.chunks(found.dim).zip(expected) {
+                let logit = logit(&golden, class, image);
+                assert!(
+                    (logit - expected).abs() <= TOLERANCE,
+                    "{case}: {logit} for {expected}"
+                );
+            }
+        }
+        cases += 1;
+    }
+    assert_eq!(cases, 6, "unified and class-specific, at each position");
+}
+
+#[test]
+fn cocoop_equals_the_reference() {
+    let golden = Golden::read();
+    let (tower, classes) = (golden.tower(), golden.classes());
+    let conditional =
+        Conditional::new(&tower, &Tokenizer::new(), &classes, &golden.cocoop()).unwrap();
+    for (image, expected) in golden
+        .features()
+        .iter()
+        .zip(&logits(&golden)["conditional"])
+    {
+        let found = conditional.exact(&tower, image, None).unwrap();
+        let similarities = conditional.similarities(&tower, image, None).unwrap();
+        assert_eq!(found.len(), expected.len() * image.len());
+        for (i, class) in found.chunks(image.len()).enumerate() {
+            let logit = logit(&golden, class, image);
+            let apart = (logit - expected[i]).abs();
+            assert!(apart <= TOLERANCE, "{logit} for {}", expected[i]);
+            assert!((logit - 100.0 * similarities[i]).abs() < 1e-4);
+        }
+        // Some of the classes, in an order of their own.
+        let some = conditional.exact(&tower, image, Some(&[4, 0, 4])).unwrap();
+        let (first, fourth) = (
+            &found[..image.len()],
+            &found[4 * image.len()..][..image.len()],
+        );
+        assert_eq!(some, [fourth, first, fourth].concat());
+        assert!(
+            conditional
+                .exact(&tower, image, Some(&[]))
+                .unwrap()
+                .is_empty()
+        );
+    }
+    // The golden file holds the rows that the prompts use, and those of CoOp's "X".
+    let ids = conditional.token_ids();
+    assert!(
+        ids.is_sorted() && !ids.contains(&343) && ids.len() == 19,
+        "{ids:?}"
+    );
+}
+
+#[test]
+fn a_tower_without_the_tokens_of_a_class_says_so() {
+    let golden = Golden::read();
+    let tower = golden.tower();
+    let classes = pinhole_prompts::Classes::new(["cat", "tractor"]).unwrap();
+    let error = Conditional::new(&tower, &Tokenizer::new(), &classes, &golden.cocoop());
+    let error = error.unwrap_err();
+    assert!(
+        matches!(error, Error::TokenNotHere { tokens: 20, .. }),
+        "{error}"
+    );
+}
