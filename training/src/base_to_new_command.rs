@@ -38,12 +38,12 @@ pub(crate) struct BaseToNewArgs {
     /// them. Several are an ensemble. By default "a photo of a {}."
     #[arg(long, num_args = 1..)]
     templates: Vec<String>,
-    /// Context vectors of CoOp, random at first.
-    #[arg(long, default_value_t = 16)]
-    n_ctx: usize,
-    /// Words that CoCoOp's context starts as.
+    /// Words that the contexts start as: the protocol's authors have these for both methods.
     #[arg(long, default_value = "a photo of a")]
     words: String,
+    /// Start CoOp from so many random vectors instead.
+    #[arg(long)]
+    n_ctx: Option<usize>,
     /// CoOp's passes over the images; by default 50 for one shot, 100 for two to four, 200 for more.
     #[arg(long)]
     coop_epochs: Option<u64>,
@@ -85,7 +85,8 @@ pub(crate) fn base_to_new(args: &BaseToNewArgs) -> Result<()> {
             MethodArg::Coop => {
                 let defaults = PromptOptions::coop(args.shots, 1);
                 PromptOptions {
-                    n_ctx: args.n_ctx,
+                    words: args.n_ctx.is_none().then(|| args.words.clone()),
+                    n_ctx: args.n_ctx.unwrap_or(defaults.n_ctx),
                     epochs: args.coop_epochs.unwrap_or(defaults.epochs),
                     ..defaults
                 }

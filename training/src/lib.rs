@@ -14,6 +14,7 @@
 //! | [`contrastive`] | loss and gradients of a batch, in chunks on all cores |
 //! | [`optimiser`], [`schedule`] | AdamW and the learning rate |
 //! | [`train`], [`state`] | the loop, its log, and its exact state in a file |
+//! | [`prompt_learning`] | CoOp and CoCoOp on the frozen towers |
 //! | [`zero_shot`] | accuracy of a model in training |
 //! | [`evaluate`], [`metrics`] | accuracy of every kind of prompt, and measures of it |
 //! | [`comparison`] | methods side by side, over seeds |

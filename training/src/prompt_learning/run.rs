@@ -186,7 +186,7 @@ impl Training {
         chosen
             .map(|&image| {
                 let index = epoch * images as u64 + image as u64;
-                let mut dice = Dice::new(self.options.seed ^ 0x0063_686f_6963_65, index);
+                let mut dice = Dice::new(self.options.seed ^ 0x6368_6f69_6365, index);
                 (image, dice.below(self.features.views))
             })
             .collect()
