@@ -239,7 +239,7 @@ fn learned_prompts_stand_beside_zero_shot() {
         folder,
     );
     let picture = fs::read_to_string(folder.join("table.svg")).unwrap();
-    assert!(picture.starts_with("<svg") && picture.matches("blue_cross").count() == 2);
+    assert!(picture.starts_with("<svg") && picture.matches("red_circle").count() == 2);
 
     let one = "evaluate --model clip --images pictures --prompt-learner a.safetensors";
     let error = fail(&format!("{one} --class-position front"), folder);
