@@ -138,7 +138,7 @@ mod tests {
     fn long_names_are_cut_and_no_class_is_refused() {
         let name = "é".repeat(100);
         let picture = svg(&Evaluation::new(vec![name], [(0, 0)])).unwrap();
-        assert!(picture.contains(&format!("{}…\n", "é".repeat(27))));
+        assert!(picture.contains(&format!("\n{}…\n", "é".repeat(27))));
         assert!(svg(&Evaluation::new(Vec::new(), [])).is_err());
     }
 }

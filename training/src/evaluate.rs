@@ -150,6 +150,11 @@ impl TextSide {
                 learned_embeddings(tower, tokenizer, &classes, learner, position, nothing)?;
             return Ok(self.fixed(set, &embeddings.data));
         }
+        if position != ClassPosition::End {
+            return Err(Error::Config(format!(
+                "--class-position {position}: CoCoOp's prompts have the class name at the end"
+            )));
+        }
         let conditional = Conditional::new(tower, tokenizer, &classes, learner)?;
         let answers = (set.embeddings.par_chunks_exact(tower.embedding()))
             .zip(&set.labels)

@@ -247,6 +247,7 @@ fn pool(threads: Option<usize>) -> Result<()> {
         Some(threads) => threads,
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
+    pinhole_kernels::check()?;
     // Matrix products stay on the thread that asks for them: the parts of a batch are what runs in
     // parallel.
     gemm::set_threading_threshold(usize::MAX);

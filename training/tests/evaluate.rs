@@ -169,6 +169,11 @@ fn a_context_of_words_answers_as_the_words_do() {
     cocoop.class_position = None;
     assert!(
         texts
+            .learned(&set, &cocoop, Some(ClassPosition::Front))
+            .is_err()
+    );
+    assert!(
+        texts
             .learned(&set, &cocoop, Some(ClassPosition::End))
             .is_ok()
     );

@@ -61,7 +61,7 @@ impl VisionTransformer {
         let ImageTower::VisionTransformer { layers, heads, .. } = config.image else {
             return Err(Error::Config(
                 "the image tower is a ModifiedResNet, which is not trained or evaluated here: \
-                 export the checkpoint to a bundle and evaluate that"
+                 export the checkpoint to a bundle, and evaluate that or give it as --encoder"
                     .into(),
             ));
         };
