@@ -27,28 +27,25 @@ pub struct Calibration {
     pub strangers_rejected: Option<f32>,
 }
 
-/// Bins of the expected calibration error.
+/// Bins of the expected calibration error, as Guo et al. have them.
 const BINS: usize = 15;
 
-/// The expected calibration error, 0..1, of answers (probability of the best class, whether it was
-/// right): over 15 equally wide bins of probability, the mean difference between a bin's accuracy and
-/// its mean probability, weighted by its answers (Guo et al., 2017, equation 5). 0 without answers.
-pub fn expected_calibration_error(answers: impl IntoIterator<Item = (f32, bool)>) -> f32 {
-    let mut bins = [(0usize, 0.0f64, 0usize); BINS];
-    let mut all = 0;
-    for (probability, right) in answers {
-        // Bins are open below and closed above, as the paper has them.
-        let bin = (f64::from(probability) * BINS as f64).ceil() as usize;
-        let (count, sum, rights) = &mut bins[bin.clamp(1, BINS) - 1];
-        *count += 1;
-        *sum += f64::from(probability);
-        *rights += usize::from(right);
+/// The expected calibration error, 0..1, of answers (probability of the class given, whether it was
+/// right): they fall into 15 bins of equal width by probability, ((m - 1) / 15, m / 15]; the result is the
+/// mean over the bins, weighted by their numbers of answers, of the distance between the share of right
+/// answers and the mean probability (Guo et al., 2017, equation 3). 0 without answers.
+pub fn expected_calibration_error(answers: impl IntoIterator<Item = (f64, bool)>) -> f64 {
+    let (mut right, mut probability, mut all) = ([0.0; BINS], [0.0; BINS], 0usize);
+    for (given, is_right) in answers {
+        let bin = (given * BINS as f64).ceil() as usize;
+        let bin = bin.clamp(1, BINS) - 1;
+        right[bin] += f64::from(u8::from(is_right));
+        probability[bin] += given;
         all += 1;
     }
-    let gaps = bins
-        .iter()
-        .map(|(_, sum, rights)| (*rights as f64 - sum).abs());
-    (gaps.sum::<f64>() / all.max(1) as f64) as f32
+    // Numbers of answers cancel: n_m / n * |right_m / n_m - probability_m / n_m|.
+    let distances = right.iter().zip(probability).map(|(r, p)| (r - p).abs());
+    distances.sum::<f64>() / all.max(1) as f64
 }
 
 #[cfg(test)]
@@ -68,7 +65,7 @@ mod tests {
         ];
         // |2 - 2.52| + |1 - 0.25| + 0 + 0, of six.
         let found = expected_calibration_error(answers);
-        assert!((found - 1.27 / 6.0).abs() < 1e-6, "{found}");
+        assert!((found - 1.27 / 6.0).abs() < 1e-12, "{found}");
         assert_eq!(expected_calibration_error([]), 0.0);
     }
 }

@@ -180,8 +180,8 @@ fn fit(answers: &[Answer], scale: f32, keep: f32) -> Result<Fitted> {
         expected_calibration_error(classed.iter().map(|(answer, class)| {
             let probabilities = softmax(&answer.similarities, scale / temperature);
             let (at, _) = best(answer);
-            (probabilities[at] as f32, at == *class)
-        }))
+            (probabilities[at], at == *class)
+        })) as f32
     };
     let strangers = answers.iter().filter(|a| a.label == Label::Stranger);
     let wrong = classed

@@ -94,7 +94,7 @@ fn labelled_images_set_temperature_and_thresholds() {
             let image = pinhole::open_image(&path, &DecodeOptions::default()).unwrap();
             let answer = classifier.classify(&image).unwrap();
             let right = answer.ranking[0].name == classes[class];
-            answers.push((answer.ranking[0].probability, right));
+            answers.push((f64::from(answer.ranking[0].probability), right));
             kept += usize::from(right && !answer.unknown);
         }
     }
@@ -112,7 +112,7 @@ fn labelled_images_set_temperature_and_thresholds() {
         found.kept < 1.0 && found.kept >= 0.75,
         "--keep 0.8: {found:?}"
     );
-    let ece = pinhole_bundle::expected_calibration_error(answers);
+    let ece = pinhole::expected_calibration_error(answers) as f32;
     assert!((found.ece_after - ece).abs() < 1e-5, "{ece}: {found:?}");
 
     // Other classes make the figures void.

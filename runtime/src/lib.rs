@@ -39,7 +39,9 @@ pub use classifier::{
 };
 pub use conditional::{Mode, fit_conditional};
 pub use error::Error;
-pub use pinhole_bundle::{Agreement, Bundle, Calibration, Fidelity, Manifest, Precision};
+pub use pinhole_bundle::{
+    Agreement, Bundle, Calibration, Fidelity, Manifest, Precision, expected_calibration_error,
+};
 pub use pinhole_preprocessing::{
     DecodeOptions, Error as ImageError, Pixels, Preprocessing, RgbImage, open as open_image,
 };

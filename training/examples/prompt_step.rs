@@ -5,7 +5,7 @@
 //! NAMES is a file with a class name a line. Prints the seconds of each update, one a line: CoOp's with
 //! 16 context vectors and a batch of 32, CoCoOp's with 4 and one image. Where the time is compared, run
 //! it with the environment that `pinhole-train` gives itself (see main.rs): RAYON_NUM_THREADS=1 and the
-//! settings of malloc. tests/reference/time_prompt_learning.py does so.
+//! settings of malloc. benches/time_prompt_learning.py does so.
 
 use std::time::Instant;
 

@@ -17,24 +17,10 @@ pub struct Answer {
     pub confidence: f64,
 }
 
-/// Bins of [`calibration_error`], as Guo et al. have them.
-const BINS: usize = 15;
-
-/// The expected calibration error, 0..1 (Guo et al., "On calibration of modern neural networks",
-/// ICML 2017, equation 3): answers fall into 15 bins of equal width by confidence, ((m - 1) / 15,
-/// m / 15]; the result is the mean over the bins, weighted by their numbers of answers, of the
-/// distance between the share of right answers and the mean confidence. 0 without answers.
+/// The expected calibration error, 0..1, as [`pinhole::expected_calibration_error`] defines it.
 pub fn calibration_error(answers: &[Answer]) -> f64 {
-    let (mut right, mut confidence) = ([0.0; BINS], [0.0; BINS]);
-    for answer in answers {
-        let bin = (answer.confidence * BINS as f64).ceil() as usize;
-        let bin = bin.clamp(1, BINS) - 1;
-        right[bin] += f64::from(u8::from(answer.class == answer.given));
-        confidence[bin] += answer.confidence;
-    }
-    // Numbers of answers cancel: n_m / n * |right_m / n_m - confidence_m / n_m|.
-    let distances = right.iter().zip(confidence).map(|(r, c)| (r - c).abs());
-    distances.sum::<f64>() / answers.len().max(1) as f64
+    let pairs = answers.iter();
+    pinhole::expected_calibration_error(pairs.map(|a| (a.confidence, a.class == a.given)))
 }
 
 /// The harmonic mean of two accuracies, 2ab / (a + b); 0 where both are 0.

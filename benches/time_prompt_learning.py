@@ -20,7 +20,7 @@ import torch
 from open_clip.transformer import QuickGELU, Transformer
 from torch.nn import functional as F
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ["cargo", "run", "--quiet", "--release", "-p", "pinhole-training", "--example", "prompt_step", "--"]
 # As pinhole-train gives it itself.
 ENVIRONMENT = {
