@@ -8,12 +8,12 @@ use crate::{Activation, reference, threads};
 pub(crate) fn activate(kernels: Kernels, x: &mut [f32], activation: Activation) {
     // An exponential is worth some 16 multiply-adds.
     let threads = threads::count(x.len().saturating_mul(16));
-    threads::share_chunks(threads, x, 1 << 14, |_, x| match kernels {
-        Kernels::Reference => {
+    threads::share_chunks(threads, x, 1 << 14, |_, x| match kernels.float {
+        None => {
             x.iter_mut()
                 .for_each(|v| *v = reference::activated(*v, activation));
         }
-        Kernels::Vector(vector) => vector.activate(x, activation),
+        Some(vector) => vector.activate(x, activation),
     });
 }
 

@@ -37,7 +37,7 @@ pub(crate) fn attention(
     scale: f32,
     out: &mut [f32],
 ) {
-    let Kernels::Vector(vector) = kernels else {
+    let Some(vector) = kernels.float else {
         return reference::attention(q, tq, k, v, tk, heads, head_width, causal, scale, out);
     };
     if out.is_empty() || tk == 0 {
