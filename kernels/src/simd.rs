@@ -64,10 +64,6 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     /// # Safety
     /// `from` points to [`Simd::LANES`] readable values.
     unsafe fn load_i32(self, from: *const i32) -> Self::V;
-    /// a + b, whose sum an i32 can hold, as [`Simd::load_i32`].
-    /// # Safety
-    /// Both point to [`Simd::LANES`] readable values.
-    unsafe fn load_i32_sum(self, a: *const i32, b: *const i32) -> Self::V;
     /// Values of magnitude below 127.5 to whole numbers, half to even.
     /// # Safety
     /// `to` points to 4 * [`Simd::LANES`] writable values.

@@ -99,15 +99,6 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn load_i32_sum(self, a: *const i32, b: *const i32) -> __m512 {
-        // SAFETY: the token proves the instructions; the rest is the caller's promise.
-        unsafe {
-            let (a, b) = (_mm512_loadu_si512(a.cast()), _mm512_loadu_si512(b.cast()));
-            _mm512_cvtepi32_ps(_mm512_add_epi32(a, b))
-        }
-    }
-
-    #[inline(always)]
     unsafe fn store_s8(self, v: [__m512; 4], to: *mut i8) {
         for (i, v) in v.into_iter().enumerate() {
             // SAFETY: the token proves the instructions; the rest is the caller's promise.
@@ -237,15 +228,6 @@ impl Simd for Avx2 {
     unsafe fn load_i32(self, from: *const i32) -> __m256 {
         // SAFETY: the token proves the instructions; the rest is the caller's promise.
         unsafe { _mm256_cvtepi32_ps(_mm256_loadu_si256(from.cast())) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_i32_sum(self, a: *const i32, b: *const i32) -> __m256 {
-        // SAFETY: the token proves the instructions; the rest is the caller's promise.
-        unsafe {
-            let (a, b) = (_mm256_loadu_si256(a.cast()), _mm256_loadu_si256(b.cast()));
-            _mm256_cvtepi32_ps(_mm256_add_epi32(a, b))
-        }
     }
 
     #[inline(always)]

@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use super::pack::{Header, Layout};
 use crate::Activation;
-use crate::activation::activated;
+use crate::activation::{gelu, quick_gelu};
 use crate::linear::blocks;
-use crate::simd::{Simd, load_part, store_part};
+use crate::simd::Simd;
 
 /// Products of bytes in registers, as [`Simd`] is of f32. A value is the proof that the processor has the
 /// instructions.
@@ -15,6 +15,7 @@ pub(crate) trait Int8: Copy + Debug + Send + Sync + 'static {
     /// For the way from sums to outputs.
     type Float: Simd;
 
+    /// With two registers of columns.
     const LAYOUT: Layout;
     /// Values of k between two visits to memory for the sums, a multiple of the step: a block of a panel
     /// and one of rows stay in the first-level cache together.
@@ -86,6 +87,9 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
     let panel_size = layout.panel_size(k);
     let block_size = layout.block_size(g.rows, k);
     let most = I::DEPTH / layout.step;
+    // Cache lines of a step, and tiles to share them among.
+    let lines = (layout.columns * layout.step).div_ceil(LINE);
+    let tiles = g.rows.div_ceil(layout.rows);
     // Without any step there are sums all the same: zeros.
     for part in 0..g.steps.div_ceil(most).max(1) {
         let start = part * most;
@@ -104,10 +108,14 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
                 let ahead = layout.header_size() + (start + steps) * step;
                 next = g.panels.as_ptr().wrapping_add(ahead);
             }
-            let tiles = g.rows.div_ceil(layout.rows);
-            let lines = |tiles_before: usize| (step.div_ceil(LINE) * tiles_before).div_ceil(tiles);
+            let corrected = g.shifted && start == 0;
+            if corrected {
+                for sums in sums.chunks_exact_mut(layout.columns) {
+                    sums.copy_from_slice(header.corrections);
+                }
+            }
             for (i, (row, rows)) in blocks(g.rows, layout.rows).enumerate() {
-                let ahead = lines(i + 1) - lines(i);
+                let ahead = lines / tiles + usize::from(i < lines % tiles);
                 let step = layout.row_step(rows);
                 let x = &g.x[i * block_size..][start * step..][..steps * step];
                 let sums = &mut sums[row * layout.columns..][..rows * layout.columns];
@@ -116,32 +124,23 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
                     panel: weights.as_ptr().cast(),
                     steps,
                     sums: sums.as_mut_ptr(),
-                    add: start > 0,
+                    add: start > 0 || corrected,
                     next: next.cast(),
                     ahead,
                 };
                 next = next.wrapping_add(steps * ahead * LINE);
                 // SAFETY: the slices are as long as the tile needs, and blocks() gives at most its rows.
                 unsafe { simd.tile(rows, tile) };
-                if start + steps == g.steps {
-                    // SAFETY: the caller's promise.
-                    unsafe {
-                        finish(
-                            simd.float(),
-                            g,
-                            header,
-                            row..row + rows,
-                            columns.clone(),
-                            sums,
-                        )
-                    };
-                }
+            }
+            if start + steps == g.steps {
+                // SAFETY: the caller's promise.
+                unsafe { finish(simd.float(), g, header, columns, sums) };
             }
         }
     }
 }
 
-/// Writes the rows and columns of `out` that `sums` belongs to.
+/// Writes the columns of `out` that `sums`, a panel's, belongs to, and uses up `sums`.
 ///
 /// # Safety
 /// As [`Group::out`] says.
@@ -150,52 +149,129 @@ unsafe fn finish<S: Simd>(
     simd: S,
     g: &Group,
     header: Header,
-    rows: Range<usize>,
     columns: Range<usize>,
-    sums: &[i32],
+    sums: &mut [i32],
 ) {
-    let panel = header.scales.len();
-    assert!(rows.end <= g.scales.len() && sums.len() >= rows.len() * panel);
-    assert!(header.bias.len() == panel && header.corrections.len() == panel);
-    for j in (0..columns.len()).step_by(S::LANES) {
-        let width = S::LANES.min(columns.len() - j);
-        // SAFETY: a panel's columns are a multiple of LANES.
-        let (scale, bias) = unsafe {
-            (
-                simd.load(header.scales.as_ptr().add(j)),
-                simd.load(header.bias.as_ptr().add(j)),
-            )
+    let panel = 2 * S::LANES;
+    assert!(header.scales.len() == panel && header.bias.len() == panel);
+    assert!(columns.end <= g.width && columns.len() <= panel);
+    assert!(g.residual.is_none_or(|r| r.len() == g.rows * g.width));
+    assert!(sums.len() == g.rows * panel && g.scales.len() == g.rows);
+    // One loop for each function, its constants in registers.
+    // SAFETY: the caller's promise.
+    unsafe {
+        match g.activation {
+            Activation::None => {
+                finish_by(
+                    simd,
+                    g,
+                    header,
+                    columns,
+                    sums,
+                    #[inline(always)]
+                    |v| v,
+                );
+            }
+            Activation::QuickGelu => finish_by(
+                simd,
+                g,
+                header,
+                columns,
+                sums,
+                #[inline(always)]
+                |v| quick_gelu(simd, v),
+            ),
+            Activation::Gelu => finish_by(
+                simd,
+                g,
+                header,
+                columns,
+                sums,
+                #[inline(always)]
+                |v| gelu(simd, v),
+            ),
+        }
+    }
+}
+
+/// [`finish`] by an activation function.
+///
+/// # Safety
+/// As [`finish`], whose lengths have been checked.
+#[inline(always)]
+unsafe fn finish_by<S: Simd>(
+    simd: S,
+    g: &Group,
+    header: Header,
+    columns: Range<usize>,
+    sums: &mut [i32],
+    f: impl Fn(S::V) -> S::V,
+) {
+    let panel = 2 * S::LANES;
+    let whole = columns.len() == panel;
+    let from = sums.as_mut_ptr();
+    // SAFETY: `out` has these columns, which are this group's alone, `residual` has them too, and `sums` has rows
+    // of a panel's columns.
+    unsafe {
+        let out = g.out.add(columns.start);
+        let residual = g.residual.map(|r| r.as_ptr().add(columns.start));
+        match residual {
+            None if whole => scale::<S, false>(simd, header, g.scales, from, out, g.width, out, f),
+            Some(residual) if whole => {
+                scale::<S, true>(simd, header, g.scales, from, out, g.width, residual, f);
+            }
+            _ => {
+                let y = from.cast::<f32>();
+                scale::<S, false>(simd, header, g.scales, from, y, panel, y, f);
+                let y = std::slice::from_raw_parts(y, g.rows * panel);
+                for (i, y) in y.chunks_exact(panel).enumerate() {
+                    let out = std::slice::from_raw_parts_mut(out.add(i * g.width), columns.len());
+                    for (j, (out, y)) in out.iter_mut().zip(y).enumerate() {
+                        *out = residual.map_or(*y, |r| y + *r.add(i * g.width + j));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// out = f(sums · scales + bias) (+ residual if RESIDUAL), row by row of a panel's columns. Where RESIDUAL is false,
+/// `residual` is not read.
+///
+/// # Safety
+/// `sums` has a row of 2 * LANES columns for each of `scales`, and so have `out` and `residual`, whose rows are
+/// `stride` apart. `out` may be `sums`. The header has as many columns.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn scale<S: Simd, const RESIDUAL: bool>(
+    simd: S,
+    header: Header,
+    scales: &[f32],
+    sums: *const i32,
+    out: *mut f32,
+    stride: usize,
+    residual: *const f32,
+    f: impl Fn(S::V) -> S::V,
+) {
+    // SAFETY: the caller's promise for all.
+    unsafe {
+        let both = |from: &[f32]| {
+            let from = from.as_ptr();
+            [simd.load(from), simd.load(from.add(S::LANES))]
         };
-        for (i, row) in rows.clone().enumerate() {
-            // SAFETY: row i of the sums has the panel's columns, and so have the corrections.
-            let sum = unsafe {
-                let sums = sums.as_ptr().add(i * panel + j);
-                match g.shifted {
-                    true => simd.load_i32_sum(sums, header.corrections.as_ptr().add(j)),
-                    false => simd.load_i32(sums),
+        let (column_scales, bias) = (both(header.scales), both(header.bias));
+        for (i, &scale) in scales.iter().enumerate() {
+            let scale = simd.splat(scale);
+            let sums = sums.add(i * 2 * S::LANES);
+            // What lies in `out` has been read where it is `sums`.
+            for (j, (column_scale, bias)) in column_scales.into_iter().zip(bias).enumerate() {
+                let at = i * stride + j * S::LANES;
+                let sum = simd.load_i32(sums.add(j * S::LANES));
+                let mut y = f(simd.mul_add(sum, simd.mul(scale, column_scale), bias));
+                if RESIDUAL {
+                    y = simd.add(y, simd.load(residual.add(at)));
                 }
-            };
-            let scale = simd.mul(simd.splat(g.scales[row]), scale);
-            let y = activated(simd, simd.mul_add(sum, scale, bias), g.activation);
-            let at = row * g.width + columns.start + j;
-            let residual = g.residual.map(|r| &r[at..][..width]);
-            // SAFETY: `out` has this row and these columns, which are this group's alone.
-            let out = unsafe { std::slice::from_raw_parts_mut(g.out.add(at), width) };
-            if width == S::LANES {
-                // SAFETY: both slices have LANES values.
-                unsafe {
-                    let y = match residual {
-                        Some(residual) => simd.add(y, simd.load(residual.as_ptr())),
-                        None => y,
-                    };
-                    simd.store(y, out.as_mut_ptr());
-                }
-            } else {
-                let y = match residual {
-                    Some(residual) => simd.add(y, load_part(simd, residual)),
-                    None => y,
-                };
-                store_part(simd, y, out);
+                simd.store(y, out.add(at));
             }
         }
     }
@@ -233,21 +309,21 @@ macro_rules! vector_int8 {
 
 /// `Int8::tile` by the function of each height up to the most rows.
 macro_rules! tiles_int8 {
-    ($token:ident, $features:literal, $tile:path, $($rows:literal)*) => {
+    ($features:literal, $($rows:literal => $tile:expr),+ $(,)?) => {
         #[inline(always)]
         unsafe fn tile(self, rows: usize, t: crate::int8::Tile) {
-            #[target_feature(enable = $features)]
-            #[inline(never)]
-            unsafe fn run<const ROWS: usize>(t: crate::int8::Tile) {
-                // SAFETY: the caller's promise.
-                unsafe { $tile(t) }
-            }
-            // SAFETY: the token proves the features; the rest is the caller's promise.
-            unsafe {
-                match rows {
-                    $($rows => run::<$rows>(t),)*
-                    _ => unreachable!("a tile of {rows} rows"),
-                }
+            match rows {
+                $($rows => {
+                    #[target_feature(enable = $features)]
+                    #[inline(never)]
+                    unsafe fn run(t: crate::int8::Tile) {
+                        // SAFETY: the caller's promise.
+                        unsafe { $tile(t) }
+                    }
+                    // SAFETY: the token proves the features; the rest is the caller's promise.
+                    unsafe { run(t) }
+                })+
+                _ => unreachable!("a tile of {rows} rows"),
             }
         }
     };

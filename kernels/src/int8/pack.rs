@@ -139,39 +139,86 @@ pub(crate) fn pack_rows<T: Value>(layout: Layout, x: &[T], k: usize, count: usiz
     let rows = count.next_multiple_of(layout.rows_multiple);
     // Adding 128 to a signed byte and taking it from an unsigned one both turn the highest bit.
     let turn = if layout.shifted(T::PIXELS) { 0x80 } else { 0 };
-    let byte = |v: T| v.byte() ^ turn;
-    for (i, x) in x.chunks_exact(k.max(1)).take(count).enumerate() {
-        match (layout.operand, layout.step) {
-            (Operand::Wide, 2) => pack_row::<T, 2, 4>(x, rows, i, to, |[a, b]| {
-                let ([a, b], [c, d]) = (a.wide().to_ne_bytes(), b.wide().to_ne_bytes());
-                [a, b, c, d]
-            }),
-            (_, 4) => pack_row::<T, 4, 4>(x, rows, i, to, |v| v.map(byte)),
-            (_, 8) => pack_row::<T, 8, 8>(x, rows, i, to, |v| v.map(byte)),
-            (_, 16) => pack_row::<T, 16, 16>(x, rows, i, to, |v| v.map(byte)),
-            (operand, step) => unreachable!("{operand:?} in steps of {step}"),
-        }
+    // All of a step at once, as one number.
+    let (t4, t8, t16) = (
+        u32::from_ne_bytes([turn; 4]),
+        u64::from_ne_bytes([turn; 8]),
+        u128::from_ne_bytes([turn; 16]),
+    );
+    let block = Block { x, k, rows, count };
+    match (layout.operand, layout.step) {
+        (Operand::Wide, 2) => block.pack(to, |v: [T; 2]| {
+            let ([a, b], [c, d]) = (v[0].wide().to_ne_bytes(), v[1].wide().to_ne_bytes());
+            [a, b, c, d]
+        }),
+        (_, 4) => block.pack(to, |v: [T; 4]| {
+            (u32::from_ne_bytes(v.map(T::byte)) ^ t4).to_ne_bytes()
+        }),
+        (_, 8) => block.pack(to, |v: [T; 8]| {
+            (u64::from_ne_bytes(v.map(T::byte)) ^ t8).to_ne_bytes()
+        }),
+        (_, 16) => block.pack(to, |v: [T; 16]| {
+            (u128::from_ne_bytes(v.map(T::byte)) ^ t16).to_ne_bytes()
+        }),
+        (operand, step) => unreachable!("{operand:?} in steps of {step}"),
     }
 }
 
-/// Row i of `rows`, STEP values at a time, which `bytes` makes BYTES of.
-fn pack_row<T: Value, const STEP: usize, const BYTES: usize>(
-    x: &[T],
+/// The first `count` of `rows` rows.
+struct Block<'a, T> {
+    /// [count, k]
+    x: &'a [T],
+    k: usize,
     rows: usize,
-    i: usize,
-    to: &mut [u8],
-    bytes: impl Fn([T; STEP]) -> [u8; BYTES],
-) {
-    let (steps, rest) = x.as_chunks::<STEP>();
-    let mut slots = to.as_chunks_mut::<BYTES>().0[i..].iter_mut().step_by(rows);
-    for (step, slot) in steps.iter().zip(slots.by_ref()) {
-        *slot = bytes(*step);
+    count: usize,
+}
+
+impl<T: Value> Block<'_, T> {
+    /// STEP values at a time, which `bytes` makes BYTES of.
+    #[inline(always)]
+    fn pack<const STEP: usize, const BYTES: usize>(
+        &self,
+        to: &mut [u8],
+        bytes: impl Fn([T; STEP]) -> [u8; BYTES],
+    ) {
+        // Rows together write what lies together.
+        let fours = self.count - self.count % 4;
+        for first in (0..fours).step_by(4) {
+            self.pack_some::<4, STEP, BYTES>(first, to, &bytes);
+        }
+        for first in fours..self.count {
+            self.pack_some::<1, STEP, BYTES>(first, to, &bytes);
+        }
     }
-    if let (Some(slot), Some(&first)) = (slots.next(), rest.first()) {
-        // The weights there are zero, so that any value will do.
-        let mut step = [first; STEP];
-        step[..rest.len()].copy_from_slice(rest);
-        *slot = bytes(step);
+
+    /// N rows, the first with index `first`.
+    #[inline(always)]
+    fn pack_some<const N: usize, const STEP: usize, const BYTES: usize>(
+        &self,
+        first: usize,
+        to: &mut [u8],
+        bytes: impl Fn([T; STEP]) -> [u8; BYTES],
+    ) {
+        let x: [&[T]; N] = std::array::from_fn(|i| &self.x[(first + i) * self.k..][..self.k]);
+        let whole = self.k / STEP;
+        let steps: [&[[T; STEP]]; N] = x.map(|x| &x.as_chunks().0[..whole]);
+        let mut to = to.chunks_exact_mut(self.rows * BYTES);
+        for (i, to) in to.by_ref().take(whole).enumerate() {
+            let to = &mut to[first * BYTES..][..N * BYTES];
+            for (to, steps) in to.chunks_exact_mut(BYTES).zip(&steps) {
+                to.copy_from_slice(&bytes(steps[i]));
+            }
+        }
+        let Some(to) = to.next() else {
+            return;
+        };
+        for (to, x) in to[first * BYTES..].chunks_exact_mut(BYTES).zip(x) {
+            // The weights behind the last value are zero, so that any value will do there.
+            let rest = &x[whole * STEP..];
+            let mut step = [rest[0]; STEP];
+            step[..rest.len()].copy_from_slice(rest);
+            to.copy_from_slice(&bytes(step));
+        }
     }
 }
 
