@@ -33,6 +33,10 @@ pub(crate) trait Int8: Copy + Debug + Send + Sync + 'static {
 
 /// A tile's operands.
 #[derive(Clone, Copy)]
+#[allow(
+    dead_code,
+    reason = "ARM's processors are left to fetch ahead by themselves"
+)]
 pub(crate) struct Tile {
     pub(crate) x: *const u8,
     pub(crate) panel: *const i8,
