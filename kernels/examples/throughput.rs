@@ -2,34 +2,39 @@
 //!
 //!     cargo run --release -p pinhole-kernels --example throughput [THREADS]
 //!
-//! Two limits are measured first: fused multiply-adds from registers, and reading memory. Then each linear
-//! layer with its weights in the cache, attention, and the linear layers of all twelve blocks in a row, whose
-//! weights come from memory. `PINHOLE_KERNELS` compares variants.
+//! Limits are measured first: multiply-adds from registers, reading memory, sharing work. Then each linear layer,
+//! in f32 and in 8-bit integers, with its weights in the cache, attention, and the linear layers of all twelve
+//! blocks in a row, whose weights come from memory. `PINHOLE_KERNELS` compares variants.
 
 use std::hint::black_box;
 use std::time::Instant;
 
-use pinhole_kernels::{Activation, PackedLinear, Rows, attention, check, layer_norm};
+use pinhole_kernels::{
+    Activation, Before, Input, PackedLinear, PackedLinearInt8, Rows, attention, check, layer_norm,
+    patch_embedding, patch_embedding_int8, quantize_rows,
+};
+use rayon::prelude::*;
 
-/// Independent chains of multiply-adds: enough of them to hide the latency, few enough for the registers.
+/// `$products` multiply-adds in each of `$chains` independent chains: enough of them to hide the latency, few
+/// enough for the registers.
 macro_rules! peak {
-    ($function:ident, $features:literal, $lanes:literal, $chains:literal, $splat:path, $fma:path) => {
+    ($function:ident, $features:literal, $products:literal, $chains:literal, $start:expr, $step:expr) => {
         fn $function() -> f64 {
             const ROUNDS: usize = 1 << 16;
             #[target_feature(enable = $features)]
-            unsafe fn run(x: f32) {
-                let x = $splat(x);
+            fn run() {
+                let x = black_box($start);
                 let mut sums = [x; $chains];
                 for _ in 0..ROUNDS {
                     for sum in &mut sums {
-                        *sum = $fma(*sum, x, x);
+                        *sum = $step(*sum, x);
                     }
                 }
                 black_box(sums);
             }
             // SAFETY: called only if the kernels of these instructions were chosen.
-            let seconds = best(|| unsafe { run(black_box(0.5)) });
-            (ROUNDS * $lanes * $chains) as f64 / seconds / 1e9
+            let seconds = best(|| unsafe { run() });
+            (ROUNDS * $products * $chains) as f64 / seconds / 1e9
         }
     };
 }
@@ -55,12 +60,19 @@ fn main() {
 }
 
 fn run(name: &str, threads: usize) {
-    let peak = peak_gmacs(name) * threads as f64;
+    let (float, int8) = limits::peaks(name);
+    let (float, int8) = (float * threads as f64, int8 * threads as f64);
     println!("kernels {name}, threads {threads}");
-    println!("peak from registers {peak:.1} GMAC/s (one thread's times {threads})");
+    println!(
+        "peak from registers {float:.1} GMAC/s in f32, {int8:.1} in 8-bit integers (one thread's times {threads})"
+    );
     println!(
         "reading memory {:.1} GB/s on one thread",
         memory_gigabytes()
+    );
+    println!(
+        "sharing nothing among the threads {:.1} us",
+        sharing_seconds(threads) * 1e6
     );
 
     println!("\nweights in the cache      m      k      n       us   GMAC/s  of peak");
@@ -72,14 +84,24 @@ fn run(name: &str, threads: usize) {
             (3072, 768),
             (512, 512),
         ] {
-            let layer = layer(k, n);
             let x = values(m * k);
             let mut out = vec![0.0; m * n];
+            let layer = layer(k, n);
             let seconds = best(|| layer.apply(&x, m, Activation::None, None, &mut out));
-            row("linear", m, k, n, seconds, peak);
+            row("linear f32", m, k, n, seconds, float);
+            let layer = layer_int8(k, n);
+            let input = Input::F32 {
+                x: &x,
+                before: Before::Nothing,
+            };
+            let seconds = best(|| layer.apply(input, m, Activation::None, None, &mut out));
+            row("linear int8", m, k, n, seconds, int8);
+            let (mut q, mut scales) = (vec![0; m * k], vec![0.0; m]);
+            let seconds = best(|| quantize_rows(&x, k, Before::Nothing, &mut q, &mut scales));
+            println!("  of which to quantise {:45.1}", seconds * 1e6);
         }
     }
-    let wide = layer(768, 3072);
+    let (wide, wide_int8) = (layer(768, 3072), layer_int8(768, 3072));
     let x = values(50 * 768);
     let mut out = vec![0.0; 50 * 3072];
     for (name, activation) in [
@@ -87,8 +109,22 @@ fn run(name: &str, threads: usize) {
         ("GELU", Activation::Gelu),
     ] {
         let seconds = best(|| wide.apply(&x, 50, activation, None, &mut out));
-        row(&format!("linear {name}"), 50, 768, 3072, seconds, peak);
+        row(&format!("f32 {name}"), 50, 768, 3072, seconds, float);
+        let input = Input::F32 {
+            x: &x,
+            before: Before::Nothing,
+        };
+        let seconds = best(|| wide_int8.apply(input, 50, activation, None, &mut out));
+        row(&format!("int8 {name}"), 50, 768, 3072, seconds, int8);
     }
+    let pixels: Vec<u8> = (0..224 * 224 * 3).map(|i| (i * 7919 % 256) as u8).collect();
+    let mut out = vec![0.0; 49 * 768];
+    let patches = layer(3072, 768);
+    let seconds = best(|| patch_embedding(&pixels, 224, 224, 32, &patches, &mut out));
+    row("patches f32", 49, 3072, 768, seconds, float);
+    let patches = layer_int8(3072, 768);
+    let seconds = best(|| patch_embedding_int8(&pixels, 224, 224, 32, &patches, 1.0, &mut out));
+    row("patches int8", 49, 3072, 768, seconds, int8);
     for t in [50, 197] {
         let qkv = values(t * 2304);
         let mut out = vec![0.0; t * 768];
@@ -110,7 +146,7 @@ fn run(name: &str, threads: usize) {
                 &mut out,
             )
         });
-        row("attention (12 heads)", t, 2 * t, 768, seconds, peak);
+        row("attention (12 heads)", t, 2 * t, 768, seconds, float);
         let (gain, x) = (values(768), values(t * 768));
         let seconds = best(|| layer_norm(&x, 768, &gain, &gain, 1e-5, &mut out));
         println!(
@@ -122,38 +158,58 @@ fn run(name: &str, threads: usize) {
     }
 
     println!("\nweights from memory");
-    let blocks: Vec<_> = (0..12)
-        .map(|_| {
-            [
-                layer(768, 2304),
-                layer(768, 768),
-                layer(768, 3072),
-                layer(3072, 768),
-            ]
-        })
-        .collect();
+    let shapes = [(768, 2304), (768, 768), (768, 3072), (3072, 768)];
+    let all = || shapes.iter().cycle().take(12 * shapes.len());
+    let layers: Vec<_> = all().map(|&(k, n)| layer(k, n)).collect();
+    let quantized: Vec<_> = all().map(|&(k, n)| layer_int8(k, n)).collect();
     for m in [1, 50, 197] {
         let wide = values(m * 3072);
         let mut out = vec![0.0; m * 3072];
         let seconds = best(|| {
-            for layer in blocks.iter().flatten() {
+            for layer in &layers {
                 let (x, out) = (&wide[..m * layer.inputs()], &mut out[..m * layer.outputs()]);
                 layer.apply(x, m, Activation::None, None, out);
             }
         });
-        let weights: usize = blocks
-            .iter()
-            .flatten()
-            .map(|l| l.inputs() * l.outputs())
-            .sum();
-        let gmacs = (weights * m) as f64 / seconds / 1e9;
-        println!(
-            "12 blocks, m {m:3}: {:.2} ms, {gmacs:.1} GMAC/s, {:.0} % of peak, {:.1} GB/s of weights",
-            seconds * 1e3,
-            100.0 * gmacs / peak,
-            (weights * 4) as f64 / seconds / 1e9
-        );
+        blocks("f32", m, 4, seconds, float);
+        let seconds = best(|| {
+            for layer in &quantized {
+                let input = Input::F32 {
+                    x: &wide[..m * layer.inputs()],
+                    before: Before::Nothing,
+                };
+                let out = &mut out[..m * layer.outputs()];
+                layer.apply(input, m, Activation::None, None, out);
+            }
+        });
+        blocks("int8", m, 1, seconds, int8);
     }
+}
+
+/// A line on the linear layers of twelve blocks.
+fn blocks(name: &str, m: usize, bytes: usize, seconds: f64, peak: f64) {
+    let weights = 12 * 12 * 768 * 768;
+    let gmacs = (weights * m) as f64 / seconds / 1e9;
+    println!(
+        "12 blocks {name:4}, m {m:3}: {:.2} ms, {gmacs:.1} GMAC/s, {:.0} % of peak, {:.1} GB/s of weights",
+        seconds * 1e3,
+        100.0 * gmacs / peak,
+        (weights * bytes) as f64 / seconds / 1e9
+    );
+}
+
+/// What it costs to share work among the threads and to wait for them.
+fn sharing_seconds(threads: usize) -> f64 {
+    const SECTIONS: usize = 1000;
+    let seconds = best(|| {
+        for _ in 0..SECTIONS {
+            let parts = (0..2 * threads).into_par_iter().with_max_len(1);
+            parts.for_each(|i| {
+                black_box(i);
+            });
+        }
+    });
+    seconds / SECTIONS as f64
 }
 
 fn row(name: &str, m: usize, k: usize, n: usize, seconds: f64, peak: f64) {
@@ -185,6 +241,14 @@ fn values(len: usize) -> Vec<f32> {
         .collect()
 }
 
+fn layer_int8(k: usize, n: usize) -> PackedLinearInt8 {
+    let weight: Vec<i8> = (0..k * n)
+        .map(|i| ((i * 7919 % 255) as i16 - 127) as i8)
+        .collect();
+    PackedLinearInt8::from_out_in(&weight, &vec![0.01; n], n, k, Some(&values(n)))
+        .expect("weights in range")
+}
+
 fn layer(k: usize, n: usize) -> PackedLinear {
     PackedLinear::from_in_out(&values(k * n), k, n, Some(&values(n)))
 }
@@ -198,44 +262,106 @@ fn memory_gigabytes() -> f64 {
     (data.len() * 8) as f64 / seconds / 1e9
 }
 
+/// One thread's 1e9 multiply-adds a second in the instructions of the kernels `name`, of f32 and of bytes; NaN
+/// for the scalar ones, whose instructions the compiler picks.
 #[cfg(target_arch = "x86_64")]
 mod limits {
     use super::{best, black_box};
     use std::arch::x86_64::*;
 
-    peak!(avx512, "avx512f", 16, 16, _mm512_set1_ps, _mm512_fmadd_ps);
-    peak!(avx2, "avx2,fma", 8, 12, _mm256_set1_ps, _mm256_fmadd_ps);
+    peak!(avx512, "avx512f", 16, 16, _mm512_set1_ps(0.5), |sum, x| {
+        _mm512_fmadd_ps(sum, x, x)
+    });
+    peak!(avx2, "avx2,fma", 8, 12, _mm256_set1_ps(0.5), |sum, x| {
+        _mm256_fmadd_ps(sum, x, x)
+    });
+    peak!(
+        vnni_int8,
+        "avx512f,avx512vnni",
+        64,
+        16,
+        _mm512_set1_epi8(1),
+        |sum, x| { _mm512_dpbusd_epi32(sum, x, x) }
+    );
+    peak!(avx2_int8, "avx2", 16, 12, _mm256_set1_epi8(1), |sum, x| {
+        // Each product depends on the sum before it, or the compiler would take it out of the loop.
+        _mm256_add_epi32(sum, _mm256_madd_epi16(sum, x))
+    });
 
-    pub(super) fn vector(name: &str) -> Option<f64> {
+    pub(super) fn peaks(name: &str) -> (f64, f64) {
         match name {
-            "avx512" => Some(avx512()),
-            "avx2" => Some(avx2()),
-            _ => None,
+            "avx512vnni" => (avx512(), vnni_int8()),
+            "avx512" => (avx512(), avx2_int8()),
+            "avx2" => (avx2(), avx2_int8()),
+            _ => (f64::NAN, f64::NAN),
         }
     }
 }
 
+/// As on x86.
 #[cfg(target_arch = "aarch64")]
 mod limits {
     use super::{best, black_box};
     use std::arch::aarch64::*;
+    use std::arch::asm;
 
-    peak!(neon, "neon", 4, 16, vdupq_n_f32, vfmaq_f32);
+    /// One instruction on a sum and two operands.
+    macro_rules! instruction {
+        ($name:literal) => {
+            |mut sum: int32x4_t, x: int32x4_t| {
+                // SAFETY: the caller's promise; the instruction touches registers alone.
+                unsafe {
+                    asm!(
+                        concat!($name, " {0:v}.4s, {1:v}.16b, {1:v}.16b"),
+                        inout(vreg) sum,
+                        in(vreg) x,
+                        options(pure, nomem, nostack)
+                    );
+                }
+                sum
+            }
+        };
+    }
 
-    pub(super) fn vector(name: &str) -> Option<f64> {
-        (name == "neon").then(neon)
+    peak!(neon, "neon", 4, 16, vdupq_n_f32(0.5), |sum, x| vfmaq_f32(
+        sum, x, x
+    ));
+    peak!(neon_int8, "neon", 16, 8, vdupq_n_s32(1), |sum, x| {
+        let (a, x) = (vreinterpretq_s8_s32(sum), vreinterpretq_s8_s32(x));
+        let low = vmull_s8(vget_low_s8(a), vget_low_s8(x));
+        vpadalq_s16(sum, vmlal_high_s8(low, a, x))
+    });
+    peak!(
+        dotprod,
+        "neon,dotprod",
+        16,
+        16,
+        vdupq_n_s32(1),
+        instruction!("sdot")
+    );
+    peak!(
+        i8mm,
+        "neon,i8mm",
+        32,
+        16,
+        vdupq_n_s32(1),
+        instruction!("smmla")
+    );
+
+    pub(super) fn peaks(name: &str) -> (f64, f64) {
+        match name {
+            "i8mm" => (neon(), i8mm()),
+            "dotprod" => (neon(), dotprod()),
+            "neon" => (neon(), neon_int8()),
+            _ => (f64::NAN, f64::NAN),
+        }
     }
 }
 
+/// As on x86.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod limits {
-    pub(super) fn vector(_: &str) -> Option<f64> {
-        None
+    pub(super) fn peaks(_: &str) -> (f64, f64) {
+        (f64::NAN, f64::NAN)
     }
-}
-
-/// One thread's 1e9 multiply-adds a second in the instructions of the kernels `name`; NaN for the scalar
-/// ones, whose instructions the compiler picks.
-fn peak_gmacs(name: &str) -> f64 {
-    limits::vector(name).unwrap_or(f64::NAN)
 }

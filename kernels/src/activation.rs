@@ -8,12 +8,12 @@ use crate::{Activation, reference, threads};
 pub(crate) fn activate(kernels: Kernels, x: &mut [f32], activation: Activation) {
     // An exponential is worth some 16 multiply-adds.
     let threads = threads::count(x.len().saturating_mul(16));
-    threads::share_chunks(threads, x, 1 << 14, |_, x| match kernels {
-        Kernels::Reference => {
+    threads::share_chunks(threads, x, 1 << 14, |_, x| match kernels.float {
+        None => {
             x.iter_mut()
                 .for_each(|v| *v = reference::activated(*v, activation));
         }
-        Kernels::Vector(vector) => vector.activate(x, activation),
+        Some(vector) => vector.activate(x, activation),
     });
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn exp_nonpositive<S: Simd>(simd: S, x: S::V) -> S::V {
 
 /// x · sigmoid(1.702 x), absolute error below 2^-22 max(1, |x|).
 #[inline(always)]
-fn quick_gelu<S: Simd>(simd: S, x: S::V) -> S::V {
+pub(crate) fn quick_gelu<S: Simd>(simd: S, x: S::V) -> S::V {
     let zero = simd.splat(0.0);
     let t = simd.mul(x, simd.splat(-1.702));
     let z = exp_nonpositive(simd, simd.min(t, simd.sub(zero, t)));
@@ -61,7 +61,7 @@ fn quick_gelu<S: Simd>(simd: S, x: S::V) -> S::V {
 /// max(x, 0) - a exp(-a²/2) u R(u) with a = |x|, u = 1 / (1 + 0.35 a). R, of degree 8, is fitted to
 /// erfc(a / √2) / 2 · exp(a²/2) / u for a in 0 ..= 14 with a largest relative error of 3.2e-8.
 #[inline(always)]
-fn gelu<S: Simd>(simd: S, x: S::V) -> S::V {
+pub(crate) fn gelu<S: Simd>(simd: S, x: S::V) -> S::V {
     let c = |v| simd.splat(v);
     let a = simd.min(c(14.0), simd.max(simd.sub(c(0.0), x), x));
     let u = simd.div(c(1.0), simd.mul_add(c(0.35), a, c(1.0)));

@@ -37,7 +37,7 @@ pub(crate) fn attention(
     scale: f32,
     out: &mut [f32],
 ) {
-    let Kernels::Vector(vector) = kernels else {
+    let Some(vector) = kernels.float else {
         return reference::attention(q, tq, k, v, tk, heads, head_width, causal, scale, out);
     };
     if out.is_empty() || tk == 0 {
@@ -206,12 +206,30 @@ fn product<S: Simd>(
 
 /// A panel [width4, columns] for each `columns` keys: their transpose, filled up with zeros.
 fn pack_keys(h: &Head, width4: usize, columns: usize, to: &mut [f32]) {
-    to.fill(0.0);
-    for j in 0..h.tk {
-        let panel = &mut to[j / columns * width4 * columns + j % columns..];
-        for (to, &value) in panel.iter_mut().step_by(columns).zip(h.k.row(j, h.width)) {
-            *to = value;
+    for (i, panel) in to.chunks_exact_mut(width4 * columns).enumerate() {
+        let keys = i * columns..h.tk.min((i + 1) * columns);
+        // Keys together write what lies together; every panel has a multiple of four columns.
+        for j in (0..columns).step_by(4) {
+            let key = |i: usize| match keys.start + j + i < keys.end {
+                true => h.k.row(keys.start + j + i, h.width),
+                false => &[],
+            };
+            let keys = [key(0), key(1), key(2), key(3)];
+            let slots = panel[j..].chunks_mut(columns).enumerate();
+            if keys[3].len() == h.width {
+                let [a, b, c, d] = keys;
+                for (p, to) in slots.take(h.width) {
+                    to[..4].copy_from_slice(&[a[p], b[p], c[p], d[p]]);
+                }
+            } else {
+                for (p, to) in slots.take(h.width) {
+                    for (to, key) in to.iter_mut().zip(keys) {
+                        *to = key.get(p).copied().unwrap_or(0.0);
+                    }
+                }
+            }
         }
+        panel[h.width * columns..].fill(0.0);
     }
 }
 

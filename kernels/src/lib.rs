@@ -1,9 +1,21 @@
 //! Arithmetic for CLIP's towers: linear layers, attention, layer norm, activation functions.
 //!
 //! `reference.rs` holds one scalar function for each operation, and it alone defines the result. The SIMD
-//! variants (AVX2 with FMA, AVX-512F, NEON) agree with it within the bounds that the tests state, and the
-//! best one that the processor has is chosen at run time, once for the process. The environment variable
-//! `PINHOLE_KERNELS` (`scalar`, `avx2`, `avx512` or `neon`) forces one; a program calls [`check`] at its
+//! variants agree with it bit for bit in whole numbers and in what is made of them, and within the bounds
+//! that the tests state in f32. The best one that the processor has is chosen at run time, once for the
+//! process:
+//!
+//! | name | f32 | 8-bit integers |
+//! |---|---|---|
+//! | `avx512vnni` | AVX-512F | AVX-512 VNNI (VPDPBUSD) |
+//! | `avx512` | AVX-512F | AVX2 |
+//! | `avx2` | AVX2 and FMA | AVX2 (VPMADDWD) |
+//! | `i8mm` | NEON | i8mm of ARMv8.6 (SMMLA) |
+//! | `dotprod` | NEON | dotprod of ARMv8.2 (SDOT) |
+//! | `neon` | NEON | NEON of ARMv8.0 (SMULL, SMLAL, SADALP) |
+//! | `scalar` | plain loops | plain loops |
+//!
+//! The environment variable `PINHOLE_KERNELS` forces one by its name; a program calls [`check`] at its
 //! start to report a name that is unknown or a variant that the processor lacks.
 //!
 //! # Threads
@@ -18,11 +30,13 @@
 
 mod activation;
 mod attention;
+mod int8;
 mod linear;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod norm;
 mod patch;
+mod quantize;
 mod reference;
 mod scratch;
 mod select;
@@ -33,8 +47,10 @@ mod threads;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub use int8::{Input, PackedLinearInt8, WeightError};
 pub use linear::PackedLinear;
-pub use patch::patch_embedding;
+pub use patch::{patch_embedding, patch_embedding_int8};
+pub use quantize::Before;
 use select::kernels;
 pub use select::{Error, available, check, chosen};
 
@@ -109,6 +125,25 @@ pub fn layer_norm(
     assert_eq!(bias.len(), width, "bias: one value a column");
     assert_eq!(out.len(), x.len(), "out: as many values as x");
     norm::layer_norm(kernels(), x, width, gain, bias, epsilon, out);
+}
+
+/// Quantises each row of x [rows, width], after `before`, to s8 with one scale a row: the scale is max|x| / 127,
+/// and x counts round(x · (127 / max|x|)) times the scale, rounded half to even, so that it lies in
+/// -127 ..= 127. A row whose largest magnitude is below 2^-119, zeros above all, has the scale of one whose
+/// largest is that. A row with an infinity or a NaN becomes zeros with NaN as their scale, so that all that
+/// depends on it is NaN.
+///
+/// All kernels give the same bits, apart from those of `before`, which has its own bounds.
+pub fn quantize_rows(x: &[f32], width: usize, before: Before, out: &mut [i8], scales: &mut [f32]) {
+    assert!(
+        width > 0 && x.len().is_multiple_of(width),
+        "x: {} values are no rows of {width}",
+        x.len()
+    );
+    before.check(width);
+    assert_eq!(out.len(), x.len(), "out: as many values as x");
+    assert_eq!(scales.len(), x.len() / width, "scales: one value a row");
+    quantize::quantize_rows(kernels(), x, width, before, out, scales);
 }
 
 /// Scaled dot-product attention (Vaswani et al., 2017) for each head: softmax(scale · q kᵀ) v.

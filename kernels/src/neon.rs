@@ -61,6 +61,21 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
+    fn larger_magnitude(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        // SAFETY: the token proves that the processor has the instructions.
+        unsafe {
+            let b = vreinterpretq_u32_f32(vabsq_f32(b));
+            vreinterpretq_f32_u32(vmaxq_u32(vreinterpretq_u32_f32(a), b))
+        }
+    }
+
+    #[inline(always)]
+    fn largest_magnitude(self, a: float32x4_t) -> u32 {
+        // SAFETY: the token proves that the processor has the instruction.
+        unsafe { vmaxvq_u32(vreinterpretq_u32_f32(a)) }
+    }
+
+    #[inline(always)]
     fn mul_add_lane<const LANE: i32>(
         self,
         a: float32x4_t,
@@ -81,6 +96,26 @@ impl Simd for Neon {
     unsafe fn store(self, v: float32x4_t, to: *mut f32) {
         // SAFETY: the token proves the instruction; the rest is the caller's promise.
         unsafe { vst1q_f32(to, v) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i32(self, from: *const i32) -> float32x4_t {
+        // SAFETY: the token proves the instructions; the rest is the caller's promise.
+        unsafe { vcvtq_f32_s32(vld1q_s32(from)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_s8(self, v: [float32x4_t; 4], to: *mut i8) {
+        // SAFETY: the token proves the instructions; the rest is the caller's promise.
+        unsafe {
+            let [a, b, c, d] = v.map(
+                #[inline(always)]
+                |v| vcvtnq_s32_f32(v),
+            );
+            let low = vmovn_high_s32(vmovn_s32(a), b);
+            let high = vmovn_high_s32(vmovn_s32(c), d);
+            vst1q_s8(to, vmovn_high_s16(vmovn_s16(low), high));
+        }
     }
 
     #[inline(always)]

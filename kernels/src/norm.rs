@@ -19,9 +19,9 @@ pub(crate) fn layer_norm(
     let threads = threads::count(x.len().saturating_mul(4));
     threads::share_chunks(threads, out, rows * width, |i, out| {
         let x = &x[i * rows * width..][..out.len()];
-        match kernels {
-            Kernels::Reference => reference::layer_norm(x, width, gain, bias, epsilon, out),
-            Kernels::Vector(vector) => vector.layer_norm(x, width, gain, bias, epsilon, out),
+        match kernels.float {
+            None => reference::layer_norm(x, width, gain, bias, epsilon, out),
+            Some(vector) => vector.layer_norm(x, width, gain, bias, epsilon, out),
         }
     });
 }

@@ -31,6 +31,62 @@ pub(crate) fn linear(
     }
 }
 
+/// The largest magnitude of a row counts as at least this, 2^-119, so that its 127th part is a normal number
+/// and the inverse of that is finite.
+pub(crate) const SMALLEST: f32 = f32::from_bits(8 << 23);
+
+/// The scale of a row whose largest magnitude has these bits, and the factor that brings it to -127 ..= 127.
+/// NaN and zero if a value is not finite: the bits of infinity lie above all numbers' and NaN's above those.
+pub(crate) fn row_scale(largest: u32) -> (f32, f32) {
+    if largest >= f32::INFINITY.to_bits() {
+        return (f32::NAN, 0.0);
+    }
+    let largest = f32::from_bits(largest).max(SMALLEST);
+    (largest / 127.0, 127.0 / largest)
+}
+
+/// x to s8, rounded half to even; gives the scale.
+pub(crate) fn quantize_row(x: &[f32], out: &mut [i8]) -> f32 {
+    let magnitudes = x.iter().map(|v| v.abs().to_bits());
+    let (scale, factor) = row_scale(magnitudes.max().unwrap_or(0));
+    for (q, v) in out.iter_mut().zip(x) {
+        // Saturating, and zero for NaN, which is what NaN and infinity times zero are.
+        *q = (v * factor).round_ties_even() as i8;
+    }
+    scale
+}
+
+/// out [m, n] = activation(sum · (scales [m] · weight_scales [n]) + bias [n]) + residual [m, n], the sum that
+/// of x [m, k] · weight [n, k] in whole numbers. The scales' product is rounded, then its product with the
+/// sum plus bias, once.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn linear_int8<T: Copy + Into<i32>>(
+    x: &[T],
+    scales: &[f32],
+    m: usize,
+    weight: &[i8],
+    weight_scales: &[f32],
+    k: usize,
+    n: usize,
+    bias: &[f32],
+    activation: Activation,
+    residual: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    for i in 0..m {
+        for j in 0..n {
+            let (x, weight) = (&x[i * k..][..k], &weight[j * k..][..k]);
+            let products = x.iter().zip(weight).map(|(&x, &w)| x.into() * i32::from(w));
+            let sum = products.sum::<i32>() as f32;
+            let y = activated(
+                sum.mul_add(scales[i] * weight_scales[j], bias[j]),
+                activation,
+            );
+            out[i * n + j] = residual.map_or(y, |r| y + r[i * n + j]);
+        }
+    }
+}
+
 /// One value through the activation function.
 pub(crate) fn activated(x: f32, activation: Activation) -> f32 {
     match activation {

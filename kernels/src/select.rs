@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use crate::Activation;
 use crate::attention::Head;
+use crate::int8::{self, Layout};
 use crate::linear::Group;
 
 /// The environment variable that forces a variant.
@@ -38,35 +39,34 @@ pub enum Error {
 /// A program calls this at its start. The functions that compute have no error to return: without this call
 /// they run the processor's best variant in place of one that cannot run, and [`chosen`] names it.
 pub fn check() -> Result<&'static str, Error> {
-    choice().clone().map(Kernels::name)
+    choice().clone().map(|kernels| kernels.name)
 }
 
 /// The chosen variant's name for logs and bench lines: "avx512", say.
 pub fn chosen() -> &'static str {
-    kernels().name()
+    kernels().name
 }
 
 /// The names of the variants that this processor can run, best first.
 pub fn available() -> Vec<&'static str> {
-    variants().into_iter().map(Kernels::name).collect()
+    variants().into_iter().map(|kernels| kernels.name).collect()
 }
 
-/// How the operations of one variant are called.
+/// One variant: its name, and the kernels for f32 and for 8-bit integers; the scalar definitions where there
+/// are none.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Kernels {
-    /// The scalar definitions.
-    Reference,
-    Vector(&'static dyn Vector),
+pub(crate) struct Kernels {
+    pub(crate) name: &'static str,
+    pub(crate) float: Option<&'static dyn Vector>,
+    pub(crate) int8: Option<&'static dyn VectorInt8>,
 }
 
-impl Kernels {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Kernels::Reference => "scalar",
-            Kernels::Vector(vector) => vector.name(),
-        }
-    }
-}
+/// The scalar definitions.
+pub(crate) const SCALAR: Kernels = Kernels {
+    name: "scalar",
+    float: None,
+    int8: None,
+};
 
 /// What a tile needs of the packed operands; the constants of [`crate::simd::Simd`] by the same names.
 #[derive(Clone, Copy, Debug)]
@@ -96,42 +96,86 @@ pub(crate) trait Vector: Debug + Send + Sync {
         out: &mut [f32],
     );
     fn activate(&self, x: &mut [f32], activation: Activation);
+    /// One row to s8; gives its scale.
+    fn quantize(&self, x: &[f32], out: &mut [i8]) -> f32;
     /// The exponential by itself.
     #[cfg(test)]
     fn exp_nonpositive(&self, x: &mut [f32]);
 }
 
+/// The operations on 8-bit integers of a SIMD variant, on the calling thread.
+pub(crate) trait VectorInt8: Debug + Send + Sync {
+    fn name(&self) -> &'static str;
+    fn layout(&self) -> Layout;
+    /// [`crate::int8::Int8::DEPTH`]
+    #[cfg(test)]
+    fn depth(&self) -> usize;
+    /// # Safety
+    /// As [`crate::int8::group`].
+    unsafe fn group(&self, group: &int8::Group, sums: &mut [i32]);
+}
+
 /// Every name, whatever the processor.
-const NAMES: [&str; 4] = ["avx512", "avx2", "neon", "scalar"];
+const NAMES: [&str; 7] = [
+    "avx512vnni",
+    "avx512",
+    "avx2",
+    "i8mm",
+    "dotprod",
+    "neon",
+    "scalar",
+];
 
 /// The table: what this processor can run, best first.
 pub(crate) fn variants() -> Vec<Kernels> {
-    /// A token has no size, so that leaking it costs nothing.
+    let mut variants = Vec::new();
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-    fn vector<T: Vector + 'static>(token: Option<T>) -> Option<Kernels> {
-        token.map(|token| Kernels::Vector(Box::leak(Box::new(token))))
-    }
-    [
+    {
+        let mut add = |name, float: Option<&'static dyn Vector>, int8| {
+            if let (Some(_), Some(_)) = (float, int8) {
+                variants.push(Kernels { name, float, int8 });
+            }
+        };
         #[cfg(target_arch = "x86_64")]
-        vector(crate::x86::Avx512::new()),
-        #[cfg(target_arch = "x86_64")]
-        vector(crate::x86::Avx2::new()),
+        {
+            use crate::int8::Vnni;
+            use crate::x86::{Avx2, Avx512};
+            add("avx512vnni", float(Avx512::new()), int8(Vnni::new()));
+            add("avx512", float(Avx512::new()), int8(Avx2::new()));
+            add("avx2", float(Avx2::new()), int8(Avx2::new()));
+        }
         #[cfg(target_arch = "aarch64")]
-        vector(crate::neon::Neon::new()),
-        Some(Kernels::Reference),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+        {
+            use crate::int8::{Dotprod, I8mm};
+            use crate::neon::Neon;
+            add("i8mm", float(Neon::new()), int8(I8mm::new()));
+            add("dotprod", float(Neon::new()), int8(Dotprod::new()));
+            add("neon", float(Neon::new()), int8(Neon::new()));
+        }
+    }
+    variants.push(SCALAR);
+    variants
+}
+
+/// A token has no size, so that leaking it costs nothing.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+fn float<T: Vector + 'static>(token: Option<T>) -> Option<&'static dyn Vector> {
+    token.map(|token| -> &'static dyn Vector { Box::leak(Box::new(token)) })
+}
+
+/// As [`float`].
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+fn int8<T: VectorInt8 + 'static>(token: Option<T>) -> Option<&'static dyn VectorInt8> {
+    token.map(|token| -> &'static dyn VectorInt8 { Box::leak(Box::new(token)) })
 }
 
 /// The variant that `forced`, the variable's value, asks for; the best one if it asks for none.
 pub(crate) fn choose(forced: Option<&OsStr>) -> Result<Kernels, Error> {
     let mut variants = variants().into_iter();
     let Some(forced) = forced.filter(|f| !f.is_empty()) else {
-        return Ok(variants.next().unwrap_or(Kernels::Reference));
+        return Ok(variants.next().unwrap_or(SCALAR));
     };
-    if let Some(kernels) = variants.find(|v| forced == v.name()) {
+    if let Some(kernels) = variants.find(|v| forced == v.name) {
         return Ok(kernels);
     }
     let found = forced.to_string_lossy().into_owned();
@@ -157,6 +201,6 @@ pub(crate) fn kernels() -> Kernels {
     static KERNELS: OnceLock<Kernels> = OnceLock::new();
     *KERNELS.get_or_init(|| match choice() {
         Ok(kernels) => *kernels,
-        Err(_) => choose(None).unwrap_or(Kernels::Reference),
+        Err(_) => choose(None).unwrap_or(SCALAR),
     })
 }

@@ -45,6 +45,12 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     fn sum(self, a: Self::V) -> f32;
     fn largest(self, a: Self::V) -> f32;
 
+    /// The larger of `a`, whose signs are clear, and |b| by their bits, so that infinity lies above all numbers
+    /// and NaN above infinity.
+    fn larger_magnitude(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The bits of the largest lane of `a`, whose signs are clear.
+    fn largest_magnitude(self, a: Self::V) -> u32;
+
     /// c + a * q[LANE], rounded once.
     fn mul_add_lane<const LANE: i32>(self, a: Self::V, q: Self::Quad, c: Self::V) -> Self::V;
 
@@ -54,6 +60,14 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     /// # Safety
     /// `to` points to [`Simd::LANES`] writable values.
     unsafe fn store(self, v: Self::V, to: *mut f32);
+    /// From whole numbers, rounded to nearest, half to even.
+    /// # Safety
+    /// `from` points to [`Simd::LANES`] readable values.
+    unsafe fn load_i32(self, from: *const i32) -> Self::V;
+    /// Values of magnitude below 127.5 to whole numbers, half to even.
+    /// # Safety
+    /// `to` points to 4 * [`Simd::LANES`] writable values.
+    unsafe fn store_s8(self, v: [Self::V; 4], to: *mut i8);
     /// # Safety
     /// `from` points to 4 readable values, which stay readable and unchanged while the quad is used.
     unsafe fn quad(self, from: *const f32) -> Self::Quad;
@@ -174,6 +188,15 @@ macro_rules! vector {
                 }
                 // SAFETY: the token proves the features.
                 unsafe { run(*self, x, activation) }
+            }
+
+            fn quantize(&self, x: &[f32], out: &mut [i8]) -> f32 {
+                #[target_feature(enable = $features)]
+                fn run(token: $token, x: &[f32], out: &mut [i8]) -> f32 {
+                    crate::quantize::quantize_row(token, x, out)
+                }
+                // SAFETY: the token proves the features.
+                unsafe { run(*self, x, out) }
             }
 
             #[cfg(test)]

@@ -25,11 +25,11 @@ pub(crate) fn share(threads: usize, jobs: usize, job: impl Fn(usize) + Sync + Se
 }
 
 /// Runs `job` for each chunk of `all` and its index, on `threads`; the last chunk may be shorter.
-pub(crate) fn share_chunks(
+pub(crate) fn share_chunks<T: Send>(
     threads: usize,
-    all: &mut [f32],
+    all: &mut [T],
     size: usize,
-    job: impl Fn(usize, &mut [f32]) + Sync + Send,
+    job: impl Fn(usize, &mut [T]) + Sync + Send,
 ) {
     if threads == 1 || all.len() <= size {
         all.chunks_mut(size)

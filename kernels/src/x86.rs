@@ -60,6 +60,21 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn larger_magnitude(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the token proves that the processor has the instructions.
+        unsafe {
+            let b = _mm512_and_epi32(_mm512_castps_si512(b), _mm512_set1_epi32(i32::MAX));
+            _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), b))
+        }
+    }
+
+    #[inline(always)]
+    fn largest_magnitude(self, a: __m512) -> u32 {
+        // SAFETY: the token proves that the processor has the instructions.
+        unsafe { _mm512_reduce_max_epu32(_mm512_castps_si512(a)) }
+    }
+
+    #[inline(always)]
     fn mul_add_lane<const LANE: i32>(self, a: __m512, q: *const f32, c: __m512) -> __m512 {
         // SAFETY: the token proves the instructions; `quad` had the promise of 4 readable values.
         unsafe { _mm512_fmadd_ps(a, _mm512_set1_ps(*q.add(LANE as usize)), c) }
@@ -75,6 +90,23 @@ impl Simd for Avx512 {
     unsafe fn store(self, v: __m512, to: *mut f32) {
         // SAFETY: the token proves the instruction; the rest is the caller's promise.
         unsafe { _mm512_storeu_ps(to, v) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i32(self, from: *const i32) -> __m512 {
+        // SAFETY: the token proves the instructions; the rest is the caller's promise.
+        unsafe { _mm512_cvtepi32_ps(_mm512_loadu_si512(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_s8(self, v: [__m512; 4], to: *mut i8) {
+        for (i, v) in v.into_iter().enumerate() {
+            // SAFETY: the token proves the instructions; the rest is the caller's promise.
+            unsafe {
+                let narrow = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v));
+                _mm_storeu_si128(to.add(16 * i).cast(), narrow);
+            }
+        }
     }
 
     #[inline(always)]
@@ -155,6 +187,26 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn larger_magnitude(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: the token proves that the processor has the instructions.
+        unsafe {
+            let b = _mm256_and_si256(_mm256_castps_si256(b), _mm256_set1_epi32(i32::MAX));
+            _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), b))
+        }
+    }
+
+    #[inline(always)]
+    fn largest_magnitude(self, a: __m256) -> u32 {
+        // SAFETY: the token proves that the processor has the instructions.
+        unsafe {
+            let a = _mm256_castps_si256(a);
+            let a = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256::<1>(a));
+            let a = _mm_max_epi32(a, _mm_shuffle_epi32::<0b01_00_11_10>(a));
+            _mm_cvtsi128_si32(_mm_max_epi32(a, _mm_shuffle_epi32::<0b10_11_00_01>(a))) as u32
+        }
+    }
+
+    #[inline(always)]
     fn mul_add_lane<const LANE: i32>(self, a: __m256, q: *const f32, c: __m256) -> __m256 {
         // SAFETY: the token proves the instructions; `quad` had the promise of 4 readable values.
         unsafe { _mm256_fmadd_ps(a, _mm256_broadcast_ss(&*q.add(LANE as usize)), c) }
@@ -170,6 +222,26 @@ impl Simd for Avx2 {
     unsafe fn store(self, v: __m256, to: *mut f32) {
         // SAFETY: the token proves the instruction; the rest is the caller's promise.
         unsafe { _mm256_storeu_ps(to, v) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i32(self, from: *const i32) -> __m256 {
+        // SAFETY: the token proves the instructions; the rest is the caller's promise.
+        unsafe { _mm256_cvtepi32_ps(_mm256_loadu_si256(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_s8(self, v: [__m256; 4], to: *mut i8) {
+        let [a, b, c, d] = v;
+        // SAFETY: the token proves the instructions; the rest is the caller's promise.
+        unsafe {
+            let ab = _mm256_packs_epi32(_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b));
+            let cd = _mm256_packs_epi32(_mm256_cvtps_epi32(c), _mm256_cvtps_epi32(d));
+            // Packing works in each half apart: quads of a, b, c, d and then again.
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            let all = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(ab, cd), order);
+            _mm256_storeu_si256(to.cast(), all);
+        }
     }
 
     #[inline(always)]

@@ -29,7 +29,7 @@ enum Packed {
     /// [panel][bias, then k rounded up to 4 rows][columns of a tile], zeros where there is no weight.
     Panels {
         vector: &'static dyn Vector,
-        panels: Aligned,
+        panels: Aligned<f32>,
     },
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct Group<'a> {
 }
 
 /// More rows are computed in parts, so that the packed ones do not leave the cache.
-const MOST_ROWS: usize = 256;
+pub(crate) const MOST_ROWS: usize = 256;
 
 /// Bytes of sums that a group may keep between blocks of k.
 const MOST_SUMS: usize = 96 << 10;
@@ -82,12 +82,12 @@ impl PackedLinear {
         weight: impl Fn(usize, usize) -> f32 + Sync,
     ) -> Self {
         assert!(bias.is_none_or(|b| b.len() == n), "bias: [{n}]");
-        let packed = match kernels {
-            Kernels::Reference => Packed::Reference {
+        let packed = match kernels.float {
+            None => Packed::Reference {
                 weight: (0..k * n).map(|i| weight(i / n, i % n)).collect(),
                 bias: bias.map_or_else(|| vec![0.0; n], <[f32]>::to_vec),
             },
-            Kernels::Vector(vector) => {
+            Some(vector) => {
                 let columns = vector.shape().columns;
                 let size = panel_size(k, columns);
                 let mut panels = Aligned::zeros(n.div_ceil(columns) * size);
@@ -218,7 +218,7 @@ fn panel_size(k: usize, columns: usize) -> usize {
 
 /// How many of `panels` to compute together: two groups a thread to even out, one thread none, and no more
 /// than the sums, `bytes` a panel, leave in the cache.
-fn group_size(panels: usize, threads: usize, bytes: usize) -> usize {
+pub(crate) fn group_size(panels: usize, threads: usize, bytes: usize) -> usize {
     let most = (MOST_SUMS / bytes).clamp(1, 16);
     let share = if threads == 1 {
         panels

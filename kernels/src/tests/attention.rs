@@ -1,6 +1,6 @@
-use super::{UNIT, Values, edges, poison, same_bits_on_any_threads, vectors};
+use super::{UNIT, Values, edges, float, poison, same_bits_on_any_threads, vectors};
 use crate::attention::attention;
-use crate::select::{Kernels, Vector};
+use crate::select::{Kernels, SCALAR, Vector};
 use crate::{Rows, reference};
 
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +67,7 @@ impl Case {
             scale,
         } = self;
         poison();
-        let found = self.by(Kernels::Vector(vector));
+        let found = self.by(float(vector));
         let expected = self.run(9, |q, k, v, out| {
             reference::attention(q, tq, k, v, tk, heads, width, causal, scale, out);
         });
@@ -121,11 +121,7 @@ fn tile_edges() {
 
 #[test]
 fn a_query_does_not_see_later_keys() {
-    for kernels in vectors()
-        .into_iter()
-        .map(Kernels::Vector)
-        .chain([Kernels::Reference])
-    {
+    for kernels in vectors().into_iter().map(float).chain([SCALAR]) {
         let (tq, tk, heads, width) = (20, 33, 2, 24);
         let stride = heads * width;
         let (q, mut k, mut v) = (
@@ -167,11 +163,7 @@ fn a_query_does_not_see_later_keys() {
 /// Scores of hundreds leave one weight of 1 and must not overflow.
 #[test]
 fn large_scores_pick_one_key() {
-    for kernels in vectors()
-        .into_iter()
-        .map(Kernels::Vector)
-        .chain([Kernels::Reference])
-    {
+    for kernels in vectors().into_iter().map(float).chain([SCALAR]) {
         let (tk, width) = (40, 8);
         let mut k = vec![-1.0; tk * width];
         k[17 * width..18 * width].fill(1.0);
@@ -209,7 +201,7 @@ fn threads_do_not_change_a_bit() {
         scale: 0.2,
     };
     for vector in vectors() {
-        same_bits_on_any_threads(|| case.by(Kernels::Vector(vector)).to_vec());
+        same_bits_on_any_threads(|| case.by(float(vector)).to_vec());
     }
 }
 

@@ -1,9 +1,9 @@
 use std::ffi::OsStr;
 
-use super::{UNIT, Values, same_bits_on_any_threads, vectors};
+use super::{UNIT, Values, float, same_bits_on_any_threads, vectors};
 use crate::activation::activate;
 use crate::norm::layer_norm;
-use crate::select::{Error, Kernels, choose};
+use crate::select::{Error, SCALAR, choose};
 use crate::{Activation, available, l2_normalize, reference};
 
 /// Every 4099th finite f32: all signs, exponents and, over the exponents, mantissas.
@@ -57,11 +57,7 @@ fn activations_within_their_bound() {
             Activation::Gelu => 0.5 * x * libm::erfc(-x / 2f64.sqrt()),
         }
     };
-    for kernels in vectors()
-        .into_iter()
-        .map(Kernels::Vector)
-        .chain([Kernels::Reference])
-    {
+    for kernels in vectors().into_iter().map(float).chain([SCALAR]) {
         for activation in [Activation::None, Activation::QuickGelu, Activation::Gelu] {
             let mut y = x.clone();
             activate(kernels, &mut y, activation);
@@ -72,7 +68,7 @@ fn activations_within_their_bound() {
                 assert!(
                     off <= bound,
                     "{} {activation:?}({x:e}): expected {exact:e}, found {y:e}",
-                    kernels.name()
+                    kernels.name
                 );
             }
             let mut special = [f32::NAN, f32::INFINITY, 0.0];
@@ -88,7 +84,7 @@ fn activation_of_any_length() {
         for len in 0..70 {
             let x = Values::new(5, len);
             let mut y = Values::new(5, len);
-            activate(Kernels::Vector(vector), &mut y, Activation::Gelu);
+            activate(float(vector), &mut y, Activation::Gelu);
             for (x, y) in x.iter().zip(&*y) {
                 assert!(
                     (reference::activated(*x, Activation::Gelu) - y).abs() <= 4.0 * UNIT as f32
@@ -115,11 +111,7 @@ fn layer_norm_of_any_width() {
             let mut x = Values::new(width as u64, rows * width);
             x.iter_mut().for_each(|v| *v = *v * size + offset);
             let (gain, bias) = (Values::new(1, width), Values::new(2, width));
-            for kernels in vectors()
-                .into_iter()
-                .map(Kernels::Vector)
-                .chain([Kernels::Reference])
-            {
+            for kernels in vectors().into_iter().map(float).chain([SCALAR]) {
                 let mut out = Values::new(3, rows * width);
                 layer_norm(kernels, &x, width, &gain, &bias, 1e-5, &mut out);
                 for (row, out) in x.chunks(width).zip(out.chunks(width)) {
@@ -138,7 +130,7 @@ fn layer_norm_of_any_width() {
                         assert!(
                             (f64::from(*y) - exact).abs() <= bound,
                             "{}, width {width}, offset {offset}, size {size}: expected {exact}, found {y}",
-                            kernels.name()
+                            kernels.name
                         );
                     }
                 }
@@ -152,7 +144,7 @@ fn threads_do_not_change_a_bit() {
     let (rows, width) = (700, 250);
     let x = Values::new(1, rows * width);
     for vector in vectors() {
-        let kernels = Kernels::Vector(vector);
+        let kernels = float(vector);
         same_bits_on_any_threads(|| {
             let mut out = vec![0.0; rows * width];
             layer_norm(
@@ -204,10 +196,10 @@ fn l2_norm_is_one() {
 #[test]
 fn a_variant_can_be_forced() {
     for name in available() {
-        assert_eq!(choose(Some(OsStr::new(name))).unwrap().name(), name);
+        assert_eq!(choose(Some(OsStr::new(name))).unwrap().name, name);
     }
-    assert_eq!(choose(None).unwrap().name(), available()[0]);
-    assert_eq!(choose(Some(OsStr::new(""))).unwrap().name(), available()[0]);
+    assert_eq!(choose(None).unwrap().name, available()[0]);
+    assert_eq!(choose(Some(OsStr::new(""))).unwrap().name, available()[0]);
     assert!(
         matches!(choose(Some(OsStr::new("AVX2"))), Err(Error::Unknown { found, .. }) if found == "AVX2")
     );

@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
-use super::{UNIT, Values, edges, poison, same_bits_on_any_threads, vectors};
+use super::{UNIT, Values, edges, float, poison, same_bits_on_any_threads, vectors};
 use crate::linear::PackedLinear;
-use crate::select::{Kernels, Vector};
+use crate::select::{SCALAR, Vector};
 use crate::{Activation, patch_embedding, reference};
 
 /// y of a variant against the reference's.
@@ -24,9 +24,7 @@ fn check(
     let some_residual = with_residual.then_some(&*residual);
     let mut out = Values::new(seed + 4, m * n);
     let mut expected = vec![0.0; m * n];
-    let layer = PackedLinear::pack(Kernels::Vector(vector), k, n, some_bias, |p, j| {
-        weight[p * n + j]
-    });
+    let layer = PackedLinear::pack(float(vector), k, n, some_bias, |p, j| weight[p * n + j]);
     poison();
     layer.apply(&x, m, activation, some_residual, &mut out);
     let no_bias = vec![0.0; n];
@@ -129,9 +127,7 @@ fn a_row_does_not_depend_on_the_others() {
         x[4 * k..5 * k].fill(0.0);
         x[5 * k..6 * k].iter_mut().for_each(|v| *v *= 1e30);
         let bias = Values::new(3, n);
-        let layer = PackedLinear::pack(Kernels::Vector(vector), k, n, Some(&bias), |p, j| {
-            weight[p * n + j]
-        });
+        let layer = PackedLinear::pack(float(vector), k, n, Some(&bias), |p, j| weight[p * n + j]);
         let mut together = vec![0.0; m * n];
         layer.apply(&x, m, Activation::None, None, &mut together);
         for i in 0..m {
@@ -155,10 +151,7 @@ fn a_row_does_not_depend_on_the_others() {
 
 #[test]
 fn threads_do_not_change_a_bit() {
-    let variants = vectors()
-        .into_iter()
-        .map(Kernels::Vector)
-        .chain([Kernels::Reference]);
+    let variants = vectors().into_iter().map(float).chain([SCALAR]);
     for kernels in variants {
         for (m, k, n) in [(50, 200, 301), (1, 1000, 800), (270, 64, 64)] {
             let (x, weight) = (Values::new(1, m * k), Values::new(2, k * n));
@@ -196,11 +189,7 @@ fn both_orders_of_the_weight_are_one_layer() {
 
 #[test]
 fn no_rows_and_no_columns() {
-    for vector in vectors()
-        .into_iter()
-        .map(Kernels::Vector)
-        .chain([Kernels::Reference])
-    {
+    for vector in vectors().into_iter().map(float).chain([SCALAR]) {
         let layer = PackedLinear::pack(vector, 5, 0, None, |_, _| unreachable!());
         layer.apply(&[0.0; 10], 2, Activation::None, None, &mut []);
         let layer = PackedLinear::pack(vector, 5, 4, None, |_, _| 1.0);

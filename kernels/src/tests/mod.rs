@@ -2,7 +2,9 @@
 
 mod attention;
 mod elementwise;
+mod int8;
 mod linear;
+mod quantize;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -13,16 +15,22 @@ use crate::select::{Kernels, Vector, variants};
 /// Half the distance from 1 to the next f32: the largest relative error of one rounding.
 const UNIT: f64 = 1.0 / (1 << 24) as f64;
 
-/// The SIMD variants of this processor.
+/// The f32 kernels of this processor, each once.
 fn vectors() -> Vec<&'static dyn Vector> {
-    let vector = |kernels| match kernels {
-        Kernels::Reference => None,
-        Kernels::Vector(vector) => Some(vector),
-    };
-    let vectors: Vec<_> = variants().into_iter().filter_map(vector).collect();
+    let mut vectors: Vec<_> = variants().into_iter().filter_map(|v| v.float).collect();
+    vectors.dedup_by_key(|v| v.name());
     // Every aarch64 has NEON; where there is nothing to compare, most tests here would pass for nothing.
     assert!(!vectors.is_empty() || !cfg!(target_arch = "aarch64"));
     vectors
+}
+
+/// A variant of these f32 kernels and no others.
+fn float(vector: &'static dyn Vector) -> Kernels {
+    Kernels {
+        name: vector.name(),
+        float: Some(vector),
+        int8: None,
+    }
 }
 
 /// `len` values in -1 ..= 1, the same for the same seed, at an address that no register is aligned to.

@@ -1,0 +1,414 @@
+//! Linear layers in 8-bit integers: weights packed once with their scales, and their product with rows that
+//! are quantised on the way in.
+
+mod group;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod pack;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use std::fmt;
+
+use crate::linear::{MOST_ROWS, blocks, group_size};
+use crate::quantize::{self, Before};
+use crate::scratch::{self, Aligned};
+use crate::select::{Kernels, VectorInt8, kernels};
+use crate::threads::{self, Shared};
+use crate::{Activation, reference};
+pub(crate) use group::{Group, Int8, Tile, group};
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::{Dotprod, I8mm};
+pub(crate) use pack::Layout;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::Vnni;
+
+/// A quantised linear layer, packed once for the chosen kernels: y = act(x W + b) + residual, where W is s8
+/// with one scale an output and x is s8 with one scale a row, or u8.
+#[derive(Clone)]
+pub struct PackedLinearInt8 {
+    k: usize,
+    n: usize,
+    kernels: Kernels,
+    packed: Packed,
+}
+
+/// The one copy of the weights that stays in memory.
+#[derive(Clone)]
+enum Packed {
+    Reference(Weights),
+    /// Panels as [`pack::pack_panel`] leaves them.
+    Panels {
+        vector: &'static dyn VectorInt8,
+        panels: Aligned<u8>,
+    },
+}
+
+/// As the scalar definition takes them.
+#[derive(Clone)]
+struct Weights {
+    /// [n, k]
+    weight: Vec<i8>,
+    /// [n]
+    scales: Vec<f32>,
+    /// [n]
+    bias: Vec<f32>,
+}
+
+/// The rows that [`PackedLinearInt8::apply`] takes.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// [m, k], each row quantised as [`crate::quantize_rows`] does it.
+    F32 {
+        /// The values.
+        x: &'a [f32],
+        /// What happens to a row first.
+        before: Before<'a>,
+    },
+    /// [m, k], quantised already.
+    S8 {
+        /// The values.
+        x: &'a [i8],
+        /// [m], what a row's values count.
+        scales: &'a [f32],
+    },
+    /// [m, k], pixels.
+    U8 {
+        /// The values.
+        x: &'a [u8],
+        /// What they count: 1/255, unless the weights' scales take care of it.
+        scale: f32,
+    },
+}
+
+/// Weights that the integer kernels cannot take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WeightError {
+    /// The kernels add two products in 16 bits, which hold 2 · 128 · 127.
+    #[error("weight: output {output}, input {input}: expected -127 to 127, found -128")]
+    Range {
+        /// The row.
+        output: usize,
+        /// The column.
+        input: usize,
+    },
+    /// A sum of this many products could leave 32 bits.
+    #[error(
+        "weight: expected at most {} inputs, found {found}",
+        PackedLinearInt8::MOST_INPUTS
+    )]
+    Inputs {
+        /// k.
+        found: usize,
+    },
+}
+
+impl PackedLinearInt8 {
+    /// Most inputs: 65,536 products of at most 255 · 127 fit an i32.
+    pub const MOST_INPUTS: usize = 1 << 16;
+
+    /// From a weight [outputs, inputs], row-major, in -127 ..= 127: an output's weights are adjacent, as in
+    /// PyTorch's `nn.Linear`. `scales` [outputs] is what an output's weights count.
+    pub fn from_out_in(
+        weight: &[i8],
+        scales: &[f32],
+        outputs: usize,
+        inputs: usize,
+        bias: Option<&[f32]>,
+    ) -> Result<Self, WeightError> {
+        Self::pack(kernels(), weight, scales, outputs, inputs, bias)
+    }
+
+    pub(crate) fn pack(
+        kernels: Kernels,
+        weight: &[i8],
+        scales: &[f32],
+        n: usize,
+        k: usize,
+        bias: Option<&[f32]>,
+    ) -> Result<Self, WeightError> {
+        assert_eq!(Some(weight.len()), n.checked_mul(k), "weight: [{n}, {k}]");
+        assert_eq!(scales.len(), n, "scales: [{n}]");
+        assert!(bias.is_none_or(|b| b.len() == n), "bias: [{n}]");
+        if k > Self::MOST_INPUTS {
+            return Err(WeightError::Inputs { found: k });
+        }
+        if let Some(at) = weight.iter().position(|&w| w == i8::MIN) {
+            let (output, input) = (at / k, at % k);
+            return Err(WeightError::Range { output, input });
+        }
+        let packed = match kernels.int8 {
+            None => Packed::Reference(Weights {
+                weight: weight.to_vec(),
+                scales: scales.to_vec(),
+                bias: bias.map_or_else(|| vec![0.0; n], <[f32]>::to_vec),
+            }),
+            Some(vector) => {
+                let layout = vector.layout();
+                let (columns, size) = (layout.columns, layout.panel_size(k));
+                let mut panels = Aligned::zeros(n.div_ceil(columns) * size);
+                threads::share_chunks(threads::count(k * n), &mut panels, size, |i, panel| {
+                    let range = i * columns..n.min((i + 1) * columns);
+                    let weight = &weight[range.start * k..range.end * k];
+                    let bias = bias.map(|b| &b[range.clone()]);
+                    pack::pack_panel(layout, weight, k, &scales[range], bias, panel);
+                });
+                Packed::Panels { vector, panels }
+            }
+        };
+        Ok(PackedLinearInt8 {
+            k,
+            n,
+            kernels,
+            packed,
+        })
+    }
+
+    /// k: the values of an input row.
+    pub fn inputs(&self) -> usize {
+        self.k
+    }
+
+    /// n: the values of an output row.
+    pub fn outputs(&self) -> usize {
+        self.n
+    }
+
+    /// out [m, n] = activation(sum · (row scale · output scale) + bias) + residual [m, n], the sum that of x's
+    /// and the weight's products in whole numbers, exact. The scales' product is rounded; its product with
+    /// the sum plus the bias is rounded once. So all kernels give the same bits, apart from those of a NaN
+    /// and from the activation function, whose bound is that of [`crate::activate`].
+    ///
+    /// A row's result does not depend on the other rows.
+    pub fn apply(
+        &self,
+        x: Input,
+        m: usize,
+        activation: Activation,
+        residual: Option<&[f32]>,
+        out: &mut [f32],
+    ) {
+        let (k, n) = (self.k, self.n);
+        x.check(m, k);
+        assert_eq!(Some(out.len()), m.checked_mul(n), "out: [{m}, {n}]");
+        assert!(
+            residual.is_none_or(|r| r.len() == m * n),
+            "residual: [{m}, {n}]"
+        );
+        if out.is_empty() {
+            return;
+        }
+        for (first, rows) in blocks(m, MOST_ROWS) {
+            let x = x.rows(first, rows, k);
+            let residual = residual.map(|r| &r[first * n..][..rows * n]);
+            let out = &mut out[first * n..][..rows * n];
+            match &self.packed {
+                Packed::Reference(weights) => {
+                    weights.apply(self, x, rows, activation, residual, out);
+                }
+                Packed::Panels { vector, panels } => {
+                    self.apply_panels(*vector, panels, x, rows, activation, residual, out);
+                }
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn apply_panels(
+        &self,
+        vector: &dyn VectorInt8,
+        panels: &[u8],
+        x: Input,
+        rows: usize,
+        activation: Activation,
+        residual: Option<&[f32]>,
+        out: &mut [f32],
+    ) {
+        let (k, n) = (self.k, self.n);
+        let layout = vector.layout();
+        let size = layout.panel_size(k);
+        // Four products of bytes take the time of one of f32.
+        let threads = threads::count(rows * n * k / 4);
+        let group = group_size(
+            n.div_ceil(layout.columns),
+            threads,
+            rows * layout.columns * size_of::<i32>(),
+        );
+        // SAFETY: each group writes columns of its own.
+        let out = unsafe { Shared::new(out) };
+        scratch::with(rows, |scales: &mut [f32]| {
+            scratch::with(layout.rows_size(rows, k), |packed: &mut [u8]| {
+                self.pack_rows(layout, x, rows, threads, packed, scales);
+                let (packed, scales) = (&*packed, &*scales);
+                let width = group * layout.columns;
+                threads::share(threads, n.div_ceil(width), |i| {
+                    let columns = i * width..n.min((i + 1) * width);
+                    let count = columns.len().div_ceil(layout.columns);
+                    let group = Group {
+                        x: packed,
+                        rows,
+                        scales,
+                        steps: k.div_ceil(layout.step),
+                        shifted: layout.shifted(matches!(x, Input::U8 { .. })),
+                        panels: &panels[i * group * size..][..count * size],
+                        columns,
+                        activation,
+                        residual,
+                        width: n,
+                        out: out.pointer(),
+                    };
+                    scratch::with(count * rows * layout.columns, |sums| {
+                        // SAFETY: `out` has rows * n values, and the groups' columns do not overlap.
+                        unsafe { vector.group(&group, sums) };
+                    });
+                });
+            });
+        });
+    }
+
+    /// The rows of x, quantised, in the order of the tiles, and their scales.
+    fn pack_rows(
+        &self,
+        layout: Layout,
+        x: Input,
+        rows: usize,
+        threads: usize,
+        packed: &mut [u8],
+        scales: &mut [f32],
+    ) {
+        let k = self.k;
+        let size = layout.block_size(rows, k);
+        // SAFETY: each block of rows writes its own bytes and its own scales.
+        let (packed, scales) = unsafe { (Shared::new(packed), Shared::new(scales)) };
+        threads::share(threads, rows.div_ceil(layout.rows), |i| {
+            let Some((first, count)) = blocks(rows, layout.rows).nth(i) else {
+                return;
+            };
+            // SAFETY: the block has `size` bytes, and its rows have scales, which are this job's alone.
+            let (packed, scales) = unsafe {
+                (
+                    std::slice::from_raw_parts_mut(packed.pointer().add(i * size), size),
+                    std::slice::from_raw_parts_mut(scales.pointer().add(first), count),
+                )
+            };
+            match x.rows(first, count, k) {
+                Input::U8 { x, scale } => {
+                    scales.fill(scale);
+                    pack::pack_rows(layout, x, k, count, packed);
+                }
+                Input::S8 { x, scales: from } => {
+                    scales.copy_from_slice(from);
+                    pack::pack_rows(layout, x, k, count, packed);
+                }
+                Input::F32 { x, before } => scratch::with(count * k, |quantized: &mut [i8]| {
+                    for (j, scale) in scales.iter_mut().enumerate() {
+                        let row = j * k..(j + 1) * k;
+                        let out = &mut quantized[row.clone()];
+                        *scale = quantize::row(self.kernels, &x[row], before, out);
+                    }
+                    pack::pack_rows(layout, quantized, k, count, packed);
+                }),
+            }
+        });
+    }
+}
+
+impl<'a> Input<'a> {
+    fn check(self, m: usize, k: usize) {
+        let (name, len) = match self {
+            Input::F32 { x, before } => {
+                before.check(k);
+                ("f32", x.len())
+            }
+            Input::S8 { x, scales } => {
+                assert_eq!(scales.len(), m, "scales of x: [{m}]");
+                ("s8", x.len())
+            }
+            Input::U8 { x, .. } => ("u8", x.len()),
+        };
+        assert_eq!(Some(len), m.checked_mul(k), "x: {name} [{m}, {k}]");
+    }
+
+    /// The rows first .. first + count of k values.
+    fn rows(self, first: usize, count: usize, k: usize) -> Input<'a> {
+        match self {
+            Input::F32 { x, before } => Input::F32 {
+                x: &x[first * k..][..count * k],
+                before,
+            },
+            Input::S8 { x, scales } => Input::S8 {
+                x: &x[first * k..][..count * k],
+                scales: &scales[first..][..count],
+            },
+            Input::U8 { x, scale } => Input::U8 {
+                x: &x[first * k..][..count * k],
+                scale,
+            },
+        }
+    }
+}
+
+impl Weights {
+    fn apply(
+        &self,
+        layer: &PackedLinearInt8,
+        x: Input,
+        rows: usize,
+        activation: Activation,
+        residual: Option<&[f32]>,
+        out: &mut [f32],
+    ) {
+        match x {
+            Input::F32 { x, before } => {
+                let (mut quantized, mut scales) = (vec![0; x.len()], vec![0.0; rows]);
+                for (i, scale) in scales.iter_mut().enumerate() {
+                    let row = i * layer.k..(i + 1) * layer.k;
+                    let out = &mut quantized[row.clone()];
+                    *scale = quantize::row(layer.kernels, &x[row], before, out);
+                }
+                self.apply_to(layer, &quantized, &scales, activation, residual, out);
+            }
+            Input::S8 { x, scales } => self.apply_to(layer, x, scales, activation, residual, out),
+            Input::U8 { x, scale } => {
+                self.apply_to(layer, x, &vec![scale; rows], activation, residual, out);
+            }
+        }
+    }
+
+    fn apply_to<T: Copy + Into<i32> + Sync>(
+        &self,
+        layer: &PackedLinearInt8,
+        x: &[T],
+        scales: &[f32],
+        activation: Activation,
+        residual: Option<&[f32]>,
+        out: &mut [f32],
+    ) {
+        let (k, n) = (layer.k, layer.n);
+        threads::share_chunks(threads::count(out.len() * k), out, n, |i, out| {
+            reference::linear_int8(
+                &x[i * k..][..k],
+                &scales[i..][..1],
+                1,
+                &self.weight,
+                &self.scales,
+                k,
+                n,
+                &self.bias,
+                activation,
+                residual.map(|r| &r[i * n..][..n]),
+                out,
+            );
+        });
+    }
+}
+
+impl fmt::Debug for PackedLinearInt8 {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let kernels = match &self.packed {
+            Packed::Reference(_) => "scalar",
+            Packed::Panels { vector, .. } => vector.name(),
+        };
+        write!(f, "PackedLinearInt8({} -> {}, {kernels})", self.k, self.n)
+    }
+}

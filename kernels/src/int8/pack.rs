@@ -1,0 +1,256 @@
+//! Operands in the order in which the inner loops read them: steps of k, in a step one row (or column) after
+//! the other, of each as many values as one instruction adds up.
+
+/// What the inner loop of a variant reads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    /// Most rows of a tile.
+    pub(crate) rows: usize,
+    /// A block's rows are filled up to a multiple of this.
+    pub(crate) rows_multiple: usize,
+    /// Columns of a tile and so of a panel.
+    pub(crate) columns: usize,
+    /// Values of k in a step: 2, 4, 8 or 16.
+    pub(crate) step: usize,
+    pub(crate) operand: Operand,
+}
+
+/// What the rows' values are to the multiplication; the weights are s8 always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "each instruction set has its own")]
+pub(crate) enum Operand {
+    /// s8: pixels lose 128.
+    Signed,
+    /// u8: signed values gain 128.
+    Unsigned,
+    /// i16, which holds both.
+    Wide,
+}
+
+/// What the sums of a panel's columns are turned into outputs with.
+#[derive(Clone, Copy)]
+pub(crate) struct Header<'a> {
+    /// What 128 in each value of a row adds to a sum, to be put back.
+    pub(crate) corrections: &'a [i32],
+    pub(crate) scales: &'a [f32],
+    pub(crate) bias: &'a [f32],
+}
+
+impl Layout {
+    /// Bytes of a panel: its header, then [steps of k][columns][step], on whole cache lines.
+    pub(crate) const fn panel_size(&self, k: usize) -> usize {
+        self.header_size() + (self.columns * self.depth(k)).next_multiple_of(64)
+    }
+
+    pub(crate) const fn header_size(&self) -> usize {
+        (3 * size_of::<f32>() * self.columns).next_multiple_of(64)
+    }
+
+    /// k rounded up to whole steps.
+    const fn depth(&self, k: usize) -> usize {
+        k.next_multiple_of(self.step)
+    }
+
+    /// Bytes that a step of `rows` rows takes.
+    pub(crate) const fn row_step(&self, rows: usize) -> usize {
+        let value = match self.operand {
+            Operand::Wide => 2,
+            Operand::Signed | Operand::Unsigned => 1,
+        };
+        rows.next_multiple_of(self.rows_multiple) * self.step * value
+    }
+
+    /// Bytes between the starts of two blocks of rows; all blocks have as many rows as the first or one less.
+    pub(crate) fn block_size(&self, rows: usize, k: usize) -> usize {
+        let largest = rows.div_ceil(rows.div_ceil(self.rows).max(1));
+        (self.row_step(largest) * k.div_ceil(self.step)).next_multiple_of(64)
+    }
+
+    /// Bytes of all blocks of rows.
+    pub(crate) fn rows_size(&self, rows: usize, k: usize) -> usize {
+        rows.div_ceil(self.rows) * self.block_size(rows, k)
+    }
+
+    /// Whether the rows' values are moved by 128 to fit the multiplication.
+    pub(crate) fn shifted(&self, pixels: bool) -> bool {
+        match self.operand {
+            Operand::Signed => pixels,
+            Operand::Unsigned => !pixels,
+            Operand::Wide => false,
+        }
+    }
+
+    /// The parts of a panel: its header and the weights.
+    pub(crate) fn split<'a>(&self, panel: &'a [u8]) -> (Header<'a>, &'a [u8]) {
+        let (header, weights) = panel.split_at(self.header_size());
+        let values = |i: usize| {
+            let bytes = &header[i * 4 * self.columns..][..4 * self.columns];
+            assert!(bytes.as_ptr().cast::<f32>().is_aligned());
+            (bytes.as_ptr(), self.columns)
+        };
+        let ((corrections, len), (scales, _), (bias, _)) = (values(0), values(1), values(2));
+        // SAFETY: each is `len` aligned values of 4 bytes inside the header, and any bytes are a number.
+        let header = unsafe {
+            Header {
+                corrections: std::slice::from_raw_parts(corrections.cast(), len),
+                scales: std::slice::from_raw_parts(scales.cast(), len),
+                bias: std::slice::from_raw_parts(bias.cast(), len),
+            }
+        };
+        (header, weights)
+    }
+}
+
+/// A value of a row.
+pub(crate) trait Value: Copy + Sync {
+    fn byte(self) -> u8;
+    fn wide(self) -> i16;
+    const PIXELS: bool;
+}
+
+impl Value for i8 {
+    fn byte(self) -> u8 {
+        self.cast_unsigned()
+    }
+
+    fn wide(self) -> i16 {
+        self.into()
+    }
+
+    const PIXELS: bool = false;
+}
+
+impl Value for u8 {
+    fn byte(self) -> u8 {
+        self
+    }
+
+    fn wide(self) -> i16 {
+        self.into()
+    }
+
+    const PIXELS: bool = true;
+}
+
+/// Packs `count` rows of x [count, k] as one block. What lies behind a row's last value is zero; filled-up
+/// rows are left as they are, since nobody uses their sums.
+pub(crate) fn pack_rows<T: Value>(layout: Layout, x: &[T], k: usize, count: usize, to: &mut [u8]) {
+    let to = &mut to[..layout.row_step(count) * k.div_ceil(layout.step)];
+    let rows = count.next_multiple_of(layout.rows_multiple);
+    // Adding 128 to a signed byte and taking it from an unsigned one both turn the highest bit.
+    let turn = if layout.shifted(T::PIXELS) { 0x80 } else { 0 };
+    // All of a step at once, as one number.
+    let (t4, t8, t16) = (
+        u32::from_ne_bytes([turn; 4]),
+        u64::from_ne_bytes([turn; 8]),
+        u128::from_ne_bytes([turn; 16]),
+    );
+    let block = Block { x, k, rows, count };
+    match (layout.operand, layout.step) {
+        (Operand::Wide, 2) => block.pack(to, |v: [T; 2]| {
+            let ([a, b], [c, d]) = (v[0].wide().to_ne_bytes(), v[1].wide().to_ne_bytes());
+            [a, b, c, d]
+        }),
+        (_, 4) => block.pack(to, |v: [T; 4]| {
+            (u32::from_ne_bytes(v.map(T::byte)) ^ t4).to_ne_bytes()
+        }),
+        (_, 8) => block.pack(to, |v: [T; 8]| {
+            (u64::from_ne_bytes(v.map(T::byte)) ^ t8).to_ne_bytes()
+        }),
+        (_, 16) => block.pack(to, |v: [T; 16]| {
+            (u128::from_ne_bytes(v.map(T::byte)) ^ t16).to_ne_bytes()
+        }),
+        (operand, step) => unreachable!("{operand:?} in steps of {step}"),
+    }
+}
+
+/// The first `count` of `rows` rows.
+struct Block<'a, T> {
+    /// [count, k]
+    x: &'a [T],
+    k: usize,
+    rows: usize,
+    count: usize,
+}
+
+impl<T: Value> Block<'_, T> {
+    /// STEP values at a time, which `bytes` makes BYTES of.
+    #[inline(always)]
+    fn pack<const STEP: usize, const BYTES: usize>(
+        &self,
+        to: &mut [u8],
+        bytes: impl Fn([T; STEP]) -> [u8; BYTES],
+    ) {
+        // Rows together write what lies together.
+        let fours = self.count - self.count % 4;
+        for first in (0..fours).step_by(4) {
+            self.pack_some::<4, STEP, BYTES>(first, to, &bytes);
+        }
+        for first in fours..self.count {
+            self.pack_some::<1, STEP, BYTES>(first, to, &bytes);
+        }
+    }
+
+    /// N rows, the first with index `first`.
+    #[inline(always)]
+    fn pack_some<const N: usize, const STEP: usize, const BYTES: usize>(
+        &self,
+        first: usize,
+        to: &mut [u8],
+        bytes: impl Fn([T; STEP]) -> [u8; BYTES],
+    ) {
+        let x: [&[T]; N] = std::array::from_fn(|i| &self.x[(first + i) * self.k..][..self.k]);
+        let whole = self.k / STEP;
+        let steps: [&[[T; STEP]]; N] = x.map(|x| &x.as_chunks().0[..whole]);
+        let mut to = to.chunks_exact_mut(self.rows * BYTES);
+        for (i, to) in to.by_ref().take(whole).enumerate() {
+            let to = &mut to[first * BYTES..][..N * BYTES];
+            for (to, steps) in to.chunks_exact_mut(BYTES).zip(&steps) {
+                to.copy_from_slice(&bytes(steps[i]));
+            }
+        }
+        let Some(to) = to.next() else {
+            return;
+        };
+        for (to, x) in to[first * BYTES..].chunks_exact_mut(BYTES).zip(x) {
+            // The weights behind the last value are zero, so that any value will do there.
+            let rest = &x[whole * STEP..];
+            let mut step = [rest[0]; STEP];
+            step[..rest.len()].copy_from_slice(rest);
+            to.copy_from_slice(&bytes(step));
+        }
+    }
+}
+
+/// One panel from the rows of its weight, at most `layout.columns` rows of k values, and their scales and
+/// bias; `panel` comes zeroed, and stays so beyond the last column and the last value.
+pub(crate) fn pack_panel(
+    layout: Layout,
+    weight: &[i8],
+    k: usize,
+    scales: &[f32],
+    bias: Option<&[f32]>,
+    panel: &mut [u8],
+) {
+    let columns = layout.columns;
+    let (header, body) = panel.split_at_mut(layout.header_size());
+    let header = header.as_chunks_mut::<4>().0;
+    for (j, scale) in scales.iter().enumerate() {
+        let weight = &weight[j * k..][..k];
+        let sum = 128 * weight.iter().map(|&w| i32::from(w)).sum::<i32>();
+        let correction = match layout.operand {
+            Operand::Signed => sum,
+            Operand::Unsigned => -sum,
+            Operand::Wide => 0,
+        };
+        header[j] = correction.to_ne_bytes();
+        header[columns + j] = scale.to_ne_bytes();
+        header[2 * columns + j] = bias.map_or(0.0, |b| b[j]).to_ne_bytes();
+        let slots = body.chunks_exact_mut(layout.step).skip(j).step_by(columns);
+        for (weight, slot) in weight.chunks(layout.step).zip(slots) {
+            for (&w, slot) in weight.iter().zip(slot) {
+                *slot = w.cast_unsigned();
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Rows of f32 to 8-bit integers with one scale each.
+
+use crate::select::Kernels;
+use crate::simd::Simd;
+use crate::threads::Shared;
+use crate::{Activation, reference, scratch, threads};
+
+/// What happens to a row of f32 before it is quantised.
+#[derive(Clone, Copy, Debug)]
+pub enum Before<'a> {
+    /// Nothing.
+    Nothing,
+    /// [`crate::layer_norm`].
+    LayerNorm {
+        /// One value a column.
+        gain: &'a [f32],
+        /// One value a column.
+        bias: &'a [f32],
+        /// Added to the variance.
+        epsilon: f32,
+    },
+    /// [`crate::activate`].
+    Activation(Activation),
+}
+
+impl Before<'_> {
+    pub(crate) fn check(self, width: usize) {
+        if let Before::LayerNorm { gain, bias, .. } = self {
+            assert_eq!(gain.len(), width, "gain: one value a column");
+            assert_eq!(bias.len(), width, "bias: one value a column");
+        }
+    }
+}
+
+/// [`crate::quantize_rows`] by the given kernels, with its operands checked.
+pub(crate) fn quantize_rows(
+    kernels: Kernels,
+    x: &[f32],
+    width: usize,
+    before: Before,
+    out: &mut [i8],
+    scales: &mut [f32],
+) {
+    let threads = threads::count(x.len().saturating_mul(4));
+    // SAFETY: each job writes the scale of its own row.
+    let scales = unsafe { Shared::new(scales) };
+    threads::share_chunks(threads, out, width, |i, out| {
+        let scale = row(kernels, &x[i * width..][..width], before, out);
+        // SAFETY: row i has a scale, which is this job's alone.
+        unsafe { scales.pointer().add(i).write(scale) };
+    });
+}
+
+/// One row of x through `before` to s8; gives its scale.
+pub(crate) fn row(kernels: Kernels, x: &[f32], before: Before, out: &mut [i8]) -> f32 {
+    let quantize = |x: &[f32], out: &mut [i8]| match kernels.float {
+        None => reference::quantize_row(x, out),
+        Some(vector) => vector.quantize(x, out),
+    };
+    match before {
+        _ if x.is_empty() => quantize(x, out),
+        Before::Nothing | Before::Activation(Activation::None) => quantize(x, out),
+        Before::LayerNorm {
+            gain,
+            bias,
+            epsilon,
+        } => scratch::with(x.len(), |y| {
+            match kernels.float {
+                None => reference::layer_norm(x, x.len(), gain, bias, epsilon, y),
+                Some(vector) => vector.layer_norm(x, x.len(), gain, bias, epsilon, y),
+            }
+            quantize(y, out)
+        }),
+        Before::Activation(activation) => scratch::with(x.len(), |y| {
+            y.copy_from_slice(x);
+            match kernels.float {
+                None => y
+                    .iter_mut()
+                    .for_each(|v| *v = reference::activated(*v, activation)),
+                Some(vector) => vector.activate(y, activation),
+            }
+            quantize(y, out)
+        }),
+    }
+}
+
+/// [`reference::quantize_row`] bit for bit: the largest of numbers does not depend on their order, and the
+/// rest is arithmetic on each value by itself.
+#[inline(always)]
+pub(crate) fn quantize_row<S: Simd>(simd: S, x: &[f32], out: &mut [i8]) -> f32 {
+    assert_eq!(x.len(), out.len());
+    let line = 4 * S::LANES;
+    let (whole, rest) = x.split_at(x.len() - x.len() % line);
+    let mut largest = [simd.splat(0.0); 4];
+    for x in whole.chunks_exact(line) {
+        for (i, largest) in largest.iter_mut().enumerate() {
+            // SAFETY: the chunk has 4 registers.
+            *largest =
+                simd.larger_magnitude(*largest, unsafe { simd.load(x.as_ptr().add(i * S::LANES)) });
+        }
+    }
+    let [a, b, c, d] = largest;
+    let largest = simd.larger_magnitude(simd.larger_magnitude(a, b), simd.larger_magnitude(c, d));
+    let largest = rest
+        .iter()
+        .map(|v| v.abs().to_bits())
+        .fold(simd.largest_magnitude(largest), u32::max);
+
+    let (scale, factor) = reference::row_scale(largest);
+    if scale.is_nan() {
+        out.fill(0);
+        return scale;
+    }
+    let factors = simd.splat(factor);
+    for (x, out) in whole.chunks_exact(line).zip(out.chunks_exact_mut(line)) {
+        let mut y = [factors; 4];
+        for (i, y) in y.iter_mut().enumerate() {
+            // SAFETY: the chunk has 4 registers.
+            *y = simd.mul(*y, unsafe { simd.load(x.as_ptr().add(i * S::LANES)) });
+        }
+        // SAFETY: the chunk has 4 registers' values. None is above 127 by more than two roundings.
+        unsafe { simd.store_s8(y, out.as_mut_ptr()) };
+    }
+    for (q, v) in out[whole.len()..].iter_mut().zip(rest) {
+        *q = (v * factor).round_ties_even() as i8;
+    }
+    scale
+}

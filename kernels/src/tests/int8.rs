@@ -1,0 +1,472 @@
+use proptest::prelude::*;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use super::{Values, edges, poison, same_bits_on_any_threads};
+use crate::activation::activate;
+use crate::quantize::quantize_rows;
+use crate::select::{Kernels, variants};
+use crate::{
+    Activation, Before, Input, PackedLinearInt8, WeightError, patch_embedding_int8, reference,
+};
+
+/// `len` bytes, the same for the same seed, at an address that no register is aligned to.
+fn bytes(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    ChaCha8Rng::seed_from_u64(seed).fill_bytes(&mut bytes);
+    bytes
+}
+
+/// As s8 in -127 ..= 127.
+fn weights(seed: u64, len: usize) -> Vec<i8> {
+    let signed = |b: u8| b.cast_signed().max(-127);
+    bytes(seed, len).into_iter().map(signed).collect()
+}
+
+/// What the rows hold.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    F32,
+    S8,
+    U8,
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    m: usize,
+    k: usize,
+    n: usize,
+    kind: Kind,
+    activation: Activation,
+    bias: bool,
+    residual: bool,
+    weight: Vec<i8>,
+    /// s8 or u8 by `kind`; f32 are 1/97 of s8.
+    x: Vec<u8>,
+}
+
+impl Case {
+    fn new(m: usize, k: usize, n: usize, kind: Kind) -> Self {
+        let seed = (m * 31 + k * 7 + n) as u64;
+        Case {
+            m,
+            k,
+            n,
+            kind,
+            activation: Activation::None,
+            bias: (m + k).is_multiple_of(2),
+            residual: (n + k).is_multiple_of(2),
+            weight: weights(seed, n * k),
+            x: bytes(seed + 1, m * k),
+        }
+    }
+
+    fn scales(&self) -> (Values, Values) {
+        (Values::new(2, self.m), Values::new(3, self.n))
+    }
+
+    /// What a variant computes.
+    fn by(&self, kernels: Kernels) -> Vec<f32> {
+        let &Case { m, k, n, .. } = self;
+        let (row_scales, scales) = self.scales();
+        let (bias, residual) = (Values::new(4, n), Values::new(5, m * n));
+        let bias = self.bias.then_some(&*bias);
+        // One byte aside, so that nothing is aligned.
+        let aside: Vec<i8> = [0].into_iter().chain(self.weight.iter().copied()).collect();
+        let layer = PackedLinearInt8::pack(kernels, &aside[1..], &scales, n, k, bias).unwrap();
+        let signed: Vec<i8> = [0]
+            .into_iter()
+            .chain(self.x.iter().map(|b| b.cast_signed()))
+            .collect();
+        let pixels: Vec<u8> = [0].into_iter().chain(self.x.iter().copied()).collect();
+        let float: Vec<f32> = signed.iter().map(|&q| f32::from(q) / 97.0).collect();
+        let x = match self.kind {
+            Kind::F32 => Input::F32 {
+                x: &float[1..],
+                before: Before::Nothing,
+            },
+            Kind::S8 => Input::S8 {
+                x: &signed[1..],
+                scales: &row_scales,
+            },
+            Kind::U8 => Input::U8 {
+                x: &pixels[1..],
+                scale: 1.0 / 255.0,
+            },
+        };
+        let mut out = Values::new(6, m * n);
+        poison();
+        let residual = self.residual.then_some(&*residual);
+        layer.apply(x, m, self.activation, residual, &mut out);
+        out.to_vec()
+    }
+
+    /// The definition, with the variant's own activation function, whose bound another test holds.
+    fn expected(&self, kernels: Kernels) -> Vec<f32> {
+        let &Case { m, k, n, .. } = self;
+        let (row_scales, scales) = self.scales();
+        let (mut bias, residual) = (Values::new(4, n), Values::new(5, m * n));
+        if !self.bias {
+            bias.fill(0.0);
+        }
+        let mut out = vec![0.0; m * n];
+        let none = Activation::None;
+        let signed: Vec<i8> = self.x.iter().map(|b| b.cast_signed()).collect();
+        match self.kind {
+            Kind::U8 => reference::linear_int8(
+                &self.x,
+                &vec![1.0 / 255.0; m],
+                m,
+                &self.weight,
+                &scales,
+                k,
+                n,
+                &bias,
+                none,
+                None,
+                &mut out,
+            ),
+            Kind::S8 => reference::linear_int8(
+                &signed,
+                &row_scales,
+                m,
+                &self.weight,
+                &scales,
+                k,
+                n,
+                &bias,
+                none,
+                None,
+                &mut out,
+            ),
+            Kind::F32 => {
+                let float: Vec<f32> = signed.iter().map(|&q| f32::from(q) / 97.0).collect();
+                let (mut x, mut row_scales) = (vec![0; m * k], vec![0.0; m]);
+                for (i, scale) in row_scales.iter_mut().enumerate() {
+                    let row = i * k..(i + 1) * k;
+                    *scale = reference::quantize_row(&float[row.clone()], &mut x[row]);
+                }
+                reference::linear_int8(
+                    &x,
+                    &row_scales,
+                    m,
+                    &self.weight,
+                    &scales,
+                    k,
+                    n,
+                    &bias,
+                    none,
+                    None,
+                    &mut out,
+                );
+            }
+        }
+        activate(kernels, &mut out, self.activation);
+        if self.residual {
+            out.iter_mut().zip(&*residual).for_each(|(y, r)| *y += r);
+        }
+        out
+    }
+
+    #[track_caller]
+    fn check(&self, kernels: Kernels) {
+        let (found, expected) = (self.by(kernels), self.expected(kernels));
+        let differs = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits();
+        if let Some(at) = found.iter().zip(&expected).position(differs) {
+            let Case { m, k, n, .. } = self;
+            panic!(
+                "{}: [{m}, {k}] x [{k}, {n}] of {:?}, {:?}, row {} column {}: expected {}, found {}",
+                kernels.name,
+                self.kind,
+                self.activation,
+                at / n,
+                at % n,
+                expected[at],
+                found[at]
+            );
+        }
+    }
+}
+
+/// The variants with kernels for bytes, each once, and the scalar one.
+fn all() -> Vec<Kernels> {
+    let mut all = variants();
+    all.dedup_by_key(|v| v.int8.map(|v| v.name()));
+    all
+}
+
+#[test]
+fn tile_edges() {
+    for kernels in all() {
+        let (rows, columns, step, depth) = match kernels.int8 {
+            Some(vector) => {
+                let layout = vector.layout();
+                (layout.rows, layout.columns, layout.step, vector.depth())
+            }
+            None => (2, 2, 2, 64),
+        };
+        let mut depths = vec![0, 1, 2, 3, 5];
+        depths.extend(edges(step));
+        depths.extend(edges(depth.min(800)));
+        depths.extend([depth - 1, depth, depth + step + 1]);
+        for &m in &edges(rows) {
+            for &n in &edges(columns) {
+                for &k in &depths {
+                    let kind = [Kind::S8, Kind::U8, Kind::F32][(m + n + k) % 3];
+                    Case::new(m, k, n, kind).check(kernels);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_tile_height() {
+    for kernels in all() {
+        let layout = kernels.int8.map(|v| v.layout());
+        let (rows, columns) = layout.map_or((2, 2), |l| (l.rows, l.columns));
+        for m in 1..=3 * rows {
+            for kind in [Kind::S8, Kind::U8, Kind::F32] {
+                Case::new(m, 37, columns + 5, kind).check(kernels);
+            }
+        }
+    }
+}
+
+/// Every product as large as it can be, of each sign, so that any step of 16 bits that is one too narrow
+/// shows; and sums as large as an i32 takes.
+#[test]
+fn nothing_saturates() {
+    for kernels in all() {
+        for w in [-127i8, 127] {
+            for x in [0u8, 127, 128, 129, 255] {
+                for kind in [Kind::S8, Kind::U8] {
+                    for k in [2, 16, 17, 64, PackedLinearInt8::MOST_INPUTS] {
+                        let mut case = Case::new(3, k, 5, kind);
+                        case.weight.fill(w);
+                        case.x.fill(x);
+                        case.check(kernels);
+                    }
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..Default::default() })]
+    #[test]
+    fn any_shape(m in 1usize..60, k in 0usize..400, n in 1usize..120, kind in 0usize..36, extreme: bool) {
+        let mut case = Case::new(m, k, n, [Kind::F32, Kind::S8, Kind::U8][kind % 3]);
+        case.activation = [Activation::None, Activation::QuickGelu, Activation::Gelu][kind / 3 % 3];
+        (case.bias, case.residual) = (kind / 9 % 2 == 0, kind / 18 == 0);
+        if extreme {
+            case.weight.iter_mut().for_each(|w| *w = if *w < 0 { -127 } else { 127 });
+            case.x.iter_mut().for_each(|x| *x = if *x < 128 { 127 } else { 128 });
+        }
+        for kernels in all() {
+            case.check(kernels);
+        }
+    }
+}
+
+#[test]
+fn many_rows() {
+    for kernels in all() {
+        let mut case = Case::new(300, 33, 40, Kind::F32);
+        case.activation = Activation::QuickGelu;
+        case.check(kernels);
+    }
+}
+
+/// Vector variants agree bit for bit with each other even behind an activation function.
+#[test]
+fn variants_give_the_same_bits() {
+    for activation in [Activation::None, Activation::QuickGelu, Activation::Gelu] {
+        let mut case = Case::new(20, 200, 70, Kind::F32);
+        case.activation = activation;
+        let mut found = all()
+            .into_iter()
+            .filter(|v| v.int8.is_some())
+            .map(|v| case.by(v));
+        if let Some(first) = found.next() {
+            assert!(found.all(|other| other == first), "{activation:?}");
+        }
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    for kernels in all() {
+        for (m, k, n) in [(50, 400, 301), (1, 2000, 1600), (270, 128, 128)] {
+            let case = Case {
+                activation: Activation::Gelu,
+                ..Case::new(m, k, n, Kind::F32)
+            };
+            same_bits_on_any_threads(|| case.by(kernels));
+        }
+    }
+}
+
+/// Without this a batch would classify an image other than it does alone.
+#[test]
+fn a_row_does_not_depend_on_the_others() {
+    for kernels in all() {
+        let (m, k, n) = (19, 100, 30);
+        let (weight, scales) = (weights(1, n * k), vec![0.01; n]);
+        let bias = Values::new(2, n);
+        let layer = PackedLinearInt8::pack(kernels, &weight, &scales, n, k, Some(&bias)).unwrap();
+        let mut x = Values::new(3, m * k);
+        x[2 * k + 5] = f32::NAN;
+        x[3 * k] = f32::INFINITY;
+        x[4 * k..5 * k].fill(0.0);
+        let apply = |x, m| {
+            let mut out = vec![0.0; m * n];
+            let before = Before::Nothing;
+            layer.apply(
+                Input::F32 { x, before },
+                m,
+                Activation::None,
+                None,
+                &mut out,
+            );
+            out
+        };
+        let together = apply(&x, m);
+        for i in 0..m {
+            let alone = apply(&x[i * k..][..k], 1);
+            let row = &together[i * n..][..n];
+            match i {
+                2 | 3 => assert!(alone.iter().chain(row).all(|v| v.is_nan()), "NaN was lost"),
+                _ => assert_eq!(alone, row, "{}: row {i}", kernels.name),
+            }
+            if i == 4 {
+                assert_eq!(alone, *bias, "zeros leave the bias");
+            }
+        }
+    }
+}
+
+/// Layer norm or an activation function first is the same as quantising by itself and then multiplying.
+#[test]
+fn fused_quantisation_is_the_one_by_itself() {
+    for kernels in all() {
+        let (m, k, n) = (11, 90, 20);
+        let layer =
+            PackedLinearInt8::pack(kernels, &weights(1, n * k), &[0.01; 20], n, k, None).unwrap();
+        let x = Values::new(3, m * k);
+        let (gain, bias) = (Values::new(4, k), Values::new(5, k));
+        let norm = Before::LayerNorm {
+            gain: &gain,
+            bias: &bias,
+            epsilon: 1e-5,
+        };
+        for before in [
+            Before::Nothing,
+            norm,
+            Before::Activation(Activation::QuickGelu),
+        ] {
+            let (mut q, mut scales) = (vec![0; m * k], vec![0.0; m]);
+            quantize_rows(kernels, &x, k, before, &mut q, &mut scales);
+            let apply = |x| {
+                let mut out = vec![0.0; m * n];
+                layer.apply(x, m, Activation::None, None, &mut out);
+                out
+            };
+            let apart = apply(Input::S8 {
+                x: &q,
+                scales: &scales,
+            });
+            assert_eq!(apply(Input::F32 { x: &x, before }), apart, "{before:?}");
+        }
+    }
+}
+
+#[test]
+fn weights_that_would_overflow_are_refused() {
+    for kernels in all() {
+        let pack = |weight: &[i8], n, k| {
+            PackedLinearInt8::pack(kernels, weight, &vec![1.0; n], n, k, None).map(|_| ())
+        };
+        let mut weight = vec![-127; 12];
+        assert_eq!(pack(&weight, 3, 4), Ok(()));
+        weight[6] = -128;
+        let range = WeightError::Range {
+            output: 1,
+            input: 2,
+        };
+        assert_eq!(pack(&weight, 3, 4), Err(range));
+        let most = PackedLinearInt8::MOST_INPUTS;
+        assert_eq!(pack(&vec![1; most], 1, most), Ok(()));
+        let error = pack(&vec![1; most + 1], 1, most + 1).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "weight: expected at most 65536 inputs, found 65537"
+        );
+    }
+}
+
+#[test]
+fn no_rows_and_no_columns() {
+    for kernels in all() {
+        let x = Input::S8 {
+            x: &[1; 10],
+            scales: &[1.0; 2],
+        };
+        let none = PackedLinearInt8::pack(kernels, &[], &[], 0, 5, None).unwrap();
+        none.apply(x, 2, Activation::None, None, &mut []);
+        let some = PackedLinearInt8::pack(kernels, &[1; 20], &[1.0; 4], 4, 5, None).unwrap();
+        let x = Input::U8 { x: &[], scale: 1.0 };
+        some.apply(x, 0, Activation::None, None, &mut []);
+    }
+}
+
+#[test]
+#[should_panic(expected = "x: u8 [2, 5]")]
+fn a_wrong_length_is_named() {
+    let layer = PackedLinearInt8::from_out_in(&[1; 20], &[1.0; 4], 4, 5, None).unwrap();
+    let x = Input::U8 {
+        x: &[0; 9],
+        scale: 1.0,
+    };
+    layer.apply(x, 2, Activation::None, None, &mut [0.0; 8]);
+}
+
+/// The reference by numbers worked out by hand.
+#[test]
+fn reference_by_hand() {
+    let mut out = [0.0; 4];
+    let weight = [1i8, 0, -3, 2];
+    reference::linear_int8(
+        &[10i8, 20, -1, 0],
+        &[0.5, 1.0],
+        2,
+        &weight,
+        &[1.0, 0.1],
+        2,
+        2,
+        &[100.0, 0.0],
+        Activation::None,
+        Some(&[1.0; 4]),
+        &mut out,
+    );
+    // Row 0: 10 and -30 + 40; row 1: -1 and 3.
+    let last = 3f32.mul_add(0.1, 0.0) + 1.0;
+    assert_eq!(out, [106.0, 10.0 * 0.05 + 1.0, 100.0, last]);
+}
+
+/// As the f32 patch embedding: the sums are whole numbers, which f32 holds.
+#[test]
+fn patches_in_reading_order() {
+    let (height, width, patch) = (4, 6, 2);
+    let pixels = bytes(1, height * width * 3);
+    let weight = weights(2, 5 * 12);
+    let layer = PackedLinearInt8::from_out_in(&weight, &[1.0; 5], 5, 12, None).unwrap();
+    let mut out = vec![0.0; 6 * 5];
+    patch_embedding_int8(&pixels, height, width, patch, &layer, 1.0, &mut out);
+    let float: Vec<f32> = weight.iter().map(|&w| w.into()).collect();
+    let layer = crate::PackedLinear::from_out_in(&float, 5, 12, None);
+    let mut expected = vec![0.0; 6 * 5];
+    crate::patch_embedding(&pixels, height, width, patch, &layer, &mut expected);
+    assert_eq!(out, expected);
+}

@@ -1,0 +1,166 @@
+use super::{Values, edges, float, poison, same_bits_on_any_threads, vectors};
+use crate::activation::activate;
+use crate::norm::layer_norm;
+use crate::quantize::{Before, quantize_rows};
+use crate::reference::{self, SMALLEST};
+use crate::select::{Kernels, SCALAR};
+use crate::{Activation, available};
+
+fn quantized(kernels: Kernels, x: &[f32], width: usize, before: Before) -> (Vec<i8>, Vec<f32>) {
+    // At an address that no register is aligned to.
+    let mut out = vec![99; x.len() + 1];
+    let mut scales = vec![99.0; x.len() / width];
+    poison();
+    quantize_rows(kernels, x, width, before, &mut out[1..], &mut scales);
+    (out.split_off(1), scales)
+}
+
+/// As [`quantized`] by the scalar definition.
+fn expected(x: &[f32], width: usize) -> (Vec<i8>, Vec<f32>) {
+    let mut out = vec![99; x.len()];
+    let rows = x.chunks(width).zip(out.chunks_mut(width));
+    let scales = rows
+        .map(|(x, out)| reference::quantize_row(x, out))
+        .collect();
+    (out, scales)
+}
+
+#[track_caller]
+fn assert_same(found: (Vec<i8>, Vec<f32>), expected: &(Vec<i8>, Vec<f32>), what: &str) {
+    assert_eq!(found.0, expected.0, "{what}");
+    let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+    assert!(
+        found.1.iter().zip(&expected.1).all(same),
+        "{what}: scales {:?}, expected {:?}",
+        found.1,
+        expected.1
+    );
+}
+
+#[test]
+fn rows_of_any_width_bit_for_bit() {
+    for vector in vectors() {
+        let registers = vector.shape().columns;
+        for width in (1..70).chain(edges(2 * registers)).chain([768, 3072]) {
+            for size in [1.0, 1e30, 1e-30, 1e-37, 0.0, 3e38] {
+                let mut x = Values::new(width as u64, 3 * width);
+                x.iter_mut().for_each(|v| *v *= size);
+                let found = quantized(float(vector), &x, width, Before::Nothing);
+                let what = format!("{}, width {width}, size {size}", vector.name());
+                assert_same(found, &expected(&x, width), &what);
+            }
+        }
+    }
+}
+
+/// Halves lie exactly between two numbers, in whole registers and in what is left of them.
+#[test]
+fn halves_go_to_the_even_number() {
+    let mut x: Vec<f32> = (-126..127).map(|i| i as f32 + 0.5).collect();
+    x.push(127.0);
+    for kernels in vectors().into_iter().map(float).chain([SCALAR]) {
+        let (found, scales) = quantized(kernels, &x, x.len(), Before::Nothing);
+        assert_eq!(scales, [1.0]);
+        for (x, q) in x.iter().zip(&found) {
+            let even = (x / 2.0).round() * 2.0;
+            let right = if x.fract() == 0.0 { *x } else { even };
+            assert_eq!(f32::from(*q), right, "{}: {x}", kernels.name);
+        }
+    }
+}
+
+/// A NaN or an infinity in any lane makes the row's scale NaN; other rows stay as they are.
+#[test]
+fn values_that_are_not_finite_spoil_their_row_alone() {
+    let width = 150;
+    for kernels in vectors().into_iter().map(float).chain([SCALAR]) {
+        for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in 0..width {
+                let mut x = Values::new(1, 3 * width);
+                x[width + at] = bad;
+                let (found, scales) = quantized(kernels, &x, width, Before::Nothing);
+                assert!(
+                    scales[1].is_nan(),
+                    "{}: {bad} at {at} was lost",
+                    kernels.name
+                );
+                assert!(found[width..2 * width].iter().all(|&q| q == 0));
+                assert!(scales[0].is_finite() && scales[2].is_finite());
+                assert!(found[..width].contains(&127) || found[..width].contains(&-127));
+            }
+        }
+    }
+}
+
+/// The fused forms are the kernels' own layer norm or activation function and then the definition.
+#[test]
+fn what_comes_before() {
+    let (rows, width) = (5, 333);
+    let x = Values::new(1, rows * width);
+    let (gain, bias) = (Values::new(2, width), Values::new(3, width));
+    for kernels in vectors().into_iter().map(float).chain([SCALAR]) {
+        let mut y = vec![0.0; rows * width];
+        layer_norm(kernels, &x, width, &gain, &bias, 1e-5, &mut y);
+        let before = Before::LayerNorm {
+            gain: &gain,
+            bias: &bias,
+            epsilon: 1e-5,
+        };
+        let found = quantized(kernels, &x, width, before);
+        assert_same(found, &expected(&y, width), kernels.name);
+        for activation in [Activation::None, Activation::Gelu, Activation::QuickGelu] {
+            let mut y = x.to_vec();
+            activate(kernels, &mut y, activation);
+            let found = quantized(kernels, &x, width, Before::Activation(activation));
+            assert_same(found, &expected(&y, width), kernels.name);
+        }
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    let (rows, width) = (700, 250);
+    let x = Values::new(1, rows * width);
+    for vector in vectors() {
+        same_bits_on_any_threads(|| {
+            let before = Before::Activation(Activation::Gelu);
+            let (q, mut all) = quantized(float(vector), &x, width, before);
+            all.extend(q.into_iter().map(f32::from));
+            all
+        });
+    }
+}
+
+#[test]
+fn reference_by_hand() {
+    let mut out = [99; 4];
+    let scale = reference::quantize_row(&[-2.0, 1.0, 0.0, 0.01], &mut out);
+    // 127/2 is halfway between 63 and 64.
+    assert_eq!((scale, out), (2.0 / 127.0, [-127, 64, 0, 1]));
+    let scale = reference::quantize_row(&[0.0; 4], &mut out);
+    assert!(scale == SMALLEST / 127.0 && scale.is_normal() && (127.0 / SMALLEST).is_finite());
+    assert_eq!(out, [0; 4]);
+    assert_eq!(SMALLEST, 2f32.powi(-119));
+    assert_eq!(reference::quantize_row(&[], &mut []), SMALLEST / 127.0);
+}
+
+/// What is above 127 by rounding of the factor is 127 all the same, over all mantissas' leading bits.
+#[test]
+fn the_largest_becomes_127() {
+    for i in 0..1 << 16 {
+        let largest = f32::from_bits(0x3f80_0000 + (i << 7) + (i & 127));
+        let mut out = [0; 2];
+        reference::quantize_row(&[largest, -largest], &mut out);
+        assert_eq!(out, [127, -127], "{largest}");
+    }
+}
+
+#[test]
+fn every_variant_has_kernels_for_bytes() {
+    assert_eq!(available().last(), Some(&"scalar"));
+    assert!(
+        crate::select::variants()
+            .iter()
+            .all(|v| v.float.is_some() == v.int8.is_some())
+    );
+}
