@@ -46,12 +46,12 @@ def random_tower(generator):
 class Prompts:
     """CoOp's PromptLearner for one list of classes."""
 
-    def __init__(self, model, n_ctx):
-        names = [name.replace("_", " ") for name in CLASSES]
+    def __init__(self, model, n_ctx, classes=CLASSES):
+        names = [name.replace("_", " ") for name in classes]
         texts = [" ".join(["X"] * n_ctx) + " " + name + "." for name in names]
         tokenizer = open_clip.SimpleTokenizer()
         self.name_lens = [len(tokenizer.encode(name)) for name in names]
-        self.tokens = tokenizer(texts)
+        self.tokens = tokenizer(texts, context_length=len(model.positional_embedding))
         self.n_ctx = n_ctx
         rows = model.token_embedding(self.tokens)
         self.prefix, self.suffix = rows[:, :1], rows[:, 1 + n_ctx :]
@@ -59,7 +59,7 @@ class Prompts:
     def rows(self, context, position):
         """[classes, 77, width] for a context [n_ctx, width] or [classes, n_ctx, width]."""
         if context.ndim == 2:
-            context = context.expand(len(CLASSES), -1, -1)
+            context = context.expand(len(self.tokens), -1, -1)
         if position == "end":
             return torch.cat([self.prefix, context, self.suffix], 1)
         half = self.n_ctx // 2 if position == "middle" else 0
