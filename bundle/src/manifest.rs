@@ -194,7 +194,7 @@ pub struct Fidelity {
     pub mean_cosine: f32,
     /// The lowest cosine.
     pub worst_cosine: f32,
-    /// Share of images with the same best class, 0..1.
+    /// Share of images with the same best class, 0..1, among the classes of the export.
     pub top1_agreement: f32,
 }
 

@@ -34,7 +34,7 @@ pub use shortlist::{Auto, Costs, Plan, shortlist};
 pub struct Conditional {
     /// [n_ctx, width]
     context: Vec<f32>,
-    linear1: PackedLinear,
+    hidden: Hidden,
     linear2: PackedLinear,
     /// SOT.
     start: Prefix,
@@ -62,19 +62,15 @@ impl Conditional {
     ) -> Result<Self, Error> {
         let (net, context) = checked_learner(tower, classes, learner)?;
         let (width, n_ctx) = (learner.width(), learner.n_ctx());
-        let [hidden, embedding] = [net.linear1_bias.data.len(), tower.embedding()];
+        let hidden = Hidden::new(net)?;
+        let hidden_len = hidden.len();
         let mut conditional = Conditional {
             context,
-            linear1: PackedLinear::from_out_in(
-                &net.linear1_weight.data,
-                hidden,
-                embedding,
-                Some(&net.linear1_bias.data),
-            ),
+            hidden,
             linear2: PackedLinear::from_out_in(
                 &net.linear2_weight.data,
                 width,
-                hidden,
+                hidden_len,
                 Some(&net.linear2_bias.data),
             ),
             start: tower.prefix(&tower.token_rows(&[SOT])?, None)?,
@@ -113,12 +109,12 @@ impl Conditional {
 
     /// H: the length of [`Conditional::hidden`].
     pub fn hidden_len(&self) -> usize {
-        self.linear1.outputs()
+        self.hidden.len()
     }
 
     /// D: the length of an image's embedding and of a class's.
     pub fn embedding(&self) -> usize {
-        self.linear1.inputs()
+        self.hidden.linear1.inputs()
     }
 
     /// The meta-net's hidden vector `[H]` of an image: relu(W1 f + b1), f being the image's
@@ -128,12 +124,7 @@ impl Conditional {
     /// [`Error::Input`] for an embedding of another length; [`Error::NotUnit`], since what the
     /// meta-net makes of an embedding that is not normalised is wrong but looks right.
     pub fn hidden(&self, embedding: &[f32]) -> Result<Vec<f32>, Error> {
-        check_embedding(embedding, self.linear1.inputs())?;
-        let mut hidden = vec![0.0; self.linear1.outputs()];
-        self.linear1
-            .apply(embedding, 1, Activation::None, None, &mut hidden);
-        hidden.iter_mut().for_each(|value| *value = value.max(0.0));
-        Ok(hidden)
+        self.hidden.of(embedding)
     }
 
     /// The shift pi `[width]` of every context vector: W2 h + b2.
@@ -231,6 +222,49 @@ impl Conditional {
         }
         let lengths = classes.iter().map(|&class| length(class)).collect();
         Ok((Cow::Owned(rows), lengths))
+    }
+}
+
+/// The first layer of the meta-net: all of it that a [`LinearHead`] needs.
+#[derive(Debug)]
+pub struct Hidden {
+    linear1: PackedLinear,
+}
+
+impl Hidden {
+    /// Checks and packs the layer.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::NotFinite`].
+    pub fn new(net: &MetaNet) -> Result<Self, Error> {
+        let size = |i: usize| net.linear1_weight.shape.get(i).copied().unwrap_or(0).max(1);
+        let (hidden, embedding) = (size(0), size(1));
+        let weight = &net.linear1_weight;
+        checked("meta_net.linear1.weight", weight, &[hidden, embedding])?;
+        checked("meta_net.linear1.bias", &net.linear1_bias, &[hidden])?;
+        let (weight, bias) = (&weight.data, &net.linear1_bias.data);
+        Ok(Self {
+            linear1: PackedLinear::from_out_in(weight, hidden, embedding, Some(bias)),
+        })
+    }
+
+    /// H.
+    #[allow(clippy::len_without_is_empty, reason = "a layer has at least one unit")]
+    pub fn len(&self) -> usize {
+        self.linear1.outputs()
+    }
+
+    /// The hidden vector `[H]` of an image, as [`Conditional::hidden`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn of(&self, embedding: &[f32]) -> Result<Vec<f32>, Error> {
+        check_embedding(embedding, self.linear1.inputs())?;
+        let mut hidden = vec![0.0; self.len()];
+        self.linear1
+            .apply(embedding, 1, Activation::None, None, &mut hidden);
+        hidden.iter_mut().for_each(|value| *value = value.max(0.0));
+        Ok(hidden)
     }
 }
 

@@ -8,7 +8,7 @@ use pinhole_bundle::{Agreement, Bundle, ConditionalInfo, Head};
 use pinhole_checkpoint::{ClassPosition, MetaNet, PromptLearner, Tensor};
 use pinhole_kernels::l2_normalize;
 use pinhole_prompts::conditional::{
-    Auto, Costs, FitOptions, LinearHead, LinearTerms, Plan, Reuse, fidelity, fit, shortlist,
+    Auto, Costs, FitOptions, Hidden, LinearHead, LinearTerms, Plan, Reuse, fidelity, fit, shortlist,
 };
 use pinhole_prompts::{Classes, Conditional, TextTower, Tokenizer};
 
@@ -31,8 +31,9 @@ pub enum Mode {
 
 /// A conditional head made ready.
 pub(crate) struct ConditionalHead {
-    tower: TextTower,
-    conditional: Conditional,
+    /// Not for mode `linear`, so that it spares the tower's memory as well.
+    text: Option<(TextTower, Conditional)>,
+    hidden: Hidden,
     linear: LinearHead,
     mode: Mode,
     shortlist: usize,
@@ -57,22 +58,30 @@ impl ConditionalHead {
             // An empty one has no shape that fits.
             Ok(learned.get(name).cloned().unwrap_or(NONE))
         });
-        let tower = text_tower(bundle)?;
+        let hidden = learner.meta_net.as_ref().map(Hidden::new);
+        let hidden = hidden.ok_or_else(|| wrong("expected a meta-net, found none".into()))?;
+        let hidden = hidden.map_err(misfit)?;
         let classes = Classes::new(&bundle.manifest().classes)?;
-        let conditional = Conditional::new(&tower, &Tokenizer::new(), &classes, &learner);
-        let conditional = conditional.map_err(misfit)?;
         let count = classes.names().len();
-        let linear = LinearHead::new(&terms?, count, conditional.hidden_len()).map_err(misfit)?;
-        let auto = match mode {
-            Mode::Auto(budget) => {
-                let costs = Costs::measure(&conditional, &tower)?;
+        let linear = LinearHead::new(&terms?, count, hidden.len()).map_err(misfit)?;
+        let text = match mode {
+            Mode::Linear => None,
+            _ => {
+                let tower = text_tower(bundle)?;
+                let conditional = Conditional::new(&tower, &Tokenizer::new(), &classes, &learner);
+                Some((tower, conditional.map_err(misfit)?))
+            }
+        };
+        let auto = match (mode, &text) {
+            (Mode::Auto(budget), Some((tower, conditional))) => {
+                let costs = Costs::measure(conditional, tower)?;
                 Some(Mutex::new(Auto::new(budget, count, costs)))
             }
             _ => None,
         };
         Ok(Some(Self {
-            tower,
-            conditional,
+            text,
+            hidden,
             linear,
             mode,
             shortlist: info.shortlist_length,
@@ -101,15 +110,19 @@ impl ConditionalHead {
     }
 
     fn run(&self, plan: Plan, embedding: &[f32]) -> Result<Vec<f32>, Error> {
-        let (conditional, tower) = (&self.conditional, &self.tower);
-        Ok(match plan {
-            Plan::Exact => conditional.similarities(tower, embedding, None)?,
-            Plan::Shortlist(k) => shortlist(conditional, tower, &self.linear, embedding, k)?,
-            Plan::Linear => {
-                let hidden = conditional.hidden(embedding)?;
-                self.linear.similarities(embedding, &hidden)?
+        let similarities = match (plan, &self.text) {
+            (Plan::Linear, _) | (_, None) => {
+                let hidden = self.hidden.of(embedding)?;
+                self.linear.similarities(embedding, &hidden)
             }
-        })
+            (Plan::Exact, Some((tower, conditional))) => {
+                conditional.similarities(tower, embedding, None)
+            }
+            (Plan::Shortlist(k), Some((tower, conditional))) => {
+                shortlist(conditional, tower, &self.linear, embedding, k)
+            }
+        };
+        Ok(similarities?)
     }
 
     /// What spares the text tower from one image of a stream to the next, in mode `exact`.
@@ -122,8 +135,13 @@ impl ConditionalHead {
 
     /// As [`ConditionalHead::similarities`], for the next image of a stream.
     pub(crate) fn next(&self, reuse: &mut Reuse, embedding: &[f32]) -> Result<Vec<f32>, Error> {
-        let next = reuse.similarities(&self.conditional, &self.tower, embedding)?;
-        Ok(next.similarities)
+        match &self.text {
+            Some((tower, conditional)) => {
+                let next = reuse.similarities(conditional, tower, embedding)?;
+                Ok(next.similarities)
+            }
+            None => self.similarities(embedding),
+        }
     }
 }
 

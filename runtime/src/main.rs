@@ -1,6 +1,6 @@
 //! `pinhole`: the board's command line.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -99,8 +99,9 @@ struct Common {
 #[derive(Args)]
 struct Conditional {
     /// How a conditional head (CoCoOp) computes; `pinhole inspect` tells how faithful each is to exact
-    #[arg(long, value_enum, default_value = "exact")]
-    conditional: ConditionalMode,
+    /// [default: exact]
+    #[arg(long, value_enum)]
+    conditional: Option<ConditionalMode>,
     /// Time for the text side of an image, in mode auto
     #[arg(long, default_value_t = 50, value_name = "MILLISECONDS")]
     budget_ms: u64,
@@ -163,12 +164,21 @@ fn run(command: Command) -> Result<ExitCode> {
             output,
         } => {
             let mode = match conditional.conditional {
-                ConditionalMode::Exact => Mode::Exact,
-                ConditionalMode::Shortlist => Mode::Shortlist,
-                ConditionalMode::Linear => Mode::Linear,
-                ConditionalMode::Auto => Mode::Auto(Duration::from_millis(conditional.budget_ms)),
+                None | Some(ConditionalMode::Exact) => Mode::Exact,
+                Some(ConditionalMode::Shortlist) => Mode::Shortlist,
+                Some(ConditionalMode::Linear) => Mode::Linear,
+                Some(ConditionalMode::Auto) => {
+                    Mode::Auto(Duration::from_millis(conditional.budget_ms))
+                }
             };
             let classifier = open(&common, mode)?;
+            if conditional.conditional.is_some() && classifier.manifest().conditional.is_none() {
+                bail!(
+                    "--conditional: expected a bundle with a conditional head (CoCoOp), found {} with a static \
+                     one; leave the flag out",
+                    common.bundle.display()
+                );
+            }
             for_each_image(&images, &output, |path, image, decode| {
                 classify(&classifier, path, image, decode, top, &output)
             })
@@ -544,8 +554,17 @@ fn classes(common: &Common, set: Option<&Path>, add: &[String]) -> Result<ExitCo
         }
     };
     let threads = pinhole::thread_pool(common.threads)?;
-    let manifest =
-        threads.install(|| pinhole::set_classes(&common.bundle, &change, &mut |_, _| {}))?;
+    let terminal = std::io::stderr().is_terminal();
+    let mut progress = |done: usize, total: usize| {
+        if terminal {
+            eprint!("\r{done} of {total}");
+        }
+    };
+    let manifest = threads.install(|| pinhole::set_classes(&common.bundle, &change, &mut progress));
+    if terminal {
+        eprintln!();
+    }
+    let manifest = manifest?;
     if old.manifest().calibration.is_some() {
         eprintln!(
             "note: the temperature and the thresholds for \"unknown\" were fitted to the old classes and \

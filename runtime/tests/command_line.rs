@@ -521,3 +521,15 @@ fn classes_are_listed_and_only_changed_with_a_text_encoder() {
     ]);
     assert_error(&output, &["red circle"]);
 }
+
+#[test]
+fn a_static_head_has_no_conditional_modes() {
+    let output = pinhole([
+        Path::new("classify"),
+        &assets("demo"),
+        &samples()[0],
+        Path::new("--conditional"),
+        Path::new("linear"),
+    ]);
+    assert_error(&output, &["demo", "--conditional", "static"]);
+}
