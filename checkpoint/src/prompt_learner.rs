@@ -78,11 +78,11 @@ pub struct PromptLearner {
 pub struct MetaNet {
     /// W1, [hidden, embedding]; the reference has one hidden unit for 16 of the embedding.
     pub linear1_weight: Tensor,
-    /// b1, [hidden]
+    /// b1, `[hidden]`
     pub linear1_bias: Tensor,
     /// W2, [width, hidden]
     pub linear2_weight: Tensor,
-    /// b2, [width]
+    /// b2, `[width]`
     pub linear2_bias: Tensor,
 }
 
