@@ -69,7 +69,7 @@ pub enum Input<'a> {
     S8 {
         /// The values.
         x: &'a [i8],
-        /// [m], what a row's values count.
+        /// `[m]`, what a row's values count.
         scales: &'a [f32],
     },
     /// [m, k], pixels.
@@ -108,7 +108,7 @@ impl PackedLinearInt8 {
     pub const MOST_INPUTS: usize = 1 << 16;
 
     /// From a weight [outputs, inputs], row-major, in -127 ..= 127: an output's weights are adjacent, as in
-    /// PyTorch's `nn.Linear`. `scales` [outputs] is what an output's weights count.
+    /// PyTorch's `nn.Linear`. `scales` `[outputs]` is what an output's weights count.
     pub fn from_out_in(
         weight: &[i8],
         scales: &[f32],
