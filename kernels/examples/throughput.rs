@@ -7,7 +7,7 @@
 //! blocks in a row, whose weights come from memory. `PINHOLE_KERNELS` compares variants.
 
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pinhole_kernels::{
     Activation, Before, Input, PackedLinear, PackedLinearInt8, Rows, attention, check, layer_norm,
@@ -70,10 +70,18 @@ fn run(name: &str, threads: usize) {
         "reading memory {:.1} GB/s on one thread",
         memory_gigabytes()
     );
-    println!(
-        "sharing nothing among the threads {:.1} us",
-        sharing_seconds(threads) * 1e6
-    );
+    if threads > 1 {
+        for pause in [0, 20, 300] {
+            let seconds = sharing_seconds(threads, Duration::from_micros(pause));
+            println!(
+                "sharing work {pause} us after the section before: {:.1} us",
+                seconds * 1e6
+            );
+        }
+    }
+    if let Some(idle) = idle_seconds() {
+        println!("idle for 500 ms: {:.2} ms of processor time", idle * 1e3);
+    }
 
     println!("\nweights in the cache      m      k      n       us   GMAC/s  of peak");
     for m in [1, 8, 50, 197] {
@@ -198,18 +206,41 @@ fn blocks(name: &str, m: usize, bytes: usize, seconds: f64, peak: f64) {
     );
 }
 
-/// What it costs to share work among the threads and to wait for them.
-fn sharing_seconds(threads: usize) -> f64 {
-    const SECTIONS: usize = 1000;
-    let seconds = best(|| {
-        for _ in 0..SECTIONS {
-            let parts = (0..2 * threads).into_par_iter().with_max_len(1);
-            parts.for_each(|i| {
-                black_box(i);
-            });
-        }
-    });
-    seconds / SECTIONS as f64
+/// What it costs to share work among the threads and to wait for them, beyond the work: the middle of many
+/// sections of 4 parts a thread, of 10 us each, `pause` after the one before. Threads that find no work fall asleep
+/// within that pause.
+fn sharing_seconds(threads: usize, pause: Duration) -> f64 {
+    const PART: Duration = Duration::from_micros(10);
+    let work = |time: Duration| {
+        let start = Instant::now();
+        while start.elapsed() < time {}
+    };
+    let mut sections: Vec<_> = (0..1000)
+        .map(|_| {
+            work(pause);
+            let start = Instant::now();
+            let parts = (0..4 * threads).into_par_iter().with_max_len(1);
+            parts.for_each(|_| work(PART));
+            start.elapsed().as_secs_f64() - 4.0 * PART.as_secs_f64()
+        })
+        .collect();
+    sections.sort_by(f64::total_cmp);
+    sections[sections.len() / 2]
+}
+
+/// Processor time of all threads while nobody does anything for half a second; none where there is no Linux.
+fn idle_seconds() -> Option<f64> {
+    let used = || -> Option<f64> {
+        let tasks = std::fs::read_dir("/proc/self/task").ok()?;
+        let nanoseconds = tasks.map(|task| {
+            let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+            text.split_whitespace().next()?.parse::<f64>().ok()
+        });
+        Some(nanoseconds.sum::<Option<f64>>()? / 1e9)
+    };
+    let before = used()?;
+    std::thread::sleep(Duration::from_millis(500));
+    Some(used()? - before)
 }
 
 fn row(name: &str, m: usize, k: usize, n: usize, seconds: f64, peak: f64) {

@@ -67,9 +67,9 @@ pub enum Input<'a> {
     },
     /// [m, k], quantised already.
     S8 {
-        /// The values.
+        /// The values, of which -128 is one like the others.
         x: &'a [i8],
-        /// `[m]`, what a row's values count.
+        /// One a row: what its values count.
         scales: &'a [f32],
     },
     /// [m, k], pixels.
@@ -107,8 +107,8 @@ impl PackedLinearInt8 {
     /// Most inputs: 65,536 products of at most 255 · 127 fit an i32.
     pub const MOST_INPUTS: usize = 1 << 16;
 
-    /// From a weight [outputs, inputs], row-major, in -127 ..= 127: an output's weights are adjacent, as in
-    /// PyTorch's `nn.Linear`. `scales` `[outputs]` is what an output's weights count.
+    /// From a weight of shape [outputs, inputs], row-major, in -127 ..= 127: an output's weights are adjacent, as in
+    /// PyTorch's `nn.Linear`. `scales` has one value an output: what its weights count.
     pub fn from_out_in(
         weight: &[i8],
         scales: &[f32],
