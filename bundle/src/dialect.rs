@@ -71,6 +71,30 @@ pub const LINEAR_ADD: Function = Function {
     inputs: &["x", "residual"],
     ..LINEAR
 };
+/// `x @ weight + bias` in 8-bit integers: weight s8 `[K, M]` in -127 ..= 127, `scale` `[M]` is what a column's
+/// weights count. Each row of x [.., K] is quantised alike at run time: its scale is max|x| / 127, rounding is
+/// half to even. Sums are i32; scales, bias and what follows are f32.
+pub const QUANTIZED_LINEAR: Function = Function {
+    name: "QuantizedLinear",
+    parameters: &["weight", "scale", "bias"],
+    ..LINEAR
+};
+/// [`QUANTIZED_LINEAR`] followed as [`LINEAR_QUICK_GELU`].
+pub const QUANTIZED_LINEAR_QUICK_GELU: Function = Function {
+    name: "QuantizedLinearQuickGelu",
+    ..QUANTIZED_LINEAR
+};
+/// [`QUANTIZED_LINEAR`] followed as [`LINEAR_GELU`].
+pub const QUANTIZED_LINEAR_GELU: Function = Function {
+    name: "QuantizedLinearGelu",
+    ..QUANTIZED_LINEAR
+};
+/// [`QUANTIZED_LINEAR`] followed as [`LINEAR_ADD`].
+pub const QUANTIZED_LINEAR_ADD: Function = Function {
+    name: "QuantizedLinearAdd",
+    inputs: &["x", "residual"],
+    ..QUANTIZED_LINEAR
+};
 /// Multi-head attention without a mask: `query` `[N, T, W]`, `key_value` `[N, U, 2W]` (keys, then values),
 /// `heads` dividing W; the scale 1/sqrt(W / heads) is folded into the query's weights.
 pub const ATTENTION: Function = Function {
@@ -96,6 +120,10 @@ pub const FUNCTIONS: &[Function] = &[
     LINEAR_QUICK_GELU,
     LINEAR_GELU,
     LINEAR_ADD,
+    QUANTIZED_LINEAR,
+    QUANTIZED_LINEAR_QUICK_GELU,
+    QUANTIZED_LINEAR_GELU,
+    QUANTIZED_LINEAR_ADD,
     ATTENTION,
     L2_NORMALIZE,
 ];

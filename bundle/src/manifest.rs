@@ -86,6 +86,8 @@ pub enum Precision {
     F32,
     /// 16-bit floats, widened to f32 when they are loaded.
     F16,
+    /// 8-bit integers in the blocks' linear layers, with one scale an output; the rest as [`Self::F16`].
+    Int8,
 }
 
 impl std::fmt::Display for Precision {
@@ -93,6 +95,7 @@ impl std::fmt::Display for Precision {
         f.write_str(match self {
             Self::F32 => "f32",
             Self::F16 => "f16",
+            Self::Int8 => "int8",
         })
     }
 }

@@ -122,6 +122,8 @@ enum PositionName {
 enum PrecisionName {
     F32,
     F16,
+    /// 8-bit integers, a quarter of the size, for vision transformers
+    Int8,
 }
 
 fn share(text: &str) -> Result<f32, String> {
@@ -201,6 +203,7 @@ fn bundle(args: &BundleArgs) -> Result<()> {
         precision: match args.precision {
             PrecisionName::F32 => Precision::F32,
             PrecisionName::F16 => Precision::F16,
+            PrecisionName::Int8 => Precision::Int8,
         },
         flat: args.flat,
         calibration: &calibration,

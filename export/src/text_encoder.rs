@@ -19,6 +19,11 @@ pub(crate) fn write(
     precision: Precision,
     tokens: Vec<u32>,
 ) -> Result<TextEncoderInfo> {
+    // The text tower has no integer form yet.
+    let precision = match precision {
+        Precision::F32 => Precision::F32,
+        Precision::F16 | Precision::Int8 => Precision::F16,
+    };
     let config = checkpoint.config();
     let names = config.tensors().into_iter().map(|(name, _)| name);
     let names = names.filter(|name| !name.starts_with("visual.") && name != "logit_scale");
@@ -40,7 +45,7 @@ pub(crate) fn write(
         }
         let bytes: Vec<u8> = match precision {
             Precision::F32 => tensor.data.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            Precision::F16 => {
+            Precision::F16 | Precision::Int8 => {
                 let halves: Vec<f16> = tensor.data.iter().map(|v| f16::from_f32(*v)).collect();
                 ensure!(
                     halves.iter().all(|v| v.is_finite()),
@@ -53,7 +58,7 @@ pub(crate) fn write(
     }
     let dtype = match precision {
         Precision::F32 => Dtype::F32,
-        Precision::F16 => Dtype::F16,
+        Precision::F16 | Precision::Int8 => Dtype::F16,
     };
     let mut views = Vec::with_capacity(tensors.len());
     for (name, shape, bytes) in &tensors {

@@ -25,6 +25,8 @@ fn each_precision_and_the_flat_form_give_the_same_answer() {
         ("a", vec![]),
         ("b", vec!["--precision", "f16"]),
         ("c", vec!["--flat"]),
+        ("d", vec!["--precision", "int8"]),
+        ("e", vec!["--precision", "int8", "--flat"]),
     ] {
         let out = scene.path(name);
         let out = out.to_str().unwrap();
@@ -45,12 +47,27 @@ fn each_precision_and_the_flat_form_give_the_same_answer() {
             .iter()
             .filter(|(_, op)| op == "Attention")
             .count();
-        assert_eq!(ours, if name == "c" { 0 } else { 2 });
+        assert_eq!(ours, if extra.contains(&"--flat") { 0 } else { 2 });
+        // int8 is never f32 in silence: four layers of each of two blocks, and the last projection.
+        let operators = classifier.operators();
+        let linear = |prefix: &str| {
+            let named = operators.iter().filter(|(_, op)| op.starts_with(prefix));
+            named.count()
+        };
+        let expected = match name {
+            "d" => (10, 1),
+            "c" | "e" => (0, 0),
+            _ => (0, 11),
+        };
+        assert_eq!((linear("QuantizedLinear"), linear("Linear")), expected);
         embeddings.push(classifier.embed(&image).unwrap().values);
     }
     let cosine = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
     assert!(cosine(&embeddings[0], &embeddings[1]) > 0.999);
     assert!(cosine(&embeddings[0], &embeddings[2]) > 0.999_99);
+    assert!(cosine(&embeddings[0], &embeddings[3]) > 0.995);
+    // tract's own integer operators and ours.
+    assert!(cosine(&embeddings[3], &embeddings[4]) > 0.9999);
     let manifest = Classifier::open(scene.path("b"))
         .unwrap()
         .manifest()

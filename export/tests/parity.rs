@@ -99,11 +99,7 @@ fn bundle(checkpoint: &Checkpoint, options: GraphOptions, out: &Path) {
             embedding_size: embedding,
         },
         preprocessing: config.preprocessing.clone(),
-        precision: if options.half {
-            Precision::F16
-        } else {
-            Precision::F32
-        },
+        precision: options.precision,
         logit_scale: checkpoint.logit_scale(),
         temperature: 1.0,
         classes: vec!["class".into()],
@@ -157,7 +153,14 @@ fn image_embeddings_equal_open_clips_from_an_image_file() {
         let golden = json(&family.join("golden.json"));
         for flat in [false, true] {
             let out = scratch.path().join(format!("{i}-{flat}"));
-            bundle(&checkpoint, GraphOptions { half: false, flat }, &out);
+            bundle(
+                &checkpoint,
+                GraphOptions {
+                    precision: Precision::F32,
+                    flat,
+                },
+                &out,
+            );
             let classifier = Classifier::open(&out).unwrap();
             let images = inputs["images"].as_array().unwrap();
             let embeddings = golden["image_embeddings"].as_array().unwrap();

@@ -35,6 +35,22 @@ pub(super) fn all() -> Vec<FunctionProto> {
                 vec![op("Add", &["linear", "residual"], "y", vec![])],
             ),
         ),
+        function(&dialect::QUANTIZED_LINEAR, quantized_linear("y", vec![])),
+        function(
+            &dialect::QUANTIZED_LINEAR_QUICK_GELU,
+            quantized_linear("linear", quick_gelu()),
+        ),
+        function(
+            &dialect::QUANTIZED_LINEAR_GELU,
+            quantized_linear("linear", gelu()),
+        ),
+        function(
+            &dialect::QUANTIZED_LINEAR_ADD,
+            quantized_linear(
+                "linear",
+                vec![op("Add", &["linear", "residual"], "y", vec![])],
+            ),
+        ),
         function(&dialect::ATTENTION, attention()),
         function(
             &dialect::L2_NORMALIZE,
@@ -109,6 +125,38 @@ fn linear(output: &str, rest: Vec<NodeProto>) -> Vec<NodeProto> {
     let mut body = vec![
         to_float("weight", "weight_f32"),
         op("MatMul", &["x", "weight_f32"], "product", vec![]),
+        op("Add", &["product", "bias"], output, vec![]),
+    ];
+    body.extend(rest);
+    body
+}
+
+/// As [`linear`], x quantised by rows; a row of zeros has the scale 1, which changes nothing.
+fn quantized_linear(output: &str, rest: Vec<NodeProto>) -> Vec<NodeProto> {
+    let to = |kind: DataType| vec![int("to", kind as i64)];
+    let mut body = vec![
+        op("Abs", &["x"], "magnitude", vec![]),
+        op(
+            "ReduceMax",
+            &["magnitude"],
+            "largest",
+            vec![ints("axes", &[-1]), int("keepdims", 1)],
+        ),
+        constant("most", float("value_float", 127.0)),
+        constant("least", float("value_float", -127.0)),
+        op("Cast", &["largest"], "any", to(DataType::Bool)),
+        op("Where", &["any", "largest", "most"], "range", vec![]),
+        op("Div", &["range", "most"], "row_scale", vec![]),
+        op("Div", &["most", "range"], "factor", vec![]),
+        op("Mul", &["x", "factor"], "counted", vec![]),
+        op("Round", &["counted"], "rounded", vec![]),
+        op("Clip", &["rounded", "least", "most"], "clipped", vec![]),
+        op("Cast", &["clipped"], "x_s8", to(DataType::Int8)),
+        op("MatMulInteger", &["x_s8", "weight"], "sum", vec![]),
+        op("Cast", &["sum"], "sum_f32", to(DataType::Float)),
+        // Not by the scales' product: ONNX Runtime would take that for one scale of the whole of x.
+        op("Mul", &["sum_f32", "row_scale"], "by_row", vec![]),
+        op("Mul", &["by_row", "scale"], "product", vec![]),
         op("Add", &["product", "bias"], output, vec![]),
     ];
     body.extend(rest);

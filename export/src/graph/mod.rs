@@ -6,7 +6,8 @@ mod resnet;
 mod vit;
 mod weights;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use pinhole_bundle::Precision;
 use pinhole_bundle::dialect::{self, Function};
 use pinhole_checkpoint::{Checkpoint, ImageTower};
 use prost::Message;
@@ -21,8 +22,8 @@ pub use weights::WeightFile;
 /// How to write the graph.
 #[derive(Clone, Copy, Debug)]
 pub struct GraphOptions {
-    /// Matrices as f16 instead of f32; gains, biases and positions stay f32.
-    pub half: bool,
+    /// How matrices are stored; gains, biases and positions stay f32.
+    pub precision: Precision,
     /// Standard operators alone, for runtimes that do not expand functions (OpenVINO, plain tract).
     pub flat: bool,
 }
@@ -31,7 +32,8 @@ pub struct GraphOptions {
 /// where the weights exceed [`WeightFile::INLINE_BYTES`]. `progress` is called with (done, total) tensors.
 ///
 /// # Errors
-/// What the checkpoint or the file system answers; a weight that does not fit f16 is named.
+/// What the checkpoint or the file system answers; a weight that does not fit f16 is named; a
+/// ModifiedResNet in int8.
 pub fn write(
     checkpoint: &Checkpoint,
     folder: &std::path::Path,
@@ -39,11 +41,12 @@ pub fn write(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
     let config = checkpoint.config();
-    let weights = WeightFile::create(folder, options.half)?;
+    let weights = WeightFile::create(folder, options.precision != Precision::F32)?;
     let mut graph = Graph {
         nodes: vec![],
         weights,
         checkpoint,
+        quantized: options.precision == Precision::Int8,
         progress,
         done: 0,
         total: 0,
@@ -72,6 +75,11 @@ pub fn write(
             width,
             heads,
         } => {
+            ensure!(
+                options.precision != Precision::Int8,
+                "precision int8: expected a vision transformer, found a ModifiedResNet, whose convolutions \
+                 have no integer kernels; use --precision f16"
+            );
             resnet::build(&mut graph, layers, width, heads)?;
             image_size
         }
@@ -117,6 +125,8 @@ struct Graph<'a> {
     nodes: Vec<NodeProto>,
     weights: WeightFile,
     checkpoint: &'a Checkpoint,
+    /// Whether linear layers are written in 8-bit integers.
+    quantized: bool,
     progress: &'a mut dyn FnMut(u64, u64),
     done: u64,
     total: u64,
@@ -182,7 +192,7 @@ impl Graph<'_> {
     }
 
     /// `function` over `x` with `weight` [outputs, inputs] as PyTorch stores it; the file holds
-    /// [inputs, outputs], as MatMul takes it.
+    /// [inputs, outputs], as MatMul takes it. In 8-bit integers where the graph is to have them.
     fn linear(
         &mut self,
         function: &Function,
@@ -194,6 +204,26 @@ impl Graph<'_> {
     ) -> Result<String> {
         let outputs = bias.len();
         let transposed = transpose(weight, outputs, width);
+        let integers = [
+            (dialect::LINEAR, &dialect::QUANTIZED_LINEAR),
+            (
+                dialect::LINEAR_QUICK_GELU,
+                &dialect::QUANTIZED_LINEAR_QUICK_GELU,
+            ),
+            (dialect::LINEAR_GELU, &dialect::QUANTIZED_LINEAR_GELU),
+            (dialect::LINEAR_ADD, &dialect::QUANTIZED_LINEAR_ADD),
+        ];
+        if self.quantized
+            && let Some((_, function)) = integers.iter().find(|(float, _)| float == function)
+        {
+            let [weight, scale] = self
+                .weights
+                .quantized(name, [width, outputs], &transposed)?;
+            let bias = (self.weights).f32(&format!("{name}.bias"), &[outputs], bias)?;
+            let mut all = inputs.to_vec();
+            all.extend([weight.as_str(), scale.as_str(), bias.as_str()]);
+            return Ok(self.call(function, name, &all, vec![]));
+        }
         self.linear_transposed(function, name, inputs, &transposed, width, bias)
     }
 

@@ -4,9 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use pinhole_bundle::dialect;
-use pinhole_kernels::{self as kernels, Activation, PackedLinear, Rows};
+use pinhole_kernels::{
+    self as kernels, Activation, Before, Input, PackedLinear, PackedLinearInt8, Rows,
+};
 use tract_onnx::model::{Onnx, ParsingContext};
-use tract_onnx::pb::NodeProto;
+use tract_onnx::pb::{NodeProto, TensorProto};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
 
@@ -25,6 +27,18 @@ pub(super) fn register(onnx: &mut Onnx) {
     });
     register.insert(dialect::LINEAR_ADD.name, |c, n| {
         linear(c, n, Activation::None)
+    });
+    register.insert(dialect::QUANTIZED_LINEAR.name, |c, n| {
+        quantized_linear(c, n, Activation::None)
+    });
+    register.insert(dialect::QUANTIZED_LINEAR_QUICK_GELU.name, |c, n| {
+        quantized_linear(c, n, Activation::QuickGelu)
+    });
+    register.insert(dialect::QUANTIZED_LINEAR_GELU.name, |c, n| {
+        quantized_linear(c, n, Activation::Gelu)
+    });
+    register.insert(dialect::QUANTIZED_LINEAR_ADD.name, |c, n| {
+        quantized_linear(c, n, Activation::None)
     });
     register.insert(dialect::ATTENTION.name, attention);
     register.insert(dialect::L2_NORMALIZE.name, |_, _| {
@@ -112,6 +126,14 @@ fn operator(
     Ok((inference_wrap(operator, 1, rules), vec![]))
 }
 
+fn attribute_tensor<'a>(node: &'a NodeProto, name: &str) -> TractResult<&'a TensorProto> {
+    let mut attributes = node.attribute.iter();
+    attributes
+        .find(|a| a.name == name)
+        .and_then(|a| a.t.as_ref())
+        .with_context(|| format!("{name}: expected an initializer, found none"))
+}
+
 /// A parameter of `node` as f32 with its shape: an attribute, put there before parsing.
 fn parameter(
     context: &ParsingContext,
@@ -119,12 +141,7 @@ fn parameter(
     name: &str,
     rank: usize,
 ) -> TractResult<(Vec<f32>, Vec<usize>)> {
-    let proto = node
-        .attribute
-        .iter()
-        .find(|a| a.name == name)
-        .and_then(|a| a.t.as_ref())
-        .with_context(|| format!("{name}: expected an initializer, found none"))?;
+    let proto = attribute_tensor(node, name)?;
     let tensor = context.load_tensor(proto)?;
     ensure!(
         tensor.rank() == rank,
@@ -195,6 +212,12 @@ fn pack(context: &ParsingContext, node: &NodeProto, scale: f32) -> TractResult<P
     ))
 }
 
+/// The dialect's name of a node's function.
+fn name(node: &NodeProto) -> &'static str {
+    let mut names = dialect::FUNCTIONS.iter().map(|f| f.name);
+    names.find(|n| *n == node.op_type).unwrap_or("Linear")
+}
+
 #[derive(Debug)]
 struct Linear {
     weights: PackedLinear,
@@ -206,13 +229,8 @@ fn linear(
     node: &NodeProto,
     activation: Activation,
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
-    let name = dialect::FUNCTIONS
-        .iter()
-        .map(|f| f.name)
-        .find(|n| *n == node.op_type)
-        .unwrap_or("Linear");
     operator(
-        name,
+        name(node),
         Linear {
             weights: pack(context, node, 1.0)?,
             activation,
@@ -222,23 +240,7 @@ fn linear(
 
 impl Compute for Linear {
     fn shape(&self, inputs: &[&[usize]]) -> TractResult<TVec<usize>> {
-        let mut shape: TVec<usize> = inputs[0].into();
-        let last = shape
-            .last_mut()
-            .context("x: expected at least one dimension, found a scalar")?;
-        ensure!(
-            *last == self.weights.inputs(),
-            "x: expected width {}, found {last}",
-            self.weights.inputs()
-        );
-        *last = self.weights.outputs();
-        if let Some(residual) = inputs.get(1) {
-            ensure!(
-                **residual == *shape,
-                "residual: expected {shape:?}, found {residual:?}"
-            );
-        }
-        Ok(shape)
+        linear_shape(inputs, self.weights.inputs(), self.weights.outputs())
     }
 
     fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
@@ -251,6 +253,91 @@ impl Compute for Linear {
             residual,
             output,
         );
+        Ok(())
+    }
+}
+
+/// The shape of a linear layer's output.
+fn linear_shape(inputs: &[&[usize]], width: usize, outputs: usize) -> TractResult<TVec<usize>> {
+    let mut shape: TVec<usize> = inputs[0].into();
+    let last = shape
+        .last_mut()
+        .context("x: expected at least one dimension, found a scalar")?;
+    ensure!(*last == width, "x: expected width {width}, found {last}");
+    *last = outputs;
+    if let Some(residual) = inputs.get(1) {
+        ensure!(
+            **residual == *shape,
+            "residual: expected {shape:?}, found {residual:?}"
+        );
+    }
+    Ok(shape)
+}
+
+struct QuantizedLinear {
+    weights: PackedLinearInt8,
+    activation: Activation,
+}
+
+impl fmt::Debug for QuantizedLinear {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QuantizedLinear").finish_non_exhaustive()
+    }
+}
+
+fn quantized_linear(
+    context: &ParsingContext,
+    node: &NodeProto,
+    activation: Activation,
+) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    let proto = attribute_tensor(node, "weight")?;
+    let tensor = context.load_tensor(proto)?;
+    ensure!(
+        tensor.rank() == 2 && tensor.datum_type() == i8::datum_type(),
+        "weight: expected int8 [K, M], found {:?} {:?}",
+        tensor.datum_type(),
+        tensor.shape()
+    );
+    let (inputs, outputs) = (tensor.shape()[0], tensor.shape()[1]);
+    let (scale, scale_shape) = parameter(context, node, "scale", 1)?;
+    let (bias, bias_shape) = parameter(context, node, "bias", 1)?;
+    for (name, shape) in [("scale", scale_shape), ("bias", bias_shape)] {
+        ensure!(
+            shape[0] == outputs,
+            "{name}: expected [{outputs}], found {shape:?}"
+        );
+    }
+    let weight = tensor.try_as_plain_ram()?.as_slice::<i8>()?;
+    let mut transposed = vec![0; weight.len()];
+    for (k, row) in weight.chunks_exact(outputs.max(1)).enumerate() {
+        for (m, &value) in row.iter().enumerate() {
+            transposed[m * inputs + k] = value;
+        }
+    }
+    drop(tensor);
+    let weights = PackedLinearInt8::from_out_in(&transposed, &scale, outputs, inputs, Some(&bias))
+        .map_err(|e| format_err!("{}: {e}", proto.name))?;
+    operator(
+        name(node),
+        QuantizedLinear {
+            weights,
+            activation,
+        },
+    )
+}
+
+impl Compute for QuantizedLinear {
+    fn shape(&self, inputs: &[&[usize]]) -> TractResult<TVec<usize>> {
+        linear_shape(inputs, self.weights.inputs(), self.weights.outputs())
+    }
+
+    fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
+        let x = plain(&inputs[0])?;
+        let residual = inputs.get(1).map(plain).transpose()?;
+        let rows = x.len() / self.weights.inputs();
+        let before = Before::Nothing;
+        let x = Input::F32 { x, before };
+        (self.weights).apply(x, rows, self.activation, residual, output);
         Ok(())
     }
 }
