@@ -619,6 +619,62 @@ fn a_bundle_may_encode_the_images() {
 }
 
 #[test]
+fn an_epoch_has_an_order_and_views_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let clip = quick(folder.path());
+    let (features, labels) = features(30);
+    let features = Features {
+        views: 3,
+        ..features
+    };
+    let options = PromptOptions {
+        views: 3,
+        ..short(Method::CoOp)
+    };
+    let classes = strings(&golden()["classes"]);
+    let new = |seed: u64| {
+        let options = PromptOptions {
+            seed,
+            ..options.clone()
+        };
+        let labels = labels[..10].to_vec();
+        Training::new(&clip, &classes, features.clone(), labels, &options).unwrap()
+    };
+    let training = new(1);
+    // 10 images in batches of 4: two batches an epoch, two images left out.
+    assert_eq!(training.steps(), 6);
+    let epoch = |training: &Training, epoch: u64| {
+        [training.batch(2 * epoch), training.batch(2 * epoch + 1)].concat()
+    };
+    let mut views = [false; 3];
+    for i in 0..3 {
+        let mut images: Vec<usize> = epoch(&training, i).iter().map(|&(i, _)| i).collect();
+        images.sort();
+        images.dedup();
+        assert_eq!(images.len(), 8);
+        epoch(&training, i)
+            .iter()
+            .for_each(|&(_, view)| views[view] = true);
+    }
+    assert_eq!(views, [true; 3]);
+    assert_eq!(epoch(&training, 1), epoch(&new(1), 1));
+    assert_ne!(epoch(&training, 1), epoch(&new(2), 1));
+    assert_ne!(epoch(&training, 0), epoch(&training, 1));
+    let view_of = |found: &[(usize, usize)], image: usize| {
+        found
+            .iter()
+            .find(|(i, _)| *i == image)
+            .map(|(_, view)| *view)
+    };
+    let (first, second) = (epoch(&training, 0), epoch(&training, 1));
+    let changed = (0..10).filter(|&image| {
+        let views = view_of(&first, image).zip(view_of(&second, image));
+        views.is_some_and(|(a, b)| a != b)
+    });
+    assert!(changed.count() > 0);
+}
+
+#[test]
 fn what_cannot_be_is_refused_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let clip = quick(folder.path());
