@@ -33,6 +33,14 @@ pub const PATCH_EMBEDDING: Function = Function {
     parameters: &["weight", "bias"],
     attributes: &["patch", "grid", "scale"],
 };
+/// [`PATCH_EMBEDDING`] in 8-bit integers: weight s8 [p*p*3, W] in -127 ..= 127, `scale` `[W]` is what a column's
+/// products with pixels count, 1/255 included. Pixels are whole numbers already: nothing is quantised at run time.
+pub const QUANTIZED_PATCH_EMBEDDING: Function = Function {
+    name: "QuantizedPatchEmbedding",
+    parameters: &["weight", "scale", "bias"],
+    attributes: &["patch", "grid"],
+    ..PATCH_EMBEDDING
+};
 /// Patches `[N, P, W]` with the class token before them and positions added: [N, P + 1, W].
 /// `class_embedding` [1, W] includes position 0; `positions` `[P, W]` are those of the patches.
 pub const TOKEN_EMBEDDING: Function = Function {
@@ -95,6 +103,23 @@ pub const QUANTIZED_LINEAR_ADD: Function = Function {
     inputs: &["x", "residual"],
     ..QUANTIZED_LINEAR
 };
+/// [`LAYER_NORM`] by `gain`, `shift` and `epsilon`, followed by [`QUANTIZED_LINEAR`].
+pub const LAYER_NORM_QUANTIZED_LINEAR: Function = Function {
+    name: "LayerNormQuantizedLinear",
+    inputs: &["x"],
+    parameters: &["gain", "shift", "weight", "scale", "bias"],
+    attributes: &["epsilon"],
+};
+/// [`LAYER_NORM_QUANTIZED_LINEAR`] followed as [`LINEAR_QUICK_GELU`].
+pub const LAYER_NORM_QUANTIZED_LINEAR_QUICK_GELU: Function = Function {
+    name: "LayerNormQuantizedLinearQuickGelu",
+    ..LAYER_NORM_QUANTIZED_LINEAR
+};
+/// [`LAYER_NORM_QUANTIZED_LINEAR`] followed as [`LINEAR_GELU`].
+pub const LAYER_NORM_QUANTIZED_LINEAR_GELU: Function = Function {
+    name: "LayerNormQuantizedLinearGelu",
+    ..LAYER_NORM_QUANTIZED_LINEAR
+};
 /// Multi-head attention without a mask: `query` `[N, T, W]`, `key_value` `[N, U, 2W]` (keys, then values),
 /// `heads` dividing W; the scale 1/sqrt(W / heads) is folded into the query's weights.
 pub const ATTENTION: Function = Function {
@@ -102,6 +127,12 @@ pub const ATTENTION: Function = Function {
     inputs: &["query", "key_value"],
     parameters: &[],
     attributes: &["heads"],
+};
+/// [`ATTENTION`] of every token to every other one: `query_key_value` `[N, T, 3W]` (queries, keys, then values).
+pub const SELF_ATTENTION: Function = Function {
+    name: "SelfAttention",
+    inputs: &["query_key_value"],
+    ..ATTENTION
 };
 /// Division by the Euclidean norm over the last axis.
 pub const L2_NORMALIZE: Function = Function {
@@ -114,6 +145,7 @@ pub const L2_NORMALIZE: Function = Function {
 /// Every function.
 pub const FUNCTIONS: &[Function] = &[
     PATCH_EMBEDDING,
+    QUANTIZED_PATCH_EMBEDDING,
     TOKEN_EMBEDDING,
     LAYER_NORM,
     LINEAR,
@@ -124,6 +156,10 @@ pub const FUNCTIONS: &[Function] = &[
     QUANTIZED_LINEAR_QUICK_GELU,
     QUANTIZED_LINEAR_GELU,
     QUANTIZED_LINEAR_ADD,
+    LAYER_NORM_QUANTIZED_LINEAR,
+    LAYER_NORM_QUANTIZED_LINEAR_QUICK_GELU,
+    LAYER_NORM_QUANTIZED_LINEAR_GELU,
     ATTENTION,
+    SELF_ATTENTION,
     L2_NORMALIZE,
 ];

@@ -12,19 +12,12 @@ use super::{float, int, ints, node, opset};
 pub(super) fn all() -> Vec<FunctionProto> {
     vec![
         function(&dialect::PATCH_EMBEDDING, patch_embedding()),
-        function(&dialect::TOKEN_EMBEDDING, token_embedding()),
         function(
-            &dialect::LAYER_NORM,
-            vec![op(
-                "LayerNormalization",
-                &["x", "gain", "bias"],
-                "y",
-                vec![
-                    int("axis", -1),
-                    reference("epsilon", "epsilon", AttributeType::Float),
-                ],
-            )],
+            &dialect::QUANTIZED_PATCH_EMBEDDING,
+            quantized_patch_embedding(),
         ),
+        function(&dialect::TOKEN_EMBEDDING, token_embedding()),
+        function(&dialect::LAYER_NORM, vec![layer_norm("bias", "y")]),
         function(&dialect::LINEAR, linear("y", vec![])),
         function(&dialect::LINEAR_QUICK_GELU, linear("linear", quick_gelu())),
         function(&dialect::LINEAR_GELU, linear("linear", gelu())),
@@ -35,23 +28,46 @@ pub(super) fn all() -> Vec<FunctionProto> {
                 vec![op("Add", &["linear", "residual"], "y", vec![])],
             ),
         ),
-        function(&dialect::QUANTIZED_LINEAR, quantized_linear("y", vec![])),
+        function(
+            &dialect::QUANTIZED_LINEAR,
+            quantized_linear("x", "y", vec![]),
+        ),
         function(
             &dialect::QUANTIZED_LINEAR_QUICK_GELU,
-            quantized_linear("linear", quick_gelu()),
+            quantized_linear("x", "linear", quick_gelu()),
         ),
         function(
             &dialect::QUANTIZED_LINEAR_GELU,
-            quantized_linear("linear", gelu()),
+            quantized_linear("x", "linear", gelu()),
         ),
         function(
             &dialect::QUANTIZED_LINEAR_ADD,
             quantized_linear(
+                "x",
                 "linear",
                 vec![op("Add", &["linear", "residual"], "y", vec![])],
             ),
         ),
-        function(&dialect::ATTENTION, attention()),
+        function(
+            &dialect::LAYER_NORM_QUANTIZED_LINEAR,
+            layer_norm_quantized_linear("y", vec![]),
+        ),
+        function(
+            &dialect::LAYER_NORM_QUANTIZED_LINEAR_QUICK_GELU,
+            layer_norm_quantized_linear("linear", quick_gelu()),
+        ),
+        function(
+            &dialect::LAYER_NORM_QUANTIZED_LINEAR_GELU,
+            layer_norm_quantized_linear("linear", gelu()),
+        ),
+        function(
+            &dialect::ATTENTION,
+            attention("key_value", &["key", "value"]),
+        ),
+        function(
+            &dialect::SELF_ATTENTION,
+            attention("query_key_value", &["query", "key", "value"]),
+        ),
         function(
             &dialect::L2_NORMALIZE,
             vec![
@@ -131,11 +147,29 @@ fn linear(output: &str, rest: Vec<NodeProto>) -> Vec<NodeProto> {
     body
 }
 
-/// As [`linear`], x quantised by rows; a row of zeros has the scale 1, which changes nothing.
-fn quantized_linear(output: &str, rest: Vec<NodeProto>) -> Vec<NodeProto> {
+fn layer_norm(bias: &str, output: &str) -> NodeProto {
+    op(
+        "LayerNormalization",
+        &["x", "gain", bias],
+        output,
+        vec![
+            int("axis", -1),
+            reference("epsilon", "epsilon", AttributeType::Float),
+        ],
+    )
+}
+
+fn layer_norm_quantized_linear(output: &str, rest: Vec<NodeProto>) -> Vec<NodeProto> {
+    let mut body = vec![layer_norm("shift", "normed")];
+    body.extend(quantized_linear("normed", output, rest));
+    body
+}
+
+/// As [`linear`], `x` quantised by rows; a row of zeros has the scale 1, which changes nothing.
+fn quantized_linear(x: &str, output: &str, rest: Vec<NodeProto>) -> Vec<NodeProto> {
     let to = |kind: DataType| vec![int("to", kind as i64)];
     let mut body = vec![
-        op("Abs", &["x"], "magnitude", vec![]),
+        op("Abs", &[x], "magnitude", vec![]),
         op(
             "ReduceMax",
             &["magnitude"],
@@ -148,7 +182,7 @@ fn quantized_linear(output: &str, rest: Vec<NodeProto>) -> Vec<NodeProto> {
         op("Where", &["any", "largest", "most"], "range", vec![]),
         op("Div", &["range", "most"], "row_scale", vec![]),
         op("Div", &["most", "range"], "factor", vec![]),
-        op("Mul", &["x", "factor"], "counted", vec![]),
+        op("Mul", &[x, "factor"], "counted", vec![]),
         op("Round", &["counted"], "rounded", vec![]),
         op("Clip", &["rounded", "least", "most"], "clipped", vec![]),
         op("Cast", &["clipped"], "x_s8", to(DataType::Int8)),
@@ -189,6 +223,34 @@ fn gelu() -> Vec<NodeProto> {
 }
 
 fn patch_embedding() -> Vec<NodeProto> {
+    let mut body = patches();
+    body.extend([
+        constant(
+            "factor",
+            reference("value_float", "scale", AttributeType::Float),
+        ),
+        to_float("flat", "flat_f32"),
+        to_float("weight", "weight_f32"),
+        op("MatMul", &["flat_f32", "weight_f32"], "product", vec![]),
+        op("Mul", &["product", "factor"], "scaled", vec![]),
+        op("Add", &["scaled", "bias"], "y", vec![]),
+    ]);
+    body
+}
+
+fn quantized_patch_embedding() -> Vec<NodeProto> {
+    let mut body = patches();
+    body.extend([
+        op("MatMulInteger", &["flat", "weight"], "sum", vec![]),
+        to_float("sum", "sum_f32"),
+        op("Mul", &["sum_f32", "scale"], "scaled", vec![]),
+        op("Add", &["scaled", "bias"], "y", vec![]),
+    ]);
+    body
+}
+
+/// `pixels` to `flat` [N, P, p*p*3], u8.
+fn patches() -> Vec<NodeProto> {
     vec![
         constant("zero", ints("value_ints", &[0])),
         constant("rest", ints("value_ints", &[-1])),
@@ -199,10 +261,6 @@ fn patch_embedding() -> Vec<NodeProto> {
         constant(
             "patch_size",
             reference("value_ints", "patch", AttributeType::Ints),
-        ),
-        constant(
-            "factor",
-            reference("value_float", "scale", AttributeType::Float),
         ),
         op(
             "Concat",
@@ -230,11 +288,6 @@ fn patch_embedding() -> Vec<NodeProto> {
             vec![int("axis", 0)],
         ),
         op("Reshape", &["patches_u8", "flat_shape"], "flat", vec![]),
-        to_float("flat", "flat_f32"),
-        to_float("weight", "weight_f32"),
-        op("MatMul", &["flat_f32", "weight_f32"], "product", vec![]),
-        op("Mul", &["product", "factor"], "scaled", vec![]),
-        op("Add", &["scaled", "bias"], "y", vec![]),
     ]
 }
 
@@ -270,10 +323,11 @@ fn token_embedding() -> Vec<NodeProto> {
     ]
 }
 
-fn attention() -> Vec<NodeProto> {
+/// Attention of `query` to `key` and `value`; `joint` is split into `parts`, which name what of them it holds.
+fn attention(joint: &str, parts: &[&str]) -> Vec<NodeProto> {
     let swap = || vec![ints("perm", &[0, 2, 1, 3])];
-    let mut split = op("Split", &["key_value"], "key", vec![int("axis", -1)]);
-    split.output.push("value".into());
+    let mut split = op("Split", &[joint], parts[0], vec![int("axis", -1)]);
+    split.output.extend(parts[1..].iter().map(|&p| p.into()));
     vec![
         split,
         constant("keep", ints("value_ints", &[0, 0])),

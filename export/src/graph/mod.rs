@@ -174,25 +174,24 @@ impl Graph<'_> {
         name.to_owned()
     }
 
-    fn layer_norm(&mut self, x: &str, source: &str, name: &str) -> Result<String> {
-        let gain = self.tensor(&format!("{source}.weight"))?;
-        let bias = self.tensor(&format!("{source}.bias"))?;
-        let gain = self
-            .weights
-            .f32(&format!("{name}.gain"), &gain.shape, &gain.data)?;
-        let bias = self
-            .weights
-            .f32(&format!("{name}.bias"), &bias.shape, &bias.data)?;
-        Ok(self.call(
-            &dialect::LAYER_NORM,
-            name,
-            &[x, &gain, &bias],
-            vec![float("epsilon", 1e-5)],
-        ))
+    /// The layer norm `source` of the checkpoint.
+    fn norm(&mut self, source: &str) -> Result<Norm> {
+        Ok(Norm {
+            gain: self.tensor(&format!("{source}.weight"))?.data,
+            bias: self.tensor(&format!("{source}.bias"))?.data,
+        })
     }
 
-    /// `function` over `x` with `weight` [outputs, inputs] as PyTorch stores it; the file holds
-    /// [inputs, outputs], as MatMul takes it. In 8-bit integers where the graph is to have them.
+    fn layer_norm(&mut self, x: &str, name: &str, norm: &Norm) -> Result<String> {
+        let shape = [norm.gain.len()];
+        let gain = (self.weights).f32(&format!("{name}.gain"), &shape, &norm.gain)?;
+        let bias = (self.weights).f32(&format!("{name}.bias"), &shape, &norm.bias)?;
+        let epsilon = vec![float("epsilon", EPSILON)];
+        Ok(self.call(&dialect::LAYER_NORM, name, &[x, &gain, &bias], epsilon))
+    }
+
+    /// `function`, one of the linear ones, over `inputs` with `weight` [outputs, inputs] as PyTorch stores it; the
+    /// file holds [inputs, outputs], as MatMul takes it. In 8-bit integers where the graph is to have them.
     fn linear(
         &mut self,
         function: &Function,
@@ -204,27 +203,52 @@ impl Graph<'_> {
     ) -> Result<String> {
         let outputs = bias.len();
         let transposed = transpose(weight, outputs, width);
-        let integers = [
-            (dialect::LINEAR, &dialect::QUANTIZED_LINEAR),
-            (
-                dialect::LINEAR_QUICK_GELU,
-                &dialect::QUANTIZED_LINEAR_QUICK_GELU,
-            ),
-            (dialect::LINEAR_GELU, &dialect::QUANTIZED_LINEAR_GELU),
-            (dialect::LINEAR_ADD, &dialect::QUANTIZED_LINEAR_ADD),
-        ];
-        if self.quantized
-            && let Some((_, function)) = integers.iter().find(|(float, _)| float == function)
-        {
-            let [weight, scale] = self
-                .weights
-                .quantized(name, [width, outputs], &transposed)?;
-            let bias = (self.weights).f32(&format!("{name}.bias"), &[outputs], bias)?;
-            let mut all = inputs.to_vec();
-            all.extend([weight.as_str(), scale.as_str(), bias.as_str()]);
-            return Ok(self.call(function, name, &all, vec![]));
+        match quantized(function).filter(|_| self.quantized) {
+            Some(function) => {
+                let parameters = self.quantized_parameters(name, &transposed, width, bias)?;
+                let mut all = inputs.to_vec();
+                all.extend(parameters.iter().map(String::as_str));
+                Ok(self.call(function, name, &all, vec![]))
+            }
+            None => self.linear_transposed(function, name, inputs, &transposed, width, bias),
         }
-        self.linear_transposed(function, name, inputs, &transposed, width, bias)
+    }
+
+    /// [`Graph::linear`] over `x` behind a layer norm, one function in 8-bit integers.
+    fn norm_linear(
+        &mut self,
+        function: &Function,
+        name: &str,
+        x: &str,
+        norm: &Norm,
+        weight: &[f32],
+        bias: &[f32],
+    ) -> Result<String> {
+        let width = norm.gain.len();
+        let Some(function) = norm_quantized(function).filter(|_| self.quantized) else {
+            let normed = self.layer_norm(x, &format!("{name}.norm"), norm)?;
+            return self.linear(function, name, &[&normed], weight, width, bias);
+        };
+        let transposed = transpose(weight, bias.len(), width);
+        let gain = (self.weights).f32(&format!("{name}.gain"), &[width], &norm.gain)?;
+        let shift = (self.weights).f32(&format!("{name}.shift"), &[width], &norm.bias)?;
+        let [weight, scale, bias] = self.quantized_parameters(name, &transposed, width, bias)?;
+        let all = [x, &gain, &shift, &weight, &scale, &bias];
+        Ok(self.call(function, name, &all, vec![float("epsilon", EPSILON)]))
+    }
+
+    /// The names of weight, scale and bias of `weight` [inputs, outputs].
+    fn quantized_parameters(
+        &mut self,
+        name: &str,
+        weight: &[f32],
+        width: usize,
+        bias: &[f32],
+    ) -> Result<[String; 3]> {
+        let outputs = bias.len();
+        let [weight, scale] = self.weights.quantized(name, [width, outputs], weight)?;
+        let bias = (self.weights).f32(&format!("{name}.bias"), &[outputs], bias)?;
+        Ok([weight, scale, bias])
     }
 
     /// As [`Graph::linear`] with `weight` [inputs, outputs].
@@ -246,6 +270,36 @@ impl Graph<'_> {
         let mut all = inputs.to_vec();
         all.extend([weight.as_str(), bias.as_str()]);
         Ok(self.call(function, name, &all, vec![]))
+    }
+}
+
+/// A layer norm's gain and bias.
+struct Norm {
+    gain: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+/// Added to the variance, as all CLIPs have it.
+const EPSILON: f32 = 1e-5;
+
+/// A linear function in 8-bit integers.
+fn quantized(float: &Function) -> Option<&'static Function> {
+    match *float {
+        dialect::LINEAR => Some(&dialect::QUANTIZED_LINEAR),
+        dialect::LINEAR_QUICK_GELU => Some(&dialect::QUANTIZED_LINEAR_QUICK_GELU),
+        dialect::LINEAR_GELU => Some(&dialect::QUANTIZED_LINEAR_GELU),
+        dialect::LINEAR_ADD => Some(&dialect::QUANTIZED_LINEAR_ADD),
+        _ => None,
+    }
+}
+
+/// A linear function in 8-bit integers with a layer norm before it.
+fn norm_quantized(float: &Function) -> Option<&'static Function> {
+    match *float {
+        dialect::LINEAR => Some(&dialect::LAYER_NORM_QUANTIZED_LINEAR),
+        dialect::LINEAR_QUICK_GELU => Some(&dialect::LAYER_NORM_QUANTIZED_LINEAR_QUICK_GELU),
+        dialect::LINEAR_GELU => Some(&dialect::LAYER_NORM_QUANTIZED_LINEAR_GELU),
+        _ => None,
     }
 }
 

@@ -22,11 +22,13 @@ pub(super) fn build(graph: &mut Graph, shape: &Shape, activation: Activation) ->
     graph.total = 8 + shape.layers as u64 * TENSORS_PER_BLOCK;
     let patches = patch_embedding(graph, shape)?;
     let tokens = token_embedding(graph, shape, &patches)?;
-    let mut x = graph.layer_norm(&tokens, "visual.ln_pre", "ln_pre")?;
+    let norm = graph.norm("visual.ln_pre")?;
+    let mut x = graph.layer_norm(&tokens, "ln_pre", &norm)?;
     for layer in 0..shape.layers {
         x = block(graph, shape, activation, layer, &x)?;
     }
-    let x = graph.layer_norm(&x, "visual.ln_post", "ln_post")?;
+    let norm = graph.norm("visual.ln_post")?;
+    let x = graph.layer_norm(&x, "ln_post", &norm)?;
     let proj = graph.tensor("visual.proj")?;
     let embedding = proj.shape[1];
     let zeros = vec![0.0; embedding];
@@ -65,24 +67,21 @@ fn patch_embedding(graph: &mut Graph, shape: &Shape) -> Result<String> {
     }
     let bias: Vec<f32> = bias.into_iter().map(|b| b as f32).collect();
     let name = "patch_embedding";
-    let weight = graph
-        .weights
-        .matrix(&format!("{name}.weight"), &[3 * p * p, width], &weight)?;
-    let bias = graph
-        .weights
-        .f32(&format!("{name}.bias"), &[width], &bias)?;
+    let shape_of_weight = [3 * p * p, width];
+    let bias = (graph.weights).f32(&format!("{name}.bias"), &[width], &bias)?;
     let grid = shape.image_size / p;
-    let attributes = vec![
-        ints("patch", &[p as i64]),
-        ints("grid", &[grid as i64]),
-        float("scale", 1.0 / 255.0),
-    ];
-    Ok(graph.call(
-        &dialect::PATCH_EMBEDDING,
-        name,
-        &["pixels", &weight, &bias],
-        attributes,
-    ))
+    let mut attributes = vec![ints("patch", &[p as i64]), ints("grid", &[grid as i64])];
+    if graph.quantized {
+        weight.iter_mut().for_each(|w| *w /= 255.0);
+        let [weight, scale] = (graph.weights).quantized(name, shape_of_weight, &weight)?;
+        let inputs = ["pixels", &weight, &scale, &bias];
+        let function = &dialect::QUANTIZED_PATCH_EMBEDDING;
+        return Ok(graph.call(function, name, &inputs, attributes));
+    }
+    let weight = (graph.weights).matrix(&format!("{name}.weight"), &shape_of_weight, &weight)?;
+    attributes.push(float("scale", 1.0 / 255.0));
+    let inputs = ["pixels", &weight, &bias];
+    Ok(graph.call(&dialect::PATCH_EMBEDDING, name, &inputs, attributes))
 }
 
 fn token_embedding(graph: &mut Graph, shape: &Shape, patches: &str) -> Result<String> {
@@ -119,46 +118,55 @@ fn block(
     let width = shape.width;
     let last = layer + 1 == shape.layers;
 
-    let normed = graph.layer_norm(x, &format!("{source}.ln_1"), &name("ln_1"))?;
-    let weight = graph.tensor(&format!("{source}.attn.in_proj_weight"))?;
-    let bias = graph.tensor(&format!("{source}.attn.in_proj_bias"))?;
-    let (query_weight, key_value_weight) = weight.data.split_at(width * width);
-    let (query_bias, key_value_bias) = bias.data.split_at(width);
+    let norm = graph.norm(&format!("{source}.ln_1"))?;
+    let mut weight = graph.tensor(&format!("{source}.attn.in_proj_weight"))?.data;
+    let mut bias = graph.tensor(&format!("{source}.attn.in_proj_bias"))?.data;
     let scale = ((width / shape.heads) as f32).sqrt().recip();
-    let scaled = |v: &[f32]| v.iter().map(|v| v * scale).collect::<Vec<f32>>();
-    let (query_weight, query_bias) = (scaled(query_weight), scaled(query_bias));
-
-    let (residual, query_input) = if last {
-        (
-            class_token(graph, &name("class_token"), x)?,
-            class_token(graph, &name("class_query"), &normed)?,
-        )
-    } else {
-        (x.to_owned(), normed.clone())
-    };
-    let query = graph.linear(
-        &dialect::LINEAR,
-        &name("query"),
-        &[&query_input],
-        &query_weight,
-        width,
-        &query_bias,
-    )?;
-    let key_value = graph.linear(
-        &dialect::LINEAR,
-        &name("key_value"),
-        &[&normed],
-        key_value_weight,
-        width,
-        key_value_bias,
-    )?;
+    let query = weight[..width * width].iter_mut();
+    query
+        .chain(&mut bias[..width])
+        .for_each(|value| *value *= scale);
     let heads = vec![ints("heads", &[shape.heads as i64])];
-    let mixed = graph.call(
-        &dialect::ATTENTION,
-        &name("attention"),
-        &[&query, &key_value],
-        heads,
-    );
+    let (residual, mixed) = if last {
+        let residual = class_token(graph, &name("class_token"), x)?;
+        let (query_weight, key_value_weight) = weight.split_at(width * width);
+        let (query_bias, key_value_bias) = bias.split_at(width);
+        let query = graph.norm_linear(
+            &dialect::LINEAR,
+            &name("query"),
+            &residual,
+            &norm,
+            query_weight,
+            query_bias,
+        )?;
+        let key_value = graph.norm_linear(
+            &dialect::LINEAR,
+            &name("key_value"),
+            x,
+            &norm,
+            key_value_weight,
+            key_value_bias,
+        )?;
+        let inputs = [query.as_str(), &key_value];
+        let mixed = graph.call(&dialect::ATTENTION, &name("attention"), &inputs, heads);
+        (residual, mixed)
+    } else {
+        let joint = graph.norm_linear(
+            &dialect::LINEAR,
+            &name("query_key_value"),
+            x,
+            &norm,
+            &weight,
+            &bias,
+        )?;
+        let mixed = graph.call(
+            &dialect::SELF_ATTENTION,
+            &name("attention"),
+            &[&joint],
+            heads,
+        );
+        (x.to_owned(), mixed)
+    };
 
     let weight = graph.tensor(&format!("{source}.attn.out_proj.weight"))?;
     let bias = graph.tensor(&format!("{source}.attn.out_proj.bias"))?;
@@ -171,21 +179,14 @@ fn block(
         &bias.data,
     )?;
 
-    let normed = graph.layer_norm(&x, &format!("{source}.ln_2"), &name("ln_2"))?;
+    let norm = graph.norm(&format!("{source}.ln_2"))?;
     let weight = graph.tensor(&format!("{source}.mlp.c_fc.weight"))?;
     let bias = graph.tensor(&format!("{source}.mlp.c_fc.bias"))?;
     let function = match activation {
         Activation::QuickGelu => &dialect::LINEAR_QUICK_GELU,
         Activation::Gelu => &dialect::LINEAR_GELU,
     };
-    let hidden = graph.linear(
-        function,
-        &name("c_fc"),
-        &[&normed],
-        &weight.data,
-        width,
-        &bias.data,
-    )?;
+    let hidden = graph.norm_linear(function, &name("c_fc"), &x, &norm, &weight.data, &bias.data)?;
     let inner = bias.data.len();
     let weight = graph.tensor(&format!("{source}.mlp.c_proj.weight"))?;
     let bias = graph.tensor(&format!("{source}.mlp.c_proj.bias"))?;

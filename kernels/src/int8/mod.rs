@@ -19,7 +19,7 @@ use crate::{Activation, reference};
 pub(crate) use group::{Group, Int8, Tile, group};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::{Dotprod, I8mm};
-pub(crate) use pack::Layout;
+pub(crate) use pack::{Layout, Weight};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::Vnni;
 
@@ -116,30 +116,61 @@ impl PackedLinearInt8 {
         inputs: usize,
         bias: Option<&[f32]>,
     ) -> Result<Self, WeightError> {
-        Self::pack(kernels(), weight, scales, outputs, inputs, bias)
+        Self::pack(
+            kernels(),
+            Weight::OutIn(weight),
+            scales,
+            outputs,
+            inputs,
+            bias,
+        )
+    }
+
+    /// As [`Self::from_out_in`] from a weight of shape [inputs, outputs], row-major, as in ONNX's MatMulInteger.
+    pub fn from_in_out(
+        weight: &[i8],
+        scales: &[f32],
+        inputs: usize,
+        outputs: usize,
+        bias: Option<&[f32]>,
+    ) -> Result<Self, WeightError> {
+        Self::pack(
+            kernels(),
+            Weight::InOut(weight),
+            scales,
+            outputs,
+            inputs,
+            bias,
+        )
     }
 
     pub(crate) fn pack(
         kernels: Kernels,
-        weight: &[i8],
+        weight: Weight,
         scales: &[f32],
         n: usize,
         k: usize,
         bias: Option<&[f32]>,
     ) -> Result<Self, WeightError> {
-        assert_eq!(Some(weight.len()), n.checked_mul(k), "weight: [{n}, {k}]");
+        let data = weight.data();
+        assert_eq!(Some(data.len()), n.checked_mul(k), "weight: {n} x {k}");
         assert_eq!(scales.len(), n, "scales: [{n}]");
         assert!(bias.is_none_or(|b| b.len() == n), "bias: [{n}]");
         if k > Self::MOST_INPUTS {
             return Err(WeightError::Inputs { found: k });
         }
-        if let Some(at) = weight.iter().position(|&w| w == i8::MIN) {
-            let (output, input) = (at / k, at % k);
+        if let Some(at) = data.iter().position(|&w| w == i8::MIN) {
+            let (output, input) = match weight {
+                Weight::OutIn(_) => (at / k, at % k),
+                Weight::InOut(_) => (at % n, at / n),
+            };
             return Err(WeightError::Range { output, input });
         }
         let packed = match kernels.int8 {
             None => Packed::Reference(Weights {
-                weight: weight.to_vec(),
+                weight: (0..n * k)
+                    .map(|i| data[weight.at(i % k, i / k, k, n)])
+                    .collect(),
                 scales: scales.to_vec(),
                 bias: bias.map_or_else(|| vec![0.0; n], <[f32]>::to_vec),
             }),
@@ -148,10 +179,8 @@ impl PackedLinearInt8 {
                 let (columns, size) = (layout.columns, layout.panel_size(k));
                 let mut panels = Aligned::zeros(n.div_ceil(columns) * size);
                 threads::share_chunks(threads::count(k * n), &mut panels, size, |i, panel| {
-                    let range = i * columns..n.min((i + 1) * columns);
-                    let weight = &weight[range.start * k..range.end * k];
-                    let bias = bias.map(|b| &b[range.clone()]);
-                    pack::pack_panel(layout, weight, k, &scales[range], bias, panel);
+                    let columns = i * columns..n.min((i + 1) * columns);
+                    pack::pack_panel(layout, weight, k, n, columns, scales, bias, panel);
                 });
                 Packed::Panels { vector, panels }
             }

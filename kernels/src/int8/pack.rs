@@ -1,6 +1,8 @@
 //! Operands in the order in which the inner loops read them: steps of k, in a step one row (or column) after
 //! the other, of each as many values as one instruction adds up.
 
+use std::ops::Range;
+
 /// What the inner loop of a variant reads.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
@@ -222,34 +224,99 @@ impl<T: Value> Block<'_, T> {
     }
 }
 
-/// One panel from the rows of its weight, at most `layout.columns` rows of k values, and their scales and
-/// bias; `panel` comes zeroed, and stays so beyond the last column and the last value.
+/// A weight of k inputs and n outputs, row-major.
+#[derive(Clone, Copy)]
+pub(crate) enum Weight<'a> {
+    /// [n, k]
+    OutIn(&'a [i8]),
+    /// [k, n]
+    InOut(&'a [i8]),
+}
+
+impl<'a> Weight<'a> {
+    pub(crate) fn data(self) -> &'a [i8] {
+        match self {
+            Weight::OutIn(data) | Weight::InOut(data) => data,
+        }
+    }
+
+    /// Where the weight from input p to output j is in the data.
+    pub(crate) fn at(self, p: usize, j: usize, k: usize, n: usize) -> usize {
+        match self {
+            Weight::OutIn(_) => j * k + p,
+            Weight::InOut(_) => p * n + j,
+        }
+    }
+}
+
+/// One panel from the columns `columns` of a weight of k inputs and n outputs, at most `layout.columns`, and their
+/// scales and bias; `panel` comes zeroed, and stays so beyond the last column and the last value.
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn pack_panel(
     layout: Layout,
-    weight: &[i8],
+    weight: Weight,
     k: usize,
+    n: usize,
+    columns: Range<usize>,
     scales: &[f32],
     bias: Option<&[f32]>,
     panel: &mut [u8],
 ) {
-    let columns = layout.columns;
     let (header, body) = panel.split_at_mut(layout.header_size());
+    let mut sums = vec![0i32; columns.len()];
+    match layout.step {
+        2 => pack_weight::<2>(layout, weight, k, n, &columns, body, &mut sums),
+        4 => pack_weight::<4>(layout, weight, k, n, &columns, body, &mut sums),
+        8 => pack_weight::<8>(layout, weight, k, n, &columns, body, &mut sums),
+        16 => pack_weight::<16>(layout, weight, k, n, &columns, body, &mut sums),
+        step => unreachable!("steps of {step}"),
+    }
     let header = header.as_chunks_mut::<4>().0;
-    for (j, scale) in scales.iter().enumerate() {
-        let weight = &weight[j * k..][..k];
-        let sum = 128 * weight.iter().map(|&w| i32::from(w)).sum::<i32>();
+    for (j, column) in columns.enumerate() {
         let correction = match layout.operand {
-            Operand::Signed => sum,
-            Operand::Unsigned => -sum,
+            Operand::Signed => 128 * sums[j],
+            Operand::Unsigned => -128 * sums[j],
             Operand::Wide => 0,
         };
         header[j] = correction.to_ne_bytes();
-        header[columns + j] = scale.to_ne_bytes();
-        header[2 * columns + j] = bias.map_or(0.0, |b| b[j]).to_ne_bytes();
-        let slots = body.chunks_exact_mut(layout.step).skip(j).step_by(columns);
-        for (weight, slot) in weight.chunks(layout.step).zip(slots) {
-            for (&w, slot) in weight.iter().zip(slot) {
-                *slot = w.cast_unsigned();
+        header[layout.columns + j] = scales[column].to_ne_bytes();
+        header[2 * layout.columns + j] = bias.map_or(0.0, |b| b[column]).to_ne_bytes();
+    }
+}
+
+/// The values of a panel, in steps of STEP; adds the columns' sums to `sums`.
+fn pack_weight<const STEP: usize>(
+    layout: Layout,
+    weight: Weight,
+    k: usize,
+    n: usize,
+    columns: &Range<usize>,
+    body: &mut [u8],
+    sums: &mut [i32],
+) {
+    let steps = body.chunks_exact_mut(layout.columns * STEP);
+    for (i, to) in steps.take(k.div_ceil(STEP)).enumerate() {
+        let rows = i * STEP..k.min((i + 1) * STEP);
+        let slots = to.as_chunks_mut::<STEP>().0.iter_mut().zip(&mut *sums);
+        match weight {
+            Weight::InOut(weight) if rows.len() == STEP => {
+                let rows: [&[i8]; STEP] =
+                    std::array::from_fn(|r| &weight[(rows.start + r) * n..][columns.clone()]);
+                for (j, (slot, sum)) in slots.enumerate() {
+                    for (to, row) in slot.iter_mut().zip(rows) {
+                        *to = row[j].cast_unsigned();
+                        *sum += i32::from(row[j]);
+                    }
+                }
+            }
+            _ => {
+                for ((slot, sum), j) in slots.zip(columns.clone()) {
+                    for (to, p) in slot.iter_mut().zip(rows.clone()) {
+                        let value = weight.data()[weight.at(p, j, k, n)];
+                        *to = value.cast_unsigned();
+                        *sum += i32::from(value);
+                    }
+                }
             }
         }
     }

@@ -4,6 +4,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::{Values, edges, poison, same_bits_on_any_threads};
 use crate::activation::activate;
+use crate::int8::Weight;
 use crate::quantize::quantize_rows;
 use crate::select::{Kernels, variants};
 use crate::{
@@ -65,15 +66,23 @@ impl Case {
         (Values::new(2, self.m), Values::new(3, self.n))
     }
 
-    /// What a variant computes.
+    /// What a variant computes, its weight packed from either order.
     fn by(&self, kernels: Kernels) -> Vec<f32> {
         let &Case { m, k, n, .. } = self;
         let (row_scales, scales) = self.scales();
         let (bias, residual) = (Values::new(4, n), Values::new(5, m * n));
         let bias = self.bias.then_some(&*bias);
         // One byte aside, so that nothing is aligned.
-        let aside: Vec<i8> = [0].into_iter().chain(self.weight.iter().copied()).collect();
-        let layer = PackedLinearInt8::pack(kernels, &aside[1..], &scales, n, k, bias).unwrap();
+        let aside = |values: &mut dyn Iterator<Item = i8>| -> Vec<i8> {
+            [0].into_iter().chain(values).collect()
+        };
+        let out_in = aside(&mut self.weight.iter().copied());
+        let in_out = aside(&mut (0..k * n).map(|i| self.weight[i % n * k + i / n]));
+        let weight = match m.is_multiple_of(2) {
+            true => Weight::OutIn(&out_in[1..]),
+            false => Weight::InOut(&in_out[1..]),
+        };
+        let layer = PackedLinearInt8::pack(kernels, weight, &scales, n, k, bias).unwrap();
         let signed: Vec<i8> = [0]
             .into_iter()
             .chain(self.x.iter().map(|b| b.cast_signed()))
@@ -315,7 +324,9 @@ fn a_row_does_not_depend_on_the_others() {
         let (m, k, n) = (19, 100, 30);
         let (weight, scales) = (weights(1, n * k), vec![0.01; n]);
         let bias = Values::new(2, n);
-        let layer = PackedLinearInt8::pack(kernels, &weight, &scales, n, k, Some(&bias)).unwrap();
+        let layer =
+            PackedLinearInt8::pack(kernels, Weight::OutIn(&weight), &scales, n, k, Some(&bias))
+                .unwrap();
         let mut x = Values::new(3, m * k);
         x[2 * k + 5] = f32::NAN;
         x[3 * k] = f32::INFINITY;
@@ -352,8 +363,15 @@ fn a_row_does_not_depend_on_the_others() {
 fn fused_quantisation_is_the_one_by_itself() {
     for kernels in all() {
         let (m, k, n) = (11, 90, 20);
-        let layer =
-            PackedLinearInt8::pack(kernels, &weights(1, n * k), &[0.01; 20], n, k, None).unwrap();
+        let layer = PackedLinearInt8::pack(
+            kernels,
+            Weight::OutIn(&weights(1, n * k)),
+            &[0.01; 20],
+            n,
+            k,
+            None,
+        )
+        .unwrap();
         let x = Values::new(3, m * k);
         let (gain, bias) = (Values::new(4, k), Values::new(5, k));
         let norm = Before::LayerNorm {
@@ -386,7 +404,8 @@ fn fused_quantisation_is_the_one_by_itself() {
 fn weights_that_would_overflow_are_refused() {
     for kernels in all() {
         let pack = |weight: &[i8], n, k| {
-            PackedLinearInt8::pack(kernels, weight, &vec![1.0; n], n, k, None).map(|_| ())
+            PackedLinearInt8::pack(kernels, Weight::OutIn(weight), &vec![1.0; n], n, k, None)
+                .map(|_| ())
         };
         let mut weight = vec![-127; 12];
         assert_eq!(pack(&weight, 3, 4), Ok(()));
@@ -413,9 +432,10 @@ fn no_rows_and_no_columns() {
             x: &[1; 10],
             scales: &[1.0; 2],
         };
-        let none = PackedLinearInt8::pack(kernels, &[], &[], 0, 5, None).unwrap();
+        let none = PackedLinearInt8::pack(kernels, Weight::OutIn(&[]), &[], 0, 5, None).unwrap();
         none.apply(x, 2, Activation::None, None, &mut []);
-        let some = PackedLinearInt8::pack(kernels, &[1; 20], &[1.0; 4], 4, 5, None).unwrap();
+        let some = PackedLinearInt8::pack(kernels, Weight::InOut(&[1; 20]), &[1.0; 4], 4, 5, None)
+            .unwrap();
         let x = Input::U8 { x: &[], scale: 1.0 };
         some.apply(x, 0, Activation::None, None, &mut []);
     }

@@ -16,31 +16,33 @@ use tract_onnx::tract_hir::internal::*;
 pub(super) fn register(onnx: &mut Onnx) {
     let register = &mut onnx.op_register;
     register.insert(dialect::PATCH_EMBEDDING.name, patch_embedding);
+    register.insert(
+        dialect::QUANTIZED_PATCH_EMBEDDING.name,
+        quantized_patch_embedding,
+    );
     register.insert(dialect::TOKEN_EMBEDDING.name, token_embedding);
     register.insert(dialect::LAYER_NORM.name, layer_norm);
-    register.insert(dialect::LINEAR.name, |c, n| linear(c, n, Activation::None));
-    register.insert(dialect::LINEAR_QUICK_GELU.name, |c, n| {
-        linear(c, n, Activation::QuickGelu)
-    });
-    register.insert(dialect::LINEAR_GELU.name, |c, n| {
-        linear(c, n, Activation::Gelu)
-    });
-    register.insert(dialect::LINEAR_ADD.name, |c, n| {
-        linear(c, n, Activation::None)
-    });
-    register.insert(dialect::QUANTIZED_LINEAR.name, |c, n| {
-        quantized_linear(c, n, Activation::None)
-    });
-    register.insert(dialect::QUANTIZED_LINEAR_QUICK_GELU.name, |c, n| {
-        quantized_linear(c, n, Activation::QuickGelu)
-    });
-    register.insert(dialect::QUANTIZED_LINEAR_GELU.name, |c, n| {
-        quantized_linear(c, n, Activation::Gelu)
-    });
-    register.insert(dialect::QUANTIZED_LINEAR_ADD.name, |c, n| {
-        quantized_linear(c, n, Activation::None)
-    });
+    for function in [
+        dialect::LINEAR,
+        dialect::LINEAR_QUICK_GELU,
+        dialect::LINEAR_GELU,
+        dialect::LINEAR_ADD,
+    ] {
+        register.insert(function.name, linear);
+    }
+    for function in [
+        dialect::QUANTIZED_LINEAR,
+        dialect::QUANTIZED_LINEAR_QUICK_GELU,
+        dialect::QUANTIZED_LINEAR_GELU,
+        dialect::QUANTIZED_LINEAR_ADD,
+        dialect::LAYER_NORM_QUANTIZED_LINEAR,
+        dialect::LAYER_NORM_QUANTIZED_LINEAR_QUICK_GELU,
+        dialect::LAYER_NORM_QUANTIZED_LINEAR_GELU,
+    ] {
+        register.insert(function.name, quantized_linear);
+    }
     register.insert(dialect::ATTENTION.name, attention);
+    register.insert(dialect::SELF_ATTENTION.name, attention);
     register.insert(dialect::L2_NORMALIZE.name, |_, _| {
         operator("L2Normalize", L2Normalize)
     });
@@ -218,6 +220,17 @@ fn name(node: &NodeProto) -> &'static str {
     names.find(|n| *n == node.op_type).unwrap_or("Linear")
 }
 
+/// The element-wise function in a linear function's name.
+fn activation(node: &NodeProto) -> Activation {
+    if node.op_type.ends_with("QuickGelu") {
+        Activation::QuickGelu
+    } else if node.op_type.ends_with("Gelu") {
+        Activation::Gelu
+    } else {
+        Activation::None
+    }
+}
+
 #[derive(Debug)]
 struct Linear {
     weights: PackedLinear,
@@ -227,13 +240,12 @@ struct Linear {
 fn linear(
     context: &ParsingContext,
     node: &NodeProto,
-    activation: Activation,
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
     operator(
         name(node),
         Linear {
             weights: pack(context, node, 1.0)?,
-            activation,
+            activation: activation(node),
         },
     )
 }
@@ -276,6 +288,8 @@ fn linear_shape(inputs: &[&[usize]], width: usize, outputs: usize) -> TractResul
 
 struct QuantizedLinear {
     weights: PackedLinearInt8,
+    /// Before the rows are quantised.
+    norm: Option<LayerNorm>,
     activation: Activation,
 }
 
@@ -285,11 +299,8 @@ impl fmt::Debug for QuantizedLinear {
     }
 }
 
-fn quantized_linear(
-    context: &ParsingContext,
-    node: &NodeProto,
-    activation: Activation,
-) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+/// weight s8 `[K, M]`, scale `[M]` and bias `[M]` packed.
+fn pack_quantized(context: &ParsingContext, node: &NodeProto) -> TractResult<PackedLinearInt8> {
     let proto = attribute_tensor(node, "weight")?;
     let tensor = context.load_tensor(proto)?;
     ensure!(
@@ -308,20 +319,33 @@ fn quantized_linear(
         );
     }
     let weight = tensor.try_as_plain_ram()?.as_slice::<i8>()?;
-    let mut transposed = vec![0; weight.len()];
-    for (k, row) in weight.chunks_exact(outputs.max(1)).enumerate() {
-        for (m, &value) in row.iter().enumerate() {
-            transposed[m * inputs + k] = value;
-        }
+    PackedLinearInt8::from_in_out(weight, &scale, inputs, outputs, Some(&bias))
+        .map_err(|e| format_err!("{}: {e}", proto.name))
+}
+
+fn quantized_linear(
+    context: &ParsingContext,
+    node: &NodeProto,
+) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    let weights = pack_quantized(context, node)?;
+    let norm = match node.op_type.starts_with("LayerNorm") {
+        true => Some(LayerNorm::read(context, node, "shift")?),
+        false => None,
+    };
+    if let Some(norm) = &norm {
+        ensure!(
+            norm.gain.len() == weights.inputs(),
+            "gain: expected [{}], found [{}]",
+            weights.inputs(),
+            norm.gain.len()
+        );
     }
-    drop(tensor);
-    let weights = PackedLinearInt8::from_out_in(&transposed, &scale, outputs, inputs, Some(&bias))
-        .map_err(|e| format_err!("{}: {e}", proto.name))?;
     operator(
         name(node),
         QuantizedLinear {
             weights,
-            activation,
+            norm,
+            activation: activation(node),
         },
     )
 }
@@ -335,7 +359,14 @@ impl Compute for QuantizedLinear {
         let x = plain(&inputs[0])?;
         let residual = inputs.get(1).map(plain).transpose()?;
         let rows = x.len() / self.weights.inputs();
-        let before = Before::Nothing;
+        let before = match &self.norm {
+            None => Before::Nothing,
+            Some(norm) => Before::LayerNorm {
+                gain: &norm.gain,
+                bias: &norm.bias,
+                epsilon: norm.epsilon,
+            },
+        };
         let x = Input::F32 { x, before };
         (self.weights).apply(x, rows, self.activation, residual, output);
         Ok(())
@@ -344,24 +375,47 @@ impl Compute for QuantizedLinear {
 
 #[derive(Debug)]
 struct PatchEmbedding {
-    weights: PackedLinear,
+    weights: PatchWeights,
     /// Side of a patch in pixels.
     patch: usize,
+}
+
+#[derive(Debug)]
+enum PatchWeights {
+    F32(PackedLinear),
+    Int8(PackedLinearInt8),
 }
 
 fn patch_embedding(
     context: &ParsingContext,
     node: &NodeProto,
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
-    let patch = positive(node, "patch")?;
     let weights = pack(context, node, float(node, "scale")?)?;
-    let inputs = patch * patch * 3;
+    let inputs = weights.inputs();
+    patches(node, PatchWeights::F32(weights), inputs)
+}
+
+fn quantized_patch_embedding(
+    context: &ParsingContext,
+    node: &NodeProto,
+) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    let weights = pack_quantized(context, node)?;
+    let inputs = weights.inputs();
+    patches(node, PatchWeights::Int8(weights), inputs)
+}
+
+fn patches(
+    node: &NodeProto,
+    weights: PatchWeights,
+    inputs: usize,
+) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    let patch = positive(node, "patch")?;
+    let expected = patch * patch * 3;
     ensure!(
-        weights.inputs() == inputs,
-        "weight: expected {inputs} rows for patch {patch}, found {}",
-        weights.inputs()
+        inputs == expected,
+        "weight: expected {expected} rows for patch {patch}, found {inputs}"
     );
-    operator("PatchEmbedding", PatchEmbedding { weights, patch })
+    operator(name(node), PatchEmbedding { weights, patch })
 }
 
 impl Compute for PatchEmbedding {
@@ -374,28 +428,31 @@ impl Compute for PatchEmbedding {
             height % p == 0 && width % p == 0,
             "pixels: expected sides divisible by {p}, found {height} x {width}"
         );
-        Ok(tvec![n, (height / p) * (width / p), self.weights.outputs()])
+        let outputs = match &self.weights {
+            PatchWeights::F32(weights) => weights.outputs(),
+            PatchWeights::Int8(weights) => weights.outputs(),
+        };
+        Ok(tvec![n, (height / p) * (width / p), outputs])
     }
 
     fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
-        let &[n, height, width, _] = inputs[0].shape() else {
+        let &[_, height, width, _] = inputs[0].shape() else {
             bail!("pixels: expected 4 dimensions")
         };
+        let (h, w, p) = (height, width, self.patch);
         let pixels = inputs[0].try_as_plain_ram()?.as_slice::<u8>()?;
-        let p = self.patch;
-        let mut rows = Vec::with_capacity(pixels.len());
-        for image in pixels.chunks_exact(height * width * 3) {
-            for y in (0..height).step_by(p) {
-                for x in (0..width).step_by(p) {
-                    for line in y..y + p {
-                        let start = (line * width + x) * 3;
-                        rows.extend(image[start..start + p * 3].iter().map(|&v| f32::from(v)));
-                    }
+        let images = pixels.chunks_exact(h * w * 3);
+        let per_image = output.len() / images.len().max(1);
+        for (image, out) in images.zip(output.chunks_exact_mut(per_image.max(1))) {
+            match &self.weights {
+                PatchWeights::F32(weights) => {
+                    kernels::patch_embedding(image, h, w, p, weights, out)
+                }
+                PatchWeights::Int8(weights) => {
+                    kernels::patch_embedding_int8(image, h, w, p, weights, 1.0, out);
                 }
             }
         }
-        let m = n * (height / p) * (width / p);
-        self.weights.apply(&rows, m, Activation::None, None, output);
         Ok(())
     }
 }
@@ -469,20 +526,24 @@ fn layer_norm(
     context: &ParsingContext,
     node: &NodeProto,
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
-    let (gain, shape) = parameter(context, node, "gain", 1)?;
-    let (bias, bias_shape) = parameter(context, node, "bias", 1)?;
-    ensure!(
-        shape == bias_shape,
-        "bias: expected {shape:?}, found {bias_shape:?}"
-    );
-    operator(
-        "LayerNorm",
-        LayerNorm {
+    operator("LayerNorm", LayerNorm::read(context, node, "bias")?)
+}
+
+impl LayerNorm {
+    /// `bias` is the bias's name in the node's function.
+    fn read(context: &ParsingContext, node: &NodeProto, bias: &str) -> TractResult<Self> {
+        let (gain, shape) = parameter(context, node, "gain", 1)?;
+        let (values, found) = parameter(context, node, bias, 1)?;
+        ensure!(
+            shape == found,
+            "{bias}: expected {shape:?}, found {found:?}"
+        );
+        Ok(LayerNorm {
             gain,
-            bias,
+            bias: values,
             epsilon: float(node, "epsilon")?,
-        },
-    )
+        })
+    }
 }
 
 impl Compute for LayerNorm {
@@ -509,6 +570,7 @@ impl Compute for LayerNorm {
     }
 }
 
+/// Of `query` to `key_value`, or of one input that holds all three.
 #[derive(Debug)]
 struct Attention {
     heads: usize,
@@ -518,60 +580,56 @@ fn attention(
     _: &ParsingContext,
     node: &NodeProto,
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
-    operator(
-        "Attention",
-        Attention {
-            heads: positive(node, "heads")?,
-        },
-    )
+    let heads = positive(node, "heads")?;
+    operator(name(node), Attention { heads })
 }
 
 impl Compute for Attention {
     fn shape(&self, inputs: &[&[usize]]) -> TractResult<TVec<usize>> {
-        let (&[n, _, width], &[m, _, both]) = (inputs[0], inputs[1]) else {
-            bail!(
-                "expected [N, T, W] and [N, U, 2W], found {:?} and {:?}",
-                inputs[0],
-                inputs[1]
-            );
-        };
-        ensure!(
-            n == m && both == 2 * width && width % self.heads == 0,
-            "expected [N, T, W] and [N, U, 2W] with {} heads, found {:?} and {:?}",
-            self.heads,
-            inputs[0],
-            inputs[1]
-        );
-        Ok(inputs[0].into())
+        let heads = self.heads;
+        match *inputs {
+            [&[n, t, joint]] => {
+                ensure!(
+                    joint % (3 * heads) == 0,
+                    "expected [N, T, 3W] with {heads} heads, found {:?}",
+                    inputs[0]
+                );
+                Ok(tvec![n, t, joint / 3])
+            }
+            [&[n, t, width], &[m, _, both]] => {
+                ensure!(
+                    n == m && both == 2 * width && width % heads == 0,
+                    "expected [N, T, W] and [N, U, 2W] with {heads} heads, found {inputs:?}"
+                );
+                Ok(tvec![n, t, width])
+            }
+            _ => bail!("expected values of 3 dimensions, found {inputs:?}"),
+        }
     }
 
     fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
-        let (&[_, tq, width], &[_, tk, _]) = (inputs[0].shape(), inputs[1].shape()) else {
+        let &[.., tq, columns] = inputs[0].shape() else {
             bail!("expected 3 dimensions");
         };
-        let queries = plain(&inputs[0])?.chunks_exact(tq * width);
-        let key_values = plain(&inputs[1])?.chunks_exact(tk * 2 * width);
-        for ((query, key_value), out) in queries
-            .zip(key_values)
-            .zip(output.chunks_exact_mut(tq * width))
-        {
-            let q = Rows {
-                data: query,
-                stride: width,
-            };
-            let k = Rows {
-                data: key_value,
-                stride: 2 * width,
-            };
-            let v = Rows {
-                data: &key_value[width..],
-                stride: 2 * width,
-            };
+        // The keys' and values' rows, and where in a row the keys begin.
+        let (keys, first) = match inputs.len() {
+            1 => (&inputs[0], columns / 3),
+            _ => (&inputs[1], 0),
+        };
+        let &[.., tk, stride] = keys.shape() else {
+            bail!("expected 3 dimensions");
+        };
+        let width = (stride - first) / 2;
+        let queries = plain(&inputs[0])?.chunks_exact(tq * columns);
+        let keys = plain(keys)?.chunks_exact(tk * stride);
+        let outs = output.chunks_exact_mut(tq * width);
+        for ((query, key), out) in queries.zip(keys).zip(outs) {
+            let rows = |data, stride| Rows { data, stride };
             kernels::attention(
-                q,
+                rows(query, columns),
                 tq,
-                k,
-                v,
+                rows(&key[first..], stride),
+                rows(&key[first + width..], stride),
                 tk,
                 self.heads,
                 width / self.heads,
