@@ -153,9 +153,12 @@ pub(crate) fn pack_rows<T: Value>(layout: Layout, x: &[T], k: usize, count: usiz
             let ([a, b], [c, d]) = (v[0].wide().to_ne_bytes(), v[1].wide().to_ne_bytes());
             [a, b, c, d]
         }),
-        (_, 4) => block.pack(to, |v: [T; 4]| {
-            (u32::from_ne_bytes(v.map(T::byte)) ^ t4).to_ne_bytes()
-        }),
+        (_, 4) => {
+            let done = block.pack_squares(to, t4);
+            block.pack_from(done, to, |v: [T; 4]| {
+                (u32::from_ne_bytes(v.map(T::byte)) ^ t4).to_ne_bytes()
+            });
+        }
         (_, 8) => block.pack(to, |v: [T; 8]| {
             (u64::from_ne_bytes(v.map(T::byte)) ^ t8).to_ne_bytes()
         }),
@@ -176,6 +179,41 @@ struct Block<'a, T> {
 }
 
 impl<T: Value> Block<'_, T> {
+    /// The rows of which there are four, steps of four values: four rows and four steps at a time are a transposition
+    /// of words, which the compiler makes shuffles of. Every word gets `turn`. Gives the number of rows done.
+    fn pack_squares(&self, to: &mut [u8], turn: u32) -> usize {
+        let fours = self.count - self.count % 4;
+        if !self.k.is_multiple_of(16) {
+            return 0;
+        }
+        let step = self.rows * 4;
+        for first in (0..fours).step_by(4) {
+            let rows: [&[[T; 16]]; 4] = std::array::from_fn(|i| {
+                let row = &self.x[(first + i) * self.k..][..self.k];
+                row.as_chunks().0
+            });
+            for (i, to) in to.chunks_exact_mut(4 * step).enumerate() {
+                let mut words = [[0u32; 4]; 4];
+                for (words, row) in words.iter_mut().zip(rows) {
+                    for (j, word) in words.iter_mut().enumerate() {
+                        let mut bytes = [0; 4];
+                        for (b, byte) in bytes.iter_mut().enumerate() {
+                            *byte = row[i][4 * j + b].byte();
+                        }
+                        *word = u32::from_ne_bytes(bytes) ^ turn;
+                    }
+                }
+                for j in 0..4 {
+                    let to = &mut to[j * step + first * 4..][..16];
+                    for (to, words) in to.as_chunks_mut::<4>().0.iter_mut().zip(&words) {
+                        *to = words[j].to_ne_bytes();
+                    }
+                }
+            }
+        }
+        fours
+    }
+
     /// STEP values at a time, which `bytes` makes BYTES of.
     #[inline(always)]
     fn pack<const STEP: usize, const BYTES: usize>(
@@ -183,12 +221,23 @@ impl<T: Value> Block<'_, T> {
         to: &mut [u8],
         bytes: impl Fn([T; STEP]) -> [u8; BYTES],
     ) {
+        self.pack_from(0, to, bytes);
+    }
+
+    /// [`Self::pack`] of the rows from `first` on.
+    #[inline(always)]
+    fn pack_from<const STEP: usize, const BYTES: usize>(
+        &self,
+        first: usize,
+        to: &mut [u8],
+        bytes: impl Fn([T; STEP]) -> [u8; BYTES],
+    ) {
         // Rows together write what lies together.
         let fours = self.count - self.count % 4;
-        for first in (0..fours).step_by(4) {
+        for first in (first..fours).step_by(4) {
             self.pack_some::<4, STEP, BYTES>(first, to, &bytes);
         }
-        for first in fours..self.count {
+        for first in fours.max(first)..self.count {
             self.pack_some::<1, STEP, BYTES>(first, to, &bytes);
         }
     }
