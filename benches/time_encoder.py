@@ -30,7 +30,7 @@ inspect`, start of the process included; the peer: creation of its session alone
 """
 PEER_FILES = {
     "f32": [("ONNX Runtime", "f32.onnx"), ("OpenVINO", "f32.onnx")],
-    # Of OpenVINO with every operator quantised (qdq.onnx) there is no row: it takes a tenth longer.
+    # Left out as slower than OpenVINO with qdq-linear.onnx: qdq.onnx there, and both in ONNX Runtime.
     "int8": [
         ("ONNX Runtime", "dynamic.onnx"),
         ("ONNX Runtime", "dynamic-per-channel.onnx"),
