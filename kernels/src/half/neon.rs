@@ -266,9 +266,11 @@ unsafe fn tile_of<const HEIGHT: usize>(t: Tile) {
         for _ in 0..F16_BLOCK.min(t.depth - start) / 4 {
             // SAFETY: the caller's promise: four steps of both are left.
             unsafe {
-                for x in load_rows(&mut x) {
-                    step(&mut block, load_panel(&mut panel), x);
-                }
+                let [a, b, c, d] = load_rows(&mut x);
+                step(&mut block, load_panel(&mut panel), a);
+                step(&mut block, load_panel(&mut panel), b);
+                step(&mut block, load_panel(&mut panel), c);
+                step(&mut block, load_panel(&mut panel), d);
             }
         }
         let first = start == 0 && !t.add;
@@ -301,23 +303,19 @@ unsafe fn step<const HEIGHT: usize>(
     w: [uint16x8_t; VECTORS],
     x: uint16x8_t,
 ) {
-    for (i, row) in block.iter_mut().enumerate() {
-        for (sum, w) in row.iter_mut().zip(w) {
-            // SAFETY: the caller's promise.
-            *sum = unsafe {
-                match i {
-                    0 => fmla::<0>(*sum, w, x),
-                    1 => fmla::<1>(*sum, w, x),
-                    2 => fmla::<2>(*sum, w, x),
-                    3 => fmla::<3>(*sum, w, x),
-                    4 => fmla::<4>(*sum, w, x),
-                    5 => fmla::<5>(*sum, w, x),
-                    6 => fmla::<6>(*sum, w, x),
-                    _ => fmla::<7>(*sum, w, x),
-                }
-            };
-        }
+    // One by one, as the compiler leaves a loop of so much assembly a loop, and its sums in memory.
+    macro_rules! rows {
+        ($($row:literal)*) => {$(
+            if $row < HEIGHT {
+                let [a, b, c] = block[$row];
+                // SAFETY: the caller's promise.
+                block[$row] = unsafe {
+                    [fmla::<$row>(a, w[0], x), fmla::<$row>(b, w[1], x), fmla::<$row>(c, w[2], x)]
+                };
+            }
+        )*};
     }
+    rows!(0 1 2 3 4 5 6 7);
 }
 
 /// sum + w · x[LANE], rounded once, for each of w's eight columns.
