@@ -87,9 +87,10 @@ pub(crate) fn linear_int8<T: Copy + Into<i32>>(
     }
 }
 
-/// Products that are summed in f16 before the sum goes over to f32. Summing 64 in a row costs a relative error
-/// of about 2^-11 · sqrt(64 / 6) where the signs are mixed, some 0.2 %: no more than a fifth of what 8-bit rows
-/// cost. Half as many would give 0.1 %, and take a tenth more instructions.
+/// Products that are summed in f16 before the sum goes over to f32. Where the signs are mixed, 64 in a row cost a
+/// relative error of about 2^-11 · sqrt(64 / 6), 0.16 %, where rows in 8 bits cost some 0.9 %. On a ViT-B/32 with
+/// outlier channels and photos the embedding's cosine to f32 is 0.999996. Half as many would cost 0.11 % and some
+/// 6 % more instructions.
 pub(crate) const F16_BLOCK: usize = 64;
 
 /// Rows are scaled such that no sum in f16 leaves ±2^15 by more than its own rounding, well inside of f16's range
