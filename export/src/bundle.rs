@@ -65,6 +65,15 @@ pub struct Gate {
     pub min_agreement: f32,
 }
 
+impl Gate {
+    fn holds(&self, fidelity: &Fidelity) -> bool {
+        // A bound of 0 is off; written so that NaN fails.
+        let passes = |value: f32, least: f32| least == 0.0 || value >= least;
+        passes(fidelity.mean_cosine, self.min_cosine)
+            && passes(fidelity.top1_agreement, self.min_agreement)
+    }
+}
+
 /// A step of the export, for a progress bar: (step, done, total).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -88,13 +97,20 @@ const SELF_TEST_COSINE: f32 = 0.9999;
 
 /// The same for a bundle. In int8 another order of sums brings values that lie half-way between two whole
 /// numbers to the other side, and later layers carry that on: it is the noise of quantisation once more, so
-/// a board may be as far from the exporter's machine as the bundle is from f32.
+/// a board may be as far from the exporter's machine as the bundle is from f32. So may one that multiplies in
+/// f16 where the other does it in f32.
 fn self_test_cosine(manifest: &Manifest) -> f32 {
-    match (manifest.precision, manifest.fidelity) {
-        (Precision::Int8, Some(fidelity)) => fidelity.worst_cosine.min(SELF_TEST_COSINE),
-        _ => SELF_TEST_COSINE,
-    }
+    let fidelity = match manifest.precision {
+        Precision::F32 => None,
+        Precision::F16 => manifest.f16_arithmetic,
+        Precision::Int8 => manifest.fidelity,
+    };
+    fidelity.map_or(SELF_TEST_COSINE, |f| f.worst_cosine.min(SELF_TEST_COSINE))
 }
+
+/// Most images that f16 arithmetic is measured on: where the exporter's machine has none, one image through
+/// ViT-B/32 takes seconds.
+const F16_IMAGES: usize = 64;
 
 /// Writes the bundle and gives back its manifest.
 ///
@@ -115,7 +131,7 @@ pub fn export(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Re
         progress,
     )?;
     if request.precision != Precision::F32 {
-        manifest.fidelity = Some(fidelity(request, &writer, &head, &manifest, progress)?);
+        fidelity(request, &writer, &head, &mut manifest, progress)?;
     }
     if let Prompts::Learned(learner, _) = request.prompts
         && learner.meta_net.is_some()
@@ -304,6 +320,7 @@ fn manifest(request: &Request, embedding_size: usize) -> Manifest {
         head: HeadKind::Static,
         conditional: None,
         fidelity: None,
+        f16_arithmetic: None,
         calibration: None,
         model_card: request.model_card.clone(),
         files: vec![],
@@ -365,14 +382,14 @@ fn record_golden(writer: &BundleWriter, manifest: &mut Manifest) -> Result<()> {
     Ok(())
 }
 
-/// Exports the same weights in f32 to a temporary bundle and compares.
+/// Exports the same weights in f32 to a temporary bundle, compares, and records what came out.
 fn fidelity(
     request: &Request,
     writer: &BundleWriter,
     head: &Head,
-    manifest: &Manifest,
+    manifest: &mut Manifest,
     progress: &mut dyn FnMut(Step, u64, u64),
-) -> Result<Fidelity> {
+) -> Result<()> {
     let scratch = tempfile::tempdir_in(writer.folder().parent().unwrap_or(Path::new(".")))
         .context("cannot create a temporary folder for the f32 reference")?;
     let reference = BundleWriter::create(&scratch.path().join("reference"))?;
@@ -389,65 +406,88 @@ fn fidelity(
         &mut reference_manifest,
         progress,
     )?;
-    let exact = Classifier::open(reference.folder())?;
-    let stored = Classifier::open(writer.folder())?;
 
+    let images = match request.calibration.len() {
+        0 => golden::images()?.len(),
+        count => count,
+    };
+    // In a flat file the products are tract's, which widens.
+    let step = match request.precision == Precision::F16 && !request.flat {
+        true => Some(images.div_ceil(F16_IMAGES)),
+        false => None,
+    };
+    let total = 2 * images + step.map_or(0, |step| images.div_ceil(step));
+    let mut done = 0;
+    // One encoder at a time, as large ones fill the memory.
+    let mut embed = |classifier: Classifier, step: usize| -> Result<Vec<Vec<f32>>> {
+        let embed = |i| {
+            let embedding = classifier.embed(&fidelity_image(request, i)?)?.values;
+            done += 1;
+            progress(Step::Fidelity, done, total as u64);
+            Ok(embedding)
+        };
+        (0..images).step_by(step).map(embed).collect()
+    };
+    let exact = embed(Classifier::open(reference.folder())?, 1)?;
+    let in_f32 = Classifier::builder().f16_arithmetic(false);
+    let stored = embed(in_f32.open(writer.folder())?, 1)?;
+    let found = compare(head, exact.iter().zip(&stored));
+    if !request.gate.holds(&found) {
+        let Gate {
+            min_cosine,
+            min_agreement,
+        } = request.gate;
+        bail!(
+            "precision {} stays below the gate on {images} images: mean cosine {:.4} (--min-cosine {min_cosine}), \
+             same best class {:.1} % (--min-agreement {min_agreement})",
+            request.precision,
+            found.mean_cosine,
+            100.0 * found.top1_agreement
+        );
+    }
+    ensure!(
+        found.worst_cosine.is_finite(),
+        "the fidelity is not a number"
+    );
+    manifest.fidelity = Some(found);
+    if let Some(step) = step {
+        let in_f16 = Classifier::builder().f16_arithmetic(true);
+        let stored = embed(in_f16.open(writer.folder())?, step)?;
+        let found = compare(head, exact.iter().step_by(step).zip(&stored));
+        // Below the gate the bundle is multiplied in f32 everywhere.
+        let good = request.gate.holds(&found) && found.worst_cosine.is_finite();
+        manifest.f16_arithmetic = good.then_some(found);
+    }
+    Ok(())
+}
+
+/// The image that the fidelity is measured on in place `i`.
+fn fidelity_image(request: &Request, i: usize) -> Result<RgbImage> {
+    Ok(match request.calibration.get(i) {
+        Some(image) => pinhole::open_image(&image.path, &DecodeOptions::default())?,
+        None => golden::images()?.swap_remove(i).1,
+    })
+}
+
+/// Pairs of an image's embeddings.
+fn compare<'a>(head: &Head, pairs: impl Iterator<Item = (&'a Vec<f32>, &'a Vec<f32>)>) -> Fidelity {
     let mut sum = 0.0;
     let mut worst = f32::INFINITY;
     let mut same = 0usize;
     let mut count = 0usize;
-    let mut compare = |image: &RgbImage| -> Result<()> {
-        let (a, b) = (exact.embed(image)?.values, stored.embed(image)?.values);
-        let cosine = pinhole::cosine(&a, &b);
+    for (a, b) in pairs {
+        let cosine = pinhole::cosine(a, b);
         sum += f64::from(cosine);
         worst = worst.min(cosine);
-        same += usize::from(best(head, &a) == best(head, &b));
+        same += usize::from(best(head, a) == best(head, b));
         count += 1;
-        Ok(())
-    };
-    if request.calibration.is_empty() {
-        golden::images()?
-            .iter()
-            .try_for_each(|(_, image)| compare(image))?;
     }
-    for (i, image) in request.calibration.iter().enumerate() {
-        compare(&pinhole::open_image(
-            &image.path,
-            &DecodeOptions::default(),
-        )?)?;
-        progress(
-            Step::Fidelity,
-            i as u64 + 1,
-            request.calibration.len() as u64,
-        );
-    }
-    let fidelity = Fidelity {
+    Fidelity {
         images: count,
         mean_cosine: (sum / count as f64) as f32,
         worst_cosine: worst,
         top1_agreement: same as f32 / count as f32,
-    };
-    let Gate {
-        min_cosine,
-        min_agreement,
-    } = request.gate;
-    // A bound of 0 is off; written so that NaN fails.
-    let passes = |value: f32, least: f32| least == 0.0 || value >= least;
-    if !passes(fidelity.mean_cosine, min_cosine) || !passes(fidelity.top1_agreement, min_agreement)
-    {
-        bail!(
-            "precision {} stays below the gate on {count} images: mean cosine {:.4} (--min-cosine {min_cosine}), \
-             same best class {:.1} % (--min-agreement {min_agreement})",
-            request.precision,
-            fidelity.mean_cosine,
-            100.0 * fidelity.top1_agreement
-        );
     }
-    ensure!(
-        fidelity.worst_cosine.is_finite(),
-        "the fidelity is not a number"
-    );
-    Ok(fidelity)
 }
 
 /// Index of the most similar class.

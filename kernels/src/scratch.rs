@@ -19,6 +19,8 @@ unsafe impl Plain for f32 {}
 // SAFETY: a primitive number.
 unsafe impl Plain for i32 {}
 // SAFETY: a primitive number.
+unsafe impl Plain for u16 {}
+// SAFETY: a primitive number.
 unsafe impl Plain for i8 {}
 // SAFETY: a primitive number.
 unsafe impl Plain for u8 {}

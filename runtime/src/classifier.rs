@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use pinhole_bundle::{Bundle, Manifest};
+use pinhole_bundle::{Bundle, Manifest, Precision};
 use pinhole_preprocessing::{Pixels, RgbImage};
 use pinhole_prompts::conditional::Reuse;
 
@@ -22,6 +22,7 @@ pub struct Classifier {
     bundle: Bundle,
     encoder: ImageEncoder,
     conditional: Option<ConditionalHead>,
+    f16_arithmetic: bool,
     threads: rayon::ThreadPool,
 }
 
@@ -30,6 +31,7 @@ pub struct Classifier {
 pub struct Builder {
     threads: Option<usize>,
     mode: Mode,
+    f16_arithmetic: Option<bool>,
 }
 
 impl Builder {
@@ -47,6 +49,16 @@ impl Builder {
         Self { mode, ..self }
     }
 
+    /// Whether the weights of a bundle in f16 are multiplied in f16. When not given: where the bundle says that
+    /// its fidelity holds so ([`Manifest::f16_arithmetic`]) and the processor has the instructions. Where it
+    /// lacks them, `true` gives the same bits slowly, to measure the fidelity with.
+    pub fn f16_arithmetic(self, f16_arithmetic: bool) -> Self {
+        Self {
+            f16_arithmetic: Some(f16_arithmetic),
+            ..self
+        }
+    }
+
     /// Opens the bundle in `folder`.
     ///
     /// # Errors
@@ -54,12 +66,18 @@ impl Builder {
     pub fn open(self, folder: impl AsRef<Path>) -> Result<Classifier, Error> {
         let threads = thread_pool(self.threads)?;
         let bundle = Bundle::open(folder.as_ref())?;
-        let encoder = threads.install(|| ImageEncoder::load(&bundle))?;
+        let manifest = bundle.manifest();
+        let f16_arithmetic = manifest.precision == Precision::F16
+            && (self.f16_arithmetic).unwrap_or_else(|| {
+                manifest.f16_arithmetic.is_some() && pinhole_kernels::f16_arithmetic()
+            });
+        let encoder = threads.install(|| ImageEncoder::load(&bundle, f16_arithmetic))?;
         let conditional = threads.install(|| ConditionalHead::load(&bundle, self.mode))?;
         Ok(Classifier {
             bundle,
             encoder,
             conditional,
+            f16_arithmetic,
             threads,
         })
     }
@@ -267,6 +285,11 @@ impl Classifier {
     /// Names of the kernels that this processor runs, such as "avx512".
     pub fn kernels(&self) -> String {
         pinhole_kernels::chosen().to_string()
+    }
+
+    /// Whether the image encoder multiplies in f16; see [`Builder::f16_arithmetic`].
+    pub fn f16_arithmetic(&self) -> bool {
+        self.f16_arithmetic
     }
 
     /// The network's operators in the order of execution: (name, operator). Ours are those of the

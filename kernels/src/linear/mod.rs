@@ -10,7 +10,9 @@ use crate::scratch::Aligned;
 use crate::select::{Kernels, Vector, kernels};
 use crate::threads::{self, Shared};
 use crate::{Activation, Rows, reference, scratch};
-pub(crate) use pack::{blocks, pack_rows};
+pub(crate) use pack::{blocks, pack_rows, pack_weights};
+#[cfg(target_arch = "aarch64")]
+pub(crate) use tile::finish;
 pub(crate) use tile::{Tile, group, tile};
 
 /// A linear layer's weight and bias, packed once for the chosen kernels: y = act(x W + b) + residual.

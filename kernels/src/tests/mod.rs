@@ -2,6 +2,7 @@
 
 mod attention;
 mod elementwise;
+mod half;
 mod int8;
 mod linear;
 mod quantize;
@@ -30,6 +31,7 @@ fn float(vector: &'static dyn Vector) -> Kernels {
         name: vector.name(),
         float: Some(vector),
         int8: None,
+        half: None,
     }
 }
 

@@ -27,8 +27,9 @@ pub(crate) struct ImageEncoder {
 const MAX_ONNX_BYTES: u64 = 1 << 31;
 
 impl ImageEncoder {
-    /// Loads the encoder of `bundle`, whose files have been checked.
-    pub(crate) fn load(bundle: &Bundle) -> Result<Self, Error> {
+    /// Loads the encoder of `bundle`, whose files have been checked, its f16 weights to be multiplied in `f16` or
+    /// else in f32.
+    pub(crate) fn load(bundle: &Bundle, f16: bool) -> Result<Self, Error> {
         let path = bundle.folder().join(IMAGE_ENCODER);
         let model = &bundle.manifest().model;
         let (image_size, embedding_size) = (model.image_size as usize, model.embedding_size);
@@ -40,7 +41,7 @@ impl ImageEncoder {
         let mut proto = read(&path)?;
         check::model(&proto, bundle, image_size, embedding_size).map_err(fail)?;
         attach::parameters(&mut proto, bundle.folder()).map_err(fail)?;
-        let plan = guarded(|| build(&proto, bundle.folder(), image_size))
+        let plan = guarded(|| build(&proto, bundle.folder(), image_size, f16))
             .and_then(|plan| {
                 let output = plan.model().output_fact(0)?;
                 ensure!(
@@ -120,9 +121,10 @@ fn build(
     proto: &pb::ModelProto,
     folder: &Path,
     image_size: usize,
+    f16: bool,
 ) -> TractResult<Arc<TypedSimplePlan>> {
     let mut onnx = tract_onnx::onnx();
-    operators::register(&mut onnx);
+    operators::register(&mut onnx, f16);
     let folder = folder
         .to_str()
         .context("the bundle's path is not valid UTF-8")?;

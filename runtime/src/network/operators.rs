@@ -3,18 +3,27 @@
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 use pinhole_bundle::dialect;
 use pinhole_kernels::{
-    self as kernels, Activation, Before, Input, PackedLinear, PackedLinearInt8, Rows,
+    self as kernels, Activation, Before, Input, PackedLinear, PackedLinearF16, PackedLinearInt8,
+    Rows,
 };
 use tract_onnx::model::{Onnx, ParsingContext};
 use tract_onnx::pb::{NodeProto, TensorProto};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
 
-/// Makes tract build our operator for each function.
-pub(super) fn register(onnx: &mut Onnx) {
+/// Makes tract build our operator for each function. If `f16`, weights that are stored in f16 are multiplied in
+/// f16; otherwise they are widened to f32.
+pub(super) fn register(onnx: &mut Onnx, f16: bool) {
     let register = &mut onnx.op_register;
+    // tract takes functions without a state.
+    let (patch_embedding, linear) = match f16 {
+        true => (patch_embedding::<true> as Build, linear::<true> as Build),
+        false => (patch_embedding::<false> as Build, linear::<false> as Build),
+    };
     register.insert(dialect::PATCH_EMBEDDING.name, patch_embedding);
     register.insert(
         dialect::QUANTIZED_PATCH_EMBEDDING.name,
@@ -47,6 +56,8 @@ pub(super) fn register(onnx: &mut Onnx) {
         operator("L2Normalize", L2Normalize)
     });
 }
+
+type Build = fn(&ParsingContext, &NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
 
 /// What an operator computes; [`Operator`] makes a tract operator of it.
 trait Compute: fmt::Debug + Send + Sync + 'static {
@@ -233,30 +244,87 @@ fn plain(value: &TValue) -> TractResult<&[f32]> {
     value.try_as_plain_ram()?.as_slice::<f32>()
 }
 
-/// weight `[K, M]` and bias `[M]` packed; every weight is multiplied by `scale`.
-fn pack(context: &ParsingContext, node: &NodeProto, scale: f32) -> TractResult<PackedLinear> {
-    let (mut weight, shape) = parameter(context, node, "weight", 2)?;
+/// Weights in floating point: in f16 if they are both stored and multiplied so, else in f32.
+#[derive(Debug)]
+enum Weights {
+    F32(PackedLinear),
+    F16(PackedLinearF16),
+}
+
+impl Weights {
+    fn inputs(&self) -> usize {
+        match self {
+            Weights::F32(weights) => weights.inputs(),
+            Weights::F16(weights) => weights.inputs(),
+        }
+    }
+
+    fn outputs(&self) -> usize {
+        match self {
+            Weights::F32(weights) => weights.outputs(),
+            Weights::F16(weights) => weights.outputs(),
+        }
+    }
+}
+
+/// weight `[K, M]` and bias `[M]` packed; in f32 every weight is multiplied by `scale`.
+fn pack<const F16: bool>(
+    context: &ParsingContext,
+    node: &NodeProto,
+    scale: f32,
+) -> TractResult<Weights> {
     let (bias, bias_shape) = parameter(context, node, "bias", 1)?;
-    ensure!(
-        bias_shape[0] == shape[1],
-        "bias: expected [{}], found {bias_shape:?}",
-        shape[1]
-    );
+    let fits = |shape: &[usize]| {
+        ensure!(
+            bias_shape[0] == shape[1],
+            "bias: expected [{}], found {bias_shape:?}",
+            shape[1]
+        );
+        Ok(())
+    };
+    if F16 {
+        let proto = attribute_tensor(node, "weight")?;
+        let tensor = context.load_tensor(proto)?;
+        if tensor.datum_type() == f16::datum_type() {
+            let &[inputs, outputs] = tensor.shape() else {
+                bail!("weight: expected 2 dimensions, found {:?}", tensor.shape());
+            };
+            fits(tensor.shape())?;
+            let bits = tensor.try_as_plain_ram()?.as_slice::<f16>()?;
+            return PackedLinearF16::from_in_out(
+                bits.reinterpret_cast(),
+                inputs,
+                outputs,
+                Some(&bias),
+            )
+            .map(Weights::F16)
+            .map_err(|e| format_err!("{}: {e}", proto.name));
+        }
+    }
+    let (mut weight, shape) = parameter(context, node, "weight", 2)?;
+    fits(&shape)?;
     if scale != 1.0 {
         weight.iter_mut().for_each(|w| *w *= scale);
     }
-    Ok(PackedLinear::from_in_out(
-        &weight,
-        shape[0],
-        shape[1],
-        Some(&bias),
-    ))
+    let weights = PackedLinear::from_in_out(&weight, shape[0], shape[1], Some(&bias));
+    Ok(Weights::F32(weights))
 }
 
 /// The dialect's name of a node's function.
 fn name(node: &NodeProto) -> &'static str {
     let mut names = dialect::FUNCTIONS.iter().map(|f| f.name);
     names.find(|n| *n == node.op_type).unwrap_or("Linear")
+}
+
+/// As [`name`] where the arithmetic is f16, so that nobody takes one for the other.
+fn name_in_f16(node: &NodeProto) -> &'static str {
+    match node.op_type.as_str() {
+        "PatchEmbedding" => "PatchEmbeddingF16",
+        "LinearQuickGelu" => "LinearQuickGeluF16",
+        "LinearGelu" => "LinearGeluF16",
+        "LinearAdd" => "LinearAddF16",
+        _ => "LinearF16",
+    }
 }
 
 /// The element-wise function in a linear function's name.
@@ -272,18 +340,23 @@ fn activation(node: &NodeProto) -> Activation {
 
 #[derive(Debug)]
 struct Linear {
-    weights: PackedLinear,
+    weights: Weights,
     activation: Activation,
 }
 
-fn linear(
+fn linear<const F16: bool>(
     context: &ParsingContext,
     node: &NodeProto,
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    let weights = pack::<F16>(context, node, 1.0)?;
+    let name = match weights {
+        Weights::F32(_) => name(node),
+        Weights::F16(_) => name_in_f16(node),
+    };
     operator(
-        name(node),
+        name,
         Linear {
-            weights: pack(context, node, 1.0)?,
+            weights,
             activation: activation(node),
         },
     )
@@ -297,13 +370,11 @@ impl Compute for Linear {
     fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
         let x = plain(&inputs[0])?;
         let residual = inputs.get(1).map(plain).transpose()?;
-        self.weights.apply(
-            x,
-            x.len() / self.weights.inputs(),
-            self.activation,
-            residual,
-            output,
-        );
+        let (rows, activation) = (x.len() / self.weights.inputs(), self.activation);
+        match &self.weights {
+            Weights::F32(weights) => weights.apply(x, rows, activation, residual, output),
+            Weights::F16(weights) => weights.apply(x, rows, activation, residual, output),
+        }
         Ok(())
     }
 }
@@ -422,16 +493,25 @@ struct PatchEmbedding {
 #[derive(Debug)]
 enum PatchWeights {
     F32(PackedLinear),
+    /// And what a pixel counts.
+    F16(PackedLinearF16, f32),
     Int8(PackedLinearInt8),
 }
 
-fn patch_embedding(
+fn patch_embedding<const F16: bool>(
     context: &ParsingContext,
     node: &NodeProto,
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
-    let weights = pack(context, node, float(node, "scale")?)?;
+    let scale = float(node, "scale")?;
+    let weights = pack::<F16>(context, node, scale)?;
     let inputs = weights.inputs();
-    patches(node, PatchWeights::F32(weights), inputs)
+    match weights {
+        Weights::F32(weights) => patches(node, name(node), PatchWeights::F32(weights), inputs),
+        Weights::F16(weights) => {
+            let weights = PatchWeights::F16(weights, scale);
+            patches(node, name_in_f16(node), weights, inputs)
+        }
+    }
 }
 
 fn quantized_patch_embedding(
@@ -440,11 +520,12 @@ fn quantized_patch_embedding(
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
     let weights = pack_quantized(context, node)?;
     let inputs = weights.inputs();
-    patches(node, PatchWeights::Int8(weights), inputs)
+    patches(node, name(node), PatchWeights::Int8(weights), inputs)
 }
 
 fn patches(
     node: &NodeProto,
+    name: &'static str,
     weights: PatchWeights,
     inputs: usize,
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
@@ -454,7 +535,7 @@ fn patches(
         inputs == expected,
         "weight: expected {expected} rows for patch {patch}, found {inputs}"
     );
-    operator(name(node), PatchEmbedding { weights, patch })
+    operator(name, PatchEmbedding { weights, patch })
 }
 
 impl Compute for PatchEmbedding {
@@ -469,6 +550,7 @@ impl Compute for PatchEmbedding {
         );
         let outputs = match &self.weights {
             PatchWeights::F32(weights) => weights.outputs(),
+            PatchWeights::F16(weights, _) => weights.outputs(),
             PatchWeights::Int8(weights) => weights.outputs(),
         };
         Ok(tvec![n, (height / p) * (width / p), outputs])
@@ -486,6 +568,9 @@ impl Compute for PatchEmbedding {
             match &self.weights {
                 PatchWeights::F32(weights) => {
                     kernels::patch_embedding(image, h, w, p, weights, out)
+                }
+                PatchWeights::F16(weights, scale) => {
+                    kernels::patch_embedding_f16(image, h, w, p, weights, *scale, out);
                 }
                 PatchWeights::Int8(weights) => {
                     kernels::patch_embedding_int8(image, h, w, p, weights, 1.0, out);
