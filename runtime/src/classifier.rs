@@ -53,9 +53,13 @@ impl Builder {
     /// [`Error::Bundle`] and [`Error::Network`] name the file and the field; [`Error::Threads`].
     pub fn open(self, folder: impl AsRef<Path>) -> Result<Classifier, Error> {
         let threads = thread_pool(self.threads)?;
-        let bundle = Bundle::open(folder.as_ref())?;
-        let encoder = threads.install(|| ImageEncoder::load(&bundle))?;
-        let conditional = threads.install(|| ConditionalHead::load(&bundle, self.mode))?;
+        let load = |bundle: &Bundle| -> Result<_, Error> {
+            let encoder = ImageEncoder::load(bundle)?;
+            Ok((encoder, ConditionalHead::load(bundle, self.mode)?))
+        };
+        let folder = folder.as_ref();
+        let (bundle, loaded) = threads.install(|| Bundle::open_with(folder, load))?;
+        let (encoder, conditional) = loaded?;
         Ok(Classifier {
             bundle,
             encoder,
