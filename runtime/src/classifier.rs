@@ -65,14 +65,19 @@ impl Builder {
     /// [`Error::Bundle`] and [`Error::Network`] name the file and the field; [`Error::Threads`].
     pub fn open(self, folder: impl AsRef<Path>) -> Result<Classifier, Error> {
         let threads = thread_pool(self.threads)?;
-        let bundle = Bundle::open(folder.as_ref())?;
-        let manifest = bundle.manifest();
-        let f16_arithmetic = manifest.precision == Precision::F16
-            && (self.f16_arithmetic).unwrap_or_else(|| {
-                manifest.f16_arithmetic.is_some() && pinhole_kernels::f16_arithmetic()
-            });
-        let encoder = threads.install(|| ImageEncoder::load(&bundle, f16_arithmetic))?;
-        let conditional = threads.install(|| ConditionalHead::load(&bundle, self.mode))?;
+        let load = |bundle: &Bundle| -> Result<_, Error> {
+            let manifest = bundle.manifest();
+            let f16_arithmetic = manifest.precision == Precision::F16
+                && (self.f16_arithmetic).unwrap_or_else(|| {
+                    manifest.f16_arithmetic.is_some() && pinhole_kernels::f16_arithmetic()
+                });
+            let encoder = ImageEncoder::load(bundle, f16_arithmetic)?;
+            let conditional = ConditionalHead::load(bundle, self.mode)?;
+            Ok((encoder, conditional, f16_arithmetic))
+        };
+        let folder = folder.as_ref();
+        let (bundle, loaded) = threads.install(|| Bundle::open_with(folder, load))?;
+        let (encoder, conditional, f16_arithmetic) = loaded?;
         Ok(Classifier {
             bundle,
             encoder,

@@ -159,7 +159,11 @@ impl PackedLinearInt8 {
         if k > Self::MOST_INPUTS {
             return Err(WeightError::Inputs { found: k });
         }
-        if let Some(at) = data.iter().position(|&w| w == i8::MIN) {
+        // The least of a chunk is found in vectors, the first of all is not.
+        let out_of_range = |chunk: &[i8]| chunk.iter().fold(0, |least, &w| w.min(least)) == i8::MIN;
+        if data.chunks(4096).any(out_of_range)
+            && let Some(at) = data.iter().position(|&w| w == i8::MIN)
+        {
             let (output, input) = match weight {
                 Weight::OutIn(_) => (at / k, at % k),
                 Weight::InOut(_) => (at % n, at / n),

@@ -375,13 +375,7 @@ pub(crate) fn pack_panel(
 ) {
     let (header, body) = panel.split_at_mut(layout.header_size());
     let mut sums = vec![0i32; columns.len()];
-    match layout.step {
-        2 => pack_weight::<2>(layout, weight, k, n, &columns, body, &mut sums),
-        4 => pack_weight::<4>(layout, weight, k, n, &columns, body, &mut sums),
-        8 => pack_weight::<8>(layout, weight, k, n, &columns, body, &mut sums),
-        16 => pack_weight::<16>(layout, weight, k, n, &columns, body, &mut sums),
-        step => unreachable!("steps of {step}"),
-    }
+    pack_steps(layout, weight, k, n, &columns, body, &mut sums);
     let header = header.as_chunks_mut::<4>().0;
     for (j, column) in columns.enumerate() {
         let correction = match layout.operand {
@@ -395,7 +389,54 @@ pub(crate) fn pack_panel(
     }
 }
 
-/// The values of a panel, in steps of STEP; adds the columns' sums to `sums`.
+/// Bytes of the narrowest vector.
+const WIDE: usize = 16;
+
+/// The values of a panel; adds the columns' sums to `sums`.
+#[inline(never)]
+fn pack_steps(
+    layout: Layout,
+    weight: Weight,
+    k: usize,
+    n: usize,
+    columns: &Range<usize>,
+    body: &mut [u8],
+    sums: &mut [i32],
+) {
+    match layout.step {
+        #[cfg(target_arch = "x86_64")]
+        2 | 4 if is_x86_feature_detected!("avx2") => {
+            // SAFETY: the processor has AVX2.
+            unsafe { pack_steps_avx2(layout, weight, k, n, columns, body, sums) }
+        }
+        2 => pack_weight::<2>(layout, weight, k, n, columns, body, sums),
+        4 => pack_weight::<4>(layout, weight, k, n, columns, body, sums),
+        8 => pack_weight::<8>(layout, weight, k, n, columns, body, sums),
+        16 => pack_weight::<16>(layout, weight, k, n, columns, body, sums),
+        step => unreachable!("steps of {step}"),
+    }
+}
+
+/// [`pack_steps`] of 2 or 4 in wider vectors.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn pack_steps_avx2(
+    layout: Layout,
+    weight: Weight,
+    k: usize,
+    n: usize,
+    columns: &Range<usize>,
+    body: &mut [u8],
+    sums: &mut [i32],
+) {
+    match layout.step {
+        2 => pack_weight::<2>(layout, weight, k, n, columns, body, sums),
+        _ => pack_weight::<4>(layout, weight, k, n, columns, body, sums),
+    }
+}
+
+/// In steps of STEP.
+#[inline(always)]
 fn pack_weight<const STEP: usize>(
     layout: Layout,
     weight: Weight,
@@ -408,12 +449,33 @@ fn pack_weight<const STEP: usize>(
     let steps = body.chunks_exact_mut(layout.columns * STEP);
     for (i, to) in steps.take(k.div_ceil(STEP)).enumerate() {
         let rows = i * STEP..k.min((i + 1) * STEP);
-        let slots = to.as_chunks_mut::<STEP>().0.iter_mut().zip(&mut *sums);
+        let slots = to.as_chunks_mut::<STEP>().0;
         match weight {
+            // As many columns at a time as a vector has bytes.
+            Weight::InOut(weight) if rows.len() == STEP && columns.len() % WIDE == 0 => {
+                let rows: [&[[i8; WIDE]]; STEP] = std::array::from_fn(|r| {
+                    let row = &weight[(rows.start + r) * n..][columns.clone()];
+                    row.as_chunks().0
+                });
+                let slots = slots.as_chunks_mut::<WIDE>().0.iter_mut();
+                let sums = sums.as_chunks_mut::<WIDE>().0;
+                for (i, (slots, sums)) in slots.zip(sums).enumerate() {
+                    let rows = rows.map(|row| row[i]);
+                    for (j, slot) in slots.iter_mut().enumerate() {
+                        for (to, row) in slot.iter_mut().zip(&rows) {
+                            *to = row[j].cast_unsigned();
+                        }
+                    }
+                    for (j, sum) in sums.iter_mut().enumerate() {
+                        // At most 16 values of at most 127.
+                        *sum += i32::from(rows.iter().map(|row| i16::from(row[j])).sum::<i16>());
+                    }
+                }
+            }
             Weight::InOut(weight) if rows.len() == STEP => {
                 let rows: [&[i8]; STEP] =
                     std::array::from_fn(|r| &weight[(rows.start + r) * n..][columns.clone()]);
-                for (j, (slot, sum)) in slots.enumerate() {
+                for (j, (slot, sum)) in slots.iter_mut().zip(&mut *sums).enumerate() {
                     for (to, row) in slot.iter_mut().zip(rows) {
                         *to = row[j].cast_unsigned();
                         *sum += i32::from(row[j]);
@@ -421,7 +483,7 @@ fn pack_weight<const STEP: usize>(
                 }
             }
             _ => {
-                for ((slot, sum), j) in slots.zip(columns.clone()) {
+                for ((slot, sum), j) in slots.iter_mut().zip(&mut *sums).zip(columns.clone()) {
                     for (to, p) in slot.iter_mut().zip(rows.clone()) {
                         let value = weight.data()[weight.at(p, j, k, n)];
                         *to = value.cast_unsigned();

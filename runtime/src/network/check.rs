@@ -6,6 +6,8 @@ use tract_onnx::pb::{
     tensor_shape_proto, type_proto,
 };
 
+use super::initializer::is_external;
+
 /// Checks version, input, output, every operator and every initialiser.
 pub(super) fn model(
     proto: &ModelProto,
@@ -196,10 +198,6 @@ fn initializer(tensor: &TensorProto, bundle: &Bundle) -> Result<(), String> {
             format!("{length} bytes from {offset}"),
         ),
     }
-}
-
-pub(super) fn is_external(tensor: &TensorProto) -> bool {
-    tensor.data_location == Some(tract_onnx::pb::tensor_proto::DataLocation::External as i32)
 }
 
 fn operator(node: &NodeProto) -> Result<(), String> {

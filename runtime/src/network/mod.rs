@@ -2,6 +2,7 @@
 
 mod attach;
 mod check;
+mod initializer;
 mod operators;
 
 use std::path::Path;
@@ -128,8 +129,9 @@ fn build(
     let folder = folder
         .to_str()
         .context("the bundle's path is not valid UTF-8")?;
-    let parsed = onnx.parse(proto, Some(folder))?;
-    let mut model = parsed.model;
+    let parsed = onnx.parse(proto, Some(folder));
+    operators::free_spare();
+    let mut model = parsed?.model;
     let pixels = u8::fact([1, image_size, image_size, 3]);
     model.set_input_fact(0, pixels.into())?;
     let mut model = model.into_optimized()?;

@@ -1,6 +1,8 @@
 //! Our operators inside tract's plan: one for each function of the dialect.
 
+use std::cell::RefCell;
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use half::f16;
@@ -14,6 +16,19 @@ use tract_onnx::model::{Onnx, ParsingContext};
 use tract_onnx::pb::{NodeProto, TensorProto};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
+
+use super::initializer;
+
+thread_local! {
+    /// A weight's memory, for the next one while a network is built on this thread. Memory that is freed and asked
+    /// for again would be touched anew each time, or leave holes between the packed weights.
+    static SPARE: RefCell<Vec<i8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Frees what the building of a network on this thread has kept.
+pub(super) fn free_spare() {
+    SPARE.take();
+}
 
 /// Makes tract build our operator for each function. If `f16`, weights that are stored in f16 are multiplied in
 /// f16; otherwise they are widened to f32.
@@ -186,6 +201,21 @@ fn attribute_tensor<'a>(node: &'a NodeProto, name: &str) -> TractResult<&'a Tens
         .with_context(|| format!("{name}: expected an initializer, found none"))
 }
 
+/// Where external data lies.
+fn folder<'a>(context: &ParsingContext<'a>) -> &'a Path {
+    Path::new(context.model_dir.unwrap_or("."))
+}
+
+/// The shape of `tensor`, whose dimensions have been checked; `name` is its role.
+fn shape(tensor: &TensorProto, name: &str, rank: usize) -> TractResult<Vec<usize>> {
+    ensure!(
+        tensor.dims.len() == rank,
+        "{name}: expected {rank} dimensions, found {:?}",
+        tensor.dims
+    );
+    Ok(tensor.dims.iter().map(|&d| d as usize).collect())
+}
+
 /// A parameter of `node` as f32 with its shape: an attribute, put there before parsing.
 fn parameter(
     context: &ParsingContext,
@@ -194,17 +224,13 @@ fn parameter(
     rank: usize,
 ) -> TractResult<(Vec<f32>, Vec<usize>)> {
     let proto = attribute_tensor(node, name)?;
-    let tensor = context.load_tensor(proto)?;
+    let shape = shape(proto, name, rank)?;
+    let data = initializer::floats(proto, folder(context))
+        .with_context(|| format!("{name}: {}", proto.name))?;
+    // By chunks, which are looked at in vectors.
+    let finite = |values: &[f32]| values.iter().fold(true, |all, v| all & v.is_finite());
     ensure!(
-        tensor.rank() == rank,
-        "{name}: expected {rank} dimensions, found {:?}",
-        tensor.shape()
-    );
-    let shape = tensor.shape().to_vec();
-    let tensor = tensor.cast_to_dt(f32::datum_type())?.into_owned();
-    let data = tensor.try_as_plain_ram()?.as_slice::<f32>()?.to_vec();
-    ensure!(
-        data.iter().all(|v| v.is_finite()),
+        data.chunks(1024).all(finite),
         "{}: {name}: expected finite weights, found NaN or infinity",
         proto.name
     );
@@ -412,14 +438,10 @@ impl fmt::Debug for QuantizedLinear {
 /// weight s8 `[K, M]`, scale `[M]` and bias `[M]` packed.
 fn pack_quantized(context: &ParsingContext, node: &NodeProto) -> TractResult<PackedLinearInt8> {
     let proto = attribute_tensor(node, "weight")?;
-    let tensor = context.load_tensor(proto)?;
-    ensure!(
-        tensor.rank() == 2 && tensor.datum_type() == i8::datum_type(),
-        "weight: expected int8 [K, M], found {:?} {:?}",
-        tensor.datum_type(),
-        tensor.shape()
-    );
-    let (inputs, outputs) = (tensor.shape()[0], tensor.shape()[1]);
+    let shape = shape(proto, "weight", 2)?;
+    let (inputs, outputs) = (shape[0], shape[1]);
+    let weight = initializer::int8(proto, folder(context), SPARE.take())
+        .with_context(|| format!("weight: {}", proto.name))?;
     let (scale, scale_shape) = parameter(context, node, "scale", 1)?;
     let (bias, bias_shape) = parameter(context, node, "bias", 1)?;
     for (name, shape) in [("scale", scale_shape), ("bias", bias_shape)] {
@@ -428,9 +450,9 @@ fn pack_quantized(context: &ParsingContext, node: &NodeProto) -> TractResult<Pac
             "{name}: expected [{outputs}], found {shape:?}"
         );
     }
-    let weight = tensor.try_as_plain_ram()?.as_slice::<i8>()?;
-    PackedLinearInt8::from_in_out(weight, &scale, inputs, outputs, Some(&bias))
-        .map_err(|e| format_err!("{}: {e}", proto.name))
+    let packed = PackedLinearInt8::from_in_out(&weight, &scale, inputs, outputs, Some(&bias));
+    SPARE.set(weight);
+    packed.map_err(|e| format_err!("{}: {e}", proto.name))
 }
 
 fn quantized_linear(
