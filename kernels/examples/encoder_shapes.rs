@@ -1,5 +1,5 @@
 //! The work of ViT-B/32's image encoder for one image, on made-up weights and pixels: patch embedding, twelve
-//! blocks, projection. `tests/arm/count` counts its instructions; what surrounds the kernels in a real
+//! blocks, projection. `tests/arm/count --kernels` counts its instructions; what surrounds the kernels in a real
 //! encoder (the graph's executor, the class token, position embeddings) is not in it.
 //!
 //!     cargo run --release -p pinhole-kernels --example encoder_shapes f32|f16|int8 ITERATIONS
