@@ -45,7 +45,7 @@ fn each_precision_and_the_flat_form_give_the_same_answer() {
         let ours = classifier
             .operators()
             .iter()
-            .filter(|(_, op)| op.ends_with("Attention"))
+            .filter(|o| o.operator.ends_with("Attention"))
             .count();
         assert_eq!(ours, if extra.contains(&"--flat") { 0 } else { 2 });
         // int8 is never f32 in silence: four layers of the first block, five of the last, whose query is of one
@@ -53,13 +53,17 @@ fn each_precision_and_the_flat_form_give_the_same_answer() {
         let operators = classifier.operators();
         let quantized = |op: &str| op.contains("QuantizedLinear");
         let float = |op: &str| op.starts_with("Linear");
-        let count = |of: &dyn Fn(&str) -> bool| operators.iter().filter(|(_, op)| of(op)).count();
+        let count =
+            |of: &dyn Fn(&str) -> bool| operators.iter().filter(|o| of(&o.operator)).count();
         let expected = match name {
             "d" => (9, 1),
             "c" | "e" => (0, 0),
             _ => (0, 10),
         };
         assert_eq!((count(&quantized), count(&float)), expected);
+        for o in operators.iter().filter(|o| quantized(&o.operator)) {
+            assert!(o.kernel.starts_with("int8 "), "{o:?}");
+        }
         embeddings.push(classifier.embed(&image).unwrap().values);
     }
     let cosine = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
@@ -97,7 +101,7 @@ fn f16_arithmetic_must_pass_the_gate() {
     };
     let f16_operators = |classifier: &Classifier| {
         let operators = classifier.operators();
-        let named = operators.iter().filter(|(_, op)| op.ends_with("F16"));
+        let named = operators.iter().filter(|o| o.operator.ends_with("F16"));
         named.count()
     };
     let (half, widened) = (by(true), by(false));

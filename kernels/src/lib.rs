@@ -59,7 +59,7 @@ pub use linear::PackedLinear;
 pub use patch::{patch_embedding, patch_embedding_f16, patch_embedding_int8};
 pub use quantize::Before;
 use select::kernels;
-pub use select::{Error, available, check, chosen, f16_arithmetic};
+pub use select::{Error, available, check, chosen, chosen_f32, f16_arithmetic};
 
 /// The element-wise function after a linear layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -54,6 +54,11 @@ pub fn f16_arithmetic() -> bool {
     kernels().half.is_some()
 }
 
+/// The name of the chosen variant's kernels for f32, which several variants share.
+pub fn chosen_f32() -> &'static str {
+    kernels().float.map_or(SCALAR.name, |float| float.name())
+}
+
 /// The names of the variants that this processor can run, best first.
 pub fn available() -> Vec<&'static str> {
     variants().into_iter().map(|kernels| kernels.name).collect()

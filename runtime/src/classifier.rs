@@ -9,7 +9,7 @@ use pinhole_prompts::conditional::Reuse;
 
 use crate::Error;
 use crate::conditional::{ConditionalHead, Mode};
-use crate::network::ImageEncoder;
+use crate::network::{ImageEncoder, NetworkOperator};
 
 /// A bundle made ready: checked, its network loaded, its threads started.
 ///
@@ -297,9 +297,8 @@ impl Classifier {
         self.f16_arithmetic
     }
 
-    /// The network's operators in the order of execution: (name, operator). Ours are those of the
-    /// dialect; any other is tract's.
-    pub fn operators(&self) -> Vec<(String, String)> {
+    /// The network's operators in the order of execution, with what each runs on.
+    pub fn operators(&self) -> Vec<NetworkOperator> {
         self.encoder.operators()
     }
 

@@ -356,7 +356,7 @@ fn inspect(classifier: &Classifier, operators: bool, json: bool) -> Result<ExitC
             kernels: String,
             f16_arithmetic: bool,
             #[serde(skip_serializing_if = "Option::is_none")]
-            operators: Option<Vec<(String, String)>>,
+            operators: Option<Vec<pinhole::NetworkOperator>>,
         }
         let inspection = Inspection {
             manifest,
@@ -520,8 +520,8 @@ fn inspect(classifier: &Classifier, operators: bool, json: bool) -> Result<ExitC
     }
     if operators {
         writeln!(out, "operators")?;
-        for (name, operator) in classifier.operators() {
-            writeln!(out, "  {operator:<20} {name}")?;
+        for o in classifier.operators() {
+            writeln!(out, "  {:<34} {:<16} {}", o.operator, o.kernel, o.name)?;
         }
     }
     if !manifest.model_card.is_empty() {

@@ -197,6 +197,14 @@ impl PackedLinearF16 {
         self.n
     }
 
+    /// The name of the kernel that [`Self::apply`] runs on.
+    pub fn kernel(&self) -> &'static str {
+        match &self.packed {
+            Packed::Emulated { .. } => "emulated",
+            Packed::Panels { vector, .. } => vector.name(),
+        }
+    }
+
     /// out [m, n] = activation(x [m, k] W + b) + residual [m, n], the product in f16.
     ///
     /// Each row of x is multiplied by a power of two, which brings its largest value to where no sum can leave the
@@ -395,10 +403,7 @@ fn reach(weight: Weight, k: usize, n: usize) -> f32 {
 
 impl fmt::Debug for PackedLinearF16 {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let kernels = match &self.packed {
-            Packed::Emulated { .. } => "emulated",
-            Packed::Panels { vector, .. } => vector.name(),
-        };
-        write!(f, "PackedLinearF16({} -> {}, {kernels})", self.k, self.n)
+        let (k, n, kernel) = (self.k, self.n, self.kernel());
+        write!(f, "PackedLinearF16({k} -> {n}, {kernel})")
     }
 }

@@ -207,6 +207,14 @@ impl PackedLinearInt8 {
         self.n
     }
 
+    /// The name of the kernel that [`Self::apply`] runs on.
+    pub fn kernel(&self) -> &'static str {
+        match &self.packed {
+            Packed::Reference(_) => "scalar",
+            Packed::Panels { vector, .. } => vector.name(),
+        }
+    }
+
     /// out [m, n] = activation(sum · (row scale · output scale) + bias) + residual [m, n], the sum that of x's
     /// and the weight's products in whole numbers, exact. The scales' product is rounded; its product with
     /// the sum plus the bias is rounded once. So all kernels give the same bits, apart from those of a NaN
@@ -438,10 +446,7 @@ impl Weights {
 
 impl fmt::Debug for PackedLinearInt8 {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let kernels = match &self.packed {
-            Packed::Reference(_) => "scalar",
-            Packed::Panels { vector, .. } => vector.name(),
-        };
-        write!(f, "PackedLinearInt8({} -> {}, {kernels})", self.k, self.n)
+        let (k, n, kernel) = (self.k, self.n, self.kernel());
+        write!(f, "PackedLinearInt8({k} -> {n}, {kernel})")
     }
 }

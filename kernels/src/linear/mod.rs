@@ -113,6 +113,14 @@ impl PackedLinear {
         self.n
     }
 
+    /// The name of the kernel that [`Self::apply`] runs on.
+    pub fn kernel(&self) -> &'static str {
+        match &self.packed {
+            Packed::Reference { .. } => "scalar",
+            Packed::Panels { vector, .. } => vector.name(),
+        }
+    }
+
     /// out [m, n] = activation(x [m, k] W + b) + residual [m, n]
     ///
     /// A row's result does not depend on the other rows, so that rows computed together or apart give the
@@ -232,10 +240,7 @@ pub(crate) fn group_size(panels: usize, threads: usize, bytes: usize) -> usize {
 
 impl fmt::Debug for PackedLinear {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let kernels = match &self.packed {
-            Packed::Reference { .. } => "scalar",
-            Packed::Panels { vector, .. } => vector.name(),
-        };
-        write!(f, "PackedLinear({} -> {}, {kernels})", self.k, self.n)
+        let (k, n, kernel) = (self.k, self.n, self.kernel());
+        write!(f, "PackedLinear({k} -> {n}, {kernel})")
     }
 }

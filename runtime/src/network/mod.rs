@@ -10,10 +10,22 @@ use std::sync::{Arc, Mutex};
 
 use pinhole_bundle::{Bundle, IMAGE_ENCODER};
 use prost::Message;
+use serde::Serialize;
 use tract_onnx::pb;
 use tract_onnx::tract_hir::internal::*;
 
 use crate::Error;
+
+/// An operator of the image encoder as it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NetworkOperator {
+    /// The node's name in the ONNX file.
+    pub name: String,
+    /// What it is: one of the dialect's functions, or an operator of tract's.
+    pub operator: String,
+    /// What it computes in and on which of our kernels, such as "int8 dotprod"; "tract" where it is tract's.
+    pub kernel: String,
+}
 
 /// The image encoder, ready to run on one image at a time.
 pub(crate) struct ImageEncoder {
@@ -85,19 +97,16 @@ impl ImageEncoder {
         Ok(embedding)
     }
 
-    /// Each operator of the plan with its name, in the order of execution.
-    pub(crate) fn operators(&self) -> Vec<(String, String)> {
-        let model = self.plan.model();
-        self.plan
-            .order_without_consts()
-            .iter()
-            .map(|&id| {
-                (
-                    model.nodes()[id].name.clone(),
-                    model.nodes()[id].op.name().to_string(),
-                )
-            })
-            .collect()
+    /// Each operator of the plan, in the order of execution.
+    pub(crate) fn operators(&self) -> Vec<NetworkOperator> {
+        let nodes = self.plan.model().nodes();
+        let order = self.plan.order_without_consts().iter();
+        let operators = order.map(|&id| NetworkOperator {
+            name: nodes[id].name.clone(),
+            operator: nodes[id].op.name().to_string(),
+            kernel: operators::kernel(nodes[id].op.as_ref()).unwrap_or("tract".into()),
+        });
+        operators.collect()
     }
 }
 

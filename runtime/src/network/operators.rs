@@ -80,6 +80,16 @@ trait Compute: fmt::Debug + Send + Sync + 'static {
     fn shape(&self, inputs: &[&[usize]]) -> TractResult<TVec<usize>>;
     /// Fills `output`, whose shape is [`Compute::shape`]'s.
     fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()>;
+    /// What it computes in and on which kernel: "int8 dotprod", say.
+    fn kernel(&self) -> String {
+        format!("f32 {}", kernels::chosen_f32())
+    }
+}
+
+/// The kernel of one of the plan's operators, if it is ours.
+pub(super) fn kernel(operator: &dyn TypedOp) -> Option<String> {
+    let operator = operator.downcast_ref::<Operator>()?;
+    Some(operator.compute.kernel())
 }
 
 /// A tract operator with one f32 output around a [`Compute`].
@@ -278,6 +288,13 @@ enum Weights {
 }
 
 impl Weights {
+    fn kernel(&self) -> String {
+        match self {
+            Weights::F32(weights) => format!("f32 {}", weights.kernel()),
+            Weights::F16(weights) => format!("f16 {}", weights.kernel()),
+        }
+    }
+
     fn inputs(&self) -> usize {
         match self {
             Weights::F32(weights) => weights.inputs(),
@@ -403,6 +420,10 @@ impl Compute for Linear {
         }
         Ok(())
     }
+
+    fn kernel(&self) -> String {
+        self.weights.kernel()
+    }
 }
 
 /// The shape of a linear layer's output.
@@ -503,6 +524,10 @@ impl Compute for QuantizedLinear {
         (self.weights).apply(x, rows, self.activation, residual, output);
         Ok(())
     }
+
+    fn kernel(&self) -> String {
+        format!("int8 {}", self.weights.kernel())
+    }
 }
 
 #[derive(Debug)]
@@ -601,6 +626,14 @@ impl Compute for PatchEmbedding {
         }
         Ok(())
     }
+
+    fn kernel(&self) -> String {
+        match &self.weights {
+            PatchWeights::F32(weights) => format!("f32 {}", weights.kernel()),
+            PatchWeights::F16(weights, _) => format!("f16 {}", weights.kernel()),
+            PatchWeights::Int8(weights) => format!("int8 {}", weights.kernel()),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -658,6 +691,10 @@ impl Compute for TokenEmbedding {
             }
         }
         Ok(())
+    }
+
+    fn kernel(&self) -> String {
+        "f32 scalar".into()
     }
 }
 
@@ -808,5 +845,9 @@ impl Compute for L2Normalize {
             .chunks_exact_mut(width)
             .for_each(kernels::l2_normalize);
         Ok(())
+    }
+
+    fn kernel(&self) -> String {
+        "f32 scalar".into()
     }
 }
