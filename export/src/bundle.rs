@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
-use pinhole::{Classifier, DecodeOptions, RgbImage};
+use anyhow::{Result, ensure};
+use pinhole::{Classifier, DecodeOptions};
 use pinhole_bundle::{
-    Bundle, BundleWriter, FORMAT, Fidelity, Golden, GoldenImage, Head, HeadKind, Manifest,
-    ModelInfo, Precision, PromptLearnerInfo, UnknownPolicy, VERSION,
+    Bundle, BundleWriter, FORMAT, Golden, GoldenImage, Head, HeadKind, Manifest, ModelInfo,
+    Precision, PromptLearnerInfo, UnknownPolicy, VERSION,
 };
 use pinhole_checkpoint::{Checkpoint, ClassPosition, ImageTower, PromptLearner, Tensor};
 use pinhole_prompts::{
@@ -15,7 +15,9 @@ use pinhole_prompts::{
 };
 
 use crate::calibrate::{CalibrationImage, calibrate};
+use crate::fidelity::{Gate, Reference};
 use crate::graph::{self, GraphOptions};
+use crate::quantization::Quantization;
 use crate::{golden, text_encoder};
 
 /// What to export.
@@ -41,6 +43,8 @@ pub struct Request<'a> {
     pub keep: f32,
     /// What the fidelity must reach.
     pub gate: Gate,
+    /// Whether to report on each layer.
+    pub report: bool,
     /// Text for people.
     pub model_card: String,
     /// The bundle's folder, which must not exist.
@@ -56,24 +60,6 @@ pub enum Prompts<'a> {
     Learned(&'a PromptLearner, ClassPosition),
 }
 
-/// What a reduced precision must keep; 0 turns a bound off.
-#[derive(Clone, Copy, Debug)]
-pub struct Gate {
-    /// Least mean cosine with the f32 embedding.
-    pub min_cosine: f32,
-    /// Least share of images with the same best class as f32.
-    pub min_agreement: f32,
-}
-
-impl Gate {
-    fn holds(&self, fidelity: &Fidelity) -> bool {
-        // A bound of 0 is off; written so that NaN fails.
-        let passes = |value: f32, least: f32| least == 0.0 || value >= least;
-        passes(fidelity.mean_cosine, self.min_cosine)
-            && passes(fidelity.top1_agreement, self.min_agreement)
-    }
-}
-
 /// A step of the export, for a progress bar: (step, done, total).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -81,6 +67,12 @@ pub enum Step {
     Text,
     /// The graph, in tensors.
     Graph,
+    /// Embeddings in f32 to compare with, in images.
+    Reference,
+    /// What each layer reads, in images.
+    Layers,
+    /// What each layer's integers do alone, in layers.
+    Damage,
     /// Fidelity, in images.
     Fidelity,
     /// Embeddings of the calibration images.
@@ -112,27 +104,25 @@ fn self_test_cosine(manifest: &Manifest) -> f32 {
 /// ViT-B/32 takes seconds.
 const F16_IMAGES: usize = 64;
 
-/// Writes the bundle and gives back its manifest.
+/// What an export came to.
+pub struct Exported {
+    /// The bundle's manifest.
+    pub manifest: Manifest,
+    /// How each layer was written and what that does, in Markdown, where the request asked for it.
+    pub report: Option<String>,
+}
+
+/// Writes the bundle.
 ///
 /// # Errors
 /// The output folder exists or cannot be written to; a class or a template does not fit; a weight is not
 /// finite; the fidelity stays below the gate. Nothing is left at the destination then.
-pub fn export(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Result<Manifest> {
+pub fn export(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Result<Exported> {
     // First, so that a wrong --out is known before the work is done.
     let writer = BundleWriter::create(request.out)?;
     let head = head(request, progress)?;
     let mut manifest = manifest(request, head.embedding_size);
-    assemble(
-        request,
-        &writer,
-        &head,
-        request.precision,
-        &mut manifest,
-        progress,
-    )?;
-    if request.precision != Precision::F32 {
-        fidelity(request, &writer, &head, &mut manifest, progress)?;
-    }
+    let report = image_encoder(request, &writer, &head, &mut manifest, progress)?;
     if let Prompts::Learned(learner, _) = request.prompts
         && learner.meta_net.is_some()
     {
@@ -152,7 +142,112 @@ pub fn export(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Re
     }
     record_golden(&writer, &mut manifest)?;
     writer.finish()?;
-    Ok(manifest)
+    Ok(Exported { manifest, report })
+}
+
+/// Share of the weights that may stay in floating point to reach the gate.
+const MOST_FLOAT: f32 = 0.25;
+
+/// Writes all but the texts, in int8 with the layers that do the most damage kept in floating point as long as
+/// the gate asks for it. Gives back the report.
+fn image_encoder(
+    request: &Request,
+    writer: &BundleWriter,
+    head: &Head,
+    manifest: &mut Manifest,
+    progress: &mut dyn FnMut(Step, u64, u64),
+) -> Result<Option<String>> {
+    let options = GraphOptions {
+        precision: request.precision,
+        flat: request.flat,
+    };
+    let mut quantization = Quantization::default();
+    if request.precision == Precision::F32 {
+        assemble(
+            request,
+            writer,
+            head,
+            options,
+            &mut quantization,
+            manifest,
+            progress,
+        )?;
+        return Ok(request
+            .report
+            .then(|| "Precision f32 changes no layer.\n".into()));
+    }
+    let reference = Reference::new(request, writer.folder(), head, manifest, progress)?;
+    let integers = request.precision == Precision::Int8;
+    if integers {
+        quantization = reference.observe(progress)?;
+    }
+    assemble(
+        request,
+        writer,
+        head,
+        options,
+        &mut quantization,
+        manifest,
+        progress,
+    )?;
+    let f32_arithmetic = Classifier::builder().f16_arithmetic(false);
+    let measure = |progress: &mut dyn FnMut(Step, u64, u64)| {
+        let stored = f32_arithmetic.open(writer.folder())?;
+        reference.fidelity(&stored, usize::MAX, progress)
+    };
+    let mut fidelity = measure(progress)?;
+    let holds = request.gate.holds(&fidelity);
+    if integers && (!holds || request.report) {
+        reference.measure_damage(&mut quantization, progress)?;
+    }
+    if integers && !holds {
+        let worst = quantization.worst(MOST_FLOAT);
+        let mut kept = 0;
+        while kept < worst.len() && !request.gate.holds(&fidelity) {
+            // Doubling bounds how often the network is written and measured.
+            let next = (2 * kept).max(1).min(worst.len());
+            quantization.keep_float(worst[kept..next].iter().cloned());
+            kept = next;
+            assemble(
+                request,
+                writer,
+                head,
+                options,
+                &mut quantization,
+                manifest,
+                progress,
+            )?;
+            fidelity = measure(progress)?;
+        }
+    }
+    let table = if integers {
+        quantization.table()
+    } else {
+        String::new()
+    };
+    request.gate.check(&fidelity, request.precision, &table)?;
+    manifest.fidelity = Some(fidelity);
+    // In a flat file the products are tract's, which widens.
+    if request.precision == Precision::F16 && !request.flat {
+        let stored = Classifier::builder()
+            .f16_arithmetic(true)
+            .open(writer.folder())?;
+        let found = reference.fidelity(&stored, F16_IMAGES, progress)?;
+        // Below the gate the bundle is multiplied in f32 everywhere.
+        let good = request.gate.holds(&found) && found.worst_cosine.is_finite();
+        manifest.f16_arithmetic = good.then_some(found);
+    }
+    Ok(request.report.then(|| {
+        format!(
+            "{}: cosine with f32 mean {:.5}, worst {:.5}; same best class {:.1} %; {} {} images.\n\n{table}",
+            request.precision,
+            fidelity.mean_cosine,
+            fidelity.worst_cosine,
+            100.0 * fidelity.top1_agreement,
+            fidelity.images,
+            if request.calibration.is_empty() { "generated" } else { "calibration" },
+        )
+    }))
 }
 
 fn head(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Result<Head> {
@@ -328,22 +423,20 @@ fn manifest(request: &Request, embedding_size: usize) -> Manifest {
 }
 
 /// Everything but the golden embeddings' true values, so that the bundle can be opened.
-fn assemble(
+pub(crate) fn assemble(
     request: &Request,
     writer: &BundleWriter,
     head: &Head,
-    precision: Precision,
+    options: GraphOptions,
+    quantization: &mut Quantization,
     manifest: &mut Manifest,
     progress: &mut dyn FnMut(Step, u64, u64),
 ) -> Result<()> {
-    let options = GraphOptions {
-        precision,
-        flat: request.flat,
-    };
-    graph::write(
+    graph::write_quantized(
         request.checkpoint,
         writer.folder(),
         options,
+        quantization,
         &mut |done, total| progress(Step::Graph, done, total),
     )?;
     writer.add_head(head)?;
@@ -380,120 +473,6 @@ fn record_golden(writer: &BundleWriter, manifest: &mut Manifest) -> Result<()> {
     })?;
     writer.write_manifest(manifest)?;
     Ok(())
-}
-
-/// Exports the same weights in f32 to a temporary bundle, compares, and records what came out.
-fn fidelity(
-    request: &Request,
-    writer: &BundleWriter,
-    head: &Head,
-    manifest: &mut Manifest,
-    progress: &mut dyn FnMut(Step, u64, u64),
-) -> Result<()> {
-    let scratch = tempfile::tempdir_in(writer.folder().parent().unwrap_or(Path::new(".")))
-        .context("cannot create a temporary folder for the f32 reference")?;
-    let reference = BundleWriter::create(&scratch.path().join("reference"))?;
-    let mut reference_manifest = Manifest {
-        precision: Precision::F32,
-        fidelity: None,
-        ..manifest.clone()
-    };
-    assemble(
-        request,
-        &reference,
-        head,
-        Precision::F32,
-        &mut reference_manifest,
-        progress,
-    )?;
-
-    let images = match request.calibration.len() {
-        0 => golden::images()?.len(),
-        count => count,
-    };
-    // In a flat file the products are tract's, which widens.
-    let step = match request.precision == Precision::F16 && !request.flat {
-        true => Some(images.div_ceil(F16_IMAGES)),
-        false => None,
-    };
-    let total = 2 * images + step.map_or(0, |step| images.div_ceil(step));
-    let mut done = 0;
-    // One encoder at a time, as large ones fill the memory.
-    let mut embed = |classifier: Classifier, step: usize| -> Result<Vec<Vec<f32>>> {
-        let embed = |i| {
-            let embedding = classifier.embed(&fidelity_image(request, i)?)?.values;
-            done += 1;
-            progress(Step::Fidelity, done, total as u64);
-            Ok(embedding)
-        };
-        (0..images).step_by(step).map(embed).collect()
-    };
-    let exact = embed(Classifier::open(reference.folder())?, 1)?;
-    let in_f32 = Classifier::builder().f16_arithmetic(false);
-    let stored = embed(in_f32.open(writer.folder())?, 1)?;
-    let found = compare(head, exact.iter().zip(&stored));
-    if !request.gate.holds(&found) {
-        let Gate {
-            min_cosine,
-            min_agreement,
-        } = request.gate;
-        bail!(
-            "precision {} stays below the gate on {images} images: mean cosine {:.4} (--min-cosine {min_cosine}), \
-             same best class {:.1} % (--min-agreement {min_agreement})",
-            request.precision,
-            found.mean_cosine,
-            100.0 * found.top1_agreement
-        );
-    }
-    ensure!(
-        found.worst_cosine.is_finite(),
-        "the fidelity is not a number"
-    );
-    manifest.fidelity = Some(found);
-    if let Some(step) = step {
-        let in_f16 = Classifier::builder().f16_arithmetic(true);
-        let stored = embed(in_f16.open(writer.folder())?, step)?;
-        let found = compare(head, exact.iter().step_by(step).zip(&stored));
-        // Below the gate the bundle is multiplied in f32 everywhere.
-        let good = request.gate.holds(&found) && found.worst_cosine.is_finite();
-        manifest.f16_arithmetic = good.then_some(found);
-    }
-    Ok(())
-}
-
-/// The image that the fidelity is measured on in place `i`.
-fn fidelity_image(request: &Request, i: usize) -> Result<RgbImage> {
-    Ok(match request.calibration.get(i) {
-        Some(image) => pinhole::open_image(&image.path, &DecodeOptions::default())?,
-        None => golden::images()?.swap_remove(i).1,
-    })
-}
-
-/// Pairs of an image's embeddings.
-fn compare<'a>(head: &Head, pairs: impl Iterator<Item = (&'a Vec<f32>, &'a Vec<f32>)>) -> Fidelity {
-    let mut sum = 0.0;
-    let mut worst = f32::INFINITY;
-    let mut same = 0usize;
-    let mut count = 0usize;
-    for (a, b) in pairs {
-        let cosine = pinhole::cosine(a, b);
-        sum += f64::from(cosine);
-        worst = worst.min(cosine);
-        same += usize::from(best(head, a) == best(head, b));
-        count += 1;
-    }
-    Fidelity {
-        images: count,
-        mean_cosine: (sum / count as f64) as f32,
-        worst_cosine: worst,
-        top1_agreement: same as f32 / count as f32,
-    }
-}
-
-/// Index of the most similar class.
-fn best(head: &Head, embedding: &[f32]) -> Option<usize> {
-    let similarities = head.similarities(embedding);
-    (0..similarities.len()).max_by(|&a, &b| similarities[a].total_cmp(&similarities[b]))
 }
 
 /// The usual name of an image tower, or its sizes where it has none.

@@ -9,7 +9,7 @@ use pinhole_prompts::conditional::Reuse;
 
 use crate::Error;
 use crate::conditional::{ConditionalHead, Mode};
-use crate::network::{ImageEncoder, NetworkOperator};
+use crate::network::{ImageEncoder, NetworkOperator, Observed};
 
 /// A bundle made ready: checked, its network loaded, its threads started.
 ///
@@ -262,14 +262,34 @@ impl Classifier {
     /// # Errors
     /// [`Error::Run`], also where the length is not S * S * 3.
     pub fn embed_pixels(&self, pixels: &[u8]) -> Result<Vec<f32>, Error> {
+        self.check_pixels(pixels)?;
+        self.threads.install(|| self.encoder.embed(pixels))
+    }
+
+    fn check_pixels(&self, pixels: &[u8]) -> Result<(), Error> {
         let side = self.manifest().model.image_size as usize;
-        if pixels.len() != side * side * 3 {
-            return Err(Error::Run(format!(
+        match pixels.len() == side * side * 3 {
+            true => Ok(()),
+            false => Err(Error::Run(format!(
                 "pixels: expected {side} x {side} x 3 bytes, found {}",
                 pixels.len()
-            )));
+            ))),
         }
-        self.threads.install(|| self.encoder.embed(pixels))
+    }
+
+    /// [`Classifier::embed_pixels`], each operator of the dialect shown to `see` once it has run. For the
+    /// exporter, which looks at what layers read and tries others in their place.
+    ///
+    /// # Errors
+    /// As [`Classifier::embed_pixels`].
+    #[doc(hidden)]
+    pub fn observe(
+        &self,
+        pixels: &[u8],
+        see: &mut (dyn FnMut(&mut Observed) + Send),
+    ) -> Result<Vec<f32>, Error> {
+        self.check_pixels(pixels)?;
+        (self.threads).install(|| self.encoder.observe(pixels, see))
     }
 
     /// What the bundle is.

@@ -12,6 +12,7 @@ use pinhole_bundle::{Bundle, IMAGE_ENCODER};
 use prost::Message;
 use serde::Serialize;
 use tract_onnx::pb;
+use tract_onnx::tract_core::plan;
 use tract_onnx::tract_hir::internal::*;
 
 use crate::Error;
@@ -34,6 +35,21 @@ pub(crate) struct ImageEncoder {
     idle: Mutex<Vec<TypedSimpleState>>,
     image_size: usize,
     embedding_size: usize,
+}
+
+/// An operator that has run: see [`crate::Classifier::observe`].
+#[doc(hidden)]
+pub struct Observed<'a> {
+    /// Its name in the graph.
+    pub name: &'a str,
+    /// Its function in the dialect.
+    pub operator: &'a str,
+    /// Its inputs that are f32, which pixels are not.
+    pub inputs: Vec<&'a [f32]>,
+    /// Length of the first input's last axis.
+    pub width: usize,
+    /// What it computed, which may be changed.
+    pub output: &'a mut [f32],
 }
 
 /// Protobuf messages cannot be longer; beyond it the weights are in a file of their own.
@@ -74,6 +90,46 @@ impl ImageEncoder {
 
     /// The embedding of `pixels` (u8 `[S, S, 3]`), f32 `[D]`.
     pub(crate) fn embed(&self, pixels: &[u8]) -> Result<Vec<f32>, Error> {
+        self.embed_with(pixels, |state, input| state.run(input))
+    }
+
+    /// [`ImageEncoder::embed`], each of our operators shown to `see` once it has run.
+    pub(crate) fn observe(
+        &self,
+        pixels: &[u8],
+        see: &mut dyn FnMut(&mut Observed),
+    ) -> Result<Vec<f32>, Error> {
+        self.embed_with(pixels, |state, input| {
+            state.run_plan_with_eval(input, |context, state, node, inputs| {
+                let outputs = plan::eval(context, state, node, inputs.clone())?;
+                if !operators::is_ours(node.op()) {
+                    return Ok(outputs);
+                }
+                let mut output = outputs
+                    .into_iter()
+                    .next()
+                    .context("no output")?
+                    .into_tensor();
+                let floats = inputs
+                    .iter()
+                    .filter(|i| i.datum_type() == f32::datum_type());
+                see(&mut Observed {
+                    name: &node.name,
+                    operator: &node.op().name(),
+                    inputs: floats.map(operators::plain).collect::<TractResult<_>>()?,
+                    width: inputs[0].shape().last().copied().unwrap_or(1),
+                    output: output.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?,
+                });
+                TractResult::Ok(tvec![output.into()])
+            })
+        })
+    }
+
+    fn embed_with(
+        &self,
+        pixels: &[u8],
+        run: impl FnOnce(&mut TypedSimpleState, TVec<TValue>) -> TractResult<TVec<TValue>>,
+    ) -> Result<Vec<f32>, Error> {
         let side = self.image_size;
         let run = || {
             let input = Tensor::from_shape(&[1, side, side, 3], pixels)?;
@@ -82,7 +138,7 @@ impl ImageEncoder {
                 Some(state) => state,
                 None => TypedSimpleState::new(&self.plan)?,
             };
-            let output = state.run(tvec![input.into()])?;
+            let output = run(&mut state, tvec![input.into()])?;
             let embedding = output[0].try_as_plain_ram()?.as_slice::<f32>()?.to_vec();
             self.idle
                 .lock()

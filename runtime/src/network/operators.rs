@@ -276,7 +276,12 @@ fn float(node: &NodeProto, name: &str) -> TractResult<f32> {
     Ok(attribute.f)
 }
 
-fn plain(value: &TValue) -> TractResult<&[f32]> {
+/// Whether an operator of a plan is one of the dialect's.
+pub(super) fn is_ours(op: &dyn Op) -> bool {
+    op.downcast_ref::<Operator>().is_some()
+}
+
+pub(super) fn plain(value: &TValue) -> TractResult<&[f32]> {
     value.try_as_plain_ram()?.as_slice::<f32>()
 }
 
