@@ -4,14 +4,15 @@
 //!
 //! Limits are measured first: multiply-adds from registers, reading memory, sharing work. Then each linear layer,
 //! in f32 and in 8-bit integers, with its weights in the cache, attention, and the linear layers of all twelve
-//! blocks in a row, whose weights come from memory. `PINHOLE_KERNELS` compares variants.
+//! blocks in a row, whose weights come from memory. `PINHOLE_KERNELS` compares variants. What no such limit bounds,
+//! and how much a time varies, is in `benches/kernels.rs`.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use pinhole_kernels::{
-    Activation, Before, Input, PackedLinear, PackedLinearInt8, Rows, attention, check, layer_norm,
-    patch_embedding, patch_embedding_int8, quantize_rows,
+    Activation, Before, Input, PackedLinear, PackedLinearInt8, Rows, attention, check,
+    patch_embedding, patch_embedding_int8,
 };
 use rayon::prelude::*;
 
@@ -104,9 +105,6 @@ fn run(name: &str, threads: usize) {
             };
             let seconds = best(|| layer.apply(input, m, Activation::None, None, &mut out));
             row("linear int8", m, k, n, seconds, int8);
-            let (mut q, mut scales) = (vec![0; m * k], vec![0.0; m]);
-            let seconds = best(|| quantize_rows(&x, k, Before::Nothing, &mut q, &mut scales));
-            println!("  of which to quantise {:45.1}", seconds * 1e6);
         }
     }
     let (wide, wide_int8) = (layer(768, 3072), layer_int8(768, 3072));
@@ -155,14 +153,6 @@ fn run(name: &str, threads: usize) {
             )
         });
         row("attention (12 heads)", t, 2 * t, 768, seconds, float);
-        let (gain, x) = (values(768), values(t * 768));
-        let seconds = best(|| layer_norm(&x, 768, &gain, &gain, 1e-5, &mut out));
-        println!(
-            "layer norm           {t:6} {:6} {:6} {:8.1}",
-            "",
-            768,
-            seconds * 1e6
-        );
     }
 
     println!("\nweights from memory");
