@@ -43,7 +43,7 @@ fn main() -> Result<()> {
             heads: 1,
         },
         activation: Activation::QuickGelu,
-        preprocessing: Preprocessing::openai(image_size as u32),
+        preprocessing: Preprocessing::openai(image_size),
     };
     let shapes = config.tensors();
     pinhole_checkpoint::write::<Error>(Path::new(folder), &config, Existing::Keep, |name| {
