@@ -110,6 +110,9 @@ pub(crate) trait VectorInt8: Debug + Send + Sync {
     /// [`crate::int8::Int8::DEPTH`]
     #[cfg(test)]
     fn depth(&self) -> usize;
+    /// As the outputs of [`Self::group`] are.
+    #[cfg(test)]
+    fn activate(&self, x: &mut [f32], activation: Activation);
     /// # Safety
     /// As [`crate::int8::group`].
     unsafe fn group(&self, group: &int8::Group, sums: &mut [i32]);

@@ -130,7 +130,8 @@ fn build(
     let mut model = parsed.model;
     let pixels = u8::fact([1, image_size, image_size, 3]);
     model.set_input_fact(0, pixels.into())?;
-    let model = model.into_optimized()?;
+    let mut model = model.into_optimized()?;
+    operators::share_outputs(&mut model);
     SimplePlan::new(model)
 }
 

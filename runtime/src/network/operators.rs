@@ -1,7 +1,7 @@
 //! Our operators inside tract's plan: one for each function of the dialect.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use pinhole_bundle::dialect;
 use pinhole_kernels::{
@@ -61,6 +61,47 @@ trait Compute: fmt::Debug + Send + Sync + 'static {
 struct Operator {
     name: &'static str,
     compute: Arc<dyn Compute>,
+    outputs: Arc<Outputs>,
+}
+
+/// Outputs for use again: after the first images no operator asks for memory or has it zeroed.
+#[derive(Debug, Default)]
+struct Outputs(Mutex<Vec<Arc<Tensor>>>);
+
+impl Outputs {
+    /// Runs `fill` on an f32 tensor of `shape` whose content is arbitrary, and gives it back.
+    fn fill(
+        &self,
+        shape: &[usize],
+        fill: impl FnOnce(&mut [f32]) -> TractResult<()>,
+    ) -> TractResult<Arc<Tensor>> {
+        let lock = || self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let mut outputs = lock();
+        // Nobody else holds it: tract drops an output after its last use.
+        let free = outputs
+            .iter()
+            .position(|o| Arc::strong_count(o) == 1 && o.shape() == shape);
+        let free = free.map(|i| outputs.swap_remove(i));
+        drop(outputs);
+        let mut output = match free {
+            Some(output) => output,
+            None => Arc::new(Tensor::zero::<f32>(shape)?),
+        };
+        let tensor = Arc::get_mut(&mut output).context("an output is still in use")?;
+        fill(tensor.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?)?;
+        lock().push(Arc::clone(&output));
+        Ok(output)
+    }
+}
+
+/// Makes the operators of `model` that are ours share their outputs' memory.
+pub(super) fn share_outputs(model: &mut TypedModel) {
+    let outputs = Arc::new(Outputs::default());
+    for node in model.nodes_mut() {
+        if let Some(operator) = node.op_as_mut::<Operator>() {
+            operator.outputs = Arc::clone(&outputs);
+        }
+    }
 }
 
 impl PartialEq for Operator {
@@ -84,12 +125,9 @@ impl EvalOp for Operator {
 
     fn eval(&self, _context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let shapes: TVec<&[usize]> = inputs.iter().map(|i| i.shape()).collect();
-        let mut output = Tensor::zero::<f32>(&self.compute.shape(&shapes)?)?;
-        self.compute.run(
-            &inputs,
-            output.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?,
-        )?;
-        Ok(tvec![output.into()])
+        let shape = self.compute.shape(&shapes)?;
+        let run = |output: &mut [f32]| self.compute.run(&inputs, output);
+        Ok(tvec![TValue::from_const(self.outputs.fill(&shape, run)?)])
     }
 }
 
@@ -118,6 +156,7 @@ fn operator(
     let operator = Operator {
         name,
         compute: Arc::new(compute),
+        outputs: Arc::default(),
     };
     let rules =
         |_: &dyn Op,
