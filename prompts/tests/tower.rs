@@ -384,8 +384,7 @@ fn integers_stay_near_floats() {
             pairs.map(|(a, b)| cosine(a, b)).fold(1.0, f32::min)
         };
         let (found, flat) = (worst(&found), worst(&flat));
-        eprintln!("layers {layers}: worst {found}, one scale {flat}");
-        assert!(found > 0.999, "{layers} layers: {found}");
+        assert!(found > 0.9998, "{layers} layers: {found}");
         assert!(flat < 0.99, "one scale for all outputs: {flat}");
     }
 }
@@ -753,8 +752,7 @@ fn embeddings_equal_those_of_open_clip() {
         let integers = integers.embed_batch(&texts).unwrap();
         for (a, b) in integers.chunks(embedding).zip(found.chunks(embedding)) {
             let cosine = cosine(a, b);
-            eprintln!("{model} {cosine}");
-            assert!(cosine >= 0.999, "{model}: int8's cosine {cosine}");
+            assert!(cosine >= 0.998, "{model}: int8's cosine {cosine}");
         }
     }
 }
