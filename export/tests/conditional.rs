@@ -162,7 +162,7 @@ fn a_stream_answers_as_single_images_do() {
 
 #[test]
 fn new_classes_for_a_conditional_head() {
-    for (precision, most) in [("f16", 3e-3), ("int8", 3e-2)] {
+    for (precision, most) in [("f16", 3e-3), ("int8", 1e-2)] {
         let (scene, learner_file) = scene();
         let flags = ["--with-text", "--precision", precision];
         let output = export(&scene, &learner_file, &flags);
@@ -175,7 +175,6 @@ fn new_classes_for_a_conditional_head() {
         let found = classifier.similarities(&embedding).unwrap();
         for (class, found) in ["tea pot", "mug"].iter().zip(&found) {
             let expected = by_hand(&embedding, &learner(), class);
-            eprintln!("{precision} {class}: {found} {expected}");
             assert!(
                 (found - expected).abs() < most,
                 "{precision} {class}: {found} {expected}"

@@ -378,16 +378,21 @@ fn a_text_tower_that_integers_damage_is_refused() {
     let clip = scene.path("clip");
     // One column carries next to nothing, and takes all of the integers' range.
     common::write_checkpoint(&clip, |name, mut tensor| {
-        if name == "transformer.resblocks.0.ln_1.weight"
-            || name == "transformer.resblocks.0.ln_2.weight"
-        {
-            tensor.data[7] *= 1e-4;
-        }
-        if name == "transformer.resblocks.0.attn.in_proj_weight" || name == LAYER {
-            tensor
-                .data
-                .chunks_exact_mut(64)
-                .for_each(|row| row[7] = row[7].signum() * 200.0);
+        let layer = name
+            .strip_prefix("transformer.resblocks.")
+            .map(|rest| &rest[1..]);
+        match layer {
+            Some(".ln_1.weight" | ".ln_2.weight") => tensor.data[7] *= 1e-4,
+            Some(".ln_1.bias" | ".ln_2.bias") => tensor.data[7] = 0.0,
+            Some(".attn.in_proj_weight" | ".mlp.c_fc.weight") => {
+                let rows = tensor.data.chunks_exact_mut(64);
+                rows.for_each(|row| row[7] = row[7].signum() * 2000.0);
+            }
+            // So that what the layers add outweighs the tokens.
+            Some(".attn.out_proj.weight" | ".mlp.c_proj.weight") => {
+                tensor.data.iter_mut().for_each(|v| *v *= 10.0);
+            }
+            _ => {}
         }
         tensor
     });
