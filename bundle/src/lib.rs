@@ -40,7 +40,7 @@ pub use golden::{Golden, GoldenImage};
 pub use head::Head;
 pub use manifest::{
     Agreement, ConditionalInfo, FORMAT, Fidelity, FileEntry, HeadKind, Manifest, ModelInfo,
-    Precision, PromptLearnerInfo, TextEncoderInfo, UnknownPolicy, VERSION,
+    Precision, PromptLearnerInfo, TextEncoderInfo, TextFidelity, UnknownPolicy, VERSION,
 };
 pub use read::Bundle;
 pub use write::BundleWriter;

@@ -133,8 +133,9 @@ pub struct PromptLearnerInfo {
 }
 
 /// The text encoder in `text_encoder.safetensors`: the tensors of CLIP's text tower under open_clip's
-/// names.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// names. In [`Precision::Int8`] the weights of the blocks' linear layers are I8 [outputs, inputs], each in
+/// -127 ..= 127, with F32 `[outputs]` under the same name and `_scale`: what an output's weights count.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextEncoderInfo {
     /// Its sizes.
@@ -147,6 +148,22 @@ pub struct TextEncoderInfo {
     /// list is empty, so that any class can be named.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tokens: Vec<u32>,
+    /// What the stored precision costs against f32, measured at export; absent for f32.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fidelity: Option<TextFidelity>,
+}
+
+/// Agreement of the stored text encoder with the same weights in f32, on the class embeddings of the
+/// export; for a conditional head on those without an image.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextFidelity {
+    /// How many classes were compared.
+    pub classes: usize,
+    /// Mean cosine between the two embeddings.
+    pub mean_cosine: f32,
+    /// The lowest cosine.
+    pub worst_cosine: f32,
 }
 
 /// Which head `head.safetensors` holds.
@@ -387,6 +404,18 @@ impl Manifest {
                     format!("ascending ids below {}", text.tower.vocabulary),
                     "others",
                 ));
+            }
+            if let Some(fidelity) = &text.fidelity {
+                for (field, value) in [
+                    ("mean_cosine", fidelity.mean_cosine),
+                    ("worst_cosine", fidelity.worst_cosine),
+                ] {
+                    // Two unit vectors' product can be above 1 by its rounding.
+                    if !(-1.001..=1.001).contains(&value) {
+                        let field = format!("text_encoder.fidelity.{field}");
+                        return Err(Error::field(path, field, "a cosine from -1 to 1", value));
+                    }
+                }
             }
         }
         let conditional = self.head == HeadKind::Conditional;

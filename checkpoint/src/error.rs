@@ -97,13 +97,15 @@ pub enum Error {
         /// Shape in the file.
         found: Vec<usize>,
     },
-    /// A tensor of a type that weights do not have.
-    #[error("{}: tensor {name}: expected type F32, F16 or BF16, found {found}", path.display())]
+    /// A tensor of a type that these weights do not have.
+    #[error("{}: tensor {name}: expected type {expected}, found {found}", path.display())]
     Dtype {
         /// File.
         path: PathBuf,
         /// Name in the file.
         name: String,
+        /// The types that do.
+        expected: &'static str,
         /// Type in the file.
         found: String,
     },

@@ -211,6 +211,7 @@ pub(crate) fn check_tensors(
                 return Err(Error::Dtype {
                     path: path.to_owned(),
                     name,
+                    expected: "F32, F16 or BF16",
                     found,
                 });
             }

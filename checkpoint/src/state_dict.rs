@@ -13,11 +13,11 @@ use crate::{Error, safetensors_file, torch};
 
 /// A dense tensor.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Tensor {
+pub struct Tensor<T = f32> {
     /// Length of each dimension; empty for a scalar.
     pub shape: Vec<usize>,
     /// Elements, row-major.
-    pub data: Vec<f32>,
+    pub data: Vec<T>,
 }
 
 /// Type and shape of a tensor in a file.
@@ -116,6 +116,24 @@ impl StateDict {
     pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
         let (info, view) = self.entry(name)?;
         view.read(info, name)
+    }
+
+    /// Reads one tensor of type I8.
+    ///
+    /// # Errors
+    /// No such tensor, another type, or a damaged file.
+    pub fn tensor_i8(&self, name: &str) -> Result<Tensor<i8>, Error> {
+        let (info, view) = self.entry(name)?;
+        if info.dtype != Dtype::I8 {
+            return Err(view.wrong_type(info, name, "I8"));
+        }
+        let data = view.elements(info, name, 1, |piece, data| {
+            data.extend(piece.iter().map(|b| b.cast_signed()));
+        })?;
+        Ok(Tensor {
+            shape: info.shape.clone(),
+            data,
+        })
     }
 
     /// The file (for a sharded checkpoint, its index).
@@ -273,53 +291,20 @@ impl View {
 
     fn read(&self, info: &TensorInfo, name: &str) -> Result<Tensor, Error> {
         let path = self.storage.source.path();
-        let size: u64 = match info.dtype {
-            Dtype::F32 => 4,
-            Dtype::F16 | Dtype::BF16 => 2,
-            other => {
-                return Err(Error::Dtype {
-                    path: path.to_owned(),
-                    name: name.to_owned(),
-                    found: other.to_string(),
-                });
-            }
-        };
-        let mut data = Vec::new();
-        data.try_reserve_exact(self.span).map_err(|_| {
-            Error::malformed(
-                path,
-                format!(
-                    "tensor {name}: {} elements do not fit into memory",
-                    self.span
-                ),
-            )
-        })?;
-        self.storage.read(
-            self.start * size,
-            self.span as u64 * size,
-            |piece| match info.dtype {
-                Dtype::F32 => {
-                    data.extend(piece.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)));
-                }
-                Dtype::F16 => data.extend(
-                    piece
-                        .as_chunks()
-                        .0
-                        .iter()
-                        .map(|b| f16::from_le_bytes(*b).to_f32()),
-                ),
-                _ => data.extend(
-                    piece
-                        .as_chunks()
-                        .0
-                        .iter()
-                        .map(|b| bf16::from_le_bytes(*b).to_f32()),
-                ),
-            },
-        )?;
-        if let Some(strides) = &self.strides {
-            data = gather(&data, &info.shape, strides);
-        }
+        let data = match info.dtype {
+            Dtype::F32 => self.elements(info, name, 4, |piece, data| {
+                data.extend(piece.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)));
+            }),
+            Dtype::F16 => self.elements(info, name, 2, |piece, data| {
+                let halves = piece.as_chunks().0.iter();
+                data.extend(halves.map(|b| f16::from_le_bytes(*b).to_f32()));
+            }),
+            Dtype::BF16 => self.elements(info, name, 2, |piece, data| {
+                let halves = piece.as_chunks().0.iter();
+                data.extend(halves.map(|b| bf16::from_le_bytes(*b).to_f32()));
+            }),
+            _ => Err(self.wrong_type(info, name, "F32, F16 or BF16")),
+        }?;
         if let Some(index) = data.iter().position(|value| !value.is_finite()) {
             return Err(Error::NotFinite {
                 path: path.to_owned(),
@@ -333,10 +318,46 @@ impl View {
             data,
         })
     }
+
+    /// The elements, of `size` bytes each, row-major, as `append` makes them of bytes.
+    fn elements<T: Copy>(
+        &self,
+        info: &TensorInfo,
+        name: &str,
+        size: u64,
+        append: impl Fn(&[u8], &mut Vec<T>),
+    ) -> Result<Vec<T>, Error> {
+        let mut data = Vec::new();
+        data.try_reserve_exact(self.span).map_err(|_| {
+            Error::malformed(
+                self.storage.source.path(),
+                format!(
+                    "tensor {name}: {} elements do not fit into memory",
+                    self.span
+                ),
+            )
+        })?;
+        let (start, length) = (self.start * size, self.span as u64 * size);
+        self.storage
+            .read(start, length, |piece| append(piece, &mut data))?;
+        Ok(match &self.strides {
+            Some(strides) => gather(&data, &info.shape, strides),
+            None => data,
+        })
+    }
+
+    fn wrong_type(&self, info: &TensorInfo, name: &str, expected: &'static str) -> Error {
+        Error::Dtype {
+            path: self.storage.source.path().to_owned(),
+            name: name.to_owned(),
+            expected,
+            found: info.dtype.to_string(),
+        }
+    }
 }
 
 /// The elements of a strided view in row-major order.
-fn gather(data: &[f32], shape: &[usize], strides: &[usize]) -> Vec<f32> {
+fn gather<T: Copy>(data: &[T], shape: &[usize], strides: &[usize]) -> Vec<T> {
     let mut offsets = vec![0];
     for (size, stride) in shape.iter().zip(strides) {
         offsets = offsets

@@ -6,13 +6,11 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use pinhole::{Classifier, DecodeOptions};
 use pinhole_bundle::{
-    Bundle, BundleWriter, FORMAT, Golden, GoldenImage, Head, HeadKind, Manifest, ModelInfo,
-    Precision, PromptLearnerInfo, UnknownPolicy, VERSION,
+    BundleWriter, FORMAT, Golden, GoldenImage, Head, HeadKind, Manifest, ModelInfo, Precision,
+    PromptLearnerInfo, UnknownPolicy, VERSION,
 };
 use pinhole_checkpoint::{Checkpoint, ClassPosition, ImageTower, PromptLearner, Tensor};
-use pinhole_prompts::{
-    Classes, Conditional, Templates, TextTower, Tokenizer, class_embeddings, learned_embeddings,
-};
+use pinhole_prompts::{Classes, Conditional, Templates, TextTower, Tokenizer};
 
 use crate::calibrate::{CalibrationImage, calibrate};
 use crate::fidelity::{Gate, Reference};
@@ -128,9 +126,7 @@ pub fn export(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Re
     {
         conditional(request, learner, &writer, &head, &mut manifest, progress)?;
     } else if request.with_text {
-        let (checkpoint, folder) = (request.checkpoint, writer.folder());
-        let text = text_encoder::write(checkpoint, folder, request.precision, vec![])?;
-        manifest.text_encoder = Some(text);
+        text_encoder::add(request, &writer, &head, &mut manifest, vec![], progress)?;
     }
     writer.write_manifest(&mut manifest)?;
     let classifier = Classifier::open(writer.folder())?;
@@ -253,12 +249,8 @@ fn image_encoder(
 fn head(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Result<Head> {
     let tower = TextTower::load(request.checkpoint)?;
     let tokenizer = Tokenizer::new();
-    let mut text = |done: usize, total: usize| progress(Step::Text, done as u64, total as u64);
     let mut learned = BTreeMap::new();
-    let embeddings = match request.prompts {
-        Prompts::Templates(templates) => {
-            class_embeddings(&tower, &tokenizer, request.classes, templates, &mut text)?
-        }
+    match request.prompts {
         Prompts::Learned(learner, position) if learner.meta_net.is_some() => {
             ensure!(
                 position == ClassPosition::End,
@@ -273,32 +265,17 @@ fn head(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Result<H
                 "prompt learner with a meta-net (CoCoOp): give --calibration a folder of images, a few \
                  hundred of what the camera sees: the head's cheaper modes are fitted to them"
             );
-            let unconditional = PromptLearner {
-                meta_net: None,
-                ..learner.clone()
-            };
-            let classes = request.classes;
-            learned_embeddings(
-                &tower,
-                &tokenizer,
-                classes,
-                &unconditional,
-                position,
-                &mut text,
-            )?
         }
-        Prompts::Learned(learner, position) => {
-            if request.with_text {
-                ensure!(
-                    learner.class_specific().is_none(),
-                    "--with-text: class-specific contexts say nothing about new classes; leave it out"
-                );
-                learned.insert("context".to_owned(), learner.context.clone());
-            }
-            let classes = request.classes;
-            learned_embeddings(&tower, &tokenizer, classes, learner, position, &mut text)?
+        Prompts::Learned(learner, _) if request.with_text => {
+            ensure!(
+                learner.class_specific().is_none(),
+                "--with-text: class-specific contexts say nothing about new classes; leave it out"
+            );
+            learned.insert("context".to_owned(), learner.context.clone());
         }
-    };
+        _ => {}
+    }
+    let embeddings = text_encoder::embed_classes(request, &tower, progress)?;
     let mut negative_embeddings = vec![];
     for text in request.negatives {
         let tokens = tokenizer.tokens(text, tower.config().context_length)?;
@@ -341,11 +318,7 @@ fn conditional(
             prompts.token_ids().to_vec()
         }
     };
-    let folder = writer.folder();
-    let text = text_encoder::write(request.checkpoint, folder, request.precision, tokens)?;
-    manifest.text_encoder = Some(text);
-    writer.write_manifest(manifest)?;
-    let tower = pinhole::text_tower(&Bundle::open(folder)?)?;
+    let tower = text_encoder::add(request, writer, plain, manifest, tokens, progress)?;
     let flat: Vec<f32> = embeddings.concat();
     let (mut head, info) = pinhole::fit_conditional(
         &tower,

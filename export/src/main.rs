@@ -85,7 +85,8 @@ struct BundleArgs {
     /// Share of the rightly classified calibration images that those thresholds keep
     #[arg(long, default_value_t = 0.95, value_parser = share)]
     keep: f32,
-    /// Fail where the mean cosine with f32 is lower; 0 turns it off
+    /// Fail where the mean cosine with f32 is lower, of the image embeddings or, where the text tower goes
+    /// along, of its class embeddings; 0 turns it off
     #[arg(long, default_value_t = 0.98, value_parser = share)]
     min_cosine: f32,
     /// Fail where fewer images keep their best class; 0 turns it off

@@ -162,33 +162,61 @@ fn a_stream_answers_as_single_images_do() {
 
 #[test]
 fn new_classes_for_a_conditional_head() {
-    let (scene, learner_file) = scene();
-    let output = export(
-        &scene,
-        &learner_file,
-        &["--with-text", "--precision", "f16"],
-    );
-    assert!(output.status.success(), "{output:?}");
-    let classes = Classes::new(["tea pot", "mug"]).unwrap();
-    set_classes(scene.path("bundle"), &classes, &mut |_, _| {}).unwrap();
-    let classifier = open(&scene, Mode::Exact);
-    assert_eq!(classifier.manifest().classes, ["tea pot", "mug"]);
-    let embedding = classifier.embed(&picture(5)).unwrap().values;
-    let found = classifier.similarities(&embedding).unwrap();
-    for (class, found) in ["tea pot", "mug"].iter().zip(&found) {
-        let expected = by_hand(&embedding, &learner(), class);
-        assert!(
-            (found - expected).abs() < 3e-3,
-            "{class}: {found} {expected}"
-        );
+    for (precision, most) in [("f16", 3e-3), ("int8", 1e-2)] {
+        let (scene, learner_file) = scene();
+        let flags = ["--with-text", "--precision", precision];
+        let output = export(&scene, &learner_file, &flags);
+        assert!(output.status.success(), "{output:?}");
+        let classes = Classes::new(["tea pot", "mug"]).unwrap();
+        set_classes(scene.path("bundle"), &classes, &mut |_, _| {}).unwrap();
+        let classifier = open(&scene, Mode::Exact);
+        assert_eq!(classifier.manifest().classes, ["tea pot", "mug"]);
+        let embedding = classifier.embed(&picture(5)).unwrap().values;
+        let found = classifier.similarities(&embedding).unwrap();
+        for (class, found) in ["tea pot", "mug"].iter().zip(&found) {
+            let expected = by_hand(&embedding, &learner(), class);
+            assert!(
+                (found - expected).abs() < most,
+                "{precision} {class}: {found} {expected}"
+            );
+        }
+        let linear = open(&scene, Mode::Linear);
+        assert_eq!(linear.similarities(&embedding).unwrap().len(), 2);
     }
-    assert_eq!(
-        open(&scene, Mode::Linear)
-            .similarities(&embedding)
-            .unwrap()
-            .len(),
-        2
-    );
+}
+
+#[test]
+fn the_rows_in_use_are_enough_in_integers() {
+    let (scene, learner_file) = scene();
+    let output = export(&scene, &learner_file, &["--precision", "int8"]);
+    assert!(output.status.success(), "{output:?}");
+    let exact = open(&scene, Mode::Exact);
+    let info = exact.manifest().text_encoder.as_ref().unwrap();
+    assert_eq!(info.precision.to_string(), "int8");
+    assert!(info.tokens.len() < 20, "{:?}", info.tokens);
+    let fidelity = info.fidelity.unwrap();
+    assert_eq!(fidelity.classes, CLASSES.len());
+    assert!(fidelity.worst_cosine > 0.999, "{fidelity:?}");
+    assert!(fidelity.mean_cosine < 0.999_999_9, "{fidelity:?}");
+    let linear = open(&scene, Mode::Linear);
+    let info = exact.manifest().conditional.unwrap();
+    for i in 100..104 {
+        let embedding = exact.embed(&picture(i)).unwrap().values;
+        let (found, first) = (
+            exact.similarities(&embedding).unwrap(),
+            linear.similarities(&embedding).unwrap(),
+        );
+        for (class, (found, first)) in CLASSES.iter().zip(found.iter().zip(&first)) {
+            let expected = by_hand(&embedding, &learner(), class);
+            assert!(
+                (found - expected).abs() < 3e-2,
+                "{class}: {found} {expected}"
+            );
+            let bound = 3.0 * info.linear.largest_logit_difference + 0.5;
+            let logits = (found - first).abs() * exact.manifest().logit_scale;
+            assert!(logits < bound, "{info:?}");
+        }
+    }
 }
 
 #[test]

@@ -8,7 +8,8 @@ use std::path::Path;
 use common::{Scene, checkpoint, random};
 use pinhole::{Bundle, Classes, Classifier, set_classes};
 use pinhole_checkpoint::{
-    Checkpoint, ClassPosition, MetaNet, PromptLearner, Tensor, write_prompt_learner,
+    Checkpoint, ClassPosition, Dtype, MetaNet, PromptLearner, Tensor, read_state_dict,
+    write_prompt_learner,
 };
 use pinhole_prompts::{PromptRow, TextTower, Tokenizer, prompt_rows};
 
@@ -113,6 +114,8 @@ fn new_classes_are_named_without_the_checkpoint() {
     for (learner, precision) in [
         (None, "f32"),
         (Some(learner(&[4, 64], Some(ClassPosition::Middle))), "f16"),
+        (None, "int8"),
+        (Some(learner(&[4, 64], Some(ClassPosition::Middle))), "int8"),
     ] {
         let scene = Scene::new("cat\ndog\n");
         let flags = ["--with-text", "--precision", precision];
@@ -145,12 +148,23 @@ fn new_classes_are_named_without_the_checkpoint() {
             }
         };
         let cosine: f32 = new[..32].iter().zip(&fresh).map(|(a, b)| a * b).sum();
-        let least = if precision == "f32" {
-            0.999_999
-        } else {
-            0.9999
+        let least = match precision {
+            "f32" => 0.999_999,
+            "f16" => 0.9999,
+            _ => 0.999,
         };
-        assert!(cosine > least, "{cosine}");
+        assert!(cosine > least, "{precision}: {cosine}");
+        let info = before.manifest().text_encoder.as_ref().unwrap();
+        assert_eq!(info.precision.to_string(), precision);
+        assert_eq!(info.fidelity.is_some(), precision != "f32");
+        if let Some(fidelity) = info.fidelity {
+            assert_eq!(fidelity.classes, 2);
+            assert!(fidelity.worst_cosine > least, "{fidelity:?}");
+            assert!(
+                fidelity.worst_cosine <= fidelity.mean_cosine,
+                "{fidelity:?}"
+            );
+        }
         assert!(
             Classifier::open(&folder)
                 .unwrap()
@@ -224,6 +238,186 @@ fn a_damaged_text_encoder_is_an_error() {
         error.contains("text_encoder.safetensors") && error.contains("sha256"),
         "{error}"
     );
+}
+
+const LAYER: &str = "transformer.resblocks.0.mlp.c_fc.weight";
+
+/// A copy of a bundle whose text encoder has changed tensors, with the right sums.
+fn forge(bundle: &Bundle, to: &Path, change: impl Fn(&str, Stored) -> Option<Stored>) {
+    let bytes = fs::read(bundle.folder().join("text_encoder.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors = vec![];
+    for (name, view) in file.tensors() {
+        let stored = (view.dtype(), view.shape().to_vec(), view.data().to_vec());
+        if let Some(stored) = change(&name, stored) {
+            tensors.push((name, stored));
+        }
+    }
+    let views = tensors.iter().map(|(name, (dtype, shape, data))| {
+        let view = safetensors::tensor::TensorView::new(*dtype, shape.clone(), data);
+        (name.clone(), view.unwrap())
+    });
+    let forged = safetensors::serialize(views, None).unwrap();
+    let writer = pinhole_bundle::BundleWriter::create(to).unwrap();
+    for file in &bundle.manifest().files {
+        let bytes = fs::read(bundle.folder().join(&file.path)).unwrap();
+        let text = file.path == "text_encoder.safetensors";
+        let bytes = if text { &forged } else { &bytes };
+        writer.add(&file.path, bytes).unwrap();
+    }
+    writer
+        .write_manifest(&mut bundle.manifest().clone())
+        .unwrap();
+    writer.finish().unwrap();
+}
+
+type Stored = (Dtype, Vec<usize>, Vec<u8>);
+
+#[test]
+fn linear_layers_in_int8_are_stored_with_a_scale_an_output() {
+    let scene = Scene::new("cat\ndog\n");
+    let output = scene.export(&checkpoint(), &["--with-text", "--precision", "int8"]);
+    assert!(output.status.success(), "{output:?}");
+    let bundle = Bundle::open(&scene.path("bundle")).unwrap();
+    let state = read_state_dict(&scene.path("bundle/text_encoder.safetensors")).unwrap();
+    let float = Checkpoint::open(&checkpoint(), &Default::default()).unwrap();
+    let dtype = |name: &str| state.info(name).unwrap().dtype;
+    for (name, dtype_expected) in [
+        ("token_embedding.weight", Dtype::F16),
+        ("positional_embedding", Dtype::F16),
+        ("text_projection", Dtype::F16),
+        ("ln_final.weight", Dtype::F32),
+        ("transformer.resblocks.0.attn.in_proj_bias", Dtype::F32),
+        ("transformer.resblocks.0.ln_1.weight", Dtype::F32),
+    ] {
+        assert_eq!(dtype(name), dtype_expected, "{name}");
+    }
+    for layer in [
+        "attn.in_proj_weight",
+        "attn.out_proj.weight",
+        "mlp.c_fc.weight",
+        "mlp.c_proj.weight",
+    ] {
+        let name = format!("transformer.resblocks.0.{layer}");
+        let weight = state.tensor_i8(&name).unwrap();
+        let scales = state.tensor(&format!("{name}_scale")).unwrap();
+        let exact = float.tensor(&name).unwrap();
+        assert_eq!(
+            (&weight.shape, &scales.shape[..]),
+            (&exact.shape, &weight.shape[..1])
+        );
+        let inputs = exact.shape[1];
+        for (i, (weight, exact)) in weight.data.iter().zip(&exact.data).enumerate() {
+            let scale = scales.data[i / inputs];
+            assert!(
+                (f32::from(*weight) * scale - exact).abs() < 0.501 * scale,
+                "{name} {i}"
+            );
+        }
+    }
+
+    // What does not fit is refused where the board opens it, with the file and the tensor.
+    let scale_of_9 = |value: f32| {
+        move |mut stored: Stored| {
+            stored.2[9 * 4..10 * 4].copy_from_slice(&value.to_le_bytes());
+            Some(stored)
+        }
+    };
+    let scales = format!("{LAYER}_scale");
+    type Change<'a> = Box<dyn Fn(Stored) -> Option<Stored> + 'a>;
+    let cases: [(&str, &str, Change); 7] = [
+        (&scales, "no tensor", Box::new(|_| None)),
+        (&scales, "NaN", Box::new(scale_of_9(f32::NAN))),
+        (
+            &scales,
+            "expected numbers above 0, found 0 at 9",
+            Box::new(scale_of_9(0.0)),
+        ),
+        (
+            &scales,
+            "[2, 128]",
+            Box::new(|(dtype, _, data)| Some((dtype, vec![2, 128], data))),
+        ),
+        (
+            LAYER,
+            "-128",
+            Box::new(|mut stored| {
+                stored.2[70] = 0x80;
+                Some(stored)
+            }),
+        ),
+        (
+            LAYER,
+            "[64, 256]",
+            Box::new(|(dtype, _, data)| Some((dtype, vec![64, 256], data))),
+        ),
+        (
+            LAYER,
+            "expected type I8, found U8",
+            Box::new(|(_, shape, data)| Some((Dtype::U8, shape, data))),
+        ),
+    ];
+    for (i, (at, part, change)) in cases.into_iter().enumerate() {
+        let forged = scene.path(&format!("forged-{i}"));
+        forge(&bundle, &forged, |name, stored| match name == at {
+            true => change(stored),
+            false => Some(stored),
+        });
+        let classes = Classes::new(["bird"]).unwrap();
+        let error = set_classes(&forged, &classes, &mut |_, _| {}).unwrap_err();
+        let error = error.to_string();
+        for part in ["text_encoder.safetensors", at, part] {
+            assert!(error.contains(part), "expected {part:?} in: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_text_tower_that_integers_damage_is_refused() {
+    let scene = Scene::new("cat\npolar bear\nmug\n");
+    let clip = scene.path("clip");
+    // One column carries next to nothing, and takes all of the integers' range.
+    common::write_checkpoint(&clip, |name, mut tensor| {
+        let layer = name
+            .strip_prefix("transformer.resblocks.")
+            .map(|rest| &rest[1..]);
+        match layer {
+            Some(".ln_1.weight" | ".ln_2.weight") => tensor.data[7] *= 1e-4,
+            Some(".ln_1.bias" | ".ln_2.bias") => tensor.data[7] = 0.0,
+            Some(".attn.in_proj_weight" | ".mlp.c_fc.weight") => {
+                let rows = tensor.data.chunks_exact_mut(64);
+                rows.for_each(|row| row[7] = row[7].signum() * 2000.0);
+            }
+            // So that what the layers add outweighs the tokens.
+            Some(".attn.out_proj.weight" | ".mlp.c_proj.weight") => {
+                tensor.data.iter_mut().for_each(|v| *v *= 10.0);
+            }
+            _ => {}
+        }
+        tensor
+    });
+    let output = scene.export(&clip, &["--with-text", "--precision", "int8"]);
+    let parts = [
+        "text_encoder.safetensors",
+        "int8",
+        "at least 0.98",
+        "--min-cosine",
+        "on 3 classes",
+        "--precision f16",
+    ];
+    scene.assert_fails(&output, &parts);
+    assert!(!scene.path("bundle").exists());
+    for flags in [["--precision", "f16"], ["--min-cosine", "0"]] {
+        let out = scene.path(flags[0]);
+        let out = ["--out", out.to_str().unwrap(), "--with-text"];
+        let precision: &[&str] = if flags[0] == "--precision" {
+            &[]
+        } else {
+            &["--precision", "int8"]
+        };
+        let output = scene.export(&clip, &[&flags[..], &out, precision].concat());
+        assert!(output.status.success(), "{output:?}");
+    }
 }
 
 #[test]

@@ -3,14 +3,15 @@
 //!
 //!     cargo run --release -p pinhole-prompts --example conditional [THREADS] [RUNS]
 //!
-//! Prints medians in milliseconds: the exact class embeddings of 100 classes, of 5 of them, and the
-//! similarities of the first-order head with 1,000 classes, as large as `FitOptions` allow it.
+//! Prints medians in milliseconds: the exact class embeddings of 100 classes, of 5 of them, both also with
+//! the text tower in int8, run in turns with f32, and the similarities of the first-order head with 1,000
+//! classes, as large as `FitOptions` allow it.
 
 use std::time::Instant;
 
 use pinhole_checkpoint::{Activation, MetaNet, PromptLearner, Tensor, TextTower as Config};
 use pinhole_prompts::conditional::{FitOptions, LinearHead, LinearTerms};
-use pinhole_prompts::{Classes, Conditional, TextTower, Tokenizer};
+use pinhole_prompts::{Classes, Conditional, TextTower, Tokenizer, Weight};
 
 const EMBEDDING: usize = 512;
 const HIDDEN: usize = 32;
@@ -47,14 +48,21 @@ fn measure(runs: usize) -> Result<(), Failure> {
         heads: 8,
     };
     let shapes = TextTower::tensors(&config, EMBEDDING, config.vocabulary);
-    let mut seed = 1;
-    let tower = TextTower::new(config, EMBEDDING, Activation::QuickGelu, |name| {
-        seed += 1;
-        let shape = shapes.iter().find(|(n, _)| n == name);
-        let shape = shape.map_or(vec![], |(_, shape)| shape.clone());
-        let centre = f32::from(name.contains("ln_") && name.ends_with("weight"));
-        Ok(random(shape, 0.02, centre, seed))
-    })?;
+    let build = |int8: bool| {
+        let mut seed = 1;
+        TextTower::new(config.clone(), EMBEDDING, Activation::QuickGelu, |name| {
+            seed += 1;
+            let shape = shapes.iter().find(|(n, _)| n == name);
+            let shape = shape.map_or(vec![], |(_, shape)| shape.clone());
+            let centre = f32::from(name.contains("ln_") && name.ends_with("weight"));
+            let tensor = random(shape, 0.02, centre, seed);
+            match int8 && TextTower::takes_int8(name) {
+                true => Weight::int8(name, &tensor),
+                false => Ok(tensor.into()),
+            }
+        })
+    };
+    let (tower, int8) = (build(false)?, build(true)?);
     let learner = PromptLearner {
         context: random(vec![4, 512], 0.02, 0.0, 3),
         meta_net: Some(MetaNet {
@@ -75,13 +83,15 @@ fn measure(runs: usize) -> Result<(), Failure> {
     let conditional = Conditional::new(&tower, &Tokenizer::new(), &classes, &learner)?;
     let image = unit(random(vec![EMBEDDING], 1.0, 0.0, 8).data);
 
-    let milliseconds = median(runs, || conditional.exact(&tower, &image, None).map(drop))?;
-    println!("exact, 100 classes: {milliseconds:.2}");
+    let quantized = Conditional::new(&int8, &Tokenizer::new(), &classes, &learner)?;
     let five = [3, 14, 15, 92, 65];
-    let milliseconds = median(runs, || {
-        conditional.exact(&tower, &image, Some(&five)).map(drop)
-    })?;
-    println!("exact, 5 of them: {milliseconds:.2}");
+    for (what, picked) in [("100 classes", None), ("5 of them", Some(&five[..]))] {
+        let exact = || conditional.exact(&tower, &image, picked).map(drop);
+        let in_int8 = || quantized.exact(&int8, &image, picked).map(drop);
+        let (exact, in_int8) = medians(runs, exact, in_int8)?;
+        println!("exact, {what}: {exact:.2}");
+        println!("exact in int8, {what}: {in_int8:.2}");
+    }
 
     let (count, r, s) = (1000, 16, FitOptions::default().most_terms / 16);
     let terms = LinearTerms {
@@ -112,15 +122,25 @@ fn measure(runs: usize) -> Result<(), Failure> {
     Ok(())
 }
 
-fn median<E>(runs: usize, mut run: impl FnMut() -> Result<(), E>) -> Result<f64, E> {
-    run()?;
-    let mut times = Vec::with_capacity(runs);
-    for _ in 0..runs {
+/// Of two, run in turns.
+fn medians<E>(
+    runs: usize,
+    mut a: impl FnMut() -> Result<(), E>,
+    mut b: impl FnMut() -> Result<(), E>,
+) -> Result<(f64, f64), E> {
+    let (mut first, mut second) = (vec![], vec![]);
+    for run in 0..=runs {
         let start = Instant::now();
-        run()?;
-        times.push(start.elapsed().as_secs_f64() * 1e3);
+        a()?;
+        let between = Instant::now();
+        b()?;
+        // The first ones warm up.
+        if run > 0 {
+            first.push((between - start).as_secs_f64() * 1e3);
+            second.push(between.elapsed().as_secs_f64() * 1e3);
+        }
     }
-    Ok(middle(times))
+    Ok((middle(first), middle(second)))
 }
 
 fn middle(mut times: Vec<f64>) -> f64 {

@@ -129,6 +129,26 @@ pub enum Error {
         found: Vec<usize>,
     },
 
+    /// A tensor of the text tower that its layer cannot take.
+    #[error("tensor {tensor}: expected {expected}, found {found}; is the file intact?")]
+    Weight {
+        /// Its name.
+        tensor: String,
+        /// What the layer takes.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+
+    /// 8-bit weights that the kernels cannot take.
+    #[error("tensor {tensor}: {source}; is the file intact?")]
+    Int8 {
+        /// Its name.
+        tensor: String,
+        /// The value or size.
+        source: pinhole_kernels::WeightError,
+    },
+
     /// A configuration that no text tower can have.
     #[error("text tower: {field} is {found}, expected {expected}")]
     Configuration {

@@ -39,4 +39,4 @@ pub use error::Error;
 pub use layout::{PromptRow, learned_embeddings, prompt_rows};
 pub use templates::Templates;
 pub use tokenizer::{EOT, SOT, Tokenizer};
-pub use tower::{Prefix, TextTower};
+pub use tower::{Prefix, TextTower, Weight};

@@ -2,15 +2,18 @@
 
 mod weights;
 
-use pinhole_checkpoint::{Activation, Checkpoint, Tensor, TextTower as Config};
+use pinhole_checkpoint::{Activation, Checkpoint, TextTower as Config};
 use pinhole_kernels::{self as kernels, PackedLinear, Rows, attention, l2_normalize};
 use rayon::prelude::*;
 
 use crate::error::Error;
+pub use weights::Weight;
 pub(crate) use weights::checked;
-use weights::{Block, LayerNorm};
+use weights::{Block, LayerNorm, Linear, Projections, floats};
 
-/// The text tower of a CLIP model in f32: a causal transformer read at the end-of-text token.
+/// The text tower of a CLIP model: a causal transformer read at the end-of-text token. It computes in f32,
+/// its linear layers in 8-bit integers where their weights come so ([`Weight`]); the rows that go into
+/// these are quantised one by one, so that no row depends on those beside it.
 ///
 /// Nothing behind that token has any effect, so nothing behind it is computed, and in the last
 /// block only its own row goes on after the attention. Rows that many texts begin with are computed
@@ -73,12 +76,13 @@ impl TextTower {
     ///
     /// # Errors
     /// Those of `tensor`; [`Error::Shape`] for a tensor of another shape than the configuration
-    /// says; [`Error::NotFinite`]; [`Error::Configuration`].
-    pub fn new(
+    /// says; [`Error::NotFinite`]; [`Error::Weight`] for scales that are not above 0, and for integers where
+    /// floats belong; [`Error::Int8`]; [`Error::Configuration`].
+    pub fn new<W: Into<Weight>>(
         config: Config,
         embedding: usize,
         activation: Activation,
-        tensor: impl FnMut(&str) -> Result<Tensor, Error>,
+        tensor: impl FnMut(&str) -> Result<W, Error>,
     ) -> Result<Self, Error> {
         Self::build(config, embedding, activation, None, tensor)
     }
@@ -89,12 +93,12 @@ impl TextTower {
     /// # Errors
     /// Those of [`TextTower::new`]; [`Error::TokenIds`] unless the ids ascend below the
     /// configuration's vocabulary.
-    pub fn with_token_ids(
+    pub fn with_token_ids<W: Into<Weight>>(
         config: Config,
         embedding: usize,
         activation: Activation,
         ids: Vec<u32>,
-        tensor: impl FnMut(&str) -> Result<Tensor, Error>,
+        tensor: impl FnMut(&str) -> Result<W, Error>,
     ) -> Result<Self, Error> {
         let beyond = |&id: &u32| id as usize >= config.vocabulary;
         let wrong = |i: &usize| beyond(&ids[*i]) || *i > 0 && ids[i - 1] >= ids[*i];
@@ -108,28 +112,25 @@ impl TextTower {
         Self::build(config, embedding, activation, Some(ids), tensor)
     }
 
-    fn build(
+    fn build<W: Into<Weight>>(
         config: Config,
         embedding: usize,
         activation: Activation,
         token_ids: Option<Vec<u32>>,
-        mut tensor: impl FnMut(&str) -> Result<Tensor, Error>,
+        mut tensor: impl FnMut(&str) -> Result<W, Error>,
     ) -> Result<Self, Error> {
         weights::check(&config, embedding)?;
         let w = config.width;
-        let mut read = |name: &str, shape: &[usize]| {
-            let tensor = tensor(name)?;
-            checked(name, &tensor, shape)?;
-            Ok(tensor.data)
-        };
+        let source = &mut |name: &str| tensor(name).map(W::into);
         let tokens = token_ids.as_ref().map_or(config.vocabulary, Vec::len);
-        let token_embedding = read("token_embedding.weight", &[tokens, w])?;
-        let positional_embedding = read("positional_embedding", &[config.context_length, w])?;
+        let token_embedding = floats(source, "token_embedding.weight", &[tokens, w])?;
+        let positions = [config.context_length, w];
+        let positional_embedding = floats(source, "positional_embedding", &positions)?;
         let blocks = (0..config.layers)
-            .map(|i| Block::new(i, w, &mut read))
+            .map(|i| Block::new(i, i + 1 == config.layers, w, source))
             .collect::<Result<_, _>>()?;
-        let ln_final = LayerNorm::new("ln_final", w, &mut read)?;
-        let text_projection = read("text_projection", &[w, embedding])?;
+        let ln_final = LayerNorm::new("ln_final", w, source)?;
+        let text_projection = floats(source, "text_projection", &[w, embedding])?;
         Ok(TextTower {
             embedding,
             activation: match activation {
@@ -146,8 +147,19 @@ impl TextTower {
         })
     }
 
+    /// Whether the weight of this name may be [`Weight::Int8`]: those of the blocks' linear layers.
+    pub fn takes_int8(name: &str) -> bool {
+        weights::takes_int8(name)
+    }
+
+    /// The name that a file has for the scales of such a weight.
+    pub fn scales_name(weight: &str) -> String {
+        weights::scales_name(weight)
+    }
+
     /// The names and shapes of the tensors that [`TextTower::with_token_ids`] asks for with this
-    /// many ids: what a file must hold from which the tower is to be built again.
+    /// many ids: what a file must hold from which the tower is to be built again, beside the scales of
+    /// weights in 8-bit integers.
     pub fn tensors(
         config: &Config,
         embedding: usize,
@@ -356,31 +368,37 @@ impl TextTower {
         let mut grown = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
             let known = prefix.map_or(&[][..], |prefix| &prefix.key_values[i]);
-            work.keys_and_values(block);
+            work.project(block);
+            let (key, stride) = block.projections.row(width);
             let known = match shared {
                 0 => known,
                 _ => {
-                    grown.push([known, &work.key_value[..shared * 2 * width]].concat());
+                    let mut all = known.to_vec();
+                    append_key_values(
+                        &work.projected[..shared * stride],
+                        key,
+                        stride,
+                        width,
+                        &mut all,
+                    );
+                    grown.push(all);
                     &grown[i]
                 }
             };
-            let last = i + 1 == self.blocks.len();
-            if last && lengths.is_empty() {
-                break;
-            }
-            if last {
+            if let Projections::Apart { query, .. } = &block.projections {
+                if lengths.is_empty() {
+                    break;
+                }
                 keep_last_rows(&mut work.x, width, shared, lengths);
-                keep_last_rows(&mut work.normed, width, shared, lengths);
+                work.query(query, &block.ln_1);
             }
-            work.query(block);
-            self.attend(work, known, shared, lengths, last);
+            self.attend(work, block, known, shared, lengths);
             work.feed_forward(block, self.activation);
         }
         if !lengths.is_empty() {
             self.ln_final.apply(&work.x, &mut work.normed);
-            let none = kernels::Activation::None;
             self.text_projection
-                .apply(&work.normed, lengths.len(), none, None, embeddings);
+                .apply(&work.normed, lengths.len(), NONE, None, embeddings);
         }
         Prefix {
             rows: before + shared,
@@ -403,26 +421,55 @@ impl TextTower {
     /// The attention of a block: of the trunk's rows to those before, and of each text to all `known`
     /// rows [n, 2 width] of keys and values, the trunk's among them, and to its own. In the last block
     /// there is one query a text and none of the trunk. Texts are shared among threads, each whole.
-    fn attend(&self, work: &mut Work, known: &[f32], shared: usize, lengths: &[usize], last: bool) {
+    fn attend(
+        &self,
+        work: &mut Work,
+        block: &Block,
+        known: &[f32],
+        shared: usize,
+        lengths: &[usize],
+    ) {
         let width = self.config.width;
-        work.mixed.resize(work.query.len(), 0.0);
-        let (mut query, mut mixed) = (&work.query[..], &mut work.mixed[..]);
-        let mut own = &work.key_value[shared * 2 * width..];
+        let (key, stride) = block.projections.row(width);
+        let last = matches!(block.projections, Projections::Apart { .. });
+        let rows = if last {
+            lengths.len()
+        } else {
+            work.x.len() / width
+        };
+        work.mixed.resize(rows * width, 0.0);
+        let mut mixed = &mut work.mixed[..];
+        let (trunk, mut own) = work.projected.split_at(shared * stride);
+        let mut queries_left = &work.query[..];
+        let known_rows = known.len() / (2 * width);
+        let known_key_value = Rows {
+            data: known,
+            stride: 2 * width,
+        };
         if shared > 0 && !last {
-            let trunk;
-            (trunk, query) = query.split_at(shared * width);
-            let out;
-            (out, mixed) = mixed.split_at_mut(shared * width);
-            self.attend_text(trunk, known, out);
+            let out = mixed.split_off_mut(..shared * width).unwrap_or_default();
+            let query = Rows {
+                data: trunk,
+                stride,
+            };
+            self.attend_text(query, known_key_value, known_rows, out);
         }
         let mut texts = Vec::with_capacity(lengths.len());
         let mut scores = 0;
         for &length in lengths {
             let queries = if last { 1 } else { length };
-            scores += (known.len() / (2 * width) + length) * queries;
+            scores += (known_rows + length) * queries;
+            let own = own.split_off(..length * stride).unwrap_or_default();
+            let (query, query_stride) = match last {
+                true => (queries_left.split_off(..width).unwrap_or_default(), width),
+                false => (own, stride),
+            };
             let text = Text {
-                query: query.split_off(..queries * width).unwrap_or_default(),
-                own: own.split_off(..length * 2 * width).unwrap_or_default(),
+                query: Rows {
+                    data: query,
+                    stride: query_stride,
+                },
+                own,
                 mixed: mixed.split_off_mut(..queries * width).unwrap_or_default(),
             };
             texts.push(text);
@@ -435,15 +482,22 @@ impl TextTower {
         let attend_part = |texts: &mut [Text]| {
             let mut together = known.to_vec();
             for text in texts {
+                let rows = text.own.len() / stride;
                 let key_value = match known {
-                    [] => text.own,
+                    [] => Rows {
+                        data: &text.own[key..],
+                        stride,
+                    },
                     _ => {
                         together.truncate(known.len());
-                        together.extend_from_slice(text.own);
-                        &together
+                        append_key_values(text.own, key, stride, width, &mut together);
+                        Rows {
+                            data: &together,
+                            ..known_key_value
+                        }
                     }
                 };
-                self.attend_text(text.query, key_value, text.mixed);
+                self.attend_text(text.query, key_value, known_rows + rows, text.mixed);
             }
         };
         if part >= texts.len() {
@@ -453,17 +507,21 @@ impl TextTower {
         }
     }
 
-    /// The attention of the last rows of a text: query [queries, width], key_value [rows, 2 width].
-    fn attend_text(&self, query: &[f32], key_value: &[f32], mixed: &mut [f32]) {
+    /// The attention of the last rows of a text into `mixed` [queries, width], to `rows` rows of a key and
+    /// then its value.
+    fn attend_text(&self, query: Rows, key_value: Rows, rows: usize, mixed: &mut [f32]) {
         let width = self.config.width;
         let head_width = width / self.config.heads;
-        let part = |data, stride| Rows { data, stride };
+        let value = Rows {
+            data: &key_value.data[width..],
+            ..key_value
+        };
         attention(
-            part(query, width),
-            query.len() / width,
-            part(key_value, 2 * width),
-            part(&key_value[width..], 2 * width),
-            key_value.len() / (2 * width),
+            query,
+            mixed.len() / width,
+            key_value,
+            value,
+            rows,
             self.config.heads,
             head_width,
             true,
@@ -538,8 +596,8 @@ const WORTH_SHARING: usize = 1 << 19;
 
 /// What the attention of one text reads and writes.
 struct Text<'a> {
-    query: &'a [f32],
-    /// Its own keys and values.
+    query: Rows<'a>,
+    /// Its own rows, as [`Work::project`] leaves them.
     own: &'a [f32],
     mixed: &'a mut [f32],
 }
@@ -549,43 +607,48 @@ struct Text<'a> {
 struct Work {
     x: Vec<f32>,
     normed: Vec<f32>,
-    key_value: Vec<f32>,
+    /// As [`Projections::row`] says.
+    projected: Vec<f32>,
+    /// Of the last block alone: one row a text.
     query: Vec<f32>,
     mixed: Vec<f32>,
     middle: Vec<f32>,
     hidden: Vec<f32>,
 }
 
+const NONE: kernels::Activation = kernels::Activation::None;
+
 impl Work {
-    /// The block's first half: x to `normed` to `key_value`.
-    fn keys_and_values(&mut self, block: &Block) {
-        block.ln_1.apply(&self.x, &mut self.normed);
-        linear(&block.key_value, &self.normed, &mut self.key_value);
+    /// The block's first half: x to `projected`.
+    fn project(&mut self, block: &Block) {
+        let (Projections::Together(layer)
+        | Projections::Apart {
+            key_value: layer, ..
+        }) = &block.projections;
+        let (norm, out) = (Some(&block.ln_1), &mut self.projected);
+        layer.apply(&self.x, norm, NONE, None, &mut self.normed, out);
     }
 
-    fn query(&mut self, block: &Block) {
-        linear(&block.query, &self.normed, &mut self.query);
+    fn query(&mut self, layer: &Linear, norm: &LayerNorm) {
+        let (normed, out) = (&mut self.normed, &mut self.query);
+        layer.apply(&self.x, Some(norm), NONE, None, normed, out);
     }
 
     /// The block's second half: `mixed` and x to x.
     fn feed_forward(&mut self, block: &Block, activation: kernels::Activation) {
-        let (rows, none) = (
-            self.x.len() / block.out_proj.outputs(),
-            kernels::Activation::None,
-        );
-        self.middle.resize(self.x.len(), 0.0);
-        let (x, middle) = (&mut self.x, &mut self.middle);
-        block
-            .out_proj
-            .apply(&self.mixed, rows, none, Some(x), middle);
-        block.ln_2.apply(middle, &mut self.normed);
-        self.hidden.resize(4 * x.len(), 0.0);
-        block
-            .c_fc
-            .apply(&self.normed, rows, activation, None, &mut self.hidden);
-        block
-            .c_proj
-            .apply(&self.hidden, rows, none, Some(middle), x);
+        let (x, normed) = (&mut self.x, &mut self.normed);
+        let (mixed, middle, hidden) = (&self.mixed, &mut self.middle, &mut self.hidden);
+        let (out_proj, c_fc, c_proj) = (&block.out_proj, &block.c_fc, &block.c_proj);
+        out_proj.apply(mixed, None, NONE, Some(x), normed, middle);
+        c_fc.apply(middle, Some(&block.ln_2), activation, None, normed, hidden);
+        c_proj.apply(hidden, None, NONE, Some(middle), normed, x);
+    }
+}
+
+/// Appends the keys and values of `rows`, which start at `key` in each, to `to` [n, 2 width].
+fn append_key_values(rows: &[f32], key: usize, stride: usize, width: usize, to: &mut Vec<f32>) {
+    for row in rows.chunks_exact(stride) {
+        to.extend_from_slice(&row[key..key + 2 * width]);
     }
 }
 
@@ -608,12 +671,6 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     }
     let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
     sums.iter().sum::<f32>() + rest
-}
-
-fn linear(layer: &PackedLinear, x: &[f32], out: &mut Vec<f32>) {
-    let rows = x.len() / layer.inputs();
-    out.resize(rows * layer.outputs(), 0.0);
-    layer.apply(x, rows, kernels::Activation::None, None, out);
 }
 
 /// Leaves the last row of each text, the first of which stands behind `shared` rows.

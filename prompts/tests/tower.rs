@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use pinhole_checkpoint::{Activation, Checkpoint, OpenOptions, Tensor, TextTower as Config};
-use pinhole_prompts::{Classes, Error, Prefix, Templates, TextTower, Tokenizer, class_embeddings};
+use pinhole_prompts::{
+    Classes, Error, Prefix, Templates, TextTower, Tokenizer, Weight, class_embeddings,
+};
 
 const EMBEDDING: usize = 12;
 
@@ -71,6 +73,23 @@ fn tower(config: &Config, activation: Activation, weights: &Weights) -> Result<T
             .clone())
     };
     TextTower::new(config.clone(), EMBEDDING, activation, tensor)
+}
+
+/// The tensor as a bundle in int8 holds it.
+fn int8(name: &str, tensor: Tensor) -> Weight {
+    match TextTower::takes_int8(name) {
+        true => Weight::int8(name, &tensor).unwrap(),
+        false => Weight::F32(tensor),
+    }
+}
+
+fn int8_tower(config: &Config, activation: Activation, weights: &Weights) -> TextTower {
+    let tensor = |name: &str| Ok(int8(name, weights[name].clone()));
+    TextTower::new(config.clone(), EMBEDDING, activation, tensor).unwrap()
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 /// open_clip's `encode_text` in plain loops and f64, over every position, padding included.
@@ -275,7 +294,12 @@ fn texts_behind_a_prefix_equal_whole_texts() {
 #[test]
 fn the_number_of_threads_changes_no_bit() {
     let config = config(40, 2);
-    let tower = tower(&config, Activation::Gelu, &weights(&config)).unwrap();
+    let weights = weights(&config);
+    threads_change_no_bit(&tower(&config, Activation::Gelu, &weights).unwrap());
+    threads_change_no_bit(&int8_tower(&config, Activation::Gelu, &weights));
+}
+
+fn threads_change_no_bit(tower: &TextTower) {
     let prefix = tower
         .prefix(&tower.token_rows(&[38, 7, 8]).unwrap(), None)
         .unwrap();
@@ -288,7 +312,7 @@ fn the_number_of_threads_changes_no_bit() {
                 .collect()
         })
         .collect();
-    let (rows, lengths) = joined(&tower, &texts);
+    let (rows, lengths) = joined(tower, &texts);
     let on = |threads| {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -314,6 +338,132 @@ fn the_number_of_threads_changes_no_bit() {
     let last = tower.embed_after(Some(&prefix), &rows[rows.len() - 24 * 3..], &[3]);
     assert_eq!(lengths[499], 3);
     assert_eq!(last.unwrap(), behind[499 * EMBEDDING..]);
+    for (text, batched) in texts.iter().zip(alone.chunks(EMBEDDING)).take(20) {
+        assert_eq!(tower.embed_tokens(text).unwrap(), batched, "{text:?}");
+    }
+}
+
+#[test]
+fn integers_stay_near_floats() {
+    for layers in [1, 3] {
+        let config = config(40, layers);
+        let mut weights = weights(&config);
+        // Outputs of very different size, so that each needs its own scale.
+        for (name, tensor) in &mut weights {
+            if TextTower::takes_int8(name) {
+                let inputs = tensor.shape[1];
+                for (i, row) in tensor.data.chunks_exact_mut(inputs).enumerate() {
+                    let factor = [0.02, 1.0, 0.3][i % 3];
+                    row.iter_mut().for_each(|v| *v *= factor);
+                }
+            }
+        }
+        let quick = Activation::QuickGelu;
+        let exact = tower(&config, quick, &weights).unwrap();
+        let found = int8_tower(&config, quick, &weights);
+        let flat = |name: &str| {
+            Ok(match int8(name, weights[name].clone()) {
+                Weight::Int8 { weight, mut scales } => {
+                    let mean = scales.data.iter().sum::<f32>() / scales.data.len() as f32;
+                    scales.data.fill(mean);
+                    Weight::Int8 { weight, scales }
+                }
+                floats => floats,
+            })
+        };
+        let flat = TextTower::new(config.clone(), EMBEDDING, quick, flat).unwrap();
+        let texts: Vec<Vec<u32>> = (0..40)
+            .map(|i| vec![38, i % 38, (7 * i) % 38, 39])
+            .collect();
+        let worst = |tower: &TextTower| {
+            let (a, b) = (
+                exact.embed_batch(&texts).unwrap(),
+                tower.embed_batch(&texts).unwrap(),
+            );
+            let pairs = a.chunks(EMBEDDING).zip(b.chunks(EMBEDDING));
+            pairs.map(|(a, b)| cosine(a, b)).fold(1.0, f32::min)
+        };
+        let (found, flat) = (worst(&found), worst(&flat));
+        assert!(found > 0.9998, "{layers} layers: {found}");
+        assert!(flat < 0.99, "one scale for all outputs: {flat}");
+    }
+}
+
+#[test]
+fn damaged_integers_are_refused_by_name() {
+    let config = config(40, 2);
+    let weights = weights(&config);
+    const LAYER: &str = "transformer.resblocks.1.attn.in_proj_weight";
+    let build = |at: &str, change: &dyn Fn(&mut Weight)| {
+        let tensor = |name: &str| {
+            let mut weight = int8(name, weights[name].clone());
+            if name == at {
+                change(&mut weight);
+            }
+            Ok(weight)
+        };
+        let quick = Activation::QuickGelu;
+        TextTower::new(config.clone(), EMBEDDING, quick, tensor).map(drop)
+    };
+    build(LAYER, &|_| ()).unwrap();
+    let scale = |value: f32| {
+        move |weight: &mut Weight| match weight {
+            Weight::Int8 { scales, .. } => scales.data[5] = value,
+            Weight::F32(_) => panic!("{LAYER} is in integers"),
+        }
+    };
+    let values =
+        |change: &dyn Fn(&mut Tensor<i8>, &mut Tensor)| match build(LAYER, &|weight| match weight {
+            Weight::Int8 { weight, scales } => change(weight, scales),
+            Weight::F32(_) => panic!("{LAYER} is in integers"),
+        }) {
+            Err(error) => error.to_string(),
+            Ok(()) => panic!("accepted"),
+        };
+    for (value, part) in [
+        (f32::NAN, "NaN"),
+        (f32::INFINITY, "inf"),
+        (0.0, "0 at 5"),
+        (-1.0, "-1 at 5"),
+    ] {
+        let error = build(LAYER, &scale(value)).unwrap_err().to_string();
+        let named = error.contains(&format!("{LAYER}_scale"));
+        assert!(named && error.contains(part), "{error}");
+    }
+    for (error, part) in [
+        // In the part of the values, behind that of the queries.
+        (values(&|w, _| w.data[60 * 24 + 3] = -128), "-128"),
+        (values(&|w, _| w.data[3] = -128), "output 0, input 3"),
+        (values(&|w, _| w.shape = vec![24, 72]), "[72, 24]"),
+        (values(&|w, _| w.data.truncate(9)), "[72, 24]"),
+        (values(&|_, s| s.data.truncate(71)), "_scale"),
+        (values(&|_, s| s.shape = vec![72, 1]), "_scale"),
+    ] {
+        assert!(error.contains(LAYER) && error.contains(part), "{error}");
+    }
+    for name in [
+        "ln_final.weight",
+        "text_projection",
+        "token_embedding.weight",
+    ] {
+        let error = build(name, &|weight| {
+            let matrix = Tensor {
+                shape: vec![2, 2],
+                data: vec![1.0; 4],
+            };
+            *weight = Weight::int8(name, &matrix).unwrap();
+        });
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.contains(name) && error.contains("expected floats"),
+            "{error}"
+        );
+    }
+    let vector = Tensor {
+        shape: vec![4],
+        data: vec![1.0; 4],
+    };
+    assert!(Weight::int8("a.bias", &vector).is_err());
 }
 
 #[test]
@@ -595,6 +745,14 @@ fn embeddings_equal_those_of_open_clip() {
             let length = expected.iter().map(|v| v * v).sum::<f32>().sqrt();
             let dot = found.iter().zip(expected).map(|(f, e)| f * e).sum::<f32>();
             assert!(dot / length >= 0.99999, "{model}: cosine {}", dot / length);
+        }
+        let tensor = |name: &str| Ok(int8(name, checkpoint.tensor(name)?));
+        let (config, embedding) = (tower.config().clone(), tower.embedding());
+        let integers = TextTower::new(config, embedding, activation, tensor).unwrap();
+        let integers = integers.embed_batch(&texts).unwrap();
+        for (a, b) in integers.chunks(embedding).zip(found.chunks(embedding)) {
+            let cosine = cosine(a, b);
+            assert!(cosine >= 0.998, "{model}: int8's cosine {cosine}");
         }
     }
 }

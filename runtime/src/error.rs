@@ -20,9 +20,17 @@ pub enum Error {
         /// The bundle's folder.
         bundle: PathBuf,
     },
-    /// A text cannot be embedded, or the text encoder is not what it must be.
+    /// A text cannot be embedded, or a tensor of the text encoder cannot be read.
     #[error(transparent)]
     Text(#[from] pinhole_prompts::Error),
+    /// The text encoder's tensors are not what the manifest says.
+    #[error("{}: {source}; export the bundle again", path.display())]
+    TextEncoder {
+        /// The text encoder's file.
+        path: PathBuf,
+        /// The tensor, what was expected and what was found.
+        source: pinhole_prompts::Error,
+    },
     /// The head is not what a conditional head must be.
     #[error("{}: {reason}; export the bundle again", path.display())]
     Head {

@@ -435,7 +435,17 @@ fn inspect(classifier: &Classifier, operators: bool, json: bool) -> Result<ExitC
         None => writeln!(out, "prompts        {}", manifest.templates.join(" | "))?,
     }
     match &manifest.text_encoder {
-        Some(text) => writeln!(out, "text encoder   in {}", text.precision)?,
+        Some(text) => {
+            write!(out, "text encoder   in {}", text.precision)?;
+            match text.fidelity {
+                Some(f) => writeln!(
+                    out,
+                    ": class embeddings against f32 on {} classes: cosine mean {:.6}, worst {:.6}",
+                    f.classes, f.mean_cosine, f.worst_cosine
+                )?,
+                None => writeln!(out)?,
+            }
+        }
         None => writeln!(out, "text encoder   none: the classes are fixed")?,
     }
     match &manifest.conditional {

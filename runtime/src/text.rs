@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use pinhole_bundle::{
-    Bundle, BundleWriter, HEAD, Head, HeadKind, Manifest, TEXT_ENCODER, UnknownPolicy,
+    Bundle, BundleWriter, HEAD, Head, HeadKind, Manifest, Precision, TEXT_ENCODER, UnknownPolicy,
 };
 use pinhole_checkpoint::{PromptLearner, read_state_dict};
 use pinhole_prompts::{
-    Classes, Templates, TextTower, Tokenizer, class_embeddings, learned_embeddings,
+    Classes, Templates, TextTower, Tokenizer, Weight, class_embeddings, learned_embeddings,
 };
 
 use crate::Error;
@@ -139,7 +139,8 @@ fn embed(
 /// The bundle's text tower, with the rows of the tokens that it holds.
 ///
 /// # Errors
-/// [`Error::NoTextEncoder`]; [`Error::Text`] for one that is not as the manifest says.
+/// [`Error::NoTextEncoder`]; [`Error::TextEncoder`] for one that is not as the manifest says, and
+/// [`Error::Text`] for one that cannot be read.
 pub fn text_tower(bundle: &Bundle) -> Result<TextTower, Error> {
     let manifest = bundle.manifest();
     let path = bundle.folder().join(TEXT_ENCODER);
@@ -149,10 +150,24 @@ pub fn text_tower(bundle: &Bundle) -> Result<TextTower, Error> {
     let info = manifest.text_encoder.as_ref().ok_or_else(missing)?;
     let state = read_state_dict(&path).map_err(pinhole_prompts::Error::from)?;
     let (config, embedding) = (info.tower.clone(), manifest.model.embedding_size);
-    let tensor = |name: &str| Ok(state.tensor(name)?);
+    let integers = info.precision == Precision::Int8;
+    let tensor = |name: &str| {
+        Ok(match integers && TextTower::takes_int8(name) {
+            true => Weight::Int8 {
+                weight: state.tensor_i8(name)?,
+                scales: state.tensor(&TextTower::scales_name(name))?,
+            },
+            false => Weight::F32(state.tensor(name)?),
+        })
+    };
     let activation = info.activation;
-    Ok(match info.tokens.as_slice() {
-        [] => TextTower::new(config, embedding, activation, tensor)?,
-        ids => TextTower::with_token_ids(config, embedding, activation, ids.to_vec(), tensor)?,
+    match info.tokens.as_slice() {
+        [] => TextTower::new(config, embedding, activation, tensor),
+        ids => TextTower::with_token_ids(config, embedding, activation, ids.to_vec(), tensor),
+    }
+    .map_err(|source| match source {
+        // It names the file.
+        pinhole_prompts::Error::Checkpoint(_) => source.into(),
+        _ => Error::TextEncoder { path, source },
     })
 }

@@ -1,22 +1,109 @@
 //! The weights of a text tower: their names and shapes, and how they are read.
 
+use std::ops::Range;
+
 use pinhole_checkpoint::{Tensor, TextTower as Config};
-use pinhole_kernels::{PackedLinear, layer_norm};
+use pinhole_kernels::{
+    Activation, Before, Input, PackedLinear, PackedLinearInt8, layer_norm, quantize_rows,
+};
 
 use crate::error::Error;
 
 /// CLIP's layer norms all have it (OpenAI's model.py).
 const EPSILON: f32 = 1e-5;
 
+/// The blocks' linear weights, [outputs, inputs]: what a tower may have in 8-bit integers.
+const LINEAR: [&str; 4] = [
+    "attn.in_proj_weight",
+    "attn.out_proj.weight",
+    "mlp.c_fc.weight",
+    "mlp.c_proj.weight",
+];
+
+/// A tensor of a text tower, as it is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Weight {
+    /// Floats.
+    F32(Tensor),
+    /// A linear layer's weight in 8-bit integers, for those that [`TextTower::takes_int8`] names.
+    ///
+    /// [`TextTower::takes_int8`]: crate::TextTower::takes_int8
+    Int8 {
+        /// [outputs, inputs], each in -127 ..= 127.
+        weight: Tensor<i8>,
+        /// `[outputs]`: what an output's weights count.
+        scales: Tensor,
+    },
+}
+
+impl From<Tensor> for Weight {
+    fn from(tensor: Tensor) -> Self {
+        Weight::F32(tensor)
+    }
+}
+
+impl Weight {
+    /// A weight [outputs, inputs] in 8-bit integers, symmetric: the largest of an output is 127 or -127.
+    ///
+    /// # Errors
+    /// [`Error::Weight`] for one that is no matrix.
+    pub fn int8(name: &str, tensor: &Tensor) -> Result<Self, Error> {
+        let Tensor { shape, data } = tensor;
+        let &[outputs, inputs] = &shape[..] else {
+            return Err(wrong(name, "a matrix".into(), format!("shape {shape:?}")));
+        };
+        if inputs == 0 || outputs.checked_mul(inputs) != Some(data.len()) {
+            let found = format!("{} values", data.len());
+            return Err(wrong(name, format!("a matrix {shape:?}"), found));
+        }
+        let (mut weight, mut scales) = (vec![0; data.len()], vec![0.0; outputs]);
+        quantize_rows(data, inputs, Before::Nothing, &mut weight, &mut scales);
+        Ok(Weight::Int8 {
+            weight: Tensor {
+                shape: shape.clone(),
+                data: weight,
+            },
+            scales: Tensor {
+                shape: vec![outputs],
+                data: scales,
+            },
+        })
+    }
+}
+
+/// Whether the tensor of this name is one of [`LINEAR`].
+pub(super) fn takes_int8(name: &str) -> bool {
+    let layer = name.strip_prefix("transformer.resblocks.");
+    let layer = layer.and_then(|rest| rest.split_once('.'));
+    layer.is_some_and(|(_, layer)| LINEAR.contains(&layer))
+}
+
 pub(super) struct Block {
     pub(super) ln_1: LayerNorm,
-    /// Apart from keys and values, as the last block needs one query a text.
-    pub(super) query: PackedLinear,
-    pub(super) key_value: PackedLinear,
-    pub(super) out_proj: PackedLinear,
+    pub(super) projections: Projections,
+    pub(super) out_proj: Linear,
     pub(super) ln_2: LayerNorm,
-    pub(super) c_fc: PackedLinear,
-    pub(super) c_proj: PackedLinear,
+    pub(super) c_fc: Linear,
+    pub(super) c_proj: Linear,
+}
+
+/// The layers in front of the attention.
+pub(super) enum Projections {
+    /// Query, key and value of a row, side by side.
+    Together(Linear),
+    /// Of the last block, which needs one query a text.
+    Apart {
+        query: Linear,
+        /// A row's key and value.
+        key_value: Linear,
+    },
+}
+
+/// A linear layer, packed.
+pub(super) enum Linear {
+    F32(PackedLinear),
+    /// Each row of the input is quantised on the way in.
+    Int8(PackedLinearInt8),
 }
 
 pub(super) struct LayerNorm {
@@ -24,51 +111,136 @@ pub(super) struct LayerNorm {
     bias: Vec<f32>,
 }
 
-/// Reads a tensor by name, of exactly this shape.
-pub(super) type Read<'a> = dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, Error> + 'a;
+/// Gives a tensor by its name.
+pub(super) type Source<'a> = dyn FnMut(&str) -> Result<Weight, Error> + 'a;
 
 impl Block {
-    pub(super) fn new(i: usize, w: usize, read: &mut Read) -> Result<Self, Error> {
+    pub(super) fn new(i: usize, last: bool, w: usize, source: &mut Source) -> Result<Self, Error> {
         let name = block_name(i);
-        let ln_1 = LayerNorm::new(&format!("{name}.ln_1"), w, read)?;
-        let weight = read(&format!("{name}.attn.in_proj_weight"), &[3 * w, w])?;
-        let bias = read(&format!("{name}.attn.in_proj_bias"), &[3 * w])?;
-        // The rows of q, k and v lie one after the other.
-        let (query, key_value) = weight.split_at(w * w);
-        let (query_bias, key_value_bias) = bias.split_at(w);
-        let query = PackedLinear::from_out_in(query, w, w, Some(query_bias));
-        let key_value = PackedLinear::from_out_in(key_value, 2 * w, w, Some(key_value_bias));
-        drop(weight);
-        let mut packed = |layer: &str, outputs, inputs| {
-            let weight = read(&format!("{name}.{layer}.weight"), &[outputs, inputs])?;
-            let bias = read(&format!("{name}.{layer}.bias"), &[outputs])?;
-            Ok::<_, Error>(PackedLinear::from_out_in(
-                &weight,
-                outputs,
-                inputs,
-                Some(&bias),
-            ))
+        let mut packed = |layer: &str, weight: &str, outputs, inputs, split| {
+            let name = format!("{name}.{layer}");
+            let (weight, bias) = (
+                format!("{name}{weight}weight"),
+                format!("{name}{weight}bias"),
+            );
+            Linear::new(&weight, &bias, outputs, inputs, split, source)
         };
-        let out_proj = packed("attn.out_proj", w, w)?;
-        let c_fc = packed("mlp.c_fc", 4 * w, w)?;
-        let c_proj = packed("mlp.c_proj", w, 4 * w)?;
-        let ln_2 = LayerNorm::new(&format!("{name}.ln_2"), w, read)?;
+        // The rows of q, k and v lie one after the other.
+        let split = if last { w } else { 0 };
+        let (query, others) = packed("attn.in_proj", "_", 3 * w, w, split)?;
+        let projections = match query {
+            None => Projections::Together(others),
+            Some(query) => Projections::Apart {
+                query,
+                key_value: others,
+            },
+        };
+        let (_, out_proj) = packed("attn.out_proj", ".", w, w, 0)?;
+        let (_, c_fc) = packed("mlp.c_fc", ".", 4 * w, w, 0)?;
+        let (_, c_proj) = packed("mlp.c_proj", ".", w, 4 * w, 0)?;
         Ok(Block {
-            ln_1,
-            query,
-            key_value,
+            ln_1: LayerNorm::new(&format!("{name}.ln_1"), w, source)?,
+            projections,
             out_proj,
-            ln_2,
+            ln_2: LayerNorm::new(&format!("{name}.ln_2"), w, source)?,
             c_fc,
             c_proj,
         })
     }
 }
 
+impl Projections {
+    /// Where a row's key starts, its value behind it, and the length of a row.
+    pub(super) fn row(&self, width: usize) -> (usize, usize) {
+        match self {
+            Projections::Together(_) => (width, 3 * width),
+            Projections::Apart { .. } => (0, 2 * width),
+        }
+    }
+}
+
+impl Linear {
+    /// From a weight [outputs, inputs] and a bias `[outputs]`; the first `split` outputs, where there are any,
+    /// become a layer of their own.
+    fn new(
+        weight: &str,
+        bias: &str,
+        outputs: usize,
+        inputs: usize,
+        split: usize,
+        source: &mut Source,
+    ) -> Result<(Option<Self>, Self), Error> {
+        let stored = source(weight)?;
+        let shape = [outputs, inputs];
+        match &stored {
+            Weight::F32(tensor) => checked(weight, tensor, &shape)?,
+            Weight::Int8 { weight: s8, scales } => checked_int8(weight, s8, scales, &shape)?,
+        }
+        let bias = floats(source, bias, &[outputs])?;
+        let pack = |rows: Range<usize>| -> Result<Self, Error> {
+            let bias = Some(&bias[rows.clone()]);
+            let count = rows.len();
+            let values = rows.start * inputs..rows.end * inputs;
+            Ok(match &stored {
+                Weight::F32(tensor) => {
+                    let part = &tensor.data[values];
+                    Linear::F32(PackedLinear::from_out_in(part, count, inputs, bias))
+                }
+                Weight::Int8 { weight: s8, scales } => {
+                    let (part, scales) = (&s8.data[values], &scales.data[rows]);
+                    let packed = PackedLinearInt8::from_out_in(part, scales, count, inputs, bias);
+                    Linear::Int8(packed.map_err(|source| Error::Int8 {
+                        tensor: weight.to_owned(),
+                        source,
+                    })?)
+                }
+            })
+        };
+        let first = match split {
+            0 => None,
+            _ => Some(pack(0..split)?),
+        };
+        Ok((first, pack(split..outputs)?))
+    }
+
+    /// out [rows, outputs] = activation(norm(x) W + b) + residual. `normed` is working memory. A row of
+    /// the result does not depend on the other rows.
+    pub(super) fn apply(
+        &self,
+        x: &[f32],
+        norm: Option<&LayerNorm>,
+        activation: Activation,
+        residual: Option<&[f32]>,
+        normed: &mut Vec<f32>,
+        out: &mut Vec<f32>,
+    ) {
+        match self {
+            Linear::F32(layer) => {
+                let rows = x.len() / layer.inputs();
+                out.resize(rows * layer.outputs(), 0.0);
+                let x = match norm {
+                    None => x,
+                    Some(norm) => {
+                        norm.apply(x, normed);
+                        normed
+                    }
+                };
+                layer.apply(x, rows, activation, residual, out);
+            }
+            Linear::Int8(layer) => {
+                let rows = x.len() / layer.inputs();
+                out.resize(rows * layer.outputs(), 0.0);
+                let before = norm.map_or(Before::Nothing, LayerNorm::before);
+                layer.apply(Input::F32 { x, before }, rows, activation, residual, out);
+            }
+        }
+    }
+}
+
 impl LayerNorm {
-    pub(super) fn new(name: &str, w: usize, read: &mut Read) -> Result<Self, Error> {
-        let gain = read(&format!("{name}.weight"), &[w])?;
-        let bias = read(&format!("{name}.bias"), &[w])?;
+    pub(super) fn new(name: &str, w: usize, source: &mut Source) -> Result<Self, Error> {
+        let gain = floats(source, &format!("{name}.weight"), &[w])?;
+        let bias = floats(source, &format!("{name}.bias"), &[w])?;
         Ok(LayerNorm { gain, bias })
     }
 
@@ -76,6 +248,25 @@ impl LayerNorm {
     pub(super) fn apply(&self, x: &[f32], out: &mut Vec<f32>) {
         out.resize(x.len(), 0.0);
         layer_norm(x, self.gain.len(), &self.gain, &self.bias, EPSILON, out);
+    }
+
+    fn before(&self) -> Before<'_> {
+        Before::LayerNorm {
+            gain: &self.gain,
+            bias: &self.bias,
+            epsilon: EPSILON,
+        }
+    }
+}
+
+/// Reads a tensor of floats, of exactly this shape.
+pub(super) fn floats(source: &mut Source, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+    match source(name)? {
+        Weight::F32(tensor) => {
+            checked(name, &tensor, shape)?;
+            Ok(tensor.data)
+        }
+        Weight::Int8 { .. } => Err(wrong(name, "floats".into(), "8-bit integers".into())),
     }
 }
 
@@ -128,6 +319,42 @@ pub(super) fn tensors(
 
 /// Checks that a tensor has this shape and nothing but numbers.
 pub(crate) fn checked(name: &str, tensor: &Tensor, shape: &[usize]) -> Result<(), Error> {
+    checked_shape(name, tensor, shape)?;
+    match tensor.data.iter().position(|value| !value.is_finite()) {
+        None => Ok(()),
+        Some(index) => Err(Error::NotFinite {
+            tensor: name.to_string(),
+            index,
+            value: tensor.data[index],
+        }),
+    }
+}
+
+/// Checks a weight in 8-bit integers and its scales.
+fn checked_int8(
+    name: &str,
+    weight: &Tensor<i8>,
+    scales: &Tensor,
+    shape: &[usize; 2],
+) -> Result<(), Error> {
+    checked_shape(name, weight, shape)?;
+    let named = scales_name(name);
+    checked(&named, scales, &shape[..1])?;
+    match scales.data.iter().position(|&scale| scale <= 0.0) {
+        None => Ok(()),
+        Some(index) => {
+            let found = format!("{} at {index}", scales.data[index]);
+            Err(wrong(&named, "numbers above 0".into(), found))
+        }
+    }
+}
+
+/// The name of the scales of a weight in 8-bit integers.
+pub(super) fn scales_name(weight: &str) -> String {
+    format!("{weight}_scale")
+}
+
+fn checked_shape<T>(name: &str, tensor: &Tensor<T>, shape: &[usize]) -> Result<(), Error> {
     let len = shape
         .iter()
         .try_fold(1usize, |product, &n| product.checked_mul(n));
@@ -142,13 +369,14 @@ pub(crate) fn checked(name: &str, tensor: &Tensor, shape: &[usize]) -> Result<()
             found,
         });
     }
-    match tensor.data.iter().position(|value| !value.is_finite()) {
-        None => Ok(()),
-        Some(index) => Err(Error::NotFinite {
-            tensor: name.to_string(),
-            index,
-            value: tensor.data[index],
-        }),
+    Ok(())
+}
+
+fn wrong(tensor: &str, expected: String, found: String) -> Error {
+    Error::Weight {
+        tensor: tensor.to_owned(),
+        expected,
+        found,
     }
 }
 
