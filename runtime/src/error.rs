@@ -29,7 +29,7 @@ pub enum Error {
         /// The text encoder's file.
         path: PathBuf,
         /// The tensor, what was expected and what was found.
-        source: pinhole_prompts::Error,
+        source: Box<pinhole_prompts::Error>,
     },
     /// The head is not what a conditional head must be.
     #[error("{}: {reason}; export the bundle again", path.display())]

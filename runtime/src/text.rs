@@ -168,6 +168,9 @@ pub fn text_tower(bundle: &Bundle) -> Result<TextTower, Error> {
     .map_err(|source| match source {
         // It names the file.
         pinhole_prompts::Error::Checkpoint(_) => source.into(),
-        _ => Error::TextEncoder { path, source },
+        _ => Error::TextEncoder {
+            path,
+            source: Box::new(source),
+        },
     })
 }
