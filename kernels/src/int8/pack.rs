@@ -452,7 +452,7 @@ fn pack_weight<const STEP: usize>(
         let slots = to.as_chunks_mut::<STEP>().0;
         match weight {
             // As many columns at a time as a vector has bytes.
-            Weight::InOut(weight) if rows.len() == STEP && columns.len() % WIDE == 0 => {
+            Weight::InOut(weight) if rows.len() == STEP && columns.len().is_multiple_of(WIDE) => {
                 let rows: [&[[i8; WIDE]]; STEP] = std::array::from_fn(|r| {
                     let row = &weight[(rows.start + r) * n..][columns.clone()];
                     row.as_chunks().0
