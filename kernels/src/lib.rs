@@ -29,6 +29,7 @@
 //! that names it. The values themselves never cause one; a NaN makes NaN what depends on it.
 
 mod activation;
+mod affine;
 mod attention;
 mod int8;
 mod linear;
@@ -47,7 +48,8 @@ mod threads;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use int8::{Input, PackedLinearInt8, WeightError};
+pub use affine::{Affine, fake_quantize, map_quantized};
+pub use int8::{Input, PackedLinearAffine, PackedLinearInt8, WeightError};
 pub use linear::PackedLinear;
 pub use patch::{patch_embedding, patch_embedding_int8};
 pub use quantize::Before;

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
+use super::affine::Offsets;
 use super::pack::{Header, Layout};
 use crate::Activation;
 use crate::activation::{gelu, quick_gelu};
@@ -65,6 +66,8 @@ pub(crate) struct Group<'a> {
     pub(crate) steps: usize,
     /// Whether the packed values are off by 128.
     pub(crate) shifted: bool,
+    /// What zero points add to the sums.
+    pub(crate) offsets: Option<Offsets<'a>>,
     /// Whole panels.
     pub(crate) panels: &'a [u8],
     /// The columns of `out` that the panels make.
@@ -112,8 +115,11 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
                 let ahead = layout.header_size() + (start + steps) * step;
                 next = g.panels.as_ptr().wrapping_add(ahead);
             }
-            let corrected = g.shifted && start == 0;
-            if corrected {
+            let corrected = (g.shifted || g.offsets.is_some()) && start == 0;
+            if corrected && let Some(offsets) = g.offsets {
+                let corrections = g.shifted.then_some(header.corrections);
+                offsets.write(corrections, columns.clone(), layout.columns, sums);
+            } else if corrected {
                 for sums in sums.chunks_exact_mut(layout.columns) {
                     sums.copy_from_slice(header.corrections);
                 }
