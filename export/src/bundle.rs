@@ -15,13 +15,15 @@ use pinhole_prompts::{
 };
 
 use crate::calibrate::{CalibrationImage, calibrate};
-use crate::graph::{self, GraphOptions};
+use crate::graph::{self, Encoder, GraphOptions};
 use crate::{golden, text_encoder};
 
 /// What to export.
 pub struct Request<'a> {
     /// The CLIP model.
     pub checkpoint: &'a Checkpoint,
+    /// What encodes images in the place of the checkpoint's image tower. `precision` and `flat` say nothing then.
+    pub encoder: Option<&'a Encoder>,
     /// The classes to rank.
     pub classes: &'a Classes,
     /// The prompts of a class.
@@ -65,6 +67,14 @@ pub struct Gate {
     pub min_agreement: f32,
 }
 
+impl Gate {
+    /// Anything passes.
+    pub const OFF: Gate = Gate {
+        min_cosine: 0.0,
+        min_agreement: 0.0,
+    };
+}
+
 /// A step of the export, for a progress bar: (step, done, total).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -86,12 +96,17 @@ pub enum Step {
 /// alone, which leaves about 1e-6.
 const SELF_TEST_COSINE: f32 = 0.9999;
 
+/// [`SELF_TEST_COSINE`] for 8-bit integers whose fidelity nobody has measured.
+const FOREIGN_SELF_TEST_COSINE: f32 = 0.999;
+
 /// The same for a bundle. In int8 another order of sums brings values that lie half-way between two whole
 /// numbers to the other side, and later layers carry that on: it is the noise of quantisation once more, so
 /// a board may be as far from the exporter's machine as the bundle is from f32.
 fn self_test_cosine(manifest: &Manifest) -> f32 {
     match (manifest.precision, manifest.fidelity) {
         (Precision::Int8, Some(fidelity)) => fidelity.worst_cosine.min(SELF_TEST_COSINE),
+        // An encoder that was quantised elsewhere: one scale for all of a tensor makes that noise larger.
+        (Precision::Int8, None) => FOREIGN_SELF_TEST_COSINE,
         _ => SELF_TEST_COSINE,
     }
 }
@@ -102,6 +117,10 @@ fn self_test_cosine(manifest: &Manifest) -> f32 {
 /// The output folder exists or cannot be written to; a class or a template does not fit; a weight is not
 /// finite; the fidelity stays below the gate. Nothing is left at the destination then.
 pub fn export(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Result<Manifest> {
+    if let Some(encoder) = request.encoder {
+        let config = request.checkpoint.config();
+        encoder.check(&config.preprocessing, config.embedding)?;
+    }
     // First, so that a wrong --out is known before the work is done.
     let writer = BundleWriter::create(request.out)?;
     let head = head(request, progress)?;
@@ -114,7 +133,11 @@ pub fn export(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Re
         &mut manifest,
         progress,
     )?;
-    if request.precision != Precision::F32 {
+    if request.encoder.is_some() {
+        let classifier = Classifier::open(writer.folder())?;
+        manifest.precision = graph::precision(&classifier.operators());
+        writer.write_manifest(&mut manifest)?;
+    } else if request.precision != Precision::F32 {
         manifest.fidelity = Some(fidelity(request, &writer, &head, &manifest, progress)?);
     }
     if let Prompts::Learned(learner, _) = request.prompts
@@ -282,11 +305,11 @@ fn manifest(request: &Request, embedding_size: usize) -> Manifest {
         version: VERSION,
         created_by: format!("pinhole-export {}", env!("CARGO_PKG_VERSION")),
         model: ModelInfo {
-            name: config
-                .name
-                .clone()
-                .unwrap_or_else(|| model_name(&config.image)),
-            image_size: config.image.image_size(),
+            name: match request.encoder {
+                Some(encoder) => encoder.name(),
+                None => (config.name.clone()).unwrap_or_else(|| model_name(&config.image)),
+            },
+            image_size: config.preprocessing.size,
             embedding_size,
         },
         preprocessing: config.preprocessing.clone(),
@@ -319,16 +342,20 @@ fn assemble(
     manifest: &mut Manifest,
     progress: &mut dyn FnMut(Step, u64, u64),
 ) -> Result<()> {
-    let options = GraphOptions {
-        precision,
-        flat: request.flat,
-    };
-    graph::write(
-        request.checkpoint,
-        writer.folder(),
-        options,
-        &mut |done, total| progress(Step::Graph, done, total),
-    )?;
+    let mut bar = |done, total| progress(Step::Graph, done, total);
+    match request.encoder {
+        Some(encoder) => {
+            let rule = &request.checkpoint.config().preprocessing;
+            encoder.write(rule, writer.folder(), &mut bar)?;
+        }
+        None => {
+            let options = GraphOptions {
+                precision,
+                flat: request.flat,
+            };
+            graph::write(request.checkpoint, writer.folder(), options, &mut bar)?;
+        }
+    }
     writer.add_head(head)?;
     let mut images = vec![];
     for (file, image) in golden::images()? {

@@ -1,5 +1,6 @@
 //! The ONNX graph of an image tower: u8 pixels in, L2-normalised embedding out.
 
+mod encoder;
 mod flat;
 mod functions;
 mod resnet;
@@ -17,6 +18,7 @@ use tract_onnx::pb::{
     tensor_shape_proto, type_proto,
 };
 
+pub use encoder::{Encoder, precision};
 pub use weights::WeightFile;
 
 /// How to write the graph.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::affine;
 use pinhole_bundle::dialect;
 use pinhole_kernels::{
     self as kernels, Activation, Before, Input, PackedLinear, PackedLinearInt8, Rows,
@@ -14,6 +15,7 @@ use tract_onnx::tract_hir::internal::*;
 
 /// Makes tract build our operator for each function.
 pub(super) fn register(onnx: &mut Onnx) {
+    affine::register(onnx);
     let register = &mut onnx.op_register;
     register.insert(dialect::PATCH_EMBEDDING.name, patch_embedding);
     register.insert(
@@ -49,7 +51,7 @@ pub(super) fn register(onnx: &mut Onnx) {
 }
 
 /// What an operator computes; [`Operator`] makes a tract operator of it.
-trait Compute: fmt::Debug + Send + Sync + 'static {
+pub(super) trait Compute: fmt::Debug + Send + Sync + 'static {
     /// The output's shape.
     fn shape(&self, inputs: &[&[usize]]) -> TractResult<TVec<usize>>;
     /// Fills `output`, whose shape is [`Compute::shape`]'s.
@@ -111,7 +113,7 @@ impl TypedOp for Operator {
 
 /// tract infers shapes on its typed graph, where [`Operator::output_facts`] gives them; before that
 /// only the type is known.
-fn operator(
+pub(super) fn operator(
     name: &'static str,
     compute: impl Compute,
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
@@ -128,7 +130,10 @@ fn operator(
     Ok((inference_wrap(operator, 1, rules), vec![]))
 }
 
-fn attribute_tensor<'a>(node: &'a NodeProto, name: &str) -> TractResult<&'a TensorProto> {
+pub(super) fn attribute_tensor<'a>(
+    node: &'a NodeProto,
+    name: &str,
+) -> TractResult<&'a TensorProto> {
     let mut attributes = node.attribute.iter();
     attributes
         .find(|a| a.name == name)
@@ -137,7 +142,7 @@ fn attribute_tensor<'a>(node: &'a NodeProto, name: &str) -> TractResult<&'a Tens
 }
 
 /// A parameter of `node` as f32 with its shape: an attribute, put there before parsing.
-fn parameter(
+pub(super) fn parameter(
     context: &ParsingContext,
     node: &NodeProto,
     name: &str,
@@ -190,7 +195,7 @@ fn float(node: &NodeProto, name: &str) -> TractResult<f32> {
     Ok(attribute.f)
 }
 
-fn plain(value: &TValue) -> TractResult<&[f32]> {
+pub(super) fn plain(value: &TValue) -> TractResult<&[f32]> {
     value.try_as_plain_ram()?.as_slice::<f32>()
 }
 
@@ -270,7 +275,11 @@ impl Compute for Linear {
 }
 
 /// The shape of a linear layer's output.
-fn linear_shape(inputs: &[&[usize]], width: usize, outputs: usize) -> TractResult<TVec<usize>> {
+pub(super) fn linear_shape(
+    inputs: &[&[usize]],
+    width: usize,
+    outputs: usize,
+) -> TractResult<TVec<usize>> {
     let mut shape: TVec<usize> = inputs[0].into();
     let last = shape
         .last_mut()
