@@ -58,7 +58,8 @@ pub const LAYER_NORM: Function = Function {
     parameters: &["gain", "bias"],
     attributes: &["epsilon"],
 };
-/// `x @ weight + bias`: x [.., K], weight `[K, M]`, bias `[M]`.
+/// `x @ weight + bias`: x [.., K], weight `[K, M]`, bias `[M]`. A weight in f16 may be multiplied in f16 where
+/// [`crate::Manifest::f16_arithmetic`] is there.
 pub const LINEAR: Function = Function {
     name: "Linear",
     inputs: &["x"],

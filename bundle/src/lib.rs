@@ -16,7 +16,8 @@
 //! # Reading
 //! [`Bundle::open`] checks before it returns: format and version, unknown fields, ranges of every
 //! number, that each file listed exists with its size and SHA-256 and lies inside the folder, and the
-//! head's type, shape, finiteness and norms. An error names the file and the field. What it does not
+//! head's type, shape, finiteness and norms. [`Bundle::open_with`] checks the same, the hashes while
+//! the files are loaded. An error names the file and the field. What it does not
 //! check is the ONNX graph: the runtime does, when it builds the network.
 //!
 //! # Writing

@@ -57,6 +57,10 @@ pub struct Manifest {
     /// What the stored precision costs against f32, measured at export; absent for f32.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fidelity: Option<Fidelity>,
+    /// The same where f16 weights are multiplied in f16, which a reader may do if this is there: it is absent where
+    /// the fidelity was not good enough or not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub f16_arithmetic: Option<Fidelity>,
     /// How far the probabilities can be trusted; absent where they were not calibrated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
@@ -84,7 +88,7 @@ pub struct ModelInfo {
 pub enum Precision {
     /// 32-bit floats.
     F32,
-    /// 16-bit floats, widened to f32 when they are loaded.
+    /// 16-bit floats, multiplied as such or in f32: see [`Manifest::f16_arithmetic`].
     F16,
     /// 8-bit integers in the blocks' linear layers, with one scale an output; the rest as [`Self::F16`].
     Int8,

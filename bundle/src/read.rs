@@ -19,6 +19,8 @@ pub struct Bundle {
 
 /// A manifest is a page of text and a list of class names; anything longer is not one.
 const MAX_MANIFEST_BYTES: u64 = 64 << 20;
+/// The files that [`Bundle::open`] itself reads.
+const OWN: [&str; 2] = [HEAD, GOLDEN];
 /// The head and the golden embeddings are read whole.
 const MAX_SMALL_FILE_BYTES: u64 = 1 << 30;
 
@@ -28,9 +30,36 @@ impl Bundle {
     /// # Errors
     /// [`Error`], which names the file and the field.
     pub fn open(folder: &Path) -> Result<Self, Error> {
+        let bundle = Self::open_unhashed(folder)?;
+        bundle.check_hashes()?;
+        Ok(bundle)
+    }
+
+    /// As [`Bundle::open`], while `load` makes something of the files in another thread of rayon's current pool:
+    /// a hash takes as long as what it protects. `load` sees files of the right size whose content may be anything,
+    /// and what it made is given out only if every hash is right.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`], whatever `load` said.
+    pub fn open_with<T: Send>(
+        folder: &Path,
+        load: impl FnOnce(&Self) -> T + Send,
+    ) -> Result<(Self, T), Error> {
+        let bundle = Self::open_unhashed(folder)?;
+        // The hashes first: who waits for a part of the loading takes up other work, and should not find them.
+        let (checked, loaded) = rayon::join(|| bundle.check_hashes(), || load(&bundle));
+        checked?;
+        Ok((bundle, loaded))
+    }
+
+    /// Opens the bundle with every check but the hashes of the files that are not read here.
+    fn open_unhashed(folder: &Path) -> Result<Self, Error> {
         let manifest = read_manifest(folder)?;
         for entry in &manifest.files {
-            check_file(folder, entry)?;
+            check_size(folder, entry)?;
+        }
+        for entry in manifest.files.iter().filter(|f| OWN.contains(&&*f.path)) {
+            check_hash(folder, entry)?;
         }
         let head_path = folder.join(HEAD);
         let head = Head::from_bytes(
@@ -61,6 +90,14 @@ impl Bundle {
             }
         }
         Ok(bundle)
+    }
+
+    /// Those of the files that [`Bundle::open_unhashed`] has not read.
+    fn check_hashes(&self) -> Result<(), Error> {
+        let files = self.manifest.files.iter();
+        files
+            .filter(|f| !OWN.contains(&&*f.path))
+            .try_for_each(|entry| check_hash(&self.folder, entry))
     }
 
     /// The folder that the bundle was opened from.
@@ -136,9 +173,9 @@ fn read_manifest(folder: &Path) -> Result<Manifest, Error> {
     Ok(manifest)
 }
 
-fn check_file(folder: &Path, entry: &FileEntry) -> Result<(), Error> {
+fn check_size(folder: &Path, entry: &FileEntry) -> Result<(), Error> {
     let path = folder.join(&entry.path);
-    let (mut file, length) = open_regular(&path)?;
+    let (_, length) = open_regular(&path)?;
     if length != entry.bytes {
         return Err(Error::field(
             &path,
@@ -147,6 +184,12 @@ fn check_file(folder: &Path, entry: &FileEntry) -> Result<(), Error> {
             format!("{length} bytes; copy the bundle again"),
         ));
     }
+    Ok(())
+}
+
+fn check_hash(folder: &Path, entry: &FileEntry) -> Result<(), Error> {
+    let path = folder.join(&entry.path);
+    let (mut file, _) = open_regular(&path)?;
     let found = sha256(&mut file).map_err(|e| Error::io(&path, "cannot read", e))?;
     if found != entry.sha256 {
         return Err(Error::Hash {

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
-use pinhole::{Classifier, DecodeOptions, RgbImage};
+use anyhow::{Result, ensure};
+use pinhole::{Classifier, DecodeOptions};
 use pinhole_bundle::{
-    Bundle, BundleWriter, FORMAT, Fidelity, Golden, GoldenImage, Head, HeadKind, Manifest,
-    ModelInfo, Precision, PromptLearnerInfo, UnknownPolicy, VERSION,
+    Bundle, BundleWriter, FORMAT, Golden, GoldenImage, Head, HeadKind, Manifest, ModelInfo,
+    Precision, PromptLearnerInfo, UnknownPolicy, VERSION,
 };
 use pinhole_checkpoint::{Checkpoint, ClassPosition, ImageTower, PromptLearner, Tensor};
 use pinhole_prompts::{
@@ -15,14 +15,17 @@ use pinhole_prompts::{
 };
 
 use crate::calibrate::{CalibrationImage, calibrate};
+use crate::fidelity::{Gate, Reference};
 use crate::graph::{self, Encoder, GraphOptions};
+use crate::quantization::Quantization;
 use crate::{golden, text_encoder};
 
 /// What to export.
 pub struct Request<'a> {
     /// The CLIP model.
     pub checkpoint: &'a Checkpoint,
-    /// What encodes images in the place of the checkpoint's image tower. `precision` and `flat` say nothing then.
+    /// What encodes images in the place of the checkpoint's image tower. `precision`, `flat`, `gate` and `report` say
+    /// nothing then.
     pub encoder: Option<&'a Encoder>,
     /// The classes to rank.
     pub classes: &'a Classes,
@@ -43,6 +46,8 @@ pub struct Request<'a> {
     pub keep: f32,
     /// What the fidelity must reach.
     pub gate: Gate,
+    /// Whether to report on each layer.
+    pub report: bool,
     /// Text for people.
     pub model_card: String,
     /// The bundle's folder, which must not exist.
@@ -58,23 +63,6 @@ pub enum Prompts<'a> {
     Learned(&'a PromptLearner, ClassPosition),
 }
 
-/// What a reduced precision must keep; 0 turns a bound off.
-#[derive(Clone, Copy, Debug)]
-pub struct Gate {
-    /// Least mean cosine with the f32 embedding.
-    pub min_cosine: f32,
-    /// Least share of images with the same best class as f32.
-    pub min_agreement: f32,
-}
-
-impl Gate {
-    /// Anything passes.
-    pub const OFF: Gate = Gate {
-        min_cosine: 0.0,
-        min_agreement: 0.0,
-    };
-}
-
 /// A step of the export, for a progress bar: (step, done, total).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -82,6 +70,12 @@ pub enum Step {
     Text,
     /// The graph, in tensors.
     Graph,
+    /// Embeddings in f32 to compare with, in images.
+    Reference,
+    /// What each layer reads, in images.
+    Layers,
+    /// What each layer's integers do alone, in layers.
+    Damage,
     /// Fidelity, in images.
     Fidelity,
     /// Embeddings of the calibration images.
@@ -101,22 +95,39 @@ const FOREIGN_SELF_TEST_COSINE: f32 = 0.999;
 
 /// The same for a bundle. In int8 another order of sums brings values that lie half-way between two whole
 /// numbers to the other side, and later layers carry that on: it is the noise of quantisation once more, so
-/// a board may be as far from the exporter's machine as the bundle is from f32.
+/// a board may be as far from the exporter's machine as the bundle is from f32. So may one that multiplies in
+/// f16 where the other does it in f32.
 fn self_test_cosine(manifest: &Manifest) -> f32 {
-    match (manifest.precision, manifest.fidelity) {
-        (Precision::Int8, Some(fidelity)) => fidelity.worst_cosine.min(SELF_TEST_COSINE),
-        // An encoder that was quantised elsewhere: one scale for all of a tensor makes that noise larger.
-        (Precision::Int8, None) => FOREIGN_SELF_TEST_COSINE,
-        _ => SELF_TEST_COSINE,
-    }
+    let fidelity = match manifest.precision {
+        Precision::F32 => None,
+        Precision::F16 => manifest.f16_arithmetic,
+        Precision::Int8 => match manifest.fidelity {
+            // An encoder that was quantised elsewhere: one scale for all of a tensor makes that noise larger.
+            None => return FOREIGN_SELF_TEST_COSINE,
+            found => found,
+        },
+    };
+    fidelity.map_or(SELF_TEST_COSINE, |f| f.worst_cosine.min(SELF_TEST_COSINE))
 }
 
-/// Writes the bundle and gives back its manifest.
+/// Most images that f16 arithmetic is measured on: where the exporter's machine has none, one image through
+/// ViT-B/32 takes seconds.
+const F16_IMAGES: usize = 64;
+
+/// What an export came to.
+pub struct Exported {
+    /// The bundle's manifest.
+    pub manifest: Manifest,
+    /// How each layer was written and what that does, in Markdown, where the request asked for it.
+    pub report: Option<String>,
+}
+
+/// Writes the bundle.
 ///
 /// # Errors
 /// The output folder exists or cannot be written to; a class or a template does not fit; a weight is not
 /// finite; the fidelity stays below the gate. Nothing is left at the destination then.
-pub fn export(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Result<Manifest> {
+pub fn export(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Result<Exported> {
     if let Some(encoder) = request.encoder {
         let config = request.checkpoint.config();
         encoder.check(&config.preprocessing, config.embedding)?;
@@ -125,21 +136,7 @@ pub fn export(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Re
     let writer = BundleWriter::create(request.out)?;
     let head = head(request, progress)?;
     let mut manifest = manifest(request, head.embedding_size);
-    assemble(
-        request,
-        &writer,
-        &head,
-        request.precision,
-        &mut manifest,
-        progress,
-    )?;
-    if request.encoder.is_some() {
-        let classifier = Classifier::open(writer.folder())?;
-        manifest.precision = graph::precision(&classifier.operators());
-        writer.write_manifest(&mut manifest)?;
-    } else if request.precision != Precision::F32 {
-        manifest.fidelity = Some(fidelity(request, &writer, &head, &manifest, progress)?);
-    }
+    let report = image_encoder(request, &writer, &head, &mut manifest, progress)?;
     if let Prompts::Learned(learner, _) = request.prompts
         && learner.meta_net.is_some()
     {
@@ -159,7 +156,118 @@ pub fn export(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Re
     }
     record_golden(&writer, &mut manifest)?;
     writer.finish()?;
-    Ok(manifest)
+    Ok(Exported { manifest, report })
+}
+
+/// Share of the weights that may stay in floating point to reach the gate.
+const MOST_FLOAT: f32 = 0.25;
+
+/// Writes all but the texts, in int8 with the layers that do the most damage kept in floating point as long as
+/// the gate asks for it. Gives back the report.
+fn image_encoder(
+    request: &Request,
+    writer: &BundleWriter,
+    head: &Head,
+    manifest: &mut Manifest,
+    progress: &mut dyn FnMut(Step, u64, u64),
+) -> Result<Option<String>> {
+    let options = GraphOptions {
+        precision: request.precision,
+        flat: request.flat,
+    };
+    let mut quantization = Quantization::default();
+    if request.precision == Precision::F32 || request.encoder.is_some() {
+        assemble(
+            request,
+            writer,
+            head,
+            options,
+            &mut quantization,
+            manifest,
+            progress,
+        )?;
+        if request.encoder.is_some() {
+            let classifier = Classifier::open(writer.folder())?;
+            manifest.precision = graph::precision(&classifier.operators());
+            writer.write_manifest(manifest)?;
+            return Ok(None);
+        }
+        return Ok(request
+            .report
+            .then(|| "Precision f32 changes no layer.\n".into()));
+    }
+    let reference = Reference::new(request, writer.folder(), head, manifest, progress)?;
+    let integers = request.precision == Precision::Int8;
+    if integers {
+        quantization = reference.observe(progress)?;
+    }
+    assemble(
+        request,
+        writer,
+        head,
+        options,
+        &mut quantization,
+        manifest,
+        progress,
+    )?;
+    let f32_arithmetic = Classifier::builder().f16_arithmetic(false);
+    let measure = |progress: &mut dyn FnMut(Step, u64, u64)| {
+        let stored = f32_arithmetic.open(writer.folder())?;
+        reference.fidelity(&stored, usize::MAX, progress)
+    };
+    let mut fidelity = measure(progress)?;
+    let holds = request.gate.holds(&fidelity);
+    if integers && (!holds || request.report) {
+        reference.measure_damage(&mut quantization, progress)?;
+    }
+    if integers && !holds {
+        let worst = quantization.worst(MOST_FLOAT);
+        let mut kept = 0;
+        while kept < worst.len() && !request.gate.holds(&fidelity) {
+            // Doubling bounds how often the network is written and measured.
+            let next = (2 * kept).max(1).min(worst.len());
+            quantization.keep_float(worst[kept..next].iter().cloned());
+            kept = next;
+            assemble(
+                request,
+                writer,
+                head,
+                options,
+                &mut quantization,
+                manifest,
+                progress,
+            )?;
+            fidelity = measure(progress)?;
+        }
+    }
+    let table = if integers {
+        quantization.table()
+    } else {
+        String::new()
+    };
+    request.gate.check(&fidelity, request.precision, &table)?;
+    manifest.fidelity = Some(fidelity);
+    // In a flat file the products are tract's, which widens.
+    if request.precision == Precision::F16 && !request.flat {
+        let stored = Classifier::builder()
+            .f16_arithmetic(true)
+            .open(writer.folder())?;
+        let found = reference.fidelity(&stored, F16_IMAGES, progress)?;
+        // Below the gate the bundle is multiplied in f32 everywhere.
+        let good = request.gate.holds(&found) && found.worst_cosine.is_finite();
+        manifest.f16_arithmetic = good.then_some(found);
+    }
+    Ok(request.report.then(|| {
+        format!(
+            "{}: cosine with f32 mean {:.5}, worst {:.5}; same best class {:.1} %; {} {} images.\n\n{table}",
+            request.precision,
+            fidelity.mean_cosine,
+            fidelity.worst_cosine,
+            100.0 * fidelity.top1_agreement,
+            fidelity.images,
+            if request.calibration.is_empty() { "generated" } else { "calibration" },
+        )
+    }))
 }
 
 fn head(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Result<Head> {
@@ -327,6 +435,7 @@ fn manifest(request: &Request, embedding_size: usize) -> Manifest {
         head: HeadKind::Static,
         conditional: None,
         fidelity: None,
+        f16_arithmetic: None,
         calibration: None,
         model_card: request.model_card.clone(),
         files: vec![],
@@ -334,11 +443,12 @@ fn manifest(request: &Request, embedding_size: usize) -> Manifest {
 }
 
 /// Everything but the golden embeddings' true values, so that the bundle can be opened.
-fn assemble(
+pub(crate) fn assemble(
     request: &Request,
     writer: &BundleWriter,
     head: &Head,
-    precision: Precision,
+    options: GraphOptions,
+    quantization: &mut Quantization,
     manifest: &mut Manifest,
     progress: &mut dyn FnMut(Step, u64, u64),
 ) -> Result<()> {
@@ -348,13 +458,13 @@ fn assemble(
             let rule = &request.checkpoint.config().preprocessing;
             encoder.write(rule, writer.folder(), &mut bar)?;
         }
-        None => {
-            let options = GraphOptions {
-                precision,
-                flat: request.flat,
-            };
-            graph::write(request.checkpoint, writer.folder(), options, &mut bar)?;
-        }
+        None => graph::write_quantized(
+            request.checkpoint,
+            writer.folder(),
+            options,
+            quantization,
+            &mut bar,
+        )?,
     }
     writer.add_head(head)?;
     let mut images = vec![];
@@ -390,97 +500,6 @@ fn record_golden(writer: &BundleWriter, manifest: &mut Manifest) -> Result<()> {
     })?;
     writer.write_manifest(manifest)?;
     Ok(())
-}
-
-/// Exports the same weights in f32 to a temporary bundle and compares.
-fn fidelity(
-    request: &Request,
-    writer: &BundleWriter,
-    head: &Head,
-    manifest: &Manifest,
-    progress: &mut dyn FnMut(Step, u64, u64),
-) -> Result<Fidelity> {
-    let scratch = tempfile::tempdir_in(writer.folder().parent().unwrap_or(Path::new(".")))
-        .context("cannot create a temporary folder for the f32 reference")?;
-    let reference = BundleWriter::create(&scratch.path().join("reference"))?;
-    let mut reference_manifest = Manifest {
-        precision: Precision::F32,
-        fidelity: None,
-        ..manifest.clone()
-    };
-    assemble(
-        request,
-        &reference,
-        head,
-        Precision::F32,
-        &mut reference_manifest,
-        progress,
-    )?;
-    let exact = Classifier::open(reference.folder())?;
-    let stored = Classifier::open(writer.folder())?;
-
-    let mut sum = 0.0;
-    let mut worst = f32::INFINITY;
-    let mut same = 0usize;
-    let mut count = 0usize;
-    let mut compare = |image: &RgbImage| -> Result<()> {
-        let (a, b) = (exact.embed(image)?.values, stored.embed(image)?.values);
-        let cosine = pinhole::cosine(&a, &b);
-        sum += f64::from(cosine);
-        worst = worst.min(cosine);
-        same += usize::from(best(head, &a) == best(head, &b));
-        count += 1;
-        Ok(())
-    };
-    if request.calibration.is_empty() {
-        golden::images()?
-            .iter()
-            .try_for_each(|(_, image)| compare(image))?;
-    }
-    for (i, image) in request.calibration.iter().enumerate() {
-        compare(&pinhole::open_image(
-            &image.path,
-            &DecodeOptions::default(),
-        )?)?;
-        progress(
-            Step::Fidelity,
-            i as u64 + 1,
-            request.calibration.len() as u64,
-        );
-    }
-    let fidelity = Fidelity {
-        images: count,
-        mean_cosine: (sum / count as f64) as f32,
-        worst_cosine: worst,
-        top1_agreement: same as f32 / count as f32,
-    };
-    let Gate {
-        min_cosine,
-        min_agreement,
-    } = request.gate;
-    // A bound of 0 is off; written so that NaN fails.
-    let passes = |value: f32, least: f32| least == 0.0 || value >= least;
-    if !passes(fidelity.mean_cosine, min_cosine) || !passes(fidelity.top1_agreement, min_agreement)
-    {
-        bail!(
-            "precision {} stays below the gate on {count} images: mean cosine {:.4} (--min-cosine {min_cosine}), \
-             same best class {:.1} % (--min-agreement {min_agreement})",
-            request.precision,
-            fidelity.mean_cosine,
-            100.0 * fidelity.top1_agreement
-        );
-    }
-    ensure!(
-        fidelity.worst_cosine.is_finite(),
-        "the fidelity is not a number"
-    );
-    Ok(fidelity)
-}
-
-/// Index of the most similar class.
-fn best(head: &Head, embedding: &[f32]) -> Option<usize> {
-    let similarities = head.similarities(embedding);
-    (0..similarities.len()).max_by(|&a, &b| similarities[a].total_cmp(&similarities[b]))
 }
 
 /// The usual name of an image tower, or its sizes where it has none.

@@ -6,9 +6,12 @@
 
 mod bundle;
 mod calibrate;
+mod fidelity;
 mod golden;
 pub mod graph;
+mod quantization;
 mod text_encoder;
 
-pub use bundle::{Gate, Prompts, Request, Step, export, model_name};
+pub use bundle::{Exported, Prompts, Request, Step, export, model_name};
 pub use calibrate::{CalibrationImage, Label, images_below};
+pub use fidelity::Gate;

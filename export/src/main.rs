@@ -12,7 +12,7 @@ use pinhole_checkpoint::{
     Activation, Checkpoint, ClassPosition, OpenOptions, PromptLearner, read_prompt_learner,
 };
 use pinhole_export::graph::Encoder;
-use pinhole_export::{Gate, Prompts, Request, Step, images_below};
+use pinhole_export::{Exported, Gate, Prompts, Request, Step, images_below};
 use pinhole_prompts::{Classes, Templates, TextTower, Tokenizer};
 
 /// Turn a CLIP checkpoint into a bundle that pinhole runs offline.
@@ -66,6 +66,9 @@ struct BundleArgs {
     /// Fail where fewer images keep their best class; 0 turns it off
     #[arg(long, default_value_t = 0.9, value_parser = share)]
     min_agreement: f32,
+    /// Print how each layer was written and what that does to the embedding
+    #[arg(long)]
+    report: bool,
     /// Write standard operators alone, for runtimes that do not expand functions
     #[arg(long)]
     flat: bool,
@@ -251,9 +254,9 @@ fn bundle(args: &CommonArgs, images: Images) -> Result<()> {
         Images::Tower(_) => None,
     };
     // What is fixed in a file from elsewhere has no gate.
-    let (precision, flat, gate) = match images {
-        Images::Tower(args) => (args.precision.into(), args.flat, args.gate()),
-        Images::Encoder(_) => (Precision::F32, true, Gate::OFF),
+    let (precision, flat, gate, report) = match images {
+        Images::Tower(args) => (args.precision.into(), args.flat, args.gate(), args.report),
+        Images::Encoder(_) => (Precision::F32, true, Gate::OFF, false),
     };
     let request = Request {
         checkpoint: &checkpoint,
@@ -267,14 +270,19 @@ fn bundle(args: &CommonArgs, images: Images) -> Result<()> {
         calibration: &calibration,
         keep: args.keep,
         gate,
+        report,
         model_card,
         out: &args.out,
     };
     let mut bar = StepBar::default();
-    let manifest = pinhole_export::export(&request, &mut |step, done, total| {
-        bar.show(step, done, total)
-    })?;
+    let Exported { manifest, report } =
+        pinhole_export::export(&request, &mut |step, done, total| {
+            bar.show(step, done, total)
+        })?;
     bar.finish();
+    if let Some(report) = report {
+        write!(std::io::stdout(), "{report}")?;
+    }
     let bytes: u64 = manifest.files.iter().map(|f| f.bytes).sum();
     eprintln!(
         "{}: {} in {}, {} classes, {:.1} MB",
@@ -352,6 +360,9 @@ impl StepBar {
             let message = match step {
                 Step::Text => "class embeddings",
                 Step::Graph => "image encoder",
+                Step::Reference => "f32 reference",
+                Step::Layers => "layers",
+                Step::Damage => "damage by layer",
                 Step::Fidelity => "fidelity",
                 Step::Embeddings => "embeddings",
                 Step::Conditional => "conditional head",

@@ -45,21 +45,25 @@ fn each_precision_and_the_flat_form_give_the_same_answer() {
         let ours = classifier
             .operators()
             .iter()
-            .filter(|(_, op)| op == "Attention")
+            .filter(|o| o.operator.ends_with("Attention"))
             .count();
         assert_eq!(ours, if extra.contains(&"--flat") { 0 } else { 2 });
-        // int8 is never f32 in silence: four layers of each of two blocks, and the last projection.
+        // int8 is never f32 in silence: four layers of the first block, five of the last, whose query is of one
+        // token, and the last projection.
         let operators = classifier.operators();
-        let linear = |prefix: &str| {
-            let named = operators.iter().filter(|(_, op)| op.starts_with(prefix));
-            named.count()
-        };
+        let quantized = |op: &str| op.contains("QuantizedLinear");
+        let float = |op: &str| op.starts_with("Linear");
+        let count =
+            |of: &dyn Fn(&str) -> bool| operators.iter().filter(|o| of(&o.operator)).count();
         let expected = match name {
-            "d" => (10, 1),
+            "d" => (9, 1),
             "c" | "e" => (0, 0),
-            _ => (0, 11),
+            _ => (0, 10),
         };
-        assert_eq!((linear("QuantizedLinear"), linear("Linear")), expected);
+        assert_eq!((count(&quantized), count(&float)), expected);
+        for o in operators.iter().filter(|o| quantized(&o.operator)) {
+            assert!(o.kernel.starts_with("int8 "), "{o:?}");
+        }
         embeddings.push(classifier.embed(&image).unwrap().values);
     }
     let cosine = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
@@ -73,6 +77,59 @@ fn each_precision_and_the_flat_form_give_the_same_answer() {
         .manifest()
         .clone();
     assert!(manifest.fidelity.unwrap().mean_cosine > 0.999);
+}
+
+/// A board may multiply in f16 only what was good enough at export, and any machine can say how good it is.
+#[test]
+fn f16_arithmetic_must_pass_the_gate() {
+    let scene = Scene::new("cat\ndog\n");
+    let export = |name: &str, extra: &[&str]| {
+        let out = scene.path(name);
+        let arguments = ["--precision", "f16", "--out", out.to_str().unwrap()];
+        let output = scene.export(&checkpoint(), &[&arguments, extra].concat());
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        out
+    };
+    let bundle = export("good", &[]);
+    let by = |f16: bool| {
+        let builder = Classifier::builder().f16_arithmetic(f16);
+        builder.open(&bundle).unwrap()
+    };
+    let f16_operators = |classifier: &Classifier| {
+        let operators = classifier.operators();
+        let named = operators.iter().filter(|o| o.operator.ends_with("F16"));
+        named.count()
+    };
+    let (half, widened) = (by(true), by(false));
+    // The patches, four layers of the first block and five of the last, and the last projection.
+    assert_eq!((f16_operators(&half), f16_operators(&widened)), (11, 0));
+    assert!(half.self_test().unwrap().passed());
+    let manifest = half.manifest().clone();
+    let (stored, multiplied) = (manifest.fidelity.unwrap(), manifest.f16_arithmetic.unwrap());
+    assert_eq!(stored.images, multiplied.images);
+    assert!(multiplied.mean_cosine > 0.999, "{multiplied:?}");
+    assert!(
+        multiplied.mean_cosine < stored.mean_cosine,
+        "{multiplied:?}, {stored:?}"
+    );
+    // By itself where the processor has it.
+    let classifier = Classifier::open(&bundle).unwrap();
+    assert_eq!(f16_operators(&classifier) > 0, classifier.f16_arithmetic());
+    assert!(cfg!(target_arch = "aarch64") || !classifier.f16_arithmetic());
+
+    // A gate between the two: the bundle is good, but not multiplied in f16.
+    let between = (stored.mean_cosine + multiplied.mean_cosine) / 2.0;
+    let bundle = export("between", &["--min-cosine", &between.to_string()]);
+    let classifier = Classifier::open(&bundle).unwrap();
+    assert!(classifier.manifest().fidelity.is_some());
+    assert_eq!(classifier.manifest().f16_arithmetic, None);
+    assert_eq!(f16_operators(&classifier), 0);
+    let manifest = fs::read_to_string(bundle.join("manifest.json")).unwrap();
+    assert!(!manifest.contains("f16_arithmetic"));
 }
 
 #[test]

@@ -110,6 +110,7 @@ fn bundle(checkpoint: &Checkpoint, options: GraphOptions, out: &Path) {
         head: HeadKind::Static,
         conditional: None,
         fidelity: None,
+        f16_arithmetic: None,
         calibration: None,
         model_card: String::new(),
         files: vec![],

@@ -1,8 +1,8 @@
 //! The work of ViT-B/32's image encoder for one image, on made-up weights and pixels: patch embedding, twelve
-//! blocks, projection. `tests/arm/count` counts its instructions; what surrounds the kernels in a real
+//! blocks, projection. `tests/arm/count --kernels` counts its instructions; what surrounds the kernels in a real
 //! encoder (the graph's executor, the class token, position embeddings) is not in it.
 //!
-//!     cargo run --release -p pinhole-kernels --example encoder_shapes f32|int8 ITERATIONS
+//!     cargo run --release -p pinhole-kernels --example encoder_shapes f32|f16|int8 ITERATIONS
 //!
 //! All blocks use the same weights, so that making them takes little of the whole. Prints the variant and the
 //! sum of the last embedding, and the shortest and the middle time of an iteration.
@@ -10,8 +10,8 @@
 use std::time::Instant;
 
 use pinhole_kernels::{
-    Activation, Before, Input, PackedLinear, PackedLinearInt8, Rows, attention, check,
-    l2_normalize, layer_norm, patch_embedding, patch_embedding_int8,
+    Activation, Before, Input, PackedLinear, PackedLinearF16, PackedLinearInt8, Rows, attention,
+    check, l2_normalize, layer_norm, patch_embedding, patch_embedding_f16, patch_embedding_int8,
 };
 
 const WIDTH: usize = 768;
@@ -26,7 +26,7 @@ const EPSILON: f32 = 1e-5;
 
 fn main() {
     let usage = || -> ! {
-        eprintln!("error: expected f32 or int8, and the number of iterations");
+        eprintln!("error: expected f32, f16 or int8, and the number of iterations");
         std::process::exit(2);
     };
     let mut arguments = std::env::args().skip(1);
@@ -45,6 +45,7 @@ fn main() {
         .expect("a thread pool");
     let (sum, times) = pool.install(|| match precision.as_str() {
         "f32" => run::<PackedLinear>(iterations),
+        "f16" => run::<PackedLinearF16>(iterations),
         "int8" => run::<PackedLinearInt8>(iterations),
         _ => usage(),
     });
@@ -59,7 +60,7 @@ fn main() {
     println!();
 }
 
-/// A linear layer in either precision.
+/// A linear layer in one of the precisions.
 trait Linear {
     fn random(inputs: usize, outputs: usize) -> Self;
     fn patches(&self, pixels: &[u8], out: &mut [f32]);
@@ -93,14 +94,45 @@ impl Linear for PackedLinear {
         out: &mut [f32],
     ) {
         let rows = x.len() / self.inputs();
-        let apply = |x: &[f32], out: &mut [f32]| self.apply(x, rows, activation, residual, out);
-        match norm {
-            None => apply(x, out),
-            Some(norm) => {
-                let mut normed = vec![0.0; x.len()];
-                layer_norm(x, WIDTH, norm, norm, EPSILON, &mut normed);
-                apply(&normed, out);
-            }
+        after_norm(x, norm, |x| self.apply(x, rows, activation, residual, out));
+    }
+}
+
+impl Linear for PackedLinearF16 {
+    fn random(inputs: usize, outputs: usize) -> Self {
+        // 0.03 and less, of either sign.
+        let weight: Vec<u16> = (0..inputs * outputs)
+            .map(|i| ((i * 7919 % 0x2800) | ((i % 2) << 15)) as u16)
+            .collect();
+        PackedLinearF16::from_out_in(&weight, outputs, inputs, Some(&values(outputs, 0.1)))
+            .expect("finite weights")
+    }
+
+    fn patches(&self, pixels: &[u8], out: &mut [f32]) {
+        patch_embedding_f16(pixels, SIDE, SIDE, PATCH, self, 1.0 / 255.0, out);
+    }
+
+    fn apply(
+        &self,
+        x: &[f32],
+        norm: Option<&[f32]>,
+        activation: Activation,
+        residual: Option<&[f32]>,
+        out: &mut [f32],
+    ) {
+        let rows = x.len() / self.inputs();
+        after_norm(x, norm, |x| self.apply(x, rows, activation, residual, out));
+    }
+}
+
+/// `layer` on x, after a layer norm if there is one.
+fn after_norm(x: &[f32], norm: Option<&[f32]>, layer: impl FnOnce(&[f32])) {
+    match norm {
+        None => layer(x),
+        Some(norm) => {
+            let mut normed = vec![0.0; x.len()];
+            layer_norm(x, WIDTH, norm, norm, EPSILON, &mut normed);
+            layer(&normed);
         }
     }
 }

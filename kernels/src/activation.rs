@@ -42,18 +42,38 @@ pub(crate) fn exp_nonpositive<S: Simd>(simd: S, x: S::V) -> S::V {
     ] {
         p = simd.mul_add(p, r, c(coefficient));
     }
-    simd.mul(p, simd.power_of_two(n))
+    simd.times_power_of_two(p, n)
+}
+
+/// exp(x) for x in -87 ..= 87, relative error below 2^-21: enough where the result is a part of a sum. NaN stays
+/// NaN.
+///
+/// As [`exp_nonpositive`] with ln 2 in one part, and the polynomial of degree 5 with the least relative error.
+#[inline(always)]
+fn exp_rough<S: Simd>(simd: S, x: S::V) -> S::V {
+    let c = |v| simd.splat(v);
+    let n = simd.round(simd.mul(x, c(std::f32::consts::LOG2_E)));
+    let r = simd.neg_mul_add(n, c(std::f32::consts::LN_2), x);
+    let mut p = c(8.297_619e-3);
+    for &coefficient in &[
+        4.191_563e-2,
+        0.166_675_76,
+        0.499_988_9,
+        0.999_999_7,
+        1.000_000_1,
+    ] {
+        p = simd.mul_add(p, r, c(coefficient));
+    }
+    simd.times_power_of_two(p, n)
 }
 
 /// x · sigmoid(1.702 x), absolute error below 2^-22 max(1, |x|).
 #[inline(always)]
 pub(crate) fn quick_gelu<S: Simd>(simd: S, x: S::V) -> S::V {
-    let zero = simd.splat(0.0);
-    let t = simd.mul(x, simd.splat(-1.702));
-    let z = exp_nonpositive(simd, simd.min(t, simd.sub(zero, t)));
-    // z = exp(-|t|), so that sigmoid is 1 / (1 + z) on the positive side and z / (1 + z) on the other.
-    let numerator = simd.mul_add(simd.min(zero, x), z, simd.max(zero, x));
-    simd.div(numerator, simd.add(simd.splat(1.0), z))
+    // Beyond these the result is x, or less than the error.
+    let t = simd.min(simd.splat(60.0), simd.mul(x, simd.splat(-1.702)));
+    let z = exp_rough(simd, simd.max(simd.splat(-87.0), t));
+    simd.quotient(x, simd.add(simd.splat(1.0), z))
 }
 
 /// x Φ(x), absolute error below 2^-22 max(1, |x|).
@@ -64,7 +84,7 @@ pub(crate) fn quick_gelu<S: Simd>(simd: S, x: S::V) -> S::V {
 pub(crate) fn gelu<S: Simd>(simd: S, x: S::V) -> S::V {
     let c = |v| simd.splat(v);
     let a = simd.min(c(14.0), simd.max(simd.sub(c(0.0), x), x));
-    let u = simd.div(c(1.0), simd.mul_add(c(0.35), a, c(1.0)));
+    let u = simd.quotient(c(1.0), simd.mul_add(c(0.35), a, c(1.0)));
     let mut r = c(-2.914_614e-2);
     for &coefficient in &[
         0.143_972_7,
@@ -78,7 +98,7 @@ pub(crate) fn gelu<S: Simd>(simd: S, x: S::V) -> S::V {
     ] {
         r = simd.mul_add(r, u, c(coefficient));
     }
-    let e = exp_nonpositive(simd, simd.mul(simd.mul(a, a), c(-0.5)));
+    let e = exp_rough(simd, simd.max(c(-87.0), simd.mul(simd.mul(a, a), c(-0.5))));
     let small = simd.mul(simd.mul(a, e), simd.mul(u, r));
     simd.sub(simd.max(c(0.0), x), small)
 }

@@ -111,20 +111,26 @@ pub(crate) unsafe fn head<S: Simd>(simd: S, shape: Shape, h: &Head, memory: &mut
     let stride = h.tk.next_multiple_of(S::COLUMNS);
 
     pack_rows(h.q, h.tq, 0..h.width, S::ROWS, queries);
-    queries[..h.tq * width4]
-        .iter_mut()
-        .for_each(|q| *q *= h.scale);
+    if h.scale != 1.0 {
+        queries[..h.tq * width4]
+            .iter_mut()
+            .for_each(|q| *q *= h.scale);
+    }
     pack_keys(h, width4, S::COLUMNS, keys);
     for (i, panel) in keys.chunks_exact(width4 * S::COLUMNS).enumerate() {
-        product(
-            simd,
-            queries,
-            h.tq,
-            panel,
-            width4,
-            &mut scores[i * S::COLUMNS..],
-            stride,
-        );
+        let scores = &mut scores[i * S::COLUMNS..][..(h.tq - 1) * stride + S::COLUMNS];
+        // SAFETY: `scores` has tq rows of COLUMNS values, `stride` apart.
+        unsafe {
+            product(
+                simd,
+                queries,
+                h.tq,
+                panel,
+                width4,
+                scores.as_mut_ptr(),
+                stride,
+            );
+        }
     }
 
     for (i, row) in scores.chunks_exact_mut(stride).enumerate() {
@@ -149,10 +155,27 @@ pub(crate) unsafe fn head<S: Simd>(simd: S, shape: Shape, h: &Head, memory: &mut
         S::ROWS,
         weights,
     );
-    pack_values(h, tk4, S::COLUMNS, values);
+    pack_values(simd, h, tk4, values);
     for (i, panel) in values.chunks_exact(tk4 * S::COLUMNS).enumerate() {
-        product(simd, weights, h.tq, panel, tk4, sums, S::COLUMNS);
         let columns = i * S::COLUMNS..h.width.min((i + 1) * S::COLUMNS);
+        if columns.len() == S::COLUMNS {
+            let out = h.out.wrapping_add(columns.start);
+            // SAFETY: `out` has tq rows, `stride` apart, of these columns, which are this head's alone.
+            unsafe { product(simd, weights, h.tq, panel, tk4, out, h.stride) };
+            continue;
+        }
+        // SAFETY: `sums` has tq rows of COLUMNS values.
+        unsafe {
+            product(
+                simd,
+                weights,
+                h.tq,
+                panel,
+                tk4,
+                sums.as_mut_ptr(),
+                S::COLUMNS,
+            )
+        };
         for (i, sums) in sums.chunks_exact(S::COLUMNS).enumerate() {
             // SAFETY: `out` has row i and these columns, which are this head's alone.
             let out = unsafe {
@@ -167,40 +190,34 @@ pub(crate) unsafe fn head<S: Simd>(simd: S, shape: Shape, h: &Head, memory: &mut
 }
 
 /// sums [rows, COLUMNS] = packed rows · panel [depth, COLUMNS]
+///
+/// # Safety
+/// `sums` has `rows` rows of COLUMNS writable values, `stride` apart.
 #[inline(always)]
-fn product<S: Simd>(
+unsafe fn product<S: Simd>(
     simd: S,
     x: &[f32],
     rows: usize,
     panel: &[f32],
     depth: usize,
-    sums: &mut [f32],
+    sums: *mut f32,
     stride: usize,
 ) {
+    let panel = panel[..depth * S::COLUMNS].as_ptr();
     for (first, count) in blocks(rows, S::ROWS) {
-        let x = &x[first * depth..][..count * depth];
-        let sums = &mut sums[first * stride..][..(count - 1) * stride + S::COLUMNS];
-        let (x, panel, sums) = (
-            x.as_ptr(),
-            panel[..depth * S::COLUMNS].as_ptr(),
-            sums.as_mut_ptr(),
-        );
-        // SAFETY: the slices are as long as the tile needs, and blocks() gives at most ROWS rows.
-        unsafe {
-            simd.tile(
-                count,
-                Tile {
-                    x,
-                    panel,
-                    depth,
-                    sums,
-                    stride,
-                    add: false,
-                    next: panel,
-                    ahead: 0,
-                },
-            )
+        let tile = Tile {
+            x: x[first * depth..][..count * depth].as_ptr(),
+            panel,
+            depth,
+            sums: sums.wrapping_add(first * stride),
+            stride,
+            add: false,
+            next: panel,
+            ahead: 0,
         };
+        // SAFETY: the slices are as long as the tile needs, blocks() gives at most ROWS rows, and the rest is the
+        // caller's promise.
+        unsafe { simd.tile(count, tile) };
     }
 }
 
@@ -233,16 +250,24 @@ fn pack_keys(h: &Head, width4: usize, columns: usize, to: &mut [f32]) {
     }
 }
 
-/// A panel [tk4, columns] for each `columns` values of a row, filled up with zeros.
-fn pack_values(h: &Head, tk4: usize, columns: usize, to: &mut [f32]) {
-    for (i, panel) in to.chunks_exact_mut(tk4 * columns).enumerate() {
-        let from = i * columns..h.width.min((i + 1) * columns);
-        for (p, to) in panel.chunks_exact_mut(columns).enumerate() {
-            let (value, rest) = to.split_at_mut(from.len());
-            rest.fill(0.0);
-            match p < h.tk {
-                true => value.copy_from_slice(&h.v.row(p, h.width)[from.clone()]),
-                false => value.fill(0.0),
+/// A panel [tk4, COLUMNS] for each COLUMNS values of a row, filled up with zeros.
+#[inline(always)]
+fn pack_values<S: Simd>(simd: S, h: &Head, tk4: usize, to: &mut [f32]) {
+    for (i, panel) in to.chunks_exact_mut(tk4 * S::COLUMNS).enumerate() {
+        let from = i * S::COLUMNS..h.width.min((i + 1) * S::COLUMNS);
+        let (values, rest) = panel.split_at_mut(h.tk * S::COLUMNS);
+        rest.fill(0.0);
+        for (p, to) in values.chunks_exact_mut(S::COLUMNS).enumerate() {
+            let value = &h.v.row(p, h.width)[from.clone()];
+            if value.len() == S::COLUMNS {
+                for j in (0..S::COLUMNS).step_by(S::LANES) {
+                    // SAFETY: both have COLUMNS values, whole registers.
+                    unsafe { simd.store(simd.load(value.as_ptr().add(j)), to.as_mut_ptr().add(j)) };
+                }
+            } else {
+                let (to, rest) = to.split_at_mut(value.len());
+                to.copy_from_slice(value);
+                rest.fill(0.0);
             }
         }
     }

@@ -5,15 +5,20 @@
 //! that the tests state in f32. The best one that the processor has is chosen at run time, once for the
 //! process:
 //!
-//! | name | f32 | 8-bit integers |
-//! |---|---|---|
-//! | `avx512vnni` | AVX-512F | AVX-512 VNNI (VPDPBUSD) |
-//! | `avx512` | AVX-512F | AVX2 |
-//! | `avx2` | AVX2 and FMA | AVX2 (VPMADDWD) |
-//! | `i8mm` | NEON | i8mm of ARMv8.6 (SMMLA) |
-//! | `dotprod` | NEON | dotprod of ARMv8.2 (SDOT) |
-//! | `neon` | NEON | NEON of ARMv8.0 (SMULL, SMLAL, SADALP) |
-//! | `scalar` | plain loops | plain loops |
+//! | name | f32 | 8-bit integers | f16 |
+//! |---|---|---|---|
+//! | `avx512vnni` | AVX-512F | AVX-512 VNNI (VPDPBUSD) | |
+//! | `avx512` | AVX-512F | AVX2 | |
+//! | `avx2` | AVX2 and FMA | AVX2 (VPMADDWD) | |
+//! | `i8mm` | NEON | i8mm of ARMv8.6 (SMMLA) | FP16 of ARMv8.2 (FMLA) |
+//! | `dotprod` | NEON | dotprod of ARMv8.2 (SDOT) | FP16 |
+//! | `dotprod-nofp16` | NEON | dotprod | |
+//! | `fp16` | NEON | NEON of ARMv8.0 | FP16 |
+//! | `neon` | NEON | NEON of ARMv8.0 (SMULL, SMLAL, SADALP) | |
+//! | `scalar` | plain loops | plain loops | |
+//!
+//! Where there is nothing for f16, [`f16_arithmetic`] is false: weights in f16 are best widened to f32 and given to
+//! [`PackedLinear`].
 //!
 //! The environment variable `PINHOLE_KERNELS` forces one by its name; a program calls [`check`] at its
 //! start to report a name that is unknown or a variant that the processor lacks.
@@ -31,6 +36,7 @@
 mod activation;
 mod affine;
 mod attention;
+mod half;
 mod int8;
 mod linear;
 #[cfg(target_arch = "aarch64")]
@@ -49,12 +55,13 @@ mod threads;
 mod x86;
 
 pub use affine::{Affine, fake_quantize, map_quantized};
+pub use half::{NotFinite, PackedLinearF16};
 pub use int8::{Input, PackedLinearAffine, PackedLinearInt8, WeightError};
 pub use linear::PackedLinear;
-pub use patch::{patch_embedding, patch_embedding_int8};
+pub use patch::{patch_embedding, patch_embedding_f16, patch_embedding_int8};
 pub use quantize::Before;
 use select::kernels;
-pub use select::{Error, available, check, chosen};
+pub use select::{Error, available, check, chosen, chosen_f32, f16_arithmetic};
 
 /// The element-wise function after a linear layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

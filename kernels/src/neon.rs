@@ -99,12 +99,6 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    unsafe fn load_i32(self, from: *const i32) -> float32x4_t {
-        // SAFETY: the token proves the instructions; the rest is the caller's promise.
-        unsafe { vcvtq_f32_s32(vld1q_s32(from)) }
-    }
-
-    #[inline(always)]
     unsafe fn store_s8(self, v: [float32x4_t; 4], to: *mut i8) {
         // SAFETY: the token proves the instructions; the rest is the caller's promise.
         unsafe {

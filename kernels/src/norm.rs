@@ -107,6 +107,46 @@ pub(crate) fn layer_norm_rows<S: Simd>(
 /// Softmax in place. The length is a whole number of registers: what lies behind the row is -infinity.
 #[inline(always)]
 pub(crate) fn softmax<S: Simd>(simd: S, x: &mut [f32]) {
+    // Rows this short stay in registers, and without loops the processor works on several at once.
+    match x.len() / S::LANES {
+        1 => softmax_registers::<S, 1>(simd, x),
+        2 => softmax_registers::<S, 2>(simd, x),
+        3 => softmax_registers::<S, 3>(simd, x),
+        4 => softmax_registers::<S, 4>(simd, x),
+        5 => softmax_registers::<S, 5>(simd, x),
+        _ => softmax_long(simd, x),
+    }
+}
+
+/// [`softmax`] of N registers.
+#[inline(always)]
+fn softmax_registers<S: Simd, const N: usize>(simd: S, x: &mut [f32]) {
+    assert!(x.len() == N * S::LANES);
+    let mut v = [simd.splat(0.0); N];
+    for (i, v) in v.iter_mut().enumerate() {
+        // SAFETY: x has N registers.
+        *v = unsafe { simd.load(x.as_ptr().add(i * S::LANES)) };
+    }
+    let mut top = v[0];
+    for &v in &v[1..] {
+        top = simd.max(top, v);
+    }
+    let top = simd.splat(simd.largest(top));
+    let mut sum = simd.splat(0.0);
+    for v in &mut v {
+        *v = exp_nonpositive(simd, simd.sub(*v, top));
+        sum = simd.add(sum, *v);
+    }
+    let scale = simd.splat(1.0 / simd.sum(sum));
+    for (i, &v) in v.iter().enumerate() {
+        // SAFETY: as above.
+        unsafe { simd.store(simd.mul(v, scale), x.as_mut_ptr().add(i * S::LANES)) };
+    }
+}
+
+/// [`softmax`] of any number of registers.
+#[inline(always)]
+fn softmax_long<S: Simd>(simd: S, x: &mut [f32]) {
     let mut top = simd.splat(f32::NEG_INFINITY);
     for register in x.chunks_exact(S::LANES) {
         // SAFETY: the chunk has LANES values.

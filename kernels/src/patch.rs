@@ -1,6 +1,6 @@
 //! A vision transformer's first layer.
 
-use crate::{Activation, Input, PackedLinear, PackedLinearInt8, scratch};
+use crate::{Activation, Input, PackedLinear, PackedLinearF16, PackedLinearInt8, scratch};
 
 /// Patch embedding of one image: a convolution whose stride is its kernel's side, straight from pixels.
 ///
@@ -37,6 +37,23 @@ pub fn patch_embedding_int8(
         let patches = gather(pixels, width, patch, rows, |pixel| pixel);
         let x = Input::U8 { x: rows, scale };
         weights.apply(x, patches, Activation::None, None, out);
+    });
+}
+
+/// As [`patch_embedding`] in f16, which holds a pixel's value: it is multiplied as it is and counts `scale`.
+pub fn patch_embedding_f16(
+    pixels: &[u8],
+    height: usize,
+    width: usize,
+    patch: usize,
+    weights: &PackedLinearF16,
+    scale: f32,
+    out: &mut [f32],
+) {
+    check(pixels, height, width, patch, weights.inputs());
+    scratch::with(pixels.len(), |rows| {
+        let patches = gather(pixels, width, patch, rows, f32::from);
+        weights.apply_scaled(rows, patches, scale, Activation::None, None, out);
     });
 }
 

@@ -91,22 +91,7 @@ pub(crate) fn quantize_row<S: Simd>(simd: S, x: &[f32], out: &mut [i8]) -> f32 {
     assert_eq!(x.len(), out.len());
     let line = 4 * S::LANES;
     let (whole, rest) = x.split_at(x.len() - x.len() % line);
-    let mut largest = [simd.splat(0.0); 4];
-    for x in whole.chunks_exact(line) {
-        for (i, largest) in largest.iter_mut().enumerate() {
-            // SAFETY: the chunk has 4 registers.
-            *largest =
-                simd.larger_magnitude(*largest, unsafe { simd.load(x.as_ptr().add(i * S::LANES)) });
-        }
-    }
-    let [a, b, c, d] = largest;
-    let largest = simd.larger_magnitude(simd.larger_magnitude(a, b), simd.larger_magnitude(c, d));
-    let largest = rest
-        .iter()
-        .map(|v| v.abs().to_bits())
-        .fold(simd.largest_magnitude(largest), u32::max);
-
-    let (scale, factor) = reference::row_scale(largest);
+    let (scale, factor) = reference::row_scale(largest(simd, x));
     if scale.is_nan() {
         out.fill(0);
         return scale;
@@ -125,4 +110,24 @@ pub(crate) fn quantize_row<S: Simd>(simd: S, x: &[f32], out: &mut [i8]) -> f32 {
         *q = (v * factor).round_ties_even() as i8;
     }
     scale
+}
+
+/// The bits of the largest magnitude: infinity above all numbers, and NaN above infinity.
+#[inline(always)]
+pub(crate) fn largest<S: Simd>(simd: S, x: &[f32]) -> u32 {
+    let line = 4 * S::LANES;
+    let (whole, rest) = x.split_at(x.len() - x.len() % line);
+    let mut largest = [simd.splat(0.0); 4];
+    for x in whole.chunks_exact(line) {
+        for (i, largest) in largest.iter_mut().enumerate() {
+            // SAFETY: the chunk has 4 registers.
+            *largest =
+                simd.larger_magnitude(*largest, unsafe { simd.load(x.as_ptr().add(i * S::LANES)) });
+        }
+    }
+    let [a, b, c, d] = largest;
+    let largest = simd.larger_magnitude(simd.larger_magnitude(a, b), simd.larger_magnitude(c, d));
+    rest.iter()
+        .map(|v| v.abs().to_bits())
+        .fold(simd.largest_magnitude(largest), u32::max)
 }

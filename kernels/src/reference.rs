@@ -160,6 +160,132 @@ pub(crate) fn linear_affine(
     }
 }
 
+/// Products that are summed in f16 before the sum goes over to f32. Where the signs are mixed, 64 in a row cost a
+/// relative error of about 2^-11 · sqrt(64 / 6), 0.16 %, where rows in 8 bits cost some 0.9 %. On a ViT-B/32 with
+/// outlier channels and photos the embedding's cosine to f32 is 0.999996. Half as many would cost 0.11 % and some
+/// 6 % more instructions.
+pub(crate) const F16_BLOCK: usize = 64;
+
+/// Rows are scaled such that no sum in f16 leaves ±2^15 by more than its own rounding, well inside of f16's range
+/// of 65504: its largest value lies below 2^(1 + this), and the largest sum of magnitudes of a column's weights in
+/// a block is `reach`.
+pub(crate) fn f16_exponent(reach: f32) -> i32 {
+    // reach lies below 2^(1 + its exponent), and no f16 is as large as 2^16.
+    (13 - exponent(reach.to_bits())).min(14)
+}
+
+/// That of the power of two below a positive number with these bits; -127 below the normal ones.
+fn exponent(bits: u32) -> i32 {
+    (bits >> 23).cast_signed() - 127
+}
+
+fn power_of_two(exponent: i32) -> f32 {
+    f32::from_bits((exponent + 127).cast_unsigned() << 23)
+}
+
+/// As [`row_scale`] for f16: the factor is the power of two that brings the largest magnitude, which has these
+/// bits, to 2^`to` .. 2^(to + 1), and the scale is its inverse. The factor is 2^126 at most, so that its inverse is
+/// a normal number. NaN and zero if a value is not finite, or of 2^112 or more, for which the scale could overflow.
+pub(crate) fn row_scale_f16(largest: u32, to: i32) -> (f32, f32) {
+    match exponent(largest) {
+        112.. => (f32::NAN, 0.0),
+        e => {
+            let by = (to - e).min(126);
+            (power_of_two(-by), power_of_two(by))
+        }
+    }
+}
+
+/// The f16 nearest to v, half to even, for |v| below 65520; but for the sign of zero, which no sum shows.
+#[inline(always)]
+pub(crate) fn round_f16(v: f64) -> f64 {
+    const EXPONENT: u64 = 0x7ff << 52;
+    /// Of the normal numbers.
+    const SMALLEST: f64 = 1.0 / (1 << 14) as f64;
+    // The power of two below |v|.
+    let power = f64::from_bits(v.to_bits() & EXPONENT);
+    let power = if power < SMALLEST { SMALLEST } else { power };
+    // A number whose last place counts 2^-10 of `power`, as f16's does: adding it rounds once.
+    let shift = power * (1.5 * (1u64 << 42) as f64);
+    (v + shift) - shift
+}
+
+/// The value of an f16 by its bits, infinity and NaN left out.
+pub(crate) fn f16_value(bits: u16) -> f32 {
+    // The exponent's bias is 112 less than that of f32.
+    let value = f32::from_bits(u32::from(bits & 0x7fff) << 13) * power_of_two(112);
+    if bits >> 15 == 0 { value } else { -value }
+}
+
+/// x · factor, rounded to f16; gives the scale. See [`row_scale_f16`].
+pub(crate) fn row_f16(x: &[f32], to: i32, out: &mut [f32]) -> f32 {
+    let magnitudes = x.iter().map(|v| v.abs().to_bits());
+    let (scale, factor) = row_scale_f16(magnitudes.max().unwrap_or(0), to);
+    for (y, v) in out.iter_mut().zip(x) {
+        *y = match scale.is_nan() {
+            true => 0.0,
+            false => round_f16(f64::from(v * factor)) as f32,
+        };
+    }
+    scale
+}
+
+/// out [m, n] = sums · scales [m] + bias [n], of x [m, k] by [`row_f16`] and weight [n, k], numbers of f16. A sum is
+/// that of its blocks of [`F16_BLOCK`] products in f32, a block's that of its products in the order of k in f16,
+/// each added by a fused multiply-add.
+#[cfg(test)]
+pub(crate) fn linear_f16(
+    x: &[f32],
+    m: usize,
+    weight: &[f32],
+    k: usize,
+    n: usize,
+    bias: &[f32],
+    out: &mut [f32],
+) {
+    let weights = |j: usize| weight[j * k..][..k].chunks(F16_BLOCK);
+    let mut reach = 0.0f32;
+    for j in 0..n {
+        for block in weights(j) {
+            reach = reach.max(block.iter().map(|w| w.abs()).sum());
+        }
+    }
+    let mut halves = vec![0.0; k];
+    for i in 0..m {
+        let scale = row_f16(&x[i * k..][..k], f16_exponent(reach), &mut halves);
+        for j in 0..n {
+            let mut sum = 0.0;
+            for (x, weight) in halves.chunks(F16_BLOCK).zip(weights(j)) {
+                let mut block = 0.0;
+                for (&x, &w) in x.iter().zip(weight) {
+                    block = round_f16(f64::from(x) * f64::from(w) + block);
+                }
+                sum += block as f32;
+            }
+            out[i * n + j] = f32::mul_add(sum, scale, bias[j]);
+        }
+    }
+}
+
+/// The sums of `linear_f16` for one row x [k] and N columns, side by side: weight [k, N].
+#[inline(always)]
+pub(crate) fn sums_f16<const N: usize>(x: &[f32], weight: &[[f32; N]], sums: &mut [f32; N]) {
+    sums.fill(0.0);
+    for (x, weight) in x.chunks(F16_BLOCK).zip(weight.chunks(F16_BLOCK)) {
+        let mut block = [0.0; N];
+        for (&x, weight) in x.iter().zip(weight) {
+            for (sum, &w) in block.iter_mut().zip(weight) {
+                // The product is exact in f64. So is the sum wherever f16 could round it another way: a product
+                // has 22 bits, and what is below the last of f64's 53 cannot lie between two f16 halves.
+                *sum = round_f16(f64::from(x) * f64::from(w) + *sum);
+            }
+        }
+        for (sum, block) in sums.iter_mut().zip(block) {
+            *sum += block as f32;
+        }
+    }
+}
+
 /// One value through the activation function.
 pub(crate) fn activated(x: f32, activation: Activation) -> f32 {
     match activation {

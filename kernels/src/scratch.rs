@@ -4,10 +4,8 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
-/// A cache line, which is also the widest register.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
+/// Bytes of a cache line, which is also the widest register.
+const LINE: usize = 64;
 
 /// Numbers that [`Aligned`] can hold.
 ///
@@ -19,14 +17,44 @@ unsafe impl Plain for f32 {}
 // SAFETY: a primitive number.
 unsafe impl Plain for i32 {}
 // SAFETY: a primitive number.
+unsafe impl Plain for u16 {}
+// SAFETY: a primitive number.
 unsafe impl Plain for i8 {}
 // SAFETY: a primitive number.
 unsafe impl Plain for u8 {}
 
+/// Zeroed memory that starts on a cache line. Of a type without alignment: memory that is asked for with one is
+/// zeroed by hand, so that every page is touched once more.
+#[derive(Default)]
+struct Lines {
+    memory: Vec<u128>,
+    /// Where in the memory the first line starts, in bytes.
+    start: usize,
+    /// Bytes from there on.
+    len: usize,
+}
+
+impl Lines {
+    fn zeros(len: usize) -> Self {
+        let spare = LINE - size_of::<u128>();
+        let memory = vec![0; (len + spare).div_ceil(size_of::<u128>())];
+        let start = memory.as_ptr().addr().wrapping_neg() % LINE;
+        Lines { memory, start, len }
+    }
+
+    fn start(&self) -> *const u8 {
+        self.memory.as_ptr().cast::<u8>().wrapping_add(self.start)
+    }
+
+    fn start_mut(&mut self) -> *mut u8 {
+        let memory = self.memory.as_mut_ptr().cast::<u8>();
+        memory.wrapping_add(self.start)
+    }
+}
+
 /// Values that start on a cache line.
-#[derive(Clone)]
 pub(crate) struct Aligned<T> {
-    lines: Vec<Line>,
+    lines: Lines,
     len: usize,
     values: PhantomData<T>,
 }
@@ -34,44 +62,47 @@ pub(crate) struct Aligned<T> {
 impl<T: Plain> Aligned<T> {
     pub(crate) fn zeros(len: usize) -> Self {
         Aligned {
-            lines: vec![Line([0.0; 16]); lines::<T>(len)],
+            lines: Lines::zeros(len * size_of::<T>()),
             len,
             values: PhantomData,
         }
     }
 }
 
-/// Cache lines of `len` values.
-fn lines<T>(len: usize) -> usize {
-    len.div_ceil(size_of::<Line>() / size_of::<T>())
+impl<T: Plain> Clone for Aligned<T> {
+    fn clone(&self) -> Self {
+        let mut clone = Self::zeros(self.len);
+        clone.copy_from_slice(self);
+        clone
+    }
 }
 
 impl<T: Plain> Deref for Aligned<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: the lines are at least `len` initialised values, without padding between them.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+        // SAFETY: the lines are at least `len` initialised values, on a line's boundary.
+        unsafe { std::slice::from_raw_parts(self.lines.start().cast(), self.len) }
     }
 }
 
 impl<T: Plain> DerefMut for Aligned<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as in `deref`; the borrow is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.lines.start_mut().cast(), self.len) }
     }
 }
 
 thread_local! {
-    static SPARE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
+    static SPARE: RefCell<Vec<Lines>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Runs `f` on `len` values of this thread's working memory, whose content is arbitrary. Calls nest: a
 /// thread that waits for others inside `f` may take up work that needs memory of its own.
 pub(crate) fn with<T: Plain, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
     let mut lines = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
-    if lines.len() < self::lines::<T>(len) {
-        lines = Aligned::<T>::zeros(len).lines;
+    if lines.len < len * size_of::<T>() {
+        lines = Lines::zeros(len * size_of::<T>());
     }
     let mut memory = Aligned {
         lines,

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::sync::OnceLock;
 
 use crate::attention::Head;
+use crate::half;
 use crate::int8::{self, Layout};
 use crate::linear::Group;
 use crate::{Activation, Affine};
@@ -47,18 +48,30 @@ pub fn chosen() -> &'static str {
     kernels().name
 }
 
+/// Whether the chosen variant computes in f16. Elsewhere [`crate::PackedLinearF16`] gives the same bits, but
+/// slowly: it is for measuring then.
+pub fn f16_arithmetic() -> bool {
+    kernels().half.is_some()
+}
+
+/// The name of the chosen variant's kernels for f32, which several variants share.
+pub fn chosen_f32() -> &'static str {
+    kernels().float.map_or(SCALAR.name, |float| float.name())
+}
+
 /// The names of the variants that this processor can run, best first.
 pub fn available() -> Vec<&'static str> {
     variants().into_iter().map(|kernels| kernels.name).collect()
 }
 
-/// One variant: its name, and the kernels for f32 and for 8-bit integers; the scalar definitions where there
-/// are none.
+/// One variant: its name, and the kernels for f32, for 8-bit integers and for f16; the scalar definitions where
+/// there are none.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kernels {
     pub(crate) name: &'static str,
     pub(crate) float: Option<&'static dyn Vector>,
     pub(crate) int8: Option<&'static dyn VectorInt8>,
+    pub(crate) half: Option<&'static dyn VectorF16>,
 }
 
 /// The scalar definitions.
@@ -66,6 +79,7 @@ pub(crate) const SCALAR: Kernels = Kernels {
     name: "scalar",
     float: None,
     int8: None,
+    half: None,
 };
 
 /// What a tile needs of the packed operands; the constants of [`crate::simd::Simd`] by the same names.
@@ -115,18 +129,36 @@ pub(crate) trait VectorInt8: Debug + Send + Sync {
     /// [`crate::int8::Int8::DEPTH`]
     #[cfg(test)]
     fn depth(&self) -> usize;
+    /// As the outputs of [`Self::group`] are.
+    #[cfg(test)]
+    fn activate(&self, x: &mut [f32], activation: Activation);
     /// # Safety
     /// As [`crate::int8::group`].
     unsafe fn group(&self, group: &int8::Group, sums: &mut [i32]);
 }
 
+/// The operations on f16 of a SIMD variant, on the calling thread.
+pub(crate) trait VectorF16: Debug + Send + Sync {
+    fn name(&self) -> &'static str;
+    /// `rows` is what packed rows are filled up to.
+    fn shape(&self) -> Shape;
+    /// [`crate::reference::row_f16`] of each row of x [scales.len(), k], for at most a tile's rows, into `to`
+    /// [steps of k][rows of a tile]; zeros where there is no row and behind k.
+    fn pack_rows(&self, x: &[f32], k: usize, exponent: i32, scales: &mut [f32], to: &mut [u16]);
+    /// # Safety
+    /// As [`half::Group::out`] says.
+    unsafe fn group(&self, group: &half::Group, sums: &mut [f32]);
+}
+
 /// Every name, whatever the processor.
-const NAMES: [&str; 7] = [
+const NAMES: [&str; 9] = [
     "avx512vnni",
     "avx512",
     "avx2",
     "i8mm",
     "dotprod",
+    "dotprod-nofp16",
+    "fp16",
     "neon",
     "scalar",
 ];
@@ -136,26 +168,41 @@ pub(crate) fn variants() -> Vec<Kernels> {
     let mut variants = Vec::new();
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     {
-        let mut add = |name, float: Option<&'static dyn Vector>, int8| {
+        let mut add = |name, float: Option<&'static dyn Vector>, int8, half| {
             if let (Some(_), Some(_)) = (float, int8) {
-                variants.push(Kernels { name, float, int8 });
+                variants.push(Kernels {
+                    name,
+                    float,
+                    int8,
+                    half,
+                });
             }
         };
         #[cfg(target_arch = "x86_64")]
         {
             use crate::int8::Vnni;
             use crate::x86::{Avx2, Avx512};
-            add("avx512vnni", float(Avx512::new()), int8(Vnni::new()));
-            add("avx512", float(Avx512::new()), int8(Avx2::new()));
-            add("avx2", float(Avx2::new()), int8(Avx2::new()));
+            add("avx512vnni", float(Avx512::new()), int8(Vnni::new()), None);
+            add("avx512", float(Avx512::new()), int8(Avx2::new()), None);
+            add("avx2", float(Avx2::new()), int8(Avx2::new()), None);
         }
         #[cfg(target_arch = "aarch64")]
         {
+            use crate::half::Fp16;
             use crate::int8::{Dotprod, I8mm};
             use crate::neon::Neon;
-            add("i8mm", float(Neon::new()), int8(I8mm::new()));
-            add("dotprod", float(Neon::new()), int8(Dotprod::new()));
-            add("neon", float(Neon::new()), int8(Neon::new()));
+            let fp16 = half(Fp16::new());
+            // Every processor with dotprod so far has FP16 too; one without it would run `dotprod-nofp16`.
+            if fp16.is_some() {
+                add("i8mm", float(Neon::new()), int8(I8mm::new()), fp16);
+                add("dotprod", float(Neon::new()), int8(Dotprod::new()), fp16);
+            }
+            let dotprod = int8(Dotprod::new());
+            add("dotprod-nofp16", float(Neon::new()), dotprod, None);
+            if fp16.is_some() {
+                add("fp16", float(Neon::new()), int8(Neon::new()), fp16);
+            }
+            add("neon", float(Neon::new()), int8(Neon::new()), None);
         }
     }
     variants.push(SCALAR);
@@ -172,6 +219,12 @@ fn float<T: Vector + 'static>(token: Option<T>) -> Option<&'static dyn Vector> {
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 fn int8<T: VectorInt8 + 'static>(token: Option<T>) -> Option<&'static dyn VectorInt8> {
     token.map(|token| -> &'static dyn VectorInt8 { Box::leak(Box::new(token)) })
+}
+
+/// As [`float`].
+#[cfg(target_arch = "aarch64")]
+fn half<T: VectorF16 + 'static>(token: Option<T>) -> Option<&'static dyn VectorF16> {
+    token.map(|token| -> &'static dyn VectorF16 { Box::leak(Box::new(token)) })
 }
 
 /// The variant that `forced`, the variable's value, asks for; the best one if it asks for none.

@@ -30,6 +30,11 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// a / b for b in 1 ..= 1e30, relative error below 2^-22; NaN stays NaN.
+    #[inline(always)]
+    fn quotient(self, a: Self::V, b: Self::V) -> Self::V {
+        self.div(a, b)
+    }
     /// NaN in `b` stays NaN.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// NaN in `b` stays NaN.
@@ -42,6 +47,11 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     fn round(self, a: Self::V) -> Self::V;
     /// 2^n for whole n in -126 ..= 127; anything for other n.
     fn power_of_two(self, n: Self::V) -> Self::V;
+    /// a · 2^n for whole n in -126 ..= 127; anything for other n.
+    #[inline(always)]
+    fn times_power_of_two(self, a: Self::V, n: Self::V) -> Self::V {
+        self.mul(a, self.power_of_two(n))
+    }
     fn sum(self, a: Self::V) -> f32;
     fn largest(self, a: Self::V) -> f32;
 
@@ -60,10 +70,6 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     /// # Safety
     /// `to` points to [`Simd::LANES`] writable values.
     unsafe fn store(self, v: Self::V, to: *mut f32);
-    /// From whole numbers, rounded to nearest, half to even.
-    /// # Safety
-    /// `from` points to [`Simd::LANES`] readable values.
-    unsafe fn load_i32(self, from: *const i32) -> Self::V;
     /// Values that round to -128 ..= 127 to whole numbers, half to even.
     /// # Safety
     /// `to` points to 4 * [`Simd::LANES`] writable values.

@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use pinhole_bundle::{Bundle, Manifest};
+use pinhole_bundle::{Bundle, Manifest, Precision};
 use pinhole_preprocessing::{Pixels, RgbImage};
 use pinhole_prompts::conditional::Reuse;
 
 use crate::Error;
 use crate::conditional::{ConditionalHead, Mode};
-use crate::network::ImageEncoder;
+use crate::network::{ImageEncoder, NetworkOperator, Observed};
 
 /// A bundle made ready: checked, its network loaded, its threads started.
 ///
@@ -22,6 +22,7 @@ pub struct Classifier {
     bundle: Bundle,
     encoder: ImageEncoder,
     conditional: Option<ConditionalHead>,
+    f16_arithmetic: bool,
     threads: rayon::ThreadPool,
 }
 
@@ -30,6 +31,7 @@ pub struct Classifier {
 pub struct Builder {
     threads: Option<usize>,
     mode: Mode,
+    f16_arithmetic: Option<bool>,
 }
 
 impl Builder {
@@ -47,19 +49,40 @@ impl Builder {
         Self { mode, ..self }
     }
 
+    /// Whether the weights of a bundle in f16 are multiplied in f16. When not given: where the bundle says that
+    /// its fidelity holds so ([`Manifest::f16_arithmetic`]) and the processor has the instructions. Where it
+    /// lacks them, `true` gives the same bits slowly, to measure the fidelity with.
+    pub fn f16_arithmetic(self, f16_arithmetic: bool) -> Self {
+        Self {
+            f16_arithmetic: Some(f16_arithmetic),
+            ..self
+        }
+    }
+
     /// Opens the bundle in `folder`.
     ///
     /// # Errors
     /// [`Error::Bundle`] and [`Error::Network`] name the file and the field; [`Error::Threads`].
     pub fn open(self, folder: impl AsRef<Path>) -> Result<Classifier, Error> {
         let threads = thread_pool(self.threads)?;
-        let bundle = Bundle::open(folder.as_ref())?;
-        let encoder = threads.install(|| ImageEncoder::load(&bundle))?;
-        let conditional = threads.install(|| ConditionalHead::load(&bundle, self.mode))?;
+        let load = |bundle: &Bundle| -> Result<_, Error> {
+            let manifest = bundle.manifest();
+            let f16_arithmetic = manifest.precision == Precision::F16
+                && (self.f16_arithmetic).unwrap_or_else(|| {
+                    manifest.f16_arithmetic.is_some() && pinhole_kernels::f16_arithmetic()
+                });
+            let encoder = ImageEncoder::load(bundle, f16_arithmetic)?;
+            let conditional = ConditionalHead::load(bundle, self.mode)?;
+            Ok((encoder, conditional, f16_arithmetic))
+        };
+        let folder = folder.as_ref();
+        let (bundle, loaded) = threads.install(|| Bundle::open_with(folder, load))?;
+        let (encoder, conditional, f16_arithmetic) = loaded?;
         Ok(Classifier {
             bundle,
             encoder,
             conditional,
+            f16_arithmetic,
             threads,
         })
     }
@@ -239,14 +262,34 @@ impl Classifier {
     /// # Errors
     /// [`Error::Run`], also where the length is not S * S * 3.
     pub fn embed_pixels(&self, pixels: &[u8]) -> Result<Vec<f32>, Error> {
+        self.check_pixels(pixels)?;
+        self.threads.install(|| self.encoder.embed(pixels))
+    }
+
+    fn check_pixels(&self, pixels: &[u8]) -> Result<(), Error> {
         let side = self.manifest().model.image_size as usize;
-        if pixels.len() != side * side * 3 {
-            return Err(Error::Run(format!(
+        match pixels.len() == side * side * 3 {
+            true => Ok(()),
+            false => Err(Error::Run(format!(
                 "pixels: expected {side} x {side} x 3 bytes, found {}",
                 pixels.len()
-            )));
+            ))),
         }
-        self.threads.install(|| self.encoder.embed(pixels))
+    }
+
+    /// [`Classifier::embed_pixels`], each operator of the dialect shown to `see` once it has run. For the
+    /// exporter, which looks at what layers read and tries others in their place.
+    ///
+    /// # Errors
+    /// As [`Classifier::embed_pixels`].
+    #[doc(hidden)]
+    pub fn observe(
+        &self,
+        pixels: &[u8],
+        see: &mut (dyn FnMut(&mut Observed) + Send),
+    ) -> Result<Vec<f32>, Error> {
+        self.check_pixels(pixels)?;
+        (self.threads).install(|| self.encoder.observe(pixels, see))
     }
 
     /// What the bundle is.
@@ -269,9 +312,13 @@ impl Classifier {
         pinhole_kernels::chosen().to_string()
     }
 
-    /// The network's operators in the order of execution: (name, operator). Ours are those of the
-    /// dialect; any other is tract's.
-    pub fn operators(&self) -> Vec<(String, String)> {
+    /// Whether the image encoder multiplies in f16; see [`Builder::f16_arithmetic`].
+    pub fn f16_arithmetic(&self) -> bool {
+        self.f16_arithmetic
+    }
+
+    /// The network's operators in the order of execution, with what each runs on.
+    pub fn operators(&self) -> Vec<NetworkOperator> {
         self.encoder.operators()
     }
 

@@ -39,6 +39,9 @@ pub use classifier::{
 };
 pub use conditional::{Mode, fit_conditional};
 pub use error::Error;
+pub use network::NetworkOperator;
+#[doc(hidden)]
+pub use network::Observed;
 pub use pinhole_bundle::{
     Agreement, Bundle, Calibration, Fidelity, Manifest, Precision, expected_calibration_error,
 };

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use pinhole::{Agreement, Classes, Classifier, DecodeOptions, Latency, Manifest, Mode, RgbImage};
+use pinhole::{
+    Agreement, Classes, Classifier, DecodeOptions, Latency, Manifest, Mode, Precision, RgbImage,
+};
 use serde::Serialize;
 
 /// Classify images offline with a bundle that pinhole-export wrote.
@@ -352,13 +354,15 @@ fn inspect(classifier: &Classifier, operators: bool, json: bool) -> Result<ExitC
             manifest: &'a Manifest,
             threads: usize,
             kernels: String,
+            f16_arithmetic: bool,
             #[serde(skip_serializing_if = "Option::is_none")]
-            operators: Option<Vec<(String, String)>>,
+            operators: Option<Vec<pinhole::NetworkOperator>>,
         }
         let inspection = Inspection {
             manifest,
             threads: classifier.threads(),
             kernels: classifier.kernels(),
+            f16_arithmetic: classifier.f16_arithmetic(),
             operators: operators.then(|| classifier.operators()),
         };
         writeln!(out, "{}", serde_json::to_string(&inspection)?)?;
@@ -378,7 +382,13 @@ fn inspect(classifier: &Classifier, operators: bool, json: bool) -> Result<ExitC
         manifest.model.image_size,
         manifest.model.embedding_size
     )?;
-    writeln!(out, "precision      {}", manifest.precision)?;
+    let arithmetic = match manifest.f16_arithmetic {
+        _ if manifest.precision != Precision::F16 => "",
+        _ if classifier.f16_arithmetic() => ", multiplied in f16",
+        None => ", multiplied in f32: the export did not find f16 good enough, or did not try it",
+        Some(_) => ", multiplied in f32: the kernels have nothing for f16",
+    };
+    writeln!(out, "precision      {}{arithmetic}", manifest.precision)?;
     writeln!(
         out,
         "preprocessing  {:?} side to {}, {:?}, crop {:?}",
@@ -399,6 +409,16 @@ fn inspect(classifier: &Classifier, operators: bool, json: bool) -> Result<ExitC
             100.0 * f.top1_agreement
         )?,
         None => writeln!(out, "fidelity       the weights are as in the checkpoint")?,
+    }
+    if let Some(f) = manifest.f16_arithmetic {
+        writeln!(
+            out,
+            "               multiplied in f16, on {} images: cosine mean {:.6}, worst {:.6}; same best class {:.1} %",
+            f.images,
+            f.mean_cosine,
+            f.worst_cosine,
+            100.0 * f.top1_agreement
+        )?;
     }
     match &manifest.prompt_learner {
         Some(learner) => writeln!(
@@ -500,8 +520,8 @@ fn inspect(classifier: &Classifier, operators: bool, json: bool) -> Result<ExitC
     }
     if operators {
         writeln!(out, "operators")?;
-        for (name, operator) in classifier.operators() {
-            writeln!(out, "  {operator:<20} {name}")?;
+        for o in classifier.operators() {
+            writeln!(out, "  {:<34} {:<16} {}", o.operator, o.kernel, o.name)?;
         }
     }
     if !manifest.model_card.is_empty() {

@@ -290,8 +290,17 @@ fn inspect_names_precision_classes_and_our_operators() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|o| o[1].as_str().unwrap())
+        .map(|o| o["operator"].as_str().unwrap())
         .collect();
+    for operator in inspection["operators"].as_array().unwrap() {
+        let (name, kernel) = (&operator["operator"], operator["kernel"].as_str().unwrap());
+        let ours = kernel.starts_with("f32 ");
+        assert_eq!(kernel == "tract", !ours, "{operator}");
+        assert!(
+            ours || (name != "LayerNorm" && name != "Attention"),
+            "{operator}"
+        );
+    }
     for ours in [
         "PatchEmbedding",
         "LinearQuickGelu",

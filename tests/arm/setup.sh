@@ -1,8 +1,11 @@
 # Sourced by the scripts beside it: a compiler for 64-bit ARM Linux and an emulator, installed where they are
-# missing (Debian or Ubuntu, as root), and the environment that cargo needs for them. Exits with 0 and
+# missing (Debian or Ubuntu, as root), and `cargo_arm`, which is cargo with them. Exits with 0 and
 # says so loudly where they cannot be had; PINHOLE_ARM=required makes that an error.
 
 target=aarch64-unknown-linux-gnu
+# Another compiler's output must not mix with the host's.
+arm=${CARGO_TARGET_DIR:-target}/arm
+compiler=${RUSTC:-rustc}
 
 skip() {
     printf '\n*** NO TEST ON ARM: %s ***\n\n' "$*" >&2
@@ -40,12 +43,15 @@ else
             apt-get update -q >&2 || skip 'apt-get update fails'
             packages rustc-web libstd-rust-web-dev:arm64 || skip "Rust's standard library for ARM cannot be installed"
         fi
-        export RUSTC=/usr/bin/rustc
+        compiler=/usr/bin/rustc
     fi
     export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
     export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc AR_aarch64_unknown_linux_gnu=aarch64-linux-gnu-ar
 fi
+
+# cargo_arm COMMAND [OPTION...]: its output is in $arm/$target.
 # Static, so that the emulator needs no ARM libraries and cannot mix up two sets of them.
-export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS='-C target-feature=+crt-static'
-# Another compiler's output must not mix with the host's.
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/arm
+cargo_arm() {
+    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS='-C target-feature=+crt-static' \
+        RUSTC=$compiler CARGO_TARGET_DIR=$arm cargo "$1" --target $target "${@:2}"
+}

@@ -1,8 +1,12 @@
-"""Writes an open_clip checkpoint folder with random weights: random_checkpoint.py FAMILY OUT
+"""Writes an open_clip checkpoint folder with random weights: random_checkpoint.py FAMILY[-outliers] OUT
 
 FAMILY is vit-quickgelu, vit-gelu or resnet (small, for conformance), or ViT-B-32, ViT-B-16 or RN50
 (full size, for timing and memory). The weights come from a fixed seed; their spread keeps the
 activations of every layer in the range that trained models have.
+
+FAMILY-outliers, of a vit, gives the image tower the outlier channels that trained CLIPs have: six gains of each
+block's layer norms are 20 to 60 times larger, and the next linear layer's weights of these channels smaller by
+that factor's square root.
 """
 
 import json
@@ -73,6 +77,16 @@ def vision_transformer(w, spec):
     w.normal("visual.proj", width, spec["embed"], std=width**-0.5)
 
 
+def outliers(w, spec):
+    for i in range(spec["vision"]["layers"]):
+        block = f"visual.transformer.resblocks.{i}"
+        for norm, linear in (("ln_1", "attn.in_proj_weight"), ("ln_2", "mlp.c_fc.weight")):
+            channels = w.random.choice(spec["vision"]["width"], 6, replace=False)
+            factors = w.random.uniform(20, 60, 6).astype(numpy.float32)
+            w.tensors[f"{block}.{norm}.weight"][channels] *= factors
+            w.tensors[f"{block}.{linear}"][:, channels] /= numpy.sqrt(factors)
+
+
 def modified_resnet(w, spec):
     width, layers = spec["vision"]["width"], spec["vision"]["layers"]
     w.convolution("visual.conv1", "visual.bn1", width // 2, 3, 3)
@@ -96,9 +110,11 @@ def modified_resnet(w, spec):
 
 
 def main(family, out):
-    spec = FAMILIES[family]
+    spec = FAMILIES[family.removesuffix("-outliers")]
     w = Weights()
     (vision_transformer if "patch" in spec["vision"] else modified_resnet)(w, spec)
+    if family.endswith("-outliers"):
+        outliers(w, spec)
     width, layers = spec["text"]
     w.normal("token_embedding.weight", VOCABULARY, width, std=0.02)
     w.normal("positional_embedding", CONTEXT, width, std=0.01)
@@ -138,6 +154,6 @@ def main(family, out):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3 or sys.argv[1] not in FAMILIES:
+    if len(sys.argv) != 3 or sys.argv[1] not in [*FAMILIES, *(f"{f}-outliers" for f in FAMILIES if f.lower().startswith("vit"))]:
         sys.exit(__doc__)
     main(*sys.argv[1:])

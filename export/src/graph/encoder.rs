@@ -6,6 +6,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use pinhole::NetworkOperator;
 use pinhole_bundle::{IMAGE_ENCODER, Precision, dialect};
 use pinhole_preprocessing::Preprocessing;
 use prost::Message;
@@ -271,9 +272,9 @@ impl Encoder {
     }
 }
 
-/// What the runtime does with the products of an encoder from elsewhere, by the names of its operators.
-pub fn precision(operators: &[(String, String)]) -> Precision {
-    let integers = operators.iter().any(|(_, op)| op.starts_with("Affine"));
+/// What the runtime does with the products of an encoder from elsewhere.
+pub fn precision(operators: &[NetworkOperator]) -> Precision {
+    let integers = operators.iter().any(|o| o.kernel.starts_with("int8 "));
     match integers {
         true => Precision::Int8,
         false => Precision::F32,

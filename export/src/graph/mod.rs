@@ -7,10 +7,11 @@ mod resnet;
 mod vit;
 mod weights;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use pinhole_bundle::Precision;
 use pinhole_bundle::dialect::{self, Function};
 use pinhole_checkpoint::{Checkpoint, ImageTower};
+use pinhole_kernels::Activation;
 use prost::Message;
 use tract_onnx::pb::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto,
@@ -20,6 +21,8 @@ use tract_onnx::pb::{
 
 pub use encoder::{Encoder, precision};
 pub use weights::WeightFile;
+
+use crate::quantization::{Float, Layer, Quantization, Source};
 
 /// How to write the graph.
 #[derive(Clone, Copy, Debug)]
@@ -42,13 +45,28 @@ pub fn write(
     options: GraphOptions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
+    let quantization = &mut Quantization::default();
+    write_quantized(checkpoint, folder, options, quantization, progress)
+}
+
+/// [`write`], in int8 with each layer as `quantization` chooses it, which remembers the choice.
+///
+/// # Errors
+/// As [`write`].
+pub(crate) fn write_quantized(
+    checkpoint: &Checkpoint,
+    folder: &std::path::Path,
+    options: GraphOptions,
+    quantization: &mut Quantization,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<()> {
     let config = checkpoint.config();
     let weights = WeightFile::create(folder, options.precision != Precision::F32)?;
     let mut graph = Graph {
         nodes: vec![],
         weights,
         checkpoint,
-        quantized: options.precision == Precision::Int8,
+        quantization: (options.precision == Precision::Int8).then_some(quantization),
         progress,
         done: 0,
         total: 0,
@@ -127,8 +145,8 @@ struct Graph<'a> {
     nodes: Vec<NodeProto>,
     weights: WeightFile,
     checkpoint: &'a Checkpoint,
-    /// Whether linear layers are written in 8-bit integers.
-    quantized: bool,
+    /// How linear layers are written in 8-bit integers, where they are.
+    quantization: Option<&'a mut Quantization>,
     progress: &'a mut dyn FnMut(u64, u64),
     done: u64,
     total: u64,
@@ -203,17 +221,32 @@ impl Graph<'_> {
         width: usize,
         bias: &[f32],
     ) -> Result<String> {
-        let outputs = bias.len();
-        let transposed = transpose(weight, outputs, width);
-        match quantized(function).filter(|_| self.quantized) {
-            Some(function) => {
-                let parameters = self.quantized_parameters(name, &transposed, width, bias)?;
-                let mut all = inputs.to_vec();
-                all.extend(parameters.iter().map(String::as_str));
-                Ok(self.call(function, name, &all, vec![]))
-            }
-            None => self.linear_transposed(function, name, inputs, &transposed, width, bias),
+        let transposed = transpose(weight, bias.len(), width);
+        let exact = float_layer(function, &transposed, bias);
+        if let Some(quantized) = quantized(function)
+            && let Some(layer) = self.layer(name, &exact, Source::Fixed)?
+        {
+            let parameters = self.quantized_parameters(&layer)?;
+            let mut all = inputs.to_vec();
+            all.extend(parameters.iter().map(String::as_str));
+            return Ok(self.call(quantized, name, &all, vec![]));
         }
+        self.linear_transposed(function, name, inputs, &transposed, width, bias)
+    }
+
+    /// The divisors that `layer` [outputs, inputs] wants for its inputs, which what stands before it is to
+    /// apply; chosen here, before that is written, and known to [`Graph::linear`] later.
+    fn smoothing(
+        &mut self,
+        function: &Function,
+        name: &str,
+        weight: &[f32],
+        bias: &[f32],
+    ) -> Result<Option<Vec<f32>>> {
+        let transposed = transpose(weight, bias.len(), weight.len() / bias.len());
+        let exact = float_layer(function, &transposed, bias);
+        let layer = self.layer(name, &exact, Source::Scalable)?;
+        Ok(layer.and_then(|l| l.smoothing))
     }
 
     /// [`Graph::linear`] over `x` behind a layer norm, one function in 8-bit integers.
@@ -223,33 +256,52 @@ impl Graph<'_> {
         name: &str,
         x: &str,
         norm: &Norm,
-        weight: &[f32],
-        bias: &[f32],
+        joint: &Joint,
     ) -> Result<String> {
         let width = norm.gain.len();
-        let Some(function) = norm_quantized(function).filter(|_| self.quantized) else {
-            let normed = self.layer_norm(x, &format!("{name}.norm"), norm)?;
-            return self.linear(function, name, &[&normed], weight, width, bias);
+        let outputs = joint.bias.len();
+        let mut transposed = transpose(joint.weight, outputs, width);
+        let exact = float_layer(function, &transposed, joint.bias);
+        let Some(quantized) = norm_quantized(function) else {
+            bail!("{name}: {} behind a layer norm", function.name);
         };
-        let transposed = transpose(weight, bias.len(), width);
-        let gain = (self.weights).f32(&format!("{name}.gain"), &[width], &norm.gain)?;
-        let shift = (self.weights).f32(&format!("{name}.shift"), &[width], &norm.bias)?;
-        let [weight, scale, bias] = self.quantized_parameters(name, &transposed, width, bias)?;
+        let Some(mut layer) = self.layer(name, &exact, Source::Scalable)? else {
+            let mut bias = joint.bias.to_vec();
+            transposed
+                .chunks_exact_mut(outputs)
+                .for_each(|row| joint.divide(row));
+            joint.divide(&mut bias);
+            let normed = self.layer_norm(x, &format!("{name}.norm"), norm)?;
+            return self.linear_transposed(function, name, &[&normed], &transposed, width, &bias);
+        };
+        joint.divide(&mut layer.scale);
+        joint.divide(&mut layer.bias);
+        let (gain, shift) = (layer.divided(&norm.gain), layer.divided(&norm.bias));
+        let gain = (self.weights).f32(&format!("{name}.gain"), &[width], &gain)?;
+        let shift = (self.weights).f32(&format!("{name}.shift"), &[width], &shift)?;
+        let [weight, scale, bias] = self.quantized_parameters(&layer)?;
         let all = [x, &gain, &shift, &weight, &scale, &bias];
-        Ok(self.call(function, name, &all, vec![float("epsilon", EPSILON)]))
+        Ok(self.call(quantized, name, &all, vec![float("epsilon", EPSILON)]))
     }
 
-    /// The names of weight, scale and bias of `weight` [inputs, outputs].
-    fn quantized_parameters(
-        &mut self,
-        name: &str,
-        weight: &[f32],
-        width: usize,
-        bias: &[f32],
-    ) -> Result<[String; 3]> {
-        let outputs = bias.len();
-        let [weight, scale] = self.weights.quantized(name, [width, outputs], weight)?;
-        let bias = (self.weights).f32(&format!("{name}.bias"), &[outputs], bias)?;
+    /// Layer `name` in 8-bit integers, where it is to be in them.
+    fn layer(&mut self, name: &str, exact: &Float, source: Source) -> Result<Option<Layer>> {
+        match &mut self.quantization {
+            Some(quantization) if !quantization.is_float(name) => {
+                Ok(Some(quantization.layer(name, exact, source)?.clone()))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The names of a layer's weight [inputs, outputs], scale and bias.
+    fn quantized_parameters(&mut self, layer: &Layer) -> Result<[String; 3]> {
+        let (name, outputs) = (&layer.name, layer.bias.len());
+        let shape = [layer.weight.len() / outputs, outputs];
+        let weights = &mut self.weights;
+        let weight = weights.s8(&format!("{name}.weight"), &shape, &layer.weight)?;
+        let scale = weights.f32(&format!("{name}.scale"), &[outputs], &layer.scale)?;
+        let bias = weights.f32(&format!("{name}.bias"), &[outputs], &layer.bias)?;
         Ok([weight, scale, bias])
     }
 
@@ -272,6 +324,39 @@ impl Graph<'_> {
         let mut all = inputs.to_vec();
         all.extend([weight.as_str(), bias.as_str()]);
         Ok(self.call(function, name, &all, vec![]))
+    }
+}
+
+/// Linear layers over the same input as one.
+struct Joint<'a> {
+    /// [outputs, inputs]
+    weight: &'a [f32],
+    bias: &'a [f32],
+    /// What the last outputs are to be divided by for the layer that reads them.
+    divisors: &'a [f32],
+}
+
+impl Joint<'_> {
+    /// `values`, one an output.
+    fn divide(&self, values: &mut [f32]) {
+        let first = values.len() - self.divisors.len();
+        for (value, divisor) in values[first..].iter_mut().zip(self.divisors) {
+            *value /= divisor;
+        }
+    }
+}
+
+/// A linear layer of the checkpoint that is to be `function`, its weight [inputs, outputs].
+fn float_layer<'a>(function: &Function, weight: &'a [f32], bias: &'a [f32]) -> Float<'a> {
+    let activation = match *function {
+        dialect::LINEAR_QUICK_GELU => Activation::QuickGelu,
+        dialect::LINEAR_GELU => Activation::Gelu,
+        _ => Activation::None,
+    };
+    Float {
+        weight,
+        bias,
+        activation,
     }
 }
 

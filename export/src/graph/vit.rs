@@ -3,8 +3,10 @@
 use anyhow::Result;
 use pinhole_bundle::dialect;
 use pinhole_checkpoint::Activation;
+use pinhole_kernels::Activation as Kernel;
 
-use super::{Graph, float, ints};
+use super::{Graph, Joint, float, ints};
+use crate::quantization::{Float, Source};
 
 pub(super) struct Shape {
     pub image_size: usize,
@@ -68,16 +70,23 @@ fn patch_embedding(graph: &mut Graph, shape: &Shape) -> Result<String> {
     let bias: Vec<f32> = bias.into_iter().map(|b| b as f32).collect();
     let name = "patch_embedding";
     let shape_of_weight = [3 * p * p, width];
-    let bias = (graph.weights).f32(&format!("{name}.bias"), &[width], &bias)?;
     let grid = shape.image_size / p;
     let mut attributes = vec![ints("patch", &[p as i64]), ints("grid", &[grid as i64])];
-    if graph.quantized {
-        weight.iter_mut().for_each(|w| *w /= 255.0);
-        let [weight, scale] = (graph.weights).quantized(name, shape_of_weight, &weight)?;
-        let inputs = ["pixels", &weight, &scale, &bias];
-        let function = &dialect::QUANTIZED_PATCH_EMBEDDING;
-        return Ok(graph.call(function, name, &inputs, attributes));
+    if graph.quantization.is_some() {
+        let whole: Vec<f32> = weight.iter().map(|w| w / 255.0).collect();
+        let exact = Float {
+            weight: &whole,
+            bias: &bias,
+            activation: Kernel::None,
+        };
+        if let Some(layer) = graph.layer(name, &exact, Source::Pixels)? {
+            let [weight, scale, bias] = graph.quantized_parameters(&layer)?;
+            let inputs = ["pixels", &weight, &scale, &bias];
+            let function = &dialect::QUANTIZED_PATCH_EMBEDDING;
+            return Ok(graph.call(function, name, &inputs, attributes));
+        }
     }
+    let bias = (graph.weights).f32(&format!("{name}.bias"), &[width], &bias)?;
     let weight = (graph.weights).matrix(&format!("{name}.weight"), &shape_of_weight, &weight)?;
     attributes.push(float("scale", 1.0 / 255.0));
     let inputs = ["pixels", &weight, &bias];
@@ -127,6 +136,18 @@ fn block(
         .chain(&mut bias[..width])
         .for_each(|value| *value *= scale);
     let heads = vec![ints("heads", &[shape.heads as i64])];
+    // Attention adds values up channel by channel: what the projection behind it wants its inputs divided by,
+    // the values are divided by.
+    let out_weight = graph.tensor(&format!("{source}.attn.out_proj.weight"))?;
+    let out_bias = graph.tensor(&format!("{source}.attn.out_proj.bias"))?;
+    let divisors = graph
+        .smoothing(
+            &dialect::LINEAR_ADD,
+            &name("out_proj"),
+            &out_weight.data,
+            &out_bias.data,
+        )?
+        .unwrap_or_default();
     let (residual, mixed) = if last {
         let residual = class_token(graph, &name("class_token"), x)?;
         let (query_weight, key_value_weight) = weight.split_at(width * width);
@@ -136,16 +157,22 @@ fn block(
             &name("query"),
             &residual,
             &norm,
-            query_weight,
-            query_bias,
+            &Joint {
+                weight: query_weight,
+                bias: query_bias,
+                divisors: &[],
+            },
         )?;
         let key_value = graph.norm_linear(
             &dialect::LINEAR,
             &name("key_value"),
             x,
             &norm,
-            key_value_weight,
-            key_value_bias,
+            &Joint {
+                weight: key_value_weight,
+                bias: key_value_bias,
+                divisors: &divisors,
+            },
         )?;
         let inputs = [query.as_str(), &key_value];
         let mixed = graph.call(&dialect::ATTENTION, &name("attention"), &inputs, heads);
@@ -156,8 +183,11 @@ fn block(
             &name("query_key_value"),
             x,
             &norm,
-            &weight,
-            &bias,
+            &Joint {
+                weight: &weight,
+                bias: &bias,
+                divisors: &divisors,
+            },
         )?;
         let mixed = graph.call(
             &dialect::SELF_ATTENTION,
@@ -168,15 +198,13 @@ fn block(
         (x.to_owned(), mixed)
     };
 
-    let weight = graph.tensor(&format!("{source}.attn.out_proj.weight"))?;
-    let bias = graph.tensor(&format!("{source}.attn.out_proj.bias"))?;
     let x = graph.linear(
         &dialect::LINEAR_ADD,
         &name("out_proj"),
         &[&mixed, &residual],
-        &weight.data,
+        &out_weight.data,
         width,
-        &bias.data,
+        &out_bias.data,
     )?;
 
     let norm = graph.norm(&format!("{source}.ln_2"))?;
@@ -186,7 +214,12 @@ fn block(
         Activation::QuickGelu => &dialect::LINEAR_QUICK_GELU,
         Activation::Gelu => &dialect::LINEAR_GELU,
     };
-    let hidden = graph.norm_linear(function, &name("c_fc"), &x, &norm, &weight.data, &bias.data)?;
+    let joint = Joint {
+        weight: &weight.data,
+        bias: &bias.data,
+        divisors: &[],
+    };
+    let hidden = graph.norm_linear(function, &name("c_fc"), &x, &norm, &joint)?;
     let inner = bias.data.len();
     let weight = graph.tensor(&format!("{source}.mlp.c_proj.weight"))?;
     let bias = graph.tensor(&format!("{source}.mlp.c_proj.bias"))?;

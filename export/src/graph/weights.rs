@@ -65,33 +65,10 @@ impl WeightFile {
         self.write(name, DataType::Float16, shape, &bytes)
     }
 
-    /// A matrix [inputs, outputs] as s8 in -127 ..= 127 with one f32 scale an output, the largest weight of an
-    /// output being 127. Gives back the names of both.
-    pub(super) fn quantized(
-        &mut self,
-        name: &str,
-        shape: [usize; 2],
-        data: &[f32],
-    ) -> Result<[String; 2]> {
-        let [_, outputs] = shape;
-        let mut scales = vec![0.0f32; outputs];
-        for row in data.chunks_exact(outputs) {
-            for (scale, weight) in scales.iter_mut().zip(row) {
-                *scale = scale.max(weight.abs() / 127.0);
-            }
-        }
-        let mut bytes = Vec::with_capacity(data.len());
-        for row in data.chunks_exact(outputs) {
-            let quantized = row.iter().zip(&scales).map(|(weight, scale)| {
-                // An output of zeros has the scale nought, and none of its weights counts.
-                let count = if *scale > 0.0 { weight / scale } else { 0.0 };
-                (count.round_ties_even().clamp(-127.0, 127.0) as i8).cast_unsigned()
-            });
-            bytes.extend(quantized);
-        }
-        let weight = self.write(&format!("{name}.weight"), DataType::Int8, &shape, &bytes)?;
-        let scale = self.f32(&format!("{name}.scale"), &[outputs], &scales)?;
-        Ok([weight, scale])
+    /// A quantised matrix [inputs, outputs]. Gives back its name.
+    pub(super) fn s8(&mut self, name: &str, shape: &[usize], data: &[i8]) -> Result<String> {
+        let bytes: Vec<u8> = data.iter().map(|v| v.cast_unsigned()).collect();
+        self.write(name, DataType::Int8, shape, &bytes)
     }
 
     /// Whole numbers, for shapes and axes. Gives back its name.

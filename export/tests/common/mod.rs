@@ -1,6 +1,8 @@
 //! What the tests of the command line share: a small random checkpoint, and a folder to export into.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
+mod weights;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -8,6 +10,7 @@ use std::sync::LazyLock;
 
 use pinhole_checkpoint::{Activation, ClipConfig, Error, Existing, ImageTower, Tensor, TextTower};
 use pinhole_preprocessing::Preprocessing;
+pub use weights::random;
 
 /// A checkpoint of a small ViT with the true vocabulary, made once for all tests.
 static CHECKPOINT: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
@@ -17,9 +20,18 @@ static CHECKPOINT: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
 });
 
 pub fn write_checkpoint(folder: &Path, change: impl Fn(&str, Tensor) -> Tensor) {
+    write_checkpoint_of(folder, 32, change);
+}
+
+/// With embeddings of that size.
+pub fn write_checkpoint_of(
+    folder: &Path,
+    embedding: usize,
+    change: impl Fn(&str, Tensor) -> Tensor,
+) {
     let config = ClipConfig {
         name: None,
-        embedding: 32,
+        embedding,
         image: ImageTower::VisionTransformer {
             image_size: 32,
             patch_size: 8,
@@ -45,37 +57,6 @@ pub fn write_checkpoint(folder: &Path, change: impl Fn(&str, Tensor) -> Tensor) 
     .unwrap();
 }
 
-/// Numbers that depend on the tensor's name alone: gains near 1, matrices that keep the variance.
-pub fn random(name: &str, shape: &[usize]) -> Tensor {
-    let mut state = name.bytes().fold(1u64, |h, b| {
-        (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
-    });
-    let mut uniform = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
-    };
-    let count = shape.iter().product();
-    let gain = name.contains("ln_") && name.ends_with("weight");
-    let scale = if shape.len() > 1 {
-        2.0 / (shape[shape.len() - 1] as f32).sqrt()
-    } else {
-        0.2
-    };
-    let data = (0..count)
-        .map(|_| match name {
-            "logit_scale" => 4.6,
-            _ if gain => 1.0 + 0.2 * uniform(),
-            _ => scale * uniform(),
-        })
-        .collect();
-    Tensor {
-        shape: shape.to_vec(),
-        data,
-    }
-}
-
 pub fn checkpoint() -> PathBuf {
     CHECKPOINT.path().join("clip")
 }
@@ -96,9 +77,14 @@ impl Scene {
     }
 
     pub fn export(&self, clip: &Path, extra: &[&str]) -> Output {
+        self.run("bundle", clip, extra)
+    }
+
+    /// `pinhole-export` with one of its commands that write a bundle.
+    pub fn run(&self, command_name: &str, clip: &Path, extra: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pinhole-export"));
         command
-            .arg("bundle")
+            .arg(command_name)
             .arg("--clip")
             .arg(clip)
             .arg("--classes")

@@ -197,6 +197,11 @@ impl PackedLinearAffine {
         self.layer.outputs()
     }
 
+    /// The name of the kernel that computes it.
+    pub fn kernel(&self) -> &'static str {
+        self.layer.kernel()
+    }
+
     /// out [m, n] = activation(sum · (scale of x · output scale) + bias) + residual [m, n], x [m, k] quantised by
     /// `by`. The sum is exact; all kernels give the same bits as [`PackedLinearInt8::apply`] says.
     pub fn apply(

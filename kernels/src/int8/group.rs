@@ -4,11 +4,11 @@ use std::fmt::Debug;
 use std::ops::Range;
 
 use super::affine::Offsets;
-use super::pack::{Header, Layout};
+use super::pack::Layout;
 use crate::Activation;
 use crate::activation::{gelu, quick_gelu};
 use crate::linear::blocks;
-use crate::simd::Simd;
+use crate::simd::{Simd, load_part, store_part};
 
 /// Products of bytes in registers, as [`Simd`] is of f32. A value is the proof that the processor has the
 /// instructions.
@@ -24,11 +24,13 @@ pub(crate) trait Int8: Copy + Debug + Send + Sync + 'static {
 
     fn float(self) -> Self::Float;
 
-    /// sums [rows, columns] = (sums if `add`) + packed rows · panel, for `rows` of 1 ..= LAYOUT.rows.
+    /// sums [rows, columns] = the sums so far + packed rows · panel, for `rows` of 1 ..= LAYOUT.rows; what becomes of
+    /// them says `t.finish`.
     ///
     /// # Safety
-    /// `t.x` points to a block's `t.steps` steps of `rows` rows, `t.panel` to as many of a panel; `t.sums` to
-    /// rows * columns writable values, which are initialised if `t.add`.
+    /// `t.x` points to a block's `t.steps` steps of `rows` rows, `t.panel` to as many of a panel; `t.from`, unless
+    /// null, to rows of as many sums as the panel has columns; `t.finish` to what [`Finish`] says, or else `t.sums`
+    /// to rows * columns writable values.
     unsafe fn tile(self, rows: usize, t: Tile);
 }
 
@@ -38,18 +40,85 @@ pub(crate) trait Int8: Copy + Debug + Send + Sync + 'static {
     dead_code,
     reason = "ARM's processors are left to fetch ahead by themselves"
 )]
-pub(crate) struct Tile {
+pub(crate) struct Tile<'a> {
     pub(crate) x: *const u8,
     pub(crate) panel: *const i8,
     pub(crate) steps: usize,
-    /// [rows, columns]
+    /// The sums so far, rows `from_stride` apart; null for zeros.
+    pub(crate) from: *const i32,
+    pub(crate) from_stride: usize,
+    /// [rows, columns], written if there is no `finish`.
     pub(crate) sums: *mut i32,
-    /// Whether `sums` has sums already, of the steps before these.
-    pub(crate) add: bool,
-    /// What a later tile will read, for the cache to fetch meanwhile: `ahead` lines in each step. It may be any
+    /// After the last steps.
+    pub(crate) finish: Option<&'a Finish>,
+    /// What a later tile will read, for the cache to fetch meanwhile: `ahead` lines in every two steps. It may be any
     /// address.
     pub(crate) next: *const i8,
     pub(crate) ahead: usize,
+}
+
+/// From a tile's sums to outputs: out = sums · scales + bias (+ residual).
+pub(crate) struct Finish {
+    /// [rows]
+    pub(crate) scales: *const f32,
+    /// [columns]
+    pub(crate) column_scales: *const f32,
+    /// [columns]
+    pub(crate) bias: *const f32,
+    /// Null, or rows `stride` apart.
+    pub(crate) residual: *const f32,
+    /// Rows `stride` apart.
+    pub(crate) out: *mut f32,
+    pub(crate) stride: usize,
+}
+
+impl Finish {
+    /// Writes N registers of columns, the first of which is `first`, of ROWS rows; `sum(i, j)` is that of row i and
+    /// register j.
+    ///
+    /// # Safety
+    /// The pointers have the rows and columns that the fields say.
+    #[inline(always)]
+    pub(crate) unsafe fn write<S: Simd, const ROWS: usize, const N: usize>(
+        &self,
+        simd: S,
+        first: usize,
+        sum: impl Fn(usize, usize) -> S::V,
+    ) {
+        let at = first * S::LANES;
+        // SAFETY: the caller's promise for all.
+        unsafe {
+            let columns = |from: *const f32| -> [S::V; N] {
+                std::array::from_fn(
+                    #[inline(always)]
+                    |j| simd.load(from.add(at + j * S::LANES)),
+                )
+            };
+            let (column_scales, bias) = (columns(self.column_scales), columns(self.bias));
+            let out = self.out.add(at);
+            if self.residual.is_null() {
+                for i in 0..ROWS {
+                    let scale = simd.splat(*self.scales.add(i));
+                    for j in 0..N {
+                        let scale = simd.mul(scale, column_scales[j]);
+                        let y = simd.mul_add(sum(i, j), scale, bias[j]);
+                        simd.store(y, out.add(i * self.stride + j * S::LANES));
+                    }
+                }
+                return;
+            }
+            let residual = self.residual.add(at);
+            for i in 0..ROWS {
+                let scale = simd.splat(*self.scales.add(i));
+                for j in 0..N {
+                    let scale = simd.mul(scale, column_scales[j]);
+                    let y = simd.mul_add(sum(i, j), scale, bias[j]);
+                    let at = i * self.stride + j * S::LANES;
+                    simd.store(simd.add(y, simd.load(residual.add(at))), out.add(at));
+                }
+            }
+        }
+    }
 }
 
 /// Bytes of a cache line.
@@ -94,8 +163,8 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
     let panel_size = layout.panel_size(k);
     let block_size = layout.block_size(g.rows, k);
     let most = I::DEPTH / layout.step;
-    // Cache lines of a step, and tiles to share them among.
-    let lines = (layout.columns * layout.step).div_ceil(LINE);
+    // Cache lines of two steps, and tiles to share them among.
+    let lines = (2 * layout.columns * layout.step).div_ceil(LINE);
     let tiles = g.rows.div_ceil(layout.rows);
     // Without any step there are sums all the same: zeros.
     for part in 0..g.steps.div_ceil(most).max(1) {
@@ -115,88 +184,102 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
                 let ahead = layout.header_size() + (start + steps) * step;
                 next = g.panels.as_ptr().wrapping_add(ahead);
             }
-            let corrected = (g.shifted || g.offsets.is_some()) && start == 0;
-            if corrected && let Some(offsets) = g.offsets {
+            if start == 0
+                && let Some(offsets) = g.offsets
+            {
                 let corrections = g.shifted.then_some(header.corrections);
                 offsets.write(corrections, columns.clone(), layout.columns, sums);
-            } else if corrected {
-                for sums in sums.chunks_exact_mut(layout.columns) {
-                    sums.copy_from_slice(header.corrections);
-                }
             }
+            let last = start + steps == g.steps;
+            // Without anything between, the tile writes the outputs; otherwise f32 in place of its sums.
+            let direct = g.activation == Activation::None && columns.len() == layout.columns;
             for (i, (row, rows)) in blocks(g.rows, layout.rows).enumerate() {
                 let ahead = lines / tiles + usize::from(i < lines % tiles);
                 let step = layout.row_step(rows);
                 let x = &g.x[i * block_size..][start * step..][..steps * step];
                 let sums = &mut sums[row * layout.columns..][..rows * layout.columns];
+                let (from, from_stride) = if start > 0 || g.offsets.is_some() {
+                    (sums.as_ptr(), layout.columns)
+                } else if g.shifted {
+                    (header.corrections.as_ptr(), 0)
+                } else {
+                    (std::ptr::null(), 0)
+                };
+                let mut finish = Finish {
+                    scales: g.scales[row..][..rows].as_ptr(),
+                    column_scales: header.scales.as_ptr(),
+                    bias: header.bias.as_ptr(),
+                    residual: std::ptr::null(),
+                    out: sums.as_mut_ptr().cast(),
+                    stride: layout.columns,
+                };
+                if direct {
+                    let at = row * g.width + columns.start;
+                    finish.stride = g.width;
+                    finish.out = g.out.wrapping_add(at);
+                    if let Some(residual) = g.residual {
+                        finish.residual =
+                            residual[at..][..(rows - 1) * g.width + columns.len()].as_ptr();
+                    }
+                }
                 let tile = Tile {
                     x: x.as_ptr(),
                     panel: weights.as_ptr().cast(),
                     steps,
+                    from,
+                    from_stride,
                     sums: sums.as_mut_ptr(),
-                    add: start > 0 || corrected,
+                    finish: last.then_some(&finish),
                     next: next.cast(),
                     ahead,
                 };
-                next = next.wrapping_add(steps * ahead * LINE);
-                // SAFETY: the slices are as long as the tile needs, and blocks() gives at most its rows.
+                next = next.wrapping_add(steps / 2 * ahead * LINE);
+                // SAFETY: the slices are as long as the tile needs, `out` has these columns, which are this group's
+                // alone, and blocks() gives at most the layout's rows.
                 unsafe { simd.tile(rows, tile) };
             }
-            if start + steps == g.steps {
-                // SAFETY: the caller's promise.
-                unsafe { finish(simd.float(), g, header, columns, sums) };
+            if last && !direct {
+                // SAFETY: the caller's promise; the tiles left a panel's columns of f32 for each row.
+                unsafe {
+                    let y = std::slice::from_raw_parts(sums.as_ptr().cast(), sums.len());
+                    activate(simd.float(), g, columns, y);
+                }
             }
         }
     }
 }
 
-/// Writes the columns of `out` that `sums`, a panel's, belongs to, and uses up `sums`.
+/// out = f(y) + residual in the columns `columns` of `out`; y [rows, 2 * LANES].
 ///
 /// # Safety
 /// As [`Group::out`] says.
 #[inline(always)]
-unsafe fn finish<S: Simd>(
-    simd: S,
-    g: &Group,
-    header: Header,
-    columns: Range<usize>,
-    sums: &mut [i32],
-) {
-    let panel = 2 * S::LANES;
-    assert!(header.scales.len() == panel && header.bias.len() == panel);
-    assert!(columns.end <= g.width && columns.len() <= panel);
-    assert!(g.residual.is_none_or(|r| r.len() == g.rows * g.width));
-    assert!(sums.len() == g.rows * panel && g.scales.len() == g.rows);
+unsafe fn activate<S: Simd>(simd: S, g: &Group, columns: Range<usize>, y: &[f32]) {
     // One loop for each function, its constants in registers.
     // SAFETY: the caller's promise.
     unsafe {
         match g.activation {
-            Activation::None => {
-                finish_by(
-                    simd,
-                    g,
-                    header,
-                    columns,
-                    sums,
-                    #[inline(always)]
-                    |v| v,
-                );
-            }
-            Activation::QuickGelu => finish_by(
+            Activation::None => activate_by(
                 simd,
                 g,
-                header,
                 columns,
-                sums,
+                y,
+                #[inline(always)]
+                |v| v,
+            ),
+            Activation::QuickGelu => activate_by(
+                simd,
+                g,
+                columns,
+                y,
                 #[inline(always)]
                 |v| quick_gelu(simd, v),
             ),
-            Activation::Gelu => finish_by(
+            Activation::Gelu => activate_by(
                 simd,
                 g,
-                header,
                 columns,
-                sums,
+                y,
                 #[inline(always)]
                 |v| gelu(simd, v),
             ),
@@ -204,84 +287,42 @@ unsafe fn finish<S: Simd>(
     }
 }
 
-/// [`finish`] by an activation function.
+/// [`activate`] by an activation function.
 ///
 /// # Safety
-/// As [`finish`], whose lengths have been checked.
+/// As [`activate`].
 #[inline(always)]
-unsafe fn finish_by<S: Simd>(
+unsafe fn activate_by<S: Simd>(
     simd: S,
     g: &Group,
-    header: Header,
     columns: Range<usize>,
-    sums: &mut [i32],
+    y: &[f32],
     f: impl Fn(S::V) -> S::V,
 ) {
     let panel = 2 * S::LANES;
-    let whole = columns.len() == panel;
-    let from = sums.as_mut_ptr();
-    // SAFETY: `out` has these columns, which are this group's alone, `residual` has them too, and `sums` has rows
-    // of a panel's columns.
-    unsafe {
-        let out = g.out.add(columns.start);
-        let residual = g.residual.map(|r| r.as_ptr().add(columns.start));
-        match residual {
-            None if whole => scale::<S, false>(simd, header, g.scales, from, out, g.width, out, f),
-            Some(residual) if whole => {
-                scale::<S, true>(simd, header, g.scales, from, out, g.width, residual, f);
-            }
-            _ => {
-                let y = from.cast::<f32>();
-                scale::<S, false>(simd, header, g.scales, from, y, panel, y, f);
-                let y = std::slice::from_raw_parts(y, g.rows * panel);
-                for (i, y) in y.chunks_exact(panel).enumerate() {
-                    let out = std::slice::from_raw_parts_mut(out.add(i * g.width), columns.len());
-                    for (j, (out, y)) in out.iter_mut().zip(y).enumerate() {
-                        *out = residual.map_or(*y, |r| y + *r.add(i * g.width + j));
+    assert!(columns.end <= g.width && columns.len() <= panel && y.len() == g.rows * panel);
+    for (i, y) in y.chunks_exact(panel).enumerate() {
+        let at = i * g.width + columns.start;
+        let residual = g.residual.map(|r| &r[at..][..columns.len()]);
+        // SAFETY: row i of `out` has these columns, which are this group's alone.
+        let out = unsafe { std::slice::from_raw_parts_mut(g.out.add(at), columns.len()) };
+        for (j, out) in out.chunks_mut(S::LANES).enumerate() {
+            // SAFETY: `y` has two registers.
+            let mut v = f(unsafe { simd.load(y.as_ptr().add(j * S::LANES)) });
+            let residual = residual.map(|r| &r[j * S::LANES..][..out.len()]);
+            if out.len() == S::LANES {
+                // SAFETY: the slices have LANES values.
+                unsafe {
+                    if let Some(residual) = residual {
+                        v = simd.add(v, simd.load(residual.as_ptr()));
                     }
+                    simd.store(v, out.as_mut_ptr());
                 }
-            }
-        }
-    }
-}
-
-/// out = f(sums · scales + bias) (+ residual if RESIDUAL), row by row of a panel's columns. Where RESIDUAL is false,
-/// `residual` is not read.
-///
-/// # Safety
-/// `sums` has a row of 2 * LANES columns for each of `scales`, and so have `out` and `residual`, whose rows are
-/// `stride` apart. `out` may be `sums`. The header has as many columns.
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-unsafe fn scale<S: Simd, const RESIDUAL: bool>(
-    simd: S,
-    header: Header,
-    scales: &[f32],
-    sums: *const i32,
-    out: *mut f32,
-    stride: usize,
-    residual: *const f32,
-    f: impl Fn(S::V) -> S::V,
-) {
-    // SAFETY: the caller's promise for all.
-    unsafe {
-        let both = |from: &[f32]| {
-            let from = from.as_ptr();
-            [simd.load(from), simd.load(from.add(S::LANES))]
-        };
-        let (column_scales, bias) = (both(header.scales), both(header.bias));
-        for (i, &scale) in scales.iter().enumerate() {
-            let scale = simd.splat(scale);
-            let sums = sums.add(i * 2 * S::LANES);
-            // What lies in `out` has been read where it is `sums`.
-            for (j, (column_scale, bias)) in column_scales.into_iter().zip(bias).enumerate() {
-                let at = i * stride + j * S::LANES;
-                let sum = simd.load_i32(sums.add(j * S::LANES));
-                let mut y = f(simd.mul_add(sum, simd.mul(scale, column_scale), bias));
-                if RESIDUAL {
-                    y = simd.add(y, simd.load(residual.add(at)));
+            } else {
+                if let Some(residual) = residual {
+                    v = simd.add(v, load_part(simd, residual));
                 }
-                simd.store(y, out.add(at));
+                store_part(simd, v, out);
             }
         }
     }
@@ -304,6 +345,12 @@ macro_rules! vector_int8 {
                 <$token as crate::int8::Int8>::DEPTH
             }
 
+            #[cfg(test)]
+            fn activate(&self, x: &mut [f32], activation: crate::Activation) {
+                let float = crate::int8::Int8::float(*self);
+                crate::select::Vector::activate(&float, x, activation);
+            }
+
             unsafe fn group(&self, group: &crate::int8::Group, sums: &mut [i32]) {
                 #[target_feature(enable = $features)]
                 unsafe fn run(token: $token, group: &crate::int8::Group, sums: &mut [i32]) {
@@ -319,19 +366,19 @@ macro_rules! vector_int8 {
 
 /// `Int8::tile` by the function of each height up to the most rows.
 macro_rules! tiles_int8 {
-    ($features:literal, $($rows:literal => $tile:expr),+ $(,)?) => {
+    ($float:ident, $features:literal, $($rows:literal => $tile:expr),+ $(,)?) => {
         #[inline(always)]
         unsafe fn tile(self, rows: usize, t: crate::int8::Tile) {
             match rows {
                 $($rows => {
                     #[target_feature(enable = $features)]
                     #[inline(never)]
-                    unsafe fn run(t: crate::int8::Tile) {
+                    unsafe fn run(float: $float, t: crate::int8::Tile) {
                         // SAFETY: the caller's promise.
-                        unsafe { $tile(t) }
+                        unsafe { $tile(float, t) }
                     }
                     // SAFETY: the token proves the features; the rest is the caller's promise.
-                    unsafe { run(t) }
+                    unsafe { run(self.float(), t) }
                 })+
                 _ => unreachable!("a tile of {rows} rows"),
             }

@@ -169,7 +169,11 @@ impl PackedLinearInt8 {
                 found: k,
             });
         }
-        if let Some(at) = data.iter().position(|&w| w == i8::MIN) {
+        // The least of a chunk is found in vectors, the first of all is not.
+        let out_of_range = |chunk: &[i8]| chunk.iter().fold(0, |least, &w| w.min(least)) == i8::MIN;
+        if data.chunks(4096).any(out_of_range)
+            && let Some(at) = data.iter().position(|&w| w == i8::MIN)
+        {
             let (output, input) = match weight {
                 Weight::OutIn(_) => (at / k, at % k),
                 Weight::InOut(_) => (at % n, at / n),
@@ -211,6 +215,14 @@ impl PackedLinearInt8 {
     /// n: the values of an output row.
     pub fn outputs(&self) -> usize {
         self.n
+    }
+
+    /// The name of the kernel that [`Self::apply`] runs on.
+    pub fn kernel(&self) -> &'static str {
+        match &self.packed {
+            Packed::Reference(_) => "scalar",
+            Packed::Panels { vector, .. } => vector.name(),
+        }
     }
 
     /// out [m, n] = activation(sum · (row scale · output scale) + bias) + residual [m, n], the sum that of x's
@@ -446,10 +458,7 @@ impl Weights {
 
 impl fmt::Debug for PackedLinearInt8 {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let kernels = match &self.packed {
-            Packed::Reference(_) => "scalar",
-            Packed::Panels { vector, .. } => vector.name(),
-        };
-        write!(f, "PackedLinearInt8({} -> {}, {kernels})", self.k, self.n)
+        let (k, n, kernel) = (self.k, self.n, self.kernel());
+        write!(f, "PackedLinearInt8({k} -> {n}, {kernel})")
     }
 }

@@ -89,13 +89,13 @@ impl Int8 for Neon {
         self
     }
 
-    tiles_int8!("neon", 1 => neon::<1>, 2 => neon::<2>, 3 => neon::<3>, 4 => neon::<4>);
+    tiles_int8!(Neon, "neon", 1 => neon::<1>, 2 => neon::<2>, 3 => neon::<3>, 4 => neon::<4>);
 }
 
 /// # Safety
 /// As [`Int8::tile`].
 #[inline(always)]
-unsafe fn neon<const ROWS: usize>(t: Tile) {
+unsafe fn neon<const ROWS: usize>(float: Neon, t: Tile) {
     // Bytes of a step of the panel.
     const STEP: usize = 128;
     // Four columns fill the registers.
@@ -111,13 +111,27 @@ unsafe fn neon<const ROWS: usize>(t: Tile) {
             if !t.steps.is_multiple_of(2) {
                 neon_step(&mut sums, load_panel(&mut panel, STEP), load_rows(&mut x));
             }
-            for (i, &[a, b, c, d]) in sums.iter().enumerate() {
-                let mut sum = vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
-                let to = t.sums.add(8 * i + half);
-                if t.add {
-                    sum = vaddq_s32(sum, vld1q_s32(to));
+            let mut rows = [vdupq_n_s32(0); ROWS];
+            for (i, [a, b, c, d]) in sums.into_iter().enumerate() {
+                rows[i] = vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
+            }
+            if !t.from.is_null() {
+                for (i, row) in rows.iter_mut().enumerate() {
+                    *row = vaddq_s32(*row, vld1q_s32(t.from.add(t.from_stride * i + half)));
                 }
-                vst1q_s32(to, sum);
+            }
+            match t.finish {
+                Some(finish) => finish.write::<Neon, ROWS, 1>(
+                    float,
+                    half / 4,
+                    #[inline(always)]
+                    |i, _| vcvtq_f32_s32(rows[i]),
+                ),
+                None => {
+                    for (i, &row) in rows.iter().enumerate() {
+                        vst1q_s32(t.sums.add(8 * i + half), row);
+                    }
+                }
             }
         }
     }
@@ -170,7 +184,7 @@ impl Int8 for Dotprod {
         self.0
     }
 
-    tiles_int8!("neon,dotprod", 1 => dotprod::<1, 1>, 2 => dotprod::<2, 1>, 3 => dotprod::<3, 1>, 4 => dotprod::<4, 1>, 5 => dotprod::<5, 2>, 6 => dotprod::<6, 2>, 7 => dotprod::<7, 2>, 8 => dotprod::<8, 2>, 9 => dotprod::<9, 3>, 10 => dotprod::<10, 3>, 11 => dotprod::<11, 3>, 12 => dotprod::<12, 3>);
+    tiles_int8!(Neon, "neon,dotprod", 1 => dotprod::<1, 1>, 2 => dotprod::<2, 1>, 3 => dotprod::<3, 1>, 4 => dotprod::<4, 1>, 5 => dotprod::<5, 2>, 6 => dotprod::<6, 2>, 7 => dotprod::<7, 2>, 8 => dotprod::<8, 2>, 9 => dotprod::<9, 3>, 10 => dotprod::<10, 3>, 11 => dotprod::<11, 3>, 12 => dotprod::<12, 3>);
 }
 
 /// sum + w · x's values 4 LANE .. 4 LANE + 4, for each of w's four columns. The compiler's own intrinsic is not
@@ -198,17 +212,15 @@ unsafe fn sdot<const LANE: usize>(mut sum: int32x4_t, w: int8x16_t, x: int8x16_t
 /// # Safety
 /// As [`Int8::tile`], on a processor with dotprod; QUADS is ROWS / 4, rounded up.
 #[inline(always)]
-unsafe fn dotprod<const ROWS: usize, const QUADS: usize>(t: Tile) {
+unsafe fn dotprod<const ROWS: usize, const QUADS: usize>(float: Neon, t: Tile) {
     // SAFETY: the caller's promise; every step has 4 values of each of 8 columns, and of each row, whose number
     // is filled up to a multiple of 4.
     unsafe {
         let mut sums = [[vdupq_n_s32(0); 2]; ROWS];
-        if t.add {
+        if !t.from.is_null() {
             for (i, row) in sums.iter_mut().enumerate() {
-                *row = [
-                    vld1q_s32(t.sums.add(8 * i)),
-                    vld1q_s32(t.sums.add(8 * i + 4)),
-                ];
+                let from = t.from.add(t.from_stride * i);
+                *row = [vld1q_s32(from), vld1q_s32(from.add(4))];
             }
         }
         let (mut x, mut panel) = (t.x.cast::<i8>(), t.panel);
@@ -222,6 +234,14 @@ unsafe fn dotprod<const ROWS: usize, const QUADS: usize>(t: Tile) {
             let w = [vld1q_s8(panel), vld1q_s8(panel.add(16))];
             dotprod_step::<ROWS, QUADS>(&mut sums, w, load_rows(&mut x));
             panel = panel.add(32);
+        }
+        if let Some(finish) = t.finish {
+            return finish.write::<Neon, ROWS, 2>(
+                float,
+                0,
+                #[inline(always)]
+                |i, j| vcvtq_f32_s32(sums[i][j]),
+            );
         }
         for (i, &[a, b]) in sums.iter().enumerate() {
             vst1q_s32(t.sums.add(8 * i), a);
@@ -302,7 +322,7 @@ impl Int8 for I8mm {
         self.0
     }
 
-    tiles_int8!("neon,i8mm", 1 => i8mm::<1, 1>, 2 => i8mm::<2, 1>, 3 => i8mm::<3, 2>, 4 => i8mm::<4, 2>, 5 => i8mm::<5, 3>, 6 => i8mm::<6, 3>, 7 => i8mm::<7, 4>, 8 => i8mm::<8, 4>, 9 => i8mm::<9, 5>, 10 => i8mm::<10, 5>, 11 => i8mm::<11, 6>, 12 => i8mm::<12, 6>);
+    tiles_int8!(Neon, "neon,i8mm", 1 => i8mm::<1, 1>, 2 => i8mm::<2, 1>, 3 => i8mm::<3, 2>, 4 => i8mm::<4, 2>, 5 => i8mm::<5, 3>, 6 => i8mm::<6, 3>, 7 => i8mm::<7, 4>, 8 => i8mm::<8, 4>, 9 => i8mm::<9, 5>, 10 => i8mm::<10, 5>, 11 => i8mm::<11, 6>, 12 => i8mm::<12, 6>);
 }
 
 /// sum [2, 2] + x [2, 8] · the transpose of w [2, 8].
@@ -327,7 +347,7 @@ unsafe fn smmla(mut sum: int32x4_t, x: int8x16_t, w: int8x16_t) -> int32x4_t {
 /// # Safety
 /// As [`Int8::tile`], on a processor with i8mm; PAIRS is ROWS / 2, rounded up.
 #[inline(always)]
-unsafe fn i8mm<const ROWS: usize, const PAIRS: usize>(t: Tile) {
+unsafe fn i8mm<const ROWS: usize, const PAIRS: usize>(float: Neon, t: Tile) {
     // SAFETY: the caller's promise; every step has 8 values of each of 8 columns, and of each row, whose number
     // is filled up to a multiple of 2.
     unsafe {
@@ -344,20 +364,32 @@ unsafe fn i8mm<const ROWS: usize, const PAIRS: usize>(t: Tile) {
             }
             x = x.add(16 * PAIRS);
         }
-        for i in 0..ROWS {
-            for j in 0..2 {
+        let mut rows = [[vdupq_n_s32(0); 2]; ROWS];
+        for (i, row) in rows.iter_mut().enumerate() {
+            for (j, sum) in row.iter_mut().enumerate() {
                 let [a, b] = [sums[i / 2][2 * j], sums[i / 2][2 * j + 1]];
                 let [a, b] = [vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b)];
-                let row = match i % 2 {
+                *sum = vreinterpretq_s32_s64(match i % 2 {
                     0 => vzip1q_s64(a, b),
                     _ => vzip2q_s64(a, b),
-                };
-                let mut sum = vreinterpretq_s32_s64(row);
-                let to = t.sums.add(8 * i + 4 * j);
-                if t.add {
-                    sum = vaddq_s32(sum, vld1q_s32(to));
+                });
+                if !t.from.is_null() {
+                    *sum = vaddq_s32(*sum, vld1q_s32(t.from.add(t.from_stride * i + 4 * j)));
                 }
-                vst1q_s32(to, sum);
+            }
+        }
+        match t.finish {
+            Some(finish) => finish.write::<Neon, ROWS, 2>(
+                float,
+                0,
+                #[inline(always)]
+                |i, j| vcvtq_f32_s32(rows[i][j]),
+            ),
+            None => {
+                for (i, &[a, b]) in rows.iter().enumerate() {
+                    vst1q_s32(t.sums.add(8 * i), a);
+                    vst1q_s32(t.sums.add(8 * i + 4), b);
+                }
             }
         }
     }

@@ -106,6 +106,7 @@ impl Layout {
 /// A value of a row.
 pub(crate) trait Value: Copy + Sync {
     fn byte(self) -> u8;
+    fn bytes(values: &[Self; 16]) -> [u8; 16];
     fn wide(self) -> i16;
     const PIXELS: bool;
 }
@@ -113,6 +114,10 @@ pub(crate) trait Value: Copy + Sync {
 impl Value for i8 {
     fn byte(self) -> u8 {
         self.cast_unsigned()
+    }
+
+    fn bytes(values: &[i8; 16]) -> [u8; 16] {
+        values.map(i8::cast_unsigned)
     }
 
     fn wide(self) -> i16 {
@@ -125,6 +130,10 @@ impl Value for i8 {
 impl Value for u8 {
     fn byte(self) -> u8 {
         self
+    }
+
+    fn bytes(values: &[u8; 16]) -> [u8; 16] {
+        *values
     }
 
     fn wide(self) -> i16 {
@@ -153,9 +162,12 @@ pub(crate) fn pack_rows<T: Value>(layout: Layout, x: &[T], k: usize, count: usiz
             let ([a, b], [c, d]) = (v[0].wide().to_ne_bytes(), v[1].wide().to_ne_bytes());
             [a, b, c, d]
         }),
-        (_, 4) => block.pack(to, |v: [T; 4]| {
-            (u32::from_ne_bytes(v.map(T::byte)) ^ t4).to_ne_bytes()
-        }),
+        (_, 4) => {
+            let done = block.pack_squares(to, t4);
+            block.pack_from(done, to, |v: [T; 4]| {
+                (u32::from_ne_bytes(v.map(T::byte)) ^ t4).to_ne_bytes()
+            });
+        }
         (_, 8) => block.pack(to, |v: [T; 8]| {
             (u64::from_ne_bytes(v.map(T::byte)) ^ t8).to_ne_bytes()
         }),
@@ -164,6 +176,70 @@ pub(crate) fn pack_rows<T: Value>(layout: Layout, x: &[T], k: usize, count: usiz
         }),
         (operand, step) => unreachable!("{operand:?} in steps of {step}"),
     }
+}
+
+/// Four rows of four words to four columns of them, each word with the bits of `turn` turned.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn transposed_words(rows: [[u8; 16]; 4], turn: u32) -> [[u8; 16]; 4] {
+    use std::arch::x86_64::*;
+    // SAFETY: every x86-64 has SSE2, and 16 bytes are any register and any register 16 bytes.
+    unsafe {
+        let turn = _mm_set1_epi32(turn.cast_signed());
+        let mut r = [turn; 4];
+        for (r, row) in r.iter_mut().zip(&rows) {
+            *r = _mm_xor_si128(*r, _mm_loadu_si128(row.as_ptr().cast()));
+        }
+        let (a, b) = (
+            _mm_unpacklo_epi32(r[0], r[1]),
+            _mm_unpacklo_epi32(r[2], r[3]),
+        );
+        let (c, d) = (
+            _mm_unpackhi_epi32(r[0], r[1]),
+            _mm_unpackhi_epi32(r[2], r[3]),
+        );
+        [
+            _mm_unpacklo_epi64(a, b),
+            _mm_unpackhi_epi64(a, b),
+            _mm_unpacklo_epi64(c, d),
+            _mm_unpackhi_epi64(c, d),
+        ]
+        .map(|column| std::mem::transmute::<__m128i, [u8; 16]>(column))
+    }
+}
+
+/// Four rows of four words to four columns of them, each word with the bits of `turn` turned.
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+fn transposed_words(rows: [[u8; 16]; 4], turn: u32) -> [[u8; 16]; 4] {
+    use std::arch::aarch64::*;
+    // SAFETY: every aarch64 has NEON, and 16 bytes are any register and any register 16 bytes.
+    unsafe {
+        let turn = vdupq_n_u32(turn);
+        let mut r = [turn; 4];
+        for (r, row) in r.iter_mut().zip(&rows) {
+            *r = veorq_u32(*r, vreinterpretq_u32_u8(vld1q_u8(row.as_ptr())));
+        }
+        let (a, b) = (vtrn1q_u32(r[0], r[1]), vtrn1q_u32(r[2], r[3]));
+        let (c, d) = (vtrn2q_u32(r[0], r[1]), vtrn2q_u32(r[2], r[3]));
+        let low = |a, b| vtrn1q_u64(vreinterpretq_u64_u32(a), vreinterpretq_u64_u32(b));
+        let high = |a, b| vtrn2q_u64(vreinterpretq_u64_u32(a), vreinterpretq_u64_u32(b));
+        [low(a, b), low(c, d), high(a, b), high(c, d)]
+            .map(|column| std::mem::transmute::<uint64x2_t, [u8; 16]>(column))
+    }
+}
+
+/// Four rows of four words to four columns of them, each word with the bits of `turn` turned.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn transposed_words(rows: [[u8; 16]; 4], turn: u32) -> [[u8; 16]; 4] {
+    let mut columns = [[0; 16]; 4];
+    for (i, row) in rows.iter().enumerate() {
+        for (j, word) in row.as_chunks::<4>().0.iter().enumerate() {
+            let word = u32::from_ne_bytes(*word) ^ turn;
+            columns[j][4 * i..][..4].copy_from_slice(&word.to_ne_bytes());
+        }
+    }
+    columns
 }
 
 /// The first `count` of `rows` rows.
@@ -176,6 +252,30 @@ struct Block<'a, T> {
 }
 
 impl<T: Value> Block<'_, T> {
+    /// The rows of which there are four, in steps of four values, each word of which gets `turn`: four rows and four
+    /// steps at a time are a transposition of words. Gives the number of rows done.
+    fn pack_squares(&self, to: &mut [u8], turn: u32) -> usize {
+        let fours = self.count - self.count % 4;
+        if !self.k.is_multiple_of(16) {
+            return 0;
+        }
+        let step = self.rows * 4;
+        for first in (0..fours).step_by(4) {
+            let rows: [&[[T; 16]]; 4] = std::array::from_fn(|i| {
+                let row = &self.x[(first + i) * self.k..][..self.k];
+                row.as_chunks().0
+            });
+            for (i, to) in to.chunks_exact_mut(4 * step).enumerate() {
+                let rows = [&rows[0][i], &rows[1][i], &rows[2][i], &rows[3][i]];
+                let square = transposed_words(rows.map(T::bytes), turn);
+                for (j, words) in square.iter().enumerate() {
+                    to[j * step + first * 4..][..16].copy_from_slice(words);
+                }
+            }
+        }
+        fours
+    }
+
     /// STEP values at a time, which `bytes` makes BYTES of.
     #[inline(always)]
     fn pack<const STEP: usize, const BYTES: usize>(
@@ -183,12 +283,23 @@ impl<T: Value> Block<'_, T> {
         to: &mut [u8],
         bytes: impl Fn([T; STEP]) -> [u8; BYTES],
     ) {
+        self.pack_from(0, to, bytes);
+    }
+
+    /// [`Self::pack`] of the rows from `first` on.
+    #[inline(always)]
+    fn pack_from<const STEP: usize, const BYTES: usize>(
+        &self,
+        first: usize,
+        to: &mut [u8],
+        bytes: impl Fn([T; STEP]) -> [u8; BYTES],
+    ) {
         // Rows together write what lies together.
         let fours = self.count - self.count % 4;
-        for first in (0..fours).step_by(4) {
+        for first in (first..fours).step_by(4) {
             self.pack_some::<4, STEP, BYTES>(first, to, &bytes);
         }
-        for first in fours..self.count {
+        for first in fours.max(first)..self.count {
             self.pack_some::<1, STEP, BYTES>(first, to, &bytes);
         }
     }
@@ -264,13 +375,7 @@ pub(crate) fn pack_panel(
 ) {
     let (header, body) = panel.split_at_mut(layout.header_size());
     let mut sums = vec![0i32; columns.len()];
-    match layout.step {
-        2 => pack_weight::<2>(layout, weight, k, n, &columns, body, &mut sums),
-        4 => pack_weight::<4>(layout, weight, k, n, &columns, body, &mut sums),
-        8 => pack_weight::<8>(layout, weight, k, n, &columns, body, &mut sums),
-        16 => pack_weight::<16>(layout, weight, k, n, &columns, body, &mut sums),
-        step => unreachable!("steps of {step}"),
-    }
+    pack_steps(layout, weight, k, n, &columns, body, &mut sums);
     let header = header.as_chunks_mut::<4>().0;
     for (j, column) in columns.enumerate() {
         let correction = match layout.operand {
@@ -284,7 +389,54 @@ pub(crate) fn pack_panel(
     }
 }
 
-/// The values of a panel, in steps of STEP; adds the columns' sums to `sums`.
+/// Bytes of the narrowest vector.
+const WIDE: usize = 16;
+
+/// The values of a panel; adds the columns' sums to `sums`.
+#[inline(never)]
+fn pack_steps(
+    layout: Layout,
+    weight: Weight,
+    k: usize,
+    n: usize,
+    columns: &Range<usize>,
+    body: &mut [u8],
+    sums: &mut [i32],
+) {
+    match layout.step {
+        #[cfg(target_arch = "x86_64")]
+        2 | 4 if is_x86_feature_detected!("avx2") => {
+            // SAFETY: the processor has AVX2.
+            unsafe { pack_steps_avx2(layout, weight, k, n, columns, body, sums) }
+        }
+        2 => pack_weight::<2>(layout, weight, k, n, columns, body, sums),
+        4 => pack_weight::<4>(layout, weight, k, n, columns, body, sums),
+        8 => pack_weight::<8>(layout, weight, k, n, columns, body, sums),
+        16 => pack_weight::<16>(layout, weight, k, n, columns, body, sums),
+        step => unreachable!("steps of {step}"),
+    }
+}
+
+/// [`pack_steps`] of 2 or 4 in wider vectors.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn pack_steps_avx2(
+    layout: Layout,
+    weight: Weight,
+    k: usize,
+    n: usize,
+    columns: &Range<usize>,
+    body: &mut [u8],
+    sums: &mut [i32],
+) {
+    match layout.step {
+        2 => pack_weight::<2>(layout, weight, k, n, columns, body, sums),
+        _ => pack_weight::<4>(layout, weight, k, n, columns, body, sums),
+    }
+}
+
+/// In steps of STEP.
+#[inline(always)]
 fn pack_weight<const STEP: usize>(
     layout: Layout,
     weight: Weight,
@@ -297,12 +449,33 @@ fn pack_weight<const STEP: usize>(
     let steps = body.chunks_exact_mut(layout.columns * STEP);
     for (i, to) in steps.take(k.div_ceil(STEP)).enumerate() {
         let rows = i * STEP..k.min((i + 1) * STEP);
-        let slots = to.as_chunks_mut::<STEP>().0.iter_mut().zip(&mut *sums);
+        let slots = to.as_chunks_mut::<STEP>().0;
         match weight {
+            // As many columns at a time as a vector has bytes.
+            Weight::InOut(weight) if rows.len() == STEP && columns.len().is_multiple_of(WIDE) => {
+                let rows: [&[[i8; WIDE]]; STEP] = std::array::from_fn(|r| {
+                    let row = &weight[(rows.start + r) * n..][columns.clone()];
+                    row.as_chunks().0
+                });
+                let slots = slots.as_chunks_mut::<WIDE>().0.iter_mut();
+                let sums = sums.as_chunks_mut::<WIDE>().0;
+                for (i, (slots, sums)) in slots.zip(sums).enumerate() {
+                    let rows = rows.map(|row| row[i]);
+                    for (j, slot) in slots.iter_mut().enumerate() {
+                        for (to, row) in slot.iter_mut().zip(&rows) {
+                            *to = row[j].cast_unsigned();
+                        }
+                    }
+                    for (j, sum) in sums.iter_mut().enumerate() {
+                        // At most 16 values of at most 127.
+                        *sum += i32::from(rows.iter().map(|row| i16::from(row[j])).sum::<i16>());
+                    }
+                }
+            }
             Weight::InOut(weight) if rows.len() == STEP => {
                 let rows: [&[i8]; STEP] =
                     std::array::from_fn(|r| &weight[(rows.start + r) * n..][columns.clone()]);
-                for (j, (slot, sum)) in slots.enumerate() {
+                for (j, (slot, sum)) in slots.iter_mut().zip(&mut *sums).enumerate() {
                     for (to, row) in slot.iter_mut().zip(rows) {
                         *to = row[j].cast_unsigned();
                         *sum += i32::from(row[j]);
@@ -310,7 +483,7 @@ fn pack_weight<const STEP: usize>(
                 }
             }
             _ => {
-                for ((slot, sum), j) in slots.zip(columns.clone()) {
+                for ((slot, sum), j) in slots.iter_mut().zip(&mut *sums).zip(columns.clone()) {
                     for (to, p) in slot.iter_mut().zip(rows.clone()) {
                         let value = weight.data()[weight.at(p, j, k, n)];
                         *to = value.cast_unsigned();

@@ -10,7 +10,9 @@ use crate::scratch::Aligned;
 use crate::select::{Kernels, Vector, kernels};
 use crate::threads::{self, Shared};
 use crate::{Activation, Rows, reference, scratch};
-pub(crate) use pack::{blocks, pack_rows};
+pub(crate) use pack::{blocks, pack_rows, pack_weights};
+#[cfg(target_arch = "aarch64")]
+pub(crate) use tile::finish;
 pub(crate) use tile::{Tile, group, tile};
 
 /// A linear layer's weight and bias, packed once for the chosen kernels: y = act(x W + b) + residual.
@@ -109,6 +111,14 @@ impl PackedLinear {
     /// n: the values of an output row.
     pub fn outputs(&self) -> usize {
         self.n
+    }
+
+    /// The name of the kernel that [`Self::apply`] runs on.
+    pub fn kernel(&self) -> &'static str {
+        match &self.packed {
+            Packed::Reference { .. } => "scalar",
+            Packed::Panels { vector, .. } => vector.name(),
+        }
     }
 
     /// out [m, n] = activation(x [m, k] W + b) + residual [m, n]
@@ -230,10 +240,7 @@ pub(crate) fn group_size(panels: usize, threads: usize, bytes: usize) -> usize {
 
 impl fmt::Debug for PackedLinear {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let kernels = match &self.packed {
-            Packed::Reference { .. } => "scalar",
-            Packed::Panels { vector, .. } => vector.name(),
-        };
-        write!(f, "PackedLinear({} -> {}, {kernels})", self.k, self.n)
+        let (k, n, kernel) = (self.k, self.n, self.kernel());
+        write!(f, "PackedLinear({k} -> {n}, {kernel})")
     }
 }

@@ -46,11 +46,22 @@ pub(crate) fn pack_panel(
     if let Some(bias) = bias {
         head[..columns.len()].copy_from_slice(&bias[columns.clone()]);
     }
+    pack_weights(k, columns, panel_columns, weight, body);
+}
+
+/// The weights of a panel [k, panel columns] or more rows; what has no weight is left as it is.
+pub(crate) fn pack_weights<T>(
+    k: usize,
+    columns: Range<usize>,
+    panel_columns: usize,
+    weight: impl Fn(usize, usize) -> T,
+    panel: &mut [T],
+) {
     // In square blocks, so that neither order of the weights misses the cache at every value.
     for first in (0..k).step_by(16) {
         for (j, column) in columns.clone().enumerate() {
             for p in first..k.min(first + 16) {
-                body[p * panel_columns + j] = weight(p, column);
+                panel[p * panel_columns + j] = weight(p, column);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use super::Group;
 use super::pack::blocks;
+use crate::Activation;
 use crate::activation::activated;
 use crate::simd::{Simd, load_part, store_part};
 
@@ -150,32 +151,36 @@ pub(crate) unsafe fn group<S: Simd>(simd: S, g: &Group, sums: &mut [f32]) {
             let residual = g.residual.map(|r| &r[at..][..width]);
             // SAFETY: `out` has row i and the columns first .. first + width, which are this group's alone.
             let out = unsafe { std::slice::from_raw_parts_mut(g.out.add(at), width) };
-            finish(simd, sums, bias, g, residual, out);
+            let one = simd.splat(1.0);
+            finish(simd, sums, one, bias, g.activation, residual, out);
         }
     }
 }
 
-/// out [width] = activation(sums + bias) + residual, for width <= COLUMNS.
+/// out [width] = activation(sums · scale + bias) + residual, for width <= sums.len().
 #[inline(always)]
-fn finish<S: Simd>(
+pub(crate) fn finish<S: Simd>(
     simd: S,
     sums: &[f32],
+    scale: S::V,
     bias: &[f32],
-    g: &Group,
+    activation: Activation,
     residual: Option<&[f32]>,
     out: &mut [f32],
 ) {
-    assert!(sums.len() == S::COLUMNS && bias.len() == S::COLUMNS);
+    assert!(sums.len() == bias.len() && out.len() <= sums.len());
+    assert!(sums.len().is_multiple_of(S::LANES));
     for (j, out) in out.chunks_mut(S::LANES).enumerate() {
         let at = j * S::LANES;
-        // SAFETY: at + LANES <= COLUMNS, the length of both.
+        // SAFETY: at + LANES is at most the length of both.
         let sum = unsafe {
-            simd.add(
+            simd.mul_add(
                 simd.load(sums.as_ptr().add(at)),
+                scale,
                 simd.load(bias.as_ptr().add(at)),
             )
         };
-        let mut y = activated(simd, sum, g.activation);
+        let mut y = activated(simd, sum, activation);
         if out.len() == S::LANES {
             if let Some(residual) = residual {
                 let residual = &residual[at..][..S::LANES];

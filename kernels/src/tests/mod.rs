@@ -3,6 +3,7 @@
 mod affine;
 mod attention;
 mod elementwise;
+mod half;
 mod int8;
 mod linear;
 mod quantize;
@@ -31,6 +32,7 @@ fn float(vector: &'static dyn Vector) -> Kernels {
         name: vector.name(),
         float: Some(vector),
         int8: None,
+        half: None,
     }
 }
 

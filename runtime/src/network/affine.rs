@@ -5,12 +5,14 @@ use pinhole_kernels::{
     self as kernels, Activation, Affine, PackedLinear, PackedLinearAffine, WeightError,
 };
 use tract_onnx::model::{Onnx, ParsingContext};
-use tract_onnx::pb::NodeProto;
+use tract_onnx::pb::{NodeProto, TensorProto, tensor_proto::DataType};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
 
-use super::foreign;
-use super::operators::{Compute, attribute_tensor, linear_shape, operator, parameter, plain};
+use super::operators::{
+    Compute, attribute_tensor, folder, linear_shape, operator, parameter, plain, shape,
+};
+use super::{foreign, initializer};
 
 type Built = TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
 
@@ -70,28 +72,26 @@ impl Quantized {
     /// From a weight whose first axis is that of the outputs if `transposed`, and the last otherwise.
     fn read(context: &ParsingContext, node: &NodeProto, rank: usize) -> TractResult<Self> {
         let by = by(node)?;
-        let tensor = context.load_tensor(attribute_tensor(node, "weight")?)?;
+        let tensor = attribute_tensor(node, "weight")?;
+        let dims = shape(tensor, "weight", rank)?;
         let flag = node.attribute.iter().find(|a| a.name == "transposed");
         let transposed = flag.is_some_and(|a| a.i != 0);
-        ensure!(
-            tensor.rank() == rank && (transposed || rank == 2),
-            "weight: expected {rank} dimensions, found {:?}",
-            tensor.shape()
-        );
-        let (outputs, inputs) = match transposed {
-            true => (tensor.shape()[0], tensor.shape()[1..].iter().product()),
-            false => (tensor.shape()[1], tensor.shape()[0]),
+        let (outputs, inputs) = match (transposed, &dims[..]) {
+            (true, [outputs, inputs @ ..]) => (*outputs, inputs.iter().product()),
+            (false, &[inputs, outputs]) => (outputs, inputs),
+            _ => bail!("weight: expected 2 dimensions, found {dims:?}"),
         };
-        let (weight, shift) = signed(&tensor, "weight")?;
+        let (weight, shift) = signed(context, tensor, "weight")?;
         let zero_points = match node.attribute.iter().any(|a| a.name == "zero_point") {
             true => {
-                let zero = context.load_tensor(attribute_tensor(node, "zero_point")?)?;
+                let zero = attribute_tensor(node, "zero_point")?;
                 ensure!(
-                    zero.datum_type() == tensor.datum_type(),
-                    "zero_point: expected the weight's type, found {:?}",
-                    zero.datum_type()
+                    zero.data_type == tensor.data_type,
+                    "zero_point: expected the weight's type {}, found {}",
+                    tensor.data_type,
+                    zero.data_type
                 );
-                signed(&zero, "zero_point")?.0
+                signed(context, zero, "zero_point")?.0
             }
             false => vec![(-shift) as i8],
         };
@@ -151,7 +151,7 @@ impl Quantized {
             "" => Activation::None,
             foreign::QUICK_GELU => Activation::QuickGelu,
             foreign::GELU => Activation::Gelu,
-            other => bail!("activation: expected QuickGelu or Gelu, found {other}"),
+            other => bail!("activation: expected a function of ours, found {other}"),
         };
         Ok(Quantized {
             weights,
@@ -171,6 +171,13 @@ impl Quantized {
         match &self.weights {
             Weights::Int8(weights) => weights.outputs(),
             Weights::F32(weights) => weights.outputs(),
+        }
+    }
+
+    fn kernel(&self) -> String {
+        match &self.weights {
+            Weights::Int8(weights) => format!("int8 {}", weights.kernel()),
+            Weights::F32(weights) => format!("f32 {}", weights.kernel()),
         }
     }
 
@@ -196,20 +203,22 @@ impl Quantized {
     }
 }
 
-/// An 8-bit tensor as s8, and what its numbers lost.
-fn signed(tensor: &Tensor, name: &str) -> TractResult<(Vec<i8>, i16)> {
-    let plain = tensor.try_as_plain_ram()?;
-    if tensor.datum_type() == i8::datum_type() {
-        Ok((plain.as_slice::<i8>()?.to_vec(), 0))
-    } else if tensor.datum_type() == u8::datum_type() {
-        let values = plain.as_slice::<u8>()?.iter();
-        Ok((values.map(|v| (v ^ 0x80).cast_signed()).collect(), 128))
+/// An 8-bit tensor as s8, and what its numbers lost; `name` is its role.
+fn signed(
+    context: &ParsingContext,
+    tensor: &TensorProto,
+    name: &str,
+) -> TractResult<(Vec<i8>, i16)> {
+    let folder = folder(context);
+    let values = if tensor.data_type == DataType::Uint8 as i32 {
+        initializer::uint8(tensor, folder).map(|values| {
+            let values = values.into_iter().map(|v| (v ^ 0x80).cast_signed());
+            (values.collect(), 128)
+        })
     } else {
-        bail!(
-            "{name}: expected int8 or uint8, found {:?}",
-            tensor.datum_type()
-        )
-    }
+        initializer::int8(tensor, folder, Vec::new()).map(|values| (values, 0))
+    };
+    values.with_context(|| format!("{name}: {}", tensor.name))
 }
 
 #[derive(Debug)]
@@ -231,6 +240,10 @@ impl Compute for Linear {
         let rows = output.len() / self.0.outputs().max(1);
         self.0.apply(x, rows, output);
         Ok(())
+    }
+
+    fn kernel(&self) -> String {
+        self.0.kernel()
     }
 }
 
@@ -322,6 +335,10 @@ impl Compute for Patches {
             }
         }
         Ok(())
+    }
+
+    fn kernel(&self) -> String {
+        self.layer.kernel()
     }
 }
 
@@ -426,5 +443,9 @@ impl Compute for NormalizePixels {
             }
         }
         Ok(())
+    }
+
+    fn kernel(&self) -> String {
+        "f32 scalar".into()
     }
 }

@@ -4,19 +4,15 @@
 //! later, so that every weight exists twice for a while. As an attribute of the one node that uses it,
 //! a weight is read when that node is built, packed, and dropped before the next one is read.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use half::f16;
 use pinhole_bundle::dialect;
 use tract_onnx::pb::{
     AttributeProto, ModelProto, TensorProto, attribute_proto::AttributeType, tensor_proto::DataType,
 };
 
-use super::check::{self, is_external};
+use super::initializer;
 
 /// Moves the parameters of our functions from the initialisers to attributes of their nodes, and widens
 /// the f16 initialisers of what stays tract's. `folder` holds the external data.
@@ -78,33 +74,10 @@ fn widen(tensor: &mut TensorProto, folder: &Path) -> std::io::Result<()> {
     if tensor.data_type != DataType::Float16 as i32 {
         return Ok(());
     }
-    tensor.raw_data = bytes(tensor, folder)?
-        .chunks_exact(2)
-        .flat_map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32().to_le_bytes())
-        .collect();
+    let values = initializer::floats(tensor, folder)?;
+    tensor.raw_data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     tensor.external_data.clear();
     tensor.data_location = None;
     tensor.data_type = DataType::Float as i32;
     Ok(())
-}
-
-/// The bytes of a tensor whose length has been checked, from its file where it is external.
-pub(super) fn bytes<'a>(tensor: &'a TensorProto, folder: &Path) -> std::io::Result<Cow<'a, [u8]>> {
-    if !is_external(tensor) {
-        return Ok(Cow::Borrowed(&tensor.raw_data));
-    }
-    let entry = |key: &str| {
-        tensor
-            .external_data
-            .iter()
-            .find(|e| e.key == key)
-            .map_or("", |e| &e.value)
-    };
-    let mut file = File::open(folder.join(entry("location")))?;
-    file.seek(SeekFrom::Start(entry("offset").parse().unwrap_or(0)))?;
-    let width = check::width(tensor.data_type).unwrap_or(0);
-    let length = width * tensor.dims.iter().product::<i64>() as u64;
-    let mut bytes = Vec::new();
-    file.take(length).read_to_end(&mut bytes)?;
-    Ok(Cow::Owned(bytes))
 }

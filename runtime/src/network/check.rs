@@ -6,6 +6,8 @@ use tract_onnx::pb::{
     tensor_shape_proto, type_proto,
 };
 
+use super::initializer::is_external;
+
 /// Checks version, input, output, every operator and every initialiser.
 pub(super) fn model(
     proto: &ModelProto,
@@ -213,10 +215,6 @@ pub(super) fn width(data_type: i32) -> Option<u64> {
         Ok(DataType::Int8 | DataType::Uint8 | DataType::Bool) => Some(1),
         _ => None,
     }
-}
-
-pub(super) fn is_external(tensor: &TensorProto) -> bool {
-    tensor.data_location == Some(tract_onnx::pb::tensor_proto::DataLocation::External as i32)
 }
 
 /// Those of ONNX Runtime's own operators that are rewritten.

@@ -14,7 +14,7 @@ use tract_onnx::pb::{
     tensor_proto::DataType,
 };
 
-use super::attach;
+use super::{check, initializer};
 
 /// `x @ weight + bias` on quantised operands; `PATCHES` is a convolution whose stride is its kernel's side, over
 /// `[N, C, H, W]`. See `affine.rs` for their attributes.
@@ -24,16 +24,34 @@ pub(super) const PATCHES: &str = "AffinePatches";
 pub(super) const FAKE_QUANTIZE: &str = "FakeQuantize";
 /// A function of one value, tabulated over what a quantised value can be.
 pub(super) const TABLE: &str = "QuantizedTable";
-pub(super) const QUICK_GELU: &str = "QuickGelu";
-pub(super) const GELU: &str = "Gelu";
+/// Activation functions; "Gelu" is a standard operator that can also approximate.
+pub(super) const QUICK_GELU: &str = "ActivateQuickGelu";
+pub(super) const GELU: &str = "ActivateGelu";
 /// `[N, H, W, 3]` u8 to f32 `[N, 3, H, W]`, times `scale` plus `offset`, one a channel.
 pub(super) const NORMALIZE_PIXELS: &str = "NormalizePixels";
+
+/// Those that no file has.
+const OURS: [&str; 7] = [
+    LINEAR,
+    PATCHES,
+    FAKE_QUANTIZE,
+    TABLE,
+    QUICK_GELU,
+    GELU,
+    NORMALIZE_PIXELS,
+];
 
 /// Rewrites `proto`, which has been checked. `folder` holds the external data.
 pub(super) fn rewrite(proto: &mut ModelProto, folder: &Path) -> Result<(), String> {
     let Some(graph) = proto.graph.as_mut() else {
         return Ok(());
     };
+    if let Some(node) = graph.node.iter().find(|n| OURS.contains(&&*n.op_type)) {
+        return Err(format!(
+            "node {}: expected a standard operator, found {}",
+            node.name, node.op_type
+        ));
+    }
     let named = |t: TensorProto| (t.name.clone(), t);
     let mut foreign = Foreign {
         nodes: std::mem::take(&mut graph.node),
@@ -101,6 +119,12 @@ struct Weight {
     transposed: bool,
 }
 
+/// Values and their shape.
+type Floats = (Vec<f32>, Vec<i64>);
+
+/// A product of integers, the value that was quantised for it, and the scale of its weight.
+type Dynamic<'a> = (&'a NodeProto, &'a str, Vec<f32>);
+
 impl Foreign<'_> {
     /// Constants become initialisers, and what copies a value goes.
     fn constants(&mut self) {
@@ -119,16 +143,13 @@ impl Foreign<'_> {
                 }
             };
             let tensor = match &*node.op_type {
-                "Constant" => node.attribute.iter().find_map(|a| a.t.clone()),
+                "Constant" => node.attribute.iter().find_map(|a| raw(a.t.as_ref()?)),
                 _ => None,
             };
             match (tensor, &node.input[..]) {
                 (Some(tensor), _) => {
                     let name = inner.clone();
-                    let tensor = TensorProto {
-                        name,
-                        ..raw(tensor)
-                    };
+                    let tensor = TensorProto { name, ..tensor };
                     self.initializers.insert(inner, tensor);
                 }
                 (None, [input]) if node.op_type == "Identity" => {
@@ -179,22 +200,23 @@ impl Foreign<'_> {
         self.uses.get(name) == Some(&1)
     }
 
-    /// An f32 constant, dequantised if need be, with its shape.
-    fn floats(&self, name: &str) -> Result<Option<(Vec<f32>, Vec<i64>)>, String> {
-        if let Some(tensor) = self.initializers.get(name) {
-            if tensor.data_type != DataType::Float as i32 {
-                return Ok(None);
-            }
-            let bytes = attach::bytes(tensor, self.folder)
-                .map_err(|e| format!("initializer {name}: {e}"))?;
-            let values = bytes.as_chunks::<4>().0.iter();
-            let values = values.map(|b| f32::from_le_bytes(*b)).collect();
-            return Ok(Some((values, tensor.dims.clone())));
-        }
+    /// An f32 constant, dequantised if need be.
+    fn floats(&self, name: &str) -> Result<Option<Floats>, String> {
         match self.made_by(name, "DequantizeLinear") {
             Some(node) => self.dequantized(node),
-            None => Ok(None),
+            None => self.initial_floats(name),
         }
+    }
+
+    /// An f32 initialiser.
+    fn initial_floats(&self, name: &str) -> Result<Option<Floats>, String> {
+        let float = |t: &&TensorProto| t.data_type == DataType::Float as i32;
+        let Some(tensor) = self.initializers.get(name).filter(float) else {
+            return Ok(None);
+        };
+        let values = initializer::floats(tensor, self.folder)
+            .map_err(|e| format!("initializer {name}: {e}"))?;
+        Ok(Some((values, tensor.dims.clone())))
     }
 
     /// A constant of one value.
@@ -217,21 +239,11 @@ impl Foreign<'_> {
         let Some(tensor) = self.initializers.get(name) else {
             return Ok(None);
         };
-        let bytes =
-            attach::bytes(tensor, self.folder).map_err(|e| format!("initializer {name}: {e}"))?;
-        Ok(match DataType::try_from(tensor.data_type) {
-            Ok(DataType::Int8) => Some(bytes.iter().map(|b| i32::from(b.cast_signed())).collect()),
-            Ok(DataType::Uint8) => Some(bytes.iter().map(|&b| b.into()).collect()),
-            Ok(DataType::Int32) => {
-                let values = bytes.as_chunks::<4>().0.iter();
-                Some(values.map(|b| i32::from_le_bytes(*b)).collect())
-            }
-            _ => None,
-        })
+        initializer::integers(tensor, self.folder).map_err(|e| format!("initializer {name}: {e}"))
     }
 
     /// What a DequantizeLinear of a constant gives, if it is that.
-    fn dequantized(&self, node: &NodeProto) -> Result<Option<(Vec<f32>, Vec<i64>)>, String> {
+    fn dequantized(&self, node: &NodeProto) -> Result<Option<Floats>, String> {
         let Some(tensor) = node.input.first().and_then(|i| self.initializers.get(i)) else {
             return Ok(None);
         };
@@ -239,8 +251,8 @@ impl Foreign<'_> {
         let Some(numbers) = self.integers(&tensor.name)? else {
             return fail("x: expected 8 or 32 bits, found others");
         };
-        let scale = node.input.get(1).map_or(Ok(None), |s| self.floats(s))?;
-        let Some((scales, _)) = scale else {
+        let scale = node.input.get(1);
+        let Some((scales, _)) = scale.map_or(Ok(None), |s| self.initial_floats(s))? else {
             return fail("x_scale: expected a constant, found none");
         };
         let zeros = match node.input.get(2).filter(|z| !z.is_empty()) {
@@ -368,7 +380,11 @@ impl Foreign<'_> {
         if let Some(node) = self.made_by(name, "Transpose") {
             let two = rank == 2 && integers_of(node, "perm") == [1, 0];
             return match node.input.first() {
-                Some(input) if two && self.made_by(input, "Transpose").is_none() => {
+                Some(input)
+                    if two
+                        && self.read_once(name)
+                        && self.made_by(input, "Transpose").is_none() =>
+                {
                     self.weight(input, 2, 1 - outputs)
                 }
                 _ => Ok(None),
@@ -381,7 +397,9 @@ impl Foreign<'_> {
             return Ok(None);
         };
         let bytes = [DataType::Int8 as i32, DataType::Uint8 as i32];
-        if tensor.dims.len() != rank || !bytes.contains(&tensor.data_type) {
+        // A weight is packed once for each reader, which a file can have many of.
+        let own = self.read_once(name) && self.read_once(&tensor.name);
+        if tensor.dims.len() != rank || !bytes.contains(&tensor.data_type) || !own {
             return Ok(None);
         }
         let scale = node.input.get(1).map_or(Ok(None), |s| self.floats(s))?;
@@ -471,13 +489,8 @@ impl Foreign<'_> {
         )))
     }
 
-    /// The operands of Mul(Cast(`op`(..)), Mul(scale of x, scale of weight)): the integer node, the value that was
-    /// quantised, and the weight's scale.
-    fn dynamic(
-        &self,
-        node: &NodeProto,
-        op: &str,
-    ) -> Result<Option<(&NodeProto, &str, Vec<f32>)>, String> {
+    /// The operands of Mul(Cast(`op`(..)), Mul(scale of x, scale of weight)).
+    fn dynamic(&self, node: &NodeProto, op: &str) -> Result<Option<Dynamic<'_>>, String> {
         let [a, b] = &node.input[..] else {
             return Ok(None);
         };
@@ -492,17 +505,17 @@ impl Foreign<'_> {
             let Some(quantize) = self.made_by(quantized, "DynamicQuantizeLinear") else {
                 continue;
             };
-            let zero_point = product
-                .input
-                .get(2)
-                .is_some_and(|z| z == &quantize.output[2]);
+            let [_, x_scale, x_zero_point] = &quantize.output[..] else {
+                continue;
+            };
+            let zero_point = product.input.get(2).is_some_and(|z| z == x_zero_point);
             let Some(scales) = self.made_by(scales, "Mul") else {
                 continue;
             };
             let [c, d] = &scales.input[..] else {
                 continue;
             };
-            let scale = match &quantize.output[1] {
+            let scale = match x_scale {
                 x if x == c => d,
                 x if x == d => c,
                 _ => continue,
@@ -541,7 +554,7 @@ impl Foreign<'_> {
     ) -> Option<Weight> {
         let tensor = self.initializers.get(product.input.get(weight)?)?;
         let zero_point = product.input.get(zero_point).filter(|z| !z.is_empty());
-        (tensor.dims.len() == rank).then(|| Weight {
+        (tensor.dims.len() == rank && self.read_once(&tensor.name)).then(|| Weight {
             numbers: tensor.name.clone(),
             scale,
             zero_point: zero_point.cloned(),
@@ -630,7 +643,9 @@ impl Foreign<'_> {
             return fail("b_scale: expected a constant, found none");
         };
         let Some(weight) = self.integer_operand(node, 1, zero_point, scale, 2) else {
-            return fail("B: expected a constant of two dimensions, found another");
+            return fail(
+                "B: expected a constant of two dimensions for this node alone, found another",
+            );
         };
         let bias = match input(bias) {
             "" => None,
@@ -857,8 +872,10 @@ impl Foreign<'_> {
             let node = &self.nodes[i];
             if node.op_type == "MatMul" && standard(node) && node.input.len() == 2 {
                 let weight = self.initializers.get(&node.input[1]);
-                let weight =
-                    weight.filter(|w| w.dims.len() == 2 && w.data_type == DataType::Float as i32);
+                let weight = weight.filter(|w| {
+                    let float = w.data_type == DataType::Float as i32;
+                    w.dims.len() == 2 && float && self.read_once(&w.name)
+                });
                 if let Some(weight) = weight
                     && (1..=MOST_OUTPUTS as i64).contains(&weight.dims[1])
                 {
@@ -1073,8 +1090,8 @@ impl Foreign<'_> {
             let mut source = x.as_str();
             let shape = self.made_by(source, "Reshape");
             let once = self.uses.get(source) == Some(&2);
-            if let (true, Some(shape)) = (once, shape) {
-                source = &shape.input[0];
+            if let (true, Some(input)) = (once, shape.and_then(|s| s.input.first())) {
+                source = input;
             }
             let only = once && (source == x || self.read_once(source));
             let linear = [LINEAR, dialect::LINEAR.name]
@@ -1435,29 +1452,36 @@ fn float_tensor(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
     }
 }
 
-/// `tensor` with its values as bytes, where they were numbers of the usual types.
-fn raw(mut tensor: TensorProto) -> TensorProto {
-    if !tensor.raw_data.is_empty() {
-        return tensor;
+/// The tensor of a node with its values as bytes; None where they are of an unusual type, not as many as its
+/// dimensions say, or in another file.
+fn raw(tensor: &TensorProto) -> Option<TensorProto> {
+    if initializer::is_external(tensor) {
+        return None;
     }
-    tensor.raw_data = match DataType::try_from(tensor.data_type) {
-        Ok(DataType::Float) => tensor
-            .float_data
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect(),
-        Ok(DataType::Int64) => tensor
-            .int64_data
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect(),
-        Ok(DataType::Int32) => tensor
-            .int32_data
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect(),
-        _ => return tensor,
-    };
-    (tensor.float_data, tensor.int64_data, tensor.int32_data) = Default::default();
-    tensor
+    let width = check::width(tensor.data_type)?;
+    let bytes = (tensor.dims.iter()).try_fold(width, |n, &d| n.checked_mul(u64::try_from(d).ok()?));
+    let mut raw_data = tensor.raw_data.clone();
+    if raw_data.is_empty() {
+        raw_data = match DataType::try_from(tensor.data_type) {
+            Ok(DataType::Float) => (tensor.float_data.iter())
+                .flat_map(|v| v.to_le_bytes())
+                .collect(),
+            Ok(DataType::Int64) => (tensor.int64_data.iter())
+                .flat_map(|v| v.to_le_bytes())
+                .collect(),
+            Ok(DataType::Int32) => (tensor.int32_data.iter())
+                .flat_map(|v| v.to_le_bytes())
+                .collect(),
+            Ok(DataType::Int8 | DataType::Uint8 | DataType::Bool) => {
+                tensor.int32_data.iter().map(|v| *v as u8).collect()
+            }
+            _ => return None,
+        };
+    }
+    (!raw_data.is_empty() && bytes == Some(raw_data.len() as u64)).then(|| TensorProto {
+        dims: tensor.dims.clone(),
+        data_type: tensor.data_type,
+        raw_data,
+        ..Default::default()
+    })
 }

@@ -4,6 +4,7 @@ mod affine;
 mod attach;
 mod check;
 mod foreign;
+mod initializer;
 mod operators;
 
 use std::path::Path;
@@ -11,10 +12,23 @@ use std::sync::{Arc, Mutex};
 
 use pinhole_bundle::{Bundle, IMAGE_ENCODER};
 use prost::Message;
+use serde::Serialize;
 use tract_onnx::pb;
+use tract_onnx::tract_core::plan;
 use tract_onnx::tract_hir::internal::*;
 
 use crate::Error;
+
+/// An operator of the image encoder as it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NetworkOperator {
+    /// The node's name in the ONNX file.
+    pub name: String,
+    /// What it is: one of the dialect's functions, or an operator of tract's.
+    pub operator: String,
+    /// What it computes in and on which of our kernels, such as "int8 dotprod"; "tract" where it is tract's.
+    pub kernel: String,
+}
 
 /// The image encoder, ready to run on one image at a time.
 pub(crate) struct ImageEncoder {
@@ -25,12 +39,28 @@ pub(crate) struct ImageEncoder {
     embedding_size: usize,
 }
 
+/// An operator that has run: see [`crate::Classifier::observe`].
+#[doc(hidden)]
+pub struct Observed<'a> {
+    /// Its name in the graph.
+    pub name: &'a str,
+    /// Its function in the dialect.
+    pub operator: &'a str,
+    /// Its inputs that are f32, which pixels are not.
+    pub inputs: Vec<&'a [f32]>,
+    /// Length of the first input's last axis.
+    pub width: usize,
+    /// What it computed, which may be changed.
+    pub output: &'a mut [f32],
+}
+
 /// Protobuf messages cannot be longer; beyond it the weights are in a file of their own.
 const MAX_ONNX_BYTES: u64 = 1 << 31;
 
 impl ImageEncoder {
-    /// Loads the encoder of `bundle`, whose files have been checked.
-    pub(crate) fn load(bundle: &Bundle) -> Result<Self, Error> {
+    /// Loads the encoder of `bundle`, whose files have been checked, its f16 weights to be multiplied in `f16` or
+    /// else in f32.
+    pub(crate) fn load(bundle: &Bundle, f16: bool) -> Result<Self, Error> {
         let path = bundle.folder().join(IMAGE_ENCODER);
         let model = &bundle.manifest().model;
         let (image_size, embedding_size) = (model.image_size as usize, model.embedding_size);
@@ -43,7 +73,7 @@ impl ImageEncoder {
         check::model(&proto, bundle, image_size, embedding_size).map_err(fail)?;
         foreign::rewrite(&mut proto, bundle.folder()).map_err(fail)?;
         attach::parameters(&mut proto, bundle.folder()).map_err(fail)?;
-        let plan = guarded(|| build(&proto, bundle.folder(), image_size))
+        let plan = guarded(|| build(&proto, bundle.folder(), image_size, f16))
             .and_then(|plan| {
                 let output = plan.model().output_fact(0)?;
                 ensure!(
@@ -63,6 +93,46 @@ impl ImageEncoder {
 
     /// The embedding of `pixels` (u8 `[S, S, 3]`), f32 `[D]`.
     pub(crate) fn embed(&self, pixels: &[u8]) -> Result<Vec<f32>, Error> {
+        self.embed_with(pixels, |state, input| state.run(input))
+    }
+
+    /// [`ImageEncoder::embed`], each of our operators shown to `see` once it has run.
+    pub(crate) fn observe(
+        &self,
+        pixels: &[u8],
+        see: &mut dyn FnMut(&mut Observed),
+    ) -> Result<Vec<f32>, Error> {
+        self.embed_with(pixels, |state, input| {
+            state.run_plan_with_eval(input, |context, state, node, inputs| {
+                let outputs = plan::eval(context, state, node, inputs.clone())?;
+                if !operators::is_ours(node.op()) {
+                    return Ok(outputs);
+                }
+                let mut output = outputs
+                    .into_iter()
+                    .next()
+                    .context("no output")?
+                    .into_tensor();
+                let floats = inputs
+                    .iter()
+                    .filter(|i| i.datum_type() == f32::datum_type());
+                see(&mut Observed {
+                    name: &node.name,
+                    operator: &node.op().name(),
+                    inputs: floats.map(operators::plain).collect::<TractResult<_>>()?,
+                    width: inputs[0].shape().last().copied().unwrap_or(1),
+                    output: output.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?,
+                });
+                TractResult::Ok(tvec![output.into()])
+            })
+        })
+    }
+
+    fn embed_with(
+        &self,
+        pixels: &[u8],
+        run: impl FnOnce(&mut TypedSimpleState, TVec<TValue>) -> TractResult<TVec<TValue>>,
+    ) -> Result<Vec<f32>, Error> {
         let side = self.image_size;
         let run = || {
             let input = Tensor::from_shape(&[1, side, side, 3], pixels)?;
@@ -71,7 +141,7 @@ impl ImageEncoder {
                 Some(state) => state,
                 None => TypedSimpleState::new(&self.plan)?,
             };
-            let output = state.run(tvec![input.into()])?;
+            let output = run(&mut state, tvec![input.into()])?;
             let embedding = output[0].try_as_plain_ram()?.as_slice::<f32>()?.to_vec();
             self.idle
                 .lock()
@@ -86,19 +156,16 @@ impl ImageEncoder {
         Ok(embedding)
     }
 
-    /// Each operator of the plan with its name, in the order of execution.
-    pub(crate) fn operators(&self) -> Vec<(String, String)> {
-        let model = self.plan.model();
-        self.plan
-            .order_without_consts()
-            .iter()
-            .map(|&id| {
-                (
-                    model.nodes()[id].name.clone(),
-                    model.nodes()[id].op.name().to_string(),
-                )
-            })
-            .collect()
+    /// Each operator of the plan, in the order of execution.
+    pub(crate) fn operators(&self) -> Vec<NetworkOperator> {
+        let nodes = self.plan.model().nodes();
+        let order = self.plan.order_without_consts().iter();
+        let operators = order.map(|&id| NetworkOperator {
+            name: nodes[id].name.clone(),
+            operator: nodes[id].op.name().to_string(),
+            kernel: operators::kernel(nodes[id].op.as_ref()).unwrap_or("tract".into()),
+        });
+        operators.collect()
     }
 }
 
@@ -123,17 +190,20 @@ fn build(
     proto: &pb::ModelProto,
     folder: &Path,
     image_size: usize,
+    f16: bool,
 ) -> TractResult<Arc<TypedSimplePlan>> {
     let mut onnx = tract_onnx::onnx();
-    operators::register(&mut onnx);
+    operators::register(&mut onnx, f16);
     let folder = folder
         .to_str()
         .context("the bundle's path is not valid UTF-8")?;
-    let parsed = onnx.parse(proto, Some(folder))?;
-    let mut model = parsed.model;
+    let parsed = onnx.parse(proto, Some(folder));
+    operators::free_spare();
+    let mut model = parsed?.model;
     let pixels = u8::fact([1, image_size, image_size, 3]);
     model.set_input_fact(0, pixels.into())?;
-    let model = model.into_optimized()?;
+    let mut model = model.into_optimized()?;
+    operators::share_outputs(&mut model);
     SimplePlan::new(model)
 }
 

@@ -1,22 +1,45 @@
 //! Our operators inside tract's plan: one for each function of the dialect.
 
+use std::cell::RefCell;
 use std::fmt;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
-use super::affine;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 use pinhole_bundle::dialect;
 use pinhole_kernels::{
-    self as kernels, Activation, Before, Input, PackedLinear, PackedLinearInt8, Rows,
+    self as kernels, Activation, Before, Input, PackedLinear, PackedLinearF16, PackedLinearInt8,
+    Rows,
 };
 use tract_onnx::model::{Onnx, ParsingContext};
 use tract_onnx::pb::{NodeProto, TensorProto};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
 
-/// Makes tract build our operator for each function.
-pub(super) fn register(onnx: &mut Onnx) {
+use super::{affine, initializer};
+
+thread_local! {
+    /// A weight's memory, for the next one while a network is built on this thread. Memory that is freed and asked
+    /// for again would be touched anew each time, or leave holes between the packed weights.
+    static SPARE: RefCell<Vec<i8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Frees what the building of a network on this thread has kept.
+pub(super) fn free_spare() {
+    SPARE.take();
+}
+
+/// Makes tract build our operator for each function. If `f16`, weights that are stored in f16 are multiplied in
+/// f16; otherwise they are widened to f32.
+pub(super) fn register(onnx: &mut Onnx, f16: bool) {
     affine::register(onnx);
     let register = &mut onnx.op_register;
+    // tract takes functions without a state.
+    let (patch_embedding, linear) = match f16 {
+        true => (patch_embedding::<true> as Build, linear::<true> as Build),
+        false => (patch_embedding::<false> as Build, linear::<false> as Build),
+    };
     register.insert(dialect::PATCH_EMBEDDING.name, patch_embedding);
     register.insert(
         dialect::QUANTIZED_PATCH_EMBEDDING.name,
@@ -50,12 +73,24 @@ pub(super) fn register(onnx: &mut Onnx) {
     });
 }
 
+type Build = fn(&ParsingContext, &NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
+
 /// What an operator computes; [`Operator`] makes a tract operator of it.
 pub(super) trait Compute: fmt::Debug + Send + Sync + 'static {
     /// The output's shape.
     fn shape(&self, inputs: &[&[usize]]) -> TractResult<TVec<usize>>;
     /// Fills `output`, whose shape is [`Compute::shape`]'s.
     fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()>;
+    /// What it computes in and on which kernel: "int8 dotprod", say.
+    fn kernel(&self) -> String {
+        format!("f32 {}", kernels::chosen_f32())
+    }
+}
+
+/// The kernel of one of the plan's operators, if it is ours.
+pub(super) fn kernel(operator: &dyn TypedOp) -> Option<String> {
+    let operator = operator.downcast_ref::<Operator>()?;
+    Some(operator.compute.kernel())
 }
 
 /// A tract operator with one f32 output around a [`Compute`].
@@ -63,6 +98,47 @@ pub(super) trait Compute: fmt::Debug + Send + Sync + 'static {
 struct Operator {
     name: &'static str,
     compute: Arc<dyn Compute>,
+    outputs: Arc<Outputs>,
+}
+
+/// Outputs for use again: after the first images no operator asks for memory or has it zeroed.
+#[derive(Debug, Default)]
+struct Outputs(Mutex<Vec<Arc<Tensor>>>);
+
+impl Outputs {
+    /// Runs `fill` on an f32 tensor of `shape` whose content is arbitrary, and gives it back.
+    fn fill(
+        &self,
+        shape: &[usize],
+        fill: impl FnOnce(&mut [f32]) -> TractResult<()>,
+    ) -> TractResult<Arc<Tensor>> {
+        let lock = || self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let mut outputs = lock();
+        // Nobody else holds it: tract drops an output after its last use.
+        let free = outputs
+            .iter()
+            .position(|o| Arc::strong_count(o) == 1 && o.shape() == shape);
+        let free = free.map(|i| outputs.swap_remove(i));
+        drop(outputs);
+        let mut output = match free {
+            Some(output) => output,
+            None => Arc::new(Tensor::zero::<f32>(shape)?),
+        };
+        let tensor = Arc::get_mut(&mut output).context("an output is still in use")?;
+        fill(tensor.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?)?;
+        lock().push(Arc::clone(&output));
+        Ok(output)
+    }
+}
+
+/// Makes the operators of `model` that are ours share their outputs' memory.
+pub(super) fn share_outputs(model: &mut TypedModel) {
+    let outputs = Arc::new(Outputs::default());
+    for node in model.nodes_mut() {
+        if let Some(operator) = node.op_as_mut::<Operator>() {
+            operator.outputs = Arc::clone(&outputs);
+        }
+    }
 }
 
 impl PartialEq for Operator {
@@ -86,12 +162,9 @@ impl EvalOp for Operator {
 
     fn eval(&self, _context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let shapes: TVec<&[usize]> = inputs.iter().map(|i| i.shape()).collect();
-        let mut output = Tensor::zero::<f32>(&self.compute.shape(&shapes)?)?;
-        self.compute.run(
-            &inputs,
-            output.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?,
-        )?;
-        Ok(tvec![output.into()])
+        let shape = self.compute.shape(&shapes)?;
+        let run = |output: &mut [f32]| self.compute.run(&inputs, output);
+        Ok(tvec![TValue::from_const(self.outputs.fill(&shape, run)?)])
     }
 }
 
@@ -120,6 +193,7 @@ pub(super) fn operator(
     let operator = Operator {
         name,
         compute: Arc::new(compute),
+        outputs: Arc::default(),
     };
     let rules =
         |_: &dyn Op,
@@ -141,6 +215,21 @@ pub(super) fn attribute_tensor<'a>(
         .with_context(|| format!("{name}: expected an initializer, found none"))
 }
 
+/// Where external data lies.
+pub(super) fn folder<'a>(context: &ParsingContext<'a>) -> &'a Path {
+    Path::new(context.model_dir.unwrap_or("."))
+}
+
+/// The shape of `tensor`, whose dimensions have been checked; `name` is its role.
+pub(super) fn shape(tensor: &TensorProto, name: &str, rank: usize) -> TractResult<Vec<usize>> {
+    ensure!(
+        tensor.dims.len() == rank,
+        "{name}: expected {rank} dimensions, found {:?}",
+        tensor.dims
+    );
+    Ok(tensor.dims.iter().map(|&d| d as usize).collect())
+}
+
 /// A parameter of `node` as f32 with its shape: an attribute, put there before parsing.
 pub(super) fn parameter(
     context: &ParsingContext,
@@ -149,17 +238,13 @@ pub(super) fn parameter(
     rank: usize,
 ) -> TractResult<(Vec<f32>, Vec<usize>)> {
     let proto = attribute_tensor(node, name)?;
-    let tensor = context.load_tensor(proto)?;
+    let shape = shape(proto, name, rank)?;
+    let data = initializer::floats(proto, folder(context))
+        .with_context(|| format!("{name}: {}", proto.name))?;
+    // By chunks, which are looked at in vectors.
+    let finite = |values: &[f32]| values.iter().fold(true, |all, v| all & v.is_finite());
     ensure!(
-        tensor.rank() == rank,
-        "{name}: expected {rank} dimensions, found {:?}",
-        tensor.shape()
-    );
-    let shape = tensor.shape().to_vec();
-    let tensor = tensor.cast_to_dt(f32::datum_type())?.into_owned();
-    let data = tensor.try_as_plain_ram()?.as_slice::<f32>()?.to_vec();
-    ensure!(
-        data.iter().all(|v| v.is_finite()),
+        data.chunks(1024).all(finite),
         "{}: {name}: expected finite weights, found NaN or infinity",
         proto.name
     );
@@ -195,34 +280,103 @@ fn float(node: &NodeProto, name: &str) -> TractResult<f32> {
     Ok(attribute.f)
 }
 
+/// Whether an operator of a plan is one of the dialect's.
+pub(super) fn is_ours(op: &dyn Op) -> bool {
+    op.downcast_ref::<Operator>().is_some()
+}
+
 pub(super) fn plain(value: &TValue) -> TractResult<&[f32]> {
     value.try_as_plain_ram()?.as_slice::<f32>()
 }
 
-/// weight `[K, M]` and bias `[M]` packed; every weight is multiplied by `scale`.
-fn pack(context: &ParsingContext, node: &NodeProto, scale: f32) -> TractResult<PackedLinear> {
-    let (mut weight, shape) = parameter(context, node, "weight", 2)?;
+/// Weights in floating point: in f16 if they are both stored and multiplied so, else in f32.
+#[derive(Debug)]
+enum Weights {
+    F32(PackedLinear),
+    F16(PackedLinearF16),
+}
+
+impl Weights {
+    fn kernel(&self) -> String {
+        match self {
+            Weights::F32(weights) => format!("f32 {}", weights.kernel()),
+            Weights::F16(weights) => format!("f16 {}", weights.kernel()),
+        }
+    }
+
+    fn inputs(&self) -> usize {
+        match self {
+            Weights::F32(weights) => weights.inputs(),
+            Weights::F16(weights) => weights.inputs(),
+        }
+    }
+
+    fn outputs(&self) -> usize {
+        match self {
+            Weights::F32(weights) => weights.outputs(),
+            Weights::F16(weights) => weights.outputs(),
+        }
+    }
+}
+
+/// weight `[K, M]` and bias `[M]` packed; in f32 every weight is multiplied by `scale`.
+fn pack<const F16: bool>(
+    context: &ParsingContext,
+    node: &NodeProto,
+    scale: f32,
+) -> TractResult<Weights> {
     let (bias, bias_shape) = parameter(context, node, "bias", 1)?;
-    ensure!(
-        bias_shape[0] == shape[1],
-        "bias: expected [{}], found {bias_shape:?}",
-        shape[1]
-    );
+    let fits = |shape: &[usize]| {
+        ensure!(
+            bias_shape[0] == shape[1],
+            "bias: expected [{}], found {bias_shape:?}",
+            shape[1]
+        );
+        Ok(())
+    };
+    if F16 {
+        let proto = attribute_tensor(node, "weight")?;
+        let tensor = context.load_tensor(proto)?;
+        if tensor.datum_type() == f16::datum_type() {
+            let &[inputs, outputs] = tensor.shape() else {
+                bail!("weight: expected 2 dimensions, found {:?}", tensor.shape());
+            };
+            fits(tensor.shape())?;
+            let bits = tensor.try_as_plain_ram()?.as_slice::<f16>()?;
+            return PackedLinearF16::from_in_out(
+                bits.reinterpret_cast(),
+                inputs,
+                outputs,
+                Some(&bias),
+            )
+            .map(Weights::F16)
+            .map_err(|e| format_err!("{}: {e}", proto.name));
+        }
+    }
+    let (mut weight, shape) = parameter(context, node, "weight", 2)?;
+    fits(&shape)?;
     if scale != 1.0 {
         weight.iter_mut().for_each(|w| *w *= scale);
     }
-    Ok(PackedLinear::from_in_out(
-        &weight,
-        shape[0],
-        shape[1],
-        Some(&bias),
-    ))
+    let weights = PackedLinear::from_in_out(&weight, shape[0], shape[1], Some(&bias));
+    Ok(Weights::F32(weights))
 }
 
 /// The dialect's name of a node's function.
 fn name(node: &NodeProto) -> &'static str {
     let mut names = dialect::FUNCTIONS.iter().map(|f| f.name);
     names.find(|n| *n == node.op_type).unwrap_or("Linear")
+}
+
+/// As [`name`] where the arithmetic is f16, so that nobody takes one for the other.
+fn name_in_f16(node: &NodeProto) -> &'static str {
+    match node.op_type.as_str() {
+        "PatchEmbedding" => "PatchEmbeddingF16",
+        "LinearQuickGelu" => "LinearQuickGeluF16",
+        "LinearGelu" => "LinearGeluF16",
+        "LinearAdd" => "LinearAddF16",
+        _ => "LinearF16",
+    }
 }
 
 /// The element-wise function in a linear function's name.
@@ -238,18 +392,23 @@ fn activation(node: &NodeProto) -> Activation {
 
 #[derive(Debug)]
 struct Linear {
-    weights: PackedLinear,
+    weights: Weights,
     activation: Activation,
 }
 
-fn linear(
+fn linear<const F16: bool>(
     context: &ParsingContext,
     node: &NodeProto,
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    let weights = pack::<F16>(context, node, 1.0)?;
+    let name = match weights {
+        Weights::F32(_) => name(node),
+        Weights::F16(_) => name_in_f16(node),
+    };
     operator(
-        name(node),
+        name,
         Linear {
-            weights: pack(context, node, 1.0)?,
+            weights,
             activation: activation(node),
         },
     )
@@ -263,14 +422,16 @@ impl Compute for Linear {
     fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
         let x = plain(&inputs[0])?;
         let residual = inputs.get(1).map(plain).transpose()?;
-        self.weights.apply(
-            x,
-            x.len() / self.weights.inputs(),
-            self.activation,
-            residual,
-            output,
-        );
+        let (rows, activation) = (x.len() / self.weights.inputs(), self.activation);
+        match &self.weights {
+            Weights::F32(weights) => weights.apply(x, rows, activation, residual, output),
+            Weights::F16(weights) => weights.apply(x, rows, activation, residual, output),
+        }
         Ok(())
+    }
+
+    fn kernel(&self) -> String {
+        self.weights.kernel()
     }
 }
 
@@ -311,14 +472,10 @@ impl fmt::Debug for QuantizedLinear {
 /// weight s8 `[K, M]`, scale `[M]` and bias `[M]` packed.
 fn pack_quantized(context: &ParsingContext, node: &NodeProto) -> TractResult<PackedLinearInt8> {
     let proto = attribute_tensor(node, "weight")?;
-    let tensor = context.load_tensor(proto)?;
-    ensure!(
-        tensor.rank() == 2 && tensor.datum_type() == i8::datum_type(),
-        "weight: expected int8 [K, M], found {:?} {:?}",
-        tensor.datum_type(),
-        tensor.shape()
-    );
-    let (inputs, outputs) = (tensor.shape()[0], tensor.shape()[1]);
+    let shape = shape(proto, "weight", 2)?;
+    let (inputs, outputs) = (shape[0], shape[1]);
+    let weight = initializer::int8(proto, folder(context), SPARE.take())
+        .with_context(|| format!("weight: {}", proto.name))?;
     let (scale, scale_shape) = parameter(context, node, "scale", 1)?;
     let (bias, bias_shape) = parameter(context, node, "bias", 1)?;
     for (name, shape) in [("scale", scale_shape), ("bias", bias_shape)] {
@@ -327,9 +484,9 @@ fn pack_quantized(context: &ParsingContext, node: &NodeProto) -> TractResult<Pac
             "{name}: expected [{outputs}], found {shape:?}"
         );
     }
-    let weight = tensor.try_as_plain_ram()?.as_slice::<i8>()?;
-    PackedLinearInt8::from_in_out(weight, &scale, inputs, outputs, Some(&bias))
-        .map_err(|e| format_err!("{}: {e}", proto.name))
+    let packed = PackedLinearInt8::from_in_out(&weight, &scale, inputs, outputs, Some(&bias));
+    SPARE.set(weight);
+    packed.map_err(|e| format_err!("{}: {e}", proto.name))
 }
 
 fn quantized_linear(
@@ -380,6 +537,10 @@ impl Compute for QuantizedLinear {
         (self.weights).apply(x, rows, self.activation, residual, output);
         Ok(())
     }
+
+    fn kernel(&self) -> String {
+        format!("int8 {}", self.weights.kernel())
+    }
 }
 
 #[derive(Debug)]
@@ -392,16 +553,25 @@ struct PatchEmbedding {
 #[derive(Debug)]
 enum PatchWeights {
     F32(PackedLinear),
+    /// And what a pixel counts.
+    F16(PackedLinearF16, f32),
     Int8(PackedLinearInt8),
 }
 
-fn patch_embedding(
+fn patch_embedding<const F16: bool>(
     context: &ParsingContext,
     node: &NodeProto,
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
-    let weights = pack(context, node, float(node, "scale")?)?;
+    let scale = float(node, "scale")?;
+    let weights = pack::<F16>(context, node, scale)?;
     let inputs = weights.inputs();
-    patches(node, PatchWeights::F32(weights), inputs)
+    match weights {
+        Weights::F32(weights) => patches(node, name(node), PatchWeights::F32(weights), inputs),
+        Weights::F16(weights) => {
+            let weights = PatchWeights::F16(weights, scale);
+            patches(node, name_in_f16(node), weights, inputs)
+        }
+    }
 }
 
 fn quantized_patch_embedding(
@@ -410,11 +580,12 @@ fn quantized_patch_embedding(
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
     let weights = pack_quantized(context, node)?;
     let inputs = weights.inputs();
-    patches(node, PatchWeights::Int8(weights), inputs)
+    patches(node, name(node), PatchWeights::Int8(weights), inputs)
 }
 
 fn patches(
     node: &NodeProto,
+    name: &'static str,
     weights: PatchWeights,
     inputs: usize,
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
@@ -424,7 +595,7 @@ fn patches(
         inputs == expected,
         "weight: expected {expected} rows for patch {patch}, found {inputs}"
     );
-    operator(name(node), PatchEmbedding { weights, patch })
+    operator(name, PatchEmbedding { weights, patch })
 }
 
 impl Compute for PatchEmbedding {
@@ -439,6 +610,7 @@ impl Compute for PatchEmbedding {
         );
         let outputs = match &self.weights {
             PatchWeights::F32(weights) => weights.outputs(),
+            PatchWeights::F16(weights, _) => weights.outputs(),
             PatchWeights::Int8(weights) => weights.outputs(),
         };
         Ok(tvec![n, (height / p) * (width / p), outputs])
@@ -457,12 +629,23 @@ impl Compute for PatchEmbedding {
                 PatchWeights::F32(weights) => {
                     kernels::patch_embedding(image, h, w, p, weights, out)
                 }
+                PatchWeights::F16(weights, scale) => {
+                    kernels::patch_embedding_f16(image, h, w, p, weights, *scale, out);
+                }
                 PatchWeights::Int8(weights) => {
                     kernels::patch_embedding_int8(image, h, w, p, weights, 1.0, out);
                 }
             }
         }
         Ok(())
+    }
+
+    fn kernel(&self) -> String {
+        match &self.weights {
+            PatchWeights::F32(weights) => format!("f32 {}", weights.kernel()),
+            PatchWeights::F16(weights, _) => format!("f16 {}", weights.kernel()),
+            PatchWeights::Int8(weights) => format!("int8 {}", weights.kernel()),
+        }
     }
 }
 
@@ -521,6 +704,10 @@ impl Compute for TokenEmbedding {
             }
         }
         Ok(())
+    }
+
+    fn kernel(&self) -> String {
+        "f32 scalar".into()
     }
 }
 
@@ -671,5 +858,9 @@ impl Compute for L2Normalize {
             .chunks_exact_mut(width)
             .for_each(kernels::l2_normalize);
         Ok(())
+    }
+
+    fn kernel(&self) -> String {
+        "f32 scalar".into()
     }
 }

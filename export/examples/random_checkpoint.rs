@@ -1,0 +1,54 @@
+//! Writes a CLIP checkpoint with random weights, to count and compare what does not depend on them.
+//!
+//!     cargo run -p pinhole-export --example random_checkpoint small|ViT-B-32 FOLDER
+//!
+//! `small` has an odd number of rows and two heads; `ViT-B-32` has that model's image tower. Both have
+//! CLIP's vocabulary, so that they can name classes, on a text tower of one narrow layer.
+
+#[allow(unreachable_pub, reason = "the tests use it too")]
+#[path = "../tests/common/weights.rs"]
+mod weights;
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use pinhole_checkpoint::{Activation, ClipConfig, Error, Existing, ImageTower, TextTower};
+use pinhole_preprocessing::Preprocessing;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [size, folder] = arguments.as_slice() else {
+        bail!("expected the size, small or ViT-B-32, and the folder to write");
+    };
+    let (image_size, patch_size, width, layers, embedding) = match size.as_str() {
+        "small" => (48, 16, 128, 3, 64),
+        "ViT-B-32" => (224, 32, 768, 12, 512),
+        _ => bail!("expected the size small or ViT-B-32, found {size:?}"),
+    };
+    let config = ClipConfig {
+        name: None,
+        embedding,
+        image: ImageTower::VisionTransformer {
+            image_size,
+            patch_size,
+            width,
+            layers,
+            heads: width / 64,
+        },
+        text: TextTower {
+            context_length: 77,
+            vocabulary: 49_408,
+            width: 64,
+            layers: 1,
+            heads: 1,
+        },
+        activation: Activation::QuickGelu,
+        preprocessing: Preprocessing::openai(image_size),
+    };
+    let shapes = config.tensors();
+    pinhole_checkpoint::write::<Error>(Path::new(folder), &config, Existing::Keep, |name| {
+        let shape = shapes.iter().find(|(n, _)| n == name);
+        Ok(weights::random(name, &shape.expect("a name of the list").1))
+    })?;
+    Ok(())
+}

@@ -1,0 +1,685 @@
+//! Linear layers in 8-bit integers: how each is written is chosen by the error that it leaves on what the
+//! layer reads on calibration images.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, ensure};
+use pinhole_kernels::{Activation, Before, Input, PackedLinear, PackedLinearInt8};
+
+/// What is known of a tower's linear layers, and what was chosen for them.
+#[derive(Default)]
+pub(crate) struct Quantization {
+    /// In the order of execution.
+    inputs: Vec<(String, Inputs)>,
+    layers: Vec<Layer>,
+    float: BTreeSet<String>,
+}
+
+/// What a linear layer reads on the calibration images.
+struct Inputs {
+    width: usize,
+    /// max |x| of each channel over every row shown.
+    largest: Vec<f32>,
+    /// Rows to choose on.
+    fit: Vec<f32>,
+    /// Rows of other images, to judge a choice by.
+    judge: Vec<f32>,
+    images: usize,
+    rows_per_image: usize,
+}
+
+/// Rows of a layer's input that are kept, half of them to choose on and half to judge by.
+const ROWS: usize = 512;
+
+impl Inputs {
+    fn show(&mut self, x: &[f32]) {
+        let width = self.width;
+        for row in x.chunks_exact(width) {
+            for (largest, x) in self.largest.iter_mut().zip(row) {
+                *largest = largest.max(x.abs());
+            }
+        }
+        let rows = x.len() / width;
+        let take = self.rows_per_image.min(rows);
+        let part = match self.images.is_multiple_of(2) {
+            true => &mut self.fit,
+            false => &mut self.judge,
+        };
+        for i in 0..take {
+            // Spread over the image's rows, from another one on in each image.
+            let at = (i * rows / take + self.images) % rows;
+            part.extend_from_slice(&x[at * width..][..width]);
+        }
+        self.images += 1;
+    }
+
+    fn judge(&self) -> &[f32] {
+        match self.judge.is_empty() {
+            true => &self.fit,
+            false => &self.judge,
+        }
+    }
+}
+
+/// A linear layer as the checkpoint has it.
+pub(crate) struct Float<'a> {
+    /// [inputs, outputs]
+    pub weight: &'a [f32],
+    pub bias: &'a [f32],
+    pub activation: Activation,
+}
+
+/// How a layer's inputs come, which decides what can be done for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// Pixels, which are bytes already.
+    Pixels,
+    /// Rows that nothing before them can scale: those behind an activation function.
+    Fixed,
+    /// Rows behind something linear, a layer norm or the values of an attention, that takes a factor a channel.
+    Scalable,
+}
+
+/// A linear layer in 8-bit integers.
+#[derive(Clone)]
+pub(crate) struct Layer {
+    pub name: String,
+    pub source: Source,
+    pub activation: Activation,
+    /// [inputs, outputs], for inputs divided by `smoothing`.
+    pub weight: Vec<i8>,
+    pub scale: Vec<f32>,
+    pub bias: Vec<f32>,
+    /// A divisor for each input channel, what stands before the layer having to apply it.
+    pub smoothing: Option<Vec<f32>>,
+    alpha: Option<f32>,
+    /// Relative error of the output on the rows to judge by; NaN where there were none.
+    pub error: f32,
+    /// The same as it would be without smoothing.
+    plain_error: f32,
+    /// The largest channel's max |x| by the median channel's.
+    outliers: f32,
+    /// 1 - cosine of the embedding where this layer alone is in integers.
+    pub damage: Option<f32>,
+}
+
+impl Quantization {
+    /// Takes in what layer `name` reads on one of `images` images: `x` of rows of `width`.
+    pub(crate) fn show(&mut self, name: &str, x: &[f32], width: usize, images: usize) {
+        let at = self.inputs.iter().position(|(n, _)| n == name);
+        let at = at.unwrap_or_else(|| {
+            let inputs = Inputs {
+                width,
+                largest: vec![0.0; width],
+                fit: vec![],
+                judge: vec![],
+                images: 0,
+                rows_per_image: ROWS.div_ceil(images),
+            };
+            self.inputs.push((name.into(), inputs));
+            self.inputs.len() - 1
+        });
+        self.inputs[at].1.show(x);
+    }
+
+    /// Writes the layers `names` in floating point from now on.
+    pub(crate) fn keep_float(&mut self, names: impl IntoIterator<Item = String>) {
+        self.float.extend(names);
+    }
+
+    pub(crate) fn is_float(&self, name: &str) -> bool {
+        self.float.contains(name)
+    }
+
+    pub(crate) fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    pub(crate) fn layers_mut(&mut self) -> &mut [Layer] {
+        &mut self.layers
+    }
+
+    /// Layer `name` in integers, chosen when first asked for.
+    pub(crate) fn layer(&mut self, name: &str, float: &Float, source: Source) -> Result<&Layer> {
+        let at = match self.layers.iter().position(|l| l.name == name) {
+            Some(at) => at,
+            None => {
+                let inputs = self.inputs.iter().find(|(n, _)| n == name);
+                let layer = choose(name, float, source, inputs.map(|(_, inputs)| inputs))?;
+                self.layers.push(layer);
+                self.layers.len() - 1
+            }
+        };
+        Ok(&self.layers[at])
+    }
+
+    /// Names of the layers that do the most damage, the worst first, as many as hold at most a share of
+    /// `most` of the weights.
+    pub(crate) fn worst(&self, most: f32) -> Vec<String> {
+        let mut layers: Vec<&Layer> = self.layers.iter().collect();
+        layers.sort_by(|a, b| {
+            let damage = |l: &Layer| l.damage.unwrap_or(0.0);
+            damage(b).total_cmp(&damage(a))
+        });
+        let total: usize = layers.iter().map(|l| l.weight.len()).sum();
+        let mut left = (total as f32 * most) as usize;
+        let mut names = vec![];
+        for layer in layers {
+            // A layer too large for what is left must not bar the smaller ones behind it.
+            if layer.weight.len() <= left {
+                left -= layer.weight.len();
+                names.push(layer.name.clone());
+            }
+        }
+        names
+    }
+
+    /// The layers as a table in Markdown.
+    pub(crate) fn table(&self) -> String {
+        let total: f32 = self.layers.iter().filter_map(|l| l.damage).sum();
+        let mut table =
+            "| layer | form | error | unsmoothed | largest channel | damage | share |\n\
+                         |---|---|---|---|---|---|---|\n"
+                .to_owned();
+        let order = self.inputs.iter();
+        for layer in order.filter_map(|(name, _)| self.layers.iter().find(|l| l.name == *name)) {
+            let form = match (self.is_float(&layer.name), layer.alpha) {
+                (true, _) => "f16".to_owned(),
+                (false, Some(alpha)) => format!("s8, smoothed by {alpha}"),
+                (false, None) => "s8".into(),
+            };
+            let damage = layer.damage.map_or(["".into(), "".into()], |damage| {
+                let share = if total > 0.0 { damage / total } else { 0.0 };
+                [format!("{damage:.2e}"), format!("{:.1} %", 100.0 * share)]
+            });
+            table += &format!(
+                "| {} | {form} | {:.3} % | {:.3} % | {:.1} x | {} | {} |\n",
+                layer.name,
+                100.0 * layer.error,
+                100.0 * layer.plain_error,
+                layer.outliers,
+                damage[0],
+                damage[1],
+            );
+        }
+        table
+            + "\nError: of the layer's output in integers against f32, by the Euclidean norm of the output, on rows \
+               that the form was not chosen on where there are two images. Largest channel: of the layer's input, \
+               by the median channel. Damage: 1 - cosine of the embedding where this layer alone is in \
+               integers.\n"
+    }
+}
+
+/// The powers of SmoothQuant's equation 4 that are tried.
+const ALPHAS: [f32; 6] = [0.25, 0.4, 0.5, 0.6, 0.75, 0.9];
+/// What smoothing must leave of the error to be worth its place in the file.
+const SMOOTHING_GAIN: f32 = 0.97;
+/// The same for other scales, rounding and biases, which cost nothing.
+const SMALL_GAIN: f32 = 0.995;
+/// What the order of f32 sums leaves: there is nothing to gain.
+const FLOAT_ERROR: f32 = 1e-5;
+/// Shares of an output's largest weight that may become 127.
+const CLIPS: [f32; 7] = [1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.75];
+
+/// The form of a layer that leaves the least error on `inputs`; without any, the plainest.
+fn choose(name: &str, float: &Float, source: Source, inputs: Option<&Inputs>) -> Result<Layer> {
+    let outputs = float.bias.len();
+    let width = float.weight.len() / outputs;
+    let (weight, scale) = quantize(float.weight, &scales(float.weight, outputs));
+    let mut best = Layer {
+        name: name.into(),
+        source,
+        activation: float.activation,
+        weight,
+        scale,
+        bias: float.bias.to_vec(),
+        smoothing: None,
+        alpha: None,
+        error: f32::NAN,
+        plain_error: f32::NAN,
+        outliers: f32::NAN,
+        damage: None,
+    };
+    let Some(inputs) = inputs else {
+        return Ok(best);
+    };
+    ensure!(
+        inputs.width == width,
+        "{name}: expected calibration rows of {width}, found {}",
+        inputs.width
+    );
+    let exact = PackedLinear::from_in_out(float.weight, width, outputs, Some(float.bias));
+    let exact = |x: &[f32], activation| {
+        let mut y = vec![0.0; x.len() / width * outputs];
+        exact.apply(x, x.len() / width, activation, None, &mut y);
+        y
+    };
+    let judge = inputs.judge();
+    let target = exact(judge, float.activation);
+    let error = |layer: &Layer| -> Result<f32> {
+        Ok(relative_error(
+            &layer.apply(judge, layer.activation)?,
+            &target,
+        ))
+    };
+    best.outliers = outliers(&inputs.largest);
+    best.error = error(&best)?;
+    best.plain_error = best.error;
+
+    let mut smoothed = None;
+    if source == Source::Scalable && best.error > FLOAT_ERROR {
+        for alpha in ALPHAS {
+            let smoothing = smoothing(&inputs.largest, float.weight, outputs, alpha);
+            let scaled = scale_rows(float.weight, outputs, &smoothing);
+            let (weight, scale) = quantize(&scaled, &scales(&scaled, outputs));
+            let mut layer = Layer {
+                name: name.into(),
+                weight,
+                scale,
+                bias: best.bias.clone(),
+                smoothing: Some(smoothing),
+                alpha: Some(alpha),
+                ..best
+            };
+            layer.error = error(&layer)?;
+            if layer.error
+                < smoothed
+                    .as_ref()
+                    .map_or(SMOOTHING_GAIN * best.error, |l: &Layer| l.error)
+            {
+                smoothed = Some(layer);
+            }
+        }
+    }
+    let mut best = smoothed.unwrap_or(best);
+
+    let scaled = match &best.smoothing {
+        Some(smoothing) => scale_rows(float.weight, outputs, smoothing),
+        None => float.weight.to_vec(),
+    };
+    let powers = powers(&best.divided(&inputs.fit), width);
+    let mut tries = vec![quantize(
+        &scaled,
+        &clipped_scales(&scaled, outputs, &powers),
+    )];
+    if source == Source::Pixels {
+        tries.push(quantize_pixels(&scaled, &scales(&scaled, outputs)));
+    }
+    for (weight, scale) in tries {
+        let before = (
+            std::mem::replace(&mut best.weight, weight),
+            std::mem::replace(&mut best.scale, scale),
+        );
+        let found = error(&best)?;
+        if found < SMALL_GAIN * best.error {
+            best.error = found;
+        } else {
+            (best.weight, best.scale) = before;
+        }
+    }
+
+    // What the errors of the weights add up to on the mean input is known, and the bias can take it.
+    let found = best.apply(&inputs.fit, Activation::None)?;
+    let wanted = exact(&inputs.fit, Activation::None);
+    let rows = (found.len() / outputs) as f64;
+    let mut shift = vec![0.0f64; outputs];
+    for (found, wanted) in found
+        .chunks_exact(outputs)
+        .zip(wanted.chunks_exact(outputs))
+    {
+        for (shift, (found, wanted)) in shift.iter_mut().zip(found.iter().zip(wanted)) {
+            *shift += f64::from(wanted - found) / rows;
+        }
+    }
+    let bias = best
+        .bias
+        .iter()
+        .zip(&shift)
+        .map(|(b, s)| b + *s as f32)
+        .collect();
+    let before = std::mem::replace(&mut best.bias, bias);
+    let found = error(&best)?;
+    if found < SMALL_GAIN * best.error {
+        best.error = found;
+    } else {
+        best.bias = before;
+    }
+    Ok(best)
+}
+
+impl Layer {
+    /// Packed for the board's kernels.
+    pub(crate) fn packed(&self) -> Result<PackedLinearInt8> {
+        let outputs = self.bias.len();
+        let width = self.weight.len() / outputs;
+        let bias = Some(&*self.bias);
+        Ok(PackedLinearInt8::from_in_out(
+            &self.weight,
+            &self.scale,
+            width,
+            outputs,
+            bias,
+        )?)
+    }
+
+    /// Rows `x` as this layer is to get them.
+    pub(crate) fn divided(&self, x: &[f32]) -> Vec<f32> {
+        match &self.smoothing {
+            None => x.to_vec(),
+            Some(smoothing) => {
+                let rows = x.chunks_exact(smoothing.len());
+                rows.flat_map(|row| row.iter().zip(smoothing).map(|(x, s)| x / s))
+                    .collect()
+            }
+        }
+    }
+
+    /// What the board computes from rows `x` of the checkpoint's layer.
+    fn apply(&self, x: &[f32], activation: Activation) -> Result<Vec<f32>> {
+        let packed = self.packed()?;
+        let rows = x.len() / packed.inputs();
+        let mut y = vec![0.0; rows * packed.outputs()];
+        if self.source == Source::Pixels {
+            let x: Vec<u8> = x.iter().map(|&x| x as u8).collect();
+            packed.apply(
+                Input::U8 { x: &x, scale: 1.0 },
+                rows,
+                activation,
+                None,
+                &mut y,
+            );
+        } else {
+            let x = Input::F32 {
+                x: &self.divided(x),
+                before: Before::Nothing,
+            };
+            packed.apply(x, rows, activation, None, &mut y);
+        }
+        Ok(y)
+    }
+}
+
+/// ||found - wanted|| / ||wanted||; 0 where both are nought.
+fn relative_error(found: &[f32], wanted: &[f32]) -> f32 {
+    let square = |v: f32| f64::from(v) * f64::from(v);
+    let difference: f64 = found.iter().zip(wanted).map(|(f, w)| square(f - w)).sum();
+    let norm: f64 = wanted.iter().map(|&w| square(w)).sum();
+    if difference == 0.0 {
+        0.0
+    } else {
+        (difference / norm).sqrt() as f32
+    }
+}
+
+/// The largest value by the median; 0 where the median is.
+fn outliers(largest: &[f32]) -> f32 {
+    let mut sorted = largest.to_vec();
+    sorted.sort_by(f32::total_cmp);
+    match (sorted.last(), sorted[sorted.len() / 2]) {
+        (Some(last), median) if median > 0.0 => last / median,
+        _ => 0.0,
+    }
+}
+
+/// Divisors of the input channels: max |x|^alpha / max |w|^(1 - alpha), their geometric mean 1 (SmoothQuant, Xiao
+/// et al. 2023, equation 4). 1 for a channel without inputs or weights.
+fn smoothing(largest: &[f32], weight: &[f32], outputs: usize, alpha: f32) -> Vec<f32> {
+    let rows = weight.chunks_exact(outputs);
+    let logarithms: Vec<Option<f32>> = largest
+        .iter()
+        .zip(rows)
+        .map(|(&x, row)| {
+            let w = row.iter().fold(0.0f32, |w, v| w.max(v.abs()));
+            (x > 0.0 && w > 0.0).then(|| alpha * x.ln() - (1.0 - alpha) * w.ln())
+        })
+        .collect();
+    let known: Vec<f32> = logarithms.iter().flatten().copied().collect();
+    let mean = known.iter().sum::<f32>() / known.len().max(1) as f32;
+    // Further than this no f32 gain need go.
+    let factor = |l: &Option<f32>| l.map_or(1.0, |l| (l - mean).exp().clamp(1e-4, 1e4));
+    logarithms.iter().map(factor).collect()
+}
+
+/// `weight` [inputs, outputs] with each input's row multiplied by its factor.
+fn scale_rows(weight: &[f32], outputs: usize, factors: &[f32]) -> Vec<f32> {
+    let rows = weight.chunks_exact(outputs).zip(factors);
+    rows.flat_map(|(row, factor)| row.iter().map(move |w| w * factor))
+        .collect()
+}
+
+/// One scale an output, its largest weight being 127.
+fn scales(weight: &[f32], outputs: usize) -> Vec<f32> {
+    let mut scales = vec![0.0f32; outputs];
+    for row in weight.chunks_exact(outputs) {
+        for (scale, weight) in scales.iter_mut().zip(row) {
+            *scale = scale.max(weight.abs() / 127.0);
+        }
+    }
+    scales
+}
+
+/// One scale an output, out of [`CLIPS`] the one that leaves the least error of weights that are squared and
+/// weighed with the inputs' `powers`.
+fn clipped_scales(weight: &[f32], outputs: usize, powers: &[f64]) -> Vec<f32> {
+    let full = scales(weight, outputs);
+    let mut best = full.clone();
+    let mut least = vec![f64::INFINITY; outputs];
+    for clip in CLIPS {
+        let mut errors = vec![0.0f64; outputs];
+        for (row, power) in weight.chunks_exact(outputs).zip(powers) {
+            for (error, (weight, scale)) in errors.iter_mut().zip(row.iter().zip(&full)) {
+                let scale = scale * clip;
+                let difference = f64::from(weight - f32::from(count(*weight, scale)) * scale);
+                *error += power * difference * difference;
+            }
+        }
+        for (o, error) in errors.into_iter().enumerate() {
+            if error < least[o] {
+                (least[o], best[o]) = (error, full[o] * clip);
+            }
+        }
+    }
+    best
+}
+
+/// Mean square of each channel of the rows `x`.
+fn powers(x: &[f32], width: usize) -> Vec<f64> {
+    let mut powers = vec![0.0; width];
+    for row in x.chunks_exact(width) {
+        for (power, x) in powers.iter_mut().zip(row) {
+            *power += f64::from(*x) * f64::from(*x);
+        }
+    }
+    let rows = (x.len() / width).max(1) as f64;
+    powers.iter_mut().for_each(|p| *p /= rows);
+    powers
+}
+
+/// The nearest whole number of scales, half to even, in -127 ..= 127. An output of zeros has the scale nought,
+/// and none of its weights counts.
+fn count(weight: f32, scale: f32) -> i8 {
+    let count = if scale > 0.0 { weight / scale } else { 0.0 };
+    count.round_ties_even().clamp(-127.0, 127.0) as i8
+}
+
+/// `weight` [inputs, outputs] in the outputs' `scales`, each weight the nearest.
+fn quantize(weight: &[f32], scales: &[f32]) -> (Vec<i8>, Vec<f32>) {
+    let weights = weight.iter().zip(scales.iter().cycle());
+    (
+        weights.map(|(&w, &s)| count(w, s)).collect(),
+        scales.to_vec(),
+    )
+}
+
+/// As [`quantize`], for rows of pixels, (y, x, channel): what rounding a weight takes from an output, the same
+/// colour's next pixel, which is nearly alike, gives back.
+fn quantize_pixels(weight: &[f32], scales: &[f32]) -> (Vec<i8>, Vec<f32>) {
+    let outputs = scales.len();
+    let mut carried = vec![0.0f32; 3 * outputs];
+    let mut counts = Vec::with_capacity(weight.len());
+    for (k, row) in weight.chunks_exact(outputs).enumerate() {
+        let carried = &mut carried[k % 3 * outputs..][..outputs];
+        for (carried, (weight, &scale)) in carried.iter_mut().zip(row.iter().zip(scales)) {
+            let wanted = weight + *carried;
+            let count = count(wanted, scale);
+            *carried = wanted - f32::from(count) * scale;
+            counts.push(count);
+        }
+    }
+    (counts, scales.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers from -0.5 to 0.5 in no order.
+    fn noise(count: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed;
+        let next = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+        };
+        std::iter::repeat_with(next).take(count).collect()
+    }
+
+    const WIDTH: usize = 48;
+    const OUTPUTS: usize = 24;
+
+    /// A layer chosen on two images of 40 rows, `change` being applied to inputs and weights by channel.
+    fn chosen(source: Source, change: impl Fn(usize, f32) -> (f32, f32)) -> (Layer, Vec<f32>) {
+        let scaled = |data: Vec<f32>, row: usize| -> Vec<f32> {
+            let channel = |i: usize| if row == 1 { i / OUTPUTS } else { i % WIDTH };
+            let pick = |i, v| {
+                if row == 1 {
+                    change(channel(i), v).1
+                } else {
+                    change(channel(i), v).0
+                }
+            };
+            data.into_iter()
+                .enumerate()
+                .map(|(i, v)| pick(i, v))
+                .collect()
+        };
+        let weight = scaled(noise(WIDTH * OUTPUTS, 1), 1);
+        let mut quantization = Quantization::default();
+        for image in 0..2 {
+            let x = scaled(noise(40 * WIDTH, 2 + image), 0);
+            quantization.show("layer", &x, WIDTH, 2);
+        }
+        let bias = noise(OUTPUTS, 9);
+        let float = Float {
+            weight: &weight,
+            bias: &bias,
+            activation: Activation::None,
+        };
+        let layer = quantization.layer("layer", &float, source).unwrap().clone();
+        (layer, weight)
+    }
+
+    #[test]
+    fn outlier_channels_are_smoothed_where_something_can_take_the_factors() {
+        let outliers = |channel: usize, v: f32| match channel {
+            3 | 17 => (40.0 * v, v / 6.0),
+            _ => (v, v),
+        };
+        let (layer, weight) = chosen(Source::Scalable, outliers);
+        assert!(layer.alpha.is_some() && layer.outliers > 20.0);
+        assert!(
+            layer.error < 0.3 * layer.plain_error,
+            "{} {}",
+            layer.error,
+            layer.plain_error
+        );
+        // Divided inputs by multiplied weights are the layer again.
+        let smoothing = layer.smoothing.as_ref().unwrap();
+        for (i, (count, weight)) in layer.weight.iter().zip(&weight).enumerate() {
+            let scale = layer.scale[i % OUTPUTS];
+            let found = f32::from(*count) * scale / smoothing[i / OUTPUTS];
+            let bound = 20.0 * scale / smoothing[i / OUTPUTS];
+            assert!((found - weight).abs() <= bound, "{i}: {found} for {weight}");
+        }
+        let (fixed, _) = chosen(Source::Fixed, outliers);
+        assert!(fixed.smoothing.is_none() && fixed.error > 3.0 * layer.error);
+    }
+
+    #[test]
+    fn like_channels_stay_as_they_are() {
+        let (layer, _) = chosen(Source::Scalable, |_, v| (v.signum(), v.signum() * 0.1));
+        assert!(layer.smoothing.is_none() && layer.alpha.is_none());
+        assert!(layer.error < 1e-5, "{}", layer.error);
+    }
+
+    #[test]
+    fn channels_of_zeros_do_no_harm() {
+        let (layer, _) = chosen(Source::Scalable, |channel, v| match channel {
+            0 => (0.0, v),
+            1 => (v, 0.0),
+            2 => (0.0, 0.0),
+            5 => (50.0 * v, v),
+            _ => (v, v),
+        });
+        let smoothing = layer.smoothing.as_ref().unwrap();
+        assert!(smoothing.iter().all(|s| s.is_finite() && *s > 0.0));
+        assert!(layer.error < 0.1);
+        let (layer, _) = chosen(Source::Scalable, |_, _| (0.0, 0.0));
+        assert_eq!(layer.error, 0.0);
+        assert!(layer.bias.iter().chain(&layer.scale).all(|v| v.is_finite()));
+    }
+
+    /// What is lost of a pixel's weights is made up for by its neighbour's: on pictures of one colour nothing is.
+    #[test]
+    fn pixels_weights_are_rounded_together() {
+        let weight = noise(3 * 64 * OUTPUTS, 4);
+        let scales = scales(&weight, OUTPUTS);
+        let lost = |counts: &[i8]| {
+            let mut sums = vec![0.0f32; 3 * OUTPUTS];
+            for (i, (count, weight)) in counts.iter().zip(&weight).enumerate() {
+                let sum = &mut sums[i / OUTPUTS % 3 * OUTPUTS + i % OUTPUTS];
+                *sum += (weight - f32::from(*count) * scales[i % OUTPUTS]) / scales[i % OUTPUTS];
+            }
+            sums.iter().fold(0.0f32, |m, v| m.max(v.abs()))
+        };
+        assert!(lost(&quantize(&weight, &scales).0) > 3.0);
+        assert!(lost(&quantize_pixels(&weight, &scales).0) < 1.5);
+    }
+
+    #[test]
+    fn rows_are_kept_within_bounds_and_judged_on_other_images() {
+        let mut quantization = Quantization::default();
+        for image in 0..100 {
+            let x = vec![image as f32; 50 * 4];
+            quantization.show("layer", &x, 4, 100);
+        }
+        let inputs = &quantization.inputs[0].1;
+        assert!((inputs.fit.len() + inputs.judge.len()) / 4 <= ROWS + 100);
+        assert!(
+            inputs.fit.iter().all(|v| v % 2.0 == 0.0)
+                && inputs.judge.iter().all(|v| v % 2.0 == 1.0)
+        );
+        assert_eq!(inputs.largest, [99.0; 4]);
+    }
+
+    #[test]
+    fn the_worst_layers_are_named_within_their_share() {
+        let mut quantization = Quantization::default();
+        for (i, (name, outputs)) in [("a", 1), ("b", 10), ("c", 2), ("d", 3)]
+            .into_iter()
+            .enumerate()
+        {
+            let weight = vec![1.0; 4 * outputs];
+            let float = Float {
+                weight: &weight,
+                bias: &vec![0.0; outputs],
+                activation: Activation::None,
+            };
+            quantization.layer(name, &float, Source::Fixed).unwrap();
+            quantization.layers[i].damage = Some([1.0, 9.0, 3.0, 2.0][i]);
+        }
+        assert_eq!(quantization.worst(0.25), ["c", "a"]);
+        assert_eq!(quantization.worst(1.0), ["b", "c", "d", "a"]);
+    }
+}

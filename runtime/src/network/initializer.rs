@@ -1,0 +1,101 @@
+//! The values of an initialiser that [`super::check`] has seen, inside the ONNX file or in one beside it.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use half::f16;
+use tract_onnx::pb::{
+    TensorProto,
+    tensor_proto::{DataLocation, DataType},
+};
+
+/// Bytes that are read at a time: a multiple of every type's width, and no more than the cache holds, so that the
+/// file's bytes exist once, as values.
+const PIECE: usize = 1 << 16;
+
+/// Floats, single ones or half ones widened.
+pub(super) fn floats(tensor: &TensorProto, folder: &Path) -> io::Result<Vec<f32>> {
+    if tensor.data_type == DataType::Float16 as i32 {
+        let half = |bytes| f16::from_le_bytes(bytes).to_f32();
+        values(tensor, folder, Vec::new(), half)
+    } else if tensor.data_type == DataType::Float as i32 {
+        values(tensor, folder, Vec::new(), f32::from_le_bytes)
+    } else {
+        Err(unexpected(tensor, "float or float16"))
+    }
+}
+
+/// 8-bit integers, in the memory of `reuse`.
+pub(super) fn int8(tensor: &TensorProto, folder: &Path, reuse: Vec<i8>) -> io::Result<Vec<i8>> {
+    if tensor.data_type == DataType::Int8 as i32 {
+        values(tensor, folder, reuse, i8::from_le_bytes)
+    } else {
+        Err(unexpected(tensor, "int8"))
+    }
+}
+
+/// Unsigned 8-bit integers.
+pub(super) fn uint8(tensor: &TensorProto, folder: &Path) -> io::Result<Vec<u8>> {
+    if tensor.data_type == DataType::Uint8 as i32 {
+        values(tensor, folder, Vec::new(), u8::from_le_bytes)
+    } else {
+        Err(unexpected(tensor, "uint8"))
+    }
+}
+
+/// Whole numbers of 8 or 32 bits; none of another type.
+pub(super) fn integers(tensor: &TensorProto, folder: &Path) -> io::Result<Option<Vec<i32>>> {
+    let found = match DataType::try_from(tensor.data_type) {
+        Ok(DataType::Int8) => values(tensor, folder, Vec::new(), |b| i8::from_le_bytes(b).into()),
+        Ok(DataType::Uint8) => values(tensor, folder, Vec::new(), |b| u8::from_le_bytes(b).into()),
+        Ok(DataType::Int32) => values(tensor, folder, Vec::new(), i32::from_le_bytes),
+        _ => return Ok(None),
+    };
+    found.map(Some)
+}
+
+fn unexpected(tensor: &TensorProto, expected: &str) -> io::Error {
+    let found = match DataType::try_from(tensor.data_type) {
+        Ok(found) => format!("{found:?}"),
+        Err(_) => tensor.data_type.to_string(),
+    };
+    io::Error::other(format!("data_type: expected {expected}, found {found}"))
+}
+
+/// Values of N bytes, in the memory of `values`.
+fn values<T, const N: usize>(
+    tensor: &TensorProto,
+    folder: &Path,
+    mut values: Vec<T>,
+    value: impl Fn([u8; N]) -> T,
+) -> io::Result<Vec<T>> {
+    let count = tensor.dims.iter().product::<i64>() as usize;
+    values.clear();
+    values.reserve_exact(count);
+    let mut push = |bytes: &[u8]| values.extend(bytes.as_chunks().0.iter().map(|&b| value(b)));
+    if !is_external(tensor) {
+        push(&tensor.raw_data);
+        return Ok(values);
+    }
+    let entry = |key: &str| {
+        let mut entries = tensor.external_data.iter();
+        entries.find(|e| e.key == key).map_or("", |e| &e.value)
+    };
+    let mut file = File::open(folder.join(entry("location")))?;
+    file.seek(SeekFrom::Start(entry("offset").parse().unwrap_or(0)))?;
+    let mut piece = [0; PIECE];
+    let mut left = count * N;
+    while left > 0 {
+        let piece = &mut piece[..left.min(PIECE)];
+        file.read_exact(piece)?;
+        push(piece);
+        left -= piece.len();
+    }
+    Ok(values)
+}
+
+/// Whether the values are in a file of their own.
+pub(super) fn is_external(tensor: &TensorProto) -> bool {
+    tensor.data_location == Some(DataLocation::External as i32)
+}
