@@ -10,6 +10,8 @@ pub const DOMAIN: &str = "pinhole";
 pub const DOMAIN_VERSION: i64 = 1;
 /// The version of the standard operator set in bodies and graph.
 pub const OPSET: i64 = 17;
+/// The versions in a graph of standard operators alone, as other programs write it.
+pub const FOREIGN_OPSETS: std::ops::RangeInclusive<i64> = 13..=20;
 
 /// One model-local function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use pinhole_prompts::{Classes, Conditional, Templates, TextTower, Tokenizer};
 
 use crate::calibrate::{CalibrationImage, calibrate};
 use crate::fidelity::{Gate, Reference};
-use crate::graph::{self, GraphOptions};
+use crate::graph::{self, Encoder, GraphOptions};
 use crate::quantization::Quantization;
 use crate::{golden, text_encoder};
 
@@ -22,6 +22,9 @@ use crate::{golden, text_encoder};
 pub struct Request<'a> {
     /// The CLIP model.
     pub checkpoint: &'a Checkpoint,
+    /// What encodes images in the place of the checkpoint's image tower. `precision`, `flat`, `gate` and `report` say
+    /// nothing then.
+    pub encoder: Option<&'a Encoder>,
     /// The classes to rank.
     pub classes: &'a Classes,
     /// The prompts of a class.
@@ -85,6 +88,9 @@ pub enum Step {
 /// alone, which leaves about 1e-6.
 const SELF_TEST_COSINE: f32 = 0.9999;
 
+/// [`SELF_TEST_COSINE`] for 8-bit integers whose fidelity nobody has measured.
+const FOREIGN_SELF_TEST_COSINE: f32 = 0.999;
+
 /// The same for a bundle. In int8 another order of sums brings values that lie half-way between two whole
 /// numbers to the other side, and later layers carry that on: it is the noise of quantisation once more, so
 /// a board may be as far from the exporter's machine as the bundle is from f32. So may one that multiplies in
@@ -93,7 +99,11 @@ fn self_test_cosine(manifest: &Manifest) -> f32 {
     let fidelity = match manifest.precision {
         Precision::F32 => None,
         Precision::F16 => manifest.f16_arithmetic,
-        Precision::Int8 => manifest.fidelity,
+        Precision::Int8 => match manifest.fidelity {
+            // An encoder that was quantised elsewhere: one scale for all of a tensor makes that noise larger.
+            None => return FOREIGN_SELF_TEST_COSINE,
+            found => found,
+        },
     };
     fidelity.map_or(SELF_TEST_COSINE, |f| f.worst_cosine.min(SELF_TEST_COSINE))
 }
@@ -116,6 +126,10 @@ pub struct Exported {
 /// The output folder exists or cannot be written to; a class or a template does not fit; a weight is not
 /// finite; the fidelity stays below the gate. Nothing is left at the destination then.
 pub fn export(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Result<Exported> {
+    if let Some(encoder) = request.encoder {
+        let config = request.checkpoint.config();
+        encoder.check(&config.preprocessing, config.embedding)?;
+    }
     // First, so that a wrong --out is known before the work is done.
     let writer = BundleWriter::create(request.out)?;
     let head = head(request, progress)?;
@@ -158,7 +172,7 @@ fn image_encoder(
         flat: request.flat,
     };
     let mut quantization = Quantization::default();
-    if request.precision == Precision::F32 {
+    if request.precision == Precision::F32 || request.encoder.is_some() {
         assemble(
             request,
             writer,
@@ -168,6 +182,12 @@ fn image_encoder(
             manifest,
             progress,
         )?;
+        if request.encoder.is_some() {
+            let classifier = Classifier::open(writer.folder())?;
+            manifest.precision = graph::precision(&classifier.operators());
+            writer.write_manifest(manifest)?;
+            return Ok(None);
+        }
         return Ok(request
             .report
             .then(|| "Precision f32 changes no layer.\n".into()));
@@ -366,11 +386,11 @@ fn manifest(request: &Request, embedding_size: usize) -> Manifest {
         version: VERSION,
         created_by: format!("pinhole-export {}", env!("CARGO_PKG_VERSION")),
         model: ModelInfo {
-            name: config
-                .name
-                .clone()
-                .unwrap_or_else(|| model_name(&config.image)),
-            image_size: config.image.image_size(),
+            name: match request.encoder {
+                Some(encoder) => encoder.name(),
+                None => (config.name.clone()).unwrap_or_else(|| model_name(&config.image)),
+            },
+            image_size: config.preprocessing.size,
             embedding_size,
         },
         preprocessing: config.preprocessing.clone(),
@@ -405,13 +425,20 @@ pub(crate) fn assemble(
     manifest: &mut Manifest,
     progress: &mut dyn FnMut(Step, u64, u64),
 ) -> Result<()> {
-    graph::write_quantized(
-        request.checkpoint,
-        writer.folder(),
-        options,
-        quantization,
-        &mut |done, total| progress(Step::Graph, done, total),
-    )?;
+    let mut bar = |done, total| progress(Step::Graph, done, total);
+    match request.encoder {
+        Some(encoder) => {
+            let rule = &request.checkpoint.config().preprocessing;
+            encoder.write(rule, writer.folder(), &mut bar)?;
+        }
+        None => graph::write_quantized(
+            request.checkpoint,
+            writer.folder(),
+            options,
+            quantization,
+            &mut bar,
+        )?,
+    }
     writer.add_head(head)?;
     let mut images = vec![];
     for (file, image) in golden::images()? {

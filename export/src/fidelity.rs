@@ -23,6 +23,12 @@ pub struct Gate {
 }
 
 impl Gate {
+    /// Anything passes.
+    pub const OFF: Gate = Gate {
+        min_cosine: 0.0,
+        min_agreement: 0.0,
+    };
+
     pub(crate) fn holds(&self, fidelity: &Fidelity) -> bool {
         // A bound of 0 is off; written so that NaN fails.
         let passes = |value: f32, least: f32| least == 0.0 || value >= least;

@@ -11,6 +11,7 @@ use pinhole_bundle::Precision;
 use pinhole_checkpoint::{
     Activation, Checkpoint, ClassPosition, OpenOptions, PromptLearner, read_prompt_learner,
 };
+use pinhole_export::graph::Encoder;
 use pinhole_export::{Exported, Gate, Prompts, Request, Step, images_below};
 use pinhole_prompts::{Classes, Templates, TextTower, Tokenizer};
 
@@ -26,6 +27,8 @@ struct Cli {
 enum Command {
     /// Write a bundle: ONNX image encoder, class embeddings, manifest
     Bundle(BundleArgs),
+    /// Write a bundle around an image encoder in ONNX from elsewhere, float or quantised
+    Onnx(OnnxArgs),
     /// Print the embedding of each text
     Text {
         #[command(flatten)]
@@ -53,6 +56,39 @@ struct Model {
 #[derive(Args)]
 struct BundleArgs {
     #[command(flatten)]
+    common: CommonArgs,
+    /// How the weights are stored
+    #[arg(long, default_value = "f32")]
+    precision: PrecisionName,
+    /// Fail where the mean cosine with f32 is lower, of the image embeddings or, where the text tower goes
+    /// along, of its class embeddings; 0 turns it off
+    #[arg(long, default_value_t = 0.98, value_parser = share)]
+    min_cosine: f32,
+    /// Fail where fewer images keep their best class; 0 turns it off
+    #[arg(long, default_value_t = 0.9, value_parser = share)]
+    min_agreement: f32,
+    /// Print how each layer was written and what that does to the embedding
+    #[arg(long)]
+    report: bool,
+    /// Write standard operators alone, for runtimes that do not expand functions
+    #[arg(long)]
+    flat: bool,
+}
+
+#[derive(Args)]
+struct OnnxArgs {
+    /// ONNX file: normalised pixels f32 [N, 3, S, S] to embeddings f32 [N, D], as torch.onnx exports an image
+    /// tower, or ONNX Runtime's quantiser writes it. The text side and the preprocessing come from --clip
+    #[arg(long, value_name = "FILE.onnx")]
+    encoder: PathBuf,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// What a bundle has whatever encodes the images.
+#[derive(Args)]
+struct CommonArgs {
+    #[command(flatten)]
     model: Model,
     /// Text file with one class name a line
     #[arg(long, value_name = "FILE")]
@@ -74,9 +110,6 @@ struct BundleArgs {
     /// Take the text tower along, so that `pinhole classes` can name new classes on the board
     #[arg(long)]
     with_text: bool,
-    /// How the weights are stored
-    #[arg(long, default_value = "f32")]
-    precision: PrecisionName,
     /// Folder of images to measure a reduced precision on [default: generated images]; with a folder a
     /// class, also to fit the temperature and the thresholds for "unknown" to. Folders that are no class
     /// count as unknown
@@ -85,19 +118,6 @@ struct BundleArgs {
     /// Share of the rightly classified calibration images that those thresholds keep
     #[arg(long, default_value_t = 0.95, value_parser = share)]
     keep: f32,
-    /// Fail where the mean cosine with f32 is lower, of the image embeddings or, where the text tower goes
-    /// along, of its class embeddings; 0 turns it off
-    #[arg(long, default_value_t = 0.98, value_parser = share)]
-    min_cosine: f32,
-    /// Fail where fewer images keep their best class; 0 turns it off
-    #[arg(long, default_value_t = 0.9, value_parser = share)]
-    min_agreement: f32,
-    /// Print how each layer was written and what that does to the embedding
-    #[arg(long)]
-    report: bool,
-    /// Write standard operators alone, for runtimes that do not expand functions
-    #[arg(long)]
-    flat: bool,
     /// Text file about origin, intended use and limits, to travel in the bundle
     #[arg(long, value_name = "FILE")]
     model_card: Option<PathBuf>,
@@ -130,6 +150,25 @@ enum PrecisionName {
     Int8,
 }
 
+impl From<PrecisionName> for Precision {
+    fn from(name: PrecisionName) -> Self {
+        match name {
+            PrecisionName::F32 => Precision::F32,
+            PrecisionName::F16 => Precision::F16,
+            PrecisionName::Int8 => Precision::Int8,
+        }
+    }
+}
+
+impl BundleArgs {
+    fn gate(&self) -> Gate {
+        Gate {
+            min_cosine: self.min_cosine,
+            min_agreement: self.min_agreement,
+        }
+    }
+}
+
 fn share(text: &str) -> Result<f32, String> {
     match text.parse() {
         Ok(v) if (0.0..=1.0).contains(&v) => Ok(v),
@@ -139,7 +178,8 @@ fn share(text: &str) -> Result<f32, String> {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Bundle(args) => bundle(&args),
+        Command::Bundle(args) => bundle(&args.common, Images::Tower(&args)),
+        Command::Onnx(args) => bundle(&args.common, Images::Encoder(&args.encoder)),
         Command::Text { model, json, texts } => text(&model, json, &texts),
     };
     match result {
@@ -163,7 +203,16 @@ fn open(model: &Model) -> Result<Checkpoint> {
     Ok(checkpoint)
 }
 
-fn bundle(args: &BundleArgs) -> Result<()> {
+/// What encodes the images.
+#[derive(Clone, Copy)]
+enum Images<'a> {
+    /// The checkpoint's image tower.
+    Tower(&'a BundleArgs),
+    /// An ONNX file.
+    Encoder(&'a Path),
+}
+
+fn bundle(args: &CommonArgs, images: Images) -> Result<()> {
     let classes = Classes::read(&args.classes)?;
     let templates = Templates::parse(&args.templates)?;
     let negatives = match &args.negatives {
@@ -196,27 +245,33 @@ fn bundle(args: &BundleArgs) -> Result<()> {
     let model_card = match &args.model_card {
         Some(path) => std::fs::read_to_string(path)
             .with_context(|| format!("{}: cannot read", path.display()))?,
-        None => default_model_card(&args.model.clip),
+        None => default_model_card(match images {
+            Images::Tower(_) => &args.model.clip,
+            Images::Encoder(path) => path,
+        }),
+    };
+    let encoder = match images {
+        Images::Encoder(path) => Some(Encoder::open(path)?),
+        Images::Tower(_) => None,
+    };
+    // What is fixed in a file from elsewhere has no gate.
+    let (precision, flat, gate, report) = match images {
+        Images::Tower(args) => (args.precision.into(), args.flat, args.gate(), args.report),
+        Images::Encoder(_) => (Precision::F32, true, Gate::OFF, false),
     };
     let request = Request {
         checkpoint: &checkpoint,
+        encoder: encoder.as_ref(),
         classes: &classes,
         prompts,
         with_text: args.with_text,
         negatives: &negatives,
-        precision: match args.precision {
-            PrecisionName::F32 => Precision::F32,
-            PrecisionName::F16 => Precision::F16,
-            PrecisionName::Int8 => Precision::Int8,
-        },
-        flat: args.flat,
+        precision,
+        flat,
         calibration: &calibration,
         keep: args.keep,
-        gate: Gate {
-            min_cosine: args.min_cosine,
-            min_agreement: args.min_agreement,
-        },
-        report: args.report,
+        gate,
+        report,
         model_card,
         out: &args.out,
     };
@@ -242,7 +297,7 @@ fn bundle(args: &BundleArgs) -> Result<()> {
 }
 
 /// From the command line, else from the file, else the reference's default, which is said.
-fn class_position(args: &BundleArgs, learner: &PromptLearner) -> ClassPosition {
+fn class_position(args: &CommonArgs, learner: &PromptLearner) -> ClassPosition {
     let asked = args.class_position.map(|position| match position {
         PositionName::End => ClassPosition::End,
         PositionName::Middle => ClassPosition::Middle,
@@ -257,9 +312,9 @@ fn class_position(args: &BundleArgs, learner: &PromptLearner) -> ClassPosition {
     })
 }
 
-fn default_model_card(clip: &Path) -> String {
-    let name = clip.file_name().map_or_else(
-        || clip.display().to_string(),
+fn default_model_card(model: &Path) -> String {
+    let name = model.file_name().map_or_else(
+        || model.display().to_string(),
         |n| n.to_string_lossy().into_owned(),
     );
     format!(

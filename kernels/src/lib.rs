@@ -34,6 +34,7 @@
 //! that names it. The values themselves never cause one; a NaN makes NaN what depends on it.
 
 mod activation;
+mod affine;
 mod attention;
 mod half;
 mod int8;
@@ -53,8 +54,9 @@ mod threads;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub use affine::{Affine, fake_quantize, map_quantized};
 pub use half::{NotFinite, PackedLinearF16};
-pub use int8::{Input, PackedLinearInt8, WeightError};
+pub use int8::{Input, PackedLinearAffine, PackedLinearInt8, WeightError};
 pub use linear::PackedLinear;
 pub use patch::{patch_embedding, patch_embedding_f16, patch_embedding_int8};
 pub use quantize::Before;

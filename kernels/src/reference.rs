@@ -1,7 +1,7 @@
 //! The definition of every result, in plain loops, for every target. A SIMD variant agrees with these
 //! functions within the bound that its test states.
 
-use crate::{Activation, Rows};
+use crate::{Activation, Affine, Rows};
 
 /// out [m, n] = activation(x [m, k] · weight [k, n] + bias [n]) + residual [m, n]
 #[allow(clippy::too_many_arguments)]
@@ -84,6 +84,79 @@ pub(crate) fn linear_int8<T: Copy + Into<i32>>(
             );
             out[i * n + j] = residual.map_or(y, |r| y + r[i * n + j]);
         }
+    }
+}
+
+/// x to s8 by one scale and zero point; whether none is NaN, else all become zero.
+pub(crate) fn quantize_affine(x: &[f32], by: Affine, out: &mut [i8]) -> bool {
+    let (low, high) = by.limits();
+    for (q, v) in out.iter_mut().zip(x) {
+        let count = (v / by.scale).clamp(low, high).round_ties_even();
+        *q = (count + f32::from(by.zero_point)) as i8;
+    }
+    let finite = !x.iter().any(|v| v.is_nan());
+    if !finite {
+        out.fill(0);
+    }
+    finite
+}
+
+/// What x stands for after [`quantize_affine`]; NaN stays.
+pub(crate) fn fake_quantize(x: &[f32], by: Affine, out: &mut [f32]) {
+    let (low, high) = by.limits();
+    for (y, v) in out.iter_mut().zip(x) {
+        *y = (v / by.scale).clamp(low, high).round_ties_even() * by.scale;
+    }
+}
+
+/// The least and the largest of x and 0, and 0; NaN in the last place if a value is not finite.
+pub(crate) fn range(x: &[f32]) -> [f32; 3] {
+    if x.iter().any(|v| !v.is_finite()) {
+        return [0.0, 0.0, f32::NAN];
+    }
+    [
+        x.iter().copied().fold(0.0, f32::min),
+        x.iter().copied().fold(0.0, f32::max),
+        0.0,
+    ]
+}
+
+/// [`Affine::dynamic`] from a [`range`].
+pub(crate) fn affine([least, largest, finite]: [f32; 3]) -> Affine {
+    let scale = (largest - least) / 255.0 + finite;
+    // Zeros alone: any scale will do.
+    let scale = if scale == 0.0 { 1.0 } else { scale };
+    let zero = (-least / scale).round_ties_even().clamp(0.0, 255.0);
+    Affine {
+        scale,
+        zero_point: (zero - 128.0) as i8,
+    }
+}
+
+/// One row: out [n] = activation(sum · (scale · weight_scales [n]) + bias [n]) + residual [n], the sum that of
+/// (x [k] - zero_point) · (weight [n, k] - zero_points [n]) in whole numbers; `zero_points` may be empty.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn linear_affine(
+    x: &[i8],
+    zero_point: i32,
+    scale: f32,
+    weight: &[i8],
+    zero_points: &[i32],
+    weight_scales: &[f32],
+    bias: &[f32],
+    activation: Activation,
+    residual: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    let k = x.len();
+    for (j, out) in out.iter_mut().enumerate() {
+        let zero = zero_points.get(j).copied().unwrap_or(0);
+        let weight = &weight[j * k..][..k];
+        let products = (x.iter().zip(weight))
+            .map(|(&x, &w)| (i32::from(x) - zero_point) * (i32::from(w) - zero));
+        let sum = products.sum::<i32>() as f32;
+        let y = activated(sum.mul_add(scale * weight_scales[j], bias[j]), activation);
+        *out = residual.map_or(y, |r| y + r[j]);
     }
 }
 

@@ -4,11 +4,11 @@ use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::sync::OnceLock;
 
-use crate::Activation;
 use crate::attention::Head;
 use crate::half;
 use crate::int8::{self, Layout};
 use crate::linear::Group;
+use crate::{Activation, Affine};
 
 /// The environment variable that forces a variant.
 const VARIABLE: &str = "PINHOLE_KERNELS";
@@ -112,6 +112,11 @@ pub(crate) trait Vector: Debug + Send + Sync {
     fn activate(&self, x: &mut [f32], activation: Activation);
     /// One row to s8; gives its scale.
     fn quantize(&self, x: &[f32], out: &mut [i8]) -> f32;
+    /// Values to s8 by one scale and zero point; whether none is NaN.
+    fn quantize_affine(&self, x: &[f32], by: Affine, out: &mut [i8]) -> bool;
+    fn fake_quantize(&self, x: &[f32], by: Affine, out: &mut [f32]);
+    /// The least and the largest value and 0, as [`crate::reference::range`].
+    fn range(&self, x: &[f32]) -> [f32; 3];
     /// The exponential by itself.
     #[cfg(test)]
     fn exp_nonpositive(&self, x: &mut [f32]);

@@ -70,7 +70,7 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     /// # Safety
     /// `to` points to [`Simd::LANES`] writable values.
     unsafe fn store(self, v: Self::V, to: *mut f32);
-    /// Values of magnitude below 127.5 to whole numbers, half to even.
+    /// Values that round to -128 ..= 127 to whole numbers, half to even.
     /// # Safety
     /// `to` points to 4 * [`Simd::LANES`] writable values.
     unsafe fn store_s8(self, v: [Self::V; 4], to: *mut i8);
@@ -203,6 +203,33 @@ macro_rules! vector {
                 }
                 // SAFETY: the token proves the features.
                 unsafe { run(*self, x, out) }
+            }
+
+            fn quantize_affine(&self, x: &[f32], by: crate::Affine, out: &mut [i8]) -> bool {
+                #[target_feature(enable = $features)]
+                fn run(token: $token, x: &[f32], by: crate::Affine, out: &mut [i8]) -> bool {
+                    crate::affine::quantize_slice(token, x, by, out)
+                }
+                // SAFETY: the token proves the features.
+                unsafe { run(*self, x, by, out) }
+            }
+
+            fn fake_quantize(&self, x: &[f32], by: crate::Affine, out: &mut [f32]) {
+                #[target_feature(enable = $features)]
+                fn run(token: $token, x: &[f32], by: crate::Affine, out: &mut [f32]) {
+                    crate::affine::fake_quantize_slice(token, x, by, out)
+                }
+                // SAFETY: the token proves the features.
+                unsafe { run(*self, x, by, out) }
+            }
+
+            fn range(&self, x: &[f32]) -> [f32; 3] {
+                #[target_feature(enable = $features)]
+                fn run(token: $token, x: &[f32]) -> [f32; 3] {
+                    crate::affine::range_slice(token, x)
+                }
+                // SAFETY: the token proves the features.
+                unsafe { run(*self, x) }
             }
 
             #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The ONNX graph of an image tower: u8 pixels in, L2-normalised embedding out.
 
+mod encoder;
 mod flat;
 mod functions;
 mod resnet;
@@ -18,6 +19,7 @@ use tract_onnx::pb::{
     tensor_shape_proto, type_proto,
 };
 
+pub use encoder::{Encoder, precision};
 pub use weights::WeightFile;
 
 use crate::quantization::{Float, Layer, Quantization, Source};

@@ -75,14 +75,26 @@ impl WeightFile {
     pub(super) fn i64(&mut self, name: &str, data: &[i64]) -> Result<String> {
         let bytes: Vec<u8> = data.iter().flat_map(|v| v.to_le_bytes()).collect();
         // Shape inference reads these from the graph itself.
-        self.tensors.push(TensorProto {
-            raw_data: bytes,
-            ..tensor(name, DataType::Int64, &[data.len()])
-        });
+        self.inline(name, DataType::Int64, &[data.len()], bytes);
         Ok(name.to_owned())
     }
 
-    fn write(
+    /// A tensor inside the ONNX file whatever its size.
+    pub(super) fn inline(
+        &mut self,
+        name: &str,
+        data_type: DataType,
+        shape: &[usize],
+        bytes: Vec<u8>,
+    ) {
+        self.tensors.push(TensorProto {
+            raw_data: bytes,
+            ..tensor(name, data_type, shape)
+        });
+    }
+
+    /// A tensor's bytes as they are. Gives back its name.
+    pub(super) fn write(
         &mut self,
         name: &str,
         data_type: DataType,
@@ -135,7 +147,7 @@ impl WeightFile {
     }
 }
 
-fn tensor(name: &str, data_type: DataType, shape: &[usize]) -> TensorProto {
+pub(super) fn tensor(name: &str, data_type: DataType, shape: &[usize]) -> TensorProto {
     TensorProto {
         name: name.into(),
         data_type: data_type as i32,

@@ -20,9 +20,18 @@ static CHECKPOINT: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
 });
 
 pub fn write_checkpoint(folder: &Path, change: impl Fn(&str, Tensor) -> Tensor) {
+    write_checkpoint_of(folder, 32, change);
+}
+
+/// With embeddings of that size.
+pub fn write_checkpoint_of(
+    folder: &Path,
+    embedding: usize,
+    change: impl Fn(&str, Tensor) -> Tensor,
+) {
     let config = ClipConfig {
         name: None,
-        embedding: 32,
+        embedding,
         image: ImageTower::VisionTransformer {
             image_size: 32,
             patch_size: 8,
@@ -68,9 +77,14 @@ impl Scene {
     }
 
     pub fn export(&self, clip: &Path, extra: &[&str]) -> Output {
+        self.run("bundle", clip, extra)
+    }
+
+    /// `pinhole-export` with one of its commands that write a bundle.
+    pub fn run(&self, command_name: &str, clip: &Path, extra: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pinhole-export"));
         command
-            .arg("bundle")
+            .arg(command_name)
             .arg("--clip")
             .arg(clip)
             .arg("--classes")

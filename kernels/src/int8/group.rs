@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
+use super::affine::Offsets;
 use super::pack::Layout;
 use crate::Activation;
 use crate::activation::{gelu, quick_gelu};
@@ -134,6 +135,8 @@ pub(crate) struct Group<'a> {
     pub(crate) steps: usize,
     /// Whether the packed values are off by 128.
     pub(crate) shifted: bool,
+    /// What zero points add to the sums.
+    pub(crate) offsets: Option<Offsets<'a>>,
     /// Whole panels.
     pub(crate) panels: &'a [u8],
     /// The columns of `out` that the panels make.
@@ -181,6 +184,12 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
                 let ahead = layout.header_size() + (start + steps) * step;
                 next = g.panels.as_ptr().wrapping_add(ahead);
             }
+            if start == 0
+                && let Some(offsets) = g.offsets
+            {
+                let corrections = g.shifted.then_some(header.corrections);
+                offsets.write(corrections, columns.clone(), layout.columns, sums);
+            }
             let last = start + steps == g.steps;
             // Without anything between, the tile writes the outputs; otherwise f32 in place of its sums.
             let direct = g.activation == Activation::None && columns.len() == layout.columns;
@@ -189,7 +198,7 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
                 let step = layout.row_step(rows);
                 let x = &g.x[i * block_size..][start * step..][..steps * step];
                 let sums = &mut sums[row * layout.columns..][..rows * layout.columns];
-                let (from, from_stride) = if start > 0 {
+                let (from, from_stride) = if start > 0 || g.offsets.is_some() {
                     (sums.as_ptr(), layout.columns)
                 } else if g.shifted {
                     (header.corrections.as_ptr(), 0)

@@ -1,6 +1,7 @@
 //! Linear layers in 8-bit integers: weights packed once with their scales, and their product with rows that
 //! are quantised on the way in.
 
+mod affine;
 mod group;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -16,6 +17,7 @@ use crate::scratch::{self, Aligned};
 use crate::select::{Kernels, VectorInt8, kernels};
 use crate::threads::{self, Shared};
 use crate::{Activation, reference};
+pub use affine::PackedLinearAffine;
 pub(crate) use group::{Group, Int8, Tile, group};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::{Dotprod, I8mm};
@@ -93,13 +95,18 @@ pub enum WeightError {
         input: usize,
     },
     /// A sum of this many products could leave 32 bits.
-    #[error(
-        "weight: expected at most {} inputs, found {found}",
-        PackedLinearInt8::MOST_INPUTS
-    )]
+    #[error("weight: expected at most {most} inputs, found {found}")]
     Inputs {
+        /// What fits.
+        most: usize,
         /// k.
         found: usize,
+    },
+    /// Weights with a zero point may hold -128 only where moving them by one is possible.
+    #[error("weight: output {output}: expected at most 255 different values, found -128 and 127")]
+    Span {
+        /// The row.
+        output: usize,
     },
 }
 
@@ -157,7 +164,10 @@ impl PackedLinearInt8 {
         assert_eq!(scales.len(), n, "scales: [{n}]");
         assert!(bias.is_none_or(|b| b.len() == n), "bias: [{n}]");
         if k > Self::MOST_INPUTS {
-            return Err(WeightError::Inputs { found: k });
+            return Err(WeightError::Inputs {
+                most: Self::MOST_INPUTS,
+                found: k,
+            });
         }
         // The least of a chunk is found in vectors, the first of all is not.
         let out_of_range = |chunk: &[i8]| chunk.iter().fold(0, |least, &w| w.min(least)) == i8::MIN;
@@ -248,7 +258,7 @@ impl PackedLinearInt8 {
                     weights.apply(self, x, rows, activation, residual, out);
                 }
                 Packed::Panels { vector, panels } => {
-                    self.apply_panels(*vector, panels, x, rows, activation, residual, out);
+                    self.apply_panels(*vector, panels, x, rows, activation, residual, out, None);
                 }
             }
         }
@@ -264,6 +274,7 @@ impl PackedLinearInt8 {
         activation: Activation,
         residual: Option<&[f32]>,
         out: &mut [f32],
+        offsets: Option<affine::Offsets>,
     ) {
         let (k, n) = (self.k, self.n);
         let layout = vector.layout();
@@ -291,6 +302,7 @@ impl PackedLinearInt8 {
                         scales,
                         steps: k.div_ceil(layout.step),
                         shifted: layout.shifted(matches!(x, Input::U8 { .. })),
+                        offsets,
                         panels: &panels[i * group * size..][..count * size],
                         columns,
                         activation,

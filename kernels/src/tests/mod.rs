@@ -1,5 +1,6 @@
 //! Every variant that this processor has against the scalar reference.
 
+mod affine;
 mod attention;
 mod elementwise;
 mod half;

@@ -19,22 +19,34 @@ pub(super) fn model(
         .graph
         .as_ref()
         .ok_or("graph: expected one, found none")?;
+    let ours = graph.node.iter().any(|n| n.domain == dialect::DOMAIN);
+    // The functions' bodies are of one version; a file of standard operators alone may have another.
+    let versions = match ours {
+        true => dialect::OPSET..=dialect::OPSET,
+        false => dialect::FOREIGN_OPSETS,
+    };
     for (domain, expected) in [
-        ("", dialect::OPSET),
-        (dialect::DOMAIN, dialect::DOMAIN_VERSION),
+        ("", versions),
+        (
+            dialect::DOMAIN,
+            dialect::DOMAIN_VERSION..=dialect::DOMAIN_VERSION,
+        ),
     ] {
         let found = proto
             .opset_import
             .iter()
             .find(|o| o.domain == domain || (domain.is_empty() && o.domain == "ai.onnx"));
         // A flat file imports only the standard domain.
-        let missing_is_fine =
-            domain == dialect::DOMAIN && !graph.node.iter().any(|n| n.domain == domain);
+        let missing_is_fine = domain == dialect::DOMAIN && !ours;
         match found {
-            Some(o) if o.version == expected => {}
+            Some(o) if expected.contains(&o.version) => {}
             None if missing_is_fine => {}
             other => {
                 let found = other.map_or("none".into(), |o| o.version.to_string());
+                let expected = match expected.start() == expected.end() {
+                    true => expected.start().to_string(),
+                    false => format!("{} to {}", expected.start(), expected.end()),
+                };
                 return Err(format!(
                     "opset_import {domain:?}: expected version {expected}, found {found}"
                 ));
@@ -113,23 +125,17 @@ fn initializer(tensor: &TensorProto, bundle: &Bundle) -> Result<(), String> {
             tensor.name
         ))
     };
-    let width = match DataType::try_from(tensor.data_type) {
-        Ok(DataType::Float | DataType::Int32) => 4,
-        Ok(DataType::Float16) => 2,
-        Ok(DataType::Int64) => 8,
-        Ok(DataType::Int8 | DataType::Uint8) => 1,
-        _ => {
-            return fail(
-                "data_type",
-                "float, float16, int8, uint8, int32 or int64".into(),
-                tensor.data_type.to_string(),
-            );
-        }
+    let Some(width) = width(tensor.data_type) else {
+        return fail(
+            "data_type",
+            "float, float16, int8, uint8, int32, int64 or bool".into(),
+            tensor.data_type.to_string(),
+        );
     };
     let bytes = tensor
         .dims
         .iter()
-        .try_fold(width as u64, |n, &d| {
+        .try_fold(width, |n, &d| {
             u64::try_from(d).ok().and_then(|d| n.checked_mul(d))
         })
         .filter(|&n| n > 0);
@@ -200,11 +206,32 @@ fn initializer(tensor: &TensorProto, bundle: &Bundle) -> Result<(), String> {
     }
 }
 
+/// Bytes of a number of the types that a file may hold.
+pub(super) fn width(data_type: i32) -> Option<u64> {
+    match DataType::try_from(data_type) {
+        Ok(DataType::Float | DataType::Int32) => Some(4),
+        Ok(DataType::Float16) => Some(2),
+        Ok(DataType::Int64) => Some(8),
+        Ok(DataType::Int8 | DataType::Uint8 | DataType::Bool) => Some(1),
+        _ => None,
+    }
+}
+
+/// Those of ONNX Runtime's own operators that are rewritten.
+const MICROSOFT: [&str; 2] = ["DynamicQuantizeMatMul", "MatMulIntegerToFloat"];
+
 fn operator(node: &NodeProto) -> Result<(), String> {
     let Some(function) = dialect::FUNCTIONS.iter().find(|f| f.name == node.op_type) else {
         // tract looks operators up by name alone and reports those that it lacks.
-        return if node.domain.is_empty() || node.domain == "ai.onnx" {
+        let fused = node.domain == "com.microsoft" && MICROSOFT.contains(&&*node.op_type);
+        return if node.domain.is_empty() || node.domain == "ai.onnx" || fused {
             Ok(())
+        } else if node.domain == "com.microsoft" {
+            Err(format!(
+                "node {}: expected a standard operator, found com.microsoft.{}; quantise a graph that ONNX Runtime \
+                 has optimised at level basic only (quant_pre_process does that)",
+                node.name, node.op_type
+            ))
         } else {
             Err(format!(
                 "node {}: expected a known function, found {}.{}",

@@ -35,6 +35,26 @@ pub(super) fn int8(tensor: &TensorProto, folder: &Path, reuse: Vec<i8>) -> io::R
     }
 }
 
+/// Unsigned 8-bit integers.
+pub(super) fn uint8(tensor: &TensorProto, folder: &Path) -> io::Result<Vec<u8>> {
+    if tensor.data_type == DataType::Uint8 as i32 {
+        values(tensor, folder, Vec::new(), u8::from_le_bytes)
+    } else {
+        Err(unexpected(tensor, "uint8"))
+    }
+}
+
+/// Whole numbers of 8 or 32 bits; none of another type.
+pub(super) fn integers(tensor: &TensorProto, folder: &Path) -> io::Result<Option<Vec<i32>>> {
+    let found = match DataType::try_from(tensor.data_type) {
+        Ok(DataType::Int8) => values(tensor, folder, Vec::new(), |b| i8::from_le_bytes(b).into()),
+        Ok(DataType::Uint8) => values(tensor, folder, Vec::new(), |b| u8::from_le_bytes(b).into()),
+        Ok(DataType::Int32) => values(tensor, folder, Vec::new(), i32::from_le_bytes),
+        _ => return Ok(None),
+    };
+    found.map(Some)
+}
+
 fn unexpected(tensor: &TensorProto, expected: &str) -> io::Error {
     let found = match DataType::try_from(tensor.data_type) {
         Ok(found) => format!("{found:?}"),

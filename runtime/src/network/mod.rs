@@ -1,7 +1,9 @@
 //! From `image_encoder.onnx` to a plan that tract runs with our operators in it.
 
+mod affine;
 mod attach;
 mod check;
+mod foreign;
 mod initializer;
 mod operators;
 
@@ -69,6 +71,7 @@ impl ImageEncoder {
 
         let mut proto = read(&path)?;
         check::model(&proto, bundle, image_size, embedding_size).map_err(fail)?;
+        foreign::rewrite(&mut proto, bundle.folder()).map_err(fail)?;
         attach::parameters(&mut proto, bundle.folder()).map_err(fail)?;
         let plan = guarded(|| build(&proto, bundle.folder(), image_size, f16))
             .and_then(|plan| {

@@ -17,7 +17,7 @@ use tract_onnx::pb::{NodeProto, TensorProto};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
 
-use super::initializer;
+use super::{affine, initializer};
 
 thread_local! {
     /// A weight's memory, for the next one while a network is built on this thread. Memory that is freed and asked
@@ -33,6 +33,7 @@ pub(super) fn free_spare() {
 /// Makes tract build our operator for each function. If `f16`, weights that are stored in f16 are multiplied in
 /// f16; otherwise they are widened to f32.
 pub(super) fn register(onnx: &mut Onnx, f16: bool) {
+    affine::register(onnx);
     let register = &mut onnx.op_register;
     // tract takes functions without a state.
     let (patch_embedding, linear) = match f16 {
@@ -75,7 +76,7 @@ pub(super) fn register(onnx: &mut Onnx, f16: bool) {
 type Build = fn(&ParsingContext, &NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
 
 /// What an operator computes; [`Operator`] makes a tract operator of it.
-trait Compute: fmt::Debug + Send + Sync + 'static {
+pub(super) trait Compute: fmt::Debug + Send + Sync + 'static {
     /// The output's shape.
     fn shape(&self, inputs: &[&[usize]]) -> TractResult<TVec<usize>>;
     /// Fills `output`, whose shape is [`Compute::shape`]'s.
@@ -185,7 +186,7 @@ impl TypedOp for Operator {
 
 /// tract infers shapes on its typed graph, where [`Operator::output_facts`] gives them; before that
 /// only the type is known.
-fn operator(
+pub(super) fn operator(
     name: &'static str,
     compute: impl Compute,
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
@@ -203,7 +204,10 @@ fn operator(
     Ok((inference_wrap(operator, 1, rules), vec![]))
 }
 
-fn attribute_tensor<'a>(node: &'a NodeProto, name: &str) -> TractResult<&'a TensorProto> {
+pub(super) fn attribute_tensor<'a>(
+    node: &'a NodeProto,
+    name: &str,
+) -> TractResult<&'a TensorProto> {
     let mut attributes = node.attribute.iter();
     attributes
         .find(|a| a.name == name)
@@ -212,12 +216,12 @@ fn attribute_tensor<'a>(node: &'a NodeProto, name: &str) -> TractResult<&'a Tens
 }
 
 /// Where external data lies.
-fn folder<'a>(context: &ParsingContext<'a>) -> &'a Path {
+pub(super) fn folder<'a>(context: &ParsingContext<'a>) -> &'a Path {
     Path::new(context.model_dir.unwrap_or("."))
 }
 
 /// The shape of `tensor`, whose dimensions have been checked; `name` is its role.
-fn shape(tensor: &TensorProto, name: &str, rank: usize) -> TractResult<Vec<usize>> {
+pub(super) fn shape(tensor: &TensorProto, name: &str, rank: usize) -> TractResult<Vec<usize>> {
     ensure!(
         tensor.dims.len() == rank,
         "{name}: expected {rank} dimensions, found {:?}",
@@ -227,7 +231,7 @@ fn shape(tensor: &TensorProto, name: &str, rank: usize) -> TractResult<Vec<usize
 }
 
 /// A parameter of `node` as f32 with its shape: an attribute, put there before parsing.
-fn parameter(
+pub(super) fn parameter(
     context: &ParsingContext,
     node: &NodeProto,
     name: &str,
@@ -432,7 +436,11 @@ impl Compute for Linear {
 }
 
 /// The shape of a linear layer's output.
-fn linear_shape(inputs: &[&[usize]], width: usize, outputs: usize) -> TractResult<TVec<usize>> {
+pub(super) fn linear_shape(
+    inputs: &[&[usize]],
+    width: usize,
+    outputs: usize,
+) -> TractResult<TVec<usize>> {
     let mut shape: TVec<usize> = inputs[0].into();
     let last = shape
         .last_mut()

@@ -1,0 +1,308 @@
+//! Image encoders that other programs exported and quantised, against ONNX Runtime's answers for the same files.
+//! `tests/reference/make_foreign.py` made them.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{Scene, checkpoint, write_checkpoint_of};
+use image::ImageEncoder;
+use image::codecs::png::PngEncoder;
+use pinhole::{Classifier, DecodeOptions, NetworkOperator};
+use pinhole_bundle::{
+    BundleWriter, FORMAT, Golden, GoldenImage, Head, HeadKind, Manifest, ModelInfo, Precision,
+    UnknownPolicy, VERSION,
+};
+use pinhole_export::graph::{self, Encoder};
+use pinhole_preprocessing::Preprocessing;
+use prost::Message;
+use serde_json::Value;
+use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, TensorProto};
+
+const SIDE: u32 = 32;
+const SIZE: usize = 16;
+
+fn files() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/foreign")
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    let values = value.as_array().unwrap().iter();
+    values.map(|v| v.as_f64().unwrap()).collect()
+}
+
+fn png(pixels: &Value) -> Vec<u8> {
+    let pixels: Vec<u8> = numbers(pixels).into_iter().map(|v| v as u8).collect();
+    let mut png = vec![];
+    PngEncoder::new(&mut png)
+        .write_image(&pixels, SIDE, SIDE, image::ExtendedColorType::Rgb8)
+        .unwrap();
+    png
+}
+
+/// A bundle around the encoder `file` with two classes that do not matter.
+fn bundle(file: &Path, out: &Path) -> anyhow::Result<Classifier> {
+    let rule = Preprocessing::openai(SIDE);
+    let encoder = Encoder::open(file)?;
+    encoder.check(&rule, SIZE)?;
+    let writer = BundleWriter::create(out).unwrap();
+    encoder
+        .write(&rule, writer.folder(), &mut |_, _| {})
+        .unwrap();
+    let mut class_embeddings = vec![0.0; 2 * SIZE];
+    (class_embeddings[0], class_embeddings[SIZE + 1]) = (1.0, 1.0);
+    writer
+        .add_head(&Head {
+            classes: 2,
+            embedding_size: SIZE,
+            class_embeddings,
+            negative_embeddings: vec![],
+            learned: Default::default(),
+        })
+        .unwrap();
+    let golden: Value =
+        serde_json::from_slice(&fs::read(files().join("golden.json")).unwrap()).unwrap();
+    writer
+        .add("golden/a.png", &png(&golden["images"][0]))
+        .unwrap();
+    writer
+        .add_golden(&Golden {
+            min_cosine: 0.9,
+            images: vec![GoldenImage {
+                file: "golden/a.png".into(),
+                embedding: vec![0.25; SIZE],
+            }],
+        })
+        .unwrap();
+    let mut manifest = Manifest {
+        format: FORMAT.into(),
+        version: VERSION,
+        created_by: "test".into(),
+        model: ModelInfo {
+            name: encoder.name(),
+            image_size: SIDE,
+            embedding_size: SIZE,
+        },
+        preprocessing: rule,
+        precision: Precision::F32,
+        logit_scale: 100.0,
+        temperature: 1.0,
+        classes: vec!["a".into(), "b".into()],
+        templates: vec!["{}".into()],
+        prompt_learner: None,
+        text_encoder: None,
+        unknown: UnknownPolicy::default(),
+        head: HeadKind::Static,
+        conditional: None,
+        fidelity: None,
+        f16_arithmetic: None,
+        calibration: None,
+        model_card: String::new(),
+        files: vec![],
+    };
+    writer.write_manifest(&mut manifest).unwrap();
+    writer.finish().unwrap();
+    Ok(Classifier::open(out)?)
+}
+
+/// Worst cosine with ONNX Runtime's answers, and the names of the operators.
+fn compare(name: &str) -> (f64, Vec<NetworkOperator>) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = files().join(format!("{name}.onnx"));
+    let classifier = bundle(&file, &folder.path().join("bundle")).unwrap();
+    (worst_cosine(&classifier, name), classifier.operators())
+}
+
+fn worst_cosine(classifier: &Classifier, name: &str) -> f64 {
+    let folder = tempfile::tempdir().unwrap();
+    let golden: Value =
+        serde_json::from_slice(&fs::read(files().join("golden.json")).unwrap()).unwrap();
+    let mut worst = f64::INFINITY;
+    for i in 0..3 {
+        let path = folder.path().join(format!("{i}.png"));
+        fs::write(&path, png(&golden["images"][i])).unwrap();
+        let image = pinhole::open_image(&path, &DecodeOptions::default()).unwrap();
+        let found = classifier.embed(&image).unwrap().values;
+        let expected = numbers(&golden["embeddings"][name][i]);
+        let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let found: Vec<f64> = found.into_iter().map(f64::from).collect();
+        let norms = product(&found, &found) * product(&expected, &expected);
+        worst = worst.min(product(&found, &expected) / norms.sqrt());
+    }
+    worst
+}
+
+/// Each form in its own numbers. u8 weights that hold both ends of their range are multiplied in f32.
+#[test]
+fn answers_are_onnx_runtimes() {
+    let mut failed = vec![];
+    for (name, integers) in [
+        ("f32", 0),
+        ("dynamic", 10),
+        ("dynamic-per-channel", 10),
+        ("dynamic-u8", 5),
+        ("dynamic-u8-per-channel", 1),
+        ("qdq", 10),
+        ("qdq-linear", 10),
+        ("qdq-per-tensor", 10),
+        ("qdq-s8", 10),
+        ("qdq-s8-symmetric", 10),
+        ("qdq-u8-weights", 5),
+    ] {
+        let (worst, operators) = compare(name);
+        let found = operators.iter().filter(|o| o.kernel.starts_with("int8 "));
+        let found = found.count();
+        let precision = graph::precision(&operators);
+        println!("{name}: worst cosine {worst:.6}, {found} products in integers, {precision}");
+        if worst.is_nan() || worst < 0.999_99 || found != integers {
+            failed.push(format!(
+                "{name}: {worst}, {found} of {integers}: {operators:?}"
+            ));
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// What is said about the golden file `name` after `change`, which gives back what the message must hold.
+#[track_caller]
+fn refused(name: &str, change: impl FnOnce(&mut GraphProto) -> Vec<String>) {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = fs::read(files().join(format!("{name}.onnx"))).unwrap();
+    let mut model = ModelProto::decode(&*bytes).unwrap();
+    let parts = change(model.graph.as_mut().unwrap());
+    let file = folder.path().join("changed.onnx");
+    fs::write(&file, model.encode_to_vec()).unwrap();
+    let error = match bundle(&file, &folder.path().join("bundle")) {
+        Ok(_) => panic!("{name}: expected an error about {parts:?}"),
+        Err(error) => format!("{error:#}"),
+    };
+    for part in parts {
+        assert!(error.contains(&part), "expected {part:?} in: {error}");
+    }
+}
+
+fn first<'a>(graph: &'a mut GraphProto, op: &str) -> &'a mut NodeProto {
+    let mut nodes = graph.node.iter_mut();
+    nodes.find(|n| n.op_type == op).unwrap()
+}
+
+fn initializer<'a>(graph: &'a mut GraphProto, name: &str) -> &'a mut TensorProto {
+    let mut tensors = graph.initializer.iter_mut();
+    tensors.find(|t| t.name == name).unwrap()
+}
+
+/// Nothing in a file ends in a panic or in wrong numbers: errors name the node.
+#[test]
+fn what_cannot_run_is_named() {
+    refused("dynamic", |graph| {
+        let node = first(graph, "MatMulInteger");
+        (node.domain, node.op_type) = ("com.microsoft".into(), "QGemm".into());
+        vec![
+            node.name.clone(),
+            "com.microsoft.QGemm".into(),
+            "basic".into(),
+        ]
+    });
+    // The runtime's own names for what it makes of such a file.
+    for op in ["AffineLinear", "FakeQuantize", "ActivateGelu"] {
+        refused("qdq", |graph| {
+            let node = first(graph, "QuantizeLinear");
+            node.op_type = op.into();
+            node.input.clear();
+            vec![node.name.clone(), op.into()]
+        });
+    }
+    // A scale for each output, but one.
+    refused("qdq", |graph| {
+        let rank = |name: &str| {
+            let tensor = graph.initializer.iter().find(|t| t.name == name);
+            tensor.map(|t| t.dims.len())
+        };
+        let weight = graph.node.iter().find(|n| {
+            n.op_type == "DequantizeLinear"
+                && (rank(&n.input[0]), rank(&n.input[1])) == (Some(2), Some(1))
+        });
+        let scale = weight.unwrap().input[1].clone();
+        let scale = initializer(graph, &scale);
+        let count = scale.dims[0] - 1;
+        scale.dims[0] = count;
+        scale.raw_data.truncate(4 * count as usize);
+        scale.float_data.truncate(count as usize);
+        vec!["scale: expected".into(), format!("found {count}")]
+    });
+    // Not what was quantised.
+    refused("qdq", |graph| {
+        let node = first(graph, "QuantizeLinear");
+        let (output, scale) = (node.output[0].clone(), node.input[1].clone());
+        let mut other = initializer(graph, &scale).clone();
+        other.name = "other".into();
+        match other.float_data.first_mut() {
+            Some(scale) => *scale *= 2.0,
+            None => other.raw_data = 0.5f32.to_le_bytes().to_vec(),
+        }
+        graph.initializer.push(other);
+        let readers = graph.node.iter_mut();
+        let mut readers = readers.filter(|n| n.input.first() == Some(&output));
+        let reader = readers.next().unwrap();
+        reader.input[1] = "other".into();
+        vec![
+            reader.name.clone(),
+            "expected the scale and zero point".into(),
+        ]
+    });
+    // A scale that is computed.
+    refused("qdq", |graph| {
+        let node = first(graph, "QuantizeLinear");
+        let name = node.name.clone();
+        let scale = std::mem::replace(&mut node.input[1], "computed".into());
+        let at = graph.node.iter().position(|n| n.name == name).unwrap();
+        let computed = NodeProto {
+            name: "computed".into(),
+            op_type: "Abs".into(),
+            input: vec![scale],
+            output: vec!["computed".into()],
+            ..Default::default()
+        };
+        graph.node.insert(at, computed);
+        vec![name]
+    });
+    // A constant that claims more memory than there is, or less than nothing.
+    for dims in [vec![1 << 62], vec![1 << 40, 1 << 40], vec![-1]] {
+        refused("f32", |graph| {
+            let node = first(graph, "Constant");
+            let tensor = node.attribute.iter_mut().find_map(|a| a.t.as_mut());
+            tensor.unwrap().dims = dims;
+            vec![]
+        });
+    }
+}
+
+/// The command, from a file of ONNX Runtime's to a bundle that passes its own test.
+#[test]
+fn a_bundle_is_put_around_a_quantised_file() {
+    let scene = Scene::new("cat\ndog\n");
+    let clip = scene.path("clip");
+    write_checkpoint_of(&clip, SIZE, |_, tensor| tensor);
+    let file = files().join("dynamic.onnx");
+    let encoder = ["--encoder", file.to_str().unwrap()];
+    let output = scene.run("onnx", &clip, &encoder);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{message}");
+    assert!(message.contains("dynamic in int8, 2 classes"), "{message}");
+    let classifier = Classifier::open(scene.path("bundle")).unwrap();
+    assert!(classifier.self_test().unwrap().passed());
+    assert_eq!(classifier.manifest().precision, Precision::Int8);
+    let worst = worst_cosine(&classifier, "dynamic");
+    assert!(worst >= 0.999_99, "{worst}");
+
+    fs::remove_dir_all(scene.path("bundle")).unwrap();
+    let other = scene.run("onnx", &checkpoint(), &encoder);
+    scene.assert_fails(&other, &["dynamic.onnx", "embeddings of 32", "found 16"]);
+    let missing = scene.run("onnx", &clip, &["--encoder", "missing.onnx"]);
+    scene.assert_fails(&missing, &["missing.onnx"]);
+    let text = scene.path("classes.txt");
+    let text = scene.run("onnx", &clip, &["--encoder", text.to_str().unwrap()]);
+    scene.assert_fails(&text, &["classes.txt", "expected an ONNX file"]);
+    assert!(!scene.path("bundle").exists());
+}

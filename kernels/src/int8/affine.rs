@@ -1,0 +1,309 @@
+//! Linear layers as other programs quantise them: zero points on both sides, one scale for all of x.
+
+use std::fmt;
+use std::ops::Range;
+
+use super::{Input, Packed, PackedLinearInt8, Weight, WeightError};
+use crate::affine::{self, Affine};
+use crate::linear::{MOST_ROWS, blocks};
+use crate::select::{Kernels, kernels};
+use crate::{Activation, reference, scratch, threads};
+
+/// y = act((x - zero point) (W - zero points) + b) + residual in whole numbers with zero points: W is s8 with one
+/// scale and zero point an output, x is f32 quantised by an [`Affine`]. Packed once, on [`PackedLinearInt8`]'s
+/// kernels: zero points change sums by multiples of W's columns and x's rows, which are exact too.
+#[derive(Clone)]
+pub struct PackedLinearAffine {
+    layer: PackedLinearInt8,
+    /// [n]: sums of the weight's columns.
+    column_sums: Vec<i32>,
+    /// [n], or empty if all are zero.
+    zero_points: Vec<i32>,
+}
+
+/// What zero points add to the sum of row i and column j: columns[j] + rows[i] · zero_points[j], wrapping.
+#[derive(Clone, Copy)]
+pub(crate) struct Offsets<'a> {
+    /// [n]
+    pub(crate) columns: &'a [i32],
+    /// [m]
+    pub(crate) rows: &'a [i32],
+    /// [n], or empty.
+    pub(crate) zero_points: &'a [i32],
+}
+
+impl Offsets<'_> {
+    /// The sums [rows, width] before any product, of the columns `columns` of out; those behind them become zeros.
+    pub(crate) fn write(
+        self,
+        corrections: Option<&[i32]>,
+        columns: Range<usize>,
+        width: usize,
+        sums: &mut [i32],
+    ) {
+        let from = &self.columns[columns.clone()];
+        for (sums, &row) in sums.chunks_exact_mut(width).zip(self.rows) {
+            match corrections {
+                Some(corrections) => sums.copy_from_slice(corrections),
+                None => sums.fill(0),
+            }
+            for (sum, from) in sums.iter_mut().zip(from) {
+                *sum = sum.wrapping_add(*from);
+            }
+            if !self.zero_points.is_empty() {
+                let zero_points = &self.zero_points[columns.clone()];
+                for (sum, zero) in sums.iter_mut().zip(zero_points) {
+                    *sum = sum.wrapping_add(row.wrapping_mul(*zero));
+                }
+            }
+        }
+    }
+}
+
+impl PackedLinearAffine {
+    /// Most inputs where weights have zero points: 32,768 products of at most 255 · 255 fit an i32.
+    pub const MOST_INPUTS: usize = 1 << 15;
+
+    /// From a weight of shape [outputs, inputs], row-major; `scales` and `zero_points` have one value an output,
+    /// `zero_points` may be empty for zeros. The weight of an output may hold both -128 and others, but not -128 and
+    /// 127: it is moved by one, with its zero point.
+    pub fn from_out_in(
+        weight: &[i8],
+        scales: &[f32],
+        zero_points: &[i8],
+        outputs: usize,
+        inputs: usize,
+        bias: Option<&[f32]>,
+    ) -> Result<Self, WeightError> {
+        Self::pack(
+            kernels(),
+            Weight::OutIn(weight),
+            scales,
+            zero_points,
+            outputs,
+            inputs,
+            bias,
+        )
+    }
+
+    /// As [`Self::from_out_in`] from a weight of shape [inputs, outputs].
+    pub fn from_in_out(
+        weight: &[i8],
+        scales: &[f32],
+        zero_points: &[i8],
+        inputs: usize,
+        outputs: usize,
+        bias: Option<&[f32]>,
+    ) -> Result<Self, WeightError> {
+        Self::pack(
+            kernels(),
+            Weight::InOut(weight),
+            scales,
+            zero_points,
+            outputs,
+            inputs,
+            bias,
+        )
+    }
+
+    pub(crate) fn pack(
+        kernels: Kernels,
+        weight: Weight,
+        scales: &[f32],
+        zero_points: &[i8],
+        n: usize,
+        k: usize,
+        bias: Option<&[f32]>,
+    ) -> Result<Self, WeightError> {
+        let data = weight.data();
+        assert_eq!(Some(data.len()), n.checked_mul(k), "weight: {n} x {k}");
+        assert!(
+            zero_points.is_empty() || zero_points.len() == n,
+            "zero points: [{n}]"
+        );
+        let column = |at: usize| match weight {
+            Weight::OutIn(_) => at / k,
+            Weight::InOut(_) => at % n,
+        };
+        let mut zero_points: Vec<i32> = match zero_points {
+            [] => vec![0; n],
+            some => some.iter().map(|&z| z.into()).collect(),
+        };
+        // The kernels take -127 ..= 127.
+        let mut moved: Option<Vec<i8>> = None;
+        if data.contains(&i8::MIN) {
+            let mut low = vec![false; n];
+            for (at, _) in data.iter().enumerate().filter(|&(_, &w)| w == i8::MIN) {
+                low[column(at)] = true;
+            }
+            let mut all = data.to_vec();
+            for (at, w) in all
+                .iter_mut()
+                .enumerate()
+                .filter(|(at, _)| low[column(*at)])
+            {
+                *w = w
+                    .checked_add(1)
+                    .ok_or(WeightError::Span { output: column(at) })?;
+            }
+            for (zero, _) in zero_points.iter_mut().zip(&low).filter(|(_, low)| **low) {
+                *zero += 1;
+            }
+            moved = Some(all);
+        }
+        let weight = match (weight, &moved) {
+            (Weight::OutIn(_), Some(all)) => Weight::OutIn(all),
+            (Weight::InOut(_), Some(all)) => Weight::InOut(all),
+            (weight, None) => weight,
+        };
+        if zero_points.iter().all(|&z| z == 0) {
+            zero_points.clear();
+        } else if k > Self::MOST_INPUTS {
+            return Err(WeightError::Inputs {
+                most: Self::MOST_INPUTS,
+                found: k,
+            });
+        }
+        let layer = PackedLinearInt8::pack(kernels, weight, scales, n, k, bias)?;
+        let mut column_sums = vec![0i32; n];
+        match weight {
+            Weight::OutIn(weight) => {
+                for (sum, row) in column_sums.iter_mut().zip(weight.chunks_exact(k.max(1))) {
+                    *sum = row.iter().map(|&w| i32::from(w)).sum();
+                }
+            }
+            Weight::InOut(weight) => {
+                for row in weight.chunks_exact(n.max(1)) {
+                    for (sum, &w) in column_sums.iter_mut().zip(row) {
+                        *sum += i32::from(w);
+                    }
+                }
+            }
+        }
+        Ok(PackedLinearAffine {
+            layer,
+            column_sums,
+            zero_points,
+        })
+    }
+
+    /// k: the values of an input row.
+    pub fn inputs(&self) -> usize {
+        self.layer.inputs()
+    }
+
+    /// n: the values of an output row.
+    pub fn outputs(&self) -> usize {
+        self.layer.outputs()
+    }
+
+    /// The name of the kernel that computes it.
+    pub fn kernel(&self) -> &'static str {
+        self.layer.kernel()
+    }
+
+    /// out [m, n] = activation(sum · (scale of x · output scale) + bias) + residual [m, n], x [m, k] quantised by
+    /// `by`. The sum is exact; all kernels give the same bits as [`PackedLinearInt8::apply`] says.
+    pub fn apply(
+        &self,
+        x: &[f32],
+        m: usize,
+        by: Affine,
+        activation: Activation,
+        residual: Option<&[f32]>,
+        out: &mut [f32],
+    ) {
+        let (k, n) = (self.inputs(), self.outputs());
+        assert_eq!(Some(x.len()), m.checked_mul(k), "x: f32 [{m}, {k}]");
+        assert_eq!(Some(out.len()), m.checked_mul(n), "out: [{m}, {n}]");
+        assert!(
+            residual.is_none_or(|r| r.len() == m * n),
+            "residual: [{m}, {n}]"
+        );
+        if out.is_empty() {
+            return;
+        }
+        for (first, rows) in blocks(m, MOST_ROWS) {
+            let x = &x[first * k..][..rows * k];
+            let residual = residual.map(|r| &r[first * n..][..rows * n]);
+            let out = &mut out[first * n..][..rows * n];
+            scratch::with(rows * k, |quantized: &mut [i8]| {
+                scratch::with(rows, |scales: &mut [f32]| {
+                    scratch::with(rows + n, |offsets: &mut [i32]| {
+                        let (sums, columns) = offsets.split_at_mut(rows);
+                        affine::quantize(self.layer.kernels, x, k, by, quantized, sums, scales);
+                        let z = i32::from(by.zero_point);
+                        for sum in &mut *sums {
+                            *sum = z * k as i32 - *sum;
+                        }
+                        for (to, sum) in columns.iter_mut().zip(&self.column_sums) {
+                            *to = sum.wrapping_mul(-z);
+                        }
+                        let offsets = Offsets {
+                            columns,
+                            rows: sums,
+                            zero_points: &self.zero_points,
+                        };
+                        let x = (&*quantized, &*scales, z);
+                        self.apply_rows(x, rows, activation, residual, out, offsets);
+                    });
+                });
+            });
+        }
+    }
+
+    /// x is the quantised values, their scales and their zero point.
+    fn apply_rows(
+        &self,
+        (x, scales, z): (&[i8], &[f32], i32),
+        rows: usize,
+        activation: Activation,
+        residual: Option<&[f32]>,
+        out: &mut [f32],
+        offsets: Offsets,
+    ) {
+        let (k, n) = (self.inputs(), self.outputs());
+        match &self.layer.packed {
+            Packed::Panels { vector, panels } => {
+                let x = Input::S8 { x, scales };
+                let layer = &self.layer;
+                layer.apply_panels(
+                    *vector,
+                    panels,
+                    x,
+                    rows,
+                    activation,
+                    residual,
+                    out,
+                    Some(offsets),
+                );
+            }
+            Packed::Reference(weights) => {
+                threads::share_chunks(threads::count(out.len() * k), out, n, |i, out| {
+                    reference::linear_affine(
+                        &x[i * k..][..k],
+                        z,
+                        scales[i],
+                        &weights.weight,
+                        &self.zero_points,
+                        &weights.scales,
+                        &weights.bias,
+                        activation,
+                        residual.map(|r| &r[i * n..][..n]),
+                        out,
+                    );
+                });
+            }
+        }
+    }
+}
+
+impl fmt::Debug for PackedLinearAffine {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let zero_points = match self.zero_points.is_empty() {
+            true => "",
+            false => ", zero points",
+        };
+        write!(f, "{:?}{zero_points}", self.layer)
+    }
+}

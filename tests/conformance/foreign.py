@@ -1,0 +1,95 @@
+"""Quantised files of other programs in pinhole and in ONNX Runtime: foreign.py PINHOLE PINHOLE_EXPORT CLIP FILE.onnx...
+
+CLIP is the checkpoint that the files' text side comes from (benches/make_peers.py makes both). Prints for each
+file the worst cosine between the two on assets/samples (the bar is for ONNX Runtime with its optimisations off,
+which change its own answers for QDQ files with zero points), and how long one image takes in each, median of many in
+turns, with 1 and 2 threads. Fails below 0.999 or where pinhole is slower. A release build is what counts.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy
+import onnxruntime
+
+from compare import pinhole_embeddings, pixels, worst_cosine
+
+SAMPLES = sorted(str(path) for path in (Path(__file__).resolve().parents[2] / "assets" / "samples").iterdir())
+
+
+def encode_times(pinhole, bundle, threads):
+    command = [pinhole, "classify", bundle, "--json", "--threads", str(threads), *SAMPLES]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    # The first image also warms up.
+    return [json.loads(line)["latency_ms"]["encode"] for line in lines[1:]]
+
+
+def session(file, threads, optimized=True):
+    options = onnxruntime.SessionOptions()
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def main(pinhole, export, clip, files):
+    failed = 0
+    with tempfile.TemporaryDirectory() as work:
+        classes = Path(work) / "classes.txt"
+        classes.write_text("cat\ndog\n")
+        for file in files:
+            bundle = str(Path(work) / Path(file).stem)
+            command = [export, "onnx", "--encoder", file, "--clip", clip, "--classes", str(classes), "--out", bundle]
+            subprocess.run(command, check=True, capture_output=True)
+            manifest = json.loads((Path(bundle) / "manifest.json").read_text())
+            rule = manifest["preprocessing"]
+            crops = pixels(pinhole, bundle, SAMPLES).astype(numpy.float32) / 255
+            crops = (crops - numpy.float32(rule["mean"])) / numpy.float32(rule["std"])
+            crops = numpy.ascontiguousarray(crops.transpose(0, 3, 1, 2))
+            one = session(file, 1)
+            name = one.get_inputs()[0].name
+            plain = session(file, 1, optimized=False)
+            embeddings = [
+                numpy.concatenate([s.run(None, {name: crop[None]})[0] for crop in crops]).astype(numpy.float64)
+                for s in (plain, one)
+            ]
+            found = pinhole_embeddings(pinhole, bundle, SAMPLES)
+            worst = worst_cosine(found, embeddings[0])
+            optimized, own = worst_cosine(found, embeddings[1]), worst_cosine(*embeddings)
+            ratios = []
+            for threads in (1, 2):
+                runtime = session(file, threads)
+                runtime.run(None, {name: crops[:1]})
+                ours, other = [], []
+                for _ in range(3):
+                    ours += encode_times(pinhole, bundle, threads)
+                    for crop in crops:
+                        start = time.perf_counter()
+                        runtime.run(None, {name: crop[None]})
+                        other.append(1000 * (time.perf_counter() - start))
+                ratios.append((statistics.median(ours), statistics.median(other)))
+            passed = worst >= 0.999 and all(ours < other for ours, other in ratios)
+            failed += not passed
+            times = "; ".join(
+                f"{threads} thread{'s' * (threads > 1)} {ours:.1f} ms, {ours / other:.2f} x ONNX Runtime's {other:.1f}"
+                for threads, (ours, other) in zip((1, 2), ratios)
+            )
+            verdict = "ok" if passed else "FAILED"
+            print(
+                f"{verdict:7} {Path(file).name}: {manifest['precision']}, worst cosine {worst:.6f} to ONNX Runtime without its optimisations, "
+                f"{optimized:.6f} with them (they change its own answer by {own:.6f}); {times}",
+                flush=True,
+            )
+    return failed
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 5:
+        sys.exit(__doc__)
+    sys.exit(1 if main(*sys.argv[1:4], sys.argv[4:]) else 0)
