@@ -73,7 +73,7 @@ pub(crate) fn quick_gelu<S: Simd>(simd: S, x: S::V) -> S::V {
     // Beyond these the result is x, or less than the error.
     let t = simd.min(simd.splat(60.0), simd.mul(x, simd.splat(-1.702)));
     let z = exp_rough(simd, simd.max(simd.splat(-87.0), t));
-    simd.quotient(x, simd.add(simd.splat(1.0), z))
+    simd.div(x, simd.add(simd.splat(1.0), z))
 }
 
 /// x Φ(x), absolute error below 2^-22 max(1, |x|).
@@ -84,7 +84,7 @@ pub(crate) fn quick_gelu<S: Simd>(simd: S, x: S::V) -> S::V {
 pub(crate) fn gelu<S: Simd>(simd: S, x: S::V) -> S::V {
     let c = |v| simd.splat(v);
     let a = simd.min(c(14.0), simd.max(simd.sub(c(0.0), x), x));
-    let u = simd.quotient(c(1.0), simd.mul_add(c(0.35), a, c(1.0)));
+    let u = simd.div(c(1.0), simd.mul_add(c(0.35), a, c(1.0)));
     let mut r = c(-2.914_614e-2);
     for &coefficient in &[
         0.143_972_7,

@@ -30,11 +30,6 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
-    /// a / b for b in 1 ..= 1e30, relative error below 2^-22; NaN stays NaN.
-    #[inline(always)]
-    fn quotient(self, a: Self::V, b: Self::V) -> Self::V {
-        self.div(a, b)
-    }
     /// NaN in `b` stays NaN.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// NaN in `b` stays NaN.

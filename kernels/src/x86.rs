@@ -30,12 +30,6 @@ impl Simd for Avx512 {
         sub(a, b) = _mm512_sub_ps(a, b);
         mul(a, b) = _mm512_mul_ps(a, b);
         div(a, b) = _mm512_div_ps(a, b);
-        // An estimate of 14 bits and a step of Newton's: a division takes three times as long.
-        quotient(a, b) = {
-            let estimate = _mm512_rcp14_ps(b);
-            let error = _mm512_fnmadd_ps(b, estimate, _mm512_set1_ps(1.0));
-            _mm512_mul_ps(a, _mm512_fmadd_ps(estimate, error, estimate))
-        };
         min(a, b) = _mm512_min_ps(a, b);
         max(a, b) = _mm512_max_ps(a, b);
         mul_add(a, b, c) = _mm512_fmadd_ps(a, b, c);

@@ -96,7 +96,7 @@ pub(crate) unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(simd
 /// stay in the second-level cache for all panels, and a panel's block in the first-level one for all rows:
 /// each weight comes from memory once.
 ///
-/// `sums` has [`Group::sums`] values of working memory.
+/// `sums` has a value for each row and column of the panels.
 ///
 /// # Safety
 /// As [`Group::out`] says.

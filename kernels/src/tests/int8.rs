@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::{UNIT, Values, edges, poison, same_bits_on_any_threads};
+use super::{Values, edges, poison, same_bits_on_any_threads};
 use crate::activation::activate;
 use crate::int8::Weight;
 use crate::quantize::quantize_rows;
@@ -291,22 +291,18 @@ fn many_rows() {
     }
 }
 
-/// Variants agree bit for bit with each other; behind an activation function, which each computes in its own way,
-/// within twice its bound.
+/// Vector variants agree bit for bit with each other even behind an activation function.
 #[test]
 fn variants_give_the_same_bits() {
     for activation in [Activation::None, Activation::QuickGelu, Activation::Gelu] {
         let mut case = Case::new(20, 200, 70, Kind::F32);
         case.activation = activation;
-        let found: Vec<Vec<f32>> = all().into_iter().map(|v| case.by(v)).collect();
-        for other in &found[1..] {
-            for (a, b) in found[0].iter().zip(other) {
-                let bound = match activation {
-                    Activation::None => 0.0,
-                    _ => 8.0 * UNIT as f32 * a.abs().max(1.0),
-                };
-                assert!((a - b).abs() <= bound, "{activation:?}: {a:e} and {b:e}");
-            }
+        let mut found = all()
+            .into_iter()
+            .filter(|v| v.int8.is_some())
+            .map(|v| case.by(v));
+        if let Some(first) = found.next() {
+            assert!(found.all(|other| other == first), "{activation:?}");
         }
     }
 }
