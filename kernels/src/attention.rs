@@ -5,6 +5,7 @@ use crate::norm::softmax;
 use crate::select::{Kernels, Shape};
 use crate::simd::Simd;
 use crate::threads::Shared;
+use crate::transpose::transposed;
 use crate::{Rows, reference, scratch, threads};
 
 /// One head's operands: rows of `width` values.
@@ -111,12 +112,7 @@ pub(crate) unsafe fn head<S: Simd>(simd: S, shape: Shape, h: &Head, memory: &mut
     let stride = h.tk.next_multiple_of(S::COLUMNS);
 
     pack_rows(h.q, h.tq, 0..h.width, S::ROWS, queries);
-    if h.scale != 1.0 {
-        queries[..h.tq * width4]
-            .iter_mut()
-            .for_each(|q| *q *= h.scale);
-    }
-    pack_keys(h, width4, S::COLUMNS, keys);
+    pack_keys::<S>(h, width4, keys);
     for (i, panel) in keys.chunks_exact(width4 * S::COLUMNS).enumerate() {
         let scores = &mut scores[i * S::COLUMNS..][..(h.tq - 1) * stride + S::COLUMNS];
         // SAFETY: `scores` has tq rows of COLUMNS values, `stride` apart.
@@ -139,10 +135,15 @@ pub(crate) unsafe fn head<S: Simd>(simd: S, shape: Shape, h: &Head, memory: &mut
         } else {
             h.tk
         };
-        let whole = seen.next_multiple_of(S::LANES);
-        row[seen..whole].fill(f32::NEG_INFINITY);
-        softmax(simd, &mut row[..whole]);
-        row[seen..].fill(0.0);
+        softmax(
+            simd,
+            &mut row[..seen.next_multiple_of(S::LANES)],
+            seen,
+            h.scale,
+        );
+        if seen < h.tk {
+            row[seen..h.tk].fill(0.0);
+        }
     }
 
     pack_rows(
@@ -221,32 +222,41 @@ unsafe fn product<S: Simd>(
     }
 }
 
-/// A panel [width4, columns] for each `columns` keys: their transpose, filled up with zeros.
-fn pack_keys(h: &Head, width4: usize, columns: usize, to: &mut [f32]) {
-    for (i, panel) in to.chunks_exact_mut(width4 * columns).enumerate() {
-        let keys = i * columns..h.tk.min((i + 1) * columns);
-        // Keys together write what lies together; every panel has a multiple of four columns.
-        for j in (0..columns).step_by(4) {
-            let key = |i: usize| match keys.start + j + i < keys.end {
-                true => h.k.row(keys.start + j + i, h.width),
+/// A panel [width4, COLUMNS] for each COLUMNS keys: their transpose, filled up with zeros.
+#[inline(always)]
+fn pack_keys<S: Simd>(h: &Head, width4: usize, to: &mut [f32]) {
+    const { assert!(S::COLUMNS.is_multiple_of(4)) };
+    for (i, panel) in to.chunks_exact_mut(width4 * S::COLUMNS).enumerate() {
+        for j in (0..S::COLUMNS).step_by(4) {
+            let first = i * S::COLUMNS + j;
+            let keys = [first, first + 1, first + 2, first + 3].map(|i| match i < h.tk {
+                true => h.k.row(i, h.width),
                 false => &[],
-            };
-            let keys = [key(0), key(1), key(2), key(3)];
-            let slots = panel[j..].chunks_mut(columns).enumerate();
-            if keys[3].len() == h.width {
-                let [a, b, c, d] = keys;
-                for (p, to) in slots.take(h.width) {
-                    to[..4].copy_from_slice(&[a[p], b[p], c[p], d[p]]);
-                }
-            } else {
-                for (p, to) in slots.take(h.width) {
-                    for (to, key) in to.iter_mut().zip(keys) {
-                        *to = key.get(p).copied().unwrap_or(0.0);
-                    }
+            });
+            for (p, square) in panel.chunks_exact_mut(4 * S::COLUMNS).enumerate() {
+                let [a, b, c, d] = keys.map(|key| quad(key, p));
+                let columns = transposed([a, b, c, d]);
+                for (to, column) in square.chunks_exact_mut(S::COLUMNS).zip(columns) {
+                    to[j..][..4].copy_from_slice(&column);
                 }
             }
         }
-        panel[h.width * columns..].fill(0.0);
+    }
+}
+
+/// The values 4 p .. 4 p + 4 of `values`, filled up with zeros.
+#[inline(always)]
+fn quad(values: &[f32], p: usize) -> [f32; 4] {
+    let (quads, rest) = values.as_chunks();
+    match quads.get(p) {
+        Some(quad) => *quad,
+        None => {
+            let mut quad = [0.0; 4];
+            if p == quads.len() {
+                quad[..rest.len()].copy_from_slice(rest);
+            }
+            quad
+        }
     }
 }
 

@@ -51,6 +51,7 @@ mod simd;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod transpose;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

@@ -2,7 +2,7 @@
 
 use crate::activation::exp_nonpositive;
 use crate::select::Kernels;
-use crate::simd::{Simd, map_in_place};
+use crate::simd::{MOST_LANES, Simd, map_in_place};
 use crate::{reference, threads};
 
 /// [`crate::layer_norm`] by the given kernels, with its operands checked.
@@ -104,38 +104,64 @@ pub(crate) fn layer_norm_rows<S: Simd>(
     }
 }
 
-/// Softmax in place. The length is a whole number of registers: what lies behind the row is -infinity.
+/// Softmax of the first `seen` values of scale · x in place; what lies behind them, up to a whole number of
+/// registers, is finite and becomes less than 2^-125.
 #[inline(always)]
-pub(crate) fn softmax<S: Simd>(simd: S, x: &mut [f32]) {
+pub(crate) fn softmax<S: Simd>(simd: S, x: &mut [f32], seen: usize, scale: f32) {
     // Rows this short stay in registers, and without loops the processor works on several at once.
     match x.len() / S::LANES {
-        1 => softmax_registers::<S, 1>(simd, x),
-        2 => softmax_registers::<S, 2>(simd, x),
-        3 => softmax_registers::<S, 3>(simd, x),
-        4 => softmax_registers::<S, 4>(simd, x),
-        5 => softmax_registers::<S, 5>(simd, x),
-        _ => softmax_long(simd, x),
+        1 => softmax_registers::<S, 1>(simd, x, seen, scale),
+        2 => softmax_registers::<S, 2>(simd, x, seen, scale),
+        3 => softmax_registers::<S, 3>(simd, x, seen, scale),
+        4 => softmax_registers::<S, 4>(simd, x, seen, scale),
+        5 => softmax_registers::<S, 5>(simd, x, seen, scale),
+        _ => softmax_long(simd, x, seen, scale),
     }
+}
+
+/// scale · x for the lanes below `seen`, -infinity for the others.
+#[inline(always)]
+fn masked<S: Simd>(simd: S, x: S::V, seen: usize, scale: S::V) -> S::V {
+    const MASK: [f32; 2 * MOST_LANES] = {
+        let mut mask = [0.0; 2 * MOST_LANES];
+        let mut i = MOST_LANES;
+        while i < mask.len() {
+            mask[i] = f32::NEG_INFINITY;
+            i += 1;
+        }
+        mask
+    };
+    let first = MOST_LANES - seen.min(S::LANES);
+    // SAFETY: LANES <= MOST_LANES values from `first` on are within the mask.
+    let mask = unsafe { simd.load(MASK.as_ptr().add(first)) };
+    simd.mul_add(x, scale, mask)
 }
 
 /// [`softmax`] of N registers.
 #[inline(always)]
-fn softmax_registers<S: Simd, const N: usize>(simd: S, x: &mut [f32]) {
-    assert!(x.len() == N * S::LANES);
+fn softmax_registers<S: Simd, const N: usize>(simd: S, x: &mut [f32], seen: usize, scale: f32) {
+    assert!(x.len() == N * S::LANES && seen > (N - 1) * S::LANES);
+    let scale = simd.splat(scale);
     let mut v = [simd.splat(0.0); N];
     for (i, v) in v.iter_mut().enumerate() {
         // SAFETY: x has N registers.
-        *v = unsafe { simd.load(x.as_ptr().add(i * S::LANES)) };
+        let x = unsafe { simd.load(x.as_ptr().add(i * S::LANES)) };
+        *v = match i + 1 < N {
+            true => simd.mul(x, scale),
+            false => masked(simd, x, seen - i * S::LANES, scale),
+        };
     }
     let mut top = v[0];
     for &v in &v[1..] {
         top = simd.max(top, v);
     }
     let top = simd.splat(simd.largest(top));
-    let mut sum = simd.splat(0.0);
     for v in &mut v {
         *v = exp_nonpositive(simd, simd.sub(*v, top));
-        sum = simd.add(sum, *v);
+    }
+    let mut sum = v[0];
+    for &v in &v[1..] {
+        sum = simd.add(sum, v);
     }
     let scale = simd.splat(1.0 / simd.sum(sum));
     for (i, &v) in v.iter().enumerate() {
@@ -146,11 +172,17 @@ fn softmax_registers<S: Simd, const N: usize>(simd: S, x: &mut [f32]) {
 
 /// [`softmax`] of any number of registers.
 #[inline(always)]
-fn softmax_long<S: Simd>(simd: S, x: &mut [f32]) {
+fn softmax_long<S: Simd>(simd: S, x: &mut [f32], seen: usize, scale: f32) {
     let mut top = simd.splat(f32::NEG_INFINITY);
-    for register in x.chunks_exact(S::LANES) {
+    let factor = simd.splat(scale);
+    for (i, register) in x.chunks_exact_mut(S::LANES).enumerate() {
         // SAFETY: the chunk has LANES values.
-        top = simd.max(top, unsafe { simd.load(register.as_ptr()) });
+        unsafe {
+            let v = simd.load(register.as_ptr());
+            let v = masked(simd, v, seen - i * S::LANES, factor);
+            simd.store(v, register.as_mut_ptr());
+            top = simd.max(top, v);
+        }
     }
     let top = simd.splat(simd.largest(top));
     map_in_place(

@@ -99,7 +99,7 @@ pub(crate) fn map_in_place<S: Simd>(simd: S, x: &mut [f32], f: impl Fn(S::V) -> 
 }
 
 /// The most lanes that an implementor has.
-const MOST_LANES: usize = 16;
+pub(crate) const MOST_LANES: usize = 16;
 
 /// Fewer than LANES values, filled up with zeros.
 #[inline(always)]

@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use crate::transpose::transposed;
+
 /// What the inner loop of a variant reads.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
@@ -178,68 +180,12 @@ pub(crate) fn pack_rows<T: Value>(layout: Layout, x: &[T], k: usize, count: usiz
     }
 }
 
-/// Four rows of four words to four columns of them, each word with the bits of `turn` turned.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn transposed_words(rows: [[u8; 16]; 4], turn: u32) -> [[u8; 16]; 4] {
-    use std::arch::x86_64::*;
-    // SAFETY: every x86-64 has SSE2, and 16 bytes are any register and any register 16 bytes.
-    unsafe {
-        let turn = _mm_set1_epi32(turn.cast_signed());
-        let mut r = [turn; 4];
-        for (r, row) in r.iter_mut().zip(&rows) {
-            *r = _mm_xor_si128(*r, _mm_loadu_si128(row.as_ptr().cast()));
-        }
-        let (a, b) = (
-            _mm_unpacklo_epi32(r[0], r[1]),
-            _mm_unpacklo_epi32(r[2], r[3]),
-        );
-        let (c, d) = (
-            _mm_unpackhi_epi32(r[0], r[1]),
-            _mm_unpackhi_epi32(r[2], r[3]),
-        );
-        [
-            _mm_unpacklo_epi64(a, b),
-            _mm_unpackhi_epi64(a, b),
-            _mm_unpacklo_epi64(c, d),
-            _mm_unpackhi_epi64(c, d),
-        ]
-        .map(|column| std::mem::transmute::<__m128i, [u8; 16]>(column))
+fn words(bytes: [u8; 16]) -> [u32; 4] {
+    let mut words = [0; 4];
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+        *word = u32::from_ne_bytes(*bytes);
     }
-}
-
-/// Four rows of four words to four columns of them, each word with the bits of `turn` turned.
-#[cfg(target_arch = "aarch64")]
-#[inline(always)]
-fn transposed_words(rows: [[u8; 16]; 4], turn: u32) -> [[u8; 16]; 4] {
-    use std::arch::aarch64::*;
-    // SAFETY: every aarch64 has NEON, and 16 bytes are any register and any register 16 bytes.
-    unsafe {
-        let turn = vdupq_n_u32(turn);
-        let mut r = [turn; 4];
-        for (r, row) in r.iter_mut().zip(&rows) {
-            *r = veorq_u32(*r, vreinterpretq_u32_u8(vld1q_u8(row.as_ptr())));
-        }
-        let (a, b) = (vtrn1q_u32(r[0], r[1]), vtrn1q_u32(r[2], r[3]));
-        let (c, d) = (vtrn2q_u32(r[0], r[1]), vtrn2q_u32(r[2], r[3]));
-        let low = |a, b| vtrn1q_u64(vreinterpretq_u64_u32(a), vreinterpretq_u64_u32(b));
-        let high = |a, b| vtrn2q_u64(vreinterpretq_u64_u32(a), vreinterpretq_u64_u32(b));
-        [low(a, b), low(c, d), high(a, b), high(c, d)]
-            .map(|column| std::mem::transmute::<uint64x2_t, [u8; 16]>(column))
-    }
-}
-
-/// Four rows of four words to four columns of them, each word with the bits of `turn` turned.
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn transposed_words(rows: [[u8; 16]; 4], turn: u32) -> [[u8; 16]; 4] {
-    let mut columns = [[0; 16]; 4];
-    for (i, row) in rows.iter().enumerate() {
-        for (j, word) in row.as_chunks::<4>().0.iter().enumerate() {
-            let word = u32::from_ne_bytes(*word) ^ turn;
-            columns[j][4 * i..][..4].copy_from_slice(&word.to_ne_bytes());
-        }
-    }
-    columns
+    words
 }
 
 /// The first `count` of `rows` rows.
@@ -267,9 +213,12 @@ impl<T: Value> Block<'_, T> {
             });
             for (i, to) in to.chunks_exact_mut(4 * step).enumerate() {
                 let rows = [&rows[0][i], &rows[1][i], &rows[2][i], &rows[3][i]];
-                let square = transposed_words(rows.map(T::bytes), turn);
-                for (j, words) in square.iter().enumerate() {
-                    to[j * step + first * 4..][..16].copy_from_slice(words);
+                let words = rows.map(|row| words(T::bytes(row)).map(|word| word ^ turn));
+                for (j, column) in transposed(words).iter().enumerate() {
+                    let to = to[j * step + first * 4..][..16].as_chunks_mut::<4>().0;
+                    for (to, word) in to.iter_mut().zip(column) {
+                        *to = word.to_ne_bytes();
+                    }
                 }
             }
         }
