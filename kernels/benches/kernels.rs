@@ -1,24 +1,31 @@
-//! How long the chosen kernels take on the shapes of ViT-B/32, on one thread:
+//! How long each kernel of each variant takes on the shapes of ViT-B/32, on one thread:
 //!
 //!     cargo bench -p pinhole-kernels [-- PART_OF_A_NAME]
 //!
-//! Each line's name begins with the variant, which is chosen once for a process. Another one that the processor has:
-//!
-//!     PINHOLE_KERNELS=avx2 cargo bench -p pinhole-kernels
-//!
-//! "50x768x3072" are rows, inputs and outputs.
+//! A line's name begins with the variant. It is chosen once for a process, so each has one of its own;
+//! `PINHOLE_KERNELS` picks one of them. "50x768x3072" are rows, inputs and outputs.
 //!
 //! An element is a multiply-add of linear layers, attention and patches, so that Gelem/s are GMAC/s, and a value of
-//! all else. Weights lie in the cache where it holds them; linear layers in 8-bit integers quantise their rows
-//! on the way in, as in the network. `examples/throughput.rs` says how near this is to the processor's limits.
+//! all else. The line behind it says what share that is of the peak: what the same instructions reach on one thread
+//! when they need nothing but registers, measured before. Weights lie in the cache where it holds them; linear layers
+//! in 8-bit integers quantise their rows on the way in, as in the network. `examples/throughput.rs` has what the
+//! memory adds.
 
-use std::time::Duration;
+mod peaks;
+
+use std::process::{Command, exit};
+use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Bencher, Criterion, Throughput};
 use pinhole_kernels::{
-    Activation, Before, Input, PackedLinear, PackedLinearInt8, Rows, activate, attention, check,
+    Activation, Affine, Before, Input, PackedLinear, PackedLinearAffine, PackedLinearF16,
+    PackedLinearInt8, Rows, activate, attention, available, check, f16_arithmetic, fake_quantize,
     layer_norm, patch_embedding, patch_embedding_int8, quantize_rows,
 };
+
+use peaks::Peaks;
+
+const VARIANT: &str = "PINHOLE_KERNELS";
 
 const WIDTH: usize = 768;
 const HEADS: usize = 12;
@@ -29,11 +36,39 @@ const PATCHES: usize = (SIDE / PATCH) * (SIDE / PATCH);
 const TOKENS: usize = 1 + PATCHES;
 const EPSILON: f32 = 1e-5;
 
+const SAMPLES: usize = 10;
+
 fn main() {
     let name = check().unwrap_or_else(|e| {
         eprintln!("error: {e}");
-        std::process::exit(1);
+        exit(1);
     });
+    if std::env::var_os(VARIANT).is_some() {
+        return run(name);
+    }
+    let program = std::env::current_exe().expect("the path of this program");
+    for variant in available() {
+        let mut command = Command::new(&program);
+        command.args(std::env::args_os().skip(1));
+        let status = command.env(VARIANT, variant).status();
+        if !status.is_ok_and(|status| status.success()) {
+            exit(1);
+        }
+    }
+}
+
+fn run(name: &'static str) {
+    let peaks = peaks::peaks(name);
+    let shown = |peak: Option<f64>| peak.map_or("not known".into(), |p| format!("{p:.1} GMAC/s"));
+    println!(
+        "\n{name}: peak in f32 {}, in 8-bit integers {}{}\n",
+        shown(peaks.float),
+        shown(peaks.int8),
+        match peaks.half {
+            Some(half) => format!(", in f16 {half:.1} GMAC/s"),
+            None => String::new(),
+        }
+    );
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(1)
         .build()
@@ -41,12 +76,16 @@ fn main() {
     pool.install(|| {
         let criterion = Criterion::default()
             .without_plots()
-            .warm_up_time(Duration::from_millis(200))
-            .measurement_time(Duration::from_secs(1))
-            .sample_size(20)
+            .warm_up_time(Duration::from_millis(100))
+            .measurement_time(Duration::from_millis(500))
+            .sample_size(SAMPLES)
             .nresamples(10_000)
             .configure_from_args();
-        let mut bench = Bench { criterion, name };
+        let mut bench = Bench {
+            criterion,
+            name,
+            peaks,
+        };
         bench.linear_layers();
         bench.rows();
         bench.attention();
@@ -60,6 +99,7 @@ struct Bench {
     criterion: Criterion,
     /// The kernels' variant.
     name: &'static str,
+    peaks: Peaks,
 }
 
 impl Bench {
@@ -68,6 +108,31 @@ impl Bench {
         group.throughput(Throughput::Elements(elements as u64));
         group.bench_function(what, run);
         group.finish();
+    }
+
+    /// [`Self::measure`] of `products` multiply-adds, beside the peak of their instructions.
+    fn products(&mut self, what: &str, products: usize, peak: Option<f64>, mut run: impl FnMut()) {
+        // Seconds of one run, in the order of the samples; those of the warm-up come first.
+        let mut seconds = vec![];
+        self.measure(what, products, |b| {
+            b.iter_custom(|runs| {
+                let start = Instant::now();
+                for _ in 0..runs {
+                    run();
+                }
+                let time = start.elapsed();
+                seconds.push(time.as_secs_f64() / runs as f64);
+                time
+            });
+        });
+        let samples = seconds.len().saturating_sub(SAMPLES);
+        let samples = &mut seconds[samples..];
+        samples.sort_by(f64::total_cmp);
+        if let (Some(median), Some(peak)) = (samples.get(samples.len() / 2), peak) {
+            let speed = products as f64 / median / 1e9;
+            let share = 100.0 * speed / peak;
+            println!("{:24}peak:   {share:.0} % of {peak:.1} GMAC/s\n", "");
+        }
     }
 
     fn linear_layers(&mut self) {
@@ -84,25 +149,36 @@ impl Bench {
                     Activation::QuickGelu => " QuickGELU",
                     Activation::Gelu => " GELU",
                 };
+                let (shape, products) = (format!("{m}x{k}x{n}{behind}"), m * k * n);
+                let Peaks { float, int8, half } = self.peaks;
                 let x = values(m * k);
                 let mut out = vec![0.0; m * n];
-                let (f32, int8) = (layer(k, n), layer_int8(k, n));
-                self.measure(&format!("f32 linear {m}x{k}x{n}{behind}"), m * k * n, |b| {
-                    b.iter(|| f32.apply(&x, m, activation, None, &mut out));
+                let layer = layer(k, n);
+                self.products(&format!("f32 linear {shape}"), products, float, || {
+                    layer.apply(&x, m, activation, None, &mut out);
                 });
+                let layer = layer_int8(k, n);
                 let input = Input::F32 {
                     x: &x,
                     before: Before::Nothing,
                 };
-                self.measure(
-                    &format!("int8 linear {m}x{k}x{n}{behind}"),
-                    m * k * n,
-                    |b| {
-                        b.iter(|| int8.apply(input, m, activation, None, &mut out));
-                    },
-                );
+                self.products(&format!("int8 linear {shape}"), products, int8, || {
+                    layer.apply(input, m, activation, None, &mut out);
+                });
+                if f16_arithmetic() {
+                    let layer = layer_f16(k, n);
+                    self.products(&format!("f16 linear {shape}"), products, half, || {
+                        layer.apply(&x, m, activation, None, &mut out);
+                    });
+                }
             }
         }
+        let (x, layer) = (values(TOKENS * WIDTH), layer_affine(WIDTH, MLP));
+        let mut out = vec![0.0; TOKENS * MLP];
+        let what = format!("int8 linear with zero points {TOKENS}x{WIDTH}x{MLP}");
+        self.products(&what, TOKENS * WIDTH * MLP, self.peaks.int8, || {
+            layer.apply(&x, TOKENS, AFFINE, Activation::None, None, &mut out);
+        });
     }
 
     /// What works on a row: quantisation and layer norm.
@@ -127,6 +203,10 @@ impl Bench {
         self.measure(&format!("layer norm {TOKENS}x{WIDTH}"), x.len(), |b| {
             b.iter(|| layer_norm(&x, WIDTH, &gain, &gain, EPSILON, &mut out));
         });
+        let what = format!("quantise by zero point and back {TOKENS}x{WIDTH}");
+        self.measure(&what, x.len(), |b| {
+            b.iter(|| fake_quantize(&x, AFFINE, &mut out));
+        });
     }
 
     fn attention(&mut self) {
@@ -139,14 +219,15 @@ impl Bench {
         let width = WIDTH / HEADS;
         let scale = 1.0 / (width as f32).sqrt();
         let mut out = vec![0.0; TOKENS * WIDTH];
-        let what = format!("attention, {HEADS} heads, {TOKENS} tokens");
-        self.measure(&what, 2 * TOKENS * TOKENS * WIDTH, |b| {
-            b.iter(|| {
+        for (causal, behind) in [(false, ""), (true, ", causal")] {
+            let what = format!("attention, {HEADS} heads, {TOKENS} tokens{behind}");
+            let products = 2 * TOKENS * TOKENS * WIDTH;
+            self.products(&what, products, self.peaks.float, || {
                 attention(
-                    q, TOKENS, k, v, TOKENS, HEADS, width, false, scale, &mut out,
+                    q, TOKENS, k, v, TOKENS, HEADS, width, causal, scale, &mut out,
                 );
             });
-        });
+        }
     }
 
     fn activations(&mut self) {
@@ -171,18 +252,27 @@ impl Bench {
             .map(|i| (i * 7919 % 256) as u8)
             .collect();
         let inputs = PATCH * PATCH * 3;
-        let (f32, int8) = (layer(inputs, WIDTH), layer_int8(inputs, WIDTH));
+        let (f32, u8) = (layer(inputs, WIDTH), layer_int8(inputs, WIDTH));
         let mut out = vec![0.0; PATCHES * WIDTH];
         let shape = format!("{PATCHES}x{inputs}x{WIDTH}");
         let products = PATCHES * inputs * WIDTH;
-        self.measure(&format!("f32 patch embedding {shape}"), products, |b| {
-            b.iter(|| patch_embedding(&pixels, SIDE, SIDE, PATCH, &f32, &mut out));
+        let Peaks { float, int8, .. } = self.peaks;
+        let what = format!("f32 patch embedding {shape}");
+        self.products(&what, products, float, || {
+            patch_embedding(&pixels, SIDE, SIDE, PATCH, &f32, &mut out);
         });
-        self.measure(&format!("u8 patch embedding {shape}"), products, |b| {
-            b.iter(|| patch_embedding_int8(&pixels, SIDE, SIDE, PATCH, &int8, 1.0, &mut out));
+        let what = format!("u8 patch embedding {shape}");
+        self.products(&what, products, int8, || {
+            patch_embedding_int8(&pixels, SIDE, SIDE, PATCH, &u8, 1.0, &mut out);
         });
     }
 }
+
+/// For values in -0.5 .. 0.5.
+const AFFINE: Affine = Affine {
+    scale: 1.0 / 255.0,
+    zero_point: 3,
+};
 
 /// In -0.5 .. 0.5.
 fn values(len: usize) -> Vec<f32> {
@@ -191,14 +281,40 @@ fn values(len: usize) -> Vec<f32> {
         .collect()
 }
 
+/// In -127 ..= 127.
+fn bytes(len: usize) -> Vec<i8> {
+    (0..len)
+        .map(|i| ((i * 7919 % 255) as i16 - 127) as i8)
+        .collect()
+}
+
 fn layer(k: usize, n: usize) -> PackedLinear {
     PackedLinear::from_in_out(&values(k * n), k, n, Some(&values(n)))
 }
 
 fn layer_int8(k: usize, n: usize) -> PackedLinearInt8 {
-    let weight: Vec<i8> = (0..k * n)
-        .map(|i| ((i * 7919 % 255) as i16 - 127) as i8)
-        .collect();
-    PackedLinearInt8::from_out_in(&weight, &vec![0.01; n], n, k, Some(&values(n)))
+    PackedLinearInt8::from_out_in(&bytes(k * n), &vec![0.01; n], n, k, Some(&values(n)))
         .expect("weights in range")
+}
+
+fn layer_affine(k: usize, n: usize) -> PackedLinearAffine {
+    let zero_points = vec![1; n];
+    let bias = values(n);
+    PackedLinearAffine::from_out_in(
+        &bytes(k * n),
+        &vec![0.01; n],
+        &zero_points,
+        n,
+        k,
+        Some(&bias),
+    )
+    .expect("weights in range")
+}
+
+fn layer_f16(k: usize, n: usize) -> PackedLinearF16 {
+    // Between 0.5 and 2, by their bits.
+    let weight: Vec<u16> = (0..k * n)
+        .map(|i| 0x3800 + (i * 7919 % 2048) as u16)
+        .collect();
+    PackedLinearF16::from_out_in(&weight, n, k, Some(&values(n))).expect("finite weights")
 }

@@ -1,0 +1,189 @@
+//! The processor's limits: multiply-adds a second from registers.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+/// One thread's multiply-adds in 1e9 a second, by what is multiplied; none where the compiler picks the
+/// instructions, or where there are none.
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(dead_code, reason = "the example leaves f16 out")]
+pub(crate) struct Peaks {
+    pub(crate) float: Option<f64>,
+    pub(crate) int8: Option<f64>,
+    pub(crate) half: Option<f64>,
+}
+
+impl Peaks {
+    #[allow(dead_code, reason = "not every architecture has any")]
+    fn new(float: f64, int8: f64) -> Self {
+        Peaks {
+            float: Some(float),
+            int8: Some(int8),
+            half: None,
+        }
+    }
+
+    #[allow(dead_code, reason = "ARM has them alone")]
+    fn with_half(self, half: f64) -> Self {
+        Peaks {
+            half: Some(half),
+            ..self
+        }
+    }
+}
+
+/// Measures the instructions of the kernels `name`, which the processor has.
+pub(crate) fn peaks(name: &str) -> Peaks {
+    limits::peaks(name)
+}
+
+/// The shortest of many runs, in seconds.
+pub(crate) fn best(mut f: impl FnMut()) -> f64 {
+    let start = Instant::now();
+    let mut best = f64::INFINITY;
+    let mut runs = 0;
+    while runs < 5 || start.elapsed().as_millis() < 300 {
+        let run = Instant::now();
+        f();
+        best = best.min(run.elapsed().as_secs_f64());
+        runs += 1;
+    }
+    best
+}
+
+/// `$products` multiply-adds in each of `$chains` independent chains: enough of them to hide the latency, few
+/// enough for the registers.
+macro_rules! peak {
+    ($function:ident, $features:literal, $products:literal, $chains:literal, $start:expr, $step:expr) => {
+        fn $function() -> f64 {
+            const ROUNDS: usize = 1 << 16;
+            #[target_feature(enable = $features)]
+            fn run() {
+                let x = black_box($start);
+                let mut sums = [x; $chains];
+                for _ in 0..ROUNDS {
+                    for sum in &mut sums {
+                        *sum = $step(*sum, x);
+                    }
+                }
+                black_box(sums);
+            }
+            // SAFETY: called only if the kernels of these instructions were chosen.
+            let seconds = best(|| unsafe { run() });
+            (ROUNDS * $products * $chains) as f64 / seconds / 1e9
+        }
+    };
+}
+
+/// [`peaks`] of this architecture.
+#[cfg(target_arch = "x86_64")]
+mod limits {
+    use super::{Peaks, best, black_box};
+    use std::arch::x86_64::*;
+
+    peak!(avx512, "avx512f", 16, 16, _mm512_set1_ps(0.5), |sum, x| {
+        _mm512_fmadd_ps(sum, x, x)
+    });
+    peak!(avx2, "avx2,fma", 8, 12, _mm256_set1_ps(0.5), |sum, x| {
+        _mm256_fmadd_ps(sum, x, x)
+    });
+    peak!(
+        vnni_int8,
+        "avx512f,avx512vnni",
+        64,
+        16,
+        _mm512_set1_epi8(1),
+        |sum, x| { _mm512_dpbusd_epi32(sum, x, x) }
+    );
+    peak!(avx2_int8, "avx2", 16, 12, _mm256_set1_epi8(1), |sum, x| {
+        // Each product depends on the sum before it, or the compiler would take it out of the loop.
+        _mm256_add_epi32(sum, _mm256_madd_epi16(sum, x))
+    });
+
+    pub(super) fn peaks(name: &str) -> Peaks {
+        match name {
+            "avx512vnni" => Peaks::new(avx512(), vnni_int8()),
+            "avx512" => Peaks::new(avx512(), avx2_int8()),
+            "avx2" => Peaks::new(avx2(), avx2_int8()),
+            _ => Peaks::default(),
+        }
+    }
+}
+
+/// As on x86.
+#[cfg(target_arch = "aarch64")]
+mod limits {
+    use super::{Peaks, best, black_box};
+    use std::arch::aarch64::*;
+    use std::arch::asm;
+
+    /// One instruction on a sum and two operands.
+    macro_rules! instruction {
+        ($name:literal, $to:literal, $from:literal) => {
+            |mut sum: int32x4_t, x: int32x4_t| {
+                // SAFETY: the caller's promise; the instruction touches registers alone.
+                unsafe {
+                    asm!(
+                        concat!($name, " {0:v}.", $to, ", {1:v}.", $from, ", {1:v}.", $from),
+                        inout(vreg) sum,
+                        in(vreg) x,
+                        options(pure, nomem, nostack)
+                    );
+                }
+                sum
+            }
+        };
+    }
+
+    peak!(neon, "neon", 4, 16, vdupq_n_f32(0.5), |sum, x| vfmaq_f32(
+        sum, x, x
+    ));
+    peak!(neon_int8, "neon", 16, 8, vdupq_n_s32(1), |sum, x| {
+        let (a, x) = (vreinterpretq_s8_s32(sum), vreinterpretq_s8_s32(x));
+        let low = vmull_s8(vget_low_s8(a), vget_low_s8(x));
+        vpadalq_s16(sum, vmlal_high_s8(low, a, x))
+    });
+    peak!(
+        dotprod,
+        "neon,dotprod",
+        16,
+        16,
+        vdupq_n_s32(1),
+        instruction!("sdot", "4s", "16b")
+    );
+    peak!(
+        i8mm,
+        "neon,i8mm",
+        32,
+        16,
+        vdupq_n_s32(1),
+        instruction!("smmla", "4s", "16b")
+    );
+    peak!(
+        half,
+        "neon,fp16",
+        8,
+        16,
+        vdupq_n_s32(0x3800_3800),
+        instruction!("fmla", "8h", "8h")
+    );
+
+    pub(super) fn peaks(name: &str) -> Peaks {
+        match name {
+            "i8mm" => Peaks::new(neon(), i8mm()).with_half(half()),
+            "dotprod" => Peaks::new(neon(), dotprod()).with_half(half()),
+            "dotprod-nofp16" => Peaks::new(neon(), dotprod()),
+            "fp16" => Peaks::new(neon(), neon_int8()).with_half(half()),
+            "neon" => Peaks::new(neon(), neon_int8()),
+            _ => Peaks::default(),
+        }
+    }
+}
+
+/// As on x86.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod limits {
+    pub(super) fn peaks(_: &str) -> Peaks {
+        Peaks::default()
+    }
+}
