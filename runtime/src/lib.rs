@@ -32,6 +32,7 @@ mod conditional;
 mod error;
 mod network;
 mod selftest;
+pub mod system;
 mod text;
 
 pub use classifier::{

@@ -1,0 +1,396 @@
+//! What the machine tells of itself while it computes: temperature, clock, throttling, memory.
+//!
+//! Everything is read from Linux's /proc and /sys under a root folder, which is `/` but in tests. What a system does
+//! not tell, or tells in no form that is understood, is `None`: nothing here fails or panics.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A machine, looked at through its files.
+///
+/// ```
+/// let machine = pinhole::system::System::new("/");
+/// if let Some(celsius) = machine.temperature_c() {
+///     println!("the processor has {celsius:.1} °C");
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct System {
+    root: PathBuf,
+}
+
+/// Files of /proc and /sys are read no further: /proc/cpuinfo's first processor and every value lie within.
+const MAX_BYTES: u64 = 64 << 10;
+/// `vcgencmd` answers within milliseconds, or never where the firmware hangs.
+const VCGENCMD_PATIENCE: Duration = Duration::from_secs(1);
+
+impl System {
+    /// The machine whose /proc and /sys lie under `root`.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// What it is: the board's name of the device tree ("Raspberry Pi 5 Model B Rev 1.0"), else the processor's of
+    /// /proc/cpuinfo.
+    pub fn machine(&self) -> Option<String> {
+        let board = self.text("proc/device-tree/model");
+        board.or_else(|| self.field("proc/cpuinfo", "model name"))
+    }
+
+    /// Temperature of the processor, in degrees Celsius: the hottest of the thermal zones whose type names the
+    /// processor (`cpu-thermal` on a Pi, `CPU-therm` on a Jetson, `x86_pkg_temp`), else the hottest of all.
+    pub fn temperature_c(&self) -> Option<f64> {
+        let zones: Vec<(bool, f64)> = self
+            .folders("sys/class/thermal", "thermal_zone")
+            .filter_map(|zone| {
+                let millidegrees: f64 = self.number(&zone, "temp")?;
+                let celsius = millidegrees / 1e3;
+                let kind = self.text(zone.join("type")).unwrap_or_default();
+                let kind = kind.to_ascii_lowercase();
+                let is_processor = kind.starts_with("cpu") || kind == "x86_pkg_temp";
+                // A sensor that is switched off says things such as -274.
+                (-60.0..=150.0)
+                    .contains(&celsius)
+                    .then_some((is_processor, celsius))
+            })
+            .collect();
+        let hottest = |of_processor: bool| {
+            let those = zones.iter().filter(|z| z.0 == of_processor);
+            those.map(|z| z.1).max_by(f64::total_cmp)
+        };
+        hottest(true).or_else(|| hottest(false))
+    }
+
+    /// Present clock of the processors in MHz, the mean where they differ (`scaling_cur_freq`).
+    pub fn frequency_mhz(&self) -> Option<f64> {
+        self.mean_frequency("scaling_cur_freq")
+    }
+
+    /// Highest clock of the processors in MHz, the mean where they differ (`cpuinfo_max_freq`).
+    pub fn max_frequency_mhz(&self) -> Option<f64> {
+        self.mean_frequency("cpuinfo_max_freq")
+    }
+
+    fn mean_frequency(&self, file: &str) -> Option<f64> {
+        let policies = self.folders("sys/devices/system/cpu/cpufreq", "policy");
+        let kilohertz: Vec<f64> = policies
+            .filter_map(|policy| self.number(&policy, file))
+            .filter(|kilohertz| *kilohertz > 0.0)
+            .collect();
+        let sum: f64 = kilohertz.iter().sum();
+        (!kilohertz.is_empty()).then(|| sum / kilohertz.len() as f64 / 1e3)
+    }
+
+    /// Whether the processor is held back: by a Raspberry Pi's firmware, else by Linux's cooling devices.
+    pub fn throttling(&self) -> Option<Throttling> {
+        match self.firmware_flags() {
+            Some(flags) => Some(Throttling { flags }),
+            None => self.cooling(),
+        }
+    }
+
+    /// The word of a Pi's firmware: from sysfs, else from the program that asks for it.
+    fn firmware_flags(&self) -> Option<u32> {
+        let hexadecimal = |text: &str| {
+            let text = text.trim().trim_start_matches("throttled=");
+            u32::from_str_radix(text.trim_start_matches("0x"), 16).ok()
+        };
+        let file = self.text("sys/devices/platform/soc/soc:firmware/get_throttled");
+        match file.as_deref().and_then(hexadecimal) {
+            Some(flags) => Some(flags),
+            None => hexadecimal(&answer_of(
+                &self.root.join("usr/bin/vcgencmd"),
+                "get_throttled",
+            )?),
+        }
+    }
+
+    /// Linux's cooling devices that lower the clock (the kernel's cpufreq_cooling, ACPI's `Processor`).
+    fn cooling(&self) -> Option<Throttling> {
+        let states: Vec<f64> = self
+            .folders("sys/class/thermal", "cooling_device")
+            .filter(|device| {
+                let kind = self.text(device.join("type")).unwrap_or_default();
+                kind.starts_with("cpufreq-")
+                    || kind.starts_with("thermal-cpufreq-")
+                    || kind == "Processor"
+            })
+            .filter_map(|device| self.number(&device, "cur_state"))
+            .collect();
+        let flags = if states.iter().any(|state| *state > 0.0) {
+            Throttling::CAPPED
+        } else {
+            0
+        };
+        (!states.is_empty()).then_some(Throttling { flags })
+    }
+
+    /// Most memory that this process has held at a time, in bytes (`VmHWM` of /proc/self/status).
+    pub fn peak_rss_bytes(&self) -> Option<u64> {
+        let text = self.field("proc/self/status", "VmHWM")?;
+        let kibibytes: u64 = text.strip_suffix("kB")?.trim().parse().ok()?;
+        kibibytes.checked_mul(1 << 10)
+    }
+
+    /// The value behind `name:` in a file of such lines.
+    fn field(&self, path: &str, name: &str) -> Option<String> {
+        let text = self.text(path)?;
+        let value = text.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            (key.trim() == name).then(|| value.trim().to_owned())
+        });
+        value.filter(|value| !value.is_empty())
+    }
+
+    fn number(&self, folder: &Path, file: &str) -> Option<f64> {
+        let value: f64 = self.text(folder.join(file))?.parse().ok()?;
+        value.is_finite().then_some(value)
+    }
+
+    /// A file's text without the white space and the zero (device tree) around it; `None` where it is empty.
+    fn text(&self, path: impl AsRef<Path>) -> Option<String> {
+        let mut bytes = vec![];
+        let file = File::open(self.root.join(path)).ok()?;
+        file.take(MAX_BYTES).read_to_end(&mut bytes).ok()?;
+        let text = String::from_utf8_lossy(&bytes);
+        let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
+        (!text.is_empty()).then(|| text.to_owned())
+    }
+
+    /// Folders under `parent` whose names begin with `prefix`, as paths below the root.
+    fn folders(&self, parent: &'static str, prefix: &str) -> impl Iterator<Item = PathBuf> {
+        let entries = std::fs::read_dir(self.root.join(parent)).into_iter();
+        let names = entries.flatten().flatten().map(|entry| entry.file_name());
+        names
+            .filter(move |name| name.to_string_lossy().starts_with(prefix))
+            .map(move |name| Path::new(parent).join(name))
+    }
+}
+
+/// What a program prints, if it is there and ends in time.
+fn answer_of(program: &Path, argument: &str) -> Option<String> {
+    let mut child = Command::new(program)
+        .arg(argument)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()?;
+    let start = Instant::now();
+    while child.try_wait().ok()?.is_none() {
+        if start.elapsed() > VCGENCMD_PATIENCE {
+            let _ = child.kill();
+            let _ = child.wait();
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let mut text = String::new();
+    let answer = child.stdout.take()?.take(MAX_BYTES);
+    { answer }.read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+/// What holds the processor back, as the word that a Raspberry Pi's firmware answers to `get_throttled`: the low half
+/// says what is so now, bits 16 to 19 what has been so since the board was started.
+/// <https://www.raspberrypi.com/documentation/computers/os.html#get_throttled>
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Throttling {
+    /// The word.
+    pub flags: u32,
+}
+
+impl Throttling {
+    const UNDER_VOLTAGE: u32 = 1;
+    const CAPPED: u32 = 2;
+    const THROTTLED: u32 = 4;
+    const SOFT_LIMIT: u32 = 8;
+
+    /// Whether the processor runs below the clock that it could have, now.
+    pub fn is_throttled(self) -> bool {
+        self.flags & (Self::CAPPED | Self::THROTTLED | Self::SOFT_LIMIT) != 0
+    }
+
+    /// What was so at any time between `before` and `self`: now, or noted by the firmware meanwhile.
+    pub fn since(self, before: Self) -> Self {
+        let noted = (self.flags & !before.flags) >> 16;
+        Self {
+            flags: (self.flags & 0xF) | (noted & 0xF),
+        }
+    }
+
+    /// Either's.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            flags: self.flags | other.flags,
+        }
+    }
+
+    /// Names of what is so now.
+    pub fn reasons(self) -> Vec<&'static str> {
+        let names = [
+            (Self::UNDER_VOLTAGE, "under-voltage"),
+            (Self::CAPPED, "clock capped"),
+            (Self::THROTTLED, "throttled"),
+            (Self::SOFT_LIMIT, "soft temperature limit"),
+        ];
+        let set = names.into_iter().filter(|(bit, _)| self.flags & bit != 0);
+        set.map(|(_, name)| name).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A root folder with these files.
+    fn machine(files: &[(&str, &[u8])]) -> (tempfile::TempDir, System) {
+        let root = tempfile::tempdir().unwrap();
+        for (path, content) in files {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
+        }
+        let system = System::new(root.path());
+        (root, system)
+    }
+
+    #[test]
+    fn a_raspberry_pi_is_read() {
+        let (_root, pi) = machine(&[
+            (
+                "proc/device-tree/model",
+                b"Raspberry Pi 5 Model B Rev 1.0\0",
+            ),
+            ("proc/self/status", b"Name:\tx\nVmHWM:\t  1234 kB\n"),
+            ("sys/class/thermal/thermal_zone0/type", b"cpu-thermal\n"),
+            ("sys/class/thermal/thermal_zone0/temp", b"61850\n"),
+            ("sys/class/thermal/thermal_zone1/type", b"rp1_adc\n"),
+            ("sys/class/thermal/thermal_zone1/temp", b"70000\n"),
+            (
+                "sys/devices/platform/soc/soc:firmware/get_throttled",
+                b"50005\n",
+            ),
+            (
+                "sys/devices/system/cpu/cpufreq/policy0/scaling_cur_freq",
+                b"1500000\n",
+            ),
+            (
+                "sys/devices/system/cpu/cpufreq/policy0/cpuinfo_max_freq",
+                b"2400000\n",
+            ),
+        ]);
+        assert_eq!(
+            pi.machine().as_deref(),
+            Some("Raspberry Pi 5 Model B Rev 1.0")
+        );
+        assert_eq!(pi.peak_rss_bytes(), Some(1234 * 1024));
+        assert_eq!(pi.temperature_c(), Some(61.85));
+        assert_eq!(pi.frequency_mhz(), Some(1500.0));
+        assert_eq!(pi.max_frequency_mhz(), Some(2400.0));
+        let throttling = pi.throttling().unwrap();
+        assert!(throttling.is_throttled());
+        assert_eq!(throttling.reasons(), ["under-voltage", "throttled"]);
+    }
+
+    #[test]
+    fn the_hottest_processor_zone_counts_else_the_hottest() {
+        let zones: [(&str, &[u8]); 6] = [
+            ("sys/class/thermal/thermal_zone0/type", b"CPU-therm"),
+            ("sys/class/thermal/thermal_zone0/temp", b"40000"),
+            ("sys/class/thermal/thermal_zone1/type", b"cpu1-thermal"),
+            ("sys/class/thermal/thermal_zone1/temp", b"45000"),
+            ("sys/class/thermal/thermal_zone2/type", b"GPU-therm"),
+            ("sys/class/thermal/thermal_zone2/temp", b"90000"),
+        ];
+        assert_eq!(machine(&zones).1.temperature_c(), Some(45.0));
+        assert_eq!(machine(&zones[4..]).1.temperature_c(), Some(90.0));
+    }
+
+    #[test]
+    fn cooling_devices_tell_where_there_is_no_firmware() {
+        let capped = |state: &'static [u8]| {
+            let (_root, system) = machine(&[
+                ("sys/class/thermal/cooling_device0/type", b"pwm-fan"),
+                ("sys/class/thermal/cooling_device0/cur_state", b"3"),
+                ("sys/class/thermal/cooling_device1/type", b"cpufreq-cpu0"),
+                ("sys/class/thermal/cooling_device1/cur_state", state),
+            ]);
+            system.throttling().map(Throttling::is_throttled)
+        };
+        assert_eq!(capped(b"0"), Some(false));
+        assert_eq!(capped(b"2"), Some(true));
+        assert_eq!(capped(b"x"), None);
+    }
+
+    /// A firmware that hangs must not hang the caller.
+    #[cfg(unix)]
+    #[test]
+    fn vcgencmd_is_asked_and_not_waited_for() {
+        use std::os::unix::fs::PermissionsExt;
+        let ask = |script: &str| {
+            let (root, system) = machine(&[("usr/bin/vcgencmd", script.as_bytes())]);
+            let program = root.path().join("usr/bin/vcgencmd");
+            std::fs::set_permissions(program, PermissionsExt::from_mode(0o755)).unwrap();
+            system.throttling()
+        };
+        let flags = Some(Throttling { flags: 0x20002 });
+        assert_eq!(ask("#!/bin/sh\necho throttled=0x20002\n"), flags);
+        assert_eq!(ask("#!/bin/sh\necho VCHI initialization failed\n"), None);
+        let start = Instant::now();
+        assert_eq!(ask("#!/bin/sh\nexec sleep 60\n"), None);
+        assert!(start.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn what_is_absent_or_garbage_is_not_known() {
+        let (_root, nothing) = machine(&[]);
+        let garbage: [&[u8]; 5] = [
+            b"",
+            b"\xFF\xFE\0",
+            b"nan",
+            b"999999999999999999999999",
+            b"0x",
+        ];
+        let broken = garbage.map(|content| {
+            machine(&[
+                ("proc/self/status", content),
+                ("sys/class/thermal/thermal_zone0/temp", content),
+                ("sys/class/thermal/thermal_zone0/type", content),
+                ("sys/class/thermal/cooling_device0/type", content),
+                (
+                    "sys/devices/platform/soc/soc:firmware/get_throttled",
+                    content,
+                ),
+                (
+                    "sys/devices/system/cpu/cpufreq/policy0/cpuinfo_max_freq",
+                    b"-1",
+                ),
+            ])
+        });
+        for system in broken.iter().map(|b| &b.1).chain([&nothing]) {
+            assert_eq!(system.machine(), None);
+            assert_eq!(system.temperature_c(), None);
+            assert_eq!(system.frequency_mhz(), None);
+            assert_eq!(system.max_frequency_mhz(), None);
+            assert_eq!(system.throttling(), None);
+            assert_eq!(system.peak_rss_bytes(), None);
+        }
+    }
+
+    #[test]
+    fn what_the_firmware_noted_before_a_run_is_not_of_the_run() {
+        let word = |flags| Throttling { flags };
+        // Throttled yesterday: nothing in this run.
+        assert_eq!(word(0x40000).since(word(0x40000)), word(0));
+        // Capped between two looks.
+        assert_eq!(
+            word(0x60000).since(word(0x40000)).reasons(),
+            ["clock capped"]
+        );
+        assert!(!word(0x10001).is_throttled(), "under-voltage alone");
+    }
+}
