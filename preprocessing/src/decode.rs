@@ -64,16 +64,26 @@ impl DecodeOptions {
 /// [`Error::InFile`] with the path around every error of reading and of [`decode`].
 pub fn open(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<RgbImage, Error> {
     let path = path.as_ref();
-    let in_file = |error| Error::InFile {
-        path: path.to_owned(),
-        error: Box::new(error),
-    };
-    read(path, options.max_bytes())
-        .and_then(|bytes| decode(&bytes, options))
-        .map_err(in_file)
+    decode(&read(path, options)?, options).map_err(in_file(path))
 }
 
-fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>, Error> {
+/// Reads an image file for [`decode`], no further than any image within the limit of pixels can be long.
+///
+/// # Errors
+/// [`Error::InFile`] around [`Error::Read`] and [`Error::FileTooLarge`].
+pub fn read(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<Vec<u8>, Error> {
+    let path = path.as_ref();
+    read_bytes(path, options.max_bytes()).map_err(in_file(path))
+}
+
+fn in_file(path: &Path) -> impl FnOnce(Error) -> Error {
+    |error| Error::InFile {
+        path: path.to_owned(),
+        error: Box::new(error),
+    }
+}
+
+fn read_bytes(path: &Path, max_bytes: u64) -> Result<Vec<u8>, Error> {
     let file = File::open(path).map_err(Error::Read)?;
     let mut bytes = Vec::new();
     // The size is taken from what is read: a pipe or a device has none of its own.

@@ -8,6 +8,6 @@ mod resize;
 mod rule;
 
 pub use crate::image::{Pixels, RgbImage, RgbView};
-pub use decode::{DecodeOptions, decode, open};
+pub use decode::{DecodeOptions, decode, open, read};
 pub use error::Error;
 pub use rule::{CropRounding, Filter, Preprocessing, Resize};
