@@ -1,6 +1,7 @@
 //! The command line's grammar. It stands alone so that man pages and completions can be made from it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -79,6 +80,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// Time this machine: the whole way of an image and its stages, memory, temperature
+    Bench(Bench),
 }
 
 #[derive(Args)]
@@ -88,6 +91,46 @@ pub(crate) struct Common {
     /// Threads to compute with [default: all processors]
     #[arg(long)]
     pub(crate) threads: Option<usize>,
+}
+
+#[derive(Args)]
+pub(crate) struct Bench {
+    /// The bundle's folder
+    #[arg(required_unless_present = "compare")]
+    pub(crate) bundle: Option<PathBuf>,
+    /// Threads to compute with [default: all processors]
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// End after so long; shows a table over time. Whichever of --seconds and --iterations comes first
+    /// [default: 3 s and 30 images, at most 30 s]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) seconds: Option<Duration>,
+    /// End after so many images
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) iterations: Option<usize>,
+    /// Images to run before the measurement [default: 5 and half a second]
+    #[arg(long, value_name = "N")]
+    pub(crate) warm_up: Option<u64>,
+    /// Image file to measure with [default: the first golden image of the bundle]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) conditional: Conditional,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// SVG file to write, frame rate and temperature over time; it must not exist
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plot: Option<PathBuf>,
+    /// Compare two results of --json instead: a table of b beside a
+    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = [
+        "bundle", "threads", "seconds", "iterations", "warm_up", "image", "conditional", "budget_ms", "json", "plot",
+    ])]
+    pub(crate) compare: Vec<PathBuf>,
+    /// With --compare: exit code 1 where the p50 of b is more than so many per cent above that of a
+    #[arg(long, value_name = "PERCENT", requires = "compare", conflicts_with = "bundle",
+        value_parser = per_cent)]
+    pub(crate) fail_above: Option<f64>,
 }
 
 #[derive(Args)]
@@ -127,5 +170,19 @@ pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(n) if n >= 1 => Ok(n),
         _ => Err("expected a whole number, 1 or more".into()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok();
+    let time = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
+    time.filter(|time| !time.is_zero())
+        .ok_or("expected a number of seconds above 0".into())
+}
+
+fn per_cent(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(n) if (0.0..f64::INFINITY).contains(&n) => Ok(n),
+        _ => Err("expected a number, 0 or more".into()),
     }
 }

@@ -51,7 +51,7 @@ pub enum Error {
     #[error("the image encoder failed: {0}")]
     Run(String),
     /// More or fewer threads than the machine can give.
-    #[error("threads: expected 1 to {available} (this machine's processors), found {found}")]
+    #[error("threads: expected 1 to {available}, the processors of this machine, found {found}")]
     Threads {
         /// Processors that the system lets this process use.
         available: usize,

@@ -1,5 +1,6 @@
 //! `pinhole`: the board's command line.
 
+mod bench;
 mod cli;
 
 use std::io::{IsTerminal, Write};
@@ -7,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
 use pinhole::{
     Agreement, Classes, Classifier, DecodeOptions, Latency, Manifest, Mode, Precision, RgbImage,
 };
 use serde::Serialize;
 
-use crate::cli::{Cli, Command, Common, ConditionalMode, Output};
+use crate::cli::{Cli, Command, Common, Conditional, ConditionalMode, Output};
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
@@ -43,22 +44,7 @@ fn run(command: Command) -> Result<ExitCode> {
             conditional,
             output,
         } => {
-            let mode = match conditional.conditional {
-                None | Some(ConditionalMode::Exact) => Mode::Exact,
-                Some(ConditionalMode::Shortlist) => Mode::Shortlist,
-                Some(ConditionalMode::Linear) => Mode::Linear,
-                Some(ConditionalMode::Auto) => {
-                    Mode::Auto(Duration::from_millis(conditional.budget_ms))
-                }
-            };
-            let classifier = open(&common, mode)?;
-            if conditional.conditional.is_some() && classifier.manifest().conditional.is_none() {
-                bail!(
-                    "--conditional: expected a bundle with a conditional head (CoCoOp), found {} with a static \
-                     one; leave the flag out",
-                    common.bundle.display()
-                );
-            }
+            let classifier = open_conditional(&common, &conditional)?;
             for_each_image(&images, &output, |path, image, decode| {
                 classify(&classifier, path, image, decode, top, &output)
             })
@@ -86,7 +72,26 @@ fn run(command: Command) -> Result<ExitCode> {
         } => preprocess(&bundle, &image, &out, exif_orientation),
         Command::Classes { common, set, add } => classes(&common, set.as_deref(), &add),
         Command::Selftest { common } => selftest(&open(&common, Mode::default())?),
+        Command::Bench(arguments) => bench::run(&arguments),
     }
+}
+
+fn open_conditional(common: &Common, conditional: &Conditional) -> Result<Classifier> {
+    let mode = match conditional.conditional {
+        None | Some(ConditionalMode::Exact) => Mode::Exact,
+        Some(ConditionalMode::Shortlist) => Mode::Shortlist,
+        Some(ConditionalMode::Linear) => Mode::Linear,
+        Some(ConditionalMode::Auto) => Mode::Auto(Duration::from_millis(conditional.budget_ms)),
+    };
+    let classifier = open(common, mode)?;
+    if conditional.conditional.is_some() && classifier.manifest().conditional.is_none() {
+        bail!(
+            "--conditional: expected a bundle with a conditional head (CoCoOp), found {} with a static \
+             one; leave the flag out",
+            common.bundle.display()
+        );
+    }
+    Ok(classifier)
 }
 
 fn open(common: &Common, mode: Mode) -> Result<Classifier> {
@@ -94,7 +99,15 @@ fn open(common: &Common, mode: Mode) -> Result<Classifier> {
     if let Some(threads) = common.threads {
         builder = builder.threads(threads);
     }
-    Ok(builder.open(&common.bundle)?)
+    builder.open(&common.bundle).map_err(with_flag)
+}
+
+/// The library's error in the command line's terms.
+fn with_flag(error: pinhole::Error) -> anyhow::Error {
+    match error {
+        pinhole::Error::Threads { .. } => anyhow!("--{error}; leave it out to use all"),
+        other => other.into(),
+    }
 }
 
 /// Calls `f` for each image that can be read. One that cannot is an error line of its own, so that it
@@ -461,7 +474,7 @@ fn classes(common: &Common, set: Option<&Path>, add: &[String]) -> Result<ExitCo
             Classes::new(names)?
         }
     };
-    let threads = pinhole::thread_pool(common.threads)?;
+    let threads = pinhole::thread_pool(common.threads).map_err(with_flag)?;
     let terminal = std::io::stderr().is_terminal();
     let mut progress = |done: usize, total: usize| {
         if terminal {

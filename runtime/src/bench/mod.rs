@@ -1,0 +1,270 @@
+//! `pinhole bench`: how fast is this board?
+
+mod compare;
+mod measure;
+mod plot;
+mod report;
+mod samples;
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use pinhole::system::{System, Throttling};
+use pinhole::{Classifier, DecodeOptions, RgbImage};
+use sha2::{Digest, Sha256};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::cli::{Bench, Common};
+use measure::{Limits, Measured, Progress, Subject, measure};
+use plot::PlotFile;
+use report::{Report, Stages};
+
+/// The subcommand.
+pub(crate) fn run(arguments: &Bench) -> Result<ExitCode> {
+    if let [a, b] = &arguments.compare[..] {
+        return compare(a, b, arguments.fail_above);
+    }
+    let Some(bundle) = &arguments.bundle else {
+        bail!("expected a bundle's folder, found none");
+    };
+    // What can be refused is refused before minutes are spent.
+    let plot = arguments.plot.as_deref().map(PlotFile::create);
+    let plot = plot.transpose()?;
+    let own_image = arguments.image.as_deref().map(Image::open).transpose()?;
+
+    let common = Common {
+        bundle: bundle.clone(),
+        threads: arguments.threads,
+    };
+    let start = Instant::now();
+    let classifier = crate::open_conditional(&common, &arguments.conditional)?;
+    let load = start.elapsed();
+    check_answers(&classifier)?;
+    let image = match own_image {
+        Some(image) => image,
+        // A bundle has one at least.
+        None => Image::open(&bundle.join(&classifier.bundle().golden().images[0].file))?,
+    };
+
+    let system = System::new("/");
+    let limits = Limits {
+        warm_up: arguments.warm_up,
+        iterations: arguments.iterations.map(|n| n as u64),
+        time: arguments.seconds,
+    };
+    let subject = Subject {
+        classifier: &classifier,
+        image: &image.bytes,
+    };
+    let stop = stop_on_signals()?;
+    let mut line = ProgressLine::new(arguments.seconds);
+    let measured = measure(&subject, &limits, &system, &stop, &mut |p| line.show(p));
+    line.clear();
+    let report = report(arguments, &classifier, &image, load, &system, measured?)?;
+    if report.interrupted {
+        eprintln!("note: interrupted: these are the figures up to then");
+    }
+
+    let mut out = std::io::stdout().lock();
+    if arguments.json {
+        writeln!(out, "{}", serde_json::to_string(&report)?)?;
+    } else {
+        write!(out, "{}", report.text(arguments.seconds.is_some()))?;
+    }
+    if let Some(plot) = plot {
+        let threads = report.threads;
+        let title = format!("{}, {}, {threads} threads", report.bundle, report.precision);
+        plot.write(&title, &report.over_time)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn compare(a: &Path, b: &Path, fail_above: Option<f64>) -> Result<ExitCode> {
+    let comparison = compare::compare(a, b)?;
+    for warning in &comparison.warnings {
+        eprintln!("warning: {warning}");
+    }
+    write!(std::io::stdout().lock(), "{}", comparison.table)?;
+    let slower = comparison.slower_percent;
+    match fail_above {
+        Some(most) if slower > most => bail!(
+            "p50 of {}: expected at most {most} % above that of {}, found {slower:.1} %",
+            b.display(),
+            a.display()
+        ),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// A wrong answer is not worth a measurement.
+fn check_answers(classifier: &Classifier) -> Result<()> {
+    let result = classifier.self_test()?;
+    let cosines = result.images.iter().map(|i| i.cosine);
+    // A NaN is the worst.
+    let worst = cosines.fold(1.0, |a: f32, b| if b >= a { a } else { b });
+    if !result.passed() {
+        bail!(
+            "{}: self-test: expected cosines of at least {}, found {worst} with kernels {}; wrong answers are not \
+             timed: `pinhole selftest` names the images, PINHOLE_KERNELS=scalar tells whether a kernel is at fault",
+            classifier.bundle().folder().display(),
+            result.min_cosine,
+            classifier.kernels()
+        );
+    }
+    Ok(())
+}
+
+/// An image file in memory, known to be one.
+struct Image {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    size: (u32, u32),
+}
+
+impl Image {
+    fn open(path: &Path) -> Result<Self> {
+        let options = DecodeOptions::default();
+        let bytes = pinhole_preprocessing::read(path, &options)?;
+        let image: RgbImage = pinhole_preprocessing::decode(&bytes, &options)
+            .with_context(|| path.display().to_string())?;
+        Ok(Self {
+            path: path.to_owned(),
+            bytes,
+            size: (image.width, image.height),
+        })
+    }
+}
+
+/// Set by the first Ctrl-C; the second ends the program.
+fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_default(signal, stop.clone())
+            .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
+            .context("cannot watch for Ctrl-C")?;
+    }
+    Ok(stop)
+}
+
+fn report(
+    arguments: &Bench,
+    classifier: &Classifier,
+    image: &Image,
+    load: Duration,
+    system: &System,
+    mut run: Measured,
+) -> Result<Report> {
+    // Read before more memory is taken for the report.
+    let peak_rss_bytes = system.peak_rss_bytes();
+    let folder = classifier.bundle().folder();
+    let Some(latency_ms) = run.latency.summary() else {
+        bail!(
+            "{}: interrupted before an image was measured",
+            folder.display()
+        );
+    };
+    let mut stages = run.stages.iter_mut().map(|s| s.summary());
+    let mut stage = || stages.next().flatten().unwrap_or(latency_ms);
+    let stages_ms = Stages {
+        decode: stage(),
+        preprocess: stage(),
+        encode: stage(),
+        head: stage(),
+    };
+    let manifest = folder.join("manifest.json");
+    let bytes = std::fs::read(&manifest).with_context(|| manifest.display().to_string())?;
+    let mode = arguments.conditional.conditional;
+    Ok(Report {
+        pinhole: env!("CARGO_PKG_VERSION"),
+        bundle: folder.display().to_string(),
+        bundle_sha256: sha256(&bytes),
+        precision: classifier.manifest().precision.to_string(),
+        conditional: classifier.manifest().conditional.as_ref().map(|_| {
+            let mode = mode.and_then(|m| m.to_possible_value());
+            mode.map_or("exact".into(), |m| m.get_name().to_owned())
+        }),
+        budget_ms: match mode {
+            Some(crate::cli::ConditionalMode::Auto) => Some(arguments.conditional.budget_ms),
+            _ => None,
+        },
+        machine: system.machine(),
+        processors: std::thread::available_parallelism().map_or(1, |n| n.get()),
+        threads: classifier.threads(),
+        kernels: classifier.kernels(),
+        image: image.path.display().to_string(),
+        image_of_bundle: arguments.image.is_none(),
+        image_sha256: sha256(&image.bytes),
+        image_width: image.size.0,
+        image_height: image.size.1,
+        warm_up: run.warm_up,
+        iterations: run.latency.count(),
+        seconds: run.elapsed.as_secs_f64(),
+        interrupted: run.interrupted,
+        latency_ms,
+        stages_ms,
+        percentiles: if run.latency.is_exact() {
+            "exact"
+        } else {
+            "histogram"
+        },
+        frames_per_second: run.latency.count() as f64 / run.elapsed.as_secs_f64(),
+        load_ms: load.as_secs_f64() * 1e3,
+        peak_rss_bytes,
+        temperature_c: run.temperature_c,
+        frequency_mhz: system.frequency_mhz(),
+        max_frequency_mhz: system.max_frequency_mhz(),
+        throttled: run.throttling.map(Throttling::is_throttled),
+        throttled_reasons: run.throttling.map(Throttling::reasons),
+        over_time: run.over_time,
+    })
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// One line on a terminal, nothing in a pipe.
+struct ProgressLine {
+    terminal: bool,
+    whole: Option<Duration>,
+}
+
+impl ProgressLine {
+    fn new(whole: Option<Duration>) -> Self {
+        Self {
+            terminal: std::io::stderr().is_terminal(),
+            whole,
+        }
+    }
+
+    fn show(&mut self, progress: &Progress) {
+        if !self.terminal {
+            return;
+        }
+        let seconds = progress.elapsed.as_secs_f64();
+        let whole = self.whole.map_or(String::new(), |whole| {
+            format!(" of {:.0}", whole.as_secs_f64())
+        });
+        let rate = progress.iterations as f64 / seconds.max(1e-9);
+        let temperature = progress
+            .temperature_c
+            .map_or(String::new(), |t| format!(", {t:.0} °C"));
+        eprint!(
+            "\r{seconds:.0}{whole} s, {} images, {rate:.1} frames/s{temperature}\x1b[K",
+            progress.iterations
+        );
+    }
+
+    fn clear(&self) {
+        if self.terminal {
+            eprint!("\r\x1b[K");
+        }
+    }
+}

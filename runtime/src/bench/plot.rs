@@ -1,0 +1,177 @@
+//! Frame rate and temperature over time, as SVG.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use plotters::prelude::*;
+use tempfile::NamedTempFile;
+
+use super::measure::Row;
+
+/// A file that will hold a plot. It is asked for before a run of ten minutes, not after it.
+pub(super) struct PlotFile {
+    path: PathBuf,
+    /// Beside `path`; removed unless it takes its name.
+    file: NamedTempFile,
+}
+
+impl PlotFile {
+    /// # Errors
+    /// Where `path` exists, or its folder cannot be written to.
+    pub(super) fn create(path: &Path) -> Result<Self> {
+        // A link that leads nowhere exists too.
+        if path.symlink_metadata().is_ok() {
+            bail!(
+                "--plot: {}: expected a file that does not exist yet, found one; remove it or choose another name",
+                path.display()
+            );
+        }
+        let folder = match path.parent() {
+            Some(folder) if folder != Path::new("") => folder,
+            _ => Path::new("."),
+        };
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".pinhole-plot-").suffix(".svg");
+        // As any new file: the user's mask takes away what it will.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let file = builder.tempfile_in(folder).map_err(|e| {
+            // tempfile adds the name of a file that nobody asked for.
+            let e = e.kind();
+            anyhow!(
+                "--plot: {}: cannot create a file in {}: {e}",
+                path.display(),
+                folder.display()
+            )
+        })?;
+        let path = path.to_owned();
+        Ok(Self { path, file })
+    }
+
+    /// # Errors
+    /// Where the disk is full, or a file of that name was made meanwhile.
+    pub(super) fn write(mut self, title: &str, rows: &[Row]) -> Result<()> {
+        let svg = svg(title, rows).map_err(|e| anyhow!("{e}"));
+        let written = svg.and_then(|svg| {
+            self.file.write_all(svg.as_bytes())?;
+            self.file.as_file().sync_all()?;
+            self.file.persist_noclobber(&self.path)?;
+            Ok(())
+        });
+        written.with_context(|| format!("--plot: {}: cannot write", self.path.display()))
+    }
+}
+
+/// A line for the frame rate and, where one is known, one for the temperature with an axis of its own.
+fn svg(title: &str, rows: &[Row]) -> Result<String, Box<dyn std::error::Error>> {
+    let temperatures: Vec<(f64, f64)> = rows
+        .iter()
+        .filter_map(|row| Some((row.end_s, row.temperature_c?)))
+        .collect();
+    let end = rows.last().map_or(1.0, |row| row.end_s);
+    let fastest = rows.iter().map(|row| row.frames_per_second);
+    let fastest = fastest.fold(0.0, f64::max).max(1e-3);
+    let hottest = temperatures.iter().map(|t| t.1).fold(0.0, f64::max);
+    let coolest = temperatures.iter().map(|t| t.1).fold(hottest, f64::min);
+    let degrees = (coolest - 5.0).floor()..(hottest + 5.0).ceil();
+    let right = if temperatures.is_empty() { 16 } else { 56 };
+
+    // XML has no way to write them.
+    let title = title.replace(char::is_control, "?");
+    let mut svg = String::new();
+    let area = SVGBackend::with_string(&mut svg, (800, 400)).into_drawing_area();
+    area.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&area)
+        .margin(12)
+        .caption(title, ("sans-serif", 16))
+        .x_label_area_size(40)
+        .y_label_area_size(56)
+        .right_y_label_area_size(right)
+        .build_cartesian_2d(0.0..end, 0.0..fastest * 1.1)?
+        .set_secondary_coord(0.0..end, degrees);
+    chart
+        .configure_mesh()
+        .max_light_lines(0)
+        .x_desc("time (s)")
+        .y_desc("frames per second")
+        .draw()?;
+    // A part's value stands at its end, where the temperature was taken.
+    let rates = rows.iter().map(|row| (row.end_s, row.frames_per_second));
+    chart
+        .draw_series(LineSeries::new(rates, &BLUE).point_size(2))?
+        .label("frames per second")
+        .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], BLUE));
+    if !temperatures.is_empty() {
+        chart
+            .configure_secondary_axes()
+            .y_desc("temperature (°C)")
+            .draw()?;
+        chart
+            .draw_secondary_series(LineSeries::new(temperatures, &RED).point_size(2))?
+            .label("temperature")
+            .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], RED));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerRight)
+        .background_style(WHITE)
+        .border_style(BLACK)
+        .draw()?;
+    area.present()?;
+    drop(chart);
+    drop(area);
+    Ok(svg)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(temperature_c: impl Fn(u32) -> Option<f64>) -> Vec<Row> {
+        let row = |i: u32| Row {
+            start_s: 10.0 * f64::from(i),
+            end_s: 10.0 * f64::from(i + 1),
+            iterations: 400,
+            frames_per_second: if i < 30 { 44.0 } else { 31.0 },
+            p50_ms: 22.0,
+            p99_ms: 30.0,
+            temperature_c: temperature_c(i),
+            frequency_mhz: None,
+            throttled: None,
+        };
+        (0..60).map(row).collect()
+    }
+
+    #[test]
+    fn the_temperature_has_an_axis_where_it_is_known() {
+        let warm = svg("a & b <c>\x1b", &rows(|i| Some(48.0 + f64::from(i) / 2.0))).unwrap();
+        assert!(warm.contains("temperature (°C)") && warm.contains("frames per second"));
+        // The user's folder may be named as he likes.
+        assert!(warm.contains("a &amp; b &lt;c&gt;?"), "{warm}");
+        let cold = svg("", &rows(|_| None)).unwrap();
+        assert!(!cold.contains("temperature"));
+        let red = "stroke=\"#FF0000\"";
+        assert!(warm.contains(red) && !cold.contains(red));
+    }
+
+    #[test]
+    fn a_plot_of_one_row_or_none_is_drawn() {
+        for count in [0, 1] {
+            let rows = &rows(|_| Some(-40.0))[..count];
+            assert!(svg("short", rows).unwrap().ends_with("</svg>\n"));
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_taken_meanwhile_is_not_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.svg");
+        let plot = PlotFile::create(&path).unwrap();
+        std::fs::write(&path, "another's").unwrap();
+        let error = format!("{:#}", plot.write("title", &rows(|_| None)).unwrap_err());
+        assert!(error.contains("out.svg"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "another's");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}
