@@ -287,17 +287,16 @@ fn what_cannot_be_had_is_refused_before_the_run() {
         ("--image", &no_image, &["no-image.jpg", "not an image"]),
         ("--image", &no_folder, &["no-folder/out.svg", "cannot read"]),
     ];
-    let start = Instant::now();
     for (flag, path, parts) in cases {
         let output = bench(&demo())
-            .args(["--seconds", "600", flag])
+            .args(["--seconds", "20", flag])
             .arg(path)
             .output()
             .unwrap();
         assert_error(&output, parts);
+        // No figures: it was refused before the run.
         assert_eq!(text(&output.stdout), "");
     }
-    assert!(start.elapsed() < Duration::from_secs(300));
     assert_eq!(fs::read_to_string(&taken).unwrap(), "mine");
 
     let output = bench(&demo())
@@ -318,7 +317,7 @@ fn an_interrupted_run_is_reported() {
     let child = bench(&demo())
         .args([
             "--seconds",
-            "600",
+            "100",
             "--warm-up",
             "0",
             "--threads",
@@ -358,7 +357,7 @@ fn an_interrupted_run_is_reported() {
     let result: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(result["interrupted"], true);
     assert!(result["iterations"].as_u64().unwrap() > 0);
-    assert!(result["seconds"].as_f64().unwrap() < 600.0);
+    assert!(result["seconds"].as_f64().unwrap() < 99.0);
     assert_well_formed(&fs::read_to_string(&plot).unwrap());
 }
 
