@@ -78,8 +78,10 @@ pub(crate) fn run(arguments: &Bench) -> Result<ExitCode> {
         write!(out, "{}", report.text(arguments.seconds.is_some()))?;
     }
     if let Some(plot) = plot {
-        let threads = report.threads;
-        let title = format!("{}, {}, {threads} threads", report.bundle, report.precision);
+        let title = format!(
+            "{}, {}, threads: {}",
+            report.bundle, report.precision, report.threads
+        );
         plot.write(&title, &report.over_time)?;
     }
     Ok(ExitCode::SUCCESS)
@@ -256,7 +258,9 @@ impl ProgressLine {
         let temperature = progress
             .temperature_c
             .map_or(String::new(), |t| format!(", {t:.0} °C"));
-        eprint!(
+        // A terminal that went away takes nothing with it.
+        let _ = write!(
+            std::io::stderr(),
             "\r{seconds:.0}{whole} s, {} images, {rate:.1} frames/s{temperature}\x1b[K",
             progress.iterations
         );
@@ -264,7 +268,7 @@ impl ProgressLine {
 
     fn clear(&self) {
         if self.terminal {
-            eprint!("\r\x1b[K");
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
         }
     }
 }

@@ -112,7 +112,7 @@ impl Report {
         let machine = self.machine.as_deref().unwrap_or(NOT_KNOWN);
         writeln!(
             out,
-            "machine      {machine}, {} threads on {} processors, kernels {}",
+            "machine      {machine}, threads {} of {}, kernels {}",
             self.threads, self.processors, self.kernels
         )?;
         writeln!(
