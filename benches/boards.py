@@ -1,0 +1,79 @@
+"""What instructions on an emulated core let expect on a board.
+
+    time = instructions / (clock x instructions a cycle), shared among threads, and never below the time in which the
+    memory delivers the weights
+
+Instructions a cycle of a whole encoder on the Cortex-A76 come from the one published time of the same network on it:
+Arm's ViT-B/32 by ExecuTorch and XNNPACK on a Raspberry Pi 5, 95.5 ms in 8-bit integers (per-channel weights, dynamic
+activations) and about 298 ms in f32. The instructions of ONNX Runtime's aarch64 build for the same network, counted in
+the same emulator, stand for XNNPACK's: both have the usual kernels, SDOT and FMLA by lane. The publication is taken
+to mean one thread, for four would have brought less than a third of what one core can do.
+
+Cortex-A72: the same instructions a cycle, times what LLVM's models of the two cores (the A57's and Neoverse N1's)
+make of the inner loops of the kernels that each runs. Cortex-A78AE: as the A76, of which it is a successor, which
+leaves its wider front end out of account.
+"""
+
+from dataclasses import dataclass
+
+# Published milliseconds on a Cortex-A76 of 2.4 GHz, and G instructions of ONNX Runtime 1.32 for the same network.
+PUBLISHED = {"int8": (95.5, 0.550), "f32": (298.0, 1.447)}
+PUBLISHED_CLOCK = 2.4
+
+
+@dataclass(frozen=True)
+class Board:
+    name: str
+    core: str
+    # The processor that the emulator plays for it.
+    emulated: str
+    clock_ghz: float
+    cores: int
+    # What the memory's bus could carry, in 1e9 bytes a second; half of it is counted on.
+    memory_gigabytes: float
+
+
+BOARDS = [
+    Board("Raspberry Pi 4", "Cortex-A72", "cortex-a72", 1.8, 4, 12.8),
+    Board("Raspberry Pi 5", "Cortex-A76", "cortex-a76", 2.4, 4, 17.1),
+    Board("Jetson Orin Nano", "Cortex-A78AE", "cortex-a76", 1.5, 6, 68.0),
+]
+
+
+def a76_instructions_a_cycle(precision):
+    """Of whole encoders, from what was published; f16, of which nothing was, like f32: the same instructions on
+    twice the lanes."""
+    milliseconds, billions = PUBLISHED["int8" if precision == "int8" else "f32"]
+    return billions / (PUBLISHED_CLOCK * milliseconds / 1e3)
+
+
+def held_out_error():
+    """How far each published time is from what the other one lets expect: the larger share, by its size."""
+    errors = []
+    for precision, other in (("int8", "f32"), ("f32", "int8")):
+        milliseconds, billions = PUBLISHED[precision]
+        expected = 1e3 * billions / (PUBLISHED_CLOCK * a76_instructions_a_cycle(other))
+        errors.append(abs(expected / milliseconds - 1))
+    return max(errors)
+
+
+def instructions_a_cycle(board, precision, loops):
+    """`loops`: instructions a cycle of inner loops by LLVM's models, {(kernel, core): number}."""
+    whole = a76_instructions_a_cycle(precision)
+    if board.emulated != "cortex-a72":
+        return whole
+    # Without f16 arithmetic the weights are widened to f32.
+    ours, its = ("neon", "dotprod") if precision == "int8" else ("f32", "f32")
+    return whole * loops[ours, "cortex-a57"] / loops[its, "neoverse-n1"]
+
+
+def milliseconds(board, precision, billions, weight_bytes, threads, serial_share, loops):
+    """`serial_share`: of one thread's time, what more threads do not shorten (Amdahl)."""
+    one = 1e3 * billions / (board.clock_ghz * instructions_a_cycle(board, precision, loops))
+    shared = one * (serial_share + (1 - serial_share) / threads)
+    return max(shared, 1e3 * weight_bytes / (0.5e9 * board.memory_gigabytes))
+
+
+def serial_share(one, several, threads):
+    """From the times of one thread and of several on the same machine."""
+    return min(1.0, max(0.0, (several / one - 1 / threads) / (1 - 1 / threads)))

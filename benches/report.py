@@ -1,0 +1,418 @@
+"""Writes the latency report; benches/report runs it: report.py PINHOLE --out FILE.md [OPTIONS] BUNDLE...
+
+Each measurement goes in rounds, everything that is compared in turns, every one in a process of its own. A figure is
+the median over the rounds, a ratio the median over the rounds of a round's ratio.
+"""
+
+import argparse
+import io
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import matplotlib
+import numpy
+from PIL import Image
+
+import boards
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+HERE = Path(__file__).resolve().parent
+ROUNDS, SECONDS = 5, 2
+QUICK_ROUNDS, QUICK_SECONDS = 2, 1
+# Runs of a peer's process; the first ones warm up and are left out.
+RUNS, WARM_UP = 24, 4
+MODES = ["exact", "shortlist", "linear", "auto"]
+MIN_COSINE = {"f32": 0.9999, "int8": 0.99}
+# The fastest file of each for the precision.
+PEER_FILES = {
+    "f32": {"ONNX Runtime": "f32.onnx", "OpenVINO": "f32.onnx", "tract": "f32.onnx", "rten": "f32.onnx"},
+    "int8": {"ONNX Runtime": "dynamic.onnx", "OpenVINO": "qdq-linear.onnx", "tract": "dynamic.onnx", "rten": "dynamic.onnx"},
+}
+IN_PYTHON = {"ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}
+
+
+def output(command, required=True):
+    child = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True)
+    if child.returncode == 0:
+        return child.stdout
+    if required:
+        sys.exit(f"error: {' '.join(map(str, command))} failed")
+    return None
+
+
+def note(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def cosine(a, b):
+    return float(numpy.dot(a, b) / math.sqrt(numpy.dot(a, a) * numpy.dot(b, b)))
+
+
+def in_threads(threads):
+    return "1 thread" if threads == 1 else f"{threads} threads"
+
+
+def photo(path):
+    """A JPEG file of 640 x 480, smooth as photos are, the same on every machine."""
+    y, x = numpy.mgrid[0:480, 0:640] / 64
+    channels = [128 + 60 * numpy.sin(x * (1 + c) + c) + 40 * numpy.cos(y * (2 + c)) for c in range(3)]
+    picture = io.BytesIO()
+    Image.fromarray(numpy.stack(channels, axis=2).astype(numpy.uint8)).save(picture, "JPEG", quality=90)
+    path.write_bytes(picture.getvalue())
+
+
+class Bundle:
+    def __init__(self, pinhole, folder):
+        inspection = json.loads(output([pinhole, "inspect", "--json", folder]))
+        self.folder = folder
+        self.name = Path(folder).name
+        self.kernels = inspection["kernels"]
+        self.manifest = inspection["manifest"]
+        self.precision = self.manifest["precision"]
+        self.side = self.manifest["model"]["image_size"]
+        self.modes = MODES if self.manifest.get("conditional") else [None]
+        encoder = [f["bytes"] for f in self.manifest["files"] if f["path"].startswith("image_encoder")]
+        self.weight_bytes = sum(encoder)
+
+    def title(self):
+        return f"{self.name} ({self.manifest['model']['name']}, {self.side} x {self.side})"
+
+
+class Report:
+    def __init__(self, arguments, work):
+        self.arguments, self.work = arguments, Path(work)
+        self.rounds = QUICK_ROUNDS if arguments.quick else ROUNDS
+        self.seconds = QUICK_SECONDS if arguments.quick else SECONDS
+        processors = len(os.sched_getaffinity(0))
+        self.threads = [t for t in (1, 2, 4) if t < processors] + [processors]
+        self.image = self.work / "photo.jpg"
+        photo(self.image)
+        self.bundles = [Bundle(arguments.pinhole, folder) for folder in arguments.bundles]
+        self.missing = []
+        self.lines = []
+
+    def bench(self, bundle, threads, mode=None):
+        command = [self.arguments.pinhole, "bench", bundle.folder, "--json", "--seconds", self.seconds]
+        command += ["--threads", threads, "--image", self.image]
+        if mode:
+            command += ["--conditional", mode]
+        return json.loads(output(command))
+
+    def peer(self, name, file, pixels, threads, runs, *embeddings):
+        program = [sys.executable, HERE / "time_peer.py", IN_PYTHON.get(name)]
+        if name not in IN_PYTHON:
+            program = [self.arguments.peer_program, name]
+        text = output([*program, file, pixels, threads, runs, *embeddings], required=False)
+        return text and json.loads(text)
+
+    def in_turns(self, measurements):
+        """The values of each measurement, {key: function}, round by round."""
+        values = {key: [] for key in measurements}
+        for number in range(self.rounds):
+            note(f"round {number + 1} of {self.rounds}: {len(measurements)} measurements")
+            for key, measure in measurements.items():
+                values[key].append(measure())
+        return values
+
+    def write(self, *lines):
+        self.lines += lines
+
+    def whole_way(self):
+        """Every bundle, number of threads and head."""
+        measurements = {}
+        for bundle in self.bundles:
+            for threads in self.threads:
+                for mode in bundle.modes:
+                    measure = lambda bundle=bundle, threads=threads, mode=mode: self.bench(bundle, threads, mode)
+                    measurements[bundle, threads, mode] = measure
+        results = self.in_turns(measurements)
+        self.write(
+            "## From a JPEG file to the answer",
+            "",
+            f"`pinhole bench BUNDLE --threads N --seconds {self.seconds} --image photo.jpg [--conditional HEAD] --json`, "
+            f"in turns, medians of {self.rounds} rounds. The photo is a JPEG file of 640 x 480; ms but for the last three columns.",
+            "",
+            "| bundle | precision | threads | head | p50 | p90 | p99 | mean | min | decode | preprocess | encode | head "
+            "| frames/s | load, ms | peak, MB |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        )
+        for (bundle, threads, mode), found in results.items():
+            median = lambda get: statistics.median(get(result) for result in found)
+            times = [median(lambda r: r["latency_ms"][key]) for key in ("p50", "p90", "p99", "mean", "min")]
+            times += [median(lambda r: r["stages_ms"][s]["p50"]) for s in ("decode", "preprocess", "encode", "head")]
+            classes = len(bundle.manifest["classes"])
+            head = f"{mode}, {classes} classes" if mode else f"static, {classes} classes"
+            cells = [bundle.name, bundle.precision, threads, head, *(f"{t:.3g}" if t < 1 else f"{t:.2f}" for t in times)]
+            cells += [f"{median(lambda r: r['frames_per_second']):.1f}", f"{median(lambda r: r['load_ms']):.0f}"]
+            peak = [result["peak_rss_bytes"] for result in found]
+            cells += ["" if None in peak else f"{statistics.median(peak) / 1e6:.0f}"]
+            self.write("| " + " | ".join(map(str, cells)) + " |")
+        self.write("")
+        return results
+
+    def encoders(self):
+        """Pairs of a bundle and the peers' files of the same network: [(bundle, {peer: file}, pixels)]."""
+        files = self.arguments.files
+        if files:
+            for bundle in self.bundles:
+                if bundle.name in PEER_FILES:
+                    own = {name: Path(files) / file for name, file in PEER_FILES[bundle.name].items()}
+                    if not self.arguments.peer_program:
+                        own = {name: file for name, file in own.items() if name in IN_PYTHON}
+                    yield bundle, own, Path(files) / "pixels.npy"
+            return
+        for bundle in self.bundles:
+            pixels = self.work / f"{bundle.name}.npy"
+            random = numpy.random.default_rng(1)
+            numpy.save(pixels, random.integers(0, 256, (1, bundle.side, bundle.side, 3), dtype=numpy.uint8))
+            yield bundle, {"ONNX Runtime": Path(bundle.folder) / "image_encoder.onnx"}, pixels
+
+    def same_network(self, encoders):
+        """Leaves out what computes something else or does not run: it is not worth timing."""
+        if not self.arguments.files:
+            return encoders
+        reference = json.loads((Path(self.arguments.files) / "reference.json").read_text())
+        kept = []
+        for bundle, own, pixels in encoders:
+            right = {}
+            for name, file in own.items():
+                found = self.peer(name, file, pixels, 1, 0, "embeddings")
+                if not found:
+                    self.missing.append(f"{name}, {file.name}: does not run")
+                    continue
+                worst = min(cosine(a, b) for a, b in zip(found["embeddings"], reference, strict=True))
+                if worst < MIN_COSINE[bundle.precision]:
+                    self.missing.append(f"{name}, {file.name}: a cosine of {worst:.4f} to open_clip's f32 is another network's")
+                    continue
+                right[name] = file
+            kept.append((bundle, right, pixels))
+        return kept
+
+    def beside_peers(self):
+        encoders = self.same_network(list(self.encoders()))
+        measurements = {}
+        for bundle, own, pixels in encoders:
+            for threads in self.threads:
+                measurements[bundle, threads, "Pinhole"] = lambda bundle=bundle, threads=threads: self.bench(bundle, threads)[
+                    "stages_ms"
+                ]["encode"]["p50"]
+                for name, file in own.items():
+                    if name == "tract" and threads > 1:
+                        continue
+
+                    def measure(name=name, file=file, pixels=pixels, threads=threads):
+                        return statistics.median(self.peer(name, file, pixels, threads, RUNS)["run_ms"][WARM_UP:])
+
+                    measurements[bundle, threads, name] = measure
+        results = self.in_turns(measurements)
+        self.write(
+            "## The image encoder beside other programs",
+            "",
+            "ms an image, and how much of a peer's time ours is (below 1: ours is faster). Pinhole: `encode` of `pinhole bench`, "
+            "from u8 pixels to the normalised embedding; a peer: its run on pixels that are already normalised"
+            + ("" if self.arguments.files else ", here of the bundle's own image_encoder.onnx")
+            + f"; in turns, medians of {self.rounds} rounds. tract has one thread, as it comes.",
+            "",
+            "| bundle | threads | Pinhole | peer | its file | its time | ratio | lowest to highest of a round |",
+            "|---|---|---|---|---|---|---|---|",
+        )
+        for bundle, own, _ in encoders:
+            for threads in self.threads:
+                ours = results[bundle, threads, "Pinhole"]
+                for name, file in own.items():
+                    theirs = results.get((bundle, threads, name))
+                    if not theirs:
+                        continue
+                    ratios = [a / b for a, b in zip(ours, theirs)]
+                    self.write(
+                        f"| {bundle.name} | {threads} | {statistics.median(ours):.1f} | {name} | {file.name} "
+                        f"| {statistics.median(theirs):.1f} | {statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} |"
+                    )
+        self.write("")
+        self.write(*[f"Left out: {reason}." for reason in self.missing], *[""] * bool(self.missing))
+        return {key: statistics.median(values) for key, values in results.items()}
+
+    def on_arm(self, whole):
+        """Counts, and predictions from them."""
+        counts, loops = self.counts(), self.loops()
+        if not counts or not loops:
+            self.write("## On ARM boards", "", "Left out: not asked for, or no ARM toolchain.", "")
+            return []
+        by_name = {bundle.name: bundle for bundle in self.bundles}
+        self.write(
+            "## On ARM boards",
+            "",
+            "Guest instructions of `pinhole embed` for one image, one thread, beyond what opening takes (`tests/arm/count`):",
+            "",
+            "| bundle | precision | emulated core | kernels | G instructions |",
+            "|---|---|---|---|---|",
+        )
+        for (name, cpu), (variant, billions) in counts.items():
+            self.write(f"| {name} | {by_name[name].precision} | {cpu} | {variant} | {billions:.4f} |")
+        self.write(
+            "",
+            "Inner loops by LLVM's models of the cores (`tests/arm/loops`; it has the Cortex-A57's for the A72, and Neoverse N1's "
+            "is the A76's):",
+            "",
+            "| kernel | core | instructions a cycle |",
+            "|---|---|---|",
+            *(f"| {kernel} | {core} | {value:.3f} |" for (kernel, core), value in loops.items()),
+            "",
+        )
+        predictions = []
+        for (name, cpu), (_, billions) in counts.items():
+            bundle = by_name[name]
+            serial = self.serial_share(bundle, whole)
+            for board in boards.BOARDS:
+                if board.emulated != cpu:
+                    continue
+                for threads in (1, board.cores):
+                    time = boards.milliseconds(board, bundle.precision, billions, bundle.weight_bytes, threads, serial, loops)
+                    predictions.append((bundle, board, threads, time))
+        error = boards.held_out_error()
+        self.write(
+            "### What that lets expect",
+            "",
+            "**Predicted, not measured**: no board was at hand. Time of an image without the head: instructions / (clock x "
+            "instructions a cycle), shared among threads, and at least what the memory takes to deliver the weights once.",
+            "",
+            "| bundle | board | core | clock, GHz | threads | ms | frames/s |",
+            "|---|---|---|---|---|---|---|",
+            *(
+                f"| {bundle.name} | {board.name} | {board.core} | {board.clock_ghz} | {threads} | {time:.3g} | {1e3 / time:.3g} |"
+                for bundle, board, threads, time in predictions
+            ),
+            "",
+            "How: " + " ".join(boards.__doc__.split("\n\n", 2)[2].split()),
+            "",
+            "Instructions a cycle of a whole encoder on the A76, from that: "
+            + ", ".join(f"{boards.a76_instructions_a_cycle(p):.2f} in {p}" for p in boards.PUBLISHED)
+            + f". Error: each of the two published times is off by up to {100 * error:.0f} % from what the other one lets expect; "
+            "that is the least to reckon with on a Pi 5 with one thread. On the A72 and the A78AE nothing was published to "
+            "check against; with more threads the share that they do not shorten is this machine's"
+            + "".join(f", {100 * self.serial_share(b, whole):.0f} % for {b.name}" for b in by_name.values() if (b.name, "cortex-a76") in counts)
+            + "; half of the memory bus's nominal speed is counted on. Heat is left out: `pinhole bench --seconds 600` on the board "
+            "shows what remains when it is hot.",
+            "",
+        )
+        return predictions
+
+    def serial_share(self, bundle, whole):
+        """Of the encoder, from one thread and the most threads here."""
+        most = self.threads[-1]
+        if most == 1:
+            return 0.0
+        encode = lambda threads: statistics.median(r["stages_ms"]["encode"]["p50"] for r in whole[bundle, threads, bundle.modes[0]])
+        return boards.serial_share(encode(1), encode(most), most)
+
+    def counts(self):
+        """{(bundle, processor): (kernels, G instructions)} of tests/arm/count's table."""
+        found = {}
+        for line in lines(self.arguments.count):
+            words = line.split()
+            if len(words) >= 4 and words[0].startswith("cortex-"):
+                found[words[2], words[0]] = (words[1], float(words[3]))
+        return found
+
+    def loops(self):
+        """{(kernel, core): instructions a cycle} of tests/arm/loops' table."""
+        found = {}
+        for line in lines(self.arguments.loops):
+            words = line.split()
+            if len(words) == 5 and words[1] in ("neoverse-n1", "cortex-a57"):
+                found[words[0], words[1]] = float(words[4])
+        return found
+
+    def plot(self, path, pairs, predictions):
+        """Bars of the encoder's time beside the peers', and of the predicted times."""
+        panels = [panel for panel in (self.peer_bars(pairs), self.board_bars(predictions)) if panel[1]]
+        if not panels:
+            return False
+        # The same text gives the same file.
+        plt.rcParams.update({"svg.hashsalt": "pinhole", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9})
+        rows = max(len(bars) for _, bars in panels)
+        figure, axes = plt.subplots(1, len(panels), figsize=(5.4 * len(panels), 0.9 + 0.26 * rows), squeeze=False)
+        for axis, (title, bars) in zip(axes[0], panels):
+            labels, values, ours = zip(*bars)
+            colours = ["#1b6ca8" if own else "#b8c4ce" for own in ours]
+            drawn = axis.barh(range(len(bars)), values, color=colours)
+            axis.bar_label(drawn, [f"{v:.3g}" for v in values], padding=3)
+            axis.set_yticks(range(len(bars)), labels)
+            axis.invert_yaxis()
+            axis.set_xscale("log")
+            axis.set_xlim(min(values) / 2, max(values) * 2.5)
+            axis.set_xlabel("ms an image (logarithmic; less is better)")
+            axis.set_title(title, loc="left", fontsize=10)
+            axis.spines[["top", "right"]].set_visible(False)
+        figure.tight_layout()
+        figure.savefig(path, metadata={"Date": None})
+        return True
+
+    def peer_bars(self, pairs):
+        bars = [(f"{bundle.name}, {in_threads(t)}: {name}", value, name == "Pinhole") for (bundle, t, name), value in pairs.items()]
+        return "Image encoder, measured here", bars
+
+    def board_bars(self, predictions):
+        bars = [(f"{board.name}, {bundle.name}, {in_threads(t)}", time, True) for bundle, board, t, time in predictions]
+        return "Image encoder on boards, predicted", bars
+
+
+def lines(path):
+    return Path(path).read_text().splitlines() if path else []
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pinhole")
+    parser.add_argument("bundles", nargs="+")
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--files", help="the peers' files of the network of the bundles f32 and int8")
+    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--peer-program", help="times peers in Rust")
+    parser.add_argument("--count", help="what tests/arm/count printed")
+    parser.add_argument("--loops", help="what tests/arm/loops printed")
+    parser.add_argument("--provenance", required=True)
+    arguments = parser.parse_args()
+    out = Path(arguments.out)
+    with tempfile.TemporaryDirectory() as work:
+        report = Report(arguments, work)
+        machine, processors, date, commit = lines(arguments.provenance)
+        versions = (HERE / "requirements.txt").read_text().split()
+        peers = [v.replace("==", " ") for v in versions if not v.startswith(("numpy", "matplotlib"))]
+        command = "benches/report" if arguments.files else f"benches/report {' '.join(arguments.bundles)}"
+        report.write(
+            "# Latency",
+            "",
+            f"Made by `{command}{' --quick' * arguments.quick}` on {date}, {commit}. Machine: {machine}; {processors}; kernels "
+            f"{report.bundles[0].kernels}."
+            + (f" Peers: {', '.join(peers)}, tract 0.23.9, rten 0.27.0." if arguments.peers else ""),
+            "",
+            *(f"- {bundle.title()}: {bundle.precision}, image encoder of {bundle.weight_bytes / 1e6:.1f} MB" for bundle in report.bundles),
+            "",
+        )
+        if arguments.files:
+            report.write("ViT-B/32's weights are random: they change no time. The demo's are trained.", "")
+        body = len(report.lines)
+        whole = report.whole_way()
+        pairs = report.beside_peers() if arguments.peers else {}
+        predictions = report.on_arm(whole)
+        picture = out.with_suffix(".svg")
+        if report.plot(picture, pairs, predictions):
+            report.lines[body:body] = [f"![Time of the image encoder]({picture.name})", ""]
+        partial = out.with_suffix(".partial")
+        partial.write_text("\n".join(report.lines).rstrip() + "\n")
+        partial.replace(out)
+        note(f"{out} written")
+
+
+if __name__ == "__main__":
+    main()
