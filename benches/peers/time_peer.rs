@@ -20,9 +20,7 @@ fn main() -> Result<()> {
         [peer, file, pixels, threads, runs, word] if word == "embeddings" => {
             (peer, file, pixels, threads, runs, true)
         }
-        _ => bail!(
-            "usage: time-peer tract|rten FILE.onnx PIXELS.npy THREADS RUNS [embeddings]"
-        ),
+        _ => bail!("usage: time-peer tract|rten FILE.onnx PIXELS.npy THREADS RUNS [embeddings]"),
     };
     let (threads, runs): (usize, usize) = (threads.parse()?, runs.parse()?);
     let reader = std::fs::File::open(pixels).with_context(|| pixels.clone())?;
@@ -72,7 +70,11 @@ fn tract(file: &str, side: usize, threads: usize) -> Result<Run> {
     Ok(Box::new(move |pixels| {
         let input = Tensor::from_shape(&[1, 3, side, side], pixels)?;
         let output = plan.run(tvec!(input.into()))?;
-        Ok(output[0].to_plain_array_view::<f32>()?.iter().copied().collect())
+        Ok(output[0]
+            .to_plain_array_view::<f32>()?
+            .iter()
+            .copied()
+            .collect())
     }))
 }
 
