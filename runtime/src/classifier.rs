@@ -127,6 +127,8 @@ pub struct Classification {
 /// One class of a ranking.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ranked {
+    /// The class's place in the bundle's list, from 0.
+    pub index: usize,
     /// The class's name as in the bundle.
     pub name: String,
     /// softmax(logit_scale * similarity / temperature) over all classes, 0..1.
@@ -339,7 +341,9 @@ impl Classifier {
             .classes
             .iter()
             .zip(similarities.iter().zip(&exponentials))
-            .map(|(name, (&similarity, e))| Ranked {
+            .enumerate()
+            .map(|(index, (name, (&similarity, e)))| Ranked {
+                index,
                 name: name.clone(),
                 probability: e / sum,
                 similarity,

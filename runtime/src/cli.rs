@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use pinhole::camera::Region;
 
 /// Classify images offline with a bundle that pinhole-export wrote.
 #[derive(Parser)]
@@ -40,6 +41,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Classify what a camera sees, until it ends or Ctrl-C
+    Camera(Box<CameraArgs>),
     /// Show what a bundle is
     Inspect {
         #[command(flatten)]
@@ -164,6 +167,96 @@ pub(crate) struct Output {
     /// Turn each image as its EXIF orientation says (CLIP's own preprocessing does not)
     #[arg(long)]
     pub(crate) exif_orientation: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct CameraArgs {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) source: CameraSource,
+    /// With --folder: go on with images that are added or rewritten, once each is whole
+    #[arg(long, requires = "folder")]
+    pub(crate) watch: bool,
+    /// Let the newest frame of a file win too, as of pipes and devices, rather than use every frame
+    #[arg(long, conflicts_with_all = ["folder", "device"])]
+    pub(crate) live: bool,
+    /// How many classes to give
+    #[arg(long, default_value_t = 5, value_parser = at_least_one)]
+    pub(crate) top: usize,
+    #[command(flatten)]
+    pub(crate) conditional: Conditional,
+    /// Look at this part of each frame alone, in pixels
+    #[arg(long, value_name = "X,Y,W,H")]
+    pub(crate) region: Option<Region>,
+    /// Use every N-th frame
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) every: u64,
+    /// Keep the last answer while no cell of 16 x 16 changes its brightness (0 to 255) by more than T
+    #[arg(long, value_name = "T", value_parser = luma)]
+    pub(crate) still_threshold: Option<f32>,
+    /// Time constant of the mean of the probabilities, in answered frames; 0 for none, as for pictures that
+    /// have nothing to do with each other
+    #[arg(long, default_value_t = 1.0, value_name = "FRAMES", value_parser = at_least_zero)]
+    pub(crate) smoothing: f32,
+    /// Answered frames for which a class must lead before it becomes the state
+    #[arg(long, default_value_t = 2, value_name = "FRAMES", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) hysteresis: u32,
+    /// Lead in probability (0 to 1) with which a class becomes the state at once [default: never]
+    #[arg(long, value_name = "P", value_parser = share)]
+    pub(crate) margin: Option<f32>,
+    /// Report a stall after this time without a frame [default: 5; never for --folder]
+    #[arg(long, value_name = "SECONDS", value_parser = time_out)]
+    pub(crate) timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct CameraSource {
+    /// JPEG frames one after the other, from a file, a named pipe, or "-" for standard input:
+    /// rpicam-vid --codec mjpeg -o - -t 0 | pinhole camera BUNDLE --mjpeg -
+    #[arg(long, value_name = "FILE")]
+    pub(crate) mjpeg: Option<PathBuf>,
+    /// Raw frames as ffmpeg -f yuv4mpegpipe writes them, from a file, a named pipe, or "-"
+    #[arg(long, value_name = "FILE")]
+    pub(crate) y4m: Option<PathBuf>,
+    /// A folder of images, in the order of their names
+    #[arg(long, value_name = "DIR")]
+    pub(crate) folder: Option<PathBuf>,
+    /// A camera by V4L2, such as /dev/video0 (if built with the feature v4l)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) device: Option<PathBuf>,
+}
+
+fn number(text: &str, range: std::ops::RangeInclusive<f32>) -> Result<f32, String> {
+    match text.parse() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ if *range.end() == f32::MAX => Err(format!("expected a number from {}", range.start())),
+        _ => Err(format!(
+            "expected a number from {} to {}",
+            range.start(),
+            range.end()
+        )),
+    }
+}
+
+fn luma(text: &str) -> Result<f32, String> {
+    number(text, 0.0..=255.0)
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    number(text, 0.0..=1.0)
+}
+
+fn at_least_zero(text: &str) -> Result<f32, String> {
+    number(text, 0.0..=f32::MAX)
+}
+
+fn time_out(text: &str) -> Result<Duration, String> {
+    // A day: more is no time-out.
+    number(text, 0.001..=86_400.0).map(Duration::from_secs_f32)
 }
 
 pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {

@@ -27,6 +27,7 @@
 //! EXIF orientation is ignored, as CLIP's own preprocessing does, unless
 //! [`DecodeOptions::apply_orientation`] asks for it.
 
+pub mod camera;
 mod classifier;
 mod conditional;
 mod error;

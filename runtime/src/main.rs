@@ -1,6 +1,7 @@
 //! `pinhole`: the board's command line.
 
 mod bench;
+mod camera_command;
 mod cli;
 
 use std::io::{IsTerminal, Write};
@@ -11,7 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
 use pinhole::{
-    Agreement, Classes, Classifier, DecodeOptions, Latency, Manifest, Mode, Precision, RgbImage,
+    Agreement, Classes, Classifier, DecodeOptions, Latency, Manifest, Mode, Precision, Ranked,
+    RgbImage,
 };
 use serde::Serialize;
 
@@ -59,6 +61,10 @@ fn run(command: Command) -> Result<ExitCode> {
                 embed(&classifier, path, image, &output)
             })
         }
+        Command::Camera(args) => {
+            let classifier = open_conditional(&args.common, &args.conditional)?;
+            camera_command::run(&args, &classifier)
+        }
         Command::Inspect {
             common,
             operators,
@@ -76,6 +82,7 @@ fn run(command: Command) -> Result<ExitCode> {
     }
 }
 
+/// Opens a bundle whose conditional head computes as the arguments say.
 fn open_conditional(common: &Common, conditional: &Conditional) -> Result<Classifier> {
     let mode = match conditional.conditional {
         None | Some(ConditionalMode::Exact) => Mode::Exact,
@@ -155,6 +162,16 @@ struct TopClass<'a> {
     similarity: f32,
 }
 
+fn top_classes(ranking: &[Ranked], top: usize) -> Vec<TopClass<'_>> {
+    (ranking.iter().take(top))
+        .map(|c| TopClass {
+            class: &c.name,
+            probability: c.probability,
+            similarity: c.similarity,
+        })
+        .collect()
+}
+
 #[derive(Serialize)]
 struct LatencyMs {
     decode: f64,
@@ -189,16 +206,9 @@ fn classify(
     let latency_ms = LatencyMs::new(decode, &answer.latency);
     let mut out = std::io::stdout().lock();
     if output.json {
-        let top = answer.top(top).iter();
         let line = ClassifyLine {
             image: path.display().to_string(),
-            top: top
-                .map(|c| TopClass {
-                    class: &c.name,
-                    probability: c.probability,
-                    similarity: c.similarity,
-                })
-                .collect(),
+            top: top_classes(&answer.ranking, top),
             unknown: answer.unknown,
             latency_ms,
         };

@@ -1,0 +1,273 @@
+//! `pinhole camera`: what a camera sees, as JSON lines, as a line that is rewritten, or an event a line.
+//!
+//! A line of `--json` has these fields:
+//!
+//! | field | what it is |
+//! |---|---|
+//! | `frame` | number of the frame, from 0; frames that were not used are counted too |
+//! | `image` | the file, only for `--folder` |
+//! | `time` | when the frame was there, RFC 3339 in UTC |
+//! | `captured_ms` | the same, in milliseconds since the start |
+//! | `age_ms` | how old the frame was when it was answered |
+//! | `top` | the most probable classes: `class`, `probability` and `similarity`, both smoothed |
+//! | `unknown` | whether most of the smoothed frames are none of the classes, as the bundle's policy says |
+//! | `state` | what the camera sees: a class, `"unknown"`, or null until a class has led for long enough |
+//! | `event` | null, or `{"from", "to"}` in the frame in which the state changes |
+//! | `still` | the scene has not changed: the last answer stands, and was not computed again |
+//! | `dropped` | frames so far that a newer one replaced |
+//! | `latency_ms` | `decode`, `preprocess`, `encode`, `head`, `total` |
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use pinhole::camera::{
+    Answer, Camera, Counters, Input, Options, Pipeline, Report, Seen, Source, Stopper,
+    TrackerOptions, Update,
+};
+use pinhole::{Classifier, DecodeOptions};
+use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
+
+use crate::cli::CameraArgs;
+use crate::{LatencyMs, TopClass, top_classes};
+
+pub(crate) fn run(args: &CameraArgs, classifier: &Classifier) -> Result<ExitCode> {
+    let source = source(args)?;
+    let defaults = Options::default();
+    let options = Options {
+        live: args.live.then_some(true),
+        every: args.every,
+        region: args.region,
+        still_threshold: args.still_threshold,
+        // A folder has no rate of its own.
+        timeout: match args.source.folder {
+            Some(_) => args.timeout,
+            None => args.timeout.or(defaults.timeout),
+        },
+        decode: DecodeOptions {
+            apply_orientation: args.output.exif_orientation,
+            ..Default::default()
+        },
+        ..defaults
+    };
+    let tracker = TrackerOptions {
+        smoothing: args.smoothing,
+        hysteresis: args.hysteresis,
+        margin: args.margin,
+    };
+    let mut stream = classifier.stream()?;
+    let camera = Camera::open(source, options)?;
+    stop_on_signals(camera.stopper())?;
+    let mut pipeline = Pipeline::new(camera, |image| stream.classify(image), tracker);
+    let mut screen = Screen::new(args);
+    let result = pipeline.by_ref().try_for_each(|update| {
+        match update? {
+            Update::Answer(answer) => screen.answer(&answer)?,
+            Update::Report(report) => screen.report(&report),
+        }
+        Ok(())
+    });
+    screen.end();
+    summary(&pipeline.camera().counters());
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+fn source(args: &CameraArgs) -> Result<Source> {
+    let input = |path: &Path| match path.as_os_str() == "-" {
+        true => Input::Stdin,
+        false => Input::Path(path.to_owned()),
+    };
+    let from = &args.source;
+    Ok(match (&from.mjpeg, &from.y4m, &from.folder, &from.device) {
+        (Some(path), ..) => Source::Mjpeg(input(path)),
+        (_, Some(path), ..) => Source::Y4m(input(path)),
+        (_, _, Some(path), _) => Source::Folder {
+            path: path.clone(),
+            watch: args.watch,
+        },
+        (_, _, _, Some(path)) => device(path)?,
+        _ => bail!("expected --mjpeg, --y4m, --folder or --device, found none"),
+    })
+}
+
+#[cfg(feature = "v4l")]
+fn device(path: &Path) -> Result<Source> {
+    Ok(Source::Device(path.to_owned()))
+}
+
+#[cfg(not(feature = "v4l"))]
+fn device(path: &Path) -> Result<Source> {
+    let path = path.display();
+    bail!(
+        "--device {path}: this pinhole was built without the feature v4l; build it with `--features v4l`, or use \
+         `ffmpeg -f v4l2 -i {path} -c:v mjpeg -f mjpeg - | pinhole camera BUNDLE --mjpeg -`"
+    )
+}
+
+/// The first Ctrl-C or SIGTERM ends the stream, the second the program.
+fn stop_on_signals(stopper: Stopper) -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot wait for signals")?;
+    std::thread::spawn(move || {
+        let mut signals = signals.forever();
+        if signals.next().is_some() {
+            stopper.stop();
+        }
+        if let Some(signal) = signals.next() {
+            // It does not return, but where there is no such signal.
+            let _ = emulate_default_handler(signal);
+        }
+    });
+    Ok(())
+}
+
+/// Where answers and reports go.
+struct Screen {
+    start: Instant,
+    top: usize,
+    json: bool,
+    /// Answers are a line that is rewritten.
+    live: bool,
+    last: Option<Instant>,
+    rate: f64,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    frame: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<String>,
+    time: String,
+    captured_ms: f64,
+    age_ms: f64,
+    top: Vec<TopClass<'a>>,
+    unknown: bool,
+    state: Option<&'a str>,
+    event: Option<Event<'a>>,
+    still: bool,
+    dropped: u64,
+    latency_ms: LatencyMs,
+}
+
+#[derive(Serialize)]
+struct Event<'a> {
+    from: Option<&'a str>,
+    to: &'a str,
+}
+
+fn name(seen: &Seen) -> &str {
+    match seen {
+        Seen::Class(name) => name,
+        Seen::Unknown => "unknown",
+    }
+}
+
+impl Screen {
+    fn new(args: &CameraArgs) -> Self {
+        Self {
+            start: Instant::now(),
+            top: args.top,
+            json: args.output.json,
+            live: !args.output.json && std::io::stdout().is_terminal(),
+            last: None,
+            rate: 0.0,
+        }
+    }
+
+    fn answer(&mut self, answer: &Answer) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        let change = answer.tracked.change.as_ref();
+        let state = answer.state.as_ref().map(name);
+        let age_ms = answer.age.as_secs_f64() * 1e3;
+        let time = humantime::format_rfc3339_millis(answer.time);
+        if self.json {
+            let captured = answer.captured.saturating_duration_since(self.start);
+            let line = Line {
+                frame: answer.frame,
+                image: answer.file.as_ref().map(|file| file.display().to_string()),
+                time: time.to_string(),
+                captured_ms: captured.as_secs_f64() * 1e3,
+                age_ms,
+                top: top_classes(&answer.tracked.ranking, self.top),
+                unknown: answer.tracked.unknown,
+                state,
+                event: change.map(|change| Event {
+                    from: change.from.as_ref().map(name),
+                    to: name(&change.to),
+                }),
+                still: answer.still,
+                dropped: answer.counters.dropped,
+                latency_ms: LatencyMs::new(answer.decode, &answer.latency),
+            };
+            writeln!(out, "{}", serde_json::to_string(&line)?)?;
+        } else if self.live {
+            self.measure_rate();
+            let probability = (answer.tracked.ranking.first()).map_or(String::new(), |best| {
+                format!("{:3.0} %", 100.0 * best.probability)
+            });
+            // A name may be of any length, and the line must not wrap.
+            let name: String = (state.unwrap_or("...").chars())
+                .map(|c| if c.is_control() { ' ' } else { c })
+                .take(32)
+                .collect();
+            write!(
+                out,
+                "\r\x1b[2K{name:<24} {probability}  {age_ms:4.0} ms old  {:5.1}/s  {} dropped{}",
+                self.rate,
+                answer.counters.dropped,
+                if answer.still { "  still" } else { "" }
+            )?;
+        } else if let Some(change) = change {
+            let file =
+                (answer.file.as_ref()).map_or(String::new(), |f| format!("  {}", f.display()));
+            let from = change.from.as_ref().map_or("nothing", name);
+            let to = name(&change.to);
+            writeln!(out, "{time}  frame {}{file}  {from} -> {to}", answer.frame)?;
+        }
+        // Whoever reads a pipe waits for this frame, not for a full buffer.
+        Ok(out.flush()?)
+    }
+
+    fn measure_rate(&mut self) {
+        let now = Instant::now();
+        if let Some(last) = self.last.replace(now) {
+            let seconds = (now - last).as_secs_f64().max(1e-6);
+            self.rate += 0.1 * (1.0 / seconds - self.rate);
+        }
+    }
+
+    fn report(&self, report: &Report) {
+        if self.live {
+            print!("\r\x1b[2K");
+        }
+        let time = humantime::format_rfc3339_millis(report.at);
+        eprintln!("{time}  {}", report.kind);
+    }
+
+    fn end(&self) {
+        if self.live {
+            println!();
+        }
+    }
+}
+
+fn summary(c: &Counters) {
+    eprintln!(
+        "frames: {} read = {} classified + {} still + {} skipped + {} dropped + {} corrupt; {} bytes skipped, \
+         {} stalls, reopened {} times, {} reports left out",
+        c.read,
+        c.classified,
+        c.still,
+        c.skipped,
+        c.dropped,
+        c.corrupt,
+        c.skipped_bytes,
+        c.stalls,
+        c.reopened,
+        c.unreported
+    );
+}
