@@ -176,7 +176,7 @@ pub(crate) struct CameraArgs {
     #[command(flatten)]
     pub(crate) source: CameraSource,
     /// With --folder: go on with images that are added or rewritten, once each is whole
-    #[arg(long, requires = "folder")]
+    #[arg(long, conflicts_with_all = ["mjpeg", "y4m", "device"])]
     pub(crate) watch: bool,
     /// Let the newest frame of a file win too, as of pipes and devices, rather than use every frame
     #[arg(long, conflicts_with_all = ["folder", "device"])]

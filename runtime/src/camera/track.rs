@@ -155,3 +155,132 @@ impl Tracker {
         Some(Change { from, to: leader })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Latency;
+
+    /// An answer with these probabilities for the classes 0, 1, ...
+    fn answer(probabilities: &[f32], unknown: bool) -> Classification {
+        let mut ranking: Vec<Ranked> = (probabilities.iter().enumerate())
+            .map(|(index, probability)| Ranked {
+                index,
+                name: index.to_string(),
+                probability: *probability,
+                similarity: *probability,
+            })
+            .collect();
+        ranking.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+        Classification {
+            ranking,
+            unknown,
+            latency: Latency::default(),
+        }
+    }
+
+    /// The frames in which the state changes, and to what; "?" is an unknown frame.
+    fn events(options: TrackerOptions, frames: &str) -> Vec<(usize, String)> {
+        let mut tracker = Tracker::new(options);
+        let mut events = vec![];
+        for (number, frame) in frames.chars().enumerate() {
+            let tracked = match frame {
+                'a' => tracker.update(&answer(&[0.9, 0.1, 0.0], false)),
+                'b' => tracker.update(&answer(&[0.1, 0.9, 0.0], false)),
+                'c' => tracker.update(&answer(&[0.1, 0.0, 0.9], false)),
+                _ => tracker.update(&answer(&[0.4, 0.3, 0.3], true)),
+            };
+            if let Some(change) = tracked.change {
+                assert_eq!(tracker.state(), Some(&change.to));
+                let to = match change.to {
+                    Seen::Class(name) => name,
+                    Seen::Unknown => "unknown".into(),
+                };
+                events.push((number, to));
+            }
+        }
+        events
+    }
+
+    fn options(smoothing: f32, hysteresis: u32, margin: Option<f32>) -> TrackerOptions {
+        TrackerOptions {
+            smoothing,
+            hysteresis,
+            margin,
+        }
+    }
+
+    #[track_caller]
+    fn assert_events(options: TrackerOptions, frames: &str, expected: &[(usize, &str)]) {
+        let found = events(options, frames);
+        let found: Vec<(usize, &str)> = found.iter().map(|(n, to)| (*n, to.as_str())).collect();
+        assert_eq!(found, expected, "{frames}");
+    }
+
+    #[test]
+    fn a_class_must_lead_for_as_many_frames_as_hysteresis_says() {
+        assert_events(
+            options(0.0, 1, None),
+            "aabab",
+            &[(0, "0"), (2, "1"), (3, "0"), (4, "1")],
+        );
+        assert_events(options(0.0, 2, None), "aabaabb", &[(1, "0"), (6, "1")]);
+        assert_events(options(0.0, 3, None), "aaabbabbb", &[(2, "0"), (8, "1")]);
+        // Two challengers do not add up.
+        assert_events(options(0.0, 2, None), "aabcbcc", &[(1, "0"), (6, "2")]);
+    }
+
+    #[test]
+    fn a_clear_lead_needs_no_second_frame() {
+        // 0.9 against 0.1 leads by 0.8; without a state, by all of it.
+        assert_events(options(0.0, 3, Some(0.75)), "ab", &[(0, "0"), (1, "1")]);
+        assert_events(options(0.0, 3, Some(0.85)), "abbb", &[(0, "0"), (3, "1")]);
+    }
+
+    #[test]
+    fn smoothing_is_an_exponential_mean_with_its_time_constant() {
+        let mut tracker = Tracker::new(options(4.0, 1, None));
+        tracker.update(&answer(&[1.0, 0.0], false));
+        for frame in 1..=12 {
+            let tracked = tracker.update(&answer(&[0.0, 1.0], false));
+            let old = tracked
+                .ranking
+                .iter()
+                .find(|class| class.index == 0)
+                .unwrap();
+            let expected = (-frame as f32 / 4.0).exp();
+            assert!((old.probability - expected).abs() < 1e-5, "{frame}");
+            assert!((old.similarity - expected).abs() < 1e-5, "{frame}");
+        }
+        // The new class leads once exp(-n / 4) < 1/2, at n = 3.
+        assert_events(options(4.0, 1, None), "abbbb", &[(0, "0"), (3, "1")]);
+    }
+
+    #[test]
+    fn unknown_is_a_state_like_a_class() {
+        assert_events(
+            options(0.0, 2, None),
+            "aa?a??aa",
+            &[(1, "0"), (5, "unknown"), (7, "0")],
+        );
+        assert_events(
+            options(1.0, 2, None),
+            "aaa???aaa",
+            &[(1, "0"), (4, "unknown"), (7, "0")],
+        );
+        let mut tracker = Tracker::new(options(1.0, 1, None));
+        assert!(tracker.update(&answer(&[0.6, 0.4], true)).unknown);
+        assert!(!tracker.update(&answer(&[0.6, 0.4], false)).unknown);
+    }
+
+    /// With the defaults, a change is told in its second frame and a single odd frame is none.
+    #[test]
+    fn defaults() {
+        assert_events(
+            TrackerOptions::default(),
+            "aaaabaaaabbbb",
+            &[(1, "0"), (10, "1")],
+        );
+        assert_events(TrackerOptions::default(), "aaaa?aaaa", &[(1, "0")]);
+    }
+}
