@@ -83,3 +83,39 @@ impl StillGate {
         still
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grey(width: u32, height: u32, grey: u8) -> RgbImage {
+        let data = vec![grey; (width * height * 3) as usize];
+        RgbImage::new(width, height, data).unwrap()
+    }
+
+    /// A dawn of one level a frame passes whenever it has got further than the threshold.
+    #[test]
+    fn slow_changes_add_up() {
+        let mut gate = StillGate::new(8.0);
+        let passed: Vec<u8> = (100..130)
+            .filter(|level| !gate.is_still(Thumbnail::new(&grey(40, 30, *level))))
+            .collect();
+        assert_eq!(passed, [100, 109, 118, 127]);
+    }
+
+    #[test]
+    fn a_change_of_a_corner_counts_as_one_of_the_whole() {
+        for (width, height) in [(16, 16), (320, 240), (1000, 7), (1, 1), (5, 90)] {
+            let before = Thumbnail::new(&grey(width, height, 100));
+            let mut image = grey(width, height, 100);
+            // The first cell, of at least one pixel.
+            for y in 0..(height / 16).max(1) {
+                let row = (y * width * 3) as usize;
+                let columns = (width / 16).max(1) as usize;
+                image.data[row..][..columns * 3].fill(150);
+            }
+            let difference = before.difference(&Thumbnail::new(&image));
+            assert_eq!(difference, 50.0, "{width} x {height}");
+        }
+    }
+}
