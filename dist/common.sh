@@ -1,0 +1,63 @@
+# Sourced by deb and tarball: what the two packages have in common.
+set -euo pipefail
+export LC_ALL=C
+
+skip() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+. dist/toolchain.sh
+if [ "$(uname -m)" = aarch64 ]; then tools=; else tools=aarch64-linux-gnu-; fi
+
+[ $# = 0 ] || { echo "usage: $0 (no arguments; CARGO_TARGET_DIR says where to build)" >&2; exit 2; }
+
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml)
+out=${CARGO_TARGET_DIR:-target}/packages
+# The same commit makes the same bytes; without git, the newest entry of the changelog does.
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)}
+export SOURCE_DATE_EPOCH
+umask 022
+mkdir -p "$out"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# stage static|dynamic FOLDER: builds the program and puts all that users get under FOLDER, laid out as under /usr.
+# Where a systemd unit is to go along, it is installed here.
+stage() {
+    board_program "$1" >&2
+    # Under another profile tract would not have to be built, but the tests have built this crate already.
+    cargo run --locked -q -p pinhole-dist -- "$work/made" --target $target >&2
+    install -D "$arm/$target/dist/pinhole" "$2/bin/pinhole"
+    install -Dm 644 -t "$2/share/man/man1" "$work"/made/man/*.1
+    install -Dm 644 "$work/made/completions/pinhole.bash" "$2/share/bash-completion/completions/pinhole"
+    install -Dm 644 -t "$2/share/zsh/vendor-completions" "$work/made/completions/_pinhole"
+    install -Dm 644 -t "$2/share/fish/vendor_completions.d" "$work/made/completions/pinhole.fish"
+    install -Dm 644 -t "$2/share/doc/pinhole" LICENSE-MIT LICENSE-APACHE "$work/made/third-party-licences.txt"
+    install -Dm 644 CHANGELOG.md "$2/share/doc/pinhole/changelog"
+    install -Dm 644 -t "$2/share/pinhole/samples" assets/samples/*
+    (cd assets && find demo -type f -exec install -Dm 644 {} "$2/share/pinhole/{}" \;)
+}
+
+# The newest version of the symbols with the prefix $2 (GLIBC, GCC) that program $1 asks for; nothing where none.
+newest() {
+    "${tools}objdump" -T "$1" | sed -n "s/.*[( ]$2_\([0-9.]*\).*/\1/p" | sort -V | tail -n 1
+}
+
+# bytes FILE
+bytes() {
+    stat -c %s "$1"
+}
+
+# sizes NAME BYTES...: a table on standard output, and $out/$1.json for reports.
+sizes() {
+    local file=$out/$1.json separator='{'
+    shift
+    while [ $# -gt 0 ]; do
+        printf '%s\n  "%s": %s' "$separator" "$1" "$2"
+        separator=,
+        awk -v name="$1" -v bytes="$2" 'BEGIN { printf "%-40s %10d bytes %6.1f MB\n", name, bytes, bytes / 1e6 }' >&3
+        shift 2
+    done 3>&1 >"$file.new"
+    printf '\n}\n' >>"$file.new"
+    mv "$file.new" "$file"
+}
