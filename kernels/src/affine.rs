@@ -1,5 +1,6 @@
 //! f32 to 8-bit integers with one scale and zero point for all values, as ONNX's QuantizeLinear has them.
 
+use crate::pointwise::{TABLE_BLOCK, look_up};
 use crate::select::{Kernels, kernels};
 use crate::simd::{Simd, load_part, store_part};
 use crate::threads::{self, Shared};
@@ -73,18 +74,13 @@ pub(crate) fn map_quantized_by(
                 Some(vector) => vector.quantize_affine(x, by, q),
             };
             if finite {
-                for (out, q) in out.iter_mut().zip(q) {
-                    *out = values[usize::from(q.cast_unsigned() ^ 0x80)];
-                }
+                look_up(q, values, out);
             } else {
                 out.fill(f32::NAN);
             }
         }
     });
 }
-
-/// Values between quantising and looking up, which stay in the first-level cache.
-const TABLE_BLOCK: usize = 1024;
 
 pub(crate) fn dynamic(kernels: Kernels, x: &[f32]) -> Affine {
     let range = |x: &[f32]| match kernels.float {
@@ -175,18 +171,25 @@ pub(crate) fn quantize_slice<S: Simd>(simd: S, x: &[f32], by: Affine, out: &mut 
 #[inline(always)]
 pub(crate) fn fake_quantize_slice<S: Simd>(simd: S, x: &[f32], by: Affine, out: &mut [f32]) {
     assert_eq!(x.len(), out.len());
-    let rounded = rounded(simd, by);
-    let scale = simd.splat(by.scale);
+    let quantized = fake_quantized(simd, by);
     let (mut from, mut to) = (x.chunks_exact(S::LANES), out.chunks_exact_mut(S::LANES));
     for (x, out) in (&mut from).zip(&mut to) {
         // SAFETY: each chunk has a register's values.
         unsafe {
-            let v = rounded(simd.load(x.as_ptr()));
-            simd.store(simd.mul(v, scale), out.as_mut_ptr());
+            simd.store(quantized(simd.load(x.as_ptr())), out.as_mut_ptr());
         }
     }
-    let v = simd.mul(rounded(load_part(simd, from.remainder())), scale);
+    let v = quantized(load_part(simd, from.remainder()));
     store_part(simd, v, to.into_remainder());
+}
+
+/// [`reference::fake_quantize`] of a register, bit for bit.
+#[inline(always)]
+pub(crate) fn fake_quantized<S: Simd>(simd: S, by: Affine) -> impl Fn(S::V) -> S::V {
+    let rounded = rounded(simd, by);
+    let scale = simd.splat(by.scale);
+    #[inline(always)]
+    move |v| simd.mul(rounded(v), scale)
 }
 
 /// x / scale, limited and rounded.

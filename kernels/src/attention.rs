@@ -2,11 +2,12 @@
 
 use crate::linear::{Tile, blocks, pack_rows};
 use crate::norm::softmax;
+use crate::pointwise::{self, Pointwise};
 use crate::select::{Kernels, Shape};
 use crate::simd::Simd;
 use crate::threads::Shared;
 use crate::transpose::transposed;
-use crate::{Rows, reference, scratch, threads};
+use crate::{Rows, Stages, reference, scratch, threads};
 
 /// One head's operands: rows of `width` values.
 pub(crate) struct Head<'a> {
@@ -18,12 +19,14 @@ pub(crate) struct Head<'a> {
     pub(crate) width: usize,
     pub(crate) causal: bool,
     pub(crate) scale: f32,
+    /// Between the stages; those of the scores work before `scale` does.
+    pub(crate) stages: &'a Stages,
     /// tq rows of `width` values, `stride` apart, which nobody else touches meanwhile.
     pub(crate) out: *mut f32,
     pub(crate) stride: usize,
 }
 
-/// [`crate::attention`] by the given kernels, with its operands checked.
+/// [`crate::attention`] and [`crate::staged_attention`] by the given kernels, with their operands checked.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn attention(
     kernels: Kernels,
@@ -36,15 +39,18 @@ pub(crate) fn attention(
     head_width: usize,
     causal: bool,
     scale: f32,
+    stages: &Stages,
     out: &mut [f32],
 ) {
     let Some(vector) = kernels.float else {
-        return reference::attention(q, tq, k, v, tk, heads, head_width, causal, scale, out);
+        return reference::attention(
+            q, tq, k, v, tk, heads, head_width, causal, scale, stages, out,
+        );
     };
     if out.is_empty() || tk == 0 {
         return out.fill(0.0);
     }
-    let sizes = Sizes::new(vector.shape(), tq, tk, head_width);
+    let sizes = Sizes::new(vector.shape(), tq, tk, head_width, stages);
     let threads = threads::count(2 * heads * tq * tk * head_width);
     // SAFETY: each head writes columns of its own.
     let out = unsafe { Shared::new(out) };
@@ -58,6 +64,7 @@ pub(crate) fn attention(
             width: head_width,
             causal,
             scale,
+            stages,
             out: out.pointer().wrapping_add(head * head_width),
             stride: heads * head_width,
         };
@@ -76,10 +83,15 @@ struct Sizes {
     weights: usize,
     values: usize,
     sums: usize,
+    /// An operand after the functions of its stage.
+    staged: usize,
 }
 
 impl Sizes {
-    fn new(shape: Shape, tq: usize, tk: usize, width: usize) -> Self {
+    fn new(shape: Shape, tq: usize, tk: usize, width: usize, stages: &Stages) -> Self {
+        let staged = [&stages.q, &stages.k, &stages.v]
+            .iter()
+            .any(|s| !s.is_empty());
         let (width4, tk4) = (width.next_multiple_of(4), tk.next_multiple_of(4));
         Sizes {
             queries: (tq * width4).next_multiple_of(16),
@@ -88,11 +100,13 @@ impl Sizes {
             weights: (tq * tk4).next_multiple_of(16),
             values: width.next_multiple_of(shape.columns) * tk4,
             sums: tq * shape.columns,
+            staged: if staged { tq.max(tk) * width } else { 0 },
         }
     }
 
     fn all(&self) -> usize {
-        self.queries + self.keys + self.scores + self.weights + self.values + self.sums
+        let packed = self.queries + self.keys + self.weights + self.values;
+        packed + self.scores + self.sums + self.staged
     }
 }
 
@@ -102,17 +116,20 @@ impl Sizes {
 /// As [`Head::out`] says.
 #[inline(always)]
 pub(crate) unsafe fn head<S: Simd>(simd: S, shape: Shape, h: &Head, memory: &mut [f32]) {
-    let sizes = Sizes::new(shape, h.tq, h.tk, h.width);
+    let sizes = Sizes::new(shape, h.tq, h.tk, h.width, h.stages);
     let (queries, memory) = memory.split_at_mut(sizes.queries);
     let (keys, memory) = memory.split_at_mut(sizes.keys);
     let (scores, memory) = memory.split_at_mut(sizes.scores);
     let (weights, memory) = memory.split_at_mut(sizes.weights);
-    let (values, sums) = memory.split_at_mut(sizes.values);
+    let (values, memory) = memory.split_at_mut(sizes.values);
+    let (sums, memory) = memory.split_at_mut(sizes.sums);
     let (width4, tk4) = (h.width.next_multiple_of(4), h.tk.next_multiple_of(4));
     let stride = h.tk.next_multiple_of(S::COLUMNS);
 
-    pack_rows(h.q, h.tq, 0..h.width, S::ROWS, queries);
-    pack_keys::<S>(h, width4, keys);
+    let q = staged(simd, &h.stages.q, h.q, h.tq, h.width, memory);
+    pack_rows(q, h.tq, 0..h.width, S::ROWS, queries);
+    let k = staged(simd, &h.stages.k, h.k, h.tk, h.width, memory);
+    pack_keys::<S>(k, h.tk, h.width, keys);
     for (i, panel) in keys.chunks_exact(width4 * S::COLUMNS).enumerate() {
         let scores = &mut scores[i * S::COLUMNS..][..(h.tq - 1) * stride + S::COLUMNS];
         // SAFETY: `scores` has tq rows of COLUMNS values, `stride` apart.
@@ -135,12 +152,10 @@ pub(crate) unsafe fn head<S: Simd>(simd: S, shape: Shape, h: &Head, memory: &mut
         } else {
             h.tk
         };
-        softmax(
-            simd,
-            &mut row[..seen.next_multiple_of(S::LANES)],
-            seen,
-            h.scale,
-        );
+        let registers = &mut row[..seen.next_multiple_of(S::LANES)];
+        pointwise::apply(simd, &h.stages.scores, registers);
+        softmax(simd, registers, seen, h.scale);
+        pointwise::apply(simd, &h.stages.weights, registers);
         if seen < h.tk {
             row[seen..h.tk].fill(0.0);
         }
@@ -156,7 +171,8 @@ pub(crate) unsafe fn head<S: Simd>(simd: S, shape: Shape, h: &Head, memory: &mut
         S::ROWS,
         weights,
     );
-    pack_values(simd, h, tk4, values);
+    let v = staged(simd, &h.stages.v, h.v, h.tk, h.width, memory);
+    pack_values(simd, v, h.tk, h.width, values);
     for (i, panel) in values.chunks_exact(tk4 * S::COLUMNS).enumerate() {
         let columns = i * S::COLUMNS..h.width.min((i + 1) * S::COLUMNS);
         if columns.len() == S::COLUMNS {
@@ -187,6 +203,37 @@ pub(crate) unsafe fn head<S: Simd>(simd: S, shape: Shape, h: &Head, memory: &mut
             };
             out.copy_from_slice(&sums[..columns.len()]);
         }
+    }
+    if !h.stages.out.is_empty() {
+        for i in 0..h.tq {
+            // SAFETY: `out` has row i, whose `width` values are this head's alone and have been written.
+            let out = unsafe { std::slice::from_raw_parts_mut(h.out.add(i * h.stride), h.width) };
+            pointwise::apply(simd, &h.stages.out, out);
+        }
+    }
+}
+
+/// `count` rows after `steps`, in `memory` if there are any.
+#[inline(always)]
+fn staged<'a, S: Simd>(
+    simd: S,
+    steps: &[Pointwise],
+    rows: Rows<'a>,
+    count: usize,
+    width: usize,
+    memory: &'a mut [f32],
+) -> Rows<'a> {
+    if steps.is_empty() {
+        return rows;
+    }
+    let memory = &mut memory[..count * width];
+    for (i, to) in memory.chunks_exact_mut(width).enumerate() {
+        to.copy_from_slice(rows.row(i, width));
+    }
+    pointwise::apply(simd, steps, memory);
+    Rows {
+        data: memory,
+        stride: width,
     }
 }
 
@@ -222,15 +269,16 @@ unsafe fn product<S: Simd>(
     }
 }
 
-/// A panel [width4, COLUMNS] for each COLUMNS keys: their transpose, filled up with zeros.
+/// A panel [width4, COLUMNS] for each COLUMNS of the tk keys: their transpose, filled up with zeros.
 #[inline(always)]
-fn pack_keys<S: Simd>(h: &Head, width4: usize, to: &mut [f32]) {
+fn pack_keys<S: Simd>(k: Rows, tk: usize, width: usize, to: &mut [f32]) {
     const { assert!(S::COLUMNS.is_multiple_of(4)) };
+    let width4 = width.next_multiple_of(4);
     for (i, panel) in to.chunks_exact_mut(width4 * S::COLUMNS).enumerate() {
         for j in (0..S::COLUMNS).step_by(4) {
             let first = i * S::COLUMNS + j;
-            let keys = [first, first + 1, first + 2, first + 3].map(|i| match i < h.tk {
-                true => h.k.row(i, h.width),
+            let keys = [first, first + 1, first + 2, first + 3].map(|i| match i < tk {
+                true => k.row(i, width),
                 false => &[],
             });
             for (p, square) in panel.chunks_exact_mut(4 * S::COLUMNS).enumerate() {
@@ -260,15 +308,16 @@ fn quad(values: &[f32], p: usize) -> [f32; 4] {
     }
 }
 
-/// A panel [tk4, COLUMNS] for each COLUMNS values of a row, filled up with zeros.
+/// A panel [tk4, COLUMNS] for each COLUMNS values of one of the tk rows, filled up with zeros.
 #[inline(always)]
-fn pack_values<S: Simd>(simd: S, h: &Head, tk4: usize, to: &mut [f32]) {
+fn pack_values<S: Simd>(simd: S, v: Rows, tk: usize, width: usize, to: &mut [f32]) {
+    let tk4 = tk.next_multiple_of(4);
     for (i, panel) in to.chunks_exact_mut(tk4 * S::COLUMNS).enumerate() {
-        let from = i * S::COLUMNS..h.width.min((i + 1) * S::COLUMNS);
-        let (values, rest) = panel.split_at_mut(h.tk * S::COLUMNS);
+        let from = i * S::COLUMNS..width.min((i + 1) * S::COLUMNS);
+        let (values, rest) = panel.split_at_mut(tk * S::COLUMNS);
         rest.fill(0.0);
         for (p, to) in values.chunks_exact_mut(S::COLUMNS).enumerate() {
-            let value = &h.v.row(p, h.width)[from.clone()];
+            let value = &v.row(p, width)[from.clone()];
             if value.len() == S::COLUMNS {
                 for j in (0..S::COLUMNS).step_by(S::LANES) {
                     // SAFETY: both have COLUMNS values, whole registers.

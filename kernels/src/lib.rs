@@ -43,6 +43,7 @@ mod linear;
 mod neon;
 mod norm;
 mod patch;
+mod pointwise;
 mod quantize;
 mod reference;
 mod scratch;
@@ -60,6 +61,7 @@ pub use half::{NotFinite, PackedLinearF16};
 pub use int8::{Input, PackedLinearAffine, PackedLinearInt8, WeightError};
 pub use linear::PackedLinear;
 pub use patch::{patch_embedding, patch_embedding_f16, patch_embedding_int8};
+pub use pointwise::{Pointwise, Stages};
 pub use quantize::Before;
 use select::kernels;
 pub use select::{Error, available, check, chosen, chosen_f32, f16_arithmetic};
@@ -174,15 +176,11 @@ pub fn attention(
     scale: f32,
     out: &mut [f32],
 ) {
-    let width = heads * head_width;
-    q.check("q", tq, width);
-    k.check("k", tk, width);
-    v.check("v", tk, width);
-    assert_eq!(out.len(), tq * width, "out: [tq, heads * head_width]");
     assert!(
         !causal || tk >= tq,
         "causal attention: {tq} queries need as many keys, found {tk}"
     );
+    check_attention(q, tq, k, v, tk, heads * head_width, out);
     attention::attention(
         kernels(),
         q,
@@ -194,8 +192,47 @@ pub fn attention(
         head_width,
         causal,
         scale,
+        Stages::NONE,
         out,
     );
+}
+
+/// [`attention`] that is not causal and has functions of one value between its stages:
+/// out(weights(softmax(scores(q(q) k(k)ᵀ))) v(v)), each of them that of `stages`.
+#[allow(clippy::too_many_arguments)]
+pub fn staged_attention(
+    q: Rows,
+    tq: usize,
+    k: Rows,
+    v: Rows,
+    tk: usize,
+    heads: usize,
+    head_width: usize,
+    stages: &Stages,
+    out: &mut [f32],
+) {
+    check_attention(q, tq, k, v, tk, heads * head_width, out);
+    attention::attention(
+        kernels(),
+        q,
+        tq,
+        k,
+        v,
+        tk,
+        heads,
+        head_width,
+        false,
+        1.0,
+        stages,
+        out,
+    );
+}
+
+fn check_attention(q: Rows, tq: usize, k: Rows, v: Rows, tk: usize, width: usize, out: &[f32]) {
+    q.check("q", tq, width);
+    k.check("k", tk, width);
+    v.check("v", tk, width);
+    assert_eq!(out.len(), tq * width, "out: [tq, heads * head_width]");
 }
 
 /// Divides x by its Euclidean norm, without epsilon as CLIP does: zeros become NaN. Scalar on every target,

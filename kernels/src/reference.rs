@@ -1,7 +1,7 @@
 //! The definition of every result, in plain loops, for every target. A SIMD variant agrees with these
 //! functions within the bound that its test states.
 
-use crate::{Activation, Affine, Rows};
+use crate::{Activation, Affine, Pointwise, Rows, Stages};
 
 /// out [m, n] = activation(x [m, k] · weight [k, n] + bias [n]) + residual [m, n]
 #[allow(clippy::too_many_arguments)]
@@ -106,6 +106,26 @@ pub(crate) fn fake_quantize(x: &[f32], by: Affine, out: &mut [f32]) {
     let (low, high) = by.limits();
     for (y, v) in out.iter_mut().zip(x) {
         *y = (v / by.scale).clamp(low, high).round_ties_even() * by.scale;
+    }
+}
+
+/// Each value through the functions, one after the other; NaN stays.
+pub(crate) fn pointwise(steps: &[Pointwise], x: &mut [f32]) {
+    for step in steps {
+        for v in &mut *x {
+            let mut y = [*v];
+            match step {
+                Pointwise::Scale(factor) => y[0] *= factor,
+                Pointwise::FakeQuantize(by) => fake_quantize(&[*v], *by, &mut y),
+                Pointwise::Table(by, values) => {
+                    let mut q = [0];
+                    if quantize_affine(&[*v], *by, &mut q) {
+                        y[0] = values[usize::from(q[0].cast_unsigned() ^ 0x80)];
+                    }
+                }
+            }
+            *v = y[0];
+        }
     }
 }
 
@@ -323,7 +343,8 @@ pub(crate) fn layer_norm(
     }
 }
 
-/// Scaled dot-product attention for each head apart, as [`crate::attention`] documents it.
+/// Scaled dot-product attention for each head apart, as [`crate::attention`] and [`crate::staged_attention`]
+/// document it.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn attention(
     q: Rows,
@@ -335,28 +356,38 @@ pub(crate) fn attention(
     head_width: usize,
     causal: bool,
     scale: f32,
+    stages: &Stages,
     out: &mut [f32],
 ) {
     let width = heads * head_width;
+    let staged = |row: &[f32], steps: &[Pointwise]| {
+        let mut row = row.to_vec();
+        pointwise(steps, &mut row);
+        row
+    };
     let mut weights = vec![0.0; tk];
     for head in 0..heads {
         let columns = head * head_width..(head + 1) * head_width;
         for i in 0..tq {
-            let query = &q.row(i, width)[columns.clone()];
+            let query = staged(&q.row(i, width)[columns.clone()], &stages.q);
             let seen = if causal { i + 1 + (tk - tq) } else { tk };
             let weights = &mut weights[..seen];
             for (j, weight) in weights.iter_mut().enumerate() {
-                let key = &k.row(j, width)[columns.clone()];
-                *weight = query.iter().zip(key).map(|(a, b)| a * b).sum::<f32>() * scale;
+                let key = staged(&k.row(j, width)[columns.clone()], &stages.k);
+                *weight = query.iter().zip(&key).map(|(a, b)| a * b).sum::<f32>() * scale;
             }
+            pointwise(&stages.scores, weights);
             softmax(weights);
+            pointwise(&stages.weights, weights);
             let out = &mut out[i * width..][columns.clone()];
             out.fill(0.0);
             for (j, weight) in weights.iter().enumerate() {
-                for (y, value) in out.iter_mut().zip(&v.row(j, width)[columns.clone()]) {
+                let value = staged(&v.row(j, width)[columns.clone()], &stages.v);
+                for (y, value) in out.iter_mut().zip(&value) {
                     *y += weight * value;
                 }
             }
+            pointwise(&stages.out, out);
         }
     }
 }
