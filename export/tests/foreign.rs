@@ -19,9 +19,12 @@ use pinhole_preprocessing::Preprocessing;
 use prost::Message;
 use serde_json::Value;
 use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, TensorProto};
+use tract_onnx::prelude::tract_ndarray::Array4;
+use tract_onnx::prelude::*;
 
 const SIDE: u32 = 32;
 const SIZE: usize = 16;
+const LAYERS: usize = 2;
 
 fn files() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/foreign")
@@ -153,15 +156,163 @@ fn answers_are_onnx_runtimes() {
         let (worst, operators) = compare(name);
         let found = operators.iter().filter(|o| o.kernel.starts_with("int8 "));
         let found = found.count();
+        let attention = match name.starts_with("qdq") {
+            true => "FakeQuantizedAttention",
+            false => "Attention",
+        };
+        let attention = (operators.iter())
+            .filter(|o| o.operator == attention && o.kernel.starts_with("f32 "))
+            .count();
         let precision = graph::precision(&operators);
         println!("{name}: worst cosine {worst:.6}, {found} products in integers, {precision}");
-        if worst.is_nan() || worst < 0.999_99 || found != integers {
+        if worst.is_nan() || worst < 0.999_99 || found != integers || attention != LAYERS {
             failed.push(format!(
-                "{name}: {worst}, {found} of {integers}: {operators:?}"
+                "{name}: {worst}, {found} of {integers}, {attention} of {LAYERS}: {operators:?}"
             ));
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// The float file after `change`, which leaves `fused` layers whose attention is one operator, in ours and in plain
+/// tract.
+#[track_caller]
+fn attention_after(fused: usize, change: impl FnOnce(&mut GraphProto)) {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = fs::read(files().join("f32.onnx")).unwrap();
+    let mut model = ModelProto::decode(&*bytes).unwrap();
+    let graph = model.graph.as_mut().unwrap();
+    change(graph);
+    let file = folder.path().join("changed.onnx");
+    fs::write(&file, model.encode_to_vec()).unwrap();
+    let classifier = bundle(&file, &folder.path().join("bundle")).unwrap();
+    let operators = classifier.operators();
+    let found = operators.iter().filter(|o| o.operator == "Attention");
+    assert_eq!(found.count(), fused, "{operators:?}");
+
+    let plain = tract_onnx::onnx().model_for_path(&file).unwrap();
+    let plain = plain.into_typed().unwrap().into_runnable().unwrap();
+    let golden: Value =
+        serde_json::from_slice(&fs::read(files().join("golden.json")).unwrap()).unwrap();
+    let pixels = numbers(&golden["images"][0]);
+    let rule = Preprocessing::openai(SIDE);
+    let side = SIDE as usize;
+    let pixels = Array4::from_shape_fn((1, 3, side, side), |(_, c, y, x)| {
+        let value = pixels[(y * side + x) * 3 + c] as f32 / 255.0;
+        (value - rule.mean[c]) / rule.std[c]
+    });
+    let expected = plain.run(tvec![pixels.into_tensor().into()]).unwrap();
+    let expected = expected[0].try_as_plain_ram().unwrap();
+    let expected = expected.as_slice::<f32>().unwrap();
+    let norm = expected.iter().map(|v| v * v).sum::<f32>().sqrt();
+
+    let path = folder.path().join("a.png");
+    fs::write(&path, png(&golden["images"][0])).unwrap();
+    let image = pinhole::open_image(&path, &DecodeOptions::default()).unwrap();
+    let found = classifier.embed(&image).unwrap().values;
+    for (found, expected) in found.iter().zip(expected) {
+        let expected = expected / norm;
+        assert!((found - expected).abs() < 1e-5, "{expected}, found {found}");
+    }
+}
+
+/// The node of the first layer's attention whose name ends in `name`.
+fn attention_node<'a>(graph: &'a mut GraphProto, name: &str) -> &'a mut NodeProto {
+    let name = format!("resblocks.0/attn/{name}");
+    let mut nodes = graph.node.iter_mut();
+    nodes.find(|n| n.name.ends_with(&name)).unwrap()
+}
+
+fn set_integers(node: &mut NodeProto, name: &str, values: &[i64]) {
+    let mut attributes = node.attribute.iter_mut();
+    let attribute = attributes.find(|a| a.name == name).unwrap();
+    match values {
+        [value] => attribute.i = *value,
+        _ => attribute.ints = values.to_vec(),
+    }
+}
+
+/// Makes `node` read a shape of its own.
+fn set_shape(graph: &mut GraphProto, node: &str, shape: &[i64]) {
+    let tensor = TensorProto {
+        name: format!("shape of {node}"),
+        data_type: 7,
+        dims: vec![shape.len() as i64],
+        raw_data: shape.iter().flat_map(|d| d.to_le_bytes()).collect(),
+        ..Default::default()
+    };
+    attention_node(graph, node).input[1] = tensor.name.clone();
+    graph.initializer.push(tensor);
+}
+
+/// Only what is attention becomes that operator; what resembles it is computed as it stands.
+#[test]
+fn attention_is_not_misread() {
+    attention_after(LAYERS, |_| {});
+    // Keys for queries.
+    attention_after(LAYERS, |graph| {
+        let [q, k] = ["Gather", "Gather_1"].map(|n| attention_node(graph, n).input[1].clone());
+        attention_node(graph, "Gather").input[1] = k;
+        attention_node(graph, "Gather_1").input[1] = q;
+    });
+    // Four heads, whose width no longer is what the scale is of.
+    attention_after(LAYERS, |graph| {
+        for (split, join) in [(3, 6), (4, 7), (5, 8)] {
+            set_shape(graph, &format!("Reshape_{split}"), &[17, 4, 8]);
+            set_shape(graph, &format!("Reshape_{join}"), &[1, 4, 17, 8]);
+        }
+    });
+    // The heads' values one by one.
+    attention_after(LAYERS - 1, |graph| {
+        for (i, split) in [(2, 3), (3, 4)] {
+            set_shape(graph, &format!("Reshape_{split}"), &[17, 16, 2]);
+            set_integers(
+                attention_node(graph, &format!("Transpose_{i}")),
+                "perm",
+                &[2, 0, 1],
+            );
+        }
+    });
+    // Values of other heads than the weights'.
+    attention_after(LAYERS - 1, |graph| {
+        set_shape(graph, "Reshape_5", &[2, 17, 16]);
+        set_integers(attention_node(graph, "Transpose_4"), "perm", &[0, 1, 2]);
+    });
+    // Softmax over the queries.
+    attention_after(LAYERS - 1, |graph| {
+        set_integers(attention_node(graph, "Softmax"), "axis", &[2]);
+    });
+    // The heads joined in other orders: one is attention's result, transposed once more.
+    attention_after(LAYERS, |graph| {
+        set_integers(attention_node(graph, "Transpose_6"), "perm", &[2, 0, 3, 1]);
+    });
+    attention_after(LAYERS - 1, |graph| {
+        set_integers(attention_node(graph, "Transpose_6"), "perm", &[3, 0, 1, 2]);
+    });
+    // A mask before softmax.
+    attention_after(LAYERS - 1, |graph| {
+        let at = graph.node.iter().position(|n| n.op_type == "Softmax");
+        let at = at.unwrap();
+        let mask = TensorProto {
+            name: "mask".into(),
+            data_type: 1,
+            dims: vec![17, 17],
+            raw_data: (0..17 * 17)
+                .flat_map(|i| (if i % 17 > i / 17 { -9f32 } else { 0.0 }).to_le_bytes())
+                .collect(),
+            ..Default::default()
+        };
+        graph.initializer.push(mask);
+        let scores = std::mem::replace(&mut graph.node[at].input[0], "masked".into());
+        let add = NodeProto {
+            name: "masked".into(),
+            op_type: "Add".into(),
+            input: vec![scores, "mask".into()],
+            output: vec!["masked".into()],
+            ..Default::default()
+        };
+        graph.node.insert(at, add);
+    });
 }
 
 /// What is said about the golden file `name` after `change`, which gives back what the message must hold.

@@ -2,7 +2,7 @@
 //! around it.
 
 use pinhole_kernels::{
-    self as kernels, Activation, Affine, PackedLinear, PackedLinearAffine, WeightError,
+    self as kernels, Activation, Affine, PackedLinear, PackedLinearAffine, Pointwise, WeightError,
 };
 use tract_onnx::model::{Onnx, ParsingContext};
 use tract_onnx::pb::{NodeProto, TensorProto, tensor_proto::DataType};
@@ -355,20 +355,24 @@ impl Compute for FakeQuantize {
         kernels::fake_quantize(x, self.0.unwrap_or_else(|| Affine::dynamic(x)), output);
         Ok(())
     }
+
+    fn pointwise(&self) -> Option<Pointwise> {
+        self.0.map(Pointwise::FakeQuantize)
+    }
 }
 
 #[derive(Debug)]
 struct Table {
     by: Affine,
-    values: Box<[f32; 256]>,
+    values: Arc<[f32; 256]>,
 }
 
 fn table(context: &ParsingContext, node: &NodeProto) -> Built {
     let (values, shape) = parameter(context, node, "values", 1)?;
-    let values = values
-        .into_boxed_slice()
+    let values: [f32; 256] = values
         .try_into()
         .map_err(|_| format_err!("values: expected [256], found {shape:?}"))?;
+    let values = Arc::new(values);
     let by = by(node)?.context("x_scale: missing")?;
     operator(foreign::TABLE, Table { by, values })
 }
@@ -381,6 +385,10 @@ impl Compute for Table {
     fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
         kernels::map_quantized(plain(&inputs[0])?, self.by, &self.values, output);
         Ok(())
+    }
+
+    fn pointwise(&self) -> Option<Pointwise> {
+        Some(Pointwise::Table(self.by, Arc::clone(&self.values)))
     }
 }
 

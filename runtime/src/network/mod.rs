@@ -2,10 +2,13 @@
 
 mod affine;
 mod attach;
+mod attention;
 mod check;
 mod foreign;
 mod initializer;
 mod operators;
+mod reshapes;
+mod view;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -202,6 +205,9 @@ fn build(
     let mut model = parsed?.model;
     let pixels = u8::fact([1, image_size, image_size, 3]);
     model.set_input_fact(0, pixels.into())?;
+    let mut model = model.into_typed()?;
+    attention::fuse(&mut model)?;
+    reshapes::absorb(&mut model)?;
     let mut model = model.into_optimized()?;
     operators::share_outputs(&mut model);
     SimplePlan::new(model)

@@ -10,7 +10,7 @@ use half::slice::HalfFloatSliceExt;
 use pinhole_bundle::dialect;
 use pinhole_kernels::{
     self as kernels, Activation, Before, Input, PackedLinear, PackedLinearF16, PackedLinearInt8,
-    Rows,
+    Pointwise, Rows,
 };
 use tract_onnx::model::{Onnx, ParsingContext};
 use tract_onnx::pb::{NodeProto, TensorProto};
@@ -85,6 +85,10 @@ pub(super) trait Compute: fmt::Debug + Send + Sync + 'static {
     fn kernel(&self) -> String {
         format!("f32 {}", kernels::chosen_f32())
     }
+    /// If each value of the output depends on that of the input alone: how.
+    fn pointwise(&self) -> Option<Pointwise> {
+        None
+    }
 }
 
 /// The kernel of one of the plan's operators, if it is ours.
@@ -93,12 +97,34 @@ pub(super) fn kernel(operator: &dyn TypedOp) -> Option<String> {
     Some(operator.compute.kernel())
 }
 
+/// What one of the plan's operators does to each value apart, if it is ours and does nothing else.
+pub(super) fn pointwise(operator: &dyn TypedOp) -> Option<Pointwise> {
+    operator.downcast_ref::<Operator>()?.compute.pointwise()
+}
+
 /// A tract operator with one f32 output around a [`Compute`].
 #[derive(Clone, Debug)]
 struct Operator {
     name: &'static str,
     compute: Arc<dyn Compute>,
     outputs: Arc<Outputs>,
+    /// The output's, if it is another than [`Compute::shape`]; its values are the same, in the same order.
+    shape: Option<TVec<usize>>,
+}
+
+impl Operator {
+    fn shape(&self, inputs: &[&[usize]]) -> TractResult<TVec<usize>> {
+        let shape = self.compute.shape(inputs)?;
+        let Some(other) = &self.shape else {
+            return Ok(shape);
+        };
+        ensure!(
+            shape.iter().product::<usize>() == other.iter().product::<usize>(),
+            "{}: expected {other:?}, found {shape:?}",
+            self.name
+        );
+        Ok(other.clone())
+    }
 }
 
 /// Outputs for use again: after the first images no operator asks for memory or has it zeroed.
@@ -143,7 +169,7 @@ pub(super) fn share_outputs(model: &mut TypedModel) {
 
 impl PartialEq for Operator {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.compute, &other.compute)
+        Arc::ptr_eq(&self.compute, &other.compute) && self.shape == other.shape
     }
 }
 
@@ -162,7 +188,7 @@ impl EvalOp for Operator {
 
     fn eval(&self, _context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let shapes: TVec<&[usize]> = inputs.iter().map(|i| i.shape()).collect();
-        let shape = self.compute.shape(&shapes)?;
+        let shape = self.shape(&shapes)?;
         let run = |output: &mut [f32]| self.compute.run(&inputs, output);
         Ok(tvec![TValue::from_const(self.outputs.fill(&shape, run)?)])
     }
@@ -178,10 +204,27 @@ impl TypedOp for Operator {
                     .with_context(|| format!("{}: the shape {:?} is not fixed", self.name, f.shape))
             })
             .collect::<TractResult<TVec<&[usize]>>>()?;
-        Ok(tvec![f32::fact(self.compute.shape(&shapes)?)])
+        Ok(tvec![f32::fact(self.shape(&shapes)?)])
     }
 
     as_op!();
+}
+
+/// For tract's typed graph.
+pub(super) fn typed(name: &'static str, compute: impl Compute) -> Box<dyn TypedOp> {
+    Box::new(Operator {
+        name,
+        compute: Arc::new(compute),
+        outputs: Arc::default(),
+        shape: None,
+    })
+}
+
+/// `operator`, which is ours, with its output in the shape `shape`, its values in the same order.
+pub(super) fn reshaped(operator: &dyn TypedOp, shape: &[usize]) -> Option<Box<dyn TypedOp>> {
+    let mut operator = operator.downcast_ref::<Operator>()?.clone();
+    operator.shape = Some(shape.into());
+    Some(Box::new(operator))
 }
 
 /// tract infers shapes on its typed graph, where [`Operator::output_facts`] gives them; before that
@@ -194,6 +237,7 @@ pub(super) fn operator(
         name,
         compute: Arc::new(compute),
         outputs: Arc::default(),
+        shape: None,
     };
     let rules =
         |_: &dyn Op,
