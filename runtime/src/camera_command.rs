@@ -24,7 +24,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use pinhole::camera::{
-    Answer, Camera, Counters, Input, Options, Pipeline, Report, Seen, Source, Stopper,
+    Answer, Camera, Counters, Input, Options, Pipeline, Region, Report, Seen, Source, Stopper,
     TrackerOptions, Update,
 };
 use pinhole::{Classifier, DecodeOptions};
@@ -42,7 +42,12 @@ pub(crate) fn run(args: &CameraArgs, classifier: &Classifier) -> Result<ExitCode
     let options = Options {
         live: args.live.then_some(true),
         every: args.every,
-        region: args.region,
+        region: (args.region).map(|[x, y, width, height]| Region {
+            x,
+            y,
+            width,
+            height,
+        }),
         still_threshold: args.still_threshold,
         // A folder has no rate of its own.
         timeout: match args.source.folder {

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use pinhole::camera::Region;
 
 /// Classify images offline with a bundle that pinhole-export wrote.
 #[derive(Parser)]
@@ -187,8 +186,8 @@ pub(crate) struct CameraArgs {
     #[command(flatten)]
     pub(crate) conditional: Conditional,
     /// Look at this part of each frame alone, in pixels
-    #[arg(long, value_name = "X,Y,W,H")]
-    pub(crate) region: Option<Region>,
+    #[arg(long, value_name = "X,Y,W,H", value_parser = rectangle)]
+    pub(crate) region: Option<[u32; 4]>,
     /// Use every N-th frame
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) every: u64,
@@ -252,6 +251,16 @@ fn share(text: &str) -> Result<f32, String> {
 
 fn at_least_zero(text: &str) -> Result<f32, String> {
     number(text, 0.0..=f32::MAX)
+}
+
+/// x, y, width, height
+fn rectangle(text: &str) -> Result<[u32; 4], String> {
+    let numbers = text.split(',').map(|n| n.trim().parse().ok());
+    let numbers: Option<Vec<u32>> = numbers.collect();
+    match numbers.as_deref() {
+        Some(&[x, y, width, height]) if width > 0 && height > 0 => Ok([x, y, width, height]),
+        _ => Err("expected X,Y,WIDTH,HEIGHT in pixels, the sides 1 or more".into()),
+    }
 }
 
 fn time_out(text: &str) -> Result<Duration, String> {

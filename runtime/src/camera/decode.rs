@@ -38,26 +38,6 @@ impl std::fmt::Display for Region {
     }
 }
 
-impl std::str::FromStr for Region {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let numbers: Vec<u32> = (text.split(','))
-            .map(|n| n.trim().parse())
-            .collect::<Result<_, _>>()
-            .unwrap_or_default();
-        match numbers[..] {
-            [x, y, width, height] if width > 0 && height > 0 => Ok(Self {
-                x,
-                y,
-                width,
-                height,
-            }),
-            _ => Err("expected X,Y,WIDTH,HEIGHT in pixels, the sides 1 or more".into()),
-        }
-    }
-}
-
 impl Region {
     /// This part of `image`; `None` where it is not inside.
     pub fn of(&self, image: &RgbImage) -> Option<RgbImage> {
