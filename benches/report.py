@@ -25,7 +25,7 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
-ROUNDS, SECONDS = 5, 2
+ROUNDS, SECONDS = 3, 2
 QUICK_ROUNDS, QUICK_SECONDS = 2, 1
 # Runs of a peer's process; the first ones warm up and are left out.
 RUNS, WARM_UP = 24, 4
