@@ -14,8 +14,9 @@ if [ "$(uname -m)" = aarch64 ]; then tools=; else tools=aarch64-linux-gnu-; fi
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml)
 out=${CARGO_TARGET_DIR:-target}/packages
 # The same commit makes the same bytes; without git, the newest entry of the changelog does.
-SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)}
-export SOURCE_DATE_EPOCH
+epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)}
+# Only where a package is put together: with another one tract's assembly, and so tract, would be built anew.
+unset SOURCE_DATE_EPOCH
 umask 022
 mkdir -p "$out"
 work=$(mktemp -d)
