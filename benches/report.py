@@ -149,7 +149,7 @@ class Report:
             times = [median(lambda r: r["latency_ms"][key]) for key in ("p50", "p90", "p99", "mean", "min")]
             times += [median(lambda r: r["stages_ms"][s]["p50"]) for s in ("decode", "preprocess", "encode", "head")]
             classes = len(bundle.manifest["classes"])
-            head = f"{mode}, {classes} classes" if mode else f"static, {classes} classes"
+            head = f"{mode or 'static'}, {classes} {'class' if classes == 1 else 'classes'}"
             cells = [bundle.name, bundle.precision, threads, head, *(f"{t:.3g}" if t < 1 else f"{t:.2f}" for t in times)]
             cells += [f"{median(lambda r: r['frames_per_second']):.1f}", f"{median(lambda r: r['load_ms']):.0f}"]
             peak = [result["peak_rss_bytes"] for result in found]
@@ -305,6 +305,16 @@ class Report:
         )
         return predictions
 
+    def packages(self):
+        """Sizes that dist/deb and dist/tarball wrote."""
+        if not self.arguments.packages:
+            return
+        self.write("## Packages", "", "`dist/deb` and `dist/tarball`; the program is stripped.", "", "| what | MB |", "|---|---|")
+        for report in sorted(Path(self.arguments.packages).glob("*.json")):
+            for name, size in json.loads(report.read_text()).items():
+                self.write(f"| {report.stem}: {name} | {size / 1e6:.1f} |")
+        self.write("")
+
     def serial_share(self, bundle, whole):
         """Of the encoder, from one thread and the most threads here."""
         most = self.threads[-1]
@@ -380,6 +390,7 @@ def main():
     parser.add_argument("--peer-program", help="times peers in Rust")
     parser.add_argument("--count", help="what tests/arm/count printed")
     parser.add_argument("--loops", help="what tests/arm/loops printed")
+    parser.add_argument("--packages", help="folder of what dist/deb and dist/tarball wrote")
     parser.add_argument("--provenance", required=True)
     arguments = parser.parse_args()
     out = Path(arguments.out)
@@ -405,6 +416,7 @@ def main():
         whole = report.whole_way()
         pairs = report.beside_peers() if arguments.peers else {}
         predictions = report.on_arm(whole)
+        report.packages()
         picture = out.with_suffix(".svg")
         if report.plot(picture, pairs, predictions):
             report.lines[body:body] = [f"![Time of the image encoder]({picture.name})", ""]
