@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused.
-    #[error("{}: {action}: {source}", path.display())]
+    #[error("{}: {action}: {reason}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// What was tried, such as "cannot read".
         action: &'static str,
-        /// The operating system's answer.
-        source: std::io::Error,
+        /// The operating system's answer; not the error's source, for the message has it already.
+        reason: std::io::Error,
     },
     /// The folder is not a bundle at all.
     #[error("{}: not a pinhole bundle: {reason}", path.display())]
@@ -64,11 +64,11 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn io(path: &Path, action: &'static str, source: std::io::Error) -> Self {
+    pub(crate) fn io(path: &Path, action: &'static str, reason: std::io::Error) -> Self {
         Self::Io {
             path: path.to_owned(),
             action,
-            source,
+            reason,
         }
     }
 

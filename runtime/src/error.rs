@@ -24,12 +24,12 @@ pub enum Error {
     #[error(transparent)]
     Text(#[from] pinhole_prompts::Error),
     /// The text encoder's tensors are not what the manifest says.
-    #[error("{}: {source}; export the bundle again", path.display())]
+    #[error("{}: {reason}; export the bundle again", path.display())]
     TextEncoder {
         /// The text encoder's file.
         path: PathBuf,
         /// The tensor, what was expected and what was found.
-        source: Box<pinhole_prompts::Error>,
+        reason: Box<pinhole_prompts::Error>,
     },
     /// The head is not what a conditional head must be.
     #[error("{}: {reason}; export the bundle again", path.display())]

@@ -170,7 +170,7 @@ pub fn text_tower(bundle: &Bundle) -> Result<TextTower, Error> {
         pinhole_prompts::Error::Checkpoint(_) => source.into(),
         _ => Error::TextEncoder {
             path,
-            source: Box::new(source),
+            reason: Box::new(source),
         },
     })
 }

@@ -332,7 +332,10 @@ fn unknown_policy_is_applied() {
 #[test]
 fn what_is_not_a_bundle_says_so() {
     let folder = tempfile::tempdir().unwrap();
-    assert_error(&classify(&folder.path().join("nowhere")), &["nowhere"]);
+    let missing = classify(&folder.path().join("nowhere"));
+    assert_error(&missing, &["nowhere"]);
+    let message = String::from_utf8(missing.stderr).unwrap();
+    assert_eq!(message.matches("os error").count(), 1, "{message}");
     assert_error(&classify(folder.path()), &["manifest.json"]);
     assert_error(&classify(&samples()[0]), &["a bundle is a folder"]);
 }
