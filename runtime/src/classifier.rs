@@ -1,5 +1,6 @@
 //! From a bundle and an image to a ranking.
 
+use std::ops::Deref;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,8 @@ pub struct Classifier {
     encoder: ImageEncoder,
     conditional: Option<ConditionalHead>,
     f16_arithmetic: bool,
+    min_similarity: Option<f32>,
+    min_margin: Option<f32>,
     threads: rayon::ThreadPool,
 }
 
@@ -32,6 +35,8 @@ pub struct Builder {
     threads: Option<usize>,
     mode: Mode,
     f16_arithmetic: Option<bool>,
+    min_similarity: Option<f32>,
+    min_margin: Option<f32>,
 }
 
 impl Builder {
@@ -59,6 +64,24 @@ impl Builder {
         }
     }
 
+    /// Least cosine similarity of the best class, -1 to 1, for the answer not to be "unknown"; in place of the
+    /// bundle's ([`Manifest::unknown`]). -1 asks for nothing.
+    pub fn min_similarity(self, min_similarity: f32) -> Self {
+        Self {
+            min_similarity: Some(min_similarity),
+            ..self
+        }
+    }
+
+    /// Least difference of cosine similarity between the best class and the second, 0 to 2, for the answer not to
+    /// be "unknown"; in place of the bundle's ([`Manifest::unknown`]). 0 asks for nothing.
+    pub fn min_margin(self, min_margin: f32) -> Self {
+        Self {
+            min_margin: Some(min_margin),
+            ..self
+        }
+    }
+
     /// Opens the bundle in `folder`.
     ///
     /// # Errors
@@ -78,7 +101,10 @@ impl Builder {
         let folder = folder.as_ref();
         let (bundle, loaded) = threads.install(|| Bundle::open_with(folder, load))?;
         let (encoder, conditional, f16_arithmetic) = loaded?;
+        let policy = &bundle.manifest().unknown;
         Ok(Classifier {
+            min_similarity: self.min_similarity.or(policy.min_similarity),
+            min_margin: self.min_margin.or(policy.min_margin),
             bundle,
             encoder,
             conditional,
@@ -118,7 +144,8 @@ pub fn thread_pool(threads: Option<usize>) -> Result<rayon::ThreadPool, Error> {
 pub struct Classification {
     /// Every class, the best first.
     pub ranking: Vec<Ranked>,
-    /// Whether the bundle's policy says that the image shows none of the classes.
+    /// Whether the bundle's policy, or the [`Builder`]'s in its place, says that the image shows none of the
+    /// classes.
     pub unknown: bool,
     /// Where the time went; decoding is the caller's.
     pub latency: Latency,
@@ -197,21 +224,12 @@ impl Classifier {
         })
     }
 
-    /// For the images of one camera, one after the other: a conditional head in mode `exact` keeps its
-    /// class embeddings while the images move too little to change the best class.
+    /// For the images of one camera, one after the other: see [`Stream`].
     ///
     /// # Errors
-    /// [`Error::Text`] where the bundle's figures for that are no numbers.
-    pub fn stream(&self) -> Result<Stream<'_>, Error> {
-        let scale = self.manifest().logit_scale;
-        let reuse = match &self.conditional {
-            Some(head) => head.reuse(scale)?,
-            None => None,
-        };
-        Ok(Stream {
-            classifier: self,
-            reuse,
-        })
+    /// As [`Stream::new`].
+    pub fn stream(&self) -> Result<Stream<&Self>, Error> {
+        Stream::new(self)
     }
 
     /// The embedding of `image`, `[D]`, L2-normalised.
@@ -354,28 +372,47 @@ impl Classifier {
         let margin = ranking
             .get(1)
             .map_or(f32::INFINITY, |second| best - second.similarity);
-        let policy = &manifest.unknown;
         let negative = self.bundle.head().negative_similarity(embedding);
-        let unknown = policy.min_similarity.is_some_and(|least| best < least)
-            || policy.min_margin.is_some_and(|least| margin < least)
+        let unknown = self.min_similarity.is_some_and(|least| best < least)
+            || self.min_margin.is_some_and(|least| margin < least)
             || negative.is_some_and(|negative| negative > best);
         (ranking, unknown)
     }
 }
 
-/// A camera's images, one after the other: see [`Classifier::stream`].
-pub struct Stream<'a> {
-    classifier: &'a Classifier,
+/// Classifies a camera's images, one after the other: a conditional head in mode `exact` keeps its class embeddings
+/// while the images move too little to change the best class. `C` is `&Classifier`, or an `Arc<Classifier>` where
+/// the stream is to be moved elsewhere.
+pub struct Stream<C> {
+    classifier: C,
     reuse: Option<Reuse>,
 }
 
-impl Stream<'_> {
+impl<C: Deref<Target = Classifier>> Stream<C> {
+    /// A stream of `classifier`.
+    ///
+    /// # Errors
+    /// [`Error::Text`] where the bundle's figures for what moves too little are no numbers.
+    pub fn new(classifier: C) -> Result<Self, Error> {
+        let scale = classifier.manifest().logit_scale;
+        let reuse = match &classifier.conditional {
+            Some(head) => head.reuse(scale)?,
+            None => None,
+        };
+        Ok(Self { classifier, reuse })
+    }
+
+    /// The classifier.
+    pub fn classifier(&self) -> &Classifier {
+        &self.classifier
+    }
+
     /// Ranks the bundle's classes for the next image.
     ///
     /// # Errors
     /// As [`Classifier::classify`].
     pub fn classify(&mut self, image: &RgbImage) -> Result<Classification, Error> {
-        let classifier = self.classifier;
+        let classifier = &*self.classifier;
         let (Some(reuse), Some(head)) = (&mut self.reuse, &classifier.conditional) else {
             return classifier.classify(image);
         };

@@ -21,6 +21,7 @@ mod device;
 mod folder;
 mod mjpeg;
 mod pipeline;
+mod program;
 mod report;
 mod slot;
 mod source;
@@ -63,7 +64,8 @@ pub struct Options {
     /// Pass over frames that differ from the last one classified by no more than this much luma (0..255) in any
     /// of 16 x 16 cells ([`StillGate`]); no frame when not given.
     pub still_threshold: Option<f32>,
-    /// A source without a frame for longer than this has stalled; never when not given.
+    /// A source without a frame for longer than this has stalled; never when not given. That is told; a program
+    /// ([`Input::Command`]) is started again too.
     pub timeout: Option<Duration>,
     /// The first pause before a source is opened again; each further one is twice as long, up to 30 times this.
     pub reopen_pause: Duration,

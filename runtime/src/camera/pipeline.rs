@@ -59,6 +59,8 @@ pub struct Answer {
     pub state: Option<Seen>,
     /// The frame was not classified because it shows what was classified before: that answer stands.
     pub still: bool,
+    /// What was classified; `None` for a still frame.
+    pub image: Option<RgbImage>,
     /// Time that decoding took.
     pub decode: Duration,
     /// Time that classification took; zeros for a still frame.
@@ -132,6 +134,7 @@ where
                 tracked,
                 state: self.tracker.state().cloned(),
                 still: frame.image.is_none(),
+                image: frame.image,
                 decode: frame.decode,
                 latency,
                 counters: frame.counters,

@@ -203,6 +203,19 @@ impl Shared {
         self.changed.notify_all();
     }
 
+    /// Whether a source that was opened at `since` has stalled, which is told then. Returns the time-out.
+    pub(super) fn stalled(&self, since: Instant) -> Option<Duration> {
+        let timeout = self.timeout?;
+        let mut state = self.lock();
+        if state.last_capture.max(since).elapsed() < timeout {
+            return None;
+        }
+        stall(&mut state, timeout);
+        drop(state);
+        self.changed.notify_all();
+        Some(timeout)
+    }
+
     /// No more frames will come, because of `error` or because the source ended.
     pub(super) fn end_capture(&self, error: Option<Error>) {
         let mut state = self.lock();
@@ -307,15 +320,21 @@ impl Shared {
             let due = self.timeout.filter(|_| waiting && !state.stalled);
             state = match due.map(|timeout| (timeout, state.last_capture + timeout)) {
                 Some((timeout, due)) if due <= Instant::now() => {
-                    state.stalled = true;
-                    state.counters.stalls += 1;
-                    push(&mut state, ReportKind::Stalled { timeout });
+                    stall(&mut state, timeout);
                     state
                 }
                 Some((_, due)) => self.wait_until(state, due),
                 None => self.wait(state),
             };
         }
+    }
+}
+
+/// Counts and reports a stall, once until a frame comes.
+fn stall(state: &mut State, timeout: Duration) {
+    if !std::mem::replace(&mut state.stalled, true) {
+        state.counters.stalls += 1;
+        push(state, ReportKind::Stalled { timeout });
     }
 }
 

@@ -5,8 +5,9 @@ use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -14,6 +15,7 @@ use super::Error;
 use super::decode::Encoded;
 use super::folder::FolderReader;
 use super::mjpeg::{MAX_JPEG, MjpegReader, Piece};
+use super::program::{Frames, Program};
 use super::slot::Shared;
 use super::y4m::{RawPiece, Y4mReader};
 
@@ -44,6 +46,18 @@ pub enum Input {
     Stdin,
     /// A file, a named pipe or a device.
     Path(PathBuf),
+    /// The standard output of a program, such as `rpicam-vid --codec mjpeg -o - -t 0`. It is started again when it
+    /// ends, and when it brings no frame for longer than [`Options::timeout`](super::Options::timeout): that must
+    /// be longer than the program takes until its first frame. [`Report`](super::Report)s tell its exit status.
+    ///
+    /// It has no input and a process group of its own. The whole group is ended, by SIGTERM and after at most a
+    /// second by SIGKILL, before the program is started again, and when the camera stops or is dropped; a camera
+    /// whose own process is killed leaves it alone, to end at its next write.
+    ///
+    /// Its standard error is this process's unless the command says otherwise. Under systemd that is the journal,
+    /// where its messages stand beside the reports; programs that write a line a frame should be told to be quiet
+    /// (`--verbose 0` for rpicam-vid), as the journal drops messages of a service that writes too many.
+    Command(Box<Command>),
     /// Anything else. A camera that is stopped leaves the thread that reads it alone until the read returns.
     Reader(Box<dyn Read + Send>),
 }
@@ -79,7 +93,7 @@ impl Source {
             Self::Mjpeg(input) | Self::Y4m(input) => match input {
                 Input::Stdin => !is_file(stdin().and_then(|file| file.metadata())),
                 Input::Path(path) => !is_file(std::fs::metadata(path)),
-                Input::Reader(_) => true,
+                Input::Command(_) | Input::Reader(_) => true,
             },
             Self::Folder { .. } => false,
             #[cfg(feature = "v4l")]
@@ -87,9 +101,11 @@ impl Source {
         }
     }
 
-    /// Whether the source is opened again when it ends or fails: named pipes, devices, folders under watch.
+    /// Whether the source is opened again when it ends or fails: programs, named pipes, devices, folders under
+    /// watch.
     pub(super) fn reopens(&self) -> bool {
         match self {
+            Self::Mjpeg(Input::Command(_)) | Self::Y4m(Input::Command(_)) => true,
             Self::Mjpeg(Input::Path(_)) | Self::Y4m(Input::Path(_)) => self.is_live(),
             Self::Mjpeg(_) | Self::Y4m(_) => false,
             Self::Folder { watch, .. } => *watch,
@@ -111,6 +127,7 @@ impl Source {
             Self::Mjpeg(input) | Self::Y4m(input) => match input {
                 Input::Stdin => "standard input".into(),
                 Input::Path(path) => path.display().to_string(),
+                Input::Command(command) => command.get_program().display().to_string(),
                 Input::Reader(_) => "stream".into(),
             },
             Self::Folder { path, .. } => path.display().to_string(),
@@ -122,8 +139,10 @@ impl Source {
     /// Opens the source; a reader can be opened once.
     pub(super) fn open(&mut self, shared: &Arc<Shared>) -> Result<Box<dyn Capture>, Error> {
         Ok(match self {
-            Self::Mjpeg(input) => Box::new(MjpegReader::new(input.open(shared)?, MAX_JPEG)),
-            Self::Y4m(input) => Box::new(Y4m::Unread(Some(input.open(shared)?))),
+            Self::Mjpeg(input) => input.open(shared, |stream| {
+                Box::new(MjpegReader::new(stream, MAX_JPEG))
+            })?,
+            Self::Y4m(input) => input.open(shared, |stream| Box::new(Y4m::Unread(Some(stream))))?,
             Self::Folder { path, watch } => {
                 Box::new(FolderReader::open(path.clone(), *watch, shared.clone())?)
             }
@@ -134,24 +153,41 @@ impl Source {
 }
 
 impl Input {
-    fn open(&mut self, shared: &Arc<Shared>) -> Result<Box<dyn Read + Send>, Error> {
+    /// Opens the input, whose frames `split` finds.
+    fn open(
+        &mut self,
+        shared: &Arc<Shared>,
+        split: impl FnOnce(Box<dyn Read + Send>) -> Box<dyn Capture>,
+    ) -> Result<Box<dyn Capture>, Error> {
+        let polled = |file, restarts| Polled {
+            file,
+            shared: shared.clone(),
+            restarts,
+        };
+        let failed = |path: &Path, reason: String| Error::Open {
+            path: path.to_owned(),
+            reason,
+        };
         let (file, name) = match self {
             Self::Stdin => (stdin(), Path::new("standard input")),
             Self::Path(path) => (open(path), path.as_path()),
+            Self::Command(command) => {
+                let (program, output) = Program::start(command).map_err(|e| {
+                    let mut reason = e.to_string();
+                    if e.kind() == ErrorKind::NotFound {
+                        reason += "; expected a program, by its path or in PATH";
+                    }
+                    failed(command.get_program().as_ref(), reason)
+                })?;
+                let frames = split(Box::new(polled(output, Some(Instant::now()))));
+                return Ok(Box::new(Frames { frames, program }));
+            }
             Self::Reader(reader) => {
-                return Ok(std::mem::replace(reader, Box::new(std::io::empty())));
+                return Ok(split(std::mem::replace(reader, Box::new(std::io::empty()))));
             }
         };
-        match file {
-            Ok(file) => Ok(Box::new(Polled {
-                file,
-                shared: shared.clone(),
-            })),
-            Err(e) => Err(Error::Open {
-                path: name.to_owned(),
-                reason: e.to_string(),
-            }),
-        }
+        let file = file.map_err(|e| failed(name, e.to_string()))?;
+        Ok(split(Box::new(polled(file, None))))
     }
 }
 
@@ -175,6 +211,8 @@ fn open(path: &Path) -> std::io::Result<File> {
 struct Polled {
     file: File,
     shared: Arc<Shared>,
+    /// When it was opened, where a stall is a reason to open it again.
+    restarts: Option<Instant>,
 }
 
 impl Read for Polled {
@@ -186,6 +224,10 @@ impl Read for Polled {
         loop {
             if self.shared.stopped() {
                 return Err(std::io::Error::other("the camera was stopped"));
+            }
+            if let Some(timeout) = self.restarts.and_then(|at| self.shared.stalled(at)) {
+                let reason = format!("no frame for {:.1} s", timeout.as_secs_f64());
+                return Err(std::io::Error::new(ErrorKind::TimedOut, reason));
             }
             let mut fds = [PollFd::new(&self.file, PollFlags::IN)];
             match poll(&mut fds, Some(&look)) {

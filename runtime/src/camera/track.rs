@@ -111,7 +111,8 @@ impl Tracker {
         let mut new = answer.ranking.clone();
         new.sort_by_key(|class| class.index);
         let unknown = f32::from(u8::from(answer.unknown));
-        let same_classes = new.len() == self.mean.len();
+        let same_classes = new.len() == self.mean.len()
+            && (new.iter().zip(&self.mean)).all(|(new, mean)| new.name == mean.name);
         if !same_classes || self.options.smoothing <= 0.0 {
             (self.mean, self.unknown) = (new, unknown);
             return;
@@ -271,6 +272,17 @@ mod tests {
         let mut tracker = Tracker::new(options(1.0, 1, None));
         assert!(tracker.update(&answer(&[0.6, 0.4], true)).unknown);
         assert!(!tracker.update(&answer(&[0.6, 0.4], false)).unknown);
+    }
+
+    #[test]
+    fn answers_of_another_bundle_are_not_mixed_with_those_before() {
+        let mut tracker = Tracker::new(options(4.0, 1, None));
+        tracker.update(&answer(&[1.0, 0.0], false));
+        let mut other = answer(&[0.0, 1.0], false);
+        for class in &mut other.ranking {
+            class.name.push_str(" of the other bundle");
+        }
+        assert_eq!(tracker.update(&other).ranking, other.ranking);
     }
 
     /// With the defaults, a change is told in its second frame and a single odd frame is none.
