@@ -141,12 +141,12 @@ pub enum Error {
     },
 
     /// 8-bit weights that the kernels cannot take.
-    #[error("tensor {tensor}: {source}; is the file intact?")]
+    #[error("tensor {tensor}: {reason}; is the file intact?")]
     Int8 {
         /// Its name.
         tensor: String,
         /// The value or size.
-        source: pinhole_kernels::WeightError,
+        reason: pinhole_kernels::WeightError,
     },
 
     /// A configuration that no text tower can have.

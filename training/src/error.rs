@@ -10,12 +10,12 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[non_exhaustive]
 pub enum Error {
     /// A file or folder cannot be read or written.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {reason}", path = path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// The cause.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// A data set is not as expected.
     #[error("{path}: {problem}", path = path.display())]
@@ -72,5 +72,5 @@ pub enum Error {
 /// For `map_err`: adds the path to an input or output error.
 pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.into();
-    move |source| Error::Io { path, source }
+    move |reason| Error::Io { path, reason }
 }

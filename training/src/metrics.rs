@@ -153,7 +153,7 @@ impl Evaluation {
     pub fn write_csv(&self, path: &Path) -> Result<()> {
         let csv = |e: csv::Error| Error::Io {
             path: path.into(),
-            source: e.into(),
+            reason: e.into(),
         };
         let mut writer = csv::Writer::from_path(path).map_err(csv)?;
         let heading = ["class"]

@@ -189,9 +189,9 @@ impl Linear {
                 Weight::Int8 { weight: s8, scales } => {
                     let (part, scales) = (&s8.data[values], &scales.data[rows]);
                     let packed = PackedLinearInt8::from_out_in(part, scales, count, inputs, bias);
-                    Linear::Int8(packed.map_err(|source| Error::Int8 {
+                    Linear::Int8(packed.map_err(|reason| Error::Int8 {
                         tensor: weight.to_owned(),
-                        source,
+                        reason,
                     })?)
                 }
             })
