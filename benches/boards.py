@@ -33,6 +33,9 @@ class Board:
     memory_gigabytes: float
 
 
+# Clocks and buses as their makers state them: 32 bits of LPDDR4-3200 (Raspberry Pi 4) and of LPDDR4X-4267 (Pi 5,
+# https://www.raspberrypi.com/products/raspberry-pi-5/), 128 bits of LPDDR5 (Orin Nano's data sheet; its "Super" mode of
+# JetPack 6.1 and later has 1.7 GHz and 102 GB/s).
 BOARDS = [
     Board("Raspberry Pi 4", "Cortex-A72", "cortex-a72", 1.8, 4, 12.8),
     Board("Raspberry Pi 5", "Cortex-A76", "cortex-a76", 2.4, 4, 17.1),
