@@ -1,0 +1,6 @@
+//! The appliance: a camera, a classifier and a small display.
+
+pub mod canvas;
+pub mod config;
+pub mod panel;
+pub mod picture;

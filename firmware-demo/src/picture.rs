@@ -1,0 +1,119 @@
+//! Screens as PNG files, still or moving.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use embedded_graphics::prelude::*;
+
+use crate::canvas::Canvas;
+use crate::panel::{Error, Panel};
+
+/// Writes `canvas` as a PNG file.
+///
+/// # Errors
+/// What writing answers.
+pub fn write_png(out: impl Write, canvas: &Canvas) -> std::io::Result<()> {
+    let Size { width, height } = canvas.size();
+    let mut encoder = png::Encoder::new(out, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(&bytes(canvas, 1))?;
+    writer.finish()?;
+    Ok(())
+}
+
+/// Writes `frames`, each with the time until the next one, as an animated PNG that plays for ever, every pixel
+/// `scale` times as large.
+///
+/// # Errors
+/// Where there are no frames or they differ in size; what writing answers.
+pub fn write_apng(
+    out: impl Write,
+    frames: &[(Canvas, Duration)],
+    scale: u32,
+) -> std::io::Result<()> {
+    let Some((first, _)) = frames.first() else {
+        return Err(std::io::Error::other(
+            "expected a picture or more, found none",
+        ));
+    };
+    let Size { width, height } = first.size() * scale;
+    let count = u32::try_from(frames.len()).map_err(std::io::Error::other)?;
+    let mut encoder = png::Encoder::new(out, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_animated(count, 0)?;
+    let mut writer = encoder.write_header()?;
+    for (canvas, delay) in frames {
+        // As many milliseconds as there is room for: a minute.
+        let milliseconds = u16::try_from(delay.as_millis()).unwrap_or(u16::MAX);
+        writer.set_frame_delay(milliseconds, 1000)?;
+        writer.write_image_data(&bytes(canvas, scale as usize))?;
+    }
+    writer.finish()?;
+    Ok(())
+}
+
+/// R, G, B of each pixel, each `scale` times to the right and down.
+fn bytes(canvas: &Canvas, scale: usize) -> Vec<u8> {
+    let mut bytes = vec![];
+    for y in 0..canvas.size().height {
+        let row: Vec<u8> = (canvas.row(y).iter())
+            .flat_map(|pixel| [pixel.r(), pixel.g(), pixel.b()].repeat(scale))
+            .collect();
+        for _ in 0..scale {
+            bytes.extend_from_slice(&row);
+        }
+    }
+    bytes
+}
+
+/// A panel that keeps what it shows, with the time of each picture.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    size: Size,
+    monochrome: bool,
+    limit: usize,
+    shown: Arc<Mutex<Vec<(Canvas, Instant)>>>,
+}
+
+impl Recorder {
+    /// A recorder of pictures of `size`, at most `limit` of them.
+    pub fn new(size: Size, monochrome: bool, limit: usize) -> Self {
+        Self {
+            size,
+            monochrome,
+            limit,
+            shown: Arc::default(),
+        }
+    }
+
+    /// What was shown, each picture with the time until the next one, the last one with the time until now.
+    pub fn take(&self) -> Vec<(Canvas, Duration)> {
+        let shown = std::mem::take(&mut *self.shown.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut ends: Vec<Instant> = shown.iter().skip(1).map(|(_, at)| *at).collect();
+        ends.push(Instant::now());
+        (shown.into_iter().zip(ends))
+            .map(|((canvas, at), end)| (canvas, end - at))
+            .collect()
+    }
+}
+
+impl Panel for Recorder {
+    fn size(&self) -> Size {
+        self.size
+    }
+
+    fn is_monochrome(&self) -> bool {
+        self.monochrome
+    }
+
+    fn show(&mut self, canvas: &Canvas) -> Result<(), Error> {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = shown.last().is_none_or(|(last, _)| last != canvas);
+        if new && shown.len() < self.limit {
+            shown.push((canvas.clone(), Instant::now()));
+        }
+        Ok(())
+    }
+}

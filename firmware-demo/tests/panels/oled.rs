@@ -1,0 +1,170 @@
+use embedded_graphics::pixelcolor::Rgb888;
+use embedded_graphics::prelude::*;
+use embedded_hal::i2c::{ErrorKind, NoAcknowledgeSource};
+use embedded_hal_mock::eh1::i2c::{Mock, Transaction};
+use pinhole_firmware::canvas::Canvas;
+use pinhole_firmware::config::Ssd1306;
+use pinhole_firmware::panel::{Error, Oled, Panel};
+
+use crate::set;
+
+const ADDRESS: u8 = 0x3c;
+
+/// A control byte 0x00 says that commands follow (datasheet, 8.1.5.2).
+fn command(bytes: &[u8]) -> Transaction {
+    Transaction::write(ADDRESS, [&[0x00], bytes].concat())
+}
+
+/// A control byte 0x40 says that data follow; the driver sends 16 at once.
+fn data(bytes: &[u8]) -> Vec<Transaction> {
+    (bytes.chunks(16))
+        .map(|part| Transaction::write(ADDRESS, [&[0x40], part].concat()))
+        .collect()
+}
+
+/// Part of a page, as the datasheet's page addressing mode wants it (10.1.3).
+fn page(page: u8, column: u8, bytes: &[u8]) -> Vec<Transaction> {
+    let mut sent = vec![
+        command(&[0xb0 | page]),
+        command(&[column & 0xf, 0x10 | column >> 4]),
+    ];
+    sent.extend(data(bytes));
+    sent
+}
+
+/// The datasheet's commands (table 9-1 and the application note's flow chart).
+fn initialisation(upside_down: bool, brightness: u8) -> Vec<Transaction> {
+    let mut sent = vec![command(&[0x20, 0x02])]; // memory addressing mode: page
+    for number in 0..8 {
+        sent.extend(page(number, 0, &[0; 128]));
+    }
+    let (segments, rows) = if upside_down {
+        (0xa0, 0xc0)
+    } else {
+        (0xa1, 0xc8)
+    };
+    sent.extend([
+        command(&[0xae]),       // display off
+        command(&[0xd5, 0x80]), // clock divide ratio and oscillator frequency
+        command(&[0xa8, 0x3f]), // multiplex ratio: 64 rows
+        command(&[0xd3, 0x00]), // display offset
+        command(&[0x40]),       // start line 0
+        command(&[0x8d, 0x14]), // charge pump on
+        command(&[0x20, 0x02]), // memory addressing mode: page
+        command(&[0xda, 0x12]), // COM pins: alternative
+        command(&[segments]),   // segment remap
+        command(&[rows]),       // COM output scan direction
+        command(&[0xd9, 0x21]), // pre-charge period
+        command(&[0x81, 0x5f]), // contrast
+        command(&[0xdb, 0x40]), // VCOMH deselect level
+        command(&[0xa4]),       // show the memory
+        command(&[0xa6]),       // a set bit is lit
+        command(&[0x2e]),       // no scrolling
+        command(&[0xaf]),       // display on
+        command(&[0xd9, 0x21]),
+        command(&[0x81, brightness]),
+    ]);
+    sent
+}
+
+fn off() -> Transaction {
+    command(&[0xae])
+}
+
+fn canvas(lit: &[(u32, u32)]) -> Canvas {
+    let mut canvas = Canvas::new(Size::new(128, 64));
+    for &(x, y) in lit {
+        // As dark as can be without being black.
+        set(&mut canvas, x, y, Rgb888::new(0, 0, 1));
+    }
+    canvas
+}
+
+#[test]
+fn initialises_and_goes_dark() {
+    for (upside_down, brightness) in [(false, 0x7f), (true, 0x01)] {
+        let config = Ssd1306 {
+            upside_down,
+            brightness,
+            ..Ssd1306::default()
+        };
+        let mut expected = initialisation(upside_down, brightness);
+        expected.push(off());
+        let mut i2c = Mock::new(&expected);
+        let oled = Oled::new(i2c.clone(), &config).unwrap();
+        assert_eq!(oled.size(), Size::new(128, 64));
+        assert!(oled.is_monochrome());
+        drop(oled);
+        i2c.done();
+    }
+}
+
+#[test]
+fn sends_what_changed() {
+    let mut i2c = Mock::new(&initialisation(false, 0x7f));
+    let mut oled = Oled::new(i2c.clone(), &Ssd1306::default()).unwrap();
+    i2c.done();
+
+    // Black, as it is after the initialisation.
+    i2c.update_expectations(&[]);
+    oled.show(&canvas(&[])).unwrap();
+    i2c.done();
+
+    let first = canvas(&[(0, 0), (5, 10), (127, 63)]);
+    let expected = [
+        page(0, 0, &[0x01, 0, 0, 0, 0, 0]),
+        page(1, 0, &[0, 0, 0, 0, 0, 0x04]),
+        page(7, 127, &[0x80]),
+    ];
+    i2c.update_expectations(&expected.concat());
+    oled.show(&first).unwrap();
+    i2c.done();
+
+    i2c.update_expectations(&[]);
+    oled.show(&first).unwrap();
+    i2c.done();
+
+    i2c.update_expectations(&page(1, 5, &[0x0c]));
+    oled.show(&canvas(&[(0, 0), (5, 10), (5, 11), (127, 63)]))
+        .unwrap();
+    i2c.done();
+
+    i2c.update_expectations(&[off()]);
+    drop(oled);
+    i2c.done();
+}
+
+#[test]
+fn no_answer_names_the_bus_and_what_to_do() {
+    let silent = ErrorKind::NoAcknowledge(NoAcknowledgeSource::Address);
+    // Nothing is sent behind an error.
+    let mut i2c = Mock::new(&[command(&[0x20, 0x02]).with_error(silent)]);
+    let Err(error) = Oled::new(i2c.clone(), &Ssd1306::default()) else {
+        panic!("a display that is not there was initialised");
+    };
+    i2c.done();
+    assert!(matches!(&error, Error::Bus { path, .. } if path == "/dev/i2c-1"));
+    let text = error.to_string();
+    assert!(text.starts_with("display on /dev/i2c-1: "), "{text}");
+    for part in ["acknowledge", "address 0x3c", "display.address = 0x3d"] {
+        assert!(text.contains(part), "{text}: expected {part}");
+    }
+}
+
+#[test]
+fn an_error_while_showing_is_told() {
+    let mut i2c = Mock::new(&initialisation(false, 0x7f));
+    let mut oled = Oled::new(i2c.clone(), &Ssd1306::default()).unwrap();
+    i2c.done();
+    i2c.update_expectations(&[
+        command(&[0xb0]),
+        command(&[0x00, 0x10]).with_error(ErrorKind::Bus),
+    ]);
+    let error = oled.show(&canvas(&[(0, 0)])).unwrap_err();
+    assert!(
+        error.to_string().starts_with("display on /dev/i2c-1: "),
+        "{error}"
+    );
+    drop(oled);
+    i2c.done();
+}
