@@ -4,3 +4,5 @@ pub mod canvas;
 pub mod config;
 pub mod panel;
 pub mod picture;
+pub mod screens;
+pub mod text;

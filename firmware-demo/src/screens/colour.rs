@@ -1,0 +1,312 @@
+//! Colour screens of any size.
+
+use std::time::Duration;
+
+use embedded_graphics::pixelcolor::Rgb888;
+use embedded_graphics::prelude::*;
+use embedded_graphics::primitives::{PrimitiveStyle, Rectangle, RoundedRectangle};
+
+use super::{Boot, Idle, Live, Picture, Problem, Screen, State};
+use crate::canvas::Canvas;
+use crate::text::{Fonts, Style};
+
+const BACKGROUND: Rgb888 = Rgb888::new(10, 12, 16);
+const TEXT: Rgb888 = Rgb888::new(245, 246, 248);
+const QUIET: Rgb888 = Rgb888::new(160, 168, 180);
+const TRACK: Rgb888 = Rgb888::new(44, 50, 60);
+const ACCENT: Rgb888 = Rgb888::new(64, 208, 190);
+const WARNING: Rgb888 = Rgb888::new(255, 184, 48);
+const ALARM: Rgb888 = Rgb888::new(214, 48, 49);
+const IDLE: Rgb888 = Rgb888::new(200, 204, 210);
+const DIM: Rgb888 = Rgb888::new(96, 104, 116);
+
+pub(super) fn draw(screen: &Screen, canvas: &mut Canvas, fonts: &mut Fonts, shown: Duration) {
+    let Size { width, height } = canvas.size();
+    let mut page = Page {
+        unit: width.min(height) as f32 / 240.0,
+        width: width as i32,
+        height: height as i32,
+        canvas,
+        fonts,
+        shown,
+    };
+    page.fill(page.canvas.bounding_box(), BACKGROUND);
+    match screen {
+        Screen::Boot(boot) => page.boot(boot),
+        Screen::Live(live) => page.live(live),
+        Screen::Error(problem) => page.problem(problem),
+        Screen::Idle(idle) => page.idle(idle),
+    }
+}
+
+struct Page<'a> {
+    /// Pixels in a unit: 240 units are the shorter side.
+    unit: f32,
+    width: i32,
+    height: i32,
+    canvas: &'a mut Canvas,
+    fonts: &'a mut Fonts,
+    shown: Duration,
+}
+
+impl Page<'_> {
+    fn px(&self, units: f32) -> i32 {
+        (units * self.unit).round() as i32
+    }
+
+    fn regular(&self, units: f32) -> Style {
+        Style::regular((units * self.unit).round())
+    }
+
+    fn bold(&self, units: f32) -> Style {
+        Style::bold((units * self.unit).round())
+    }
+
+    fn boot(&mut self, boot: &Boot) {
+        let margin = self.px(14.0);
+        let room = self.width - 2 * margin;
+        let mut y = self.px(24.0);
+        let title = self.fonts.line("Pinhole", self.bold(34.0));
+        title.draw(self.canvas, Point::new(margin, y), ACCENT);
+        y += title.height + self.px(4.0);
+        let styles = [self.regular(20.0), self.regular(17.0)];
+        let bundle = self.fonts.fit(&boot.bundle, &styles, room);
+        bundle.draw(self.canvas, Point::new(margin, y), TEXT);
+        y += self.px(46.0);
+        for step in &boot.steps {
+            let result = step.result.as_deref().unwrap_or("...");
+            let result = self.fonts.cut(result, self.regular(17.0), room / 2);
+            let name = room - result.width - self.px(8.0);
+            let name = self.fonts.cut(step.name, self.regular(17.0), name);
+            let colour = if step.result.is_some() { TEXT } else { QUIET };
+            name.draw(self.canvas, Point::new(margin, y), QUIET);
+            let x = self.width - margin - result.width;
+            result.draw(self.canvas, Point::new(x, y), colour);
+            y += self.px(28.0);
+        }
+    }
+
+    /// The state on top in the whole width, then the frame; the bars beside it on a wide screen, below it else.
+    /// Where there is something to tell, it takes the last row.
+    fn live(&mut self, live: &Live) {
+        let wide = self.width * 10 > self.height * 12;
+        let margin = self.px(8.0);
+        let room = self.width - 2 * margin;
+        self.state(live, area(margin, self.px(4.0), room, self.px(34.0)));
+        let top = self.px(44.0);
+        let side = self.px(if wide { 126.0 } else { 94.0 });
+        self.picture(live.picture.as_ref(), Point::new(margin, top), side);
+        let beside = 2 * margin + side;
+        let room_beside = self.width - beside - margin;
+        let notice = live.notice.as_deref();
+        if wide {
+            self.bars(
+                live,
+                area(beside, top, room_beside, self.px(42.0)),
+                3,
+                &[19.0, 17.0, 15.0],
+            );
+            let y = top + side + self.px(10.0);
+            self.vitals(live, area(margin, y, room, self.height - y), true);
+            let y = y + self.px(26.0);
+            self.notice(notice, area(margin, y, room, self.height - y), 15.0);
+        } else {
+            self.vitals(live, area(beside, top, room_beside, side), false);
+            let y = top + side + self.px(5.0);
+            // Taller screens spread the bars.
+            let pitch = ((self.height - y) / 3).min(self.px(60.0));
+            let rows = if notice.is_some() { 2 } else { 3 };
+            self.bars(live, area(margin, y, room, pitch), rows, &[17.0, 15.0]);
+            let y = y + rows as i32 * pitch;
+            self.notice(notice, area(margin, y, room, pitch), 13.0);
+        }
+    }
+
+    fn state(&mut self, live: &Live, window: Rectangle) {
+        let (name, colour) = match &live.state {
+            Some(state @ State::Class(_)) => (state.name(), TEXT),
+            Some(State::Unknown) => ("unknown", WARNING),
+            None => ("...", QUIET),
+        };
+        let width = window.size.width as i32;
+        for units in [28.0, 24.0, 21.0] {
+            let line = self.fonts.line(name, self.bold(units));
+            if line.width <= width {
+                let down = (window.size.height as i32 - line.height) / 2;
+                line.draw(self.canvas, window.top_left + Point::new(0, down), colour);
+                return;
+            }
+        }
+        let line = self.fonts.line(name, self.bold(24.0));
+        let moved = super::turned(self.shown, 40.0 * self.unit);
+        line.draw_turning(self.canvas, window, colour, moved);
+    }
+
+    fn picture(&mut self, picture: Option<&Picture>, at: Point, side: i32) {
+        let side = side.max(1) as u32;
+        let frame = Rectangle::new(at, Size::new_equal(side));
+        self.fill(frame, TRACK);
+        let Some(picture) = picture else { return };
+        let rule = pinhole::Preprocessing {
+            size: side,
+            ..(*picture.rule).clone()
+        };
+        // An image that the rule does not fit was not classified either.
+        let Ok(pixels) = rule.apply(&*picture.image) else {
+            return;
+        };
+        let colours = pixels.data.chunks_exact(3);
+        let Ok(()) = self.canvas.fill_contiguous(
+            &frame,
+            colours.map(|rgb| Rgb888::new(rgb[0], rgb[1], rgb[2])),
+        );
+    }
+
+    /// Rows with name, percentage and bar; `first` is the first row's place. Names are as large as fits of `units`.
+    fn bars(&mut self, live: &Live, first: Rectangle, rows: usize, units: &[f32]) {
+        let width = first.size.width as i32;
+        let pitch = first.size.height as i32;
+        let styles: Vec<Style> = units.iter().map(|units| self.regular(*units)).collect();
+        let height = styles.first().map_or(0, |style| style.height()) + self.px(1.0);
+        let thick = self.px(6.0);
+        // Name and bar stand in the middle of their row.
+        let down = ((pitch - height - thick) / 2).clamp(0, self.px(8.0));
+        for (i, (name, probability)) in live.top.iter().take(rows).enumerate() {
+            let at = first.top_left + Point::new(0, pitch * i as i32 + down);
+            let share = super::percent(*probability);
+            let share = self.fonts.fit(&share, &styles[..1], width);
+            let room = width - share.width - self.px(6.0);
+            let name = self.fonts.fit(name, &styles, room);
+            let leads = i == 0 && live.state != Some(State::Unknown);
+            let (text, bar) = if leads { (TEXT, ACCENT) } else { (QUIET, DIM) };
+            let lower = share.height - name.height;
+            name.draw(self.canvas, at + Point::new(0, lower), text);
+            share.draw(self.canvas, at + Point::new(width - share.width, 0), text);
+            let track = Rectangle::new(
+                at + Point::new(0, height),
+                Size::new(width as u32, thick as u32),
+            );
+            self.rounded(track, TRACK);
+            let filled = probability.clamp(0.0, 1.0) * width as f32;
+            let filled = Size::new(filled.round() as u32, track.size.height);
+            self.rounded(Rectangle::new(track.top_left, filled), bar);
+        }
+    }
+
+    /// Rate, temperature and throttling, in a row or one below the other.
+    fn vitals(&mut self, live: &Live, window: Rectangle, in_a_row: bool) {
+        let mut at = window.top_left;
+        let right = at.x + window.size.width as i32;
+        let style = self.regular(if in_a_row { 18.0 } else { 20.0 });
+        let step = |width: i32, unit: f32| match in_a_row {
+            true => Point::new(width + (14.0 * unit) as i32, 0),
+            false => Point::new(0, (26.0 * unit) as i32),
+        };
+        let mut texts = vec![super::rate(live.rate)];
+        texts.extend(live.temperature_c.map(super::temperature));
+        for text in texts {
+            let text = self.fonts.cut(&text, style, right - at.x);
+            text.draw(self.canvas, at, TEXT);
+            at += step(text.width, self.unit);
+        }
+        if live.throttled {
+            self.tag("throttled", at, right - at.x);
+        }
+    }
+
+    /// What is wrong, in as many lines as there is room for.
+    fn notice(&mut self, notice: Option<&str>, window: Rectangle, units: f32) {
+        let Some(notice) = notice else { return };
+        let style = self.regular(units);
+        let width = window.size.width as i32;
+        let lines = (window.size.height as i32 / style.height()).max(1) as usize;
+        let mut at = window.top_left;
+        for line in self.fonts.paragraph(notice, style, width, lines) {
+            line.draw(self.canvas, at, WARNING);
+            at.y += line.height;
+        }
+    }
+
+    /// Dark text on a warning's colour.
+    fn tag(&mut self, text: &str, at: Point, room: i32) {
+        let pad = self.px(5.0);
+        let text = self.fonts.cut(text, self.bold(14.0), room - 2 * pad);
+        let size = Size::new(
+            (text.width + 2 * pad) as u32,
+            (text.height + self.px(3.0)) as u32,
+        );
+        self.rounded(Rectangle::new(at, size), WARNING);
+        text.draw(self.canvas, at + Point::new(pad, self.px(1.0)), BACKGROUND);
+    }
+
+    fn problem(&mut self, problem: &Problem) {
+        let margin = self.px(12.0);
+        let room = self.width - 2 * margin;
+        let head = self.px(44.0);
+        self.fill(area(0, 0, self.width, head), ALARM);
+        let title = self.fonts.cut(problem.title, self.bold(26.0), room);
+        let down = (head - title.height) / 2;
+        title.draw(self.canvas, Point::new(margin, down), TEXT);
+        let foot = self.px(34.0);
+        let y = head + self.px(10.0);
+        let free = self.height - y - foot;
+        // The largest font in which the reason is whole, else the smallest.
+        let mut lines = vec![];
+        for units in [22.0, 19.0, 16.0] {
+            let style = self.regular(units);
+            let fitting = (free / style.height()).max(1) as usize;
+            lines = (self.fonts).paragraph(&problem.reason, style, room, fitting + 1);
+            if lines.len() <= fitting {
+                break;
+            }
+            lines = (self.fonts).paragraph(&problem.reason, style, room, fitting);
+        }
+        let mut at = Point::new(margin, y);
+        for line in &lines {
+            line.draw(self.canvas, at, TEXT);
+            at.y += line.height;
+        }
+        let action = self.fonts.cut(&problem.action, self.regular(17.0), room);
+        let y = self.height - foot + self.px(4.0);
+        action.draw(self.canvas, Point::new(margin, y), WARNING);
+    }
+
+    fn idle(&mut self, idle: &Idle) {
+        let name = idle.state.as_ref().map_or("...", State::name);
+        let room = self.width - self.px(16.0);
+        let name = self.fonts.cut(name, self.regular(22.0), room);
+        let mut text = super::duration(idle.since);
+        if let Some(celsius) = idle.temperature_c {
+            text.push_str("   ");
+            text.push_str(&super::temperature(celsius));
+        }
+        let since = self.fonts.cut(&text, self.regular(16.0), room);
+        let needed = Size::new(
+            name.width.max(since.width) as u32,
+            (name.height + since.height) as u32,
+        );
+        let edge = Size::new_equal(2 * self.px(8.0) as u32);
+        let free = (self.canvas.size().saturating_sub(edge)).saturating_sub(needed);
+        let at = super::wandering(free, self.shown) + Size::new_equal(self.px(8.0) as u32);
+        name.draw(self.canvas, at, IDLE);
+        since.draw(self.canvas, at + Point::new(0, name.height), QUIET);
+    }
+
+    fn fill(&mut self, area: Rectangle, colour: Rgb888) {
+        let Ok(()) = self.canvas.fill_solid(&area, colour);
+    }
+
+    fn rounded(&mut self, area: Rectangle, colour: Rgb888) {
+        let radius = (area.size.height / 2).min(self.px(3.0) as u32);
+        let Ok(()) = RoundedRectangle::with_equal_corners(area, Size::new_equal(radius))
+            .into_styled(PrimitiveStyle::with_fill(colour))
+            .draw(self.canvas);
+    }
+}
+
+fn area(x: i32, y: i32, width: i32, height: i32) -> Rectangle {
+    Rectangle::new(
+        Point::new(x, y),
+        Size::new(width.max(0) as u32, height.max(0) as u32),
+    )
+}

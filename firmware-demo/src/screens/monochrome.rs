@@ -1,0 +1,152 @@
+//! Screens whose pixels are lit or not: OLEDs of 128 x 64 pixels.
+
+use std::time::Duration;
+
+use embedded_graphics::pixelcolor::Rgb888;
+use embedded_graphics::prelude::*;
+use embedded_graphics::primitives::{PrimitiveStyle, Rectangle};
+
+use super::{Boot, Idle, Live, Problem, Screen, State};
+use crate::canvas::Canvas;
+use crate::text::{Fonts, Style};
+
+const LIT: Rgb888 = Rgb888::WHITE;
+const DARK: Rgb888 = Rgb888::BLACK;
+/// Width of the bars.
+const BAR: i32 = 44;
+const ROW: i32 = 12;
+
+pub(super) fn draw(screen: &Screen, canvas: &mut Canvas, fonts: &mut Fonts, shown: Duration) {
+    fill(canvas, canvas.bounding_box(), DARK);
+    match screen {
+        Screen::Boot(boot) => draw_boot(boot, canvas, fonts),
+        Screen::Live(live) => draw_live(live, canvas, fonts, shown),
+        Screen::Error(problem) => draw_problem(problem, canvas, fonts),
+        Screen::Idle(idle) => draw_idle(idle, canvas, fonts, shown),
+    }
+}
+
+fn small() -> Style {
+    Style::regular(10.0)
+}
+
+fn draw_boot(boot: &Boot, canvas: &mut Canvas, fonts: &mut Fonts) {
+    let width = canvas.size().width as i32;
+    (fonts.fit("Pinhole", &[Style::bold(14.0)], width)).draw(canvas, Point::zero(), LIT);
+    (fonts.fit(&boot.bundle, &[small()], width)).draw(canvas, Point::new(0, 17), LIT);
+    for (i, step) in boot.steps.iter().take(3).enumerate() {
+        let result = step.result.as_deref().unwrap_or("...");
+        let y = 29 + ROW * i as i32;
+        let result = fonts.cut(result, small(), width / 2);
+        let name = fonts.cut(step.name, small(), width - result.width - 4);
+        name.draw(canvas, Point::new(0, y), LIT);
+        result.draw(canvas, Point::new(width - result.width, y), LIT);
+    }
+}
+
+fn draw_live(live: &Live, canvas: &mut Canvas, fonts: &mut Fonts, shown: Duration) {
+    let Size { width, height } = canvas.size();
+    let (width, height) = (width as i32, height as i32);
+    let name = live.state.as_ref().map_or("...", State::name);
+    let unknown = live.state == Some(State::Unknown);
+    let colour = if unknown { DARK } else { LIT };
+    // "unknown" stands inverted, so that it is no class's name.
+    if unknown {
+        fill(canvas, rectangle(0, 0, width, 16), LIT);
+    }
+    let top = rectangle(1, 0, width - 2, 16);
+    let styles = [Style::bold(14.0), Style::bold(12.0)];
+    let line = styles.map(|style| fonts.line(name, style));
+    match line.iter().find(|line| line.width <= width - 2) {
+        Some(line) => line.draw(canvas, top.top_left, colour),
+        None => line[0].draw_turning(canvas, top, colour, super::turned(shown, 30.0)),
+    }
+    let names: Vec<_> = (live.top.iter().take(3))
+        .map(|(name, _)| fonts.cut(name, small(), width - BAR - 3))
+        .collect();
+    // Scripts that need more pixels get fewer rows.
+    let pitch = names.iter().map(|name| name.height).fold(ROW, i32::max);
+    let rows = 3 * ROW / pitch;
+    for (i, (_, probability)) in live.top.iter().take(rows as usize).enumerate() {
+        let y = 17 + pitch * i as i32;
+        names[i].draw(canvas, Point::new(0, y), LIT);
+        let y = y + (pitch - ROW) / 2;
+        let frame = rectangle(width - BAR, y + 3, BAR, 7);
+        outline(canvas, frame);
+        let filled = (probability.clamp(0.0, 1.0) * (BAR - 4) as f32).round() as i32;
+        fill(canvas, rectangle(width - BAR + 2, y + 5, filled, 3), LIT);
+    }
+    let y = height - 11;
+    if let Some(notice) = &live.notice {
+        fill(canvas, rectangle(0, y, width, 11), LIT);
+        let notice = fonts.line(notice, small());
+        let window = rectangle(1, y - 1, width - 2, 12);
+        match notice.width <= width - 2 {
+            true => notice.draw(canvas, window.top_left, DARK),
+            false => notice.draw_turning(canvas, window, DARK, super::turned(shown, 30.0)),
+        }
+        return;
+    }
+    let left = fonts.line(&super::rate(live.rate), small());
+    left.draw(canvas, Point::new(0, y - 1), LIT);
+    let mut right = width;
+    if let Some(celsius) = live.temperature_c {
+        let text = fonts.line(&super::temperature(celsius), small());
+        right -= text.width;
+        text.draw(canvas, Point::new(right, y - 1), LIT);
+    }
+    if live.throttled {
+        let room = right - left.width - 10;
+        let text = fonts.cut("slowed", small(), room);
+        let x = left.width + 5 + (room - text.width) / 2;
+        fill(canvas, rectangle(x - 2, y, text.width + 4, 11), LIT);
+        text.draw(canvas, Point::new(x, y - 1), DARK);
+    }
+}
+
+fn draw_problem(problem: &Problem, canvas: &mut Canvas, fonts: &mut Fonts) {
+    let Size { width, height } = canvas.size();
+    let (width, height) = (width as i32, height as i32);
+    fill(canvas, rectangle(0, 0, width, 15), LIT);
+    let title = fonts.cut(problem.title, Style::bold(12.0), width - 4);
+    title.draw(canvas, Point::new(2, 0), DARK);
+    let action = !problem.action.is_empty();
+    let lines = (height - 16) / ROW - i32::from(action);
+    let reason = fonts.paragraph(&problem.reason, small(), width, lines.max(1) as usize);
+    for (i, line) in reason.iter().enumerate() {
+        line.draw(canvas, Point::new(0, 16 + ROW * i as i32), LIT);
+    }
+    let action = fonts.cut(&problem.action, small(), width);
+    action.draw(canvas, Point::new(0, height - ROW), LIT);
+}
+
+fn draw_idle(idle: &Idle, canvas: &mut Canvas, fonts: &mut Fonts, shown: Duration) {
+    let Size { width, height } = canvas.size();
+    let name = idle.state.as_ref().map_or("...", State::name);
+    let name = fonts.cut(name, Style::regular(12.0), width as i32 - 8);
+    let since = fonts.cut(&super::duration(idle.since), small(), width as i32 - 8);
+    let needed = Size::new(
+        name.width.max(since.width) as u32,
+        (name.height + since.height) as u32,
+    );
+    let at = super::wandering(Size::new(width, height).saturating_sub(needed), shown);
+    name.draw(canvas, at, LIT);
+    since.draw(canvas, at + Point::new(0, name.height), LIT);
+}
+
+fn rectangle(x: i32, y: i32, width: i32, height: i32) -> Rectangle {
+    Rectangle::new(
+        Point::new(x, y),
+        Size::new(width.max(0) as u32, height.max(0) as u32),
+    )
+}
+
+fn fill(canvas: &mut Canvas, area: Rectangle, colour: Rgb888) {
+    let Ok(()) = canvas.fill_solid(&area, colour);
+}
+
+fn outline(canvas: &mut Canvas, area: Rectangle) {
+    let Ok(()) = area
+        .into_styled(PrimitiveStyle::with_stroke(LIT, 1))
+        .draw(canvas);
+}
