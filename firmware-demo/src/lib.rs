@@ -2,7 +2,9 @@
 
 pub mod canvas;
 pub mod config;
+pub mod log;
 pub mod panel;
 pub mod picture;
 pub mod screens;
 pub mod text;
+pub mod totals;
