@@ -3,6 +3,8 @@
 pub mod canvas;
 pub mod config;
 pub mod log;
+#[cfg(feature = "mqtt")]
+pub mod mqtt;
 pub mod panel;
 pub mod picture;
 pub mod screens;

@@ -1,0 +1,466 @@
+//! Events to a broker that is played by the test: what is sent, and what becomes of events when the broker is away,
+//! silent, full of errors or gone in the midst of it.
+#![cfg(feature = "mqtt")]
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use pinhole_firmware::config;
+use pinhole_firmware::mqtt::{Counters, Publisher};
+
+fn config(port: u16, keep: usize) -> config::Mqtt {
+    config::Mqtt {
+        host: "127.0.0.1".into(),
+        port,
+        topic: "house/door".into(),
+        client_id: None,
+        user: None,
+        password_file: None,
+        keep,
+    }
+}
+
+fn listen() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+/// The broker's end of a connection; MQTT 3.1.1, chapter 3.
+struct Broker(TcpStream);
+
+#[derive(Debug, PartialEq)]
+enum Packet {
+    Connect(Vec<u8>),
+    Publish {
+        topic: String,
+        payload: String,
+        retain: bool,
+        id: u16,
+    },
+    Disconnect,
+    Closed,
+}
+
+impl Broker {
+    /// Waits for a connection and reads CONNECT.
+    fn accept(listener: &TcpListener) -> (Self, Vec<u8>) {
+        listener.set_nonblocking(true).unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        let stream = loop {
+            match listener.accept() {
+                Ok((stream, _)) => break stream,
+                Err(e) => assert!(Instant::now() < until, "nobody connects: {e}"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        stream.set_nonblocking(false).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        let mut broker = Self(stream);
+        match broker.read() {
+            Packet::Connect(body) => (broker, body),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn connack(&mut self, code: u8) {
+        self.0.write_all(&[0x20, 2, 0, code]).unwrap();
+    }
+
+    /// Accepts a connection, and the status `online`.
+    fn welcome(listener: &TcpListener) -> Self {
+        let (mut broker, _) = Self::accept(listener);
+        broker.connack(0);
+        assert_eq!(broker.status(), "online");
+        broker
+    }
+
+    fn read(&mut self) -> Packet {
+        let mut head = [0];
+        match self.0.read(&mut head) {
+            Ok(0) => return Packet::Closed,
+            Err(e) if e.kind() == ErrorKind::ConnectionReset => return Packet::Closed,
+            other => assert_eq!(other.unwrap(), 1),
+        }
+        let mut len = 0;
+        for shift in (0..).step_by(7) {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte).unwrap();
+            len |= usize::from(byte[0] & 0x7F) << shift;
+            if byte[0] & 0x80 == 0 {
+                break;
+            }
+        }
+        let mut body = vec![0; len];
+        self.0.read_exact(&mut body).unwrap();
+        let number = |at: usize| u16::from_be_bytes([body[at], body[at + 1]]);
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        match head[0] >> 4 {
+            1 => Packet::Connect(body),
+            3 => {
+                assert_eq!(head[0] & 0b0110, 0b0010, "QoS 1");
+                let end = 2 + usize::from(number(0));
+                Packet::Publish {
+                    topic: text(&body[2..end]),
+                    payload: text(&body[end + 2..]),
+                    retain: head[0] & 1 == 1,
+                    id: number(end),
+                }
+            }
+            14 => Packet::Disconnect,
+            other => panic!("a packet of type {other}"),
+        }
+    }
+
+    fn acknowledge(&mut self, id: u16) {
+        let [high, low] = id.to_be_bytes();
+        self.0.write_all(&[0x40, 2, high, low]).unwrap();
+    }
+
+    /// Reads and acknowledges a status.
+    fn status(&mut self) -> String {
+        match self.read() {
+            Packet::Publish {
+                topic,
+                payload,
+                retain,
+                id,
+            } => {
+                assert_eq!((topic.as_str(), retain), ("house/door/status", true));
+                self.acknowledge(id);
+                payload
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Reads an event: its JSON and identifier.
+    fn event(&mut self) -> (String, u16) {
+        match self.read() {
+            Packet::Publish {
+                topic,
+                payload,
+                retain,
+                id,
+            } => {
+                assert_eq!((topic.as_str(), retain), ("house/door", false));
+                (payload, id)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Reads and acknowledges events.
+    fn take(&mut self, count: usize) -> Vec<u64> {
+        let take = |_| {
+            let (payload, id) = self.event();
+            self.acknowledge(id);
+            payload.parse().unwrap()
+        };
+        (0..count).map(take).collect()
+    }
+}
+
+/// Waits until the counters are as they should be, which they must be within 20 s. They add up at all times.
+#[track_caller]
+fn wait(publisher: &Publisher, fits: impl Fn(&Counters) -> bool) -> Counters {
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        let c = publisher.counters();
+        assert_eq!(c.queued, c.sent + c.lost + c.waiting, "{c:?}");
+        if fits(&c) {
+            return c;
+        }
+        assert!(Instant::now() < until, "{c:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn numbers(c: &Counters) -> [u64; 4] {
+    [c.queued, c.sent, c.lost, c.waiting]
+}
+
+/// Programs read these topics and payloads: they stay.
+#[test]
+fn what_a_broker_is_told() {
+    let (listener, port) = listen();
+    let folder = tempfile::tempdir().unwrap();
+    let password = folder.path().join("password");
+    std::fs::write(&password, "s3cret word\n").unwrap();
+    let config = config::Mqtt {
+        client_id: Some("door-7".into()),
+        user: Some("camera".into()),
+        password_file: Some(password),
+        ..config(port, 10)
+    };
+    let publisher = Publisher::start(&config).unwrap();
+    let (mut broker, connect) = Broker::accept(&listener);
+    let field = |text: &str| [&[0, text.len() as u8][..], text.as_bytes()].concat();
+    let expected = [
+        field("MQTT"),
+        // 3.1.1; user, password, retained will at QoS 1, clean session; keep-alive.
+        vec![4, 0b1110_1110, 0, 10],
+        field("door-7"),
+        field("house/door/status"),
+        field("offline"),
+        field("camera"),
+        field("s3cret word"),
+    ];
+    assert_eq!(connect, expected.concat());
+    broker.connack(0);
+    assert_eq!(broker.status(), "online");
+    wait(&publisher, |c| c.connected);
+    publisher.publish(&serde_json::json!({"from": null, "to": "grüne Tür"}));
+    let (event, id) = broker.event();
+    assert_eq!(event, r#"{"from":null,"to":"grüne Tür"}"#);
+    assert_eq!(numbers(&publisher.counters()), [1, 0, 0, 1]);
+    broker.acknowledge(id);
+    let c = wait(&publisher, |c| c.sent == 1);
+    assert_eq!((c.connected, c.last_error), (true, None));
+    // The end is told by the appliance itself.
+    let stop = std::thread::spawn(|| publisher.stop());
+    assert_eq!(broker.status(), "offline");
+    assert_eq!(broker.read(), Packet::Disconnect);
+    let c = stop.join().unwrap();
+    assert_eq!((numbers(&c), c.connected), ([1, 1, 0, 0], false));
+}
+
+/// Events that a connection took down with it are sent again, in order, before those after them.
+#[test]
+fn what_was_not_acknowledged_is_sent_again() {
+    let (listener, port) = listen();
+    let publisher = Publisher::start(&config(port, 1000)).unwrap();
+    for n in 0..100 {
+        publisher.publish(&n);
+    }
+    let mut broker = Broker::welcome(&listener);
+    assert_eq!(broker.take(3), [0, 1, 2]);
+    // Out of turn, and the last that this connection acknowledges.
+    let (_, _) = broker.event();
+    let (four, id) = broker.event();
+    assert_eq!(four, "4");
+    broker.acknowledge(id);
+    wait(&publisher, |c| c.sent == 4);
+    drop(broker);
+    let c = wait(&publisher, |c| !c.connected);
+    assert_eq!(numbers(&c), [100, 4, 0, 96]);
+    let told = c.last_error.unwrap();
+    assert!(told.contains(&format!("127.0.0.1:{port}: ")), "{told}");
+    let mut broker = Broker::welcome(&listener);
+    let rest = broker.take(96);
+    assert_eq!(rest[0], 3);
+    assert_eq!(rest[1..], (5..100).collect::<Vec<u64>>());
+    let c = wait(&publisher, |c| c.waiting == 0);
+    assert_eq!(numbers(&c), [100, 100, 0, 0]);
+}
+
+/// A broker that is away: the last events are kept, and are sent once it is there.
+#[test]
+fn while_the_broker_is_away_the_oldest_events_are_lost() {
+    let (listener, port) = listen();
+    drop(listener);
+    let publisher = Publisher::start(&config(port, 20)).unwrap();
+    for n in 0..50 {
+        publisher.publish(&n);
+    }
+    let c = wait(&publisher, |c| c.last_error.is_some());
+    assert_eq!(numbers(&c), [50, 0, 30, 20]);
+    let told = c.last_error.unwrap();
+    assert!(told.contains("Connection refused"), "{told}");
+    let start = Instant::now();
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let mut broker = Broker::welcome(&listener);
+    assert!(start.elapsed() < Duration::from_millis(2500), "{start:?}");
+    assert_eq!(broker.take(20), (30..50).collect::<Vec<u64>>());
+    let c = wait(&publisher, |c| c.waiting == 0);
+    assert_eq!(numbers(&c), [50, 20, 30, 0]);
+}
+
+/// A broker that takes the connection and is silent: no call waits for it, and the end comes in time.
+#[test]
+fn a_broker_that_hangs_holds_nobody_up() {
+    let (listener, port) = listen();
+    let publisher = Publisher::start(&config(port, 10)).unwrap();
+    let silent = listener.accept().unwrap();
+    let start = Instant::now();
+    for n in 0..1000 {
+        publisher.publish(&n);
+    }
+    assert!(start.elapsed() < Duration::from_millis(500), "{start:?}");
+    let c = wait(&publisher, |c| c.last_error.is_some());
+    assert!(c.last_error.unwrap().contains("no answer in time"));
+    drop(silent);
+    let start = Instant::now();
+    let c = publisher.stop();
+    let took = start.elapsed();
+    assert!((1500..3000).contains(&took.as_millis()), "{took:?}");
+    assert_eq!(numbers(&c), [1000, 0, 990, 10]);
+}
+
+/// A broker that takes events and acknowledges none: `offline` is sent in time nonetheless.
+#[test]
+fn the_end_does_not_wait_for_ever() {
+    let (listener, port) = listen();
+    let publisher = Publisher::start(&config(port, 10)).unwrap();
+    publisher.publish(&0);
+    let mut broker = Broker::welcome(&listener);
+    assert_eq!(broker.event().0, "0");
+    let start = Instant::now();
+    let stop = std::thread::spawn(|| publisher.stop());
+    assert_eq!(broker.status(), "offline");
+    let took = start.elapsed();
+    assert!((1900..2500).contains(&took.as_millis()), "{took:?}");
+    assert_eq!(broker.read(), Packet::Disconnect);
+    assert_eq!(numbers(&stop.join().unwrap()), [1, 0, 0, 1]);
+}
+
+/// Without anything to send, the end is at once, connected or not.
+#[test]
+fn the_end_is_at_once_without_a_broker() {
+    let (listener, port) = listen();
+    drop(listener);
+    let publisher = Publisher::start(&config(port, 10)).unwrap();
+    wait(&publisher, |c| c.last_error.is_some());
+    let start = Instant::now();
+    drop(publisher);
+    assert!(start.elapsed() < Duration::from_millis(500), "{start:?}");
+}
+
+/// The end may come while the broker is away for a moment.
+#[test]
+fn the_end_tries_once_more() {
+    let (listener, port) = listen();
+    drop(listener);
+    let publisher = Publisher::start(&config(port, 10)).unwrap();
+    publisher.publish(&7);
+    wait(&publisher, |c| c.last_error.is_some());
+    let stop = std::thread::spawn(|| publisher.stop());
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let mut broker = Broker::welcome(&listener);
+    assert_eq!(broker.take(1), [7]);
+    assert_eq!(broker.status(), "offline");
+    assert_eq!(numbers(&stop.join().unwrap()), [1, 1, 0, 0]);
+}
+
+/// A broker that refuses is told in words and asked again; so is one that is none.
+#[test]
+fn a_broker_that_refuses_is_told_and_tried_again() {
+    for (code, part) in [
+        (1, "MQTT 3.1.1"),
+        (2, "mqtt.client_id"),
+        (4, "mqtt.password_file"),
+        (5, "mqtt.user"),
+    ] {
+        let (listener, port) = listen();
+        let publisher = Publisher::start(&config(port, 10)).unwrap();
+        publisher.publish(&1);
+        let (mut broker, _) = Broker::accept(&listener);
+        broker.connack(code);
+        let told = wait(&publisher, |c| c.last_error.is_some())
+            .last_error
+            .unwrap();
+        assert!(told.contains(part), "{told}");
+        let (mut broker, _) = Broker::accept(&listener);
+        broker.0.write_all(&[0xFF; 5]).unwrap();
+        let told = wait(&publisher, |c| c.last_error.as_ref() != Some(&told));
+        let told = told.last_error.unwrap();
+        assert!(told.contains("no MQTT broker"), "{told}");
+        let mut broker = Broker::welcome(&listener);
+        assert_eq!(broker.take(1), [1]);
+        wait(&publisher, |c| c.sent == 1);
+    }
+}
+
+/// Damage in the midst of a connection, and acknowledgements of what was never sent.
+#[test]
+fn a_broker_that_talks_nonsense_is_survived() {
+    for nonsense in [
+        &b"\xFF\xFF\xFF\xFF\xFF"[..],
+        &[0x40, 2, 0xFF, 0xFF],
+        &[0x40, 2, 0, 0],
+    ] {
+        let (listener, port) = listen();
+        let publisher = Publisher::start(&config(port, 10)).unwrap();
+        let mut broker = Broker::welcome(&listener);
+        wait(&publisher, |c| c.connected);
+        broker.0.write_all(nonsense).unwrap();
+        let c = wait(&publisher, |c| !c.connected);
+        assert!(c.last_error.is_some());
+        publisher.publish(&1);
+        assert_eq!(Broker::welcome(&listener).take(1), [1]);
+    }
+}
+
+/// Names that cannot be, so that nobody is asked for them.
+#[test]
+fn a_name_that_does_not_resolve_is_told() {
+    let host = "x".repeat(64);
+    let config = config::Mqtt {
+        host: host.clone(),
+        ..config(1883, 10)
+    };
+    let publisher = Publisher::start(&config).unwrap();
+    let c = wait(&publisher, |c| c.last_error.is_some());
+    let told = c.last_error.unwrap();
+    assert!(
+        told.starts_with(&format!("{host}:1883: failed to lookup")),
+        "{told}"
+    );
+}
+
+#[test]
+fn an_address_of_version_6_is_reached() {
+    let Ok(listener) = TcpListener::bind("[::1]:0") else {
+        eprintln!("SKIPPED: this machine has no IPv6");
+        return;
+    };
+    let config = config::Mqtt {
+        host: "::1".into(),
+        ..config(listener.local_addr().unwrap().port(), 10)
+    };
+    let publisher = Publisher::start(&config).unwrap();
+    Broker::welcome(&listener);
+    drop(publisher);
+}
+
+#[test]
+fn a_password_that_cannot_be_had_is_an_error_that_names_the_field() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("password");
+    let error = |user: Option<&str>| {
+        let config = config::Mqtt {
+            user: user.map(Into::into),
+            password_file: Some(path.clone()),
+            ..config(1, 1)
+        };
+        match Publisher::start(&config) {
+            Ok(_) => panic!("started"),
+            Err(e) => e.to_string(),
+        }
+    };
+    let told = error(Some("camera"));
+    let start = format!(
+        "mqtt.password_file: {}: cannot read: No such file",
+        path.display()
+    );
+    assert!(told.starts_with(&start), "{told}");
+    for (bytes, part) in [
+        (&b""[..], "expected one line"),
+        (b"\r\n", "expected one line"),
+        (b"one\ntwo\n", "found 2 lines"),
+        (b"\xFF", "expected UTF-8"),
+        (&[b'x'; 70_000], "expected one line"),
+    ] {
+        std::fs::write(&path, bytes).unwrap();
+        let told = error(Some("camera"));
+        assert!(told.contains(part), "{told}");
+    }
+    std::fs::write(&path, "right").unwrap();
+    assert!(error(None).starts_with("mqtt.user: "));
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    assert!(error(Some("camera")).contains("expected a file"));
+}

@@ -1,0 +1,313 @@
+//! Events to a real broker, mosquitto: through its restart, and what it says when the appliance vanishes.
+//!
+//! Without mosquitto these tests are skipped, and say so. `PINHOLE_MOSQUITTO=required` makes that a failure, and
+//! keeps the broker away for a minute where it is away for seconds else: `tests/firmware/run` does.
+#![cfg(feature = "mqtt")]
+
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use pinhole_firmware::config;
+use pinhole_firmware::mqtt::{Counters, Publisher};
+use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
+
+const TOPIC: &str = "house/door";
+
+fn required() -> bool {
+    std::env::var("PINHOLE_MOSQUITTO").is_ok_and(|value| value == "required")
+}
+
+/// A mosquitto on a port of its own, with what it keeps in a temporary folder.
+struct Mosquitto {
+    folder: tempfile::TempDir,
+    port: u16,
+    process: Option<Child>,
+}
+
+impl Mosquitto {
+    /// For everybody, or for one user with a password. `None` where there is no mosquitto.
+    fn start(user: Option<[&str; 2]>) -> Option<Self> {
+        if let Err(e) = Command::new(program("mosquitto")).arg("-h").output() {
+            assert!(!required(), "mosquitto: {e}");
+            // Not by `eprintln`, which is kept from view where a test passes.
+            let _ = writeln!(
+                std::io::stderr(),
+                "\nSKIPPED: there is no mosquitto (Debian: apt-get install mosquitto)"
+            );
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let path = folder.path().display();
+        // Sessions outlive a restart, so that a subscriber that is late misses nothing.
+        let mut config = format!(
+            "listener {port} 127.0.0.1\npersistence true\npersistence_location {path}/\nuser root\n"
+        );
+        config += &match user {
+            None => "allow_anonymous true\n".into(),
+            Some([name, password]) => {
+                let users = folder.path().join("users");
+                let made = Command::new("mosquitto_passwd")
+                    .args(["-b", "-c"])
+                    .arg(&users)
+                    .args([name, password])
+                    .output()
+                    .unwrap();
+                assert!(made.status.success(), "{made:?}");
+                format!("password_file {}\n", users.display())
+            }
+        };
+        std::fs::write(folder.path().join("mosquitto.conf"), config).unwrap();
+        let mut broker = Self {
+            folder,
+            port,
+            process: None,
+        };
+        broker.again();
+        Some(broker)
+    }
+
+    /// Starts it where it is stopped.
+    fn again(&mut self) {
+        let log = self.folder.path().join("log");
+        let process = Command::new(program("mosquitto"))
+            .arg("-c")
+            .arg(self.folder.path().join("mosquitto.conf"))
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        self.process = Some(process);
+        let until = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            let told = std::fs::read_to_string(&log).unwrap();
+            assert!(Instant::now() < until, "it does not listen: {told}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let id = process.id().to_string();
+            // Not SIGKILL: it writes down its sessions.
+            let told = Command::new("kill").arg(id).status();
+            assert!(told.unwrap().success());
+            process.wait().unwrap();
+        }
+    }
+
+    fn config(&self, keep: usize) -> config::Mqtt {
+        config::Mqtt {
+            host: "127.0.0.1".into(),
+            port: self.port,
+            topic: TOPIC.into(),
+            client_id: None,
+            user: None,
+            password_file: None,
+            keep,
+        }
+    }
+
+    /// All that comes under the topic from now on: topic, payload, whether it was retained.
+    fn subscribe(&self, id: &str) -> Receiver<(String, String, bool)> {
+        let mut options = MqttOptions::new(id, "127.0.0.1", self.port);
+        options.set_clean_session(false);
+        let (client, mut connection) = Client::new(options, 10);
+        client
+            .subscribe(format!("{TOPIC}/#"), QoS::AtLeastOnce)
+            .unwrap();
+        let (sender, receiver) = channel();
+        let (subscribed, ready) = channel();
+        std::thread::spawn(move || {
+            // As long as the connection is used, requests can come.
+            let _client = client;
+            for event in connection.iter() {
+                let gone = match event {
+                    Ok(Event::Incoming(Packet::Publish(p))) => {
+                        let payload = String::from_utf8(p.payload.to_vec()).unwrap();
+                        sender.send((p.topic, payload, p.retain)).is_err()
+                    }
+                    Ok(Event::Incoming(Packet::SubAck(_))) => {
+                        let _ = subscribed.send(());
+                        false
+                    }
+                    Err(_) => {
+                        std::thread::sleep(Duration::from_millis(50));
+                        false
+                    }
+                    Ok(_) => false,
+                };
+                if gone {
+                    return;
+                }
+            }
+        });
+        ready.recv_timeout(Duration::from_secs(10)).unwrap();
+        receiver
+    }
+}
+
+impl Drop for Mosquitto {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+/// Debian has it where only root looks.
+fn program(name: &str) -> String {
+    let path = format!("/usr/sbin/{name}");
+    match Path::new(&path).exists() {
+        true => path,
+        false => name.into(),
+    }
+}
+
+#[track_caller]
+fn wait(publisher: &Publisher, within: u64, fits: impl Fn(&Counters) -> bool) -> Counters {
+    let until = Instant::now() + Duration::from_secs(within);
+    loop {
+        let c = publisher.counters();
+        assert_eq!(c.queued, c.sent + c.lost + c.waiting, "{c:?}");
+        if fits(&c) {
+            return c;
+        }
+        assert!(Instant::now() < until, "{c:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[track_caller]
+fn next(subscriber: &Receiver<(String, String, bool)>) -> (String, String, bool) {
+    subscriber.recv_timeout(Duration::from_secs(20)).unwrap()
+}
+
+/// The next events' payloads.
+#[track_caller]
+fn take(subscriber: &Receiver<(String, String, bool)>, count: u32) -> Vec<u32> {
+    let number = |_| loop {
+        let (topic, payload, _) = next(subscriber);
+        if topic == TOPIC {
+            return payload.parse().unwrap();
+        }
+    };
+    (0..count).map(number).collect()
+}
+
+fn status(text: &str, retained: bool) -> (String, String, bool) {
+    (format!("{TOPIC}/status"), text.into(), retained)
+}
+
+/// The broker goes and comes back: of the events meanwhile exactly the last `keep` arrive, in order, and the others
+/// are counted as lost.
+#[test]
+fn a_broker_that_comes_back_gets_the_last_events() {
+    let Some(mut broker) = Mosquitto::start(None) else {
+        return;
+    };
+    let away = Duration::from_secs(if required() { 60 } else { 3 });
+    let subscriber = broker.subscribe("subscriber");
+    let publisher = Publisher::start(&broker.config(20)).unwrap();
+    assert_eq!(next(&subscriber), status("online", false));
+    for n in 0..5u32 {
+        publisher.publish(&n);
+    }
+    assert_eq!(take(&subscriber, 5), [0, 1, 2, 3, 4]);
+    wait(&publisher, 10, |c| c.sent == 5);
+
+    broker.stop();
+    let stopped = Instant::now();
+    wait(&publisher, 10, |c| !c.connected);
+    let mut slowest = Duration::ZERO;
+    for n in 5..55u32 {
+        let start = Instant::now();
+        publisher.publish(&n);
+        slowest = slowest.max(start.elapsed());
+        std::thread::sleep(away / 50);
+    }
+    let c = publisher.counters();
+    assert_eq!([c.queued, c.sent, c.lost, c.waiting], [55, 5, 30, 20]);
+    assert!(c.last_error.is_some());
+    std::thread::sleep(away.saturating_sub(stopped.elapsed()));
+    println!(
+        "away for {:.1} s; the slowest publish took {slowest:?}",
+        stopped.elapsed().as_secs_f64()
+    );
+    broker.again();
+    // It is looked for every 30 s at the least.
+    let c = wait(&publisher, 45, |c| c.waiting == 0);
+    assert_eq!([c.queued, c.sent, c.lost, c.waiting], [55, 25, 30, 0]);
+    assert!(slowest < Duration::from_millis(100), "{slowest:?}");
+    assert_eq!(take(&subscriber, 20), (35..55).collect::<Vec<_>>());
+
+    publisher.stop();
+    let late = broker.subscribe("late");
+    assert_eq!(next(&late), status("offline", true));
+}
+
+/// A broker that asks for a password gets it, and says when it is the wrong one.
+#[test]
+fn a_password_is_right_or_wrong() {
+    let Some(broker) = Mosquitto::start(Some(["camera", "right"])) else {
+        return;
+    };
+    let password_file = broker.folder.path().join("password");
+    let config = config::Mqtt {
+        user: Some("camera".into()),
+        password_file: Some(password_file.clone()),
+        ..broker.config(10)
+    };
+    for (password, right) in [("wrong\n", false), ("right\n", true)] {
+        std::fs::write(&password_file, password).unwrap();
+        let publisher = Publisher::start(&config).unwrap();
+        publisher.publish(&1);
+        let c = wait(&publisher, 10, |c| c.last_error.is_some() || c.sent == 1);
+        assert_eq!(c.sent == 1, right, "{c:?}");
+        let told = c.last_error.unwrap_or_default();
+        assert_eq!(told.contains("refuses this user"), !right, "{told}");
+    }
+}
+
+/// An appliance that is killed is offline by the broker's word.
+#[test]
+fn a_killed_appliance_is_offline() {
+    let Some(broker) = Mosquitto::start(None) else {
+        return;
+    };
+    let subscriber = broker.subscribe("subscriber");
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "publishes_until_it_is_killed", "--ignored"])
+        .env("PINHOLE_TEST_PORT", broker.port.to_string())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    assert_eq!(next(&subscriber), status("online", false));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(next(&subscriber), status("offline", false));
+}
+
+#[test]
+#[ignore = "started by the test above"]
+fn publishes_until_it_is_killed() {
+    let port = std::env::var("PINHOLE_TEST_PORT").unwrap();
+    let _publisher = Publisher::start(&config::Mqtt {
+        host: "127.0.0.1".into(),
+        port: port.parse().unwrap(),
+        topic: TOPIC.into(),
+        client_id: None,
+        user: None,
+        password_file: None,
+        keep: 10,
+    })
+    .unwrap();
+    std::thread::sleep(Duration::from_secs(60));
+}
