@@ -1,0 +1,282 @@
+//! The appliance's command line.
+
+use std::fs::Permissions;
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use embedded_graphics::prelude::Size;
+use pinhole::Classifier;
+use pinhole::system::System;
+use pinhole_firmware::canvas::Canvas;
+use pinhole_firmware::config::{Config, Display};
+use pinhole_firmware::display::Open;
+use pinhole_firmware::picture::{Recorder, write_apng};
+use pinhole_firmware::screens::{Boot, Screen, Step, draw};
+use pinhole_firmware::text::Fonts;
+use pinhole_firmware::totals::Totals;
+use pinhole_firmware::{app, bundle, log, panel};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+/// Classifies what a camera sees and shows it on a small display, offline.
+#[derive(Parser)]
+#[command(name = "pinhole-firmware", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the appliance until the source ends, or SIGTERM or Ctrl-C
+    Run {
+        /// The configuration (TOML)
+        config: PathBuf,
+    },
+    /// Check the configuration, the bundle, the fonts and the display, and say what is wrong
+    Check {
+        /// The configuration (TOML)
+        config: PathBuf,
+    },
+    /// Run the appliance and write what the display shows as an animated PNG
+    Record(Record),
+    /// Print the log, oldest first, a JSON object a line
+    Log {
+        /// The log's folder
+        folder: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct Record {
+    /// The configuration (TOML); its display is not used
+    config: PathBuf,
+    /// File to write
+    #[arg(long)]
+    out: PathBuf,
+    /// Size of the display in pixels
+    #[arg(long, default_value = "240x240", value_parser = size)]
+    display: Size,
+    /// Whether a pixel is either black or lit
+    #[arg(long)]
+    monochrome: bool,
+    /// How long to run, in seconds
+    #[arg(long, default_value_t = 10.0, value_parser = seconds)]
+    seconds: f64,
+    /// Write the last picture alone
+    #[arg(long)]
+    still: bool,
+    /// How many times as large the pixels are written
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
+    scale: u32,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run { config } => run(&config),
+        Command::Check { config } => check(&config),
+        Command::Record(record) => self::record(&record),
+        Command::Log { folder } => print_log(&folder),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(path: &Path) -> Result<()> {
+    let config = Config::read(path)?;
+    let stop = stop_on_signals()?;
+    let display = config.display.clone();
+    let open: Open = Box::new(move || panel::open(&display));
+    let fonts = Fonts::new(&config.screen.fonts, config.display.is_monochrome())?;
+    let totals = app::run(&config, open, fonts, System::new("/"), &stop)?;
+    tell(&totals)
+}
+
+/// SIGTERM and the first Ctrl-C end the appliance, the second Ctrl-C the program. A second SIGTERM does not:
+/// timeout(1), for one, sends two.
+fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register_conditional_shutdown(SIGINT, 1, stop.clone())
+        .and_then(|_| signal_hook::flag::register(SIGINT, stop.clone()))
+        .and_then(|_| signal_hook::flag::register(SIGTERM, stop.clone()))
+        .context("cannot wait for signals")?;
+    Ok(stop)
+}
+
+fn tell(totals: &Totals) -> Result<()> {
+    eprintln!("{}", serde_json::to_string(totals)?);
+    Ok(())
+}
+
+fn check(path: &Path) -> Result<()> {
+    let config = Config::read(path)?;
+    println!("configuration: {}", path.display());
+    let mut builder = Classifier::builder();
+    if let Some(threads) = config.threads {
+        builder = builder.threads(threads);
+    }
+    let opened = bundle::open(&config.bundle, builder).map_err(anyhow::Error::msg)?;
+    let manifest = opened.classifier.manifest();
+    println!(
+        "bundle: {}, {} classes, opened in {:.2} s, self-test {} of {}",
+        manifest.model.name,
+        manifest.classes.len(),
+        opened.opening.as_secs_f64(),
+        opened.tested,
+        opened.tested
+    );
+    let monochrome = config.display.is_monochrome();
+    let mut fonts = Fonts::new(&config.screen.fonts, monochrome)?;
+    let names = &manifest.classes;
+    let mut lacking: Vec<char> = names.iter().flat_map(|name| fonts.lacking(name)).collect();
+    lacking.sort_unstable();
+    lacking.dedup();
+    match lacking.is_empty() {
+        true => println!("fonts: every class name can be shown"),
+        false => println!(
+            "fonts: no font has {lacking:?} of the class names, which are shown as boxes; name a font that has them \
+             in screen.fonts"
+        ),
+    }
+    if let Some(log) = &config.log {
+        // Not tried: a folder made here would be another user's than the appliance's.
+        if log.folder.exists() && !log.folder.is_dir() {
+            bail!(
+                "log.folder: {}: expected a folder, found something else",
+                log.folder.display()
+            );
+        }
+        println!(
+            "log: {}, at most {} MB",
+            log.folder.display(),
+            log.megabytes
+        );
+    }
+    match panel::open(&config.display)? {
+        None => println!("display: none"),
+        Some(mut panel) => {
+            let size = panel.size();
+            let step = |name, result: &str| Step {
+                name,
+                result: Some(result.into()),
+            };
+            let screen = Screen::Boot(Boot {
+                bundle: manifest.model.name.clone(),
+                steps: vec![
+                    step("bundle", &format!("{:.1} s", opened.opening.as_secs_f64())),
+                    step(
+                        "self-test",
+                        &format!("{} of {}", opened.tested, opened.tested),
+                    ),
+                    step("display", "works"),
+                ],
+            });
+            let mut canvas = Canvas::new(size);
+            draw(&screen, &mut canvas, &mut fonts, monochrome, Duration::ZERO);
+            panel.show(&canvas)?;
+            println!(
+                "display: {} x {} pixels; it shows that it works",
+                size.width, size.height
+            );
+        }
+    }
+    Ok(())
+}
+
+fn record(args: &Record) -> Result<()> {
+    if args.out.exists() {
+        bail!(
+            "{}: exists already; remove it or choose another",
+            args.out.display()
+        );
+    }
+    let config = Config {
+        display: Display::None,
+        ..Config::read(&args.config)?
+    };
+    let stop = stop_on_signals()?;
+    // As many as can be shown in the time.
+    let limit = (args.seconds * config.screen.rate).ceil() as usize + 1;
+    let recorder = Recorder::new(args.display, args.monochrome, limit);
+    let panel = recorder.clone();
+    let open: Open = Box::new(move || Ok(Some(Box::new(panel.clone()))));
+    let fonts = Fonts::new(&config.screen.fonts, args.monochrome)?;
+    let timer = {
+        let (stop, seconds) = (stop.clone(), args.seconds);
+        move || {
+            std::thread::sleep(Duration::from_secs_f64(seconds));
+            stop.store(true, Ordering::Relaxed);
+        }
+    };
+    std::thread::spawn(timer);
+    let totals = app::run(&config, open, fonts, System::new("/"), &stop)?;
+    let mut frames = recorder.take();
+    if args.still {
+        frames.drain(..frames.len().saturating_sub(1));
+    }
+    // Beside its place and renamed, so that there is never half of it.
+    let folder = match args.out.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let write = || {
+        let file = tempfile::Builder::new()
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(folder)?;
+        let mut out = BufWriter::new(file.as_file());
+        write_apng(&mut out, &frames, args.scale)?;
+        out.flush()?;
+        drop(out);
+        file.persist(&args.out).map_err(|e| e.error)?;
+        Ok(())
+    };
+    write().map_err(|e: std::io::Error| {
+        anyhow::anyhow!("{}: cannot write: {e}", args.out.display())
+    })?;
+    tell(&totals)
+}
+
+fn print_log(folder: &Path) -> Result<()> {
+    let mut reader = log::read(folder)?;
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    for record in reader.by_ref() {
+        writeln!(out, "{}", serde_json::to_string(&record?)?)?;
+    }
+    out.flush()?;
+    if reader.damaged() > 0 {
+        eprintln!(
+            "{}: {} lines are damaged",
+            folder.display(),
+            reader.damaged()
+        );
+    }
+    Ok(())
+}
+
+fn size(text: &str) -> Result<Size, String> {
+    let sides = text.split_once('x').and_then(|(width, height)| {
+        Some((width.parse::<u32>().ok()?, height.parse::<u32>().ok()?))
+    });
+    match sides {
+        Some((width @ 64..=2000, height @ 64..=2000)) => Ok(Size::new(width, height)),
+        _ => Err("expected WIDTHxHEIGHT of 64 to 2000 pixels each, such as 240x240".into()),
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds @ 0.1..=120.0) => Ok(seconds),
+        _ => Err("expected 0.1 to 120".into()),
+    }
+}

@@ -1,0 +1,240 @@
+//! The command line: what systemd hears, a clean stop, what is said of bad configurations.
+
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use pinhole_firmware::log::{self, What};
+
+fn assets(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../assets")
+        .join(path)
+}
+
+fn firmware() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_pinhole-firmware"))
+}
+
+/// A configuration in `folder` whose source repeats the scenes for ever.
+fn configuration(folder: &Path, more: &str) -> PathBuf {
+    let path = folder.join("firmware.toml");
+    let scenes = assets("scenes.mjpeg");
+    let program = format!("while cat '{}'; do sleep 0.1; done", scenes.display());
+    let text = format!(
+        "bundle = {:?}\n[source]\ncommand = [\"sh\", \"-c\", {program:?}]\n[log]\nfolder = \"log\"\n{more}",
+        assets("demo"),
+    );
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// A program that ends with the test, however that ends.
+struct Program(Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[track_caller]
+fn wait(program: &mut Program, seconds: u64) -> std::process::ExitStatus {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = program.0.try_wait().unwrap() {
+            return status;
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(seconds),
+            "it does not end"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn terminate(program: &Program) {
+    let pid = rustix::process::Pid::from_child(&program.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+}
+
+#[test]
+fn systemd_hears_of_the_start_the_watchdog_and_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("notify");
+    let heard = UnixDatagram::bind(&socket).unwrap();
+    heard
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    let hear = || {
+        let mut buffer = [0; 1000];
+        let length = heard.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).trim().to_owned()
+    };
+    let child = firmware()
+        .arg("run")
+        .arg(configuration(folder.path(), ""))
+        .env("NOTIFY_SOCKET", &socket)
+        .env("WATCHDOG_USEC", "600000")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut appliance = Program(child);
+    assert_eq!(hear(), "READY=1");
+    for _ in 0..3 {
+        let start = Instant::now();
+        assert_eq!(hear(), "WATCHDOG=1");
+        assert!(
+            start.elapsed() < Duration::from_millis(600),
+            "{:?}",
+            start.elapsed()
+        );
+    }
+    terminate(&appliance);
+    while hear() != "STOPPING=1" {}
+    let status = wait(&mut appliance, 30);
+    assert!(status.success(), "{status}");
+    let records: Vec<What> = log::read(folder.path().join("log"))
+        .unwrap()
+        .map(|record| record.unwrap().what)
+        .collect();
+    assert!(
+        matches!(records.last(), Some(What::End { .. })),
+        "{records:?}"
+    );
+}
+
+#[test]
+fn a_recording_is_an_animated_png_of_what_was_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = configuration(folder.path(), "");
+    let record = |name: &str, more: &[&str]| {
+        let out = folder.path().join(name);
+        let output = firmware()
+            .arg("record")
+            .arg(&config)
+            .arg("--out")
+            .arg(&out)
+            .args(["--seconds", "3"])
+            .args(more)
+            .output()
+            .unwrap();
+        (out, output)
+    };
+    let (moving, output) = record("moving.png", &["--display", "320x240"]);
+    assert!(output.status.success(), "{output:?}");
+    let bytes = std::fs::read(&moving).unwrap();
+    let reader = png::Decoder::new(std::io::Cursor::new(&bytes))
+        .read_info()
+        .unwrap();
+    assert_eq!((reader.info().width, reader.info().height), (320, 240));
+    let frames = reader.info().animation_control().unwrap().num_frames;
+    assert!(frames >= 2, "{frames}");
+    let oled = [
+        "--display",
+        "128x64",
+        "--monochrome",
+        "--still",
+        "--scale",
+        "2",
+    ];
+    let (still, output) = record("still.png", &oled);
+    assert!(output.status.success(), "{output:?}");
+    let image = pinhole::open_image(&still, &pinhole::DecodeOptions::default()).unwrap();
+    assert_eq!((image.width, image.height), (256, 128));
+    assert!(image.data.iter().all(|v| [0, 255].contains(v)));
+    // What is there is not written over.
+    let (_, output) = record("still.png", &oled);
+    assert_error(&output, "still.png: exists already");
+}
+
+#[track_caller]
+fn assert_error(output: &Output, expected: &str) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.starts_with("error: "), "{stderr}");
+    assert!(stderr.contains(expected), "{stderr}");
+}
+
+#[test]
+fn check_says_what_is_right_and_what_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |more: &str| {
+        let config = configuration(folder.path(), more);
+        firmware().arg("check").arg(config).output().unwrap()
+    };
+    let simulator = "[display]\nkind = \"simulator\"\n";
+    let output = check(simulator);
+    assert!(output.status.success(), "{output:?}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    for line in ["bundle: ", "fonts: every", "log: ", "display: 240 x 240"] {
+        assert!(stdout.contains(line), "{stdout}");
+    }
+    assert!(folder.path().join("screens/screen.png").exists());
+    for (more, expected) in [
+        ("[screen]\nfonts = [\"firmware.toml\"]\n", "screen.fonts: "),
+        ("[screen]\nfonts = [\"none.ttf\"]\n", "none.ttf"),
+        (
+            "[screen]\nrate = 0\n",
+            "screen.rate: expected 0.1 to 60, found 0",
+        ),
+        ("[screen]\ncolour = \"red\"\n", "unknown field `colour`"),
+        ("[display]\nkind = \"paper\"\n", "unknown variant `paper`"),
+        (
+            "[display]\nkind = \"ssd1306\"\naddress = 12\n",
+            "display.address: expected 0x3c or 0x3d, found 0xc",
+        ),
+        (
+            "[display]\nkind = \"ssd1306\"\ni2c = \"/nowhere/i2c\"\n",
+            "/nowhere/i2c",
+        ),
+        (
+            "[display]\nkind = \"framebuffer\"\ndevice = \"/nowhere/fb0\"\n",
+            "/nowhere/fb0",
+        ),
+        (
+            "[mqtt]\nhost = \"\"\n",
+            "mqtt.host: expected a name or an address",
+        ),
+        (
+            "[thresholds]\nhysteresis = 0\n",
+            "thresholds.hysteresis: expected 1 or more, found 0",
+        ),
+        ("[", "TOML parse error"),
+    ] {
+        assert_error(&check(more), expected);
+    }
+    let nowhere = folder.path().join("none.toml");
+    let output = firmware().arg("run").arg(nowhere).output().unwrap();
+    assert_error(&output, "none.toml: cannot read");
+}
+
+#[test]
+fn a_source_must_be_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("two.toml");
+    std::fs::write(
+        &path,
+        "bundle = \"b\"\n[source]\nmjpeg = \"-\"\nfolder = \"f\"\n",
+    )
+    .unwrap();
+    let output = firmware().arg("check").arg(path).output().unwrap();
+    assert_error(
+        &output,
+        "source: expected one of command, mjpeg, y4m, folder and device, found 2",
+    );
+}
+
+#[test]
+fn wrong_usage_is_told_apart_from_errors() {
+    let output = firmware().arg("fly").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let output = firmware()
+        .args(["record", "a.toml", "--out", "b", "--display", "9x9"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}
