@@ -23,9 +23,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 # stage static|dynamic FOLDER: builds the program and puts all that users get under FOLDER, laid out as under /usr.
-# Where a systemd unit is to go along, it is installed here.
 stage() {
-    board_program "$1" >&2
+    board_program pinhole "$1" >&2
     # Under another profile tract would not have to be built, but the tests have built this crate already.
     cargo run --locked -q -p pinhole-dist -- "$work/made" --target $target >&2
     install -D "$arm/$target/dist/pinhole" "$2/bin/pinhole"
@@ -33,7 +32,7 @@ stage() {
     install -Dm 644 "$work/made/completions/pinhole.bash" "$2/share/bash-completion/completions/pinhole"
     install -Dm 644 -t "$2/share/zsh/vendor-completions" "$work/made/completions/_pinhole"
     install -Dm 644 -t "$2/share/fish/vendor_completions.d" "$work/made/completions/pinhole.fish"
-    install -Dm 644 -t "$2/share/doc/pinhole" LICENSE-MIT LICENSE-APACHE "$work/made/third-party-licences.txt"
+    install -Dm 644 -t "$2/share/doc/pinhole" LICENSE-MIT LICENSE-APACHE "$work/made/pinhole/third-party-licences.txt"
     install -Dm 644 CHANGELOG.md "$2/share/doc/pinhole/changelog"
     install -Dm 644 -t "$2/share/pinhole/samples" assets/samples/*
     (cd assets && find demo -type f -exec install -Dm 644 {} "$2/share/pinhole/{}" \;)

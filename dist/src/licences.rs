@@ -1,4 +1,4 @@
-//! The licences of the crates inside `pinhole`: they ask that their notices travel with the program.
+//! The licences of the crates inside the programs: they ask that their notices travel with the program.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -20,9 +20,9 @@ const FILES: [&str; 7] = [
     "authors",
 ];
 
-/// Each crate from outside that `pinhole` links for `target`, with its licence; below, each different text once with
-/// the crates that carry it.
-pub(crate) fn of_program(target: &str) -> Result<String> {
+/// Each crate from outside that the program of `package` links for `target`, with its licence; below, each different
+/// text once with the crates that carry it.
+pub(crate) fn of_program(package: &str, target: &str) -> Result<String> {
     let metadata = cargo(&[
         "metadata",
         "--format-version=1",
@@ -33,7 +33,8 @@ pub(crate) fn of_program(target: &str) -> Result<String> {
     // The metadata has the whole workspace's features turned on, so it cannot tell what is linked.
     let tree = cargo(&[
         "tree",
-        "--package=pinhole",
+        "--package",
+        package,
         "--edges=normal,no-proc-macro",
         "--prefix=none",
         "--format={p}",
@@ -50,7 +51,7 @@ pub(crate) fn of_program(target: &str) -> Result<String> {
             Some(format!("{name} {version}"))
         })
         .collect();
-    list(&metadata, &linked)
+    list(package, &metadata, &linked)
 }
 
 /// What cargo prints.
@@ -70,9 +71,9 @@ fn cargo(arguments: &[&str]) -> Result<String> {
     String::from_utf8(output.stdout).context("cargo: expected UTF-8")
 }
 
-fn list(metadata: &Value, linked: &BTreeSet<String>) -> Result<String> {
-    let mut text = String::from(
-        "pinhole contains Rust's standard library (https://www.rust-lang.org, MIT OR Apache-2.0) and these crates\n\
+fn list(package: &str, metadata: &Value, linked: &BTreeSet<String>) -> Result<String> {
+    let mut text = format!(
+        "{package} contains Rust's standard library (https://www.rust-lang.org, MIT OR Apache-2.0) and these crates\n\
          (https://crates.io). The texts that they carry follow below.\n\n",
     );
     // The text without its line breaks, as one differs from the next in nothing else.

@@ -14,8 +14,8 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 use clap_complete::Shell;
 
-/// Write manual pages (man/), shell completions (completions/) and the licences of the crates inside `pinhole`
-/// (third-party-licences.txt).
+/// Write manual pages (man/), shell completions (completions/) and the licences of the crates inside each program
+/// (pinhole/third-party-licences.txt, pinhole-firmware/third-party-licences.txt).
 #[derive(Parser)]
 struct Arguments {
     /// Folder to write into
@@ -29,9 +29,13 @@ fn main() -> Result<()> {
     let Arguments { out, target } = Arguments::parse();
     manual(&out.join("man"))?;
     completions(&out.join("completions"))?;
-    let file = out.join("third-party-licences.txt");
-    fs::write(&file, licences::of_program(&target)?)
-        .with_context(|| format!("{}: expected to write it", file.display()))
+    for package in ["pinhole", "pinhole-firmware"] {
+        let file = out.join(package).join("third-party-licences.txt");
+        folder(&out.join(package))?;
+        fs::write(&file, licences::of_program(package, &target)?)
+            .with_context(|| format!("{}: expected to write it", file.display()))?;
+    }
+    Ok(())
 }
 
 fn program() -> clap::Command {
