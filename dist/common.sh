@@ -28,10 +28,10 @@ stage() {
     # Under another profile tract would not have to be built, but the tests have built this crate already.
     cargo run --locked -q -p pinhole-dist -- "$work/made" --target $target >&2
     install -D "$arm/$target/dist/pinhole" "$2/bin/pinhole"
-    install -Dm 644 -t "$2/share/man/man1" "$work"/made/man/*.1
-    install -Dm 644 "$work/made/completions/pinhole.bash" "$2/share/bash-completion/completions/pinhole"
-    install -Dm 644 -t "$2/share/zsh/vendor-completions" "$work/made/completions/_pinhole"
-    install -Dm 644 -t "$2/share/fish/vendor_completions.d" "$work/made/completions/pinhole.fish"
+    install -Dm 644 -t "$2/share/man/man1" "$work"/made/pinhole/man/*.1
+    install -Dm 644 "$work/made/pinhole/completions/pinhole.bash" "$2/share/bash-completion/completions/pinhole"
+    install -Dm 644 -t "$2/share/zsh/vendor-completions" "$work/made/pinhole/completions/_pinhole"
+    install -Dm 644 -t "$2/share/fish/vendor_completions.d" "$work/made/pinhole/completions/pinhole.fish"
     install -Dm 644 -t "$2/share/doc/pinhole" LICENSE-MIT LICENSE-APACHE "$work/made/pinhole/third-party-licences.txt"
     install -Dm 644 CHANGELOG.md "$2/share/doc/pinhole/changelog"
     install -Dm 644 -t "$2/share/pinhole/samples" assets/samples/*

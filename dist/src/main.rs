@@ -5,6 +5,9 @@
 #[allow(dead_code)]
 #[path = "../../runtime/src/cli.rs"]
 mod cli;
+#[allow(dead_code)]
+#[path = "../../firmware-demo/src/cli.rs"]
+mod firmware_cli;
 mod licences;
 
 use std::fs;
@@ -14,8 +17,8 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 use clap_complete::Shell;
 
-/// Write manual pages (man/), shell completions (completions/) and the licences of the crates inside each program
-/// (pinhole/third-party-licences.txt, pinhole-firmware/third-party-licences.txt).
+/// Write manual pages (man/), shell completions (completions/) and the licences of the crates inside
+/// (third-party-licences.txt) of each program, into pinhole/ and pinhole-firmware/.
 #[derive(Parser)]
 struct Arguments {
     /// Folder to write into
@@ -27,20 +30,21 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let Arguments { out, target } = Arguments::parse();
-    manual(&out.join("man"))?;
-    completions(&out.join("completions"))?;
-    for package in ["pinhole", "pinhole-firmware"] {
-        let file = out.join(package).join("third-party-licences.txt");
-        folder(&out.join(package))?;
-        fs::write(&file, licences::of_program(package, &target)?)
+    // Derived from the package that compiles it, which is this one.
+    let pinhole = cli::Cli::command().name("pinhole").bin_name("pinhole");
+    let firmware = firmware_cli::Cli::command();
+    let firmware = firmware
+        .name("pinhole-firmware")
+        .bin_name("pinhole-firmware");
+    for program in [pinhole, firmware] {
+        let out = out.join(program.get_name());
+        manual(&program, &out.join("man"))?;
+        completions(&program, &out.join("completions"))?;
+        let file = out.join("third-party-licences.txt");
+        fs::write(&file, licences::of_program(program.get_name(), &target)?)
             .with_context(|| format!("{}: expected to write it", file.display()))?;
     }
     Ok(())
-}
-
-fn program() -> clap::Command {
-    // Derived from the package that compiles it, which is this one.
-    cli::Cli::command().name("pinhole").bin_name("pinhole")
 }
 
 fn folder(path: &Path) -> Result<()> {
@@ -48,16 +52,17 @@ fn folder(path: &Path) -> Result<()> {
 }
 
 /// A page for the program and one for each subcommand.
-fn manual(out: &Path) -> Result<()> {
+fn manual(program: &clap::Command, out: &Path) -> Result<()> {
     folder(out)?;
-    clap_mangen::generate_to(program(), out)
+    clap_mangen::generate_to(program.clone(), out)
         .with_context(|| format!("{}: expected to write manual pages", out.display()))
 }
 
-fn completions(out: &Path) -> Result<()> {
+fn completions(program: &clap::Command, out: &Path) -> Result<()> {
     folder(out)?;
+    let name = program.get_name().to_owned();
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        clap_complete::generate_to(shell, &mut program(), "pinhole", out)
+        clap_complete::generate_to(shell, &mut program.clone(), &name, out)
             .with_context(|| format!("{}: expected to write completions", out.display()))?;
     }
     Ok(())

@@ -1,16 +1,19 @@
 //! The appliance's command line.
 
+mod cli;
+
 use std::fs::Permissions;
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::cli::{Cli, Command, Record};
 use anyhow::{Context, Result, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::Parser;
 use embedded_graphics::prelude::Size;
 use pinhole::Classifier;
 use pinhole::system::System;
@@ -23,59 +26,6 @@ use pinhole_firmware::text::Fonts;
 use pinhole_firmware::totals::Totals;
 use pinhole_firmware::{app, bundle, log, panel};
 use signal_hook::consts::{SIGINT, SIGTERM};
-
-/// Classifies what a camera sees and shows it on a small display, offline.
-#[derive(Parser)]
-#[command(name = "pinhole-firmware", version, max_term_width = 100)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Run the appliance until the source ends, or SIGTERM or Ctrl-C
-    Run {
-        /// The configuration (TOML)
-        config: PathBuf,
-    },
-    /// Check the configuration, the bundle, the fonts and the display, and say what is wrong
-    Check {
-        /// The configuration (TOML)
-        config: PathBuf,
-    },
-    /// Run the appliance and write what the display shows as an animated PNG
-    Record(Record),
-    /// Print the log, oldest first, a JSON object a line
-    Log {
-        /// The log's folder
-        folder: PathBuf,
-    },
-}
-
-#[derive(Args)]
-struct Record {
-    /// The configuration (TOML); its display is not used
-    config: PathBuf,
-    /// File to write
-    #[arg(long)]
-    out: PathBuf,
-    /// Size of the display in pixels
-    #[arg(long, default_value = "240x240", value_parser = size)]
-    display: Size,
-    /// Whether a pixel is either black or lit
-    #[arg(long)]
-    monochrome: bool,
-    /// How long to run, in seconds
-    #[arg(long, default_value_t = 10.0, value_parser = seconds)]
-    seconds: f64,
-    /// Write the last picture alone
-    #[arg(long)]
-    still: bool,
-    /// How many times as large the pixels are written
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
-    scale: u32,
-}
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -208,7 +158,8 @@ fn record(args: &Record) -> Result<()> {
     let stop = stop_on_signals()?;
     // As many as can be shown in the time.
     let limit = (args.seconds * config.screen.rate).ceil() as usize + 1;
-    let recorder = Recorder::new(args.display, args.monochrome, limit);
+    let [width, height] = args.display;
+    let recorder = Recorder::new(Size::new(width, height), args.monochrome, limit);
     let panel = recorder.clone();
     let open: Open = Box::new(move || Ok(Some(Box::new(panel.clone()))));
     let fonts = Fonts::new(&config.screen.fonts, args.monochrome)?;
@@ -262,21 +213,4 @@ fn print_log(folder: &Path) -> Result<()> {
         );
     }
     Ok(())
-}
-
-fn size(text: &str) -> Result<Size, String> {
-    let sides = text.split_once('x').and_then(|(width, height)| {
-        Some((width.parse::<u32>().ok()?, height.parse::<u32>().ok()?))
-    });
-    match sides {
-        Some((width @ 64..=2000, height @ 64..=2000)) => Ok(Size::new(width, height)),
-        _ => Err("expected WIDTHxHEIGHT of 64 to 2000 pixels each, such as 240x240".into()),
-    }
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(seconds @ 0.1..=120.0) => Ok(seconds),
-        _ => Err("expected 0.1 to 120".into()),
-    }
 }
