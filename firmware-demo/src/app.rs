@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use pinhole::camera::{Answer, Counters, Report, ReportKind, Seen};
+use pinhole::camera::{Answer, Counters, Report, ReportKind};
 use pinhole::system::System;
 use pinhole::{Classifier, Preprocessing};
 use sd_notify::NotifyState;
@@ -26,7 +26,7 @@ use crate::config::Config;
 use crate::display::{self, Display};
 use crate::log::What;
 use crate::outlets::Outlets;
-use crate::screens::{Boot, Idle, Live, Picture, Problem, Screen, State, Step};
+use crate::screens::{Boot, Idle, Live, Picture, Problem, Screen, Step};
 use crate::text::Fonts;
 use crate::totals::Totals;
 use crate::vitals::Monitor;
@@ -293,10 +293,7 @@ impl Appliance<'_> {
         let picture = answer.image.zip(self.rule.clone());
         let before = self.live.take().and_then(|live| live.picture);
         self.live = Some(Live {
-            state: answer.state.map(|seen| match seen {
-                Seen::Class(name) => State::Class(name),
-                Seen::Unknown => State::Unknown,
-            }),
+            state: answer.state,
             top: top.map(|c| (c.name.clone(), c.probability)).collect(),
             // A still frame shows what the one before did.
             picture: picture

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use pinhole::camera::{Answer, Change, Seen};
+use pinhole::camera::{Answer, Change};
 
 use crate::config::Config;
 use crate::log::{LogStatus, LogWriter, Top, What};
@@ -81,10 +81,10 @@ impl Outlets {
     pub(crate) fn event(&mut self, answer: &Answer, change: &Change, frame: u64) {
         let best = answer.tracked.ranking.first();
         let probability = best.map_or(0.0, |best| best.probability);
-        println!("{} ({:.0} %)", name(&change.to), 100.0 * probability);
+        println!("{} ({:.0} %)", change.to.name(), 100.0 * probability);
         let event = What::Event {
-            from: change.from.as_ref().map(|seen| name(seen).to_owned()),
-            to: name(&change.to).to_owned(),
+            from: change.from.as_ref().map(|seen| seen.name().to_owned()),
+            to: change.to.name().to_owned(),
             top: (answer.tracked.ranking.iter().take(3))
                 .map(|class| Top {
                     class: class.name.clone(),
@@ -162,11 +162,4 @@ impl Outlets {
 
 fn failing(status: &LogStatus) -> Option<String> {
     status.last_error.clone().filter(|_| status.failing)
-}
-
-fn name(seen: &Seen) -> &str {
-    match seen {
-        Seen::Class(name) => name,
-        Seen::Unknown => "unknown",
-    }
 }

@@ -1,7 +1,9 @@
 //! The appliance as a whole, with what goes wrong around it: the source, the display, the bundle.
 
+mod support;
+
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -9,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use embedded_graphics::pixelcolor::Rgb888;
 use embedded_graphics::prelude::*;
-use pinhole::camera::{MjpegReader, Piece};
 use pinhole::system::System;
 use pinhole_firmware::app;
 use pinhole_firmware::canvas::Canvas;
@@ -19,26 +20,7 @@ use pinhole_firmware::log::{self, What};
 use pinhole_firmware::panel::{Error, Panel};
 use pinhole_firmware::text::Fonts;
 use pinhole_firmware::totals::Totals;
-
-fn assets(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../assets")
-        .join(path)
-}
-
-/// The JPEG files of `assets/scenes.mjpeg`, a scene each.
-fn scenes() -> Vec<Vec<u8>> {
-    let bytes = std::fs::read(assets("scenes.mjpeg")).unwrap();
-    let mut reader = MjpegReader::new(&bytes[..], bytes.len());
-    let mut scenes = vec![];
-    while let Some(piece) = reader.next_piece().unwrap() {
-        match piece {
-            Piece::Frame(frame) => scenes.push(frame),
-            other => panic!("{other:?}"),
-        }
-    }
-    scenes
-}
+use support::{assert_sums, assets, copy, make_pipe, scenes};
 
 /// A panel that keeps the last picture, and fails when it is told to.
 #[derive(Clone, Default)]
@@ -156,12 +138,6 @@ impl Running {
     }
 }
 
-fn assert_sums(t: &Totals) {
-    let used = t.classified + t.still + t.skipped + t.dropped + t.corrupt;
-    assert_eq!(t.frames, used, "{t:?}");
-    assert_eq!(t.records, t.records_written + t.records_lost, "{t:?}");
-}
-
 /// Waits until `is` holds, for at most half a minute: these machines are slow at times.
 #[track_caller]
 fn until(what: &str, mut is: impl FnMut() -> bool) {
@@ -192,9 +168,7 @@ struct Feed {
 impl Feed {
     fn start(path: &Path) -> Self {
         if !path.exists() {
-            let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-            let fifo = rustix::fs::FileType::Fifo;
-            rustix::fs::mknodat(rustix::fs::CWD, path, fifo, mode, 0).unwrap();
+            make_pipe(path);
         }
         let (scene, stop) = (Arc::new(Mutex::new(0)), Arc::new(AtomicBool::new(false)));
         let thread = {
@@ -342,19 +316,6 @@ fn a_display_that_fails_holds_nobody_up() {
     assert!(totals.display_failures >= 2, "{totals:?}");
     // The change of scenes came while nothing was shown.
     assert_eq!(totals.events, 2, "{records:?}");
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &to.join(entry.file_name())),
-            false => {
-                std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-            }
-        }
-    }
 }
 
 #[test]

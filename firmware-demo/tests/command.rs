@@ -1,17 +1,14 @@
 //! The command line: what systemd hears, a clean stop, what is said of bad configurations.
 
+mod support;
+
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use pinhole_firmware::log::{self, What};
-
-fn assets(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../assets")
-        .join(path)
-}
+use support::{Program, assets};
 
 fn firmware() -> Command {
     Command::new(env!("CARGO_BIN_EXE_pinhole-firmware"))
@@ -28,16 +25,6 @@ fn configuration(folder: &Path, more: &str) -> PathBuf {
     );
     std::fs::write(&path, text).unwrap();
     path
-}
-
-/// A program that ends with the test, however that ends.
-struct Program(Child);
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[track_caller]

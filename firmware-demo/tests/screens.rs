@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use embedded_graphics::prelude::*;
+use pinhole::camera::Seen;
 use pinhole::{DecodeOptions, Preprocessing};
 use pinhole_firmware::canvas::Canvas;
 use pinhole_firmware::picture::write_png;
-use pinhole_firmware::screens::{Boot, Idle, Live, Picture, Problem, Screen, State, Step, draw};
+use pinhole_firmware::screens::{Boot, Idle, Live, Picture, Problem, Screen, Step, draw};
 use pinhole_firmware::text::Fonts;
 
 fn folder() -> PathBuf {
@@ -35,7 +36,7 @@ fn sample(name: &str) -> Picture {
     }
 }
 
-fn live(state: Option<State>, top: [(&str, f32); 3], picture: &str) -> Live {
+fn live(state: Option<Seen>, top: [(&str, f32); 3], picture: &str) -> Live {
     Live {
         state,
         top: top.map(|(name, p)| (name.to_owned(), p)).to_vec(),
@@ -47,8 +48,8 @@ fn live(state: Option<State>, top: [(&str, f32); 3], picture: &str) -> Live {
     }
 }
 
-fn class(name: &str) -> Option<State> {
-    Some(State::Class(name.into()))
+fn class(name: &str) -> Option<Seen> {
+    Some(Seen::Class(name.into()))
 }
 
 /// The screens with for how long each is shown.
@@ -87,7 +88,7 @@ fn screens() -> Vec<(&'static str, Screen, u64)> {
                 temperature_c: Some(84.2),
                 rate: 12.4,
                 ..live(
-                    Some(State::Unknown),
+                    Some(Seen::Unknown),
                     [
                         ("orange cross", 0.31),
                         ("yellow triangle", 0.28),

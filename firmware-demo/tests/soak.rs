@@ -4,34 +4,17 @@
 //! `PINHOLE_SOAK_SECONDS=1200 tests/firmware/run` does so for 20 minutes; 20 seconds when not said otherwise. The broker is
 //! mosquitto where it is installed, else nobody.
 
+mod support;
+
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pinhole::camera::{MjpegReader, Piece};
 use pinhole_firmware::log::{self, What};
 use pinhole_firmware::totals::Totals;
-
-fn assets(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../assets")
-        .join(path)
-}
-
-fn scenes() -> Vec<Vec<u8>> {
-    let bytes = std::fs::read(assets("scenes.mjpeg")).unwrap();
-    let mut reader = MjpegReader::new(&bytes[..], bytes.len());
-    let mut scenes = vec![];
-    while let Some(piece) = reader.next_piece().unwrap() {
-        match piece {
-            Piece::Frame(frame) => scenes.push(frame),
-            other => panic!("{other:?}"),
-        }
-    }
-    scenes
-}
+use support::{Program, assert_sums, assets, copy, make_pipe, scenes};
 
 /// A linear congruential generator (Numerical Recipes): any faults will do.
 struct Chance(u32);
@@ -102,29 +85,6 @@ fn open_pipe(pipe: &Path, until: Instant) -> File {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &to.join(entry.file_name())),
-            false => {
-                std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-            }
-        }
-    }
-}
-
-/// A program that ends with the test, however that ends.
-struct Program(Child);
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// mosquitto on `port`, if it is installed.
 fn broker(folder: &Path, port: u16) -> Option<Program> {
     let config = folder.join("mosquitto.conf");
@@ -171,9 +131,7 @@ fn faults_at_random_do_no_lasting_harm() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     copy(&assets("demo"), &at("bundle"));
-    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-    let fifo = rustix::fs::FileType::Fifo;
-    rustix::fs::mknodat(rustix::fs::CWD, at("camera"), fifo, mode, 0).unwrap();
+    make_pipe(&at("camera"));
     let port = {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         free.local_addr().unwrap().port()
@@ -282,12 +240,8 @@ fn faults_at_random_do_no_lasting_harm() {
         faults[0], faults[1], faults[2], faults[3]
     );
     eprintln!("{}", serde_json::to_string(t).unwrap());
-    let used = t.classified + t.still + t.skipped + t.dropped + t.corrupt;
-    assert_eq!(t.frames, used, "{t:?}");
-    assert_eq!(t.records, t.records_written + t.records_lost, "{t:?}");
+    assert_sums(t);
     assert_eq!(t.published, t.events, "{t:?}");
-    let told = t.published_sent + t.published_lost + t.published_waiting;
-    assert_eq!(t.published, told, "{t:?}");
     assert!(t.classified > 0 && t.events > 0 && t.corrupt > 0, "{t:?}");
     let last = log::read(at("log")).unwrap().last().unwrap().unwrap();
     assert!(matches!(last.what, What::End { .. }), "{last:?}");

@@ -164,13 +164,6 @@ struct Event<'a> {
     to: &'a str,
 }
 
-fn name(seen: &Seen) -> &str {
-    match seen {
-        Seen::Class(name) => name,
-        Seen::Unknown => "unknown",
-    }
-}
-
 impl Screen {
     fn new(args: &CameraArgs) -> Self {
         Self {
@@ -186,7 +179,7 @@ impl Screen {
     fn answer(&mut self, answer: &Answer) -> Result<()> {
         let mut out = std::io::stdout().lock();
         let change = answer.tracked.change.as_ref();
-        let state = answer.state.as_ref().map(name);
+        let state = answer.state.as_ref().map(Seen::name);
         let age_ms = answer.age.as_secs_f64() * 1e3;
         let time = humantime::format_rfc3339_millis(answer.time);
         if self.json {
@@ -201,8 +194,8 @@ impl Screen {
                 unknown: answer.tracked.unknown,
                 state,
                 event: change.map(|change| Event {
-                    from: change.from.as_ref().map(name),
-                    to: name(&change.to),
+                    from: change.from.as_ref().map(Seen::name),
+                    to: change.to.name(),
                 }),
                 still: answer.still,
                 dropped: answer.counters.dropped,
@@ -229,8 +222,8 @@ impl Screen {
         } else if let Some(change) = change {
             let file =
                 (answer.file.as_ref()).map_or(String::new(), |f| format!("  {}", f.display()));
-            let from = change.from.as_ref().map_or("nothing", name);
-            let to = name(&change.to);
+            let from = change.from.as_ref().map_or("nothing", Seen::name);
+            let to = change.to.name();
             writeln!(out, "{time}  frame {}{file}  {from} -> {to}", answer.frame)?;
         }
         // Whoever reads a pipe waits for this frame, not for a full buffer.

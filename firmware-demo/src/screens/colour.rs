@@ -5,8 +5,9 @@ use std::time::Duration;
 use embedded_graphics::pixelcolor::Rgb888;
 use embedded_graphics::prelude::*;
 use embedded_graphics::primitives::{PrimitiveStyle, Rectangle, RoundedRectangle};
+use pinhole::camera::Seen;
 
-use super::{Boot, Idle, Live, Picture, Problem, Screen, State};
+use super::{Boot, Idle, Live, Picture, Problem, Screen};
 use crate::canvas::Canvas;
 use crate::text::{Fonts, Style};
 
@@ -124,8 +125,8 @@ impl Page<'_> {
 
     fn state(&mut self, live: &Live, window: Rectangle) {
         let (name, colour) = match &live.state {
-            Some(state @ State::Class(_)) => (state.name(), TEXT),
-            Some(State::Unknown) => ("unknown", WARNING),
+            Some(state @ Seen::Class(_)) => (state.name(), TEXT),
+            Some(Seen::Unknown) => ("unknown", WARNING),
             None => ("...", QUIET),
         };
         let width = window.size.width as i32;
@@ -177,7 +178,7 @@ impl Page<'_> {
             let share = self.fonts.fit(&share, &styles[..1], width);
             let room = width - share.width - self.px(6.0);
             let name = self.fonts.fit(name, &styles, room);
-            let leads = i == 0 && live.state != Some(State::Unknown);
+            let leads = i == 0 && live.state != Some(Seen::Unknown);
             let (text, bar) = if leads { (TEXT, ACCENT) } else { (QUIET, DIM) };
             let lower = share.height - name.height;
             name.draw(self.canvas, at + Point::new(0, lower), text);
@@ -272,7 +273,7 @@ impl Page<'_> {
     }
 
     fn idle(&mut self, idle: &Idle) {
-        let name = idle.state.as_ref().map_or("...", State::name);
+        let name = idle.state.as_ref().map_or("...", Seen::name);
         let room = self.width - self.px(16.0);
         let name = self.fonts.cut(name, self.regular(22.0), room);
         let mut text = super::duration(idle.since);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use embedded_graphics::prelude::*;
+use pinhole::camera::Seen;
 use pinhole::{Preprocessing, RgbImage};
 
 use crate::canvas::Canvas;
@@ -50,7 +51,7 @@ pub struct Step {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Live {
     /// What it sees, for long enough to say so; `None` for nothing yet.
-    pub state: Option<State>,
+    pub state: Option<Seen>,
     /// The most probable classes with their probability (0..1), the best first.
     pub top: Vec<(String, f32)>,
     /// The frame, for screens that have room for it.
@@ -63,15 +64,6 @@ pub struct Live {
     pub throttled: bool,
     /// Something that is wrong though the classification goes on.
     pub notice: Option<String>,
-}
-
-/// What the camera sees.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
-    /// A class.
-    Class(String),
-    /// None of the classes.
-    Unknown,
 }
 
 /// A frame and how the encoder crops it.
@@ -98,21 +90,11 @@ pub struct Problem {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Idle {
     /// What is seen.
-    pub state: Option<State>,
+    pub state: Option<Seen>,
     /// For how long.
     pub since: Duration,
     /// Of the processor, in degrees Celsius.
     pub temperature_c: Option<f64>,
-}
-
-impl State {
-    /// The class's name, or "unknown".
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Class(name) => name,
-            Self::Unknown => "unknown",
-        }
-    }
 }
 
 /// Draws `screen`. `shown`: for how long it has shown the same state, which moves what scrolls.

@@ -5,8 +5,9 @@ use std::time::Duration;
 use embedded_graphics::pixelcolor::Rgb888;
 use embedded_graphics::prelude::*;
 use embedded_graphics::primitives::{PrimitiveStyle, Rectangle};
+use pinhole::camera::Seen;
 
-use super::{Boot, Idle, Live, Problem, Screen, State};
+use super::{Boot, Idle, Live, Problem, Screen};
 use crate::canvas::Canvas;
 use crate::text::{Fonts, Style};
 
@@ -47,8 +48,8 @@ fn draw_boot(boot: &Boot, canvas: &mut Canvas, fonts: &mut Fonts) {
 fn draw_live(live: &Live, canvas: &mut Canvas, fonts: &mut Fonts, shown: Duration) {
     let Size { width, height } = canvas.size();
     let (width, height) = (width as i32, height as i32);
-    let name = live.state.as_ref().map_or("...", State::name);
-    let unknown = live.state == Some(State::Unknown);
+    let name = live.state.as_ref().map_or("...", Seen::name);
+    let unknown = live.state == Some(Seen::Unknown);
     let colour = if unknown { DARK } else { LIT };
     // "unknown" stands inverted, so that it is no class's name.
     if unknown {
@@ -122,7 +123,7 @@ fn draw_problem(problem: &Problem, canvas: &mut Canvas, fonts: &mut Fonts) {
 
 fn draw_idle(idle: &Idle, canvas: &mut Canvas, fonts: &mut Fonts, shown: Duration) {
     let Size { width, height } = canvas.size();
-    let name = idle.state.as_ref().map_or("...", State::name);
+    let name = idle.state.as_ref().map_or("...", Seen::name);
     let name = fonts.cut(name, Style::regular(12.0), width as i32 - 8);
     let since = fonts.cut(&super::duration(idle.since), small(), width as i32 - 8);
     let needed = Size::new(

@@ -36,6 +36,16 @@ pub enum Seen {
     Unknown,
 }
 
+impl Seen {
+    /// The class's name, or "unknown".
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Class(name) => name,
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// The state changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {

@@ -1,0 +1,70 @@
+//! What tests of the whole appliance share.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+
+use std::path::{Path, PathBuf};
+use std::process::Child;
+
+use pinhole::camera::{MjpegReader, Piece};
+use pinhole_firmware::totals::Totals;
+
+/// A file or folder of `assets/`.
+pub fn assets(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../assets")
+        .join(path)
+}
+
+/// The JPEG files of `assets/scenes.mjpeg`, a scene each.
+pub fn scenes() -> Vec<Vec<u8>> {
+    let bytes = std::fs::read(assets("scenes.mjpeg")).unwrap();
+    let mut reader = MjpegReader::new(&bytes[..], bytes.len());
+    let mut scenes = vec![];
+    while let Some(piece) = reader.next_piece().unwrap() {
+        match piece {
+            Piece::Frame(frame) => scenes.push(frame),
+            other => panic!("{other:?}"),
+        }
+    }
+    scenes
+}
+
+/// Copies a folder with what is in it.
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &to.join(entry.file_name())),
+            false => {
+                std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+            }
+        }
+    }
+}
+
+/// A named pipe.
+pub fn make_pipe(path: &Path) {
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    let fifo = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, path, fifo, mode, 0).unwrap();
+}
+
+/// A program that ends with the test, however that ends.
+pub struct Program(pub Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Every frame and every record became something.
+#[track_caller]
+pub fn assert_sums(t: &Totals) {
+    let used = t.classified + t.still + t.skipped + t.dropped + t.corrupt;
+    assert_eq!(t.frames, used, "{t:?}");
+    assert_eq!(t.records, t.records_written + t.records_lost, "{t:?}");
+    let told = t.published_sent + t.published_lost + t.published_waiting;
+    assert_eq!(t.published, told, "{t:?}");
+}
