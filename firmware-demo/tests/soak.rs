@@ -32,9 +32,12 @@ fn film(pipe: &Path, until: Instant) {
     let mut chance = Chance(1);
     let mut out = open_pipe(pipe, until);
     let mut scene = 0;
+    let mut number = 0;
     while Instant::now() < until {
         let frame = &scenes[scene];
+        number += 1;
         let sent = match chance.below(200) {
+            _ if number % 50 == 0 => out.write_all(&without_tables(frame)),
             // Truncated; zeros; noise; a frame without an end.
             0 => out.write_all(&frame[..frame.len() / 2]),
             1 => out.write_all(&[0; 5000]),
@@ -66,6 +69,18 @@ fn film(pipe: &Path, until: Instant) {
         }
         std::thread::sleep(Duration::from_millis(40));
     }
+}
+
+/// A JPEG that is whole but cannot be decoded: its Huffman tables (ITU T.81, B.2.4.2) are zeros.
+fn without_tables(jpeg: &[u8]) -> Vec<u8> {
+    let mut damaged = jpeg.to_vec();
+    for at in 0..jpeg.len() - 4 {
+        if jpeg[at..at + 2] == [0xFF, 0xC4] {
+            let length = usize::from(u16::from_be_bytes([jpeg[at + 2], jpeg[at + 3]]));
+            damaged[at + 4..at + 2 + length].fill(0);
+        }
+    }
+    damaged
 }
 
 /// Opens the pipe for writing once somebody reads it.
