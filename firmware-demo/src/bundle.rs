@@ -89,6 +89,8 @@ pub fn open(folder: &Path, builder: Builder) -> Outcome {
     let start = std::time::Instant::now();
     let classifier = builder.open(folder).map_err(|e| e.to_string())?;
     let opening = start.elapsed();
+    // What the camera's thread will ask for: a bundle that lacks it is refused here, while the old one goes on.
+    classifier.stream().map_err(|e| e.to_string())?;
     let test = classifier.self_test().map_err(|e| e.to_string())?;
     let failed = (test.images.iter()).find(|i| i.cosine.is_nan() || i.cosine < test.min_cosine);
     match failed {
