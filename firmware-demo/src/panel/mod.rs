@@ -5,6 +5,7 @@ mod framebuffer;
 mod layout;
 #[cfg(feature = "ssd1306")]
 mod oled;
+mod recorder;
 mod simulator;
 #[cfg(feature = "mipidsi")]
 mod tft;
@@ -18,6 +19,7 @@ pub use framebuffer::Framebuffer;
 pub use layout::{Controller, Layout};
 #[cfg(feature = "ssd1306")]
 pub use oled::Oled;
+pub use recorder::Recorder;
 pub use simulator::Simulator;
 #[cfg(feature = "mipidsi")]
 pub use tft::{Pins, Tft};
