@@ -2,10 +2,13 @@
 //! silent, full of errors or gone in the midst of it.
 #![cfg(feature = "mqtt")]
 
+mod mqtt_support;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use mqtt_support::wait;
 use pinhole_firmware::config;
 use pinhole_firmware::mqtt::{Counters, Publisher};
 
@@ -164,21 +167,6 @@ impl Broker {
     }
 }
 
-/// Waits until the counters are as they should be, which they must be within 20 s. They add up at all times.
-#[track_caller]
-fn wait(publisher: &Publisher, fits: impl Fn(&Counters) -> bool) -> Counters {
-    let until = Instant::now() + Duration::from_secs(20);
-    loop {
-        let c = publisher.counters();
-        assert_eq!(c.queued, c.sent + c.lost + c.waiting, "{c:?}");
-        if fits(&c) {
-            return c;
-        }
-        assert!(Instant::now() < until, "{c:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 fn numbers(c: &Counters) -> [u64; 4] {
     [c.queued, c.sent, c.lost, c.waiting]
 }
@@ -212,13 +200,13 @@ fn what_a_broker_is_told() {
     assert_eq!(connect, expected.concat());
     broker.connack(0);
     assert_eq!(broker.status(), "online");
-    wait(&publisher, |c| c.connected);
+    wait(&publisher, 20, |c| c.connected);
     publisher.publish(&serde_json::json!({"from": null, "to": "grüne Tür"}));
     let (event, id) = broker.event();
     assert_eq!(event, r#"{"from":null,"to":"grüne Tür"}"#);
     assert_eq!(numbers(&publisher.counters()), [1, 0, 0, 1]);
     broker.acknowledge(id);
-    let c = wait(&publisher, |c| c.sent == 1);
+    let c = wait(&publisher, 20, |c| c.sent == 1);
     assert_eq!((c.connected, c.last_error), (true, None));
     // The end is told by the appliance itself.
     let stop = std::thread::spawn(|| publisher.stop());
@@ -243,9 +231,9 @@ fn what_was_not_acknowledged_is_sent_again() {
     let (four, id) = broker.event();
     assert_eq!(four, "4");
     broker.acknowledge(id);
-    wait(&publisher, |c| c.sent == 4);
+    wait(&publisher, 20, |c| c.sent == 4);
     drop(broker);
-    let c = wait(&publisher, |c| !c.connected);
+    let c = wait(&publisher, 20, |c| !c.connected);
     assert_eq!(numbers(&c), [100, 4, 0, 96]);
     let told = c.last_error.unwrap();
     assert!(told.contains(&format!("127.0.0.1:{port}: ")), "{told}");
@@ -253,7 +241,7 @@ fn what_was_not_acknowledged_is_sent_again() {
     let rest = broker.take(96);
     assert_eq!(rest[0], 3);
     assert_eq!(rest[1..], (5..100).collect::<Vec<u64>>());
-    let c = wait(&publisher, |c| c.waiting == 0);
+    let c = wait(&publisher, 20, |c| c.waiting == 0);
     assert_eq!(numbers(&c), [100, 100, 0, 0]);
 }
 
@@ -266,7 +254,7 @@ fn while_the_broker_is_away_the_oldest_events_are_lost() {
     for n in 0..50 {
         publisher.publish(&n);
     }
-    let c = wait(&publisher, |c| c.last_error.is_some());
+    let c = wait(&publisher, 20, |c| c.last_error.is_some());
     assert_eq!(numbers(&c), [50, 0, 30, 20]);
     let told = c.last_error.unwrap();
     assert!(told.contains("Connection refused"), "{told}");
@@ -275,7 +263,7 @@ fn while_the_broker_is_away_the_oldest_events_are_lost() {
     let mut broker = Broker::welcome(&listener);
     assert!(start.elapsed() < Duration::from_millis(2500), "{start:?}");
     assert_eq!(broker.take(20), (30..50).collect::<Vec<u64>>());
-    let c = wait(&publisher, |c| c.waiting == 0);
+    let c = wait(&publisher, 20, |c| c.waiting == 0);
     assert_eq!(numbers(&c), [50, 20, 30, 0]);
 }
 
@@ -290,7 +278,7 @@ fn a_broker_that_hangs_holds_nobody_up() {
         publisher.publish(&n);
     }
     assert!(start.elapsed() < Duration::from_millis(500), "{start:?}");
-    let c = wait(&publisher, |c| c.last_error.is_some());
+    let c = wait(&publisher, 20, |c| c.last_error.is_some());
     assert!(c.last_error.unwrap().contains("no answer in time"));
     drop(silent);
     let start = Instant::now();
@@ -323,7 +311,7 @@ fn the_end_is_at_once_without_a_broker() {
     let (listener, port) = listen();
     drop(listener);
     let publisher = Publisher::start(&config(port, 10)).unwrap();
-    wait(&publisher, |c| c.last_error.is_some());
+    wait(&publisher, 20, |c| c.last_error.is_some());
     let start = Instant::now();
     drop(publisher);
     assert!(start.elapsed() < Duration::from_millis(500), "{start:?}");
@@ -336,7 +324,7 @@ fn the_end_tries_once_more() {
     drop(listener);
     let publisher = Publisher::start(&config(port, 10)).unwrap();
     publisher.publish(&7);
-    wait(&publisher, |c| c.last_error.is_some());
+    wait(&publisher, 20, |c| c.last_error.is_some());
     let stop = std::thread::spawn(|| publisher.stop());
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
     let mut broker = Broker::welcome(&listener);
@@ -359,18 +347,18 @@ fn a_broker_that_refuses_is_told_and_tried_again() {
         publisher.publish(&1);
         let (mut broker, _) = Broker::accept(&listener);
         broker.connack(code);
-        let told = wait(&publisher, |c| c.last_error.is_some())
+        let told = wait(&publisher, 20, |c| c.last_error.is_some())
             .last_error
             .unwrap();
         assert!(told.contains(part), "{told}");
         let (mut broker, _) = Broker::accept(&listener);
         broker.0.write_all(&[0xFF; 5]).unwrap();
-        let told = wait(&publisher, |c| c.last_error.as_ref() != Some(&told));
+        let told = wait(&publisher, 20, |c| c.last_error.as_ref() != Some(&told));
         let told = told.last_error.unwrap();
         assert!(told.contains("no MQTT broker"), "{told}");
         let mut broker = Broker::welcome(&listener);
         assert_eq!(broker.take(1), [1]);
-        wait(&publisher, |c| c.sent == 1);
+        wait(&publisher, 20, |c| c.sent == 1);
     }
 }
 
@@ -385,9 +373,9 @@ fn a_broker_that_talks_nonsense_is_survived() {
         let (listener, port) = listen();
         let publisher = Publisher::start(&config(port, 10)).unwrap();
         let mut broker = Broker::welcome(&listener);
-        wait(&publisher, |c| c.connected);
+        wait(&publisher, 20, |c| c.connected);
         broker.0.write_all(nonsense).unwrap();
-        let c = wait(&publisher, |c| !c.connected);
+        let c = wait(&publisher, 20, |c| !c.connected);
         assert!(c.last_error.is_some());
         publisher.publish(&1);
         assert_eq!(Broker::welcome(&listener).take(1), [1]);
@@ -403,7 +391,7 @@ fn a_name_that_does_not_resolve_is_told() {
         ..config(1883, 10)
     };
     let publisher = Publisher::start(&config).unwrap();
-    let c = wait(&publisher, |c| c.last_error.is_some());
+    let c = wait(&publisher, 20, |c| c.last_error.is_some());
     let told = c.last_error.unwrap();
     assert!(
         told.starts_with(&format!("{host}:1883: failed to lookup")),

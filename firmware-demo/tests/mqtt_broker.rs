@@ -4,6 +4,8 @@
 //! keeps the broker away for a minute where it is away for seconds else: `tests/firmware/run` does.
 #![cfg(feature = "mqtt")]
 
+mod mqtt_support;
+
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -11,8 +13,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use mqtt_support::wait;
 use pinhole_firmware::config;
-use pinhole_firmware::mqtt::{Counters, Publisher};
+use pinhole_firmware::mqtt::Publisher;
 use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
 
 const TOPIC: &str = "house/door";
@@ -168,20 +171,6 @@ fn program(name: &str) -> String {
     match Path::new(&path).exists() {
         true => path,
         false => name.into(),
-    }
-}
-
-#[track_caller]
-fn wait(publisher: &Publisher, within: u64, fits: impl Fn(&Counters) -> bool) -> Counters {
-    let until = Instant::now() + Duration::from_secs(within);
-    loop {
-        let c = publisher.counters();
-        assert_eq!(c.queued, c.sent + c.lost + c.waiting, "{c:?}");
-        if fits(&c) {
-            return c;
-        }
-        assert!(Instant::now() < until, "{c:?}");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
