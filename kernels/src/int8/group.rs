@@ -7,7 +7,7 @@ use super::affine::Offsets;
 use super::pack::Layout;
 use crate::Activation;
 use crate::activation::{gelu, quick_gelu};
-use crate::linear::blocks;
+use crate::linear::heights;
 use crate::simd::{Simd, load_part, store_part};
 
 /// Products of bytes in registers, as [`Simd`] is of f32. A value is the proof that the processor has the
@@ -22,16 +22,19 @@ pub(crate) trait Int8: Copy + Debug + Send + Sync + 'static {
     /// and one of rows stay in the first-level cache together.
     const DEPTH: usize;
 
+    /// Whether a tile that finishes applies the activation function too; otherwise that comes after the panel.
+    const ACTIVATES: bool = false;
+
     fn float(self) -> Self::Float;
 
-    /// sums [rows, columns] = the sums so far + packed rows · panel, for `rows` of 1 ..= LAYOUT.rows; what becomes of
-    /// them says `t.finish`.
+    /// `count` tiles of `rows` rows of 1 ..= LAYOUT.rows, one below the other: sums [rows, columns] = the sums so far
+    /// + packed rows · panel; what becomes of them says `t.finish`.
     ///
     /// # Safety
-    /// `t.x` points to a block's `t.steps` steps of `rows` rows, `t.panel` to as many of a panel; `t.from`, unless
-    /// null, to rows of as many sums as the panel has columns; `t.finish` to what [`Finish`] says, or else `t.sums`
-    /// to rows * columns writable values.
-    unsafe fn tile(self, rows: usize, t: Tile);
+    /// For each tile: `t.x` points to a block's `t.steps` steps of `rows` rows, `t.panel` to as many of a panel;
+    /// `t.from`, unless null, to rows of as many sums as the panel has columns; `t.sums` to rows * columns writable
+    /// values, and the pointers of `t.finish` to what [`Finish`] says.
+    unsafe fn tiles(self, rows: usize, count: usize, t: Tile);
 }
 
 /// A tile's operands.
@@ -40,24 +43,47 @@ pub(crate) trait Int8: Copy + Debug + Send + Sync + 'static {
     dead_code,
     reason = "ARM's processors are left to fetch ahead by themselves"
 )]
-pub(crate) struct Tile<'a> {
+pub(crate) struct Tile {
+    /// Blocks of rows, `block_size` bytes apart.
     pub(crate) x: *const u8,
+    pub(crate) block_size: usize,
     pub(crate) panel: *const i8,
     pub(crate) steps: usize,
     /// The sums so far, rows `from_stride` apart; null for zeros.
     pub(crate) from: *const i32,
     pub(crate) from_stride: usize,
-    /// [rows, columns], written if there is no `finish`.
+    /// [rows, columns]; arbitrary behind a tile that finishes.
     pub(crate) sums: *mut i32,
     /// After the last steps.
-    pub(crate) finish: Option<&'a Finish>,
+    pub(crate) finish: Option<Finish>,
     /// What a later tile will read, for the cache to fetch meanwhile: `ahead` lines in every two steps. It may be any
     /// address.
     pub(crate) next: *const i8,
     pub(crate) ahead: usize,
 }
 
-/// From a tile's sums to outputs: out = sums · scales + bias (+ residual).
+impl Tile {
+    /// Moves on by `count` tiles of `rows` rows each.
+    #[inline(always)]
+    pub(crate) fn advance(&mut self, count: usize, rows: usize, columns: usize) {
+        self.x = self.x.wrapping_add(count * self.block_size);
+        let ahead = self.steps / 2 * self.ahead * LINE;
+        self.next = self.next.wrapping_add(count * ahead);
+        let rows = count * rows;
+        self.from = self.from.wrapping_add(rows * self.from_stride);
+        self.sums = self.sums.wrapping_add(rows * columns);
+        if let Some(finish) = &mut self.finish {
+            finish.scales = finish.scales.wrapping_add(rows);
+            if !finish.residual.is_null() {
+                finish.residual = finish.residual.wrapping_add(rows * finish.stride);
+            }
+            finish.out = finish.out.wrapping_add(rows * finish.stride);
+        }
+    }
+}
+
+/// From a tile's sums to outputs: out = activation(sums · scales + bias) + residual.
+#[derive(Clone, Copy)]
 pub(crate) struct Finish {
     /// [rows]
     pub(crate) scales: *const f32,
@@ -65,6 +91,8 @@ pub(crate) struct Finish {
     pub(crate) column_scales: *const f32,
     /// [columns]
     pub(crate) bias: *const f32,
+    /// None, unless [`Int8::ACTIVATES`].
+    pub(crate) activation: Activation,
     /// Null, or rows `stride` apart.
     pub(crate) residual: *const f32,
     /// Rows `stride` apart.
@@ -73,8 +101,8 @@ pub(crate) struct Finish {
 }
 
 impl Finish {
-    /// Writes N registers of columns, the first of which is `first`, of ROWS rows; `sum(i, j)` is that of row i and
-    /// register j.
+    /// Writes N registers of columns, the first of which is `first`, of ROWS rows, without any activation function;
+    /// `sum(i, j)` is that of row i and register j.
     ///
     /// # Safety
     /// The pointers have the rows and columns that the fields say.
@@ -116,6 +144,96 @@ impl Finish {
                     let at = i * self.stride + j * S::LANES;
                     simd.store(simd.add(y, simd.load(residual.add(at))), out.add(at));
                 }
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Finish {
+    /// Writes `rows` rows from sums in memory, two registers of columns each; `load` makes f32 of LANES sums.
+    ///
+    /// Little code without a branch but the loop's: the processor holds all of it, and begins with the next tile before
+    /// the last row is done. Out of the tile's registers it is slower.
+    ///
+    /// # Safety
+    /// The pointers have the rows and columns that the fields say, `sums` 2 LANES a row.
+    #[inline(always)]
+    pub(crate) unsafe fn rows<S: Simd>(
+        &self,
+        simd: S,
+        rows: usize,
+        sums: *const i32,
+        load: impl Fn(*const i32) -> S::V + Copy,
+    ) {
+        // One loop for each function, its constants in registers.
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.activation {
+                Activation::None => self.rows_by(
+                    simd,
+                    rows,
+                    sums,
+                    load,
+                    #[inline(always)]
+                    |v| v,
+                ),
+                Activation::QuickGelu => self.rows_by(
+                    simd,
+                    rows,
+                    sums,
+                    load,
+                    #[inline(always)]
+                    |v| quick_gelu(simd, v),
+                ),
+                Activation::Gelu => self.rows_by(
+                    simd,
+                    rows,
+                    sums,
+                    load,
+                    #[inline(always)]
+                    |v| gelu(simd, v),
+                ),
+            }
+        }
+    }
+
+    /// [`Self::rows`] by an activation function.
+    ///
+    /// # Safety
+    /// As [`Self::rows`].
+    #[inline(always)]
+    unsafe fn rows_by<S: Simd>(
+        &self,
+        simd: S,
+        rows: usize,
+        mut sums: *const i32,
+        load: impl Fn(*const i32) -> S::V,
+        f: impl Fn(S::V) -> S::V,
+    ) {
+        let lanes = S::LANES;
+        // SAFETY: the caller's promise for all.
+        unsafe {
+            let (scale_a, scale_b) = (
+                simd.load(self.column_scales),
+                simd.load(self.column_scales.add(lanes)),
+            );
+            let (bias_a, bias_b) = (simd.load(self.bias), simd.load(self.bias.add(lanes)));
+            let (mut out, mut residual) = (self.out, self.residual);
+            for i in 0..rows {
+                let scale = simd.splat(*self.scales.add(i));
+                let a = simd.mul_add(load(sums), simd.mul(scale, scale_a), bias_a);
+                let b = simd.mul_add(load(sums.add(lanes)), simd.mul(scale, scale_b), bias_b);
+                let (mut a, mut b) = (f(a), f(b));
+                if !residual.is_null() {
+                    a = simd.add(a, simd.load(residual));
+                    b = simd.add(b, simd.load(residual.add(lanes)));
+                    residual = residual.wrapping_add(self.stride);
+                }
+                simd.store(a, out);
+                simd.store(b, out.add(lanes));
+                out = out.wrapping_add(self.stride);
+                sums = sums.add(2 * lanes);
             }
         }
     }
@@ -163,24 +281,30 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
     let panel_size = layout.panel_size(k);
     let block_size = layout.block_size(g.rows, k);
     let most = I::DEPTH / layout.step;
-    // Cache lines of two steps, and tiles to share them among.
-    let lines = (2 * layout.columns * layout.step).div_ceil(LINE);
-    let tiles = g.rows.div_ceil(layout.rows);
+    // Cache lines of two steps, shared among the tiles.
+    let ahead = (2 * layout.columns * layout.step)
+        .div_ceil(LINE)
+        .div_ceil(g.rows.div_ceil(layout.rows).max(1));
     // Without any step there are sums all the same: zeros.
-    for part in 0..g.steps.div_ceil(most).max(1) {
+    let parts = g.steps.div_ceil(most).max(1);
+    for part in 0..parts {
         let start = part * most;
         let steps = most.min(g.steps - start);
-        let panels = g.panels.chunks_exact(panel_size);
-        let sums = sums.chunks_exact_mut(g.rows * layout.columns);
-        for (p, (panel, sums)) in panels.zip(sums).enumerate() {
+        for (p, panel) in g.panels.chunks_exact(panel_size).enumerate() {
+            // The sums of a panel with a single part stay in the cache for the next one's.
+            let slot = if parts == 1 { 0 } else { p };
+            let sums = &mut sums[slot * g.rows * layout.columns..][..g.rows * layout.columns];
             let (header, weights) = layout.split(panel);
             let step = layout.columns * layout.step;
             let weights = &weights[start * step..][..steps * step];
             let first = g.columns.start + p * layout.columns;
             let columns = first..g.columns.end.min(first + layout.columns);
             // While the rows go by, the next panel's part comes from memory, a share with each tile.
-            let mut next = weights.as_ptr().wrapping_add(panel_size);
-            if next >= g.panels.as_ptr_range().end {
+            let mut next = match start {
+                0 => panel.as_ptr().wrapping_add(panel_size),
+                _ => weights.as_ptr().wrapping_add(panel_size),
+            };
+            if parts > 1 && next >= g.panels.as_ptr_range().end {
                 let ahead = layout.header_size() + (start + steps) * step;
                 next = g.panels.as_ptr().wrapping_add(ahead);
             }
@@ -190,53 +314,62 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
                 let corrections = g.shifted.then_some(header.corrections);
                 offsets.write(corrections, columns.clone(), layout.columns, sums);
             }
+            let (from, from_stride) = if start > 0 || g.offsets.is_some() {
+                (sums.as_ptr(), layout.columns)
+            } else if g.shifted {
+                (header.corrections.as_ptr(), 0)
+            } else {
+                (std::ptr::null(), 0)
+            };
             let last = start + steps == g.steps;
-            // Without anything between, the tile writes the outputs; otherwise f32 in place of its sums.
-            let direct = g.activation == Activation::None && columns.len() == layout.columns;
-            for (i, (row, rows)) in blocks(g.rows, layout.rows).enumerate() {
-                let ahead = lines / tiles + usize::from(i < lines % tiles);
-                let step = layout.row_step(rows);
-                let x = &g.x[i * block_size..][start * step..][..steps * step];
-                let sums = &mut sums[row * layout.columns..][..rows * layout.columns];
-                let (from, from_stride) = if start > 0 || g.offsets.is_some() {
-                    (sums.as_ptr(), layout.columns)
-                } else if g.shifted {
-                    (header.corrections.as_ptr(), 0)
-                } else {
-                    (std::ptr::null(), 0)
-                };
-                let mut finish = Finish {
-                    scales: g.scales[row..][..rows].as_ptr(),
-                    column_scales: header.scales.as_ptr(),
-                    bias: header.bias.as_ptr(),
-                    residual: std::ptr::null(),
-                    out: sums.as_mut_ptr().cast(),
-                    stride: layout.columns,
-                };
-                if direct {
-                    let at = row * g.width + columns.start;
-                    finish.stride = g.width;
-                    finish.out = g.out.wrapping_add(at);
-                    if let Some(residual) = g.residual {
-                        finish.residual =
-                            residual[at..][..(rows - 1) * g.width + columns.len()].as_ptr();
-                    }
+            // Without anything between, the tiles write the outputs; otherwise f32 in place of their sums.
+            let direct = columns.len() == layout.columns
+                && (I::ACTIVATES || g.activation == Activation::None);
+            let mut finish = Finish {
+                scales: g.scales.as_ptr(),
+                column_scales: header.scales.as_ptr(),
+                bias: header.bias.as_ptr(),
+                activation: Activation::None,
+                residual: std::ptr::null(),
+                out: sums.as_mut_ptr().cast(),
+                stride: layout.columns,
+            };
+            if direct {
+                finish.activation = g.activation;
+                finish.residual = g.residual.map_or(std::ptr::null(), |r| {
+                    assert_eq!(r.len(), g.rows * g.width);
+                    r[columns.start..].as_ptr()
+                });
+                finish.out = g.out.wrapping_add(columns.start);
+                finish.stride = g.width;
+            }
+            let mut tile = Tile {
+                x: g.x.as_ptr(),
+                block_size,
+                panel: weights.as_ptr().cast(),
+                steps,
+                from,
+                from_stride,
+                sums: sums.as_mut_ptr(),
+                finish: last.then_some(finish),
+                next: next.cast(),
+                ahead,
+            };
+            let blocks = tile.x;
+            let mut block = 0;
+            for (count, rows) in heights(g.rows, layout.rows) {
+                if count == 0 {
+                    continue;
                 }
-                let tile = Tile {
-                    x: x.as_ptr(),
-                    panel: weights.as_ptr().cast(),
-                    steps,
-                    from,
-                    from_stride,
-                    sums: sums.as_mut_ptr(),
-                    finish: last.then_some(&finish),
-                    next: next.cast(),
-                    ahead,
-                };
-                next = next.wrapping_add(steps / 2 * ahead * LINE);
-                // SAFETY: the slices are as long as the tile needs, `out` has these columns, which are this group's
-                // alone, and blocks() gives at most the layout's rows.
-                unsafe { simd.tile(rows, tile) };
+                let step = layout.row_step(rows);
+                let at = block * block_size + start * step;
+                assert!(at + (count - 1) * block_size + steps * step <= g.x.len());
+                tile.x = blocks.wrapping_add(at);
+                // SAFETY: `x`, `sums` and the residual are as long as the tiles need, `out` has these columns, which
+                // are this group's alone, and heights() gives at most the layout's rows.
+                unsafe { simd.tiles(rows, count, tile) };
+                tile.advance(count, rows, layout.columns);
+                block += count;
             }
             if last && !direct {
                 // SAFETY: the caller's promise; the tiles left a panel's columns of f32 for each row.
@@ -364,21 +497,25 @@ macro_rules! vector_int8 {
     };
 }
 
-/// `Int8::tile` by the function of each height up to the most rows.
+/// `Int8::tiles` by the function of each height up to the most rows.
 macro_rules! tiles_int8 {
-    ($float:ident, $features:literal, $($rows:literal => $tile:expr),+ $(,)?) => {
+    ($token:ident, $features:literal, $($rows:literal => $tile:expr),+ $(,)?) => {
         #[inline(always)]
-        unsafe fn tile(self, rows: usize, t: crate::int8::Tile) {
+        unsafe fn tiles(self, rows: usize, count: usize, t: crate::int8::Tile) {
             match rows {
                 $($rows => {
                     #[target_feature(enable = $features)]
                     #[inline(never)]
-                    unsafe fn run(float: $float, t: crate::int8::Tile) {
-                        // SAFETY: the caller's promise.
-                        unsafe { $tile(float, t) }
+                    unsafe fn run(token: $token, count: usize, mut t: crate::int8::Tile) {
+                        let columns = <$token as crate::int8::Int8>::LAYOUT.columns;
+                        for _ in 0..count {
+                            // SAFETY: the caller's promise.
+                            unsafe { $tile(token, &t) }
+                            t.advance(1, $rows, columns);
+                        }
                     }
                     // SAFETY: the token proves the features; the rest is the caller's promise.
-                    unsafe { run(self.float(), t) }
+                    unsafe { run(self, count, t) }
                 })+
                 _ => unreachable!("a tile of {rows} rows"),
             }

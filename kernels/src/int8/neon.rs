@@ -93,9 +93,9 @@ impl Int8 for Neon {
 }
 
 /// # Safety
-/// As [`Int8::tile`].
+/// As [`Int8::tiles`], of one.
 #[inline(always)]
-unsafe fn neon<const ROWS: usize>(float: Neon, t: Tile) {
+unsafe fn neon<const ROWS: usize>(float: Neon, t: &Tile) {
     // Bytes of a step of the panel.
     const STEP: usize = 128;
     // Four columns fill the registers.
@@ -120,7 +120,7 @@ unsafe fn neon<const ROWS: usize>(float: Neon, t: Tile) {
                     *row = vaddq_s32(*row, vld1q_s32(t.from.add(t.from_stride * i + half)));
                 }
             }
-            match t.finish {
+            match &t.finish {
                 Some(finish) => finish.write::<Neon, ROWS, 1>(
                     float,
                     half / 4,
@@ -184,7 +184,7 @@ impl Int8 for Dotprod {
         self.0
     }
 
-    tiles_int8!(Neon, "neon,dotprod", 1 => dotprod::<1, 1>, 2 => dotprod::<2, 1>, 3 => dotprod::<3, 1>, 4 => dotprod::<4, 1>, 5 => dotprod::<5, 2>, 6 => dotprod::<6, 2>, 7 => dotprod::<7, 2>, 8 => dotprod::<8, 2>, 9 => dotprod::<9, 3>, 10 => dotprod::<10, 3>, 11 => dotprod::<11, 3>, 12 => dotprod::<12, 3>);
+    tiles_int8!(Dotprod, "neon,dotprod", 1 => dotprod::<1, 1>, 2 => dotprod::<2, 1>, 3 => dotprod::<3, 1>, 4 => dotprod::<4, 1>, 5 => dotprod::<5, 2>, 6 => dotprod::<6, 2>, 7 => dotprod::<7, 2>, 8 => dotprod::<8, 2>, 9 => dotprod::<9, 3>, 10 => dotprod::<10, 3>, 11 => dotprod::<11, 3>, 12 => dotprod::<12, 3>);
 }
 
 /// sum + w · x's values 4 LANE .. 4 LANE + 4, for each of w's four columns. The compiler's own intrinsic is not
@@ -210,9 +210,9 @@ unsafe fn sdot<const LANE: usize>(mut sum: int32x4_t, w: int8x16_t, x: int8x16_t
 }
 
 /// # Safety
-/// As [`Int8::tile`], on a processor with dotprod; QUADS is ROWS / 4, rounded up.
+/// As [`Int8::tiles`], of one, on a processor with dotprod; QUADS is ROWS / 4, rounded up.
 #[inline(always)]
-unsafe fn dotprod<const ROWS: usize, const QUADS: usize>(float: Neon, t: Tile) {
+unsafe fn dotprod<const ROWS: usize, const QUADS: usize>(token: Dotprod, t: &Tile) {
     // SAFETY: the caller's promise; every step has 4 values of each of 8 columns, and of each row, whose number
     // is filled up to a multiple of 4.
     unsafe {
@@ -235,9 +235,9 @@ unsafe fn dotprod<const ROWS: usize, const QUADS: usize>(float: Neon, t: Tile) {
             dotprod_step::<ROWS, QUADS>(&mut sums, w, load_rows(&mut x));
             panel = panel.add(32);
         }
-        if let Some(finish) = t.finish {
+        if let Some(finish) = &t.finish {
             return finish.write::<Neon, ROWS, 2>(
-                float,
+                token.0,
                 0,
                 #[inline(always)]
                 |i, j| vcvtq_f32_s32(sums[i][j]),
@@ -322,7 +322,7 @@ impl Int8 for I8mm {
         self.0
     }
 
-    tiles_int8!(Neon, "neon,i8mm", 1 => i8mm::<1, 1>, 2 => i8mm::<2, 1>, 3 => i8mm::<3, 2>, 4 => i8mm::<4, 2>, 5 => i8mm::<5, 3>, 6 => i8mm::<6, 3>, 7 => i8mm::<7, 4>, 8 => i8mm::<8, 4>, 9 => i8mm::<9, 5>, 10 => i8mm::<10, 5>, 11 => i8mm::<11, 6>, 12 => i8mm::<12, 6>);
+    tiles_int8!(I8mm, "neon,i8mm", 1 => i8mm::<1, 1>, 2 => i8mm::<2, 1>, 3 => i8mm::<3, 2>, 4 => i8mm::<4, 2>, 5 => i8mm::<5, 3>, 6 => i8mm::<6, 3>, 7 => i8mm::<7, 4>, 8 => i8mm::<8, 4>, 9 => i8mm::<9, 5>, 10 => i8mm::<10, 5>, 11 => i8mm::<11, 6>, 12 => i8mm::<12, 6>);
 }
 
 /// sum [2, 2] + x [2, 8] · the transpose of w [2, 8].
@@ -345,9 +345,9 @@ unsafe fn smmla(mut sum: int32x4_t, x: int8x16_t, w: int8x16_t) -> int32x4_t {
 }
 
 /// # Safety
-/// As [`Int8::tile`], on a processor with i8mm; PAIRS is ROWS / 2, rounded up.
+/// As [`Int8::tiles`], of one, on a processor with i8mm; PAIRS is ROWS / 2, rounded up.
 #[inline(always)]
-unsafe fn i8mm<const ROWS: usize, const PAIRS: usize>(float: Neon, t: Tile) {
+unsafe fn i8mm<const ROWS: usize, const PAIRS: usize>(token: I8mm, t: &Tile) {
     // SAFETY: the caller's promise; every step has 8 values of each of 8 columns, and of each row, whose number
     // is filled up to a multiple of 2.
     unsafe {
@@ -378,9 +378,9 @@ unsafe fn i8mm<const ROWS: usize, const PAIRS: usize>(float: Neon, t: Tile) {
                 }
             }
         }
-        match t.finish {
+        match &t.finish {
             Some(finish) => finish.write::<Neon, ROWS, 2>(
-                float,
+                token.0,
                 0,
                 #[inline(always)]
                 |i, j| vcvtq_f32_s32(rows[i][j]),

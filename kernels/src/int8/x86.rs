@@ -23,25 +23,27 @@ impl Int8 for Vnni {
     type Float = Avx512;
 
     const LAYOUT: Layout = Layout {
-        rows: 14,
+        rows: 10,
         rows_multiple: 1,
         columns: 32,
         step: 4,
         operand: Operand::Unsigned,
     };
-    const DEPTH: usize = 768;
+    // Panels of this length stay in the second-level cache, which is near enough.
+    const DEPTH: usize = 4096;
+    const ACTIVATES: bool = true;
 
     fn float(self) -> Avx512 {
         self.0
     }
 
-    tiles_int8!(Avx512, "avx512f,avx512vnni", 1 => vnni::<1>, 2 => vnni::<2>, 3 => vnni::<3>, 4 => vnni::<4>, 5 => vnni::<5>, 6 => vnni::<6>, 7 => vnni::<7>, 8 => vnni::<8>, 9 => vnni::<9>, 10 => vnni::<10>, 11 => vnni::<11>, 12 => vnni::<12>, 13 => vnni::<13>, 14 => vnni::<14>);
+    tiles_int8!(Vnni, "avx512f,avx512vnni", 1 => vnni::<1>, 2 => vnni::<2>, 3 => vnni::<3>, 4 => vnni::<4>, 5 => vnni::<5>, 6 => vnni::<6>, 7 => vnni::<7>, 8 => vnni::<8>, 9 => vnni::<9>, 10 => vnni::<10>, 11 => vnni::<11>, 12 => vnni::<12>, 13 => vnni::<13>, 14 => vnni::<14>);
 }
 
 /// # Safety
-/// As [`Int8::tile`], on a processor with AVX-512 VNNI.
+/// As [`Int8::tiles`], of one, on a processor with AVX-512 VNNI.
 #[inline(always)]
-unsafe fn vnni<const ROWS: usize>(float: Avx512, t: Tile) {
+unsafe fn vnni<const ROWS: usize>(token: Vnni, t: &Tile) {
     // SAFETY: the caller's promise; every step has 64 values of each half of the panel and 4 of each row.
     unsafe {
         let mut sums = [[_mm512_setzero_si512(); 2]; ROWS];
@@ -66,17 +68,18 @@ unsafe fn vnni<const ROWS: usize>(float: Avx512, t: Tile) {
         if !t.steps.is_multiple_of(2) {
             vnni_step(&mut sums, x, panel);
         }
-        if let Some(finish) = t.finish {
-            return finish.write::<Avx512, ROWS, 2>(
-                float,
-                0,
-                #[inline(always)]
-                |i, j| _mm512_cvtepi32_ps(sums[i][j]),
-            );
-        }
         for (i, &[a, b]) in sums.iter().enumerate() {
             _mm512_storeu_si512(t.sums.add(32 * i).cast(), a);
             _mm512_storeu_si512(t.sums.add(32 * i + 16).cast(), b);
+        }
+        if let Some(finish) = &t.finish {
+            finish.rows(
+                token.0,
+                ROWS,
+                t.sums,
+                #[inline(always)]
+                |sums| _mm512_cvtepi32_ps(_mm512_loadu_si512(sums.cast())),
+            );
         }
     }
 }
@@ -130,9 +133,9 @@ impl Int8 for Avx2 {
 }
 
 /// # Safety
-/// As [`Int8::tile`], on a processor with AVX2.
+/// As [`Int8::tiles`], of one, on a processor with AVX2.
 #[inline(always)]
-unsafe fn avx2<const ROWS: usize>(float: Avx2, t: Tile) {
+unsafe fn avx2<const ROWS: usize>(float: Avx2, t: &Tile) {
     // SAFETY: the caller's promise; every step has 32 values of the panel and two i16 of each row.
     unsafe {
         let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
@@ -157,7 +160,7 @@ unsafe fn avx2<const ROWS: usize>(float: Avx2, t: Tile) {
         if !t.steps.is_multiple_of(2) {
             avx2_step(&mut sums, x, panel);
         }
-        if let Some(finish) = t.finish {
+        if let Some(finish) = &t.finish {
             return finish.write::<Avx2, ROWS, 2>(
                 float,
                 0,

@@ -10,7 +10,7 @@ use crate::scratch::Aligned;
 use crate::select::{Kernels, Vector, kernels};
 use crate::threads::{self, Shared};
 use crate::{Activation, Rows, reference, scratch};
-pub(crate) use pack::{blocks, pack_rows, pack_weights};
+pub(crate) use pack::{blocks, heights, pack_rows, pack_weights};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use tile::finish;
 pub(crate) use tile::{Tile, group, tile};

@@ -10,6 +10,13 @@ pub(crate) fn blocks(rows: usize, most: usize) -> impl Iterator<Item = (usize, u
     (0..count).map(move |i| (i * each + i.min(longer), each + usize::from(i < longer)))
 }
 
+/// The same blocks as (number of blocks, their rows), one after the other; the number may be 0, and is if the rows are.
+pub(crate) fn heights(rows: usize, most: usize) -> [(usize, usize); 2] {
+    let count = rows.div_ceil(most);
+    let (each, longer) = (rows / count.max(1), rows % count.max(1));
+    [(longer, each + 1), (count - longer, each)]
+}
+
 /// Packs the columns `columns` of `rows` rows of x for tiles of at most `most` rows: block by block of rows,
 /// in a block by steps of four columns, in a step one quad a row. Columns beyond the last are zero, up to a
 /// multiple of 4.
