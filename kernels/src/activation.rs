@@ -17,50 +17,22 @@ pub(crate) fn activate(kernels: Kernels, x: &mut [f32], activation: Activation) 
     });
 }
 
-/// exp(x) for x <= 0, relative error below 2^-23 while exp(x) is a normal number (x >= -87.3). Below that
-/// the result stays at exp(-87.33), so that the absolute error is below 1.2e-38. NaN stays NaN.
+/// 2^t for t in -126 ..= 126, relative error below 2^-22; anything for other t. NaN stays NaN.
 ///
-/// Cephes' expf: x = n ln 2 + r with |r| <= ln 2 / 2, ln 2 in two parts so that r is exact, and a polynomial
-/// of degree 6 in r.
+/// t = n + r with |r| <= 1/2, both exact, and the polynomial of degree 5 in r, 1 + r ln 2 near 0, with the least
+/// relative error.
 #[inline(always)]
-pub(crate) fn exp_nonpositive<S: Simd>(simd: S, x: S::V) -> S::V {
+pub(crate) fn exp2<S: Simd>(simd: S, t: S::V) -> S::V {
     let c = |v| simd.splat(v);
-    // n = -126 is the last whose power of two is normal: ln 2 * -126 = -87.336.
-    let x = simd.max(c(-87.33), x);
-    let n = simd.round(simd.mul(x, c(std::f32::consts::LOG2_E)));
-    let r = simd.neg_mul_add(n, c(0.693_359_4), x);
-    let r = simd.neg_mul_add(n, c(-2.121_944_4e-4), r);
-    let mut p = c(1.987_569_1e-4);
+    let n = simd.round(t);
+    let r = simd.sub(t, n);
+    let mut p = c(1.330_060_5e-3);
     for &coefficient in &[
-        1.398_199_9e-3,
-        8.333_452e-3,
-        4.166_579_6e-2,
-        0.166_666_65,
-        0.5,
+        9.669_691e-3,
+        5.550_558_5e-2,
+        0.240_222_83,
+        std::f32::consts::LN_2,
         1.0,
-        1.0,
-    ] {
-        p = simd.mul_add(p, r, c(coefficient));
-    }
-    simd.times_power_of_two(p, n)
-}
-
-/// exp(x) for x in -87 ..= 87, relative error below 2^-21: enough where the result is a part of a sum. NaN stays
-/// NaN.
-///
-/// As [`exp_nonpositive`] with ln 2 in one part, and the polynomial of degree 5 with the least relative error.
-#[inline(always)]
-fn exp_rough<S: Simd>(simd: S, x: S::V) -> S::V {
-    let c = |v| simd.splat(v);
-    let n = simd.round(simd.mul(x, c(std::f32::consts::LOG2_E)));
-    let r = simd.neg_mul_add(n, c(std::f32::consts::LN_2), x);
-    let mut p = c(8.297_619e-3);
-    for &coefficient in &[
-        4.191_563e-2,
-        0.166_675_76,
-        0.499_988_9,
-        0.999_999_7,
-        1.000_000_1,
     ] {
         p = simd.mul_add(p, r, c(coefficient));
     }
@@ -68,12 +40,15 @@ fn exp_rough<S: Simd>(simd: S, x: S::V) -> S::V {
 }
 
 /// x · sigmoid(1.702 x), absolute error below 2^-22 max(1, |x|).
+///
+/// That the exponent is rounded makes the power's relative error larger, the more so the larger the exponent; what the
+/// power is multiplied with shrinks faster.
 #[inline(always)]
 pub(crate) fn quick_gelu<S: Simd>(simd: S, x: S::V) -> S::V {
     // Beyond these the result is x, or less than the error.
-    let t = simd.min(simd.splat(60.0), simd.mul(x, simd.splat(-1.702)));
-    let z = exp_rough(simd, simd.max(simd.splat(-87.0), t));
-    simd.div(x, simd.add(simd.splat(1.0), z))
+    let t = simd.mul(x, simd.splat(-1.702 * std::f32::consts::LOG2_E));
+    let t = simd.max(simd.splat(-126.0), simd.min(simd.splat(86.0), t));
+    simd.div(x, simd.add(simd.splat(1.0), exp2(simd, t)))
 }
 
 /// x Φ(x), absolute error below 2^-22 max(1, |x|).
@@ -98,7 +73,8 @@ pub(crate) fn gelu<S: Simd>(simd: S, x: S::V) -> S::V {
     ] {
         r = simd.mul_add(r, u, c(coefficient));
     }
-    let e = exp_rough(simd, simd.max(c(-87.0), simd.mul(simd.mul(a, a), c(-0.5))));
+    let t = simd.mul(simd.mul(a, a), c(-0.5 * std::f32::consts::LOG2_E));
+    let e = exp2(simd, simd.max(c(-126.0), t));
     let small = simd.mul(simd.mul(a, e), simd.mul(u, r));
     simd.sub(simd.max(c(0.0), x), small)
 }

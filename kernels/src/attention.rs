@@ -1,6 +1,6 @@
 //! Attention of one head: two small products with the softmax between them.
 
-use crate::linear::{Tile, blocks, pack_rows};
+use crate::linear::{Tile, blocks};
 use crate::norm::softmax;
 use crate::pointwise::{self, Pointwise};
 use crate::select::{Kernels, Shape};
@@ -77,10 +77,10 @@ pub(crate) fn attention(
 
 /// Values of a head's working memory, part by part.
 struct Sizes {
+    /// Zero where the rows can be used in place.
     queries: usize,
     keys: usize,
     scores: usize,
-    weights: usize,
     values: usize,
     sums: usize,
     /// An operand after the functions of its stage.
@@ -89,23 +89,23 @@ struct Sizes {
 
 impl Sizes {
     fn new(shape: Shape, tq: usize, tk: usize, width: usize, stages: &Stages) -> Self {
-        let staged = [&stages.q, &stages.k, &stages.v]
-            .iter()
-            .any(|s| !s.is_empty());
+        let staged = !stages.k.is_empty() || !stages.v.is_empty();
         let (width4, tk4) = (width.next_multiple_of(4), tk.next_multiple_of(4));
         Sizes {
-            queries: (tq * width4).next_multiple_of(16),
+            queries: match stages.q.is_empty() && width == width4 {
+                true => 0,
+                false => (tq * width4).next_multiple_of(16),
+            },
             keys: tk.next_multiple_of(shape.columns) * width4,
             scores: tq * tk.next_multiple_of(shape.columns),
-            weights: (tq * tk4).next_multiple_of(16),
             values: width.next_multiple_of(shape.columns) * tk4,
             sums: tq * shape.columns,
-            staged: if staged { tq.max(tk) * width } else { 0 },
+            staged: if staged { tk * width4 } else { 0 },
         }
     }
 
     fn all(&self) -> usize {
-        let packed = self.queries + self.keys + self.weights + self.values;
+        let packed = self.queries + self.keys + self.values;
         packed + self.scores + self.sums + self.staged
     }
 }
@@ -120,57 +120,42 @@ pub(crate) unsafe fn head<S: Simd>(simd: S, shape: Shape, h: &Head, memory: &mut
     let (queries, memory) = memory.split_at_mut(sizes.queries);
     let (keys, memory) = memory.split_at_mut(sizes.keys);
     let (scores, memory) = memory.split_at_mut(sizes.scores);
-    let (weights, memory) = memory.split_at_mut(sizes.weights);
     let (values, memory) = memory.split_at_mut(sizes.values);
     let (sums, memory) = memory.split_at_mut(sizes.sums);
     let (width4, tk4) = (h.width.next_multiple_of(4), h.tk.next_multiple_of(4));
     let stride = h.tk.next_multiple_of(S::COLUMNS);
 
-    let q = staged(simd, &h.stages.q, h.q, h.tq, h.width, memory);
-    pack_rows(q, h.tq, 0..h.width, S::ROWS, queries);
+    let q = match queries {
+        [] => h.q,
+        _ => copied(simd, &h.stages.q, h.q, h.tq, h.width, queries),
+    };
     let k = staged(simd, &h.stages.k, h.k, h.tk, h.width, memory);
     pack_keys::<S>(k, h.tk, h.width, keys);
     for (i, panel) in keys.chunks_exact(width4 * S::COLUMNS).enumerate() {
         let scores = &mut scores[i * S::COLUMNS..][..(h.tq - 1) * stride + S::COLUMNS];
         // SAFETY: `scores` has tq rows of COLUMNS values, `stride` apart.
         unsafe {
-            product(
-                simd,
-                queries,
-                h.tq,
-                panel,
-                width4,
-                scores.as_mut_ptr(),
-                stride,
-            );
+            product(simd, q, h.tq, panel, width4, scores.as_mut_ptr(), stride);
         }
     }
 
+    let seen = |i: usize| match h.causal {
+        true => i + 1 + (h.tk - h.tq),
+        false => h.tk,
+    };
+    for_rows(simd, &h.stages.scores, scores, stride, seen);
+    softmax(simd, scores, stride, seen, h.scale);
+    for_rows(simd, &h.stages.weights, scores, stride, seen);
     for (i, row) in scores.chunks_exact_mut(stride).enumerate() {
-        let seen = if h.causal {
-            i + 1 + (h.tk - h.tq)
-        } else {
-            h.tk
-        };
-        let registers = &mut row[..seen.next_multiple_of(S::LANES)];
-        pointwise::apply(simd, &h.stages.scores, registers);
-        softmax(simd, registers, seen, h.scale);
-        pointwise::apply(simd, &h.stages.weights, registers);
-        if seen < h.tk {
-            row[seen..h.tk].fill(0.0);
+        if seen(i) < tk4 {
+            row[seen(i)..tk4].fill(0.0);
         }
     }
 
-    pack_rows(
-        Rows {
-            data: scores,
-            stride,
-        },
-        h.tq,
-        0..h.tk,
-        S::ROWS,
-        weights,
-    );
+    let weights = Rows {
+        data: scores,
+        stride,
+    };
     let v = staged(simd, &h.stages.v, h.v, h.tk, h.width, memory);
     pack_values(simd, v, h.tk, h.width, values);
     for (i, panel) in values.chunks_exact(tk4 * S::COLUMNS).enumerate() {
@@ -213,7 +198,23 @@ pub(crate) unsafe fn head<S: Simd>(simd: S, shape: Shape, h: &Head, memory: &mut
     }
 }
 
-/// `count` rows after `steps`, in `memory` if there are any.
+/// `steps` on the whole registers of each of the rows' `seen` values.
+#[inline(always)]
+fn for_rows<S: Simd>(
+    simd: S,
+    steps: &[Pointwise],
+    rows: &mut [f32],
+    stride: usize,
+    seen: impl Fn(usize) -> usize,
+) {
+    if !steps.is_empty() {
+        for (i, row) in rows.chunks_exact_mut(stride).enumerate() {
+            pointwise::apply(simd, steps, &mut row[..seen(i).next_multiple_of(S::LANES)]);
+        }
+    }
+}
+
+/// `count` rows of `width` values after `steps`: in place if there are none, else in `memory`.
 #[inline(always)]
 fn staged<'a, S: Simd>(
     simd: S,
@@ -223,28 +224,43 @@ fn staged<'a, S: Simd>(
     width: usize,
     memory: &'a mut [f32],
 ) -> Rows<'a> {
-    if steps.is_empty() {
-        return rows;
-    }
-    let memory = &mut memory[..count * width];
-    for (i, to) in memory.chunks_exact_mut(width).enumerate() {
-        to.copy_from_slice(rows.row(i, width));
-    }
-    pointwise::apply(simd, steps, memory);
-    Rows {
-        data: memory,
-        stride: width,
+    match steps {
+        [] => rows,
+        _ => copied(simd, steps, rows, count, width, memory),
     }
 }
 
-/// sums [rows, COLUMNS] = packed rows · panel [depth, COLUMNS]
+/// `count` rows of `width` values in `memory`, after `steps`, with zeros up to a multiple of 4 values.
+#[inline(always)]
+fn copied<'a, S: Simd>(
+    simd: S,
+    steps: &[Pointwise],
+    rows: Rows,
+    count: usize,
+    width: usize,
+    memory: &'a mut [f32],
+) -> Rows<'a> {
+    let stride = width.next_multiple_of(4);
+    for (i, to) in memory.chunks_exact_mut(stride).take(count).enumerate() {
+        let (values, rest) = to.split_at_mut(width);
+        values.copy_from_slice(rows.row(i, width));
+        pointwise::apply(simd, steps, values);
+        rest.fill(0.0);
+    }
+    Rows {
+        data: memory,
+        stride,
+    }
+}
+
+/// sums [rows, COLUMNS] = x [rows, depth] · panel [depth, COLUMNS]
 ///
 /// # Safety
 /// `sums` has `rows` rows of COLUMNS writable values, `stride` apart.
 #[inline(always)]
 unsafe fn product<S: Simd>(
     simd: S,
-    x: &[f32],
+    x: Rows,
     rows: usize,
     panel: &[f32],
     depth: usize,
@@ -254,7 +270,8 @@ unsafe fn product<S: Simd>(
     let panel = panel[..depth * S::COLUMNS].as_ptr();
     for (first, count) in blocks(rows, S::ROWS) {
         let tile = Tile {
-            x: x[first * depth..][..count * depth].as_ptr(),
+            x: x.data[first * x.stride..][..(count - 1) * x.stride + depth].as_ptr(),
+            x_stride: x.stride,
             panel,
             depth,
             sums: sums.wrapping_add(first * stride),
@@ -265,7 +282,7 @@ unsafe fn product<S: Simd>(
         };
         // SAFETY: the slices are as long as the tile needs, blocks() gives at most ROWS rows, and the rest is the
         // caller's promise.
-        unsafe { simd.tile(count, tile) };
+        unsafe { simd.tile_in_place(count, tile) };
     }
 }
 
@@ -277,13 +294,25 @@ fn pack_keys<S: Simd>(k: Rows, tk: usize, width: usize, to: &mut [f32]) {
     for (i, panel) in to.chunks_exact_mut(width4 * S::COLUMNS).enumerate() {
         for j in (0..S::COLUMNS).step_by(4) {
             let first = i * S::COLUMNS + j;
-            let keys = [first, first + 1, first + 2, first + 3].map(|i| match i < tk {
-                true => k.row(i, width),
+            let squares = panel.chunks_exact_mut(4 * S::COLUMNS);
+            if first + 4 <= tk && width == width4 {
+                let key = |i| k.row(first + i, width).as_chunks::<4>().0;
+                let keys = key(0).iter().zip(key(1)).zip(key(2)).zip(key(3));
+                for (square, (((a, b), c), d)) in squares.zip(keys) {
+                    let columns = transposed([*a, *b, *c, *d]);
+                    for (to, column) in square.chunks_exact_mut(S::COLUMNS).zip(columns) {
+                        to[j..][..4].copy_from_slice(&column);
+                    }
+                }
+                continue;
+            }
+            let key = |i| match first + i < tk {
+                true => k.row(first + i, width),
                 false => &[],
-            });
-            for (p, square) in panel.chunks_exact_mut(4 * S::COLUMNS).enumerate() {
-                let [a, b, c, d] = keys.map(|key| quad(key, p));
-                let columns = transposed([a, b, c, d]);
+            };
+            let [a, b, c, d] = [key(0), key(1), key(2), key(3)];
+            for (p, square) in squares.enumerate() {
+                let columns = transposed([quad(a, p), quad(b, p), quad(c, p), quad(d, p)]);
                 for (to, column) in square.chunks_exact_mut(S::COLUMNS).zip(columns) {
                     to[j..][..4].copy_from_slice(&column);
                 }

@@ -34,7 +34,6 @@ impl Simd for Neon {
         min(a, b) = vminq_f32(a, b);
         max(a, b) = vmaxq_f32(a, b);
         mul_add(a, b, c) = vfmaq_f32(c, a, b);
-        neg_mul_add(a, b, c) = vfmsq_f32(c, a, b);
         round(a) = vrndnq_f32(a);
         power_of_two(n) = {
             let exponent = vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127));
@@ -121,5 +120,5 @@ impl Simd for Neon {
     #[inline(always)]
     fn prefetch(self, _: *const f32) {}
 
-    tiles!(Neon, "neon", 3, 1 2 3 4 5 6 7);
+    tiles!(Neon, "neon", 3, [1 2 3 4 5 6 7]);
 }

@@ -1,6 +1,6 @@
 //! Reductions over a row: layer norm and softmax.
 
-use crate::activation::exp_nonpositive;
+use crate::activation::exp2;
 use crate::select::Kernels;
 use crate::simd::{MOST_LANES, Simd, map_in_place};
 use crate::{reference, threads};
@@ -104,18 +104,64 @@ pub(crate) fn layer_norm_rows<S: Simd>(
     }
 }
 
-/// Softmax of the first `seen` values of scale · x in place; what lies behind them, up to a whole number of
-/// registers, is finite and becomes less than 2^-125.
+/// Rows whose softmax is computed side by side: in one alone, each operation waits for the one before.
+const TOGETHER: usize = 4;
+
+/// Softmax of scale · x in place in rows of x, `stride` apart. Row i has `seen(i)` values, at least one and not fewer than
+/// the row before; what lies behind them, up to a whole number of registers, is finite and becomes less than 2^-125.
+///
+/// In powers of two: e^(scale · x) = 2^(scale · log2 e · x).
 #[inline(always)]
-pub(crate) fn softmax<S: Simd>(simd: S, x: &mut [f32], seen: usize, scale: f32) {
+pub(crate) fn softmax<S: Simd>(
+    simd: S,
+    x: &mut [f32],
+    stride: usize,
+    seen: impl Fn(usize) -> usize,
+    scale: f32,
+) {
+    let scale = scale * std::f32::consts::LOG2_E;
+    // As many registers as a tile has for its sums.
+    let most = S::ROWS * (S::COLUMNS / S::LANES);
+    for (block, x) in x.chunks_mut(TOGETHER * stride).enumerate() {
+        let first = block * TOGETHER;
+        let all: [usize; TOGETHER] = std::array::from_fn(
+            #[inline(always)]
+            |i| seen(first + i),
+        );
+        let n = all[0].div_ceil(S::LANES);
+        let alike = all[TOGETHER - 1].div_ceil(S::LANES) == n;
+        if x.len() == TOGETHER * stride && alike && TOGETHER * n <= most && n <= 5 {
+            softmax_short(simd, x, stride, n, all, scale);
+            continue;
+        }
+        for (row, seen) in x.chunks_exact_mut(stride).zip(all) {
+            let n = seen.div_ceil(S::LANES);
+            match n {
+                ..=5 => softmax_short(simd, row, stride, n, [seen], scale),
+                _ => softmax_long(simd, &mut row[..n * S::LANES], seen, scale),
+            }
+        }
+    }
+}
+
+/// [`softmax`] of R rows of n <= 5 registers.
+#[inline(always)]
+fn softmax_short<S: Simd, const R: usize>(
+    simd: S,
+    x: &mut [f32],
+    stride: usize,
+    n: usize,
+    seen: [usize; R],
+    scale: f32,
+) {
     // Rows this short stay in registers, and without loops the processor works on several at once.
-    match x.len() / S::LANES {
-        1 => softmax_registers::<S, 1>(simd, x, seen, scale),
-        2 => softmax_registers::<S, 2>(simd, x, seen, scale),
-        3 => softmax_registers::<S, 3>(simd, x, seen, scale),
-        4 => softmax_registers::<S, 4>(simd, x, seen, scale),
-        5 => softmax_registers::<S, 5>(simd, x, seen, scale),
-        _ => softmax_long(simd, x, seen, scale),
+    match n {
+        1 => softmax_registers::<S, R, 1>(simd, x, stride, seen, scale),
+        2 => softmax_registers::<S, R, 2>(simd, x, stride, seen, scale),
+        3 => softmax_registers::<S, R, 3>(simd, x, stride, seen, scale),
+        4 => softmax_registers::<S, R, 4>(simd, x, stride, seen, scale),
+        5 => softmax_registers::<S, R, 5>(simd, x, stride, seen, scale),
+        _ => unreachable!("{n} registers"),
     }
 }
 
@@ -137,40 +183,70 @@ fn masked<S: Simd>(simd: S, x: S::V, seen: usize, scale: S::V) -> S::V {
     simd.mul_add(x, scale, mask)
 }
 
-/// [`softmax`] of N registers.
+/// 2^(x - top), below 2^-125 where that lies lower.
 #[inline(always)]
-fn softmax_registers<S: Simd, const N: usize>(simd: S, x: &mut [f32], seen: usize, scale: f32) {
-    assert!(x.len() == N * S::LANES && seen > (N - 1) * S::LANES);
+fn weight<S: Simd>(simd: S, x: S::V, top: S::V) -> S::V {
+    exp2(simd, simd.max(simd.splat(-126.0), simd.sub(x, top)))
+}
+
+/// [`softmax`] of R rows of N registers, `scale` in powers of two.
+#[inline(always)]
+fn softmax_registers<S: Simd, const R: usize, const N: usize>(
+    simd: S,
+    x: &mut [f32],
+    stride: usize,
+    seen: [usize; R],
+    scale: f32,
+) {
+    let last = (N - 1) * S::LANES;
+    assert!(x.len() >= (R - 1) * stride + N * S::LANES && seen.iter().all(|&seen| seen > last));
     let scale = simd.splat(scale);
-    let mut v = [simd.splat(0.0); N];
-    for (i, v) in v.iter_mut().enumerate() {
-        // SAFETY: x has N registers.
-        let x = unsafe { simd.load(x.as_ptr().add(i * S::LANES)) };
-        *v = match i + 1 < N {
-            true => simd.mul(x, scale),
-            false => masked(simd, x, seen - i * S::LANES, scale),
-        };
+    let x = x.as_mut_ptr();
+    // SAFETY: x has R rows of N registers.
+    let at = |row: usize, i: usize| unsafe { x.add(row * stride + i * S::LANES) };
+    let mut v = [[simd.splat(0.0); N]; R];
+    let mut tops = [simd.splat(0.0); R];
+    for (row, v) in v.iter_mut().enumerate() {
+        for (i, v) in v.iter_mut().enumerate() {
+            // SAFETY: as above.
+            let x = unsafe { simd.load(at(row, i)) };
+            *v = match i + 1 < N {
+                true => simd.mul(x, scale),
+                false => masked(simd, x, seen[row] - last, scale),
+            };
+        }
+        let mut top = v[0];
+        for &v in &v[1..] {
+            top = simd.max(top, v);
+        }
+        tops[row] = top;
     }
-    let mut top = v[0];
-    for &v in &v[1..] {
-        top = simd.max(top, v);
+    // Loops: what an array's map() calls is not always inlined.
+    for top in &mut tops {
+        *top = simd.splat(simd.largest(*top));
     }
-    let top = simd.splat(simd.largest(top));
-    for v in &mut v {
-        *v = exp_nonpositive(simd, simd.sub(*v, top));
+    let mut sums = [simd.splat(0.0); R];
+    for ((v, top), sum) in v.iter_mut().zip(tops).zip(&mut sums) {
+        for v in &mut *v {
+            *v = weight(simd, *v, top);
+        }
+        *sum = v[0];
+        for &v in &v[1..] {
+            *sum = simd.add(*sum, v);
+        }
     }
-    let mut sum = v[0];
-    for &v in &v[1..] {
-        sum = simd.add(sum, v);
+    for sum in &mut sums {
+        *sum = simd.splat(1.0 / simd.sum(*sum));
     }
-    let scale = simd.splat(1.0 / simd.sum(sum));
-    for (i, &v) in v.iter().enumerate() {
-        // SAFETY: as above.
-        unsafe { simd.store(simd.mul(v, scale), x.as_mut_ptr().add(i * S::LANES)) };
+    for (row, (v, scale)) in v.iter().zip(sums).enumerate() {
+        for (i, &v) in v.iter().enumerate() {
+            // SAFETY: as above.
+            unsafe { simd.store(simd.mul(v, scale), at(row, i)) };
+        }
     }
 }
 
-/// [`softmax`] of any number of registers.
+/// [`softmax`] of any number of registers, `scale` in powers of two.
 #[inline(always)]
 fn softmax_long<S: Simd>(simd: S, x: &mut [f32], seen: usize, scale: f32) {
     let mut top = simd.splat(f32::NEG_INFINITY);
@@ -189,7 +265,7 @@ fn softmax_long<S: Simd>(simd: S, x: &mut [f32], seen: usize, scale: f32) {
         simd,
         x,
         #[inline(always)]
-        |v| exp_nonpositive(simd, simd.sub(v, top)),
+        |v| weight(simd, v, top),
     );
     let scale = simd.splat(1.0 / sum(simd, x, |v| v, |v| v));
     map_in_place(

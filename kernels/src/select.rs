@@ -119,7 +119,7 @@ pub(crate) trait Vector: Debug + Send + Sync {
     fn range(&self, x: &[f32]) -> [f32; 3];
     /// The exponential by itself.
     #[cfg(test)]
-    fn exp_nonpositive(&self, x: &mut [f32]);
+    fn exp2(&self, x: &mut [f32]);
 }
 
 /// The operations on 8-bit integers of a SIMD variant, on the calling thread.

@@ -36,8 +36,6 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// a * b + c, rounded once.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// c - a * b, rounded once.
-    fn neg_mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// To the nearest whole number, half to even.
     fn round(self, a: Self::V) -> Self::V;
     /// 2^n for whole n in -126 ..= 127; anything for other n.
@@ -81,6 +79,10 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     /// # Safety
     /// As that function's.
     unsafe fn tile(self, rows: usize, tile: crate::linear::Tile);
+    /// [`Simd::tile`] of rows in place.
+    /// # Safety
+    /// As that function's.
+    unsafe fn tile_in_place(self, rows: usize, tile: crate::linear::Tile);
 }
 
 /// `f` on each of `x`'s registers in place; the last, incomplete one is filled up with zeros.
@@ -228,14 +230,14 @@ macro_rules! vector {
             }
 
             #[cfg(test)]
-            fn exp_nonpositive(&self, x: &mut [f32]) {
+            fn exp2(&self, x: &mut [f32]) {
                 #[target_feature(enable = $features)]
                 fn run(token: $token, x: &mut [f32]) {
                     crate::simd::map_in_place(
                         token,
                         x,
                         #[inline(always)]
-                        |v| crate::activation::exp_nonpositive(token, v),
+                        |v| crate::activation::exp2(token, v),
                     )
                 }
                 // SAFETY: the token proves the features.
@@ -245,16 +247,20 @@ macro_rules! vector {
     };
 }
 
-/// `Simd::tile` by the function of each height up to the most rows.
+/// `Simd::tile` and `Simd::tile_in_place` by the function of each height up to the most rows.
 macro_rules! tiles {
-    ($token:ident, $features:literal, $vectors:literal, $($rows:literal)*) => {
+    ($token:ident, $features:literal, $vectors:literal, $rows:tt) => {
+        crate::simd::tiles!(tile, false, $token, $features, $vectors, $rows);
+        crate::simd::tiles!(tile_in_place, true, $token, $features, $vectors, $rows);
+    };
+    ($name:ident, $in_place:literal, $token:ident, $features:literal, $vectors:literal, [$($rows:literal)*]) => {
         #[inline(always)]
-        unsafe fn tile(self, rows: usize, t: crate::linear::Tile) {
+        unsafe fn $name(self, rows: usize, t: crate::linear::Tile) {
             #[target_feature(enable = $features)]
             #[inline(never)]
             unsafe fn run<const ROWS: usize>(token: $token, t: crate::linear::Tile) {
                 // SAFETY: the caller's promise.
-                unsafe { crate::linear::tile::<$token, ROWS, $vectors>(token, t) }
+                unsafe { crate::linear::tile::<$token, ROWS, $vectors, $in_place>(token, t) }
             }
             // SAFETY: the token proves the features; the rest is the caller's promise.
             unsafe {

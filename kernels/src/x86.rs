@@ -33,7 +33,6 @@ impl Simd for Avx512 {
         min(a, b) = _mm512_min_ps(a, b);
         max(a, b) = _mm512_max_ps(a, b);
         mul_add(a, b, c) = _mm512_fmadd_ps(a, b, c);
-        neg_mul_add(a, b, c) = _mm512_fnmadd_ps(a, b, c);
         round(a) = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
         power_of_two(n) = {
             let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
@@ -115,7 +114,7 @@ impl Simd for Avx512 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
 
-    tiles!(Avx512, "avx512f", 2, 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+    tiles!(Avx512, "avx512f", 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
 }
 
 /// AVX2 with FMA: 16 registers of 8 values.
@@ -147,7 +146,6 @@ impl Simd for Avx2 {
         min(a, b) = _mm256_min_ps(a, b);
         max(a, b) = _mm256_max_ps(a, b);
         mul_add(a, b, c) = _mm256_fmadd_ps(a, b, c);
-        neg_mul_add(a, b, c) = _mm256_fnmadd_ps(a, b, c);
         round(a) = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
         power_of_two(n) = {
             let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
@@ -244,5 +242,5 @@ impl Simd for Avx2 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
 
-    tiles!(Avx2, "avx2,fma", 2, 1 2 3 4 5 6);
+    tiles!(Avx2, "avx2,fma", 2, [1 2 3 4 5 6]);
 }

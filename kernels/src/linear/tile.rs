@@ -9,8 +9,10 @@ use crate::simd::{Simd, load_part, store_part};
 /// A tile's operands.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile {
-    /// depth / 4 steps of one quad a row.
+    /// depth / 4 steps of one quad a row; or rows in place, `x_stride` apart.
     pub(crate) x: *const f32,
+    /// Used of rows in place alone.
+    pub(crate) x_stride: usize,
     /// [depth, columns]
     pub(crate) panel: *const f32,
     /// A multiple of 4.
@@ -33,11 +35,24 @@ const LINE: usize = 16;
 /// depth: neither changes a bit of the result.
 ///
 /// # Safety
-/// - `x` points to ROWS * depth readable values, `panel` to depth * VECTORS * LANES.
+/// - `x` points to ROWS * depth readable values, packed, or if IN_PLACE in rows `x_stride` apart; `panel` to depth * VECTORS * LANES.
 /// - `sums` points to ROWS rows of VECTORS * LANES writable values, which are initialised if `add`.
 /// - depth is a multiple of 4.
 #[inline(always)]
-pub(crate) unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(simd: S, t: Tile) {
+pub(crate) unsafe fn tile<
+    S: Simd,
+    const ROWS: usize,
+    const VECTORS: usize,
+    const IN_PLACE: bool,
+>(
+    simd: S,
+    t: Tile,
+) {
+    let (stride, step) = if IN_PLACE {
+        (t.x_stride, 4)
+    } else {
+        (4, 4 * ROWS)
+    };
     let mut sums = [[simd.splat(0.0); VECTORS]; ROWS];
     if t.add {
         for (i, row) in sums.iter_mut().enumerate() {
@@ -72,17 +87,14 @@ pub(crate) unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(simd
         let mut quads = [unsafe { simd.quad(x) }; ROWS];
         for (i, quad) in quads.iter_mut().enumerate() {
             // SAFETY: as above.
-            *quad = unsafe { simd.quad(x.add(4 * i)) };
+            *quad = unsafe { simd.quad(x.add(i * stride)) };
         }
         step!(quads, 0);
         step!(quads, 1);
         step!(quads, 2);
         step!(quads, 3);
-        // SAFETY: at most one past the end of what the loop reads.
-        unsafe {
-            x = x.add(4 * ROWS);
-            panel = panel.add(4 * VECTORS * S::LANES);
-        }
+        x = x.wrapping_add(step);
+        panel = panel.wrapping_add(4 * VECTORS * S::LANES);
     }
     for (i, row) in sums.iter().enumerate() {
         for (j, &sum) in row.iter().enumerate() {
@@ -127,6 +139,7 @@ pub(crate) unsafe fn group<S: Simd>(simd: S, g: &Group, sums: &mut [f32]) {
                 let sums = &mut sums[row * S::COLUMNS..][..rows * S::COLUMNS];
                 let tile = Tile {
                     x: x.as_ptr(),
+                    x_stride: 0,
                     panel: block.as_ptr(),
                     depth,
                     sums: sums.as_mut_ptr(),
