@@ -146,8 +146,8 @@ pub(crate) unsafe fn head<S: Simd>(simd: S, shape: Shape, h: &Head, memory: &mut
     for_rows(simd, &h.stages.scores, scores, stride, seen);
     softmax(simd, scores, stride, seen, h.scale);
     for_rows(simd, &h.stages.weights, scores, stride, seen);
-    for (i, row) in scores.chunks_exact_mut(stride).enumerate() {
-        if seen(i) < tk4 {
+    if h.causal {
+        for (i, row) in scores.chunks_exact_mut(stride).enumerate() {
             row[seen(i)..tk4].fill(0.0);
         }
     }
