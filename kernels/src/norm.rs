@@ -29,28 +29,41 @@ pub(crate) fn layer_norm(
 /// Four sums at a time hide the latency of an addition.
 const CHAINS: usize = 4;
 
-/// The sum of `f` over whole registers; the rest of fewer than LANES values is `tail`'s.
+/// The sums of `f(i, value)` of R rows over whole registers; the rest of fewer than LANES values is `tail`'s. The rows
+/// are of one length.
 #[inline(always)]
-fn sum<S: Simd>(simd: S, x: &[f32], f: impl Fn(S::V) -> S::V, tail: impl Fn(f32) -> f32) -> f32 {
-    let mut sums = [simd.splat(0.0); CHAINS];
-    let mut lines = x.chunks_exact(CHAINS * S::LANES);
-    for line in &mut lines {
-        for (i, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: the line has CHAINS * LANES values.
-            *sum = simd.add(
-                *sum,
-                f(unsafe { simd.load(line.as_ptr().add(i * S::LANES)) }),
-            );
+fn sums<S: Simd, const R: usize>(
+    simd: S,
+    rows: [&[f32]; R],
+    f: impl Fn(usize, S::V) -> S::V,
+    tail: impl Fn(usize, f32) -> f32,
+) -> [f32; R] {
+    let len = rows[0].len();
+    assert!(rows.iter().all(|row| row.len() == len));
+    let mut sums = [[simd.splat(0.0); CHAINS]; R];
+    let line = CHAINS * S::LANES;
+    let lines = len - len % line;
+    for at in (0..lines).step_by(line) {
+        for (i, (row, sums)) in rows.iter().zip(&mut sums).enumerate() {
+            for (j, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: at + CHAINS * LANES <= len.
+                let v = unsafe { simd.load(row.as_ptr().add(at + j * S::LANES)) };
+                *sum = simd.add(*sum, f(i, v));
+            }
         }
     }
-    let mut registers = lines.remainder().chunks_exact(S::LANES);
-    for register in &mut registers {
-        // SAFETY: the chunk has LANES values.
-        sums[0] = simd.add(sums[0], f(unsafe { simd.load(register.as_ptr()) }));
+    let whole = len - len % S::LANES;
+    let mut all = [0.0; R];
+    for (i, (row, [a, b, c, d])) in rows.into_iter().zip(sums).enumerate() {
+        let mut a = a;
+        for at in (lines..whole).step_by(S::LANES) {
+            // SAFETY: at + LANES <= len.
+            a = simd.add(a, f(i, unsafe { simd.load(row.as_ptr().add(at)) }));
+        }
+        let whole_sum = simd.sum(simd.add(simd.add(a, b), simd.add(c, d)));
+        all[i] = whole_sum + row[whole..].iter().map(|&v| tail(i, v)).sum::<f32>();
     }
-    let [a, b, c, d] = sums;
-    let whole = simd.sum(simd.add(simd.add(a, b), simd.add(c, d)));
-    whole + registers.remainder().iter().map(|&v| tail(v)).sum::<f32>()
+    all
 }
 
 /// Layer norm of each row of x.
@@ -64,33 +77,62 @@ pub(crate) fn layer_norm_rows<S: Simd>(
     epsilon: f32,
     out: &mut [f32],
 ) {
+    // Two rows side by side: each waits for its mean, and then for its deviation.
+    let mut pairs = x.chunks_exact(2 * width);
+    let mut outs = out.chunks_exact_mut(2 * width);
+    for (x, out) in pairs.by_ref().zip(outs.by_ref()) {
+        let ((a, b), (to_a, to_b)) = (x.split_at(width), out.split_at_mut(width));
+        layer_norm_together(simd, [a, b], gain, bias, epsilon, [to_a, to_b]);
+    }
+    let rest = outs.into_remainder();
+    if !rest.is_empty() {
+        layer_norm_together(simd, [pairs.remainder()], gain, bias, epsilon, [rest]);
+    }
+}
+
+/// Layer norm of R rows.
+#[inline(always)]
+fn layer_norm_together<S: Simd, const R: usize>(
+    simd: S,
+    rows: [&[f32]; R],
+    gain: &[f32],
+    bias: &[f32],
+    epsilon: f32,
+    outs: [&mut [f32]; R],
+) {
+    let width = gain.len();
     let whole = width - width % S::LANES;
-    assert!(gain.len() == width && bias.len() == width);
-    for (row, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-        let mean = sum(
-            simd,
-            row,
-            #[inline(always)]
-            |v| v,
-            |v| v,
-        ) / width as f32;
-        let m = simd.splat(mean);
-        let squares = sum(
-            simd,
-            row,
-            #[inline(always)]
-            |v| {
-                let d = simd.sub(v, m);
-                simd.mul(d, d)
-            },
-            |v| (v - mean) * (v - mean),
-        );
-        let scale = 1.0 / (squares / width as f32 + epsilon).sqrt();
+    assert!(bias.len() == width && rows.iter().all(|row| row.len() == width));
+    let mut means = sums(
+        simd,
+        rows,
+        #[inline(always)]
+        |_, v| v,
+        |_, v| v,
+    );
+    let mut m = [simd.splat(0.0); R];
+    for (mean, m) in means.iter_mut().zip(&mut m) {
+        *mean /= width as f32;
+        *m = simd.splat(*mean);
+    }
+    let squares = sums(
+        simd,
+        rows,
+        #[inline(always)]
+        |i, v| {
+            let d = simd.sub(v, m[i]);
+            simd.mul(d, d)
+        },
+        |i, v| (v - means[i]) * (v - means[i]),
+    );
+    for (i, (row, out)) in rows.into_iter().zip(outs).enumerate() {
+        assert_eq!(out.len(), width);
+        let scale = 1.0 / (squares[i] / width as f32 + epsilon).sqrt();
         let s = simd.splat(scale);
         for j in (0..whole).step_by(S::LANES) {
             // SAFETY: j + LANES <= whole <= width, the length of all four.
             unsafe {
-                let v = simd.mul(simd.sub(simd.load(row.as_ptr().add(j)), m), s);
+                let v = simd.mul(simd.sub(simd.load(row.as_ptr().add(j)), m[i]), s);
                 let (g, b) = (
                     simd.load(gain.as_ptr().add(j)),
                     simd.load(bias.as_ptr().add(j)),
@@ -99,7 +141,7 @@ pub(crate) fn layer_norm_rows<S: Simd>(
             }
         }
         for j in whole..width {
-            out[j] = (row[j] - mean) * scale * gain[j] + bias[j];
+            out[j] = (row[j] - means[i]) * scale * gain[j] + bias[j];
         }
     }
 }
@@ -267,7 +309,14 @@ fn softmax_long<S: Simd>(simd: S, x: &mut [f32], seen: usize, scale: f32) {
         #[inline(always)]
         |v| weight(simd, v, top),
     );
-    let scale = simd.splat(1.0 / sum(simd, x, |v| v, |v| v));
+    let [sum] = sums(
+        simd,
+        [&*x],
+        #[inline(always)]
+        |_, v| v,
+        |_, v| v,
+    );
+    let scale = simd.splat(1.0 / sum);
     map_in_place(
         simd,
         x,

@@ -42,45 +42,79 @@ pub(crate) fn quantize_rows(
     scales: &mut [f32],
 ) {
     let threads = threads::count(x.len().saturating_mul(4));
-    // SAFETY: each job writes the scale of its own row.
+    // SAFETY: each job writes the scales of its own rows.
     let scales = unsafe { Shared::new(scales) };
-    threads::share_chunks(threads, out, width, |i, out| {
-        let scale = row(kernels, &x[i * width..][..width], before, out);
-        // SAFETY: row i has a scale, which is this job's alone.
-        unsafe { scales.pointer().add(i).write(scale) };
+    threads::share_chunks(threads, out, TOGETHER * width, |i, out| {
+        let x = &x[i * TOGETHER * width..][..out.len()];
+        // SAFETY: these rows have scales, which are this job's alone.
+        let scales = unsafe {
+            let first = scales.pointer().add(i * TOGETHER);
+            std::slice::from_raw_parts_mut(first, out.len() / width)
+        };
+        rows(kernels, x, width, before, out, scales);
     });
 }
 
-/// One row of x through `before` to s8; gives its scale.
-pub(crate) fn row(kernels: Kernels, x: &[f32], before: Before, out: &mut [i8]) -> f32 {
-    let quantize = |x: &[f32], out: &mut [i8]| match kernels.float {
+/// Rows that go through one step after the other; layer norm works on two side by side.
+const TOGETHER: usize = 2;
+
+/// Rows of x through `before` to s8, and their scales.
+pub(crate) fn rows(
+    kernels: Kernels,
+    x: &[f32],
+    width: usize,
+    before: Before,
+    out: &mut [i8],
+    scales: &mut [f32],
+) {
+    if width == 0 {
+        return scales.fill(quantized(kernels, &[], &mut []));
+    }
+    let block = TOGETHER * width;
+    let outs = out.chunks_mut(block).zip(scales.chunks_mut(TOGETHER));
+    for (x, (out, scales)) in x.chunks(block).zip(outs) {
+        match before {
+            Before::Nothing | Before::Activation(Activation::None) => {
+                each(kernels, x, width, out, scales);
+            }
+            Before::LayerNorm {
+                gain,
+                bias,
+                epsilon,
+            } => scratch::with(x.len(), |y| {
+                match kernels.float {
+                    None => reference::layer_norm(x, width, gain, bias, epsilon, y),
+                    Some(vector) => vector.layer_norm(x, width, gain, bias, epsilon, y),
+                }
+                each(kernels, y, width, out, scales);
+            }),
+            Before::Activation(activation) => scratch::with(x.len(), |y| {
+                y.copy_from_slice(x);
+                match kernels.float {
+                    None => y
+                        .iter_mut()
+                        .for_each(|v| *v = reference::activated(*v, activation)),
+                    Some(vector) => vector.activate(y, activation),
+                }
+                each(kernels, y, width, out, scales);
+            }),
+        }
+    }
+}
+
+/// Each row to s8, and its scale.
+fn each(kernels: Kernels, x: &[f32], width: usize, out: &mut [i8], scales: &mut [f32]) {
+    let outs = out.chunks_exact_mut(width).zip(scales);
+    for (x, (out, scale)) in x.chunks_exact(width).zip(outs) {
+        *scale = quantized(kernels, x, out);
+    }
+}
+
+/// A row to s8; gives its scale.
+fn quantized(kernels: Kernels, x: &[f32], out: &mut [i8]) -> f32 {
+    match kernels.float {
         None => reference::quantize_row(x, out),
         Some(vector) => vector.quantize(x, out),
-    };
-    match before {
-        _ if x.is_empty() => quantize(x, out),
-        Before::Nothing | Before::Activation(Activation::None) => quantize(x, out),
-        Before::LayerNorm {
-            gain,
-            bias,
-            epsilon,
-        } => scratch::with(x.len(), |y| {
-            match kernels.float {
-                None => reference::layer_norm(x, x.len(), gain, bias, epsilon, y),
-                Some(vector) => vector.layer_norm(x, x.len(), gain, bias, epsilon, y),
-            }
-            quantize(y, out)
-        }),
-        Before::Activation(activation) => scratch::with(x.len(), |y| {
-            y.copy_from_slice(x);
-            match kernels.float {
-                None => y
-                    .iter_mut()
-                    .for_each(|v| *v = reference::activated(*v, activation)),
-                Some(vector) => vector.activate(y, activation),
-            }
-            quantize(y, out)
-        }),
     }
 }
 

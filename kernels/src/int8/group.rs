@@ -46,6 +46,8 @@ pub(crate) trait Int8: Copy + Debug + Send + Sync + 'static {
 pub(crate) struct Tile {
     /// Blocks of rows, `block_size` bytes apart.
     pub(crate) x: *const u8,
+    /// Of whole rows: bytes between two.
+    pub(crate) x_stride: usize,
     pub(crate) block_size: usize,
     pub(crate) panel: *const i8,
     pub(crate) steps: usize,
@@ -280,6 +282,7 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
     let k = g.steps * layout.step;
     let panel_size = layout.panel_size(k);
     let block_size = layout.block_size(g.rows, k);
+    assert_eq!(g.scales.len(), g.rows);
     let most = I::DEPTH / layout.step;
     // Cache lines of two steps, shared among the tiles.
     let ahead = (2 * layout.columns * layout.step)
@@ -345,6 +348,7 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
             }
             let mut tile = Tile {
                 x: g.x.as_ptr(),
+                x_stride: layout.row_size(k),
                 block_size,
                 panel: weights.as_ptr().cast(),
                 steps,
@@ -361,10 +365,10 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
                 if count == 0 {
                     continue;
                 }
-                let step = layout.row_step(rows);
-                let at = block * block_size + start * step;
-                assert!(at + (count - 1) * block_size + steps * step <= g.x.len());
-                tile.x = blocks.wrapping_add(at);
+                let end = (block + count - 1) * block_size + layout.block_bytes(rows, k);
+                assert!(end <= g.x.len());
+                let step = layout.row_step(if layout.whole_rows { 1 } else { rows });
+                tile.x = blocks.wrapping_add(block * block_size + start * step);
                 // SAFETY: `x`, `sums` and the residual are as long as the tiles need, `out` has these columns, which
                 // are this group's alone, and heights() gives at most the layout's rows.
                 unsafe { simd.tiles(rows, count, tile) };

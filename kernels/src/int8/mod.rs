@@ -354,11 +354,7 @@ impl PackedLinearInt8 {
                     pack::pack_rows(layout, x, k, count, packed);
                 }
                 Input::F32 { x, before } => scratch::with(count * k, |quantized: &mut [i8]| {
-                    for (j, scale) in scales.iter_mut().enumerate() {
-                        let row = j * k..(j + 1) * k;
-                        let out = &mut quantized[row.clone()];
-                        *scale = quantize::row(self.kernels, &x[row], before, out);
-                    }
+                    quantize::rows(self.kernels, x, k, before, quantized, scales);
                     pack::pack_rows(layout, quantized, k, count, packed);
                 }),
             }
@@ -414,11 +410,8 @@ impl Weights {
         match x {
             Input::F32 { x, before } => {
                 let (mut quantized, mut scales) = (vec![0; x.len()], vec![0.0; rows]);
-                for (i, scale) in scales.iter_mut().enumerate() {
-                    let row = i * layer.k..(i + 1) * layer.k;
-                    let out = &mut quantized[row.clone()];
-                    *scale = quantize::row(layer.kernels, &x[row], before, out);
-                }
+                let kernels = layer.kernels;
+                quantize::rows(kernels, x, layer.k, before, &mut quantized, &mut scales);
                 self.apply_to(layer, &quantized, &scales, activation, residual, out);
             }
             Input::S8 { x, scales } => self.apply_to(layer, x, scales, activation, residual, out),

@@ -81,6 +81,7 @@ impl Int8 for Neon {
         rows_multiple: 1,
         columns: 8,
         step: 16,
+        whole_rows: false,
         operand: Operand::Signed,
     };
     const DEPTH: usize = 4096;
@@ -176,6 +177,7 @@ impl Int8 for Dotprod {
         rows_multiple: 4,
         columns: 8,
         step: 4,
+        whole_rows: false,
         operand: Operand::Signed,
     };
     const DEPTH: usize = 1536;
@@ -314,6 +316,7 @@ impl Int8 for I8mm {
         rows_multiple: 2,
         columns: 8,
         step: 8,
+        whole_rows: false,
         operand: Operand::Signed,
     };
     const DEPTH: usize = 1536;

@@ -1,5 +1,5 @@
 //! Operands in the order in which the inner loops read them: steps of k, in a step one row (or column) after
-//! the other, of each as many values as one instruction adds up.
+//! the other, of each as many values as one instruction adds up; or rows as they are.
 
 use std::ops::Range;
 
@@ -16,6 +16,8 @@ pub(crate) struct Layout {
     pub(crate) columns: usize,
     /// Values of k in a step: 2, 4, 8 or 16.
     pub(crate) step: usize,
+    /// Whether a block of rows has one whole row after the other, for an instruction that reads a step of one row.
+    pub(crate) whole_rows: bool,
     pub(crate) operand: Operand,
 }
 
@@ -57,17 +59,40 @@ impl Layout {
 
     /// Bytes that a step of `rows` rows takes.
     pub(crate) const fn row_step(&self, rows: usize) -> usize {
-        let value = match self.operand {
+        rows.next_multiple_of(self.rows_multiple) * self.step * self.value_size()
+    }
+
+    const fn value_size(&self) -> usize {
+        match self.operand {
             Operand::Wide => 2,
             Operand::Signed | Operand::Unsigned => 1,
-        };
-        rows.next_multiple_of(self.rows_multiple) * self.step * value
+        }
+    }
+
+    /// Bytes between the starts of two rows in a block of whole rows of k values.
+    pub(crate) const fn row_size(&self, k: usize) -> usize {
+        let size = self.depth(k) * self.value_size();
+        // At such a distance the rows of a tile would drive each other out of the first-level cache.
+        if size > 0 && size.is_multiple_of(2048) {
+            size + 64
+        } else {
+            size
+        }
+    }
+
+    /// Bytes of a block of `rows` rows.
+    pub(crate) const fn block_bytes(&self, rows: usize, k: usize) -> usize {
+        if self.whole_rows {
+            rows * self.row_size(k)
+        } else {
+            self.row_step(rows) * k.div_ceil(self.step)
+        }
     }
 
     /// Bytes between the starts of two blocks of rows; all blocks have as many rows as the first or one less.
     pub(crate) fn block_size(&self, rows: usize, k: usize) -> usize {
         let largest = rows.div_ceil(rows.div_ceil(self.rows).max(1));
-        (self.row_step(largest) * k.div_ceil(self.step)).next_multiple_of(64)
+        self.block_bytes(largest, k).next_multiple_of(64)
     }
 
     /// Bytes of all blocks of rows.
@@ -85,6 +110,7 @@ impl Layout {
     }
 
     /// The parts of a panel: its header and the weights.
+    #[inline(always)]
     pub(crate) fn split<'a>(&self, panel: &'a [u8]) -> (Header<'a>, &'a [u8]) {
         let (header, weights) = panel.split_at(self.header_size());
         let values = |i: usize| {
@@ -148,7 +174,7 @@ impl Value for u8 {
 /// Packs `count` rows of x [count, k] as one block. What lies behind a row's last value is zero; filled-up
 /// rows are left as they are, since nobody uses their sums.
 pub(crate) fn pack_rows<T: Value>(layout: Layout, x: &[T], k: usize, count: usize, to: &mut [u8]) {
-    let to = &mut to[..layout.row_step(count) * k.div_ceil(layout.step)];
+    let to = &mut to[..layout.block_bytes(count, k)];
     let rows = count.next_multiple_of(layout.rows_multiple);
     // Adding 128 to a signed byte and taking it from an unsigned one both turn the highest bit.
     let turn = if layout.shifted(T::PIXELS) { 0x80 } else { 0 };
@@ -158,6 +184,16 @@ pub(crate) fn pack_rows<T: Value>(layout: Layout, x: &[T], k: usize, count: usiz
         u64::from_ne_bytes([turn; 8]),
         u128::from_ne_bytes([turn; 16]),
     );
+    if layout.whole_rows {
+        let rows = to.chunks_exact_mut(layout.row_size(k).max(1));
+        for (x, to) in x.chunks_exact(k.max(1)).zip(rows) {
+            for (to, &x) in to.iter_mut().zip(x) {
+                *to = x.byte() ^ turn;
+            }
+            to[k..].fill(0);
+        }
+        return;
+    }
     let block = Block { x, k, rows, count };
     match (layout.operand, layout.step) {
         (Operand::Wide, 2) => block.pack(to, |v: [T; 2]| {

@@ -27,6 +27,7 @@ impl Int8 for Vnni {
         rows_multiple: 1,
         columns: 32,
         step: 4,
+        whole_rows: true,
         operand: Operand::Unsigned,
     };
     // Panels of this length stay in the second-level cache, which is near enough.
@@ -60,13 +61,13 @@ unsafe fn vnni<const ROWS: usize>(token: Vnni, t: &Tile) {
                 _mm_prefetch::<_MM_HINT_T0>(next);
                 next = next.wrapping_add(64);
             }
-            vnni_step(&mut sums, x, panel);
-            vnni_step(&mut sums, x.add(4 * ROWS), panel.add(128));
-            x = x.add(8 * ROWS);
+            vnni_step(&mut sums, x, t.x_stride, panel);
+            vnni_step(&mut sums, x.add(4), t.x_stride, panel.add(128));
+            x = x.add(8);
             panel = panel.add(256);
         }
         if !t.steps.is_multiple_of(2) {
-            vnni_step(&mut sums, x, panel);
+            vnni_step(&mut sums, x, t.x_stride, panel);
         }
         for (i, &[a, b]) in sums.iter().enumerate() {
             _mm512_storeu_si512(t.sums.add(32 * i).cast(), a);
@@ -84,14 +85,15 @@ unsafe fn vnni<const ROWS: usize>(token: Vnni, t: &Tile) {
     }
 }
 
-/// Four values of k: those of 32 columns in `panel`, of ROWS rows in `x`.
+/// Four values of k: those of 32 columns in `panel`, of ROWS rows in `x`, `stride` apart.
 ///
 /// # Safety
-/// On a processor with AVX-512 VNNI; `panel` points to 128 values, `x` to 4 ROWS.
+/// On a processor with AVX-512 VNNI; `panel` points to 128 values, `x` to ROWS times 4.
 #[inline(always)]
 unsafe fn vnni_step<const ROWS: usize>(
     sums: &mut [[__m512i; 2]; ROWS],
     x: *const u8,
+    stride: usize,
     panel: *const i8,
 ) {
     // SAFETY: the caller's promise.
@@ -101,7 +103,7 @@ unsafe fn vnni_step<const ROWS: usize>(
             _mm512_loadu_si512(panel.add(64).cast()),
         ];
         for (i, [a, b]) in sums.iter_mut().enumerate() {
-            let x = _mm512_set1_epi32(x.add(4 * i).cast::<i32>().read_unaligned());
+            let x = _mm512_set1_epi32(x.add(i * stride).cast::<i32>().read_unaligned());
             *a = _mm512_dpbusd_epi32(*a, x, w[0]);
             *b = _mm512_dpbusd_epi32(*b, x, w[1]);
         }
@@ -121,6 +123,7 @@ impl Int8 for Avx2 {
         rows_multiple: 1,
         columns: 16,
         step: 2,
+        whole_rows: false,
         operand: Operand::Wide,
     };
     const DEPTH: usize = 512;
