@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::{UNIT, Values, edges, float, poison, same_bits_on_any_threads, vectors};
-use crate::linear::PackedLinear;
+use crate::linear::{PackedLinear, blocks, heights};
 use crate::select::{SCALAR, Vector};
 use crate::{Activation, patch_embedding, reference};
 
@@ -248,5 +248,21 @@ fn patches_in_reading_order() {
         };
         let sum: f32 = (0..12).map(|p| at(p / 6, p % 6 / 3, p % 3)).sum();
         assert_eq!(found, [at(1, 0, 1), sum + 0.5], "patch {i}");
+    }
+}
+
+/// Two ways to say the same: blocks of rows one by one, and how many there are of each height.
+#[test]
+fn heights_are_those_of_the_blocks() {
+    for rows in 0..70 {
+        for most in 1..15 {
+            let one_by_one: Vec<usize> = blocks(rows, most).map(|(_, count)| count).collect();
+            let all: Vec<usize> = heights(rows, most)
+                .into_iter()
+                .flat_map(|(count, rows)| std::iter::repeat_n(rows, count))
+                .collect();
+            assert_eq!(one_by_one, all, "{rows} rows, {most} at most");
+            assert!(all.iter().all(|rows| (1..=most).contains(rows)));
+        }
     }
 }
