@@ -143,9 +143,9 @@ pub(crate) unsafe fn head<S: Simd>(simd: S, shape: Shape, h: &Head, memory: &mut
         true => i + 1 + (h.tk - h.tq),
         false => h.tk,
     };
-    for_rows(simd, &h.stages.scores, scores, stride, seen);
+    apply_to_rows(simd, &h.stages.scores, scores, stride, seen);
     softmax(simd, scores, stride, seen, h.scale);
-    for_rows(simd, &h.stages.weights, scores, stride, seen);
+    apply_to_rows(simd, &h.stages.weights, scores, stride, seen);
     if h.causal {
         for (i, row) in scores.chunks_exact_mut(stride).enumerate() {
             row[seen(i)..tk4].fill(0.0);
@@ -200,7 +200,7 @@ pub(crate) unsafe fn head<S: Simd>(simd: S, shape: Shape, h: &Head, memory: &mut
 
 /// `steps` on the whole registers of each of the rows' `seen` values.
 #[inline(always)]
-fn for_rows<S: Simd>(
+fn apply_to_rows<S: Simd>(
     simd: S,
     steps: &[Pointwise],
     rows: &mut [f32],

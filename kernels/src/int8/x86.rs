@@ -38,7 +38,7 @@ impl Int8 for Vnni {
         self.0
     }
 
-    tiles_int8!(Vnni, "avx512f,avx512vnni", 1 => vnni::<1>, 2 => vnni::<2>, 3 => vnni::<3>, 4 => vnni::<4>, 5 => vnni::<5>, 6 => vnni::<6>, 7 => vnni::<7>, 8 => vnni::<8>, 9 => vnni::<9>, 10 => vnni::<10>, 11 => vnni::<11>, 12 => vnni::<12>, 13 => vnni::<13>, 14 => vnni::<14>);
+    tiles_int8!(Vnni, "avx512f,avx512vnni", 1 => vnni::<1>, 2 => vnni::<2>, 3 => vnni::<3>, 4 => vnni::<4>, 5 => vnni::<5>, 6 => vnni::<6>, 7 => vnni::<7>, 8 => vnni::<8>, 9 => vnni::<9>, 10 => vnni::<10>);
 }
 
 /// # Safety

@@ -35,7 +35,8 @@ const LINE: usize = 16;
 /// depth: neither changes a bit of the result.
 ///
 /// # Safety
-/// - `x` points to ROWS * depth readable values, packed, or if IN_PLACE in rows `x_stride` apart; `panel` to depth * VECTORS * LANES.
+/// - `x` points to ROWS * depth readable values, packed, or if IN_PLACE in rows `x_stride` apart; `panel` to
+///   depth * VECTORS * LANES.
 /// - `sums` points to ROWS rows of VECTORS * LANES writable values, which are initialised if `add`.
 /// - depth is a multiple of 4.
 #[inline(always)]
