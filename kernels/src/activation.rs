@@ -89,22 +89,33 @@ pub(crate) fn activated<S: Simd>(simd: S, x: S::V, activation: Activation) -> S:
     }
 }
 
+/// Calls `$by` with the arguments and, as the last, the activation function on a register: code of its own for each
+/// function, its constants in registers.
+macro_rules! by_activation {
+    ($activation:expr, $simd:ident, $by:path, $($argument:expr),+) => {
+        match $activation {
+            crate::Activation::None => $by(
+                $($argument,)+
+                #[inline(always)]
+                |v| v,
+            ),
+            crate::Activation::QuickGelu => $by(
+                $($argument,)+
+                #[inline(always)]
+                |v| crate::activation::quick_gelu($simd, v),
+            ),
+            crate::Activation::Gelu => $by(
+                $($argument,)+
+                #[inline(always)]
+                |v| crate::activation::gelu($simd, v),
+            ),
+        }
+    };
+}
+pub(crate) use by_activation;
+
 /// All of x in place.
 #[inline(always)]
 pub(crate) fn activate_slice<S: Simd>(simd: S, x: &mut [f32], activation: Activation) {
-    match activation {
-        Activation::None => {}
-        Activation::QuickGelu => map_in_place(
-            simd,
-            x,
-            #[inline(always)]
-            |v| quick_gelu(simd, v),
-        ),
-        Activation::Gelu => map_in_place(
-            simd,
-            x,
-            #[inline(always)]
-            |v| gelu(simd, v),
-        ),
-    }
+    by_activation!(activation, simd, map_in_place, simd, x);
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::affine::Offsets;
 use super::pack::Layout;
 use crate::Activation;
-use crate::activation::{gelu, quick_gelu};
+use crate::activation::by_activation;
 use crate::linear::heights;
 use crate::simd::{Simd, load_part, store_part};
 
@@ -155,8 +155,8 @@ impl Finish {
 impl Finish {
     /// Writes `rows` rows from sums in memory, two registers of columns each; `load` makes f32 of LANES sums.
     ///
-    /// Little code without a branch but the loop's: the processor holds all of it, and begins with the next tile before
-    /// the last row is done. Out of the tile's registers it is slower.
+    /// By way of memory, because the processor then begins with the next tile before the last row is done; straight
+    /// from a tile's registers it was slower.
     ///
     /// # Safety
     /// The pointers have the rows and columns that the fields say, `sums` 2 LANES a row.
@@ -166,37 +166,20 @@ impl Finish {
         simd: S,
         rows: usize,
         sums: *const i32,
-        load: impl Fn(*const i32) -> S::V + Copy,
+        load: impl Fn(*const i32) -> S::V,
     ) {
-        // One loop for each function, its constants in registers.
         // SAFETY: the caller's promise.
         unsafe {
-            match self.activation {
-                Activation::None => self.rows_by(
-                    simd,
-                    rows,
-                    sums,
-                    load,
-                    #[inline(always)]
-                    |v| v,
-                ),
-                Activation::QuickGelu => self.rows_by(
-                    simd,
-                    rows,
-                    sums,
-                    load,
-                    #[inline(always)]
-                    |v| quick_gelu(simd, v),
-                ),
-                Activation::Gelu => self.rows_by(
-                    simd,
-                    rows,
-                    sums,
-                    load,
-                    #[inline(always)]
-                    |v| gelu(simd, v),
-                ),
-            }
+            by_activation!(
+                self.activation,
+                simd,
+                Self::rows_by,
+                self,
+                simd,
+                rows,
+                sums,
+                load
+            )
         }
     }
 
@@ -392,36 +375,8 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
 /// As [`Group::out`] says.
 #[inline(always)]
 unsafe fn activate<S: Simd>(simd: S, g: &Group, columns: Range<usize>, y: &[f32]) {
-    // One loop for each function, its constants in registers.
     // SAFETY: the caller's promise.
-    unsafe {
-        match g.activation {
-            Activation::None => activate_by(
-                simd,
-                g,
-                columns,
-                y,
-                #[inline(always)]
-                |v| v,
-            ),
-            Activation::QuickGelu => activate_by(
-                simd,
-                g,
-                columns,
-                y,
-                #[inline(always)]
-                |v| quick_gelu(simd, v),
-            ),
-            Activation::Gelu => activate_by(
-                simd,
-                g,
-                columns,
-                y,
-                #[inline(always)]
-                |v| gelu(simd, v),
-            ),
-        }
-    }
+    unsafe { by_activation!(g.activation, simd, activate_by, simd, g, columns, y) }
 }
 
 /// [`activate`] by an activation function.
