@@ -1,4 +1,4 @@
-//! The operators that `foreign.rs` puts in the place of what other programs quantised, and of the float blocks
+//! The operators that `foreign/` puts in the place of what other programs quantised, and of the float blocks
 //! around it.
 
 use pinhole_kernels::{

@@ -1,0 +1,423 @@
+//! Quantised products, however a file spells them.
+
+use tract_onnx::pb::{AttributeProto, NodeProto, tensor_proto::DataType};
+
+use super::node::{
+    axis, by_attributes, float_tensor, integer, integer_attribute, integers_of, number_of,
+    replacement, static_params, tensor_attribute, text,
+};
+use super::{By, FAKE_QUANTIZE, Foreign, LINEAR, PATCHES, standard};
+
+/// No layer is wider; what is claims memory for nothing.
+pub(super) const MOST_OUTPUTS: usize = 1 << 20;
+
+/// The constant operand of a product.
+struct Weight {
+    /// The name of the initialiser with the 8-bit numbers.
+    numbers: String,
+    /// One value, or one an output.
+    scale: Vec<f32>,
+    /// The name of the initialiser with the zero points.
+    zero_point: Option<String>,
+    /// Whether the shape is [outputs, inputs].
+    transposed: bool,
+}
+
+/// A product of integers, the value that was quantised for it, and the scale of its weight.
+type Dynamic<'a> = (&'a NodeProto, &'a str, Vec<f32>);
+
+impl Foreign<'_> {
+    /// DequantizeLinear of QuantizeLinear is one operator.
+    pub(super) fn pairs(&mut self) -> Result<(), String> {
+        for i in 0..self.nodes.len() {
+            let node = &self.nodes[i];
+            if node.op_type != "DequantizeLinear" || !standard(node) {
+                continue;
+            }
+            let input = node.input.first().map_or("", |i| i);
+            if self.initializers.contains_key(input) {
+                continue;
+            }
+            let after = self.params(node)?;
+            let Some(before) = self.made_by(input, "QuantizeLinear") else {
+                continue;
+            };
+            if self.params(before)? != after {
+                return Err(format!(
+                    "node {} (DequantizeLinear): expected the scale and zero point of {}, found others",
+                    node.name, before.name
+                ));
+            }
+            let Some(x) = before.input.first().cloned() else {
+                continue;
+            };
+            let attributes = by_attributes(&By::Static(after));
+            self.nodes[i] = replacement(node, FAKE_QUANTIZE, vec![x], attributes);
+        }
+        Ok(())
+    }
+
+    /// Products of quantised operands.
+    pub(super) fn products(&mut self) -> Result<(), String> {
+        for i in 0..self.nodes.len() {
+            let node = &self.nodes[i];
+            let found = match &*node.op_type {
+                "MatMul" | "Gemm" if standard(node) => self.paired_product(node)?,
+                "Conv" if standard(node) => self.paired_convolution(node)?,
+                "Mul" if standard(node) => match self.dynamic_product(node)? {
+                    Some(found) => Some(found),
+                    None => self.dynamic_convolution(i)?,
+                },
+                "DynamicQuantizeMatMul" | "MatMulIntegerToFloat" => Some(self.microsoft(node)?),
+                _ => None,
+            };
+            if let Some(found) = found {
+                self.nodes[i] = found;
+            }
+        }
+        Ok(())
+    }
+
+    /// What `name` is made of, if it is an 8-bit constant of `rank` dimensions with one scale, or one for each of
+    /// `outputs`, an axis of it.
+    fn weight(&self, name: &str, rank: usize, outputs: usize) -> Result<Option<Weight>, String> {
+        if let Some(node) = self.made_by(name, "Transpose") {
+            let two = rank == 2 && integers_of(node, "perm") == [1, 0];
+            return match node.input.first() {
+                Some(input)
+                    if two
+                        && self.read_once(name)
+                        && self.made_by(input, "Transpose").is_none() =>
+                {
+                    self.weight(input, 2, 1 - outputs)
+                }
+                _ => Ok(None),
+            };
+        }
+        let Some(node) = self.made_by(name, "DequantizeLinear") else {
+            return Ok(None);
+        };
+        let Some(tensor) = node.input.first().and_then(|i| self.initializers.get(i)) else {
+            return Ok(None);
+        };
+        let bytes = [DataType::Int8 as i32, DataType::Uint8 as i32];
+        // A weight is packed once for each reader, which a file can have many of.
+        let own = self.read_once(name) && self.read_once(&tensor.name);
+        if tensor.dims.len() != rank || !bytes.contains(&tensor.data_type) || !own {
+            return Ok(None);
+        }
+        let scale = node.input.get(1).map_or(Ok(None), |s| self.floats(s))?;
+        let Some((scale, _)) = scale else {
+            return Ok(None);
+        };
+        if scale.len() > 1 && axis(node, 1, rank) != Some(outputs) {
+            return Ok(None);
+        }
+        Ok(Some(Weight {
+            numbers: tensor.name.clone(),
+            scale,
+            zero_point: node.input.get(2).filter(|z| !z.is_empty()).cloned(),
+            transposed: outputs == 0,
+        }))
+    }
+
+    /// MatMul or Gemm behind a pair.
+    fn paired_product(&self, node: &NodeProto) -> Result<Option<NodeProto>, String> {
+        let [a, b, rest @ ..] = &node.input[..] else {
+            return Ok(None);
+        };
+        let Some(pair) = self.made_by(a, FAKE_QUANTIZE) else {
+            return Ok(None);
+        };
+        let gemm = node.op_type == "Gemm";
+        let transposed = gemm && integer(node, "transB", 0) != 0;
+        let plain = integer(node, "transA", 0) == 0
+            && number_of(node, "alpha", 1.0) == 1.0
+            && number_of(node, "beta", 1.0) == 1.0;
+        if gemm && !plain {
+            return Ok(None);
+        }
+        let weight = self.weight(b, 2, if transposed { 0 } else { 1 })?;
+        let Some(mut weight) = weight else {
+            return Ok(None);
+        };
+        // The axis of the outputs says how it lies.
+        weight.transposed = transposed != self.made_by(b, "Transpose").is_some();
+        let bias = match rest {
+            [bias, ..] if !bias.is_empty() => match self.bias(bias)? {
+                Some(bias) => Some(bias),
+                None => return Ok(None),
+            },
+            _ => None,
+        };
+        let Some(by) = static_params(pair) else {
+            return Ok(None);
+        };
+        let attributes = self.product(node, &weight, by, bias)?;
+        Ok(Some(replacement(
+            node,
+            LINEAR,
+            vec![pair.input[0].clone()],
+            attributes,
+        )))
+    }
+
+    /// Conv of patches behind a pair.
+    fn paired_convolution(&self, node: &NodeProto) -> Result<Option<NodeProto>, String> {
+        let [a, b, rest @ ..] = &node.input[..] else {
+            return Ok(None);
+        };
+        let (Some(pair), Some(weight)) = (self.made_by(a, FAKE_QUANTIZE), self.weight(b, 4, 0)?)
+        else {
+            return Ok(None);
+        };
+        if !patches(node, &self.initializers[&weight.numbers].dims) {
+            return Ok(None);
+        }
+        let bias = match rest.first().filter(|b| !b.is_empty()) {
+            Some(bias) => match self.bias(bias)? {
+                Some(bias) => Some(bias),
+                None => return Ok(None),
+            },
+            None => None,
+        };
+        let Some(by) = static_params(pair) else {
+            return Ok(None);
+        };
+        let attributes = self.product(node, &weight, by, bias)?;
+        Ok(Some(replacement(
+            node,
+            PATCHES,
+            vec![pair.input[0].clone()],
+            attributes,
+        )))
+    }
+
+    /// The operands of Mul(Cast(`op`(..)), Mul(scale of x, scale of weight)).
+    fn dynamic(&self, node: &NodeProto, op: &str) -> Result<Option<Dynamic<'_>>, String> {
+        let [a, b] = &node.input[..] else {
+            return Ok(None);
+        };
+        for (sums, scales) in [(a, b), (b, a)] {
+            let Some(product) = self
+                .made_by(sums, "Cast")
+                .and_then(|cast| self.made_by(cast.input.first()?, op))
+            else {
+                continue;
+            };
+            let quantized = product.input.first().map_or("", |x| x);
+            let Some(quantize) = self.made_by(quantized, "DynamicQuantizeLinear") else {
+                continue;
+            };
+            let [_, x_scale, x_zero_point] = &quantize.output[..] else {
+                continue;
+            };
+            let zero_point = product.input.get(2).is_some_and(|z| z == x_zero_point);
+            let Some(scales) = self.made_by(scales, "Mul") else {
+                continue;
+            };
+            let [c, d] = &scales.input[..] else {
+                continue;
+            };
+            let scale = match x_scale {
+                x if x == c => d,
+                x if x == d => c,
+                _ => continue,
+            };
+            let Some((scale, _)) = self.floats(scale)? else {
+                continue;
+            };
+            let (true, Some(x)) = (zero_point, quantize.input.first()) else {
+                continue;
+            };
+            return Ok(Some((product, x, scale)));
+        }
+        Ok(None)
+    }
+
+    /// DynamicQuantizeLinear, MatMulInteger, Cast and Mul.
+    fn dynamic_product(&self, node: &NodeProto) -> Result<Option<NodeProto>, String> {
+        let Some((product, x, scale)) = self.dynamic(node, "MatMulInteger")? else {
+            return Ok(None);
+        };
+        let Some(weight) = self.integer_operand(product, 1, 3, scale, 2) else {
+            return Ok(None);
+        };
+        let attributes = self.product(product, &weight, By::Dynamic, None)?;
+        Ok(Some(replacement(node, LINEAR, vec![x.into()], attributes)))
+    }
+
+    /// An 8-bit constant of `rank` dimensions as an input of an integer product.
+    fn integer_operand(
+        &self,
+        product: &NodeProto,
+        weight: usize,
+        zero_point: usize,
+        scale: Vec<f32>,
+        rank: usize,
+    ) -> Option<Weight> {
+        let tensor = self.initializers.get(product.input.get(weight)?)?;
+        let zero_point = product.input.get(zero_point).filter(|z| !z.is_empty());
+        (tensor.dims.len() == rank && self.read_once(&tensor.name)).then(|| Weight {
+            numbers: tensor.name.clone(),
+            scale,
+            zero_point: zero_point.cloned(),
+            transposed: rank != 2,
+        })
+    }
+
+    /// DynamicQuantizeLinear, ConvInteger, Cast and Mul; any other convolution than of patches becomes a float
+    /// one of what the numbers stand for.
+    fn dynamic_convolution(&mut self, i: usize) -> Result<Option<NodeProto>, String> {
+        let node = &self.nodes[i];
+        let Some((product, x, scale)) = self.dynamic(node, "ConvInteger")? else {
+            return Ok(None);
+        };
+        let rank = product.input.get(1).and_then(|w| self.initializers.get(w));
+        let rank = rank.map_or(0, |w| w.dims.len());
+        let Some(weight) = self.integer_operand(product, 1, 3, scale, rank) else {
+            return Ok(None);
+        };
+        let dims = &self.initializers[&weight.numbers].dims;
+        if patches(product, dims) {
+            let attributes = self.product(product, &weight, By::Dynamic, None)?;
+            return Ok(Some(replacement(node, PATCHES, vec![x.into()], attributes)));
+        }
+        let (x, product) = (x.to_owned(), product.clone());
+        let at = self.producers[&product.output[0]];
+        let Some(name) = product
+            .output
+            .first()
+            .filter(|o| self.read_once(o))
+            .cloned()
+        else {
+            return Ok(None);
+        };
+        let dims = dims.clone();
+        // As a DequantizeLinear along the outputs.
+        let scale = format!("{name}/scale");
+        let count = weight.scale.len() as i64;
+        self.initializers
+            .insert(scale.clone(), float_tensor(&scale, &[count], &weight.scale));
+        let mut input = vec![weight.numbers, scale];
+        input.extend(weight.zero_point);
+        let dequantize = NodeProto {
+            name: product.name.clone(),
+            input,
+            attribute: vec![integer_attribute("axis", 0)],
+            ..Default::default()
+        };
+        let Some((values, _)) = self.dequantized(&dequantize)? else {
+            return Ok(None);
+        };
+        let float = format!("{name}/weight");
+        self.initializers
+            .insert(float.clone(), float_tensor(&float, &dims, &values));
+        self.nodes[at] = replacement(&product, FAKE_QUANTIZE, vec![x], vec![]);
+        let mut convolution =
+            replacement(&self.nodes[i], "Conv", vec![name, float], product.attribute);
+        convolution.domain.clear();
+        Ok(Some(convolution))
+    }
+
+    /// The two fused products of ONNX Runtime's own domain.
+    fn microsoft(&self, node: &NodeProto) -> Result<NodeProto, String> {
+        let fail = |what: &str| {
+            Err(format!(
+                "node {} ({}): {what}; quantise a graph that ONNX Runtime has optimised at level basic only",
+                node.name, node.op_type
+            ))
+        };
+        let input = |i: usize| node.input.get(i).map_or("", |n| n.as_str());
+        let (x, scale, zero_point, bias) = match &*node.op_type {
+            "DynamicQuantizeMatMul" => (input(0), 2, 3, 4),
+            _ => {
+                let Some(quantize) = self.made_by(input(0), "DynamicQuantizeLinear") else {
+                    return fail("A: expected what a DynamicQuantizeLinear gives, found another");
+                };
+                if quantize.output.get(1).is_none_or(|s| s != input(2))
+                    || quantize.output.get(2).is_none_or(|z| z != input(4))
+                {
+                    return fail("a_scale, a_zero_point: expected those of A, found others");
+                }
+                (quantize.input.first().map_or("", |x| x), 3, 5, 6)
+            }
+        };
+        let Some((scale, _)) = self.floats(input(scale))? else {
+            return fail("b_scale: expected a constant, found none");
+        };
+        let Some(weight) = self.integer_operand(node, 1, zero_point, scale, 2) else {
+            return fail(
+                "B: expected a constant of two dimensions for this node alone, found another",
+            );
+        };
+        let bias = match input(bias) {
+            "" => None,
+            name => match self.bias(name)? {
+                Some(bias) => Some(bias),
+                None => return fail("bias: expected a constant, found none"),
+            },
+        };
+        let attributes = self.product(node, &weight, By::Dynamic, bias)?;
+        Ok(replacement(node, LINEAR, vec![x.into()], attributes))
+    }
+
+    /// A constant with one value an output, as an attribute.
+    pub(super) fn bias(&self, name: &str) -> Result<Option<AttributeProto>, String> {
+        let found = self.floats(name)?.filter(|(values, dims)| {
+            // Along the last axis, and no longer than any layer is wide.
+            let last = dims.last().is_some_and(|&d| d == values.len() as i64);
+            last && values.len() <= MOST_OUTPUTS
+        });
+        Ok(found.map(|(values, _)| {
+            let dims = [values.len() as i64];
+            tensor_attribute("bias", float_tensor(name, &dims, &values))
+        }))
+    }
+
+    /// The attributes of a quantised product, named in `node`'s errors.
+    fn product(
+        &self,
+        node: &NodeProto,
+        weight: &Weight,
+        by: By,
+        bias: Option<AttributeProto>,
+    ) -> Result<Vec<AttributeProto>, String> {
+        let missing = |name: &str| {
+            format!(
+                "node {} ({}): zero point {name:?}: expected a constant, found none",
+                node.name, node.op_type
+            )
+        };
+        let mut attributes = by_attributes(&by);
+        let numbers = self.initializers[&weight.numbers].clone();
+        attributes.push(tensor_attribute("weight", numbers));
+        let scale = float_tensor("scale", &[weight.scale.len() as i64], &weight.scale);
+        attributes.push(tensor_attribute("scale", scale));
+        if let Some(name) = &weight.zero_point {
+            let tensor = self.initializers.get(name).ok_or_else(|| missing(name))?;
+            attributes.push(tensor_attribute("zero_point", tensor.clone()));
+        }
+        attributes.push(integer_attribute("transposed", weight.transposed.into()));
+        attributes.extend(bias);
+        Ok(attributes)
+    }
+}
+
+/// Whether a convolution with a weight of `dims` cuts its input into patches.
+fn patches(node: &NodeProto, dims: &[i64]) -> bool {
+    let &[_, _, height, width] = dims else {
+        return false;
+    };
+    let square = |name: &str, value: i64| {
+        let found = integers_of(node, name);
+        found.is_empty() && value == 1 || found == [value, value]
+    };
+    let padding = text(node, "auto_pad");
+    height == width
+        && square("strides", height)
+        && square("dilations", 1)
+        && integers_of(node, "pads").iter().all(|&p| p == 0)
+        && ["", "NOTSET", "VALID"].contains(&&*padding)
+        && integer(node, "group", 1) == 1
+}
