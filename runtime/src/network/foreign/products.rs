@@ -143,23 +143,7 @@ impl Foreign<'_> {
         };
         // The axis of the outputs says how it lies.
         weight.transposed = transposed != self.made_by(b, "Transpose").is_some();
-        let bias = match rest {
-            [bias, ..] if !bias.is_empty() => match self.bias(bias)? {
-                Some(bias) => Some(bias),
-                None => return Ok(None),
-            },
-            _ => None,
-        };
-        let Some(by) = static_params(pair) else {
-            return Ok(None);
-        };
-        let attributes = self.product(node, &weight, by, bias)?;
-        Ok(Some(replacement(
-            node,
-            LINEAR,
-            vec![pair.input[0].clone()],
-            attributes,
-        )))
+        self.paired(node, LINEAR, pair, &weight, rest.first())
     }
 
     /// Conv of patches behind a pair.
@@ -174,7 +158,19 @@ impl Foreign<'_> {
         if !patches(node, &self.initializers[&weight.numbers].dims) {
             return Ok(None);
         }
-        let bias = match rest.first().filter(|b| !b.is_empty()) {
+        self.paired(node, PATCHES, pair, &weight, rest.first())
+    }
+
+    /// `op` on what `pair` quantises, in the place of `node`; None where the bias is no constant.
+    fn paired(
+        &self,
+        node: &NodeProto,
+        op: &str,
+        pair: &NodeProto,
+        weight: &Weight,
+        bias: Option<&String>,
+    ) -> Result<Option<NodeProto>, String> {
+        let bias = match bias.filter(|b| !b.is_empty()) {
             Some(bias) => match self.bias(bias)? {
                 Some(bias) => Some(bias),
                 None => return Ok(None),
@@ -184,13 +180,9 @@ impl Foreign<'_> {
         let Some(by) = static_params(pair) else {
             return Ok(None);
         };
-        let attributes = self.product(node, &weight, by, bias)?;
-        Ok(Some(replacement(
-            node,
-            PATCHES,
-            vec![pair.input[0].clone()],
-            attributes,
-        )))
+        let attributes = self.product(node, weight, by, bias)?;
+        let input = vec![pair.input[0].clone()];
+        Ok(Some(replacement(node, op, input, attributes)))
     }
 
     /// The operands of Mul(Cast(`op`(..)), Mul(scale of x, scale of weight)).
