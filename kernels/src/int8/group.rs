@@ -91,10 +91,9 @@ impl Tile {
     pub(crate) fn advance_panel(&mut self, columns: usize) {
         self.panel = self.panel.wrapping_add(self.panel_size);
         self.next = self.next.wrapping_add(self.panel_size);
-        self.from = self.from.wrapping_byte_add(match self.from.is_null() {
-            true => 0,
-            false => self.panel_size,
-        });
+        if !self.from.is_null() {
+            self.from = self.from.wrapping_byte_add(self.panel_size);
+        }
         if let Some(finish) = &mut self.finish {
             finish.column_scales = finish.column_scales.wrapping_byte_add(self.panel_size);
             finish.bias = finish.bias.wrapping_byte_add(self.panel_size);
@@ -296,25 +295,22 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
     // Without any step there are sums all the same: zeros.
     let parts = g.steps.div_ceil(most).max(1);
     let heights = heights(g.rows, layout.rows);
-    // Panels that need nothing else between the tiles are done in one call.
-    let alike = heights.iter().filter(|(count, _)| *count > 0).count() == 1;
-    let plain = alike
-        && parts == 1
-        && g.offsets.is_none()
-        && (I::ACTIVATES || g.activation == Activation::None);
-    let whole = g.columns.len() / layout.columns;
+    // Without anything between, the tiles write the outputs of whole panels; otherwise f32 in place of their sums.
+    let activated = I::ACTIVATES || g.activation == Activation::None;
+    // Then one call does all the whole panels, if a panel's tiles have one height and begin with the header's sums.
+    let one_height = heights.iter().filter(|(count, _)| *count > 0).count() == 1;
+    let together = activated && one_height && parts == 1 && g.offsets.is_none();
+    let all = g.panels.len() / panel_size;
+    let whole = all.min(g.columns.len() / layout.columns);
     for part in 0..parts {
         let start = part * most;
         let steps = most.min(g.steps - start);
-        let mut done = 0;
-        while done < g.panels.len() / panel_size {
-            let p = done;
-            let panels = if plain {
-                whole.saturating_sub(p).max(1)
-            } else {
-                1
+        let mut p = 0;
+        while p < all {
+            let panels = match together && p < whole {
+                true => whole - p,
+                false => 1,
             };
-            done += panels;
             let panel = &g.panels[p * panel_size..][..panel_size];
             // The sums of a panel with a single part stay in the cache for the next one's.
             let slot = if parts == 1 { 0 } else { p };
@@ -347,9 +343,7 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
                 (std::ptr::null(), 0)
             };
             let last = start + steps == g.steps;
-            // Without anything between, the tiles write the outputs; otherwise f32 in place of their sums.
-            let direct = columns.len() == layout.columns
-                && (I::ACTIVATES || g.activation == Activation::None);
+            let direct = activated && columns.len() == layout.columns;
             let mut finish = Finish {
                 scales: g.scales.as_ptr(),
                 column_scales: header.scales.as_ptr(),
@@ -405,6 +399,7 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
                     activate(simd.float(), g, columns, y);
                 }
             }
+            p += panels;
         }
     }
 }
