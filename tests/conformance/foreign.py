@@ -7,9 +7,10 @@ ONNX Runtime's own two answers too; a few updates end that. A ViT-B/32 for it, i
     pinhole-train clip --data shapes --image-size 224 --patch-size 32 --width 768 --layers 12 --embedding 512 \\
         --batch-size 16 --steps 35 --warm-up 20 --learning-rate 0.0003 --test-images 1 --out FOLDER
 
-Prints for each file the worst cosine between the two on assets/samples (the bar is for ONNX Runtime with its optimisations off,
-which change its own answers for QDQ files with zero points), and how long one image takes in each, median of many in
-turns, with 1 and 2 threads. Fails below 0.999 or where pinhole is slower. A release build is what counts.
+Prints for each file the worst cosine between the two on assets/samples (the bar is for ONNX Runtime with its
+optimisations off, which change its own answers for QDQ files with zero points), and how long one image takes in each,
+median of many in turns, with 1 and 2 threads. Fails below 0.999 or where pinhole is slower. A release build is what
+counts.
 """
 
 import json
