@@ -27,15 +27,14 @@ pub(crate) trait Int8: Copy + Debug + Send + Sync + 'static {
 
     fn float(self) -> Self::Float;
 
-    /// `count` tiles of `rows` rows of 1 ..= LAYOUT.rows, one below the other, in each of `panels` panels, the first of
-    /// which is `t`: sums [rows, columns] = the sums so far + packed rows · panel; what becomes of them says `t.finish`.
+    /// `count` tiles of `rows` rows of 1 ..= LAYOUT.rows, one below the other: sums [rows, columns] = the sums so far
+    /// + packed rows · panel; what becomes of them says `t.finish`.
     ///
     /// # Safety
     /// For each tile: `t.x` points to a block's `t.steps` steps of `rows` rows, `t.panel` to as many of a panel;
     /// `t.from`, unless null, to rows of as many sums as the panel has columns; `t.sums` to rows * columns writable
-    /// values, and the pointers of `t.finish` to what [`Finish`] says. Several panels begin with sums from their
-    /// headers, or zeros, and finish.
-    unsafe fn tiles(self, rows: usize, count: usize, panels: usize, t: Tile);
+    /// values, and the pointers of `t.finish` to what [`Finish`] says.
+    unsafe fn tiles(self, rows: usize, count: usize, t: Tile);
 }
 
 /// A tile's operands.
@@ -51,8 +50,6 @@ pub(crate) struct Tile {
     pub(crate) x_stride: usize,
     pub(crate) block_size: usize,
     pub(crate) panel: *const i8,
-    /// Bytes between two panels.
-    pub(crate) panel_size: usize,
     pub(crate) steps: usize,
     /// The sums so far, rows `from_stride` apart; null for zeros.
     pub(crate) from: *const i32,
@@ -83,24 +80,6 @@ impl Tile {
                 finish.residual = finish.residual.wrapping_add(rows * finish.stride);
             }
             finish.out = finish.out.wrapping_add(rows * finish.stride);
-        }
-    }
-
-    /// Moves on by a panel.
-    #[inline(always)]
-    pub(crate) fn advance_panel(&mut self, columns: usize) {
-        self.panel = self.panel.wrapping_add(self.panel_size);
-        self.next = self.next.wrapping_add(self.panel_size);
-        if !self.from.is_null() {
-            self.from = self.from.wrapping_byte_add(self.panel_size);
-        }
-        if let Some(finish) = &mut self.finish {
-            finish.column_scales = finish.column_scales.wrapping_byte_add(self.panel_size);
-            finish.bias = finish.bias.wrapping_byte_add(self.panel_size);
-            if !finish.residual.is_null() {
-                finish.residual = finish.residual.wrapping_add(columns);
-            }
-            finish.out = finish.out.wrapping_add(columns);
         }
     }
 }
@@ -294,24 +273,10 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
         .div_ceil(g.rows.div_ceil(layout.rows).max(1));
     // Without any step there are sums all the same: zeros.
     let parts = g.steps.div_ceil(most).max(1);
-    let heights = heights(g.rows, layout.rows);
-    // Without anything between, the tiles write the outputs of whole panels; otherwise f32 in place of their sums.
-    let activated = I::ACTIVATES || g.activation == Activation::None;
-    // Then one call does all the whole panels, if a panel's tiles have one height and begin with the header's sums.
-    let one_height = heights.iter().filter(|(count, _)| *count > 0).count() == 1;
-    let together = activated && one_height && parts == 1 && g.offsets.is_none();
-    let all = g.panels.len() / panel_size;
-    let whole = all.min(g.columns.len() / layout.columns);
     for part in 0..parts {
         let start = part * most;
         let steps = most.min(g.steps - start);
-        let mut p = 0;
-        while p < all {
-            let panels = match together && p < whole {
-                true => whole - p,
-                false => 1,
-            };
-            let panel = &g.panels[p * panel_size..][..panel_size];
+        for (p, panel) in g.panels.chunks_exact(panel_size).enumerate() {
             // The sums of a panel with a single part stay in the cache for the next one's.
             let slot = if parts == 1 { 0 } else { p };
             let sums = &mut sums[slot * g.rows * layout.columns..][..g.rows * layout.columns];
@@ -343,7 +308,9 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
                 (std::ptr::null(), 0)
             };
             let last = start + steps == g.steps;
-            let direct = activated && columns.len() == layout.columns;
+            // Without anything between, the tiles write the outputs; otherwise f32 in place of their sums.
+            let direct = columns.len() == layout.columns
+                && (I::ACTIVATES || g.activation == Activation::None);
             let mut finish = Finish {
                 scales: g.scales.as_ptr(),
                 column_scales: header.scales.as_ptr(),
@@ -367,7 +334,6 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
                 x_stride: layout.row_size(k),
                 block_size,
                 panel: weights.as_ptr().cast(),
-                panel_size,
                 steps,
                 from,
                 from_stride,
@@ -378,7 +344,7 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
             };
             let blocks = tile.x;
             let mut block = 0;
-            for (count, rows) in heights {
+            for (count, rows) in heights(g.rows, layout.rows) {
                 if count == 0 {
                     continue;
                 }
@@ -386,9 +352,9 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
                 assert!(end <= g.x.len());
                 let step = layout.row_step(if layout.whole_rows { 1 } else { rows });
                 tile.x = blocks.wrapping_add(block * block_size + start * step);
-                // SAFETY: `x`, `sums` and the residual are as long as the tiles need, there are `panels` from this one on,
-                // `out` has these columns, which are this group's alone, and heights() gives at most the layout's rows.
-                unsafe { simd.tiles(rows, count, panels, tile) };
+                // SAFETY: `x`, `sums` and the residual are as long as the tiles need, `out` has these columns, which
+                // are this group's alone, and heights() gives at most the layout's rows.
+                unsafe { simd.tiles(rows, count, tile) };
                 tile.advance(count, rows, layout.columns);
                 block += count;
             }
@@ -399,7 +365,6 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
                     activate(simd.float(), g, columns, y);
                 }
             }
-            p += panels;
         }
     }
 }
@@ -495,25 +460,21 @@ macro_rules! vector_int8 {
 macro_rules! tiles_int8 {
     ($token:ident, $features:literal, $($rows:literal => $tile:expr),+ $(,)?) => {
         #[inline(always)]
-        unsafe fn tiles(self, rows: usize, count: usize, panels: usize, t: crate::int8::Tile) {
+        unsafe fn tiles(self, rows: usize, count: usize, t: crate::int8::Tile) {
             match rows {
                 $($rows => {
                     #[target_feature(enable = $features)]
                     #[inline(never)]
-                    unsafe fn run(token: $token, count: usize, panels: usize, mut first: crate::int8::Tile) {
+                    unsafe fn run(token: $token, count: usize, mut t: crate::int8::Tile) {
                         let columns = <$token as crate::int8::Int8>::LAYOUT.columns;
-                        for _ in 0..panels {
-                            let mut t = first;
-                            for _ in 0..count {
-                                // SAFETY: the caller's promise.
-                                unsafe { $tile(token, &t) }
-                                t.advance(1, $rows, columns);
-                            }
-                            first.advance_panel(columns);
+                        for _ in 0..count {
+                            // SAFETY: the caller's promise.
+                            unsafe { $tile(token, &t) }
+                            t.advance(1, $rows, columns);
                         }
                     }
                     // SAFETY: the token proves the features; the rest is the caller's promise.
-                    unsafe { run(self, count, panels, t) }
+                    unsafe { run(self, count, t) }
                 })+
                 _ => unreachable!("a tile of {rows} rows"),
             }
