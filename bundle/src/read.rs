@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -35,19 +36,25 @@ impl Bundle {
         Ok(bundle)
     }
 
-    /// As [`Bundle::open`], while `load` makes something of the files in another thread of rayon's current pool:
-    /// a hash takes as long as what it protects. `load` sees files of the right size whose content may be anything,
-    /// and what it made is given out only if every hash is right.
+    /// As [`Bundle::open`], the files hashed in a thread of their own while `load` makes something of them: a hash
+    /// takes as long as what it protects. `load` sees files of the right size whose content may be anything, and
+    /// what it made is given out only if every hash is right.
     ///
     /// # Errors
     /// As [`Bundle::open`], whatever `load` said.
-    pub fn open_with<T: Send>(
-        folder: &Path,
-        load: impl FnOnce(&Self) -> T + Send,
-    ) -> Result<(Self, T), Error> {
+    pub fn open_with<T>(folder: &Path, load: impl FnOnce(&Self) -> T) -> Result<(Self, T), Error> {
         let bundle = Self::open_unhashed(folder)?;
-        // The hashes first: who waits for a part of the loading takes up other work, and should not find them.
-        let (checked, loaded) = rayon::join(|| bundle.check_hashes(), || load(&bundle));
+        let (checked, loaded) = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("hashes".into());
+            let hashes = thread.spawn_scoped(scope, || bundle.check_hashes());
+            let loaded = load(&bundle);
+            let checked = match hashes {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                // Without another thread it takes longer.
+                Err(_) => bundle.check_hashes(),
+            };
+            (checked, loaded)
+        });
         checked?;
         Ok((bundle, loaded))
     }
