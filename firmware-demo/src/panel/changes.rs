@@ -73,5 +73,8 @@ mod tests {
             changes(Some(&old[..]), new, 4),
             [area(1, 0, 2, 1), area(0, 4, 3, 4)]
         );
+        // The later row begins further left and ends before the first one.
+        let new = b"...xx...............";
+        assert_eq!(changes(Some(&old[..]), new, 4), [area(0, 0, 3, 1)]);
     }
 }

@@ -246,6 +246,12 @@ mod tests {
         // 0.9 against 0.1 leads by 0.8; without a state, by all of it.
         assert_events(options(0.0, 3, Some(0.75)), "ab", &[(0, "0"), (1, "1")]);
         assert_events(options(0.0, 3, Some(0.85)), "abbb", &[(0, "0"), (3, "1")]);
+        // Against "unknown" it is the share of the frames that counts: all of it, though 0.9 is less.
+        assert_events(
+            options(0.0, 3, Some(0.95)),
+            "?a",
+            &[(0, "unknown"), (1, "0")],
+        );
     }
 
     #[test]
@@ -263,6 +269,11 @@ mod tests {
             assert!((old.probability - expected).abs() < 1e-5, "{frame}");
             assert!((old.similarity - expected).abs() < 1e-5, "{frame}");
         }
+        // Without smoothing an answer stays as it is, to the bit.
+        let mut tracker = Tracker::new(options(0.0, 1, None));
+        tracker.update(&answer(&[1.0, 0.0], false));
+        let next = answer(&[0.1, 0.9], false);
+        assert_eq!(tracker.update(&next).ranking, next.ranking);
         // The new class leads once exp(-n / 4) < 1/2, at n = 3.
         assert_events(options(4.0, 1, None), "abbbb", &[(0, "0"), (3, "1")]);
     }
@@ -304,5 +315,9 @@ mod tests {
             &[(1, "0"), (10, "1")],
         );
         assert_events(TrackerOptions::default(), "aaaa?aaaa", &[(1, "0")]);
+        let mut tracker = Tracker::new(TrackerOptions::default());
+        tracker.update(&answer(&[1.0, 0.0], false));
+        let old = &tracker.update(&answer(&[0.0, 1.0], false)).ranking[1];
+        assert!((old.probability - (-1.0f32).exp()).abs() < 1e-6, "{old:?}");
     }
 }
