@@ -171,17 +171,22 @@ fn image_encoder(
         precision: request.precision,
         flat: request.flat,
     };
-    let mut quantization = Quantization::default();
-    if request.precision == Precision::F32 || request.encoder.is_some() {
+    let write = |quantization: &mut Quantization,
+                 manifest: &mut Manifest,
+                 progress: &mut dyn FnMut(Step, u64, u64)| {
         assemble(
             request,
             writer,
             head,
             options,
-            &mut quantization,
+            quantization,
             manifest,
             progress,
-        )?;
+        )
+    };
+    let mut quantization = Quantization::default();
+    if request.precision == Precision::F32 || request.encoder.is_some() {
+        write(&mut quantization, manifest, progress)?;
         if request.encoder.is_some() {
             let classifier = Classifier::open(writer.folder())?;
             manifest.precision = graph::precision(&classifier.operators());
@@ -197,15 +202,7 @@ fn image_encoder(
     if integers {
         quantization = reference.observe(progress)?;
     }
-    assemble(
-        request,
-        writer,
-        head,
-        options,
-        &mut quantization,
-        manifest,
-        progress,
-    )?;
+    write(&mut quantization, manifest, progress)?;
     let f32_arithmetic = Classifier::builder().f16_arithmetic(false);
     let measure = |progress: &mut dyn FnMut(Step, u64, u64)| {
         let stored = f32_arithmetic.open(writer.folder())?;
@@ -224,15 +221,7 @@ fn image_encoder(
             let next = (2 * kept).max(1).min(worst.len());
             quantization.keep_float(worst[kept..next].iter().cloned());
             kept = next;
-            assemble(
-                request,
-                writer,
-                head,
-                options,
-                &mut quantization,
-                manifest,
-                progress,
-            )?;
+            write(&mut quantization, manifest, progress)?;
             fidelity = measure(progress)?;
         }
     }

@@ -6,14 +6,11 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{Scene, checkpoint, write_checkpoint_of};
+use common::{Scene, checkpoint, finish_bundle, write_checkpoint_of};
 use image::ImageEncoder;
 use image::codecs::png::PngEncoder;
 use pinhole::{Classifier, DecodeOptions, NetworkOperator};
-use pinhole_bundle::{
-    BundleWriter, FORMAT, Golden, GoldenImage, Head, HeadKind, Manifest, ModelInfo, Precision,
-    UnknownPolicy, VERSION,
-};
+use pinhole_bundle::{BundleWriter, Precision};
 use pinhole_export::graph::{self, Encoder};
 use pinhole_preprocessing::Preprocessing;
 use prost::Message;
@@ -44,7 +41,7 @@ fn png(pixels: &Value) -> Vec<u8> {
     png
 }
 
-/// A bundle around the encoder `file` with two classes that do not matter.
+/// A bundle around the encoder `file`.
 fn bundle(file: &Path, out: &Path) -> anyhow::Result<Classifier> {
     let rule = Preprocessing::openai(SIDE);
     let encoder = Encoder::open(file)?;
@@ -53,59 +50,7 @@ fn bundle(file: &Path, out: &Path) -> anyhow::Result<Classifier> {
     encoder
         .write(&rule, writer.folder(), &mut |_, _| {})
         .unwrap();
-    let mut class_embeddings = vec![0.0; 2 * SIZE];
-    (class_embeddings[0], class_embeddings[SIZE + 1]) = (1.0, 1.0);
-    writer
-        .add_head(&Head {
-            classes: 2,
-            embedding_size: SIZE,
-            class_embeddings,
-            negative_embeddings: vec![],
-            learned: Default::default(),
-        })
-        .unwrap();
-    let golden: Value =
-        serde_json::from_slice(&fs::read(files().join("golden.json")).unwrap()).unwrap();
-    writer
-        .add("golden/a.png", &png(&golden["images"][0]))
-        .unwrap();
-    writer
-        .add_golden(&Golden {
-            min_cosine: 0.9,
-            images: vec![GoldenImage {
-                file: "golden/a.png".into(),
-                embedding: vec![0.25; SIZE],
-            }],
-        })
-        .unwrap();
-    let mut manifest = Manifest {
-        format: FORMAT.into(),
-        version: VERSION,
-        created_by: "test".into(),
-        model: ModelInfo {
-            name: encoder.name(),
-            image_size: SIDE,
-            embedding_size: SIZE,
-        },
-        preprocessing: rule,
-        precision: Precision::F32,
-        logit_scale: 100.0,
-        temperature: 1.0,
-        classes: vec!["a".into(), "b".into()],
-        templates: vec!["{}".into()],
-        prompt_learner: None,
-        text_encoder: None,
-        unknown: UnknownPolicy::default(),
-        head: HeadKind::Static,
-        conditional: None,
-        fidelity: None,
-        f16_arithmetic: None,
-        calibration: None,
-        model_card: String::new(),
-        files: vec![],
-    };
-    writer.write_manifest(&mut manifest).unwrap();
-    writer.finish().unwrap();
+    finish_bundle(writer, rule, Precision::F32, SIZE, 100.0);
     Ok(Classifier::open(out)?)
 }
 

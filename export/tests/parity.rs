@@ -1,16 +1,16 @@
 //! Embeddings against open_clip's, from an image file and from token ids, for every checkpoint under
 //! tests/golden/models: each family in each format, through export, bundle and runtime.
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use common::finish_bundle;
 use image::ImageEncoder;
 use image::codecs::png::PngEncoder;
 use pinhole::{Classifier, DecodeOptions};
-use pinhole_bundle::{
-    BundleWriter, FORMAT, Golden, GoldenImage, Head, HeadKind, Manifest, ModelInfo, Precision,
-    UnknownPolicy, VERSION,
-};
+use pinhole_bundle::{BundleWriter, Precision};
 use pinhole_checkpoint::{Checkpoint, OpenOptions};
 use pinhole_export::graph::{self, GraphOptions};
 use pinhole_prompts::TextTower;
@@ -66,57 +66,15 @@ fn checkpoints() -> Vec<(PathBuf, PathBuf)> {
 /// A bundle with the checkpoint's image tower and a head that is of no interest here.
 fn bundle(checkpoint: &Checkpoint, options: GraphOptions, out: &Path) {
     let config = checkpoint.config();
-    let (size, embedding) = (config.image.image_size(), config.embedding);
     let writer = BundleWriter::create(out).unwrap();
     graph::write(checkpoint, writer.folder(), options, &mut |_, _| ()).unwrap();
-    let mut unit = vec![0.0; embedding];
-    unit[0] = 1.0;
-    writer
-        .add_head(&Head {
-            classes: 1,
-            embedding_size: embedding,
-            class_embeddings: unit.clone(),
-            ..Head::default()
-        })
-        .unwrap();
-    let image = GoldenImage {
-        file: "image_encoder.onnx".into(),
-        embedding: unit,
-    };
-    writer
-        .add_golden(&Golden {
-            min_cosine: 0.0,
-            images: vec![image],
-        })
-        .unwrap();
-    let mut manifest = Manifest {
-        format: FORMAT.into(),
-        version: VERSION,
-        created_by: "test".into(),
-        model: ModelInfo {
-            name: "test".into(),
-            image_size: size,
-            embedding_size: embedding,
-        },
-        preprocessing: config.preprocessing.clone(),
-        precision: options.precision,
-        logit_scale: checkpoint.logit_scale(),
-        temperature: 1.0,
-        classes: vec!["class".into()],
-        templates: vec![],
-        prompt_learner: None,
-        text_encoder: None,
-        unknown: UnknownPolicy::default(),
-        head: HeadKind::Static,
-        conditional: None,
-        fidelity: None,
-        f16_arithmetic: None,
-        calibration: None,
-        model_card: String::new(),
-        files: vec![],
-    };
-    writer.write_manifest(&mut manifest).unwrap();
-    writer.finish().unwrap();
+    finish_bundle(
+        writer,
+        config.preprocessing.clone(),
+        options.precision,
+        config.embedding,
+        checkpoint.logit_scale(),
+    );
 }
 
 #[test]

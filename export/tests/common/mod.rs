@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
 
+use pinhole_bundle::{
+    BundleWriter, FORMAT, Golden, GoldenImage, Head, HeadKind, Manifest, ModelInfo, Precision,
+    UnknownPolicy, VERSION,
+};
 use pinhole_checkpoint::{Activation, ClipConfig, Error, Existing, ImageTower, Tensor, TextTower};
 use pinhole_preprocessing::Preprocessing;
 pub use weights::random;
@@ -55,6 +59,65 @@ pub fn write_checkpoint_of(
         Ok(change(name, random(name, shape)))
     })
     .unwrap();
+}
+
+/// Ends a bundle around an image encoder that is there, with a head of one class and a golden image that are of no
+/// interest.
+pub fn finish_bundle(
+    writer: BundleWriter,
+    preprocessing: Preprocessing,
+    precision: Precision,
+    embedding_size: usize,
+    logit_scale: f32,
+) {
+    let mut unit = vec![0.0; embedding_size];
+    unit[0] = 1.0;
+    writer
+        .add_head(&Head {
+            classes: 1,
+            embedding_size,
+            class_embeddings: unit.clone(),
+            ..Head::default()
+        })
+        .unwrap();
+    let image = GoldenImage {
+        file: "image_encoder.onnx".into(),
+        embedding: unit,
+    };
+    writer
+        .add_golden(&Golden {
+            min_cosine: 0.0,
+            images: vec![image],
+        })
+        .unwrap();
+    let mut manifest = Manifest {
+        format: FORMAT.into(),
+        version: VERSION,
+        created_by: "test".into(),
+        model: ModelInfo {
+            name: "test".into(),
+            image_size: preprocessing.size,
+            embedding_size,
+        },
+        preprocessing,
+        precision,
+        logit_scale,
+        temperature: 1.0,
+        classes: vec!["class".into()],
+        templates: vec![],
+        prompt_learner: None,
+        text_encoder: None,
+        unknown: UnknownPolicy::default(),
+        head: HeadKind::Static,
+        conditional: None,
+        fidelity: None,
+        f16_arithmetic: None,
+        calibration: None,
+        model_card: String::new(),
+        files: vec![],
+    };
+    writer.write_manifest(&mut manifest).unwrap();
+    writer.finish().unwrap();
 }
 
 pub fn checkpoint() -> PathBuf {
