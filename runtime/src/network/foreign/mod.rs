@@ -9,6 +9,8 @@ mod blocks;
 mod node;
 mod products;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod values;
 
 use std::collections::{HashMap, HashSet};

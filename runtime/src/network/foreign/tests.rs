@@ -1,0 +1,996 @@
+//! What each pattern asks for: it is taken in every order of its operands, and not where one thing differs.
+
+use tract_onnx::pb::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
+    attribute_proto::AttributeType,
+    tensor_proto::{DataLocation, DataType},
+};
+
+use super::node::{
+    float_attribute, float_tensor, integer, integer_attribute, number_of, string_attribute,
+    tensor_attribute, text,
+};
+use super::rewrite;
+
+/// A graph with the output y.
+#[derive(Clone)]
+struct Graph {
+    nodes: Vec<NodeProto>,
+    constants: Vec<TensorProto>,
+}
+
+/// Operators with their inputs and outputs, in words.
+fn graph(nodes: &[[&str; 3]], constants: &[TensorProto]) -> Graph {
+    let words = |text: &str| text.split_whitespace().map(Into::into).collect();
+    let node = |&[op, inputs, outputs]: &[&str; 3]| NodeProto {
+        name: format!("node of {outputs}"),
+        op_type: op.into(),
+        input: words(inputs),
+        output: words(outputs),
+        ..Default::default()
+    };
+    Graph {
+        nodes: nodes.iter().map(node).collect(),
+        constants: constants.to_vec(),
+    }
+}
+
+impl Graph {
+    /// This graph after `change`.
+    fn with(&self, change: impl FnOnce(&mut Graph)) -> Graph {
+        let mut changed = self.clone();
+        change(&mut changed);
+        changed
+    }
+
+    /// With more nodes behind it, for which what was y is `end`.
+    fn then(&self, nodes: &[[&str; 3]]) -> Graph {
+        self.with(|g| {
+            g.node("y").output[0] = "end".into();
+            g.nodes.extend(graph(nodes, &[]).nodes);
+        })
+    }
+
+    /// The node that makes `output`.
+    fn node(&mut self, output: &str) -> &mut NodeProto {
+        let mut nodes = self.nodes.iter_mut();
+        nodes.find(|n| n.output[0] == output).unwrap()
+    }
+
+    /// With other inputs of the node that makes `output`.
+    fn reading(&self, output: &str, inputs: &str) -> Graph {
+        let inputs = inputs.split_whitespace().map(Into::into).collect();
+        self.with(|g| g.node(output).input = inputs)
+    }
+
+    /// With an attribute of the node that makes `output`, in the place of one of that name.
+    fn attribute(&self, output: &str, attribute: AttributeProto) -> Graph {
+        self.with(|g| {
+            let all = &mut g.node(output).attribute;
+            all.retain(|a| a.name != attribute.name);
+            all.push(attribute);
+        })
+    }
+
+    /// With `constant` in the place of one of that name.
+    fn constant(&self, constant: TensorProto) -> Graph {
+        self.with(|g| {
+            g.constants.retain(|c| c.name != constant.name);
+            g.constants.push(constant);
+        })
+    }
+
+    fn rewritten(&self) -> Result<GraphProto, String> {
+        let output = ValueInfoProto {
+            name: "y".into(),
+            ..Default::default()
+        };
+        let graph = GraphProto {
+            node: self.nodes.clone(),
+            initializer: self.constants.clone(),
+            output: vec![output],
+            ..Default::default()
+        };
+        let mut model = ModelProto {
+            graph: Some(graph),
+            ..Default::default()
+        };
+        rewrite(&mut model, std::path::Path::new(""))?;
+        Ok(model.graph.unwrap())
+    }
+
+    /// Rewritten, it has these operators.
+    #[track_caller]
+    fn becomes(&self, operators: &str) -> GraphProto {
+        let graph = self.rewritten().unwrap();
+        let found: Vec<&str> = graph.node.iter().map(|n| &*n.op_type).collect();
+        assert_eq!(found.join(" "), operators);
+        graph
+    }
+
+    /// The operators are left as they are.
+    #[track_caller]
+    fn stays(&self) {
+        let operators: Vec<&str> = self.nodes.iter().map(|n| &*n.op_type).collect();
+        self.becomes(&operators.join(" "));
+    }
+
+    #[track_caller]
+    fn fails(&self, parts: &[&str]) {
+        let error = self.rewritten().unwrap_err();
+        for part in parts {
+            assert!(error.contains(part), "expected {part:?} in: {error}");
+        }
+    }
+}
+
+/// The numbers from 1 on.
+fn floats(name: &str, dims: &[i64]) -> TensorProto {
+    let count = dims.iter().product::<i64>();
+    let values: Vec<f32> = (0..count).map(|i| 1.0 + i as f32).collect();
+    float_tensor(name, dims, &values)
+}
+
+fn float(name: &str, value: f32) -> TensorProto {
+    float_tensor(name, &[], &[value])
+}
+
+fn bytes(name: &str, kind: DataType, dims: &[i64], values: &[u8]) -> TensorProto {
+    TensorProto {
+        name: name.into(),
+        data_type: kind as i32,
+        dims: dims.to_vec(),
+        raw_data: values.to_vec(),
+        ..Default::default()
+    }
+}
+
+/// s8: the numbers from 1 on.
+fn int8(name: &str, dims: &[i64]) -> TensorProto {
+    let count = dims.iter().product::<i64>();
+    let values: Vec<u8> = (1..=count).map(|i| i as u8).collect();
+    bytes(name, DataType::Int8, dims, &values)
+}
+
+fn integers(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto {
+        name: name.into(),
+        r#type: AttributeType::Ints as i32,
+        ints: values.to_vec(),
+        ..Default::default()
+    }
+}
+
+/// The values of the attribute `name`.
+fn values_of(node: &NodeProto, name: &str) -> Vec<f32> {
+    let attribute = node.attribute.iter().find(|a| a.name == name).unwrap();
+    let bytes = &attribute.t.as_ref().unwrap().raw_data;
+    let values = bytes.as_chunks().0.iter();
+    values.map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+#[test]
+fn layer_norm() {
+    let norm = graph(
+        &[["LayerNormalization", "x gain bias", "y"]],
+        &[floats("gain", &[2]), floats("bias", &[2])],
+    );
+    norm.becomes("LayerNorm");
+    norm.attribute("y", integer_attribute("axis", -1))
+        .becomes("LayerNorm");
+    norm.attribute("y", integer_attribute("axis", 1)).stays();
+    for epsilon in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+        norm.attribute("y", float_attribute("epsilon", epsilon))
+            .stays();
+    }
+    norm.constant(floats("bias", &[1])).stays();
+    let two = norm.constant(floats("gain", &[1, 2]));
+    two.stays();
+    two.constant(floats("bias", &[1, 2])).stays();
+    norm.reading("y", "x gain computed").stays();
+    norm.reading("y", "x gain").stays();
+    norm.with(|g| g.node("y").output.push("mean".into()))
+        .stays();
+    norm.with(|g| g.node("y").domain = "other".into()).stays();
+}
+
+#[test]
+fn layer_norm_in_parts() {
+    let norm = graph(
+        &[
+            ["ReduceMean", "x", "mean"],
+            ["Sub", "x mean", "centred"],
+            ["Pow", "centred two", "squares"],
+            ["ReduceMean", "squares", "variance"],
+            ["Add", "variance epsilon", "sum"],
+            ["Sqrt", "sum", "root"],
+            ["Div", "centred root", "normed"],
+            ["Mul", "normed gain", "scaled"],
+            ["Add", "scaled bias", "y"],
+        ],
+        &[
+            float("two", 2.0),
+            float("epsilon", 1e-5),
+            floats("gain", &[2]),
+            floats("bias", &[2]),
+        ],
+    );
+    let norm = norm
+        .attribute("mean", integers("axes", &[-1]))
+        .attribute("variance", integers("axes", &[-1]));
+    let found = norm.becomes("LayerNorm");
+    assert_eq!(found.node[0].input, ["x"]);
+    assert_eq!(number_of(&found.node[0], "epsilon", 0.0), 1e-5);
+    assert_eq!(values_of(&found.node[0], "gain"), [1.0, 2.0]);
+    for (output, inputs) in [
+        ("y", "bias scaled"),
+        ("scaled", "gain normed"),
+        ("sum", "epsilon variance"),
+    ] {
+        norm.reading(output, inputs).becomes("LayerNorm");
+    }
+    let squared = norm.with(|g| g.node("squares").op_type = "Mul".into());
+    squared
+        .reading("squares", "centred centred")
+        .becomes("LayerNorm");
+    squared.reading("squares", "centred x").stays();
+    norm.reading("squares", "x two").stays();
+    norm.constant(float("two", 3.0)).stays();
+    norm.reading("centred", "z mean").stays();
+    norm.reading("centred", "mean x").stays();
+    norm.reading("normed", "root centred").stays();
+    norm.reading("normed", "x root").stays();
+    norm.constant(float("epsilon", 0.0)).stays();
+    norm.constant(floats("epsilon", &[2])).stays();
+    for output in ["mean", "variance"] {
+        norm.attribute(output, integers("axes", &[1])).stays();
+        norm.attribute(output, integers("axes", &[1, -1])).stays();
+        norm.attribute(output, integer_attribute("keepdims", 0))
+            .stays();
+    }
+}
+
+#[test]
+fn biases() {
+    let linear = graph(
+        &[["MatMul", "x w", "product"], ["Add", "product bias", "y"]],
+        &[floats("w", &[2, 3]), floats("bias", &[3])],
+    );
+    for inputs in ["product bias", "bias product"] {
+        let found = linear.reading("y", inputs).becomes("Linear");
+        assert_eq!(values_of(&found.node[0], "bias"), [1.0, 2.0, 3.0]);
+        assert_eq!(values_of(&found.node[0], "weight").len(), 6);
+    }
+    for bias in [floats("bias", &[1, 3]), floats("bias", &[2])] {
+        linear.constant(bias).becomes("Linear Add");
+    }
+    linear
+        .reading("y", "product computed")
+        .becomes("Linear Add");
+    // Only the first of two.
+    let two = graph(
+        &[
+            ["MatMul", "x w", "product"],
+            ["Add", "product bias", "sum"],
+            ["Add", "sum bias", "y"],
+        ],
+        &linear.constants,
+    );
+    two.becomes("Linear Add");
+    // A product that others read too.
+    let read = two.with(|g| g.node("y").op_type = "Mul".into());
+    read.reading("y", "sum product").becomes("Linear Add Mul");
+
+    let product = graph(&[["MatMul", "x w", "y"]], &[floats("w", &[2, 3])]);
+    product.becomes("Linear");
+    product.reading("y", "w x").stays();
+    product
+        .with(|g| g.node("y").domain = "other".into())
+        .stays();
+    for dims in [&[1, 2, 3][..], &[2, 0], &[6]] {
+        product.constant(floats("w", dims)).stays();
+    }
+    let half = bytes("w", DataType::Float16, &[2, 3], &[0; 12]);
+    product.constant(half).stays();
+    // Packed once for each reader it would take memory for nothing.
+    graph(
+        &[
+            ["MatMul", "x w", "a"],
+            ["MatMul", "z w", "b"],
+            ["Add", "a b", "y"],
+        ],
+        &[floats("w", &[2, 3])],
+    )
+    .stays();
+}
+
+/// x · sigmoid(1.702 x), of `x`.
+fn quick_gelu() -> Vec<[&'static str; 3]> {
+    vec![
+        ["Mul", "x factor", "inner"],
+        ["Sigmoid", "inner", "gate"],
+        ["Mul", "x gate", "y"],
+    ]
+}
+
+#[test]
+fn quick_gelu_in_parts() {
+    let factor = [float("factor", 1.702)];
+    let gelu = graph(&quick_gelu(), &factor);
+    for inputs in ["x factor", "factor x"] {
+        let gelu = gelu.reading("inner", inputs);
+        gelu.becomes("ActivateQuickGelu");
+        gelu.reading("y", "gate x").becomes("ActivateQuickGelu");
+        gelu.reading("y", "z gate").stays();
+    }
+    gelu.constant(float("factor", 1.7)).stays();
+    gelu.with(|g| g.node("gate").op_type = "Tanh".into())
+        .stays();
+    gelu.with(|g| g.node("y").op_type = "Div".into()).stays();
+    gelu.with(|g| g.node("y").domain = "other".into()).stays();
+}
+
+/// x / 2 · (1 + erf(x / sqrt 2)) in every order.
+#[test]
+fn gelu_in_parts() {
+    let constants = [
+        float("half", 0.5),
+        float("one", 1.0),
+        float("root", std::f32::consts::SQRT_2),
+        float("inverse", std::f32::consts::FRAC_1_SQRT_2),
+    ];
+    let mut orders = 0;
+    for (inner, outer) in [
+        ("x half", "erf"),
+        ("x erf", "half"),
+        ("half erf", "x"),
+        ("half x", "erf"),
+        ("erf x", "half"),
+        ("erf half", "x"),
+    ] {
+        for last in [format!("inner {outer}"), format!("{outer} inner")] {
+            for (scaling, scaled) in [
+                ("Div", "x root"),
+                ("Mul", "x inverse"),
+                ("Mul", "inverse x"),
+            ] {
+                for sum in ["e one", "one e"] {
+                    let gelu = graph(
+                        &[
+                            [scaling, scaled, "scaled"],
+                            ["Erf", "scaled", "e"],
+                            ["Add", sum, "erf"],
+                            ["Mul", inner, "inner"],
+                            ["Mul", &last, "y"],
+                        ],
+                        &constants,
+                    );
+                    gelu.becomes("ActivateGelu");
+                    orders += 1;
+                    gelu.constant(float("half", 0.4)).stays();
+                    gelu.constant(float("one", 2.0)).stays();
+                    let other = scaled.replace('x', "z");
+                    gelu.reading("scaled", &other).stays();
+                    let other = ["root", "inverse"].map(|name| float(name, 1.2));
+                    let [root, inverse] = other;
+                    gelu.constant(root).constant(inverse).stays();
+                }
+            }
+        }
+    }
+    assert_eq!(orders, 72);
+    let swapped = graph(
+        &[
+            ["Div", "root x", "scaled"],
+            ["Erf", "scaled", "e"],
+            ["Add", "e one", "erf"],
+            ["Mul", "x half", "inner"],
+            ["Mul", "inner erf", "y"],
+        ],
+        &constants,
+    );
+    swapped.stays();
+}
+
+#[test]
+fn activations_join_the_product_before_them() {
+    let mut nodes = vec![["MatMul", "input w", "x"]];
+    nodes.extend(quick_gelu());
+    let constants = [float("factor", 1.702), floats("w", &[2, 3])];
+    graph(&nodes, &constants).becomes("LinearQuickGelu");
+    let gelu = graph(
+        &[
+            ["MatMul", "input w", "x"],
+            ["Div", "x root", "scaled"],
+            ["Erf", "scaled", "e"],
+            ["Add", "e one", "erf"],
+            ["Mul", "x half", "inner"],
+            ["Mul", "inner erf", "y"],
+        ],
+        &[
+            floats("w", &[2, 3]),
+            float("half", 0.5),
+            float("one", 1.0),
+            float("root", std::f32::consts::SQRT_2),
+        ],
+    );
+    gelu.becomes("LinearGelu");
+    // Behind a change of shape, which then follows.
+    let mut reshaped = vec![
+        ["MatMul", "input w", "product"],
+        ["Reshape", "product shape", "x"],
+    ];
+    reshaped.extend(quick_gelu());
+    let reshaped = graph(&reshaped, &constants);
+    let found = reshaped.becomes("LinearQuickGelu Reshape");
+    assert_eq!(found.node[1].input[0], found.node[0].output[0]);
+    // Others read the product, or what is between.
+    for read in ["product", "x"] {
+        reshaped
+            .then(&[["Add", &format!("end {read}"), "y"]])
+            .becomes("Linear Reshape ActivateQuickGelu Add");
+    }
+    // One activation function is enough.
+    let second = [
+        ["Mul", "end factor", "inner2"],
+        ["Sigmoid", "inner2", "gate2"],
+        ["Mul", "end gate2", "y"],
+    ];
+    graph(&nodes, &constants)
+        .then(&second)
+        .becomes("LinearQuickGelu ActivateQuickGelu");
+    let activated = paired_product().constant(float("factor", 1.702)).then(&[
+        ["Mul", "end factor", "inner"],
+        ["Sigmoid", "inner", "gate"],
+        ["Mul", "end gate", "y"],
+    ]);
+    let found = activated.becomes("AffineLinear");
+    assert_eq!(text(&found.node[0], "activation"), "ActivateQuickGelu");
+    activated
+        .with(|g| g.node("end").output[0] = "x1".into())
+        .reading("inner", "x1 factor")
+        .reading("y", "x1 gate")
+        .then(&second)
+        .becomes("AffineLinear ActivateQuickGelu");
+}
+
+#[test]
+fn pixels() {
+    let way = graph(
+        &[
+            ["Cast", "pixels", "float"],
+            ["Mul", "float scale", "scaled"],
+            ["Add", "scaled offset", "moved"],
+            ["Transpose", "moved", "y"],
+        ],
+        &[floats("scale", &[3]), floats("offset", &[3])],
+    );
+    let float = DataType::Float as i64;
+    let way = way
+        .attribute("float", integer_attribute("to", float))
+        .attribute("y", integers("perm", &[0, 3, 1, 2]));
+    let found = way.becomes("NormalizePixels");
+    assert_eq!(values_of(&found.node[0], "scale"), [1.0, 2.0, 3.0]);
+    way.attribute("y", integers("perm", &[0, 2, 3, 1])).stays();
+    let half = DataType::Float16 as i64;
+    way.attribute("float", integer_attribute("to", half))
+        .stays();
+    way.reading("float", "other").stays();
+    way.reading("scaled", "scale float").stays();
+    for name in ["scale", "offset"] {
+        way.constant(floats(name, &[1])).stays();
+        way.constant(floats(name, &[1, 3])).stays();
+    }
+    way.reading("moved", "scaled computed").stays();
+}
+
+/// QuantizeLinear and DequantizeLinear of x by one half, around 2 as u8, as `d`.
+fn pair() -> Vec<[&'static str; 3]> {
+    vec![
+        ["QuantizeLinear", "x s z", "q"],
+        ["DequantizeLinear", "q s z", "d"],
+    ]
+}
+
+fn by() -> Vec<TensorProto> {
+    vec![float("s", 0.5), bytes("z", DataType::Uint8, &[], &[130])]
+}
+
+#[test]
+fn pairs() {
+    let pair = graph(&pair(), &by()).with(|g| g.node("d").output[0] = "y".into());
+    let params = |graph: &Graph| {
+        let found = graph.becomes("FakeQuantize");
+        let node = &found.node[0];
+        assert_eq!(node.input, ["x"]);
+        (
+            number_of(node, "x_scale", 0.0),
+            integer(node, "x_zero_point", 99),
+        )
+    };
+    assert_eq!(params(&pair), (0.5, 2));
+    let signed = bytes("z", DataType::Int8, &[1], &[3]);
+    assert_eq!(params(&pair.constant(signed)), (0.5, 3));
+    let none = pair.reading("q", "x s").reading("y", "q s");
+    assert_eq!(params(&none), (0.5, -128));
+
+    none.reading("y", "q s z")
+        .fails(&["node of d", "of node of q", "found others"]);
+    for scale in [0.0, -0.5, f32::NAN, f32::INFINITY] {
+        let bad = pair.constant(float("s", scale));
+        bad.fails(&["scale: expected a number above 0", &scale.to_string()]);
+    }
+    pair.constant(floats("s", &[2]))
+        .fails(&["one constant value"]);
+    pair.constant(floats("s", &[1, 2]))
+        .fails(&["one constant value"]);
+    let wide = bytes("z", DataType::Int32, &[], &[0; 4]);
+    pair.constant(wide).fails(&["zero point", "8 bits"]);
+    let two = bytes("z", DataType::Uint8, &[2], &[1, 1]);
+    pair.constant(two).fails(&["zero point", "found several"]);
+    // Alone, each is held to the same.
+    let alone = graph(&[["QuantizeLinear", "x s z", "y"]], &by());
+    alone.stays();
+    alone.constant(float("s", 0.0)).fails(&["above 0"]);
+    let alone = graph(&[["DequantizeLinear", "x s z", "y"]], &by());
+    alone.stays();
+    alone.constant(float("s", 0.0)).fails(&["above 0"]);
+}
+
+/// A quantised constant that is no product's weight.
+#[test]
+fn constants_are_dequantised() {
+    let plain = graph(
+        &[["DequantizeLinear", "w s", "d"], ["Add", "x d", "y"]],
+        &[int8("w", &[2, 3]), float("s", 0.5)],
+    );
+    let values = |graph: &Graph| {
+        let found = graph.becomes("Add");
+        let [d] = &found.initializer[..] else {
+            panic!("{:?}", found.initializer)
+        };
+        let values = d.raw_data.as_chunks().0.iter();
+        let values: Vec<f32> = values.map(|b| f32::from_le_bytes(*b)).collect();
+        values
+    };
+    assert_eq!(values(&plain), [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]);
+    let zero = plain
+        .reading("d", "w s z")
+        .constant(bytes("z", DataType::Int8, &[], &[1]));
+    assert_eq!(values(&zero), [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]);
+    for (axis, scales, expected) in [
+        (0, 2, [1.0, 2.0, 3.0, 8.0, 10.0, 12.0]),
+        (1, 3, [1.0, 4.0, 9.0, 4.0, 10.0, 18.0]),
+        (-1, 3, [1.0, 4.0, 9.0, 4.0, 10.0, 18.0]),
+    ] {
+        let channels = plain
+            .constant(floats("s", &[scales]))
+            .attribute("d", integer_attribute("axis", axis));
+        assert_eq!(values(&channels), expected, "{axis}");
+    }
+
+    for axis in [0, 2, -3] {
+        let channels = plain.constant(floats("s", &[3]));
+        channels
+            .attribute("d", integer_attribute("axis", axis))
+            .fails(&["node of d", "x_scale"]);
+    }
+    plain.constant(floats("s", &[0])).fails(&["node of d"]);
+    // Without any value there is nothing to scale.
+    for (dims, scales) in [(&[2, 0][..], 1), (&[2, 0], 0), (&[0, 2], 2)] {
+        let empty = plain
+            .constant(int8("w", dims))
+            .constant(floats("s", &[scales]));
+        assert_eq!(values(&empty), [0.0; 0]);
+    }
+    let two = bytes("z", DataType::Int8, &[2], &[1, 1]);
+    zero.constant(two).fails(&["x_zero_point"]);
+    plain.reading("d", "w s computed").fails(&["x_zero_point"]);
+    plain.reading("d", "w computed").fails(&["x_scale"]);
+    plain.constant(floats("w", &[2])).fails(&["8 or 32 bits"]);
+    plain
+        .with(|g| g.node("d").domain = "other".into())
+        .reading("d", "w computed")
+        .stays();
+    graph(&[["DequantizeLinear", "w s", "y"]], &plain.constants)
+        .fails(&["output y", "found a constant"]);
+}
+
+/// A product behind a pair, of a weight [2, 3] in s8 with a scale for each output.
+fn paired_product() -> Graph {
+    let mut nodes = pair();
+    nodes.extend([["DequantizeLinear", "w ws", "wd"], ["MatMul", "d wd", "y"]]);
+    let mut constants = by();
+    constants.extend([int8("w", &[2, 3]), floats("ws", &[3])]);
+    graph(&nodes, &constants)
+}
+
+#[test]
+fn products_behind_a_pair() {
+    let product = paired_product();
+    let transposed = |graph: &Graph| {
+        let found = graph.becomes("AffineLinear");
+        let node = &found.node[0];
+        assert_eq!(node.input, ["x"]);
+        assert_eq!(number_of(node, "x_scale", 0.0), 0.5);
+        integer(node, "transposed", 9)
+    };
+    assert_eq!(transposed(&product), 0);
+    assert_eq!(transposed(&product.constant(float("ws", 0.1))), 0);
+    let one = product.constant(floats("ws", &[1]));
+    let one = one.attribute("wd", integer_attribute("axis", 0));
+    assert_eq!(transposed(&one), 0);
+    product
+        .constant(bytes("w", DataType::Int32, &[2, 3], &[0; 24]))
+        .becomes("FakeQuantize MatMul");
+    // Scales along the inputs, or along nothing.
+    let square = product.constant(int8("w", &[3, 3]));
+    assert_eq!(transposed(&square), 0);
+    let inputs = square.attribute("wd", integer_attribute("axis", 0));
+    inputs.becomes("FakeQuantize MatMul");
+    product
+        .constant(int8("w", &[1, 2, 3]))
+        .attribute("wd", integer_attribute("axis", 2))
+        .becomes("FakeQuantize MatMul");
+    // Of the weight's transpose.
+    let behind = inputs.with(|g| {
+        let at = g.nodes.len() - 1;
+        let transpose = graph(&[["Transpose", "wd", "wt"]], &[]);
+        g.nodes.splice(at..at, transpose.nodes);
+        g.node("y").input[1] = "wt".into();
+    });
+    let right = behind.attribute("wt", integers("perm", &[1, 0]));
+    assert_eq!(transposed(&right), 1);
+    behind
+        .attribute("wt", integers("perm", &[0, 1]))
+        .becomes("FakeQuantize Transpose MatMul");
+    // Read twice, dequantised or not.
+    product
+        .then(&[["Add", "end wd", "y"]])
+        .becomes("FakeQuantize MatMul Add");
+    product
+        .then(&[
+            ["DequantizeLinear", "w ws", "other"],
+            ["Add", "end other", "y"],
+        ])
+        .becomes("FakeQuantize MatMul Add");
+
+    let gemm = product
+        .with(|g| g.node("y").op_type = "Gemm".into())
+        .reading("y", "d wd bias")
+        .constant(floats("bias", &[3]));
+    assert_eq!(transposed(&gemm), 0);
+    let found = gemm.becomes("AffineLinear");
+    assert_eq!(values_of(&found.node[0], "bias"), [1.0, 2.0, 3.0]);
+    for number in [1.0, 0.5] {
+        for name in ["alpha", "beta"] {
+            let gemm = gemm.attribute("y", float_attribute(name, number));
+            match number {
+                1.0 => gemm.becomes("AffineLinear"),
+                _ => gemm.becomes("FakeQuantize Gemm"),
+            };
+        }
+    }
+    gemm.attribute("y", integer_attribute("transA", 1))
+        .becomes("FakeQuantize Gemm");
+    let turned = gemm
+        .constant(int8("w", &[3, 3]))
+        .attribute("y", integer_attribute("transB", 1));
+    turned.becomes("FakeQuantize Gemm");
+    let turned = turned.attribute("wd", integer_attribute("axis", 0));
+    assert_eq!(transposed(&turned), 1);
+    gemm.constant(floats("bias", &[3, 1]))
+        .becomes("FakeQuantize Gemm");
+    gemm.reading("y", "d wd computed")
+        .becomes("FakeQuantize Gemm");
+}
+
+/// Convolutions, behind a pair and of DynamicQuantizeLinear.
+#[test]
+fn convolutions_of_patches() {
+    let mut nodes = pair();
+    nodes.extend([["DequantizeLinear", "w ws", "wd"], ["Conv", "d wd", "y"]]);
+    let mut constants = by();
+    constants.extend([int8("w", &[2, 1, 3, 3]), floats("ws", &[2])]);
+    let paired = graph(&nodes, &constants).attribute("wd", integer_attribute("axis", 0));
+    let dynamic = graph(
+        &[
+            ["DynamicQuantizeLinear", "x", "q qs qz"],
+            ["ConvInteger", "q w qz", "sums"],
+            ["Cast", "sums", "cast"],
+            ["Mul", "qs ws", "scales"],
+            ["Mul", "cast scales", "y"],
+        ],
+        &constants,
+    );
+    for (graph, output, taken, left) in [
+        (paired, "y", "AffinePatches", "FakeQuantize Conv"),
+        (dynamic, "sums", "AffinePatches", "FakeQuantize Conv"),
+    ] {
+        graph.becomes(left);
+        let patches = graph.attribute(output, integers("strides", &[3, 3]));
+        let found = patches.becomes(taken);
+        assert_eq!(integer(&found.node[0], "transposed", 9), 1);
+        for (attribute, expected) in [
+            (integers("strides", &[3, 1]), left),
+            (integers("dilations", &[1, 1]), taken),
+            (integers("dilations", &[2, 2]), left),
+            (integers("pads", &[0, 0, 0, 0]), taken),
+            (integers("pads", &[0, 0, 1, 0]), left),
+            (string_attribute("auto_pad", "VALID"), taken),
+            (string_attribute("auto_pad", "NOTSET"), taken),
+            (string_attribute("auto_pad", "SAME_UPPER"), left),
+            (integer_attribute("group", 2), left),
+        ] {
+            patches.attribute(output, attribute).becomes(expected);
+        }
+        patches.constant(int8("w", &[2, 1, 3, 2])).becomes(left);
+        let points = graph.constant(int8("w", &[2, 1, 1, 1]));
+        points.becomes(taken);
+    }
+}
+
+#[test]
+fn dynamic_products() {
+    let product = graph(
+        &[
+            ["DynamicQuantizeLinear", "x", "q qs qz"],
+            ["MatMulInteger", "q w qz wz", "sums"],
+            ["Cast", "sums", "cast"],
+            ["Mul", "qs ws", "scales"],
+            ["Mul", "cast scales", "y"],
+        ],
+        &[
+            int8("w", &[2, 3]),
+            floats("ws", &[3]),
+            bytes("wz", DataType::Int8, &[3], &[0, 1, 2]),
+        ],
+    );
+    for (output, inputs) in [
+        ("y", "cast scales"),
+        ("y", "scales cast"),
+        ("scales", "ws qs"),
+    ] {
+        let found = product.reading(output, inputs).becomes("AffineLinear");
+        assert_eq!(found.node[0].input, ["x"]);
+        assert_eq!(values_of(&found.node[0], "scale"), [1.0, 2.0, 3.0]);
+        assert!(
+            found.node[0]
+                .attribute
+                .iter()
+                .any(|a| a.name == "zero_point")
+        );
+    }
+    product.reading("sums", "q w other wz").stays();
+    product.reading("sums", "q w").stays();
+    product.reading("sums", "other w qz wz").stays();
+    product.reading("scales", "other ws").stays();
+    product.reading("scales", "qs computed").stays();
+    product.constant(int8("w", &[1, 2, 3])).stays();
+    product
+        .reading("sums", "q w qz computed")
+        .fails(&["node of sums", "zero point \"computed\""]);
+    product.then(&[["Gather", "w end", "y"]]).stays();
+}
+
+/// The fused products of ONNX Runtime's own domain.
+#[test]
+fn microsofts_products() {
+    let mut constants = by();
+    constants.extend([
+        int8("w", &[2, 3]),
+        floats("ws", &[3]),
+        bytes("wz", DataType::Int8, &[3], &[0, 1, 2]),
+        floats("bias", &[3]),
+    ]);
+    let own = |g: &mut Graph| g.node("y").domain = "com.microsoft".into();
+    let one = graph(
+        &[["DynamicQuantizeMatMul", "x w ws wz bias", "y"]],
+        &constants,
+    )
+    .with(own);
+    let two = graph(
+        &[
+            ["DynamicQuantizeLinear", "x", "q qs qz"],
+            ["MatMulIntegerToFloat", "q w qs ws qz wz bias", "y"],
+        ],
+        &constants,
+    )
+    .with(own);
+    for product in [&one, &two] {
+        let found = product.becomes("AffineLinear");
+        assert_eq!(found.node[0].input, ["x"]);
+        assert_eq!(values_of(&found.node[0], "bias"), [1.0, 2.0, 3.0]);
+    }
+    one.reading("y", "x w ws").becomes("AffineLinear");
+    one.reading("y", "x w computed")
+        .fails(&["node of y", "b_scale"]);
+    one.reading("y", "x computed ws").fails(&["B: expected"]);
+    one.reading("y", "x w ws wz computed").fails(&["bias"]);
+    two.reading("y", "q w other ws qz").fails(&["a_scale"]);
+    two.reading("y", "q w qs ws other").fails(&["a_scale"]);
+    two.reading("y", "x w qs ws qz").fails(&["A: expected"]);
+}
+
+#[test]
+fn functions_of_a_quantised_value_are_tables() {
+    let mut nodes = pair();
+    nodes.extend([["Sigmoid", "d", "gate"], ["Mul", "d gate", "y"]]);
+    let gated = graph(&nodes, &by());
+    let found = gated.becomes("QuantizedTable");
+    assert_eq!(found.node[0].input, ["x"]);
+    let x = |i: usize| (i as f32 - 128.0 - 2.0) * 0.5;
+    let values = values_of(&found.node[0], "values");
+    for (i, &value) in values.iter().enumerate() {
+        let expected = x(i) / (1.0 + (-x(i)).exp());
+        assert!((value - expected).abs() < 1e-6, "{i}: {value}, {expected}");
+    }
+    assert_eq!(values.len(), 256);
+
+    for (op, inputs, f) in [
+        ("Tanh", "d", (|v| v.tanh()) as fn(f32) -> f32),
+        ("Exp", "d", |v| v.exp()),
+        ("Neg", "d", |v| -v),
+        ("Relu", "d", |v| v.max(0.0)),
+        ("Add", "d four", |v| v + 4.0),
+        ("Add", "four d", |v| v + 4.0),
+        ("Sub", "d four", |v| v - 4.0),
+        ("Sub", "four d", |v| 4.0 - v),
+        ("Mul", "four d", |v| v * 4.0),
+        ("Div", "d four", |v| v / 4.0),
+        ("Div", "d d", |v| v / v),
+    ] {
+        let mut nodes = pair();
+        nodes.push([op, inputs, "y"]);
+        let one = graph(&nodes, &by()).constant(float("four", 4.0));
+        if inputs == "d d" {
+            // 0 / 0 at the zero point.
+            one.becomes("FakeQuantize Div");
+            continue;
+        }
+        let found = one.becomes("QuantizedTable");
+        for (i, &value) in values_of(&found.node[0], "values").iter().enumerate() {
+            let expected = f(x(i));
+            let near = (value - expected).abs() <= 1e-6 * expected.abs().max(1.0);
+            assert!(near, "{op}: {value}, {expected}");
+        }
+    }
+    // Negative roots.
+    let mut nodes = pair();
+    nodes.push(["Sqrt", "d", "y"]);
+    graph(&nodes, &by()).becomes("FakeQuantize Sqrt");
+    // Quantised in between, as the kernels do it: half to even, within 8 bits.
+    let mut nodes = pair();
+    nodes.extend([
+        ["Mul", "d four", "m"],
+        ["QuantizeLinear", "m t", "q2"],
+        ["DequantizeLinear", "q2 t", "y"],
+    ]);
+    let between = graph(&nodes, &by())
+        .constant(float("four", 4.0))
+        .constant(float("t", 4.0));
+    let found = between.becomes("QuantizedTable");
+    for (i, &value) in values_of(&found.node[0], "values").iter().enumerate() {
+        let expected = (x(i) * 4.0 / 4.0).round_ties_even().clamp(0.0, 255.0) * 4.0;
+        assert_eq!(value, expected, "{i}");
+    }
+
+    // One operator is none the faster for a table.
+    graph(&pair(), &by())
+        .with(|g| g.node("d").output[0] = "y".into())
+        .becomes("FakeQuantize");
+    // A value that others read is a table of its own, if it stands for more than one operator.
+    gated
+        .then(&[["MatMul", "end d", "y"]])
+        .becomes("FakeQuantize QuantizedTable MatMul");
+    gated
+        .then(&[["MatMul", "end gate", "y"]])
+        .becomes("QuantizedTable QuantizedTable MatMul");
+    // Of two values there is no table.
+    let mut nodes = pair();
+    nodes.extend([
+        ["QuantizeLinear", "x2 s z", "q2"],
+        ["DequantizeLinear", "q2 s z", "d2"],
+        ["Mul", "d d2", "y"],
+    ]);
+    graph(&nodes, &by()).becomes("FakeQuantize FakeQuantize Mul");
+    gated
+        .reading("y", "other gate")
+        .becomes("QuantizedTable Mul");
+    gated
+        .reading("y", "d some")
+        .constant(floats("some", &[2]))
+        .becomes("FakeQuantize Mul");
+    gated
+        .with(|g| g.node("gate").domain = "other".into())
+        .becomes("FakeQuantize Sigmoid Mul");
+}
+
+/// A quantisation before another one of the same numbers.
+#[test]
+fn a_quantisation_that_is_repeated_goes() {
+    let mut nodes = pair();
+    nodes.extend([
+        ["Reshape", "d shape", "r"],
+        ["QuantizeLinear", "r s2 z", "q2"],
+        ["DequantizeLinear", "q2 s2 z", "y"],
+    ]);
+    let shape = TensorProto {
+        name: "shape".into(),
+        data_type: DataType::Int64 as i32,
+        dims: vec![1],
+        raw_data: 6i64.to_le_bytes().to_vec(),
+        ..Default::default()
+    };
+    let moved = graph(&nodes, &by()).constant(shape);
+    let same = moved.constant(float("s2", 0.5));
+    let found = same.becomes("Reshape FakeQuantize");
+    assert_eq!(found.node[0].input[0], "x");
+    moved
+        .constant(float("s2", 0.25))
+        .becomes("FakeQuantize Reshape FakeQuantize");
+    // Others read it as it is.
+    same.then(&[["MatMul", "end d", "y"]])
+        .becomes("FakeQuantize Reshape FakeQuantize MatMul");
+    // Two readers that quantise alike.
+    let mut nodes = pair();
+    nodes.extend([
+        ["QuantizeLinear", "d s z", "q2"],
+        ["DequantizeLinear", "q2 s z", "a"],
+        ["QuantizeLinear", "d s z", "q3"],
+        ["DequantizeLinear", "q3 s z", "b"],
+        ["MatMul", "a b", "y"],
+    ]);
+    graph(&nodes, &by()).becomes("FakeQuantize FakeQuantize MatMul");
+    // A reader that computes.
+    same.with(|g| g.node("r").op_type = "Softmax".into())
+        .becomes("FakeQuantize Softmax FakeQuantize");
+    same.with(|g| g.node("r").domain = "other".into())
+        .becomes("FakeQuantize Reshape FakeQuantize");
+    // Indices are no values that move; the parts of Concat are.
+    same.with(|g| g.node("r").op_type = "Gather".into())
+        .reading("r", "shape d")
+        .becomes("FakeQuantize Gather FakeQuantize");
+    same.with(|g| g.node("r").op_type = "Concat".into())
+        .reading("r", "other d")
+        .becomes("Concat FakeQuantize");
+    // All outputs must be quantised alike.
+    let split = same.with(|g| {
+        g.node("r").op_type = "Split".into();
+        g.node("r").output.push("r2".into());
+    });
+    split
+        .then(&[["MatMul", "end r2", "y"]])
+        .becomes("FakeQuantize Split FakeQuantize MatMul");
+}
+
+/// Constants in nodes and copies are looked through; a tensor that is not what it says is left to the parser.
+#[test]
+fn constants_and_copies() {
+    let linear = graph(
+        &[
+            ["Constant", "", "w"],
+            ["Identity", "x", "copy"],
+            ["MatMul", "copy w", "y"],
+        ],
+        &[],
+    );
+    let constant = |tensor: TensorProto| linear.attribute("w", tensor_attribute("value", tensor));
+    let found = constant(floats("", &[2, 3])).becomes("Linear");
+    assert_eq!(found.node[0].input, ["x"]);
+    let mut listed = floats("", &[2, 3]);
+    listed.raw_data.clear();
+    listed.float_data = vec![1.0; 6];
+    let found = constant(listed.clone()).becomes("Linear");
+    assert_eq!(values_of(&found.node[0], "weight"), [1.0; 6]);
+    listed.float_data.pop();
+    constant(listed).becomes("Constant MatMul");
+    let mut beside = floats("", &[2, 3]);
+    beside.data_location = Some(DataLocation::External as i32);
+    constant(beside).becomes("Constant MatMul");
+    // The graph's own output keeps its node.
+    let copy = graph(&[["Identity", "x", "y"]], &[]);
+    copy.stays();
+    let unknown = linear.with(|g| g.node("copy").domain = "other".into());
+    unknown.becomes("Constant Identity MatMul");
+}
