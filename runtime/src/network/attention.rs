@@ -62,7 +62,8 @@ fn find(model: &TypedModel, node: &TypedNode) -> Option<Found> {
     // Which operand the keys are: the one whose rows softmax goes over.
     let k = (0..2).find(|&i| scored.side[i].1 == product.depth[w])?;
     let q = 1 - k;
-    if scored.side[q].1 != product.side[w].0 || scored.heads[2] != product.heads[w] {
+    // Then the third axis is that of the heads in both.
+    if scored.side[q].1 != product.side[w].0 {
         return None;
     }
     let v = 1 - w;
@@ -326,6 +327,193 @@ mod tests {
         let mut apart = operand(16);
         apart.view.axes[3].stride = 6;
         assert!(Heads::of(&apart, 1, 2, 3).is_none());
+    }
+
+    /// What attention is made of in tract, or something like it.
+    #[derive(Clone, Copy)]
+    struct Block {
+        /// Of q, k and v.
+        shapes: [&'static [usize]; 3],
+        scores: &'static str,
+        /// Whether the scores' first operand is k, and the sum's v.
+        swapped: bool,
+        softmax: SoftmaxKind,
+        axis: usize,
+        sum: &'static str,
+    }
+
+    /// Two heads of 4 values, 5 queries, 3 keys.
+    const BLOCK: Block = Block {
+        shapes: [&[5, 2, 4], &[3, 2, 4], &[3, 2, 4]],
+        scores: "qhd,khd->hqk",
+        swapped: false,
+        softmax: SoftmaxKind::Softmax,
+        axis: 2,
+        sum: "hqk,khd->qhd",
+    };
+
+    impl Block {
+        fn model(&self) -> TractResult<TypedModel> {
+            let mut model = TypedModel::default();
+            let mut inputs = vec![];
+            for (name, shape) in ["q", "k", "v"].into_iter().zip(self.shapes) {
+                inputs.push(model.add_source(name, f32::fact(shape))?);
+            }
+            let order = |a, b| if self.swapped { [b, a] } else { [a, b] };
+            let product =
+                |axes: &str| TractResult::Ok(EinSum::new(axes.parse()?, f32::datum_type()));
+            let [q, k, v] = inputs[..] else {
+                bail!("inputs")
+            };
+            let scores = model.wire_node("scores", product(self.scores)?, &order(q, k))?;
+            let softmax = Softmax {
+                axes: tvec![self.axis],
+                quant_output_dt: None,
+                kind: self.softmax,
+            };
+            let weights = model.wire_node("weights", softmax, &scores)?;
+            let sum = model.wire_node("sum", product(self.sum)?, &order(weights[0], v))?;
+            model.select_output_outlets(&sum)?;
+            Ok(model)
+        }
+
+        /// What it computes.
+        fn run(&self, model: TypedModel) -> TractResult<Vec<f32>> {
+            let values = |(i, shape): (usize, &&[usize])| {
+                let count = shape.iter().product::<usize>();
+                let values = (0..count).map(|j| ((i + 1) * (j + 3) * 37 % 29) as f32 / 10.0 - 1.4);
+                TractResult::Ok(Tensor::from_shape(shape, &values.collect::<Vec<f32>>())?.into())
+            };
+            let inputs = self.shapes.iter().enumerate().map(values);
+            let inputs = inputs.collect::<TractResult<TVec<TValue>>>()?;
+            let output = model.into_runnable()?.run(inputs)?;
+            Ok(output[0].try_as_plain_ram()?.as_slice::<f32>()?.to_vec())
+        }
+
+        /// Whether it becomes one operator. It computes the same, whatever becomes of it.
+        #[track_caller]
+        fn is_fused(&self) -> bool {
+            let model = self.model().unwrap();
+            let expected = self.run(model.clone()).unwrap();
+            let mut fused = model;
+            fuse(&mut fused).unwrap();
+            let single = fused.nodes().iter().any(|n| n.op.name() == "Attention");
+            let found = self.run(fused).unwrap();
+            assert_eq!(found.len(), expected.len());
+            for (found, expected) in found.iter().zip(expected) {
+                assert!((found - expected).abs() < 1e-5, "{found}, {expected}");
+            }
+            single
+        }
+    }
+
+    #[test]
+    fn attention_is_found_in_either_order() {
+        assert!(BLOCK.is_fused());
+        let swapped = Block {
+            scores: "khd,qhd->hqk",
+            swapped: true,
+            sum: "khd,hqk->qhd",
+            ..BLOCK
+        };
+        assert!(swapped.is_fused());
+        let of_one_image = Block {
+            shapes: [&[1, 5, 2, 4], &[1, 3, 2, 4], &[1, 3, 2, 4]],
+            scores: "bqhd,bkhd->bhqk",
+            axis: 3,
+            sum: "bhqk,bkhd->bqhd",
+            ..BLOCK
+        };
+        assert!(of_one_image.is_fused());
+        // The scores in another order of their axes.
+        let turned = Block {
+            scores: "qhd,khd->khq",
+            axis: 0,
+            sum: "khq,khd->qhd",
+            ..BLOCK
+        };
+        assert!(turned.is_fused());
+    }
+
+    #[test]
+    fn what_resembles_attention_stays() {
+        let cubes: [&[usize]; 3] = [&[2, 2, 2]; 3];
+        for (what, block) in [
+            ("softmax over the queries", Block { axis: 1, ..BLOCK }),
+            (
+                "logarithms",
+                Block {
+                    softmax: SoftmaxKind::LogSoftmax,
+                    ..BLOCK
+                },
+            ),
+            (
+                "wider values",
+                Block {
+                    shapes: [&[5, 2, 4], &[3, 2, 4], &[3, 2, 8]],
+                    ..BLOCK
+                },
+            ),
+            (
+                "heads after one another",
+                Block {
+                    shapes: [&[2, 5, 4], &[2, 3, 4], &[2, 3, 4]],
+                    scores: "hqd,hkd->hqk",
+                    sum: "hqk,hkd->qhd",
+                    ..BLOCK
+                },
+            ),
+            (
+                "an output of heads after one another",
+                Block {
+                    sum: "hqk,khd->hqd",
+                    ..BLOCK
+                },
+            ),
+            (
+                "queries for heads",
+                Block {
+                    shapes: cubes,
+                    sum: "qhk,khd->qhd",
+                    ..BLOCK
+                },
+            ),
+            (
+                "a sum over the queries",
+                Block {
+                    shapes: cubes,
+                    sum: "hkq,khd->qhd",
+                    ..BLOCK
+                },
+            ),
+            (
+                "two images",
+                Block {
+                    shapes: [&[2, 5, 2, 4], &[2, 3, 2, 4], &[2, 3, 2, 4]],
+                    scores: "bqhd,bkhd->bhqk",
+                    axis: 3,
+                    sum: "bhqk,bkhd->bqhd",
+                    ..BLOCK
+                },
+            ),
+            (
+                "one head of keys for all",
+                Block {
+                    shapes: [&[5, 2, 4], &[3, 1, 4], &[3, 2, 4]],
+                    ..BLOCK
+                },
+            ),
+            (
+                "values that all heads share",
+                Block {
+                    shapes: [&[5, 2, 4], &[3, 2, 4], &[3, 4, 1]],
+                    sum: "hqk,kdx->qhd",
+                    ..BLOCK
+                },
+            ),
+        ] {
+            assert!(!block.is_fused(), "{what}");
+        }
     }
 
     /// A quantiser anywhere keeps every factor where it is.
