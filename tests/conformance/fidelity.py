@@ -5,9 +5,9 @@ BINARIES holds pinhole and pinhole-export. CHECKPOINT is a CLIP, or a float bund
 assets/demo, whose class embeddings are then used; CLASSES is a file with a name a line; CALIBRATION and IMAGES are
 folders, CALIBRATION empty for the exporter's generated images. Both exports are made in a temporary folder. Where
 CHECKPOINT is missing, that is said and the next one taken. random_checkpoint.py ViT-B-32-outliers makes the model with
-outlier channels; the photo model and the generated world's pictures are pinhole-train's (docs/base-to-new.md,
-assets/README.md). Fails below a mean cosine of 0.99, or of 0.999, worst 0.99 and agreement 99 % where NAME does not
-end with "outliers", whose weights are random.
+outlier channels; photos.py tells how to make the photo model, assets/README.md the generated world's pictures. Fails
+below a mean cosine of 0.99, or of 0.999, worst 0.99 and agreement 99 % where NAME does not end with "outliers", whose
+weights are random.
 """
 
 import json

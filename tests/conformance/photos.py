@@ -1,0 +1,55 @@
+"""Lays out Caltech-101 for a photo model and for fidelity.py: photos.py CALTECH OUT [FOLDER...]
+
+CALTECH has the photos in images/ and CoOp's split in split_zhou_Caltech101.json; a FOLDER has further photos to train
+on, a sub-folder a class. Makes in the folder OUT, which must not exist: photos.tsv, the training photos, each with four
+captions, for `pinhole-train clip --data`; classes.txt, the split's class names; calibration/ and val/, copies of every
+eighth training photo and of all validation photos in a sub-folder a class. The README's photo model and its figure,
+3/4 of an hour on two processors:
+
+    python3 tests/conformance/photos.py CALTECH photos CLOTHES
+    pinhole-train clip --data photos/photos.tsv --crop 0.4 --width 192 --steps 2500 --out clip-photos
+    fidelity.py BINARIES photo=clip-photos/checkpoint,photos/classes.txt,photos/calibration,photos/val
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+SPLIT = "split_zhou_Caltech101.json"
+CAPTIONS = ["a photo of a {}.", "a picture of a {}.", "a photo of the {}.", "{}."]
+
+
+def copy(photos, out):
+    for path, name in photos:
+        folder = out / name
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / path.name)
+
+
+def main():
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    caltech, out, *folders = map(Path, sys.argv[1:])
+    try:
+        split = json.loads((caltech / SPLIT).read_text())
+        train, val = ([(caltech / "images" / file, name) for file, _, name in split[part]] for part in ("train", "val"))
+    except (OSError, ValueError, KeyError) as e:
+        sys.exit(f"error: {caltech / SPLIT}: expected CoOp's split with the lists train and val, found: {e!r}")
+    further = [(path, path.parent.name) for folder in folders for path in sorted(folder.glob("*/*.jpg"))]
+    try:
+        out.mkdir(parents=True)
+    except OSError as e:
+        sys.exit(f"error: {out}: expected a folder that can be made, found: {e}")
+    lines = ["filepath\ttitle"]
+    lines += [f"{path.resolve()}\t{text.format(name)}" for path, name in train + further for text in CAPTIONS]
+    (out / "photos.tsv").write_text("\n".join(lines) + "\n")
+    names = sorted({name for _, name in train})
+    (out / "classes.txt").write_text("\n".join(names) + "\n")
+    copy(sorted(train)[::8], out / "calibration")
+    copy(val, out / "val")
+    print(f"{out}: {len(train) + len(further)} photos to train on, {len(val)} to judge by, {len(names)} classes")
+
+
+if __name__ == "__main__":
+    main()
