@@ -4,9 +4,9 @@
  *
  * Prints "instructions N" on stderr at the end; with `-plugin ./count.so,blocks=on` first one line
  * "block ADDRESS N" for each translated block: where in memory it begins, and how many instructions were executed
- * in it. The counters are not atomic: for programs that compute on one thread at a time. Debian does not package
- * qemu-plugin.h, so what is used of it is declared here; the interface is documented in QEMU's
- * docs/devel/tcg-plugins.rst. */
+ * in it. Threads may run at once: QEMU's inline addition would lose what two of them add, so a callback adds.
+ * Debian does not package qemu-plugin.h, so what is used of it is declared here; the interface is documented in
+ * QEMU's docs/devel/tcg-plugins.rst. */
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -18,12 +18,12 @@
 typedef uint64_t qemu_plugin_id_t;
 struct qemu_plugin_tb;
 struct qemu_info;
-enum qemu_plugin_op { QEMU_PLUGIN_INLINE_ADD_U64 };
+enum qemu_plugin_cb_flags { QEMU_PLUGIN_CB_NO_REGS };
 
 void qemu_plugin_register_vcpu_tb_trans_cb(qemu_plugin_id_t id,
                                            void (*callback)(qemu_plugin_id_t id, struct qemu_plugin_tb *block));
-void qemu_plugin_register_vcpu_tb_exec_inline(struct qemu_plugin_tb *block, enum qemu_plugin_op op, void *counter,
-                                              uint64_t amount);
+void qemu_plugin_register_vcpu_tb_exec_cb(struct qemu_plugin_tb *block, void (*callback)(unsigned cpu, void *data),
+                                          enum qemu_plugin_cb_flags flags, void *data);
 void qemu_plugin_register_atexit_cb(qemu_plugin_id_t id, void (*callback)(qemu_plugin_id_t id, void *data), void *data);
 size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *block);
 uint64_t qemu_plugin_tb_vaddr(const struct qemu_plugin_tb *block);
@@ -33,30 +33,32 @@ __attribute__((visibility("default"))) int qemu_plugin_version = 1;
 
 struct block {
     uint64_t address;
-    uint64_t instructions;
+    uint64_t length;
+    uint64_t executions;
     struct block *next;
 };
 
-static uint64_t instructions;
 static bool by_block;
 /* A block that is translated again is in here again. Translation holds a lock of QEMU's. */
 static struct block *blocks;
 
-/* Each time the block runs, all of its instructions are added. */
+static void executed(unsigned cpu, void *data)
+{
+    (void)cpu;
+    __atomic_fetch_add(&((struct block *)data)->executions, 1, __ATOMIC_RELAXED);
+}
+
 static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *block)
 {
     (void)id;
-    uint64_t length = qemu_plugin_tb_n_insns(block);
-    qemu_plugin_register_vcpu_tb_exec_inline(block, QEMU_PLUGIN_INLINE_ADD_U64, &instructions, length);
-    if (!by_block)
-        return;
     struct block *entry = calloc(1, sizeof *entry);
     if (!entry)
         abort();
     entry->address = qemu_plugin_tb_vaddr(block);
+    entry->length = qemu_plugin_tb_n_insns(block);
     entry->next = blocks;
     blocks = entry;
-    qemu_plugin_register_vcpu_tb_exec_inline(block, QEMU_PLUGIN_INLINE_ADD_U64, &entry->instructions, length);
+    qemu_plugin_register_vcpu_tb_exec_cb(block, executed, QEMU_PLUGIN_CB_NO_REGS, entry);
 }
 
 static void ended(qemu_plugin_id_t id, void *data)
@@ -64,8 +66,13 @@ static void ended(qemu_plugin_id_t id, void *data)
     char line[64];
     (void)id;
     (void)data;
+    uint64_t instructions = 0;
     for (struct block *entry = blocks; entry; entry = entry->next) {
-        snprintf(line, sizeof line, "block %" PRIu64 " %" PRIu64 "\n", entry->address, entry->instructions);
+        uint64_t here = entry->length * entry->executions;
+        instructions += here;
+        if (!by_block)
+            continue;
+        snprintf(line, sizeof line, "block %" PRIu64 " %" PRIu64 "\n", entry->address, here);
         qemu_plugin_outs(line);
     }
     snprintf(line, sizeof line, "instructions %" PRIu64 "\n", instructions);
