@@ -583,6 +583,10 @@ fn constants_are_dequantised() {
             .constant(floats("s", &[scales]));
         assert_eq!(values(&empty), [0.0; 0]);
     }
+    let huge = bytes("w", DataType::Int8, &[0, 1 << 62, 4], &[]);
+    let huge = plain.constant(huge).constant(floats("s", &[0]));
+    let huge = huge.attribute("d", integer_attribute("axis", 0));
+    assert_eq!(values(&huge), [0.0; 0]);
     let two = bytes("z", DataType::Int8, &[2], &[1, 1]);
     zero.constant(two).fails(&["x_zero_point"]);
     plain.reading("d", "w s computed").fails(&["x_zero_point"]);

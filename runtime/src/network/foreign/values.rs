@@ -81,7 +81,10 @@ impl Foreign<'_> {
                 let Some(axis) = axis.filter(|&a| dims[a] == channels as i64) else {
                     return fail("x_scale: expected one value, or one for each of the axis");
                 };
-                (channels, dims[axis + 1..].iter().product::<i64>() as usize)
+                // Where there are no values, the other axes may be of any length.
+                let inner = dims[axis + 1..].iter();
+                let inner = inner.fold(1, |n: usize, &d| n.saturating_mul(d as usize));
+                (channels, inner)
             }
         };
         if zeros.len() != scales.len() {
