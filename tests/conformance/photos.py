@@ -34,9 +34,17 @@ def main():
     try:
         split = json.loads((caltech / SPLIT).read_text())
         train, val = ([(caltech / "images" / file, name) for file, _, name in split[part]] for part in ("train", "val"))
-    except (OSError, ValueError, KeyError) as e:
+    except (OSError, ValueError, KeyError, TypeError) as e:
         sys.exit(f"error: {caltech / SPLIT}: expected CoOp's split with the lists train and val, found: {e!r}")
-    further = [(path, path.parent.name) for folder in folders for path in sorted(folder.glob("*/*.jpg"))]
+    missing = [path for path, _ in train + val if not path.is_file()]
+    if missing:
+        sys.exit(f"error: {missing[0]}: expected a photo of the split, found none; {len(missing)} are missing in all")
+    further = []
+    for folder in folders:
+        photos = [(path, path.parent.name) for path in sorted(folder.glob("*/*.jpg"))]
+        if not photos:
+            sys.exit(f"error: {folder}: expected a sub-folder of photos named .jpg for each class, found none")
+        further += photos
     try:
         out.mkdir(parents=True)
     except OSError as e:
