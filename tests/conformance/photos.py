@@ -8,6 +8,7 @@ eighth training photo and of all validation photos in a sub-folder a class. The 
 
     python3 tests/conformance/photos.py CALTECH photos CLOTHES
     pinhole-train clip --data photos/photos.tsv --crop 0.4 --width 192 --steps 2500 --out clip-photos
+    pinhole-train evaluate --model clip-photos/checkpoint --images photos/val
     fidelity.py BINARIES photo=clip-photos/checkpoint,photos/classes.txt,photos/calibration,photos/val
 """
 
