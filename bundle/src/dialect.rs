@@ -106,6 +106,14 @@ pub const QUANTIZED_LINEAR_ADD: Function = Function {
     inputs: &["x", "residual"],
     ..QUANTIZED_LINEAR
 };
+/// `(x + offset) @ weight + bias` plus `residual` [.., M] in 8-bit integers, for rows none of whose values lies below
+/// `-offset`, which is below 0: as [`QUANTIZED_LINEAR_ADD`], but each row of x + offset is quantised to u8, its
+/// scale being (max|x| + offset) / 255; what is below 0 becomes 0. `bias` makes up for the offset.
+pub const OFFSET_QUANTIZED_LINEAR_ADD: Function = Function {
+    name: "OffsetQuantizedLinearAdd",
+    attributes: &["offset"],
+    ..QUANTIZED_LINEAR_ADD
+};
 /// [`LAYER_NORM`] by `gain`, `shift` and `epsilon`, followed by [`QUANTIZED_LINEAR`].
 pub const LAYER_NORM_QUANTIZED_LINEAR: Function = Function {
     name: "LayerNormQuantizedLinear",
@@ -159,6 +167,7 @@ pub const FUNCTIONS: &[Function] = &[
     QUANTIZED_LINEAR_QUICK_GELU,
     QUANTIZED_LINEAR_GELU,
     QUANTIZED_LINEAR_ADD,
+    OFFSET_QUANTIZED_LINEAR_ADD,
     LAYER_NORM_QUANTIZED_LINEAR,
     LAYER_NORM_QUANTIZED_LINEAR_QUICK_GELU,
     LAYER_NORM_QUANTIZED_LINEAR_GELU,

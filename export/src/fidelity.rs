@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use pinhole::{Classifier, DecodeOptions, Observed, RgbImage};
 use pinhole_bundle::{BundleWriter, Fidelity, Head, Manifest, Precision};
 use pinhole_checkpoint::ImageTower;
-use pinhole_kernels::{Before, Input, PackedLinearInt8, patch_embedding_int8};
+use pinhole_kernels::{PackedLinearInt8, patch_embedding_int8};
 
 use crate::bundle::{Request, Step, assemble};
 use crate::golden;
@@ -233,11 +233,13 @@ impl<'a> Reference<'a> {
         let x = layer.divided(x);
         let rows = x.len() / packed.inputs();
         let residual = seen.inputs.get(1).copied();
-        let x = Input::F32 {
-            x: &x,
-            before: Before::Nothing,
-        };
-        packed.apply(x, rows, layer.activation, residual, seen.output);
+        packed.apply(
+            layer.input(&x),
+            rows,
+            layer.activation,
+            residual,
+            seen.output,
+        );
     }
 
     fn side(&self) -> usize {

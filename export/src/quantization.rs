@@ -74,8 +74,8 @@ pub(crate) struct Float<'a> {
 pub(crate) enum Source {
     /// Pixels, which are bytes already.
     Pixels,
-    /// Rows that nothing before them can scale: those behind an activation function.
-    Fixed,
+    /// Rows behind an activation function: nothing before them can scale them, and no value is far below zero.
+    Activated,
     /// Rows behind something linear, a layer norm or the values of an attention, that takes a factor a channel.
     Scalable,
 }
@@ -90,6 +90,8 @@ pub(crate) struct Layer {
     pub weight: Vec<i8>,
     pub scale: Vec<f32>,
     pub bias: Vec<f32>,
+    /// Added to each input, which is quantised to u8 then.
+    pub offset: Option<f32>,
     /// A divisor for each input channel, what stands before the layer having to apply it.
     pub smoothing: Option<Vec<f32>>,
     alpha: Option<f32>,
@@ -183,10 +185,11 @@ impl Quantization {
                 .to_owned();
         let order = self.inputs.iter();
         for layer in order.filter_map(|(name, _)| self.layers.iter().find(|l| l.name == *name)) {
-            let form = match (self.is_float(&layer.name), layer.alpha) {
-                (true, _) => "f16".to_owned(),
-                (false, Some(alpha)) => format!("s8, smoothed by {alpha}"),
-                (false, None) => "s8".into(),
+            let form = match (layer.offset, layer.alpha) {
+                _ if self.is_float(&layer.name) => "f16".to_owned(),
+                (Some(offset), _) => format!("u8 of x + {offset}"),
+                (None, Some(alpha)) => format!("s8, smoothed by {alpha}"),
+                (None, None) => "s8".into(),
             };
             let damage = layer.damage.map_or(["".into(), "".into()], |damage| {
                 let share = if total > 0.0 { damage / total } else { 0.0 };
@@ -212,6 +215,9 @@ impl Quantization {
 
 /// The powers of SmoothQuant's equation 4 that are tried.
 const ALPHAS: [f32; 6] = [0.25, 0.4, 0.5, 0.6, 0.75, 0.9];
+/// Neither activation function gives less than -0.17: x sigmoid(1.702 x) has its least value, -0.1636, at -0.75, and
+/// GELU, -0.16997, there too.
+const ACTIVATED_OFFSET: f32 = 0.17;
 /// What smoothing must leave of the error to be worth its place in the file.
 const SMOOTHING_GAIN: f32 = 0.97;
 /// The same for other scales, rounding and biases, which cost nothing.
@@ -233,6 +239,7 @@ fn choose(name: &str, float: &Float, source: Source, inputs: Option<&Inputs>) ->
         weight,
         scale,
         bias: float.bias.to_vec(),
+        offset: None,
         smoothing: None,
         alpha: None,
         error: f32::NAN,
@@ -293,6 +300,16 @@ fn choose(name: &str, float: &Float, source: Source, inputs: Option<&Inputs>) ->
     }
     let mut best = smoothed.unwrap_or(best);
 
+    if source == Source::Activated {
+        best.offset = Some(ACTIVATED_OFFSET);
+        let found = error(&best)?;
+        if found < SMALL_GAIN * best.error {
+            best.error = found;
+        } else {
+            best.offset = None;
+        }
+    }
+
     let scaled = match &best.smoothing {
         Some(smoothing) => scale_rows(float.weight, outputs, smoothing),
         None => float.weight.to_vec(),
@@ -352,14 +369,43 @@ impl Layer {
     pub(crate) fn packed(&self) -> Result<PackedLinearInt8> {
         let outputs = self.bias.len();
         let width = self.weight.len() / outputs;
-        let bias = Some(&*self.bias);
         Ok(PackedLinearInt8::from_in_out(
             &self.weight,
             &self.scale,
             width,
             outputs,
-            bias,
+            Some(&self.offset_bias()),
         )?)
+    }
+
+    /// The bias for inputs with the offset.
+    pub(crate) fn offset_bias(&self) -> Vec<f32> {
+        let Some(offset) = self.offset else {
+            return self.bias.clone();
+        };
+        let mut sums = vec![0i64; self.bias.len()];
+        for row in self.weight.chunks_exact(sums.len()) {
+            for (sum, &weight) in sums.iter_mut().zip(row) {
+                *sum += i64::from(weight);
+            }
+        }
+        let terms = self.bias.iter().zip(&self.scale).zip(sums);
+        terms
+            .map(|((&bias, &scale), sum)| {
+                (f64::from(bias) - f64::from(offset) * f64::from(scale) * sum as f64) as f32
+            })
+            .collect()
+    }
+
+    /// Rows for [`Self::packed`], divided already.
+    pub(crate) fn input<'a>(&self, x: &'a [f32]) -> Input<'a> {
+        match self.offset {
+            Some(offset) => Input::Offset { x, offset },
+            None => Input::F32 {
+                x,
+                before: Before::Nothing,
+            },
+        }
     }
 
     /// Rows `x` as this layer is to get them.
@@ -389,11 +435,8 @@ impl Layer {
                 &mut y,
             );
         } else {
-            let x = Input::F32 {
-                x: &self.divided(x),
-                before: Before::Nothing,
-            };
-            packed.apply(x, rows, activation, None, &mut y);
+            let x = self.divided(x);
+            packed.apply(self.input(&x), rows, activation, None, &mut y);
         }
         Ok(y)
     }
@@ -602,8 +645,28 @@ mod tests {
             let bound = 20.0 * scale / smoothing[i / OUTPUTS];
             assert!((found - weight).abs() <= bound, "{i}: {found} for {weight}");
         }
-        let (fixed, _) = chosen(Source::Fixed, outliers);
+        let (fixed, _) = chosen(Source::Activated, outliers);
         assert!(fixed.smoothing.is_none() && fixed.error > 3.0 * layer.error);
+    }
+
+    #[test]
+    fn rows_that_are_hardly_below_zero_become_unsigned() {
+        let activated = |_, v: f32| (if v < 0.0 { 0.3 * v } else { 8.0 * v * v }, v);
+        let (layer, weight) = chosen(Source::Activated, activated);
+        assert_eq!(layer.offset, Some(ACTIVATED_OFFSET));
+        let (error, plain) = (layer.error, layer.plain_error);
+        assert!(error < 0.8 * plain, "{error} {plain}");
+        // Zeros are the offset alone, which the bias takes back.
+        let zeros = layer.apply(&[0.0; WIDTH], Activation::None).unwrap();
+        for (o, (found, bias)) in zeros.iter().zip(&layer.bias).enumerate() {
+            let sum: f32 = (0..WIDTH).map(|k| weight[k * OUTPUTS + o].abs()).sum();
+            let bound = ACTIVATED_OFFSET / 255.0 * sum + 1e-6;
+            assert!((found - bias).abs() < bound, "{o}: {found} for {bias}");
+        }
+        for source in [Source::Activated, Source::Scalable] {
+            let (layer, _) = chosen(source, |_, v| (8.0 * v, v));
+            assert_eq!(layer.offset, None);
+        }
     }
 
     #[test]
@@ -676,7 +739,7 @@ mod tests {
                 bias: &vec![0.0; outputs],
                 activation: Activation::None,
             };
-            quantization.layer(name, &float, Source::Fixed).unwrap();
+            quantization.layer(name, &float, Source::Activated).unwrap();
             quantization.layers[i].damage = Some([1.0, 9.0, 3.0, 2.0][i]);
         }
         assert_eq!(quantization.worst(0.25), ["c", "a"]);

@@ -61,6 +61,9 @@ fn each_precision_and_the_flat_form_give_the_same_answer() {
             _ => (0, 10),
         };
         assert_eq!((count(&quantized), count(&float)), expected);
+        // Each behind an activation function.
+        let offset = |op: &str| op == "OffsetQuantizedLinearAdd";
+        assert_eq!(count(&offset), if name == "d" { 2 } else { 0 });
         for o in operators.iter().filter(|o| quantized(&o.operator)) {
             assert!(o.kernel.starts_with("int8 "), "{o:?}");
         }

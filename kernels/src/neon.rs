@@ -112,6 +112,20 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
+    unsafe fn store_u8(self, v: [float32x4_t; 4], to: *mut u8) {
+        // SAFETY: the token proves the instructions; the rest is the caller's promise.
+        unsafe {
+            let [a, b, c, d] = v.map(
+                #[inline(always)]
+                |v| vcvtnq_s32_f32(v),
+            );
+            let low = vmovn_high_s32(vmovn_s32(a), b);
+            let high = vmovn_high_s32(vmovn_s32(c), d);
+            vst1q_u8(to, vqmovun_high_s16(vqmovun_s16(low), high));
+        }
+    }
+
+    #[inline(always)]
     unsafe fn quad(self, from: *const f32) -> float32x4_t {
         // SAFETY: the token proves the instruction; the rest is the caller's promise.
         unsafe { vld1q_f32(from) }

@@ -110,6 +110,28 @@ fn each(kernels: Kernels, x: &[f32], width: usize, out: &mut [i8], scales: &mut 
     }
 }
 
+/// Rows of x plus `offset` to u8, and their scales.
+pub(crate) fn rows_offset(
+    kernels: Kernels,
+    x: &[f32],
+    width: usize,
+    offset: f32,
+    out: &mut [u8],
+    scales: &mut [f32],
+) {
+    let quantized = |x: &[f32], out: &mut [u8]| match kernels.float {
+        None => reference::quantize_row_offset(x, offset, out),
+        Some(vector) => vector.quantize_offset(x, offset, out),
+    };
+    if width == 0 {
+        return scales.fill(quantized(&[], &mut []));
+    }
+    let outs = out.chunks_exact_mut(width).zip(scales);
+    for (x, (out, scale)) in x.chunks_exact(width).zip(outs) {
+        *scale = quantized(x, out);
+    }
+}
+
 /// A row to s8; gives its scale.
 fn quantized(kernels: Kernels, x: &[f32], out: &mut [i8]) -> f32 {
     match kernels.float {
@@ -142,6 +164,35 @@ pub(crate) fn quantize_row<S: Simd>(simd: S, x: &[f32], out: &mut [i8]) -> f32 {
     }
     for (q, v) in out[whole.len()..].iter_mut().zip(rest) {
         *q = (v * factor).round_ties_even() as i8;
+    }
+    scale
+}
+
+/// [`reference::quantize_row_offset`] bit for bit, as [`quantize_row`].
+#[inline(always)]
+pub(crate) fn quantize_row_offset<S: Simd>(simd: S, x: &[f32], offset: f32, out: &mut [u8]) -> f32 {
+    assert_eq!(x.len(), out.len());
+    let line = 4 * S::LANES;
+    let (whole, rest) = x.split_at(x.len() - x.len() % line);
+    let (scale, factor) = reference::row_scale_offset(largest(simd, x), offset);
+    if scale.is_nan() {
+        out.fill(0);
+        return scale;
+    }
+    let shift = offset * factor;
+    let (factors, shifts) = (simd.splat(factor), simd.splat(shift));
+    for (x, out) in whole.chunks_exact(line).zip(out.chunks_exact_mut(line)) {
+        let mut y = [shifts; 4];
+        for (i, y) in y.iter_mut().enumerate() {
+            // SAFETY: the chunk has 4 registers.
+            let v = unsafe { simd.load(x.as_ptr().add(i * S::LANES)) };
+            *y = simd.mul_add(v, factors, *y);
+        }
+        // SAFETY: the chunk has 4 registers' values, of magnitudes up to 255 but for roundings.
+        unsafe { simd.store_u8(y, out.as_mut_ptr()) };
+    }
+    for (q, v) in out[whole.len()..].iter_mut().zip(rest) {
+        *q = v.mul_add(factor, shift).round_ties_even() as u8;
     }
     scale
 }

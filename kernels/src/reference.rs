@@ -56,6 +56,30 @@ pub(crate) fn quantize_row(x: &[f32], out: &mut [i8]) -> f32 {
     scale
 }
 
+/// As [`row_scale`] for rows that `offset` is added to: the factor brings 0 ..= largest + offset to 0 ..= 255.
+pub(crate) fn row_scale_offset(largest: u32, offset: f32) -> (f32, f32) {
+    let range = f32::from_bits(largest) + offset;
+    if !range.is_finite() {
+        return (f32::NAN, 0.0);
+    }
+    let range = range.max(2.0 * SMALLEST);
+    (range / 255.0, 255.0 / range)
+}
+
+/// x + offset to u8, in one rounding, half to even; what is below zero becomes zero. Gives the scale.
+pub(crate) fn quantize_row_offset(x: &[f32], offset: f32, out: &mut [u8]) -> f32 {
+    let magnitudes = x.iter().map(|v| v.abs().to_bits());
+    let (scale, factor) = row_scale_offset(magnitudes.max().unwrap_or(0), offset);
+    if scale.is_nan() {
+        out.fill(0);
+        return scale;
+    }
+    for (q, v) in out.iter_mut().zip(x) {
+        *q = v.mul_add(factor, offset * factor).round_ties_even() as u8;
+    }
+    scale
+}
+
 /// out [m, n] = activation(sum · (scales [m] · weight_scales [n]) + bias [n]) + residual [m, n], the sum that
 /// of x [m, k] · weight [n, k] in whole numbers. The scales' product is rounded, then its product with the
 /// sum plus bias, once.

@@ -112,6 +112,8 @@ pub(crate) trait Vector: Debug + Send + Sync {
     fn activate(&self, x: &mut [f32], activation: Activation);
     /// One row to s8; gives its scale.
     fn quantize(&self, x: &[f32], out: &mut [i8]) -> f32;
+    /// One row and an offset to u8; gives its scale.
+    fn quantize_offset(&self, x: &[f32], offset: f32, out: &mut [u8]) -> f32;
     /// Values to s8 by one scale and zero point; whether none is NaN.
     fn quantize_affine(&self, x: &[f32], by: Affine, out: &mut [i8]) -> bool;
     fn fake_quantize(&self, x: &[f32], by: Affine, out: &mut [f32]);

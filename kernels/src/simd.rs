@@ -67,6 +67,10 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     /// # Safety
     /// `to` points to 4 * [`Simd::LANES`] writable values.
     unsafe fn store_s8(self, v: [Self::V; 4], to: *mut i8);
+    /// Values within -32768 ..= 32767 to whole numbers, half to even, those outside 0 ..= 255 to the nearer of the two.
+    /// # Safety
+    /// `to` points to 4 * [`Simd::LANES`] writable values.
+    unsafe fn store_u8(self, v: [Self::V; 4], to: *mut u8);
     /// # Safety
     /// `from` points to 4 readable values, which stay readable and unchanged while the quad is used.
     unsafe fn quad(self, from: *const f32) -> Self::Quad;
@@ -200,6 +204,15 @@ macro_rules! vector {
                 }
                 // SAFETY: the token proves the features.
                 unsafe { run(*self, x, out) }
+            }
+
+            fn quantize_offset(&self, x: &[f32], offset: f32, out: &mut [u8]) -> f32 {
+                #[target_feature(enable = $features)]
+                fn run(token: $token, x: &[f32], offset: f32, out: &mut [u8]) -> f32 {
+                    crate::quantize::quantize_row_offset(token, x, offset, out)
+                }
+                // SAFETY: the token proves the features.
+                unsafe { run(*self, x, offset, out) }
             }
 
             fn quantize_affine(&self, x: &[f32], by: crate::Affine, out: &mut [i8]) -> bool {

@@ -104,6 +104,18 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn store_u8(self, v: [__m512; 4], to: *mut u8) {
+        for (i, v) in v.into_iter().enumerate() {
+            // SAFETY: the token proves the instructions; the rest is the caller's promise.
+            unsafe {
+                // The instruction that narrows takes its values for unsigned ones.
+                let whole = _mm512_max_epi32(_mm512_cvtps_epi32(v), _mm512_setzero_si512());
+                _mm_storeu_si128(to.add(16 * i).cast(), _mm512_cvtusepi32_epi8(whole));
+            }
+        }
+    }
+
+    #[inline(always)]
     unsafe fn quad(self, from: *const f32) -> *const f32 {
         from
     }
@@ -219,15 +231,19 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     unsafe fn store_s8(self, v: [__m256; 4], to: *mut i8) {
-        let [a, b, c, d] = v;
         // SAFETY: the token proves the instructions; the rest is the caller's promise.
         unsafe {
-            let ab = _mm256_packs_epi32(_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b));
-            let cd = _mm256_packs_epi32(_mm256_cvtps_epi32(c), _mm256_cvtps_epi32(d));
-            // Packing works in each half apart: quads of a, b, c, d and then again.
-            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-            let all = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(ab, cd), order);
-            _mm256_storeu_si256(to.cast(), all);
+            let (ab, cd) = self.whole(v);
+            _mm256_storeu_si256(to.cast(), in_order(_mm256_packs_epi16(ab, cd)));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_u8(self, v: [__m256; 4], to: *mut u8) {
+        // SAFETY: the token proves the instructions; the rest is the caller's promise.
+        unsafe {
+            let (ab, cd) = self.whole(v);
+            _mm256_storeu_si256(to.cast(), in_order(_mm256_packus_epi16(ab, cd)));
         }
     }
 
@@ -243,4 +259,28 @@ impl Simd for Avx2 {
     }
 
     tiles!(Avx2, "avx2,fma", 2, [1 2 3 4 5 6]);
+}
+
+impl Avx2 {
+    /// Whole numbers of 16 bits, half to even: quads of the first two registers, in turn, and of the last two.
+    #[inline(always)]
+    fn whole(self, [a, b, c, d]: [__m256; 4]) -> (__m256i, __m256i) {
+        // SAFETY: the token proves the instructions.
+        unsafe {
+            (
+                _mm256_packs_epi32(_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b)),
+                _mm256_packs_epi32(_mm256_cvtps_epi32(c), _mm256_cvtps_epi32(d)),
+            )
+        }
+    }
+}
+
+/// Bytes that were packed in each half apart, quads of four registers and then again, one register after the other.
+///
+/// # Safety
+/// On a processor with AVX2.
+#[inline(always)]
+unsafe fn in_order(bytes: __m256i) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)) }
 }

@@ -49,6 +49,10 @@ pub(super) fn all() -> Vec<FunctionProto> {
             ),
         ),
         function(
+            &dialect::OFFSET_QUANTIZED_LINEAR_ADD,
+            offset_quantized_linear_add(),
+        ),
+        function(
             &dialect::LAYER_NORM_QUANTIZED_LINEAR,
             layer_norm_quantized_linear("y", vec![]),
         ),
@@ -128,12 +132,11 @@ fn constant(output: &str, value: AttributeProto) -> NodeProto {
 
 /// Weights may be f16: the arithmetic is f32.
 fn to_float(input: &str, output: &str) -> NodeProto {
-    op(
-        "Cast",
-        &[input],
-        output,
-        vec![int("to", DataType::Float as i64)],
-    )
+    cast(input, output, DataType::Float)
+}
+
+fn cast(input: &str, output: &str, kind: DataType) -> NodeProto {
+    op("Cast", &[input], output, vec![int("to", kind as i64)])
 }
 
 /// `x @ weight + bias` into `output`, then `rest`.
@@ -167,34 +170,59 @@ fn layer_norm_quantized_linear(output: &str, rest: Vec<NodeProto>) -> Vec<NodePr
 
 /// As [`linear`], `x` quantised by rows; a row of zeros has the scale 1, which changes nothing.
 fn quantized_linear(x: &str, output: &str, rest: Vec<NodeProto>) -> Vec<NodeProto> {
-    let to = |kind: DataType| vec![int("to", kind as i64)];
     let mut body = vec![
         op("Abs", &[x], "magnitude", vec![]),
-        op(
-            "ReduceMax",
-            &["magnitude"],
-            "largest",
-            vec![ints("axes", &[-1]), int("keepdims", 1)],
-        ),
+        largest_magnitude(),
         constant("most", float("value_float", 127.0)),
         constant("least", float("value_float", -127.0)),
-        op("Cast", &["largest"], "any", to(DataType::Bool)),
+        cast("largest", "any", DataType::Bool),
         op("Where", &["any", "largest", "most"], "range", vec![]),
+    ];
+    body.extend(integer_product(x, DataType::Int8, output));
+    body.extend(rest);
+    body
+}
+
+fn offset_quantized_linear_add() -> Vec<NodeProto> {
+    let mut body = vec![
+        op("Abs", &["x"], "magnitude", vec![]),
+        largest_magnitude(),
+        constant("most", float("value_float", 255.0)),
+        constant("least", float("value_float", 0.0)),
+        constant(
+            "offset_value",
+            reference("value_float", "offset", AttributeType::Float),
+        ),
+        op("Add", &["largest", "offset_value"], "range", vec![]),
+        op("Add", &["x", "offset_value"], "shifted", vec![]),
+    ];
+    body.extend(integer_product("shifted", DataType::Uint8, "linear"));
+    body.push(op("Add", &["linear", "residual"], "y", vec![]));
+    body
+}
+
+fn largest_magnitude() -> NodeProto {
+    let last = vec![ints("axes", &[-1]), int("keepdims", 1)];
+    op("ReduceMax", &["magnitude"], "largest", last)
+}
+
+/// The rows of `x`, `range` of which becomes `most` and nothing less than `least`, as whole numbers of type `kind`
+/// by `weight`, and their scales and `bias`.
+fn integer_product(x: &str, kind: DataType, output: &str) -> Vec<NodeProto> {
+    vec![
         op("Div", &["range", "most"], "row_scale", vec![]),
         op("Div", &["most", "range"], "factor", vec![]),
         op("Mul", &[x, "factor"], "counted", vec![]),
         op("Round", &["counted"], "rounded", vec![]),
         op("Clip", &["rounded", "least", "most"], "clipped", vec![]),
-        op("Cast", &["clipped"], "x_s8", to(DataType::Int8)),
-        op("MatMulInteger", &["x_s8", "weight"], "sum", vec![]),
-        op("Cast", &["sum"], "sum_f32", to(DataType::Float)),
+        cast("clipped", "quantized", kind),
+        op("MatMulInteger", &["quantized", "weight"], "sum", vec![]),
+        to_float("sum", "sum_f32"),
         // Not by the scales' product: ONNX Runtime would take that for one scale of the whole of x.
         op("Mul", &["sum_f32", "row_scale"], "by_row", vec![]),
         op("Mul", &["by_row", "scale"], "product", vec![]),
         op("Add", &["product", "bias"], output, vec![]),
-    ];
-    body.extend(rest);
-    body
+    ]
 }
 
 fn quick_gelu() -> Vec<NodeProto> {

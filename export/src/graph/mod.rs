@@ -224,12 +224,20 @@ impl Graph<'_> {
         let transposed = transpose(weight, bias.len(), width);
         let exact = float_layer(function, &transposed, bias);
         if let Some(quantized) = quantized(function)
-            && let Some(layer) = self.layer(name, &exact, Source::Fixed)?
+            && let Some(layer) = self.layer(name, &exact, Source::Activated)?
         {
+            let (quantized, attributes) = match layer.offset {
+                None => (quantized, vec![]),
+                Some(offset) if *function == dialect::LINEAR_ADD => (
+                    &dialect::OFFSET_QUANTIZED_LINEAR_ADD,
+                    vec![float("offset", offset)],
+                ),
+                Some(_) => bail!("{name}: {} of rows with an offset", function.name),
+            };
             let parameters = self.quantized_parameters(&layer)?;
             let mut all = inputs.to_vec();
             all.extend(parameters.iter().map(String::as_str));
-            return Ok(self.call(quantized, name, &all, vec![]));
+            return Ok(self.call(quantized, name, &all, attributes));
         }
         self.linear_transposed(function, name, inputs, &transposed, width, bias)
     }
@@ -301,7 +309,7 @@ impl Graph<'_> {
         let weights = &mut self.weights;
         let weight = weights.s8(&format!("{name}.weight"), &shape, &layer.weight)?;
         let scale = weights.f32(&format!("{name}.scale"), &[outputs], &layer.scale)?;
-        let bias = weights.f32(&format!("{name}.bias"), &[outputs], &layer.bias)?;
+        let bias = weights.f32(&format!("{name}.bias"), &[outputs], &layer.offset_bias())?;
         Ok([weight, scale, bias])
     }
 

@@ -26,7 +26,7 @@ pub(crate) use pack::{Layout, Weight};
 pub(crate) use x86::Vnni;
 
 /// A quantised linear layer, packed once for the chosen kernels: y = act(x W + b) + residual, where W is s8
-/// with one scale an output and x is s8 with one scale a row, or u8.
+/// with one scale an output and x is s8 or u8 with one scale a row.
 #[derive(Clone)]
 pub struct PackedLinearInt8 {
     k: usize,
@@ -66,6 +66,16 @@ pub enum Input<'a> {
         x: &'a [f32],
         /// What happens to a row first.
         before: Before<'a>,
+    },
+    /// [m, k], to each of which `offset` is added before a row is quantised to u8: for rows none of whose values is
+    /// much below zero, such as those behind an activation function, twice as fine as s8. The largest magnitude of a
+    /// row plus `offset`, by 255, is its scale; what lies below -`offset` counts as that. Rounding and values that are
+    /// not finite as in [`crate::quantize_rows`].
+    Offset {
+        /// The values.
+        x: &'a [f32],
+        /// Finite, 0 or above.
+        offset: f32,
     },
     /// [m, k], quantised already.
     S8 {
@@ -301,7 +311,7 @@ impl PackedLinearInt8 {
                         rows,
                         scales,
                         steps: k.div_ceil(layout.step),
-                        shifted: layout.shifted(matches!(x, Input::U8 { .. })),
+                        shifted: layout.shifted(x.is_unsigned()),
                         offsets,
                         panels: &panels[i * group * size..][..count * size],
                         columns,
@@ -353,6 +363,12 @@ impl PackedLinearInt8 {
                     scales.copy_from_slice(from);
                     pack::pack_rows(layout, x, k, count, packed);
                 }
+                Input::Offset { x, offset } => {
+                    scratch::with(count * k, |quantized: &mut [u8]| {
+                        quantize::rows_offset(self.kernels, x, k, offset, quantized, scales);
+                        pack::pack_rows(layout, quantized, k, count, packed);
+                    })
+                }
                 Input::F32 { x, before } => scratch::with(count * k, |quantized: &mut [i8]| {
                     quantize::rows(self.kernels, x, k, before, quantized, scales);
                     pack::pack_rows(layout, quantized, k, count, packed);
@@ -369,6 +385,11 @@ impl<'a> Input<'a> {
                 before.check(k);
                 ("f32", x.len())
             }
+            Input::Offset { x, offset } => {
+                let valid = offset.is_finite() && offset >= 0.0;
+                assert!(valid, "offset: expected 0 or above, found {offset}");
+                ("f32", x.len())
+            }
             Input::S8 { x, scales } => {
                 assert_eq!(scales.len(), m, "scales of x: [{m}]");
                 ("s8", x.len())
@@ -378,12 +399,24 @@ impl<'a> Input<'a> {
         assert_eq!(Some(len), m.checked_mul(k), "x: {name} [{m}, {k}]");
     }
 
+    /// Whether the rows are u8 once they are quantised; otherwise they are s8.
+    fn is_unsigned(self) -> bool {
+        match self {
+            Input::F32 { .. } | Input::S8 { .. } => false,
+            Input::Offset { .. } | Input::U8 { .. } => true,
+        }
+    }
+
     /// The rows first .. first + count of k values.
     fn rows(self, first: usize, count: usize, k: usize) -> Input<'a> {
         match self {
             Input::F32 { x, before } => Input::F32 {
                 x: &x[first * k..][..count * k],
                 before,
+            },
+            Input::Offset { x, offset } => Input::Offset {
+                x: &x[first * k..][..count * k],
+                offset,
             },
             Input::S8 { x, scales } => Input::S8 {
                 x: &x[first * k..][..count * k],
@@ -412,6 +445,13 @@ impl Weights {
                 let (mut quantized, mut scales) = (vec![0; x.len()], vec![0.0; rows]);
                 let kernels = layer.kernels;
                 quantize::rows(kernels, x, layer.k, before, &mut quantized, &mut scales);
+                self.apply_to(layer, &quantized, &scales, activation, residual, out);
+            }
+            Input::Offset { x, offset } => {
+                let (mut quantized, mut scales) = (vec![0; x.len()], vec![0.0; rows]);
+                let kernels = layer.kernels;
+                let k = layer.k;
+                quantize::rows_offset(kernels, x, k, offset, &mut quantized, &mut scales);
                 self.apply_to(layer, &quantized, &scales, activation, residual, out);
             }
             Input::S8 { x, scales } => self.apply_to(layer, x, scales, activation, residual, out),

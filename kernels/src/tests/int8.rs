@@ -28,9 +28,14 @@ fn weights(seed: u64, len: usize) -> Vec<i8> {
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     F32,
+    Offset,
     S8,
     U8,
 }
+
+const KINDS: [Kind; 4] = [Kind::F32, Kind::Offset, Kind::S8, Kind::U8];
+/// Of [`Kind::Offset`]: some values lie below it.
+const OFFSET: f32 = 0.75;
 
 #[derive(Clone, Debug)]
 struct Case {
@@ -94,6 +99,10 @@ impl Case {
                 x: &float[1..],
                 before: Before::Nothing,
             },
+            Kind::Offset => Input::Offset {
+                x: &float[1..],
+                offset: OFFSET,
+            },
             Kind::S8 => Input::S8 {
                 x: &signed[1..],
                 scales: &row_scales,
@@ -121,53 +130,36 @@ impl Case {
         let mut out = vec![0.0; m * n];
         let none = Activation::None;
         let signed: Vec<i8> = self.x.iter().map(|b| b.cast_signed()).collect();
+        let float: Vec<f32> = signed.iter().map(|&q| f32::from(q) / 97.0).collect();
+        let mut row_scales = row_scales.to_vec();
+        let mut unsigned = self.x.clone();
+        let mut quantized = signed;
+        let rows = float.chunks_exact(k.max(1)).zip(&mut row_scales);
         match self.kind {
-            Kind::U8 => reference::linear_int8(
-                &self.x,
-                &vec![1.0 / 255.0; m],
-                m,
-                &self.weight,
-                &scales,
-                k,
-                n,
-                &bias,
-                none,
-                None,
-                &mut out,
-            ),
-            Kind::S8 => reference::linear_int8(
-                &signed,
-                &row_scales,
-                m,
-                &self.weight,
-                &scales,
-                k,
-                n,
-                &bias,
-                none,
-                None,
-                &mut out,
-            ),
+            Kind::U8 => row_scales.fill(1.0 / 255.0),
+            Kind::S8 => {}
+            // Without values the largest is none.
+            Kind::F32 | Kind::Offset if k == 0 => row_scales.fill(1.0),
             Kind::F32 => {
-                let float: Vec<f32> = signed.iter().map(|&q| f32::from(q) / 97.0).collect();
-                let (mut x, mut row_scales) = (vec![0; m * k], vec![0.0; m]);
-                for (i, scale) in row_scales.iter_mut().enumerate() {
-                    let row = i * k..(i + 1) * k;
-                    *scale = reference::quantize_row(&float[row.clone()], &mut x[row]);
+                for ((x, scale), q) in rows.zip(quantized.chunks_exact_mut(k)) {
+                    *scale = reference::quantize_row(x, q);
                 }
-                reference::linear_int8(
-                    &x,
-                    &row_scales,
-                    m,
-                    &self.weight,
-                    &scales,
-                    k,
-                    n,
-                    &bias,
-                    none,
-                    None,
-                    &mut out,
-                );
+            }
+            Kind::Offset => {
+                for ((x, scale), q) in rows.zip(unsigned.chunks_exact_mut(k)) {
+                    *scale = reference::quantize_row_offset(x, OFFSET, q);
+                }
+            }
+        }
+        let (w, s) = (&self.weight, &scales);
+        match self.kind {
+            Kind::U8 | Kind::Offset => {
+                let x = &unsigned;
+                reference::linear_int8(x, &row_scales, m, w, s, k, n, &bias, none, None, &mut out);
+            }
+            Kind::S8 | Kind::F32 => {
+                let x = &quantized;
+                reference::linear_int8(x, &row_scales, m, w, s, k, n, &bias, none, None, &mut out);
             }
         }
         match kernels.int8 {
@@ -224,7 +216,7 @@ fn tile_edges() {
         for &m in &edges(rows) {
             for &n in &edges(columns) {
                 for &k in &depths {
-                    let kind = [Kind::S8, Kind::U8, Kind::F32][(m + n + k) % 3];
+                    let kind = KINDS[(m + n + k) % 4];
                     Case::new(m, k, n, kind).check(kernels);
                 }
             }
@@ -238,7 +230,7 @@ fn every_tile_height() {
         let layout = kernels.int8.map(|v| v.layout());
         let (rows, columns) = layout.map_or((2, 2), |l| (l.rows, l.columns));
         for m in 1..=3 * rows {
-            for kind in [Kind::S8, Kind::U8, Kind::F32] {
+            for kind in KINDS {
                 Case::new(m, 37, columns + 5, kind).check(kernels);
             }
         }
@@ -268,10 +260,10 @@ fn nothing_saturates() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..Default::default() })]
     #[test]
-    fn any_shape(m in 1usize..60, k in 0usize..400, n in 1usize..120, kind in 0usize..36, extreme: bool) {
-        let mut case = Case::new(m, k, n, [Kind::F32, Kind::S8, Kind::U8][kind % 3]);
-        case.activation = [Activation::None, Activation::QuickGelu, Activation::Gelu][kind / 3 % 3];
-        (case.bias, case.residual) = (kind / 9 % 2 == 0, kind / 18 == 0);
+    fn any_shape(m in 1usize..60, k in 0usize..400, n in 1usize..120, kind in 0usize..48, extreme: bool) {
+        let mut case = Case::new(m, k, n, KINDS[kind % 4]);
+        case.activation = [Activation::None, Activation::QuickGelu, Activation::Gelu][kind / 4 % 3];
+        (case.bias, case.residual) = (kind / 12 % 2 == 0, kind / 24 == 0);
         if extreme {
             case.weight.iter_mut().for_each(|w| *w = if *w < 0 { -127 } else { 127 });
             case.x.iter_mut().for_each(|x| *x = if *x < 128 { 127 } else { 128 });

@@ -1,12 +1,15 @@
 use super::{Values, edges, float, poison, same_bits_on_any_threads, vectors};
 use crate::activation::activate;
 use crate::norm::layer_norm;
-use crate::quantize::{Before, quantize_rows};
+use crate::quantize::{Before, quantize_rows, rows_offset};
 use crate::reference::{self, SMALLEST};
 use crate::select::{Kernels, SCALAR};
 use crate::{Activation, available};
 
-fn quantized(kernels: Kernels, x: &[f32], width: usize, before: Before) -> (Vec<i8>, Vec<f32>) {
+/// Values and the scales of their rows.
+type Quantized<T> = (Vec<T>, Vec<f32>);
+
+fn quantized(kernels: Kernels, x: &[f32], width: usize, before: Before) -> Quantized<i8> {
     // At an address that no register is aligned to.
     let mut out = vec![99; x.len() + 1];
     let mut scales = vec![99.0; x.len() / width];
@@ -16,7 +19,7 @@ fn quantized(kernels: Kernels, x: &[f32], width: usize, before: Before) -> (Vec<
 }
 
 /// As [`quantized`] by the scalar definition.
-fn expected(x: &[f32], width: usize) -> (Vec<i8>, Vec<f32>) {
+fn expected(x: &[f32], width: usize) -> Quantized<i8> {
     let mut out = vec![99; x.len()];
     let rows = x.chunks(width).zip(out.chunks_mut(width));
     let scales = rows
@@ -26,7 +29,11 @@ fn expected(x: &[f32], width: usize) -> (Vec<i8>, Vec<f32>) {
 }
 
 #[track_caller]
-fn assert_same(found: (Vec<i8>, Vec<f32>), expected: &(Vec<i8>, Vec<f32>), what: &str) {
+fn assert_same<T: PartialEq + std::fmt::Debug>(
+    found: Quantized<T>,
+    expected: &Quantized<T>,
+    what: &str,
+) {
     assert_eq!(found.0, expected.0, "{what}");
     let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
     assert!(
@@ -153,6 +160,108 @@ fn the_largest_becomes_127() {
         reference::quantize_row(&[largest, -largest], &mut out);
         assert_eq!(out, [127, -127], "{largest}");
     }
+}
+
+fn quantized_offset(kernels: Kernels, x: &[f32], width: usize, offset: f32) -> Quantized<u8> {
+    let mut out = vec![99; x.len() + 1];
+    let mut scales = vec![99.0; x.len() / width];
+    rows_offset(kernels, x, width, offset, &mut out[1..], &mut scales);
+    (out.split_off(1), scales)
+}
+
+#[test]
+fn rows_with_an_offset_bit_for_bit() {
+    for vector in vectors() {
+        let registers = vector.shape().columns;
+        for width in (1..70).chain(edges(2 * registers)).chain([768, 3072]) {
+            for size in [1.0, 1e30, 1e-30, 1e-37, 0.0, 3e38] {
+                for offset in [0.0, 0.17, 0.3, 3e30, 1e-38] {
+                    let mut x = Values::new(width as u64, 3 * width);
+                    x.iter_mut().for_each(|v| *v *= size);
+                    let found = quantized_offset(float(vector), &x, width, offset);
+                    let mut out = vec![99; x.len()];
+                    let rows = x.chunks(width).zip(out.chunks_mut(width));
+                    let scales = rows
+                        .map(|(x, out)| reference::quantize_row_offset(x, offset, out))
+                        .collect();
+                    let what = format!(
+                        "{}, width {width}, size {size}, offset {offset}",
+                        vector.name()
+                    );
+                    assert_same(found, &(out, scales), &what);
+                }
+            }
+        }
+    }
+}
+
+/// Halves lie exactly between two numbers: the scale is 1, as 254.5 and 0.5 make 255.
+#[test]
+fn halves_with_an_offset_go_to_the_even_number() {
+    let x: Vec<f32> = (-3..=254).map(|i| i as f32).chain([254.5]).collect();
+    for kernels in vectors().into_iter().map(float).chain([SCALAR]) {
+        let (found, scales) = quantized_offset(kernels, &x, x.len(), 0.5);
+        assert_eq!(scales, [1.0]);
+        for (x, q) in x.iter().zip(&found) {
+            let even = ((x + 0.5) / 2.0).round() * 2.0;
+            let right = if x.fract() == 0.0 { even } else { x + 0.5 };
+            assert_eq!(f32::from(*q), right.max(0.0), "{}: {x}", kernels.name);
+        }
+    }
+}
+
+/// So near to halves that a second rounding would make other numbers of some.
+#[test]
+fn an_offset_is_added_without_a_rounding_of_its_own() {
+    let (offset, largest) = (0.17f32, 3.3);
+    let range = largest + offset;
+    let halves = (0..250).map(|n| (n as f32 + 0.5) * range / 255.0 - offset);
+    let near = |x: f32| (0..16).map(move |i| f32::from_bits(x.to_bits() - 8 + i));
+    let x: Vec<f32> = halves.flat_map(near).chain([largest]).collect();
+    let mut expected = vec![0; x.len()];
+    let scale = reference::quantize_row_offset(&x, offset, &mut expected);
+    let factor = 255.0 / range;
+    let twice = |x: f32| (x * factor + offset * factor).round_ties_even() as u8;
+    let differ = x.iter().zip(&expected).filter(|(x, q)| twice(**x) != **q);
+    let count = differ.count();
+    assert!(count > 3, "{count}");
+    for vector in vectors() {
+        let found = quantized_offset(float(vector), &x, x.len(), offset);
+        assert_same(found, &(expected.clone(), vec![scale]), vector.name());
+    }
+}
+
+#[test]
+fn with_an_offset_too_values_that_are_not_finite_spoil_their_row_alone() {
+    let width = 150;
+    for kernels in vectors().into_iter().map(float).chain([SCALAR]) {
+        for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in 0..width {
+                let mut x = Values::new(1, 3 * width);
+                x[width + at] = bad;
+                let (found, scales) = quantized_offset(kernels, &x, width, 0.17);
+                let name = kernels.name;
+                assert!(scales[1].is_nan(), "{name}: {bad} at {at} was lost");
+                assert!(found[width..2 * width].iter().all(|&q| q == 0));
+                assert!(scales[0].is_finite() && scales[2].is_finite());
+            }
+        }
+    }
+}
+
+#[test]
+fn reference_with_an_offset_by_hand() {
+    let mut out = [99; 5];
+    let scale = reference::quantize_row_offset(&[1.5, -0.25, 0.0, -0.5, -1.0], 0.5, &mut out);
+    // 255/8 and 255/4 are 31.875 and 63.75.
+    assert_eq!((scale, out), (2.0 / 255.0, [255, 32, 64, 0, 0]));
+    let scale = reference::quantize_row_offset(&[0.0; 5], 0.0, &mut out);
+    let smallest = 2.0 * SMALLEST;
+    assert!(scale == smallest / 255.0 && scale.is_normal() && (255.0 / smallest).is_finite());
+    assert_eq!(out, [0; 5]);
+    // No sum of two numbers is infinite unseen.
+    let scale = reference::quantize_row_offset(&[f32::MAX; 5], f32::MAX, &mut out);
+    assert!(scale.is_nan());
 }
 
 #[test]

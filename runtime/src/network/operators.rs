@@ -60,6 +60,7 @@ pub(super) fn register(onnx: &mut Onnx, f16: bool) {
         dialect::QUANTIZED_LINEAR_QUICK_GELU,
         dialect::QUANTIZED_LINEAR_GELU,
         dialect::QUANTIZED_LINEAR_ADD,
+        dialect::OFFSET_QUANTIZED_LINEAR_ADD,
         dialect::LAYER_NORM_QUANTIZED_LINEAR,
         dialect::LAYER_NORM_QUANTIZED_LINEAR_QUICK_GELU,
         dialect::LAYER_NORM_QUANTIZED_LINEAR_GELU,
@@ -502,9 +503,16 @@ pub(super) fn linear_shape(
 
 struct QuantizedLinear {
     weights: PackedLinearInt8,
-    /// Before the rows are quantised.
-    norm: Option<LayerNorm>,
+    rows: QuantizedRows,
     activation: Activation,
+}
+
+/// How the rows of x are quantised.
+enum QuantizedRows {
+    Plain,
+    Normed(LayerNorm),
+    /// With this added to each value.
+    Offset(f32),
 }
 
 impl fmt::Debug for QuantizedLinear {
@@ -538,23 +546,25 @@ fn quantized_linear(
     node: &NodeProto,
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
     let weights = pack_quantized(context, node)?;
-    let norm = match node.op_type.starts_with("LayerNorm") {
-        true => Some(LayerNorm::read(context, node, "shift")?),
-        false => None,
-    };
-    if let Some(norm) = &norm {
+    let rows = if node.op_type.starts_with("LayerNorm") {
+        let norm = LayerNorm::read(context, node, "shift")?;
         ensure!(
             norm.gain.len() == weights.inputs(),
             "gain: expected [{}], found [{}]",
             weights.inputs(),
             norm.gain.len()
         );
-    }
+        QuantizedRows::Normed(norm)
+    } else if node.op_type.starts_with("Offset") {
+        QuantizedRows::Offset(float(node, "offset")?)
+    } else {
+        QuantizedRows::Plain
+    };
     operator(
         name(node),
         QuantizedLinear {
             weights,
-            norm,
+            rows,
             activation: activation(node),
         },
     )
@@ -569,15 +579,21 @@ impl Compute for QuantizedLinear {
         let x = plain(&inputs[0])?;
         let residual = inputs.get(1).map(plain).transpose()?;
         let rows = x.len() / self.weights.inputs();
-        let before = match &self.norm {
-            None => Before::Nothing,
-            Some(norm) => Before::LayerNorm {
-                gain: &norm.gain,
-                bias: &norm.bias,
-                epsilon: norm.epsilon,
+        let x = match &self.rows {
+            QuantizedRows::Plain => Input::F32 {
+                x,
+                before: Before::Nothing,
             },
+            QuantizedRows::Normed(norm) => Input::F32 {
+                x,
+                before: Before::LayerNorm {
+                    gain: &norm.gain,
+                    bias: &norm.bias,
+                    epsilon: norm.epsilon,
+                },
+            },
+            QuantizedRows::Offset(offset) => Input::Offset { x, offset: *offset },
         };
-        let x = Input::F32 { x, before };
         (self.weights).apply(x, rows, self.activation, residual, output);
         Ok(())
     }
