@@ -10,6 +10,7 @@ mod fidelity;
 mod golden;
 pub mod graph;
 mod quantization;
+mod rounding;
 mod text_encoder;
 
 pub use bundle::{Exported, Prompts, Request, Step, export, model_name};
