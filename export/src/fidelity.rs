@@ -70,8 +70,8 @@ pub(crate) struct Reference<'a> {
     _scratch: tempfile::TempDir,
 }
 
-/// Images that the layers' inputs are taken from, spread over all of them: more add little to the largest values.
-const OBSERVED: usize = 64;
+/// Images that the layers' inputs are taken from, spread over all of them; of the last block they show one row each.
+const OBSERVED: usize = 256;
 /// Images that a single layer's damage is measured on: each costs one run of the f32 network a layer.
 const DAMAGED: usize = 8;
 
@@ -230,7 +230,7 @@ impl<'a> Reference<'a> {
             let (side, patch) = (self.side(), self.patch().unwrap_or(1));
             return patch_embedding_int8(pixels, side, side, patch, packed, 1.0, seen.output);
         };
-        let x = layer.divided(x);
+        let x = layer.prepared(x);
         let rows = x.len() / packed.inputs();
         let residual = seen.inputs.get(1).copied();
         packed.apply(

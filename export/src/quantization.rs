@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use anyhow::{Result, ensure};
 use pinhole_kernels::{Activation, Before, Input, PackedLinear, PackedLinearInt8};
 
-use crate::rounding::{clipped_scales, powers, quantize, quantize_pixels, scale_rows, scales};
+use crate::rounding::{
+    clipped_scales, powers, quantize, quantize_pixels, scale_rows, scales, settle,
+};
 
 /// What is known of a tower's linear layers, and what was chosen for them.
 #[derive(Default)]
@@ -20,39 +22,52 @@ pub(crate) struct Quantization {
 /// What a linear layer reads on the calibration images.
 struct Inputs {
     width: usize,
-    /// max |x| of each channel over every row shown.
-    largest: Vec<f32>,
+    /// The least and the largest value of each channel over every row shown.
+    range: Vec<[f32; 2]>,
     /// Rows to choose on.
     fit: Vec<f32>,
     /// Rows of other images, to judge a choice by.
     judge: Vec<f32>,
-    images: usize,
-    rows_per_image: usize,
+    /// Shown so far, and to be shown in all.
+    images: [usize; 2],
 }
 
-/// Rows of a layer's input that are kept, half of them to choose on and half to judge by.
-const ROWS: usize = 512;
+/// Rows of a layer's input that are kept to choose on.
+const FIT_ROWS: usize = 1024;
+/// Rows that are kept to judge by.
+const JUDGE_ROWS: usize = 256;
 
 impl Inputs {
     fn show(&mut self, x: &[f32]) {
         let width = self.width;
         for row in x.chunks_exact(width) {
-            for (largest, x) in self.largest.iter_mut().zip(row) {
-                *largest = largest.max(x.abs());
+            for ([least, largest], x) in self.range.iter_mut().zip(row) {
+                *least = least.min(*x);
+                *largest = largest.max(*x);
             }
         }
         let rows = x.len() / width;
-        let take = self.rows_per_image.min(rows);
-        let part = match self.images.is_multiple_of(2) {
-            true => &mut self.fit,
-            false => &mut self.judge,
+        let [image, images] = self.images;
+        let (part, most) = match image.is_multiple_of(2) {
+            true => (&mut self.fit, FIT_ROWS),
+            false => (&mut self.judge, JUDGE_ROWS),
         };
+        let take = most.div_ceil(images.div_ceil(2)).min(rows);
         for i in 0..take {
             // Spread over the image's rows, from another one on in each image.
-            let at = (i * rows / take + self.images) % rows;
+            let at = (i * rows / take + image) % rows;
             part.extend_from_slice(&x[at * width..][..width]);
         }
-        self.images += 1;
+        self.images[0] += 1;
+    }
+
+    /// max |x - centre| of each channel, the centre being nought where it is not there.
+    fn largest(&self, centre: &[f32]) -> Vec<f32> {
+        let centres = centre.iter().copied().chain(std::iter::repeat(0.0));
+        let ranges = self.range.iter().zip(centres);
+        ranges
+            .map(|([least, largest], centre)| (largest - centre).max(centre - least))
+            .collect()
     }
 
     fn judge(&self) -> &[f32] {
@@ -82,24 +97,56 @@ pub(crate) enum Source {
     Scalable,
 }
 
+/// What is done to a layer's inputs before it reads them, by what stands before the layer. Each may be empty.
+#[derive(Clone, Default)]
+pub(crate) struct Preparation {
+    /// Taken from each channel; the layer's bias makes up for it.
+    pub centre: Vec<f32>,
+    /// What each channel is divided by then; the layer's weights make up for it.
+    pub divisors: Vec<f32>,
+}
+
+impl Preparation {
+    /// Both, to rows of a layer's inputs or to something that is added to them.
+    pub(crate) fn apply(&self, x: &mut [f32]) {
+        if !self.centre.is_empty() {
+            for row in x.chunks_exact_mut(self.centre.len()) {
+                row.iter_mut().zip(&self.centre).for_each(|(x, c)| *x -= c);
+            }
+        }
+        self.divide(x);
+    }
+
+    /// The division alone, of something that is multiplied with the inputs.
+    pub(crate) fn divide(&self, x: &mut [f32]) {
+        if !self.divisors.is_empty() {
+            for row in x.chunks_exact_mut(self.divisors.len()) {
+                row.iter_mut()
+                    .zip(&self.divisors)
+                    .for_each(|(x, d)| *x /= d);
+            }
+        }
+    }
+}
+
 /// A linear layer in 8-bit integers.
 #[derive(Clone)]
 pub(crate) struct Layer {
     pub name: String,
     pub source: Source,
     pub activation: Activation,
-    /// [inputs, outputs], for inputs divided by `smoothing`.
+    pub preparation: Preparation,
+    /// [inputs, outputs], for inputs that are prepared.
     pub weight: Vec<i8>,
     pub scale: Vec<f32>,
+    /// For inputs that are prepared.
     pub bias: Vec<f32>,
     /// Added to each input, which is quantised to u8 then.
     pub offset: Option<f32>,
-    /// A divisor for each input channel, what stands before the layer having to apply it.
-    pub smoothing: Option<Vec<f32>>,
     alpha: Option<f32>,
     /// Relative error of the output on the rows to judge by; NaN where there were none.
     pub error: f32,
-    /// The same as it would be without smoothing.
+    /// The same in the plainest form: s8 of the inputs as they are, each weight the nearest.
     plain_error: f32,
     /// The largest channel's max |x| by the median channel's.
     outliers: f32,
@@ -114,11 +161,10 @@ impl Quantization {
         let at = at.unwrap_or_else(|| {
             let inputs = Inputs {
                 width,
-                largest: vec![0.0; width],
+                range: vec![[f32::INFINITY, f32::NEG_INFINITY]; width],
                 fit: vec![],
                 judge: vec![],
-                images: 0,
-                rows_per_image: ROWS.div_ceil(images),
+                images: [0, images],
             };
             self.inputs.push((name.into(), inputs));
             self.inputs.len() - 1
@@ -181,17 +227,14 @@ impl Quantization {
     /// The layers as a table in Markdown.
     pub(crate) fn table(&self) -> String {
         let total: f32 = self.layers.iter().filter_map(|l| l.damage).sum();
-        let mut table =
-            "| layer | form | error | unsmoothed | largest channel | damage | share |\n\
+        let mut table = "| layer | form | error | plain | largest channel | damage | share |\n\
                          |---|---|---|---|---|---|---|\n"
-                .to_owned();
+            .to_owned();
         let order = self.inputs.iter();
         for layer in order.filter_map(|(name, _)| self.layers.iter().find(|l| l.name == *name)) {
-            let form = match (layer.offset, layer.alpha) {
-                _ if self.is_float(&layer.name) => "f16".to_owned(),
-                (Some(offset), _) => format!("u8 of x + {offset}"),
-                (None, Some(alpha)) => format!("s8, smoothed by {alpha}"),
-                (None, None) => "s8".into(),
+            let form = match self.is_float(&layer.name) {
+                true => "f16".to_owned(),
+                false => layer.form(),
             };
             let damage = layer.damage.map_or(["".into(), "".into()], |damage| {
                 let share = if total > 0.0 { damage / total } else { 0.0 };
@@ -210,8 +253,8 @@ impl Quantization {
         table
             + "\nError: of the layer's output in integers against f32, by the Euclidean norm of the output, on rows \
                that the form was not chosen on where there are two images. Largest channel: of the layer's input, \
-               by the median channel. Damage: 1 - cosine of the embedding where this layer alone is in \
-               integers.\n"
+               by the median channel. Plain: the same error of s8 without anything done for it. Damage: 1 - cosine \
+               of the embedding where this layer alone is in integers.\n"
     }
 }
 
@@ -220,10 +263,8 @@ const ALPHAS: [f32; 6] = [0.25, 0.4, 0.5, 0.6, 0.75, 0.9];
 /// Neither activation function gives less than -0.17: x sigmoid(1.702 x) has its least value, -0.1636, at -0.75, and
 /// GELU, -0.16997, there too.
 const ACTIVATED_OFFSET: f32 = 0.17;
-/// What smoothing must leave of the error to be worth its place in the file.
-const SMOOTHING_GAIN: f32 = 0.97;
-/// The same for other scales, rounding and biases, which cost nothing.
-const SMALL_GAIN: f32 = 0.995;
+/// What a form must leave of the error of a plainer one.
+const GAIN: f32 = 0.995;
 /// What the order of f32 sums leaves: there is nothing to gain.
 const FLOAT_ERROR: f32 = 1e-5;
 
@@ -236,11 +277,11 @@ fn choose(name: &str, float: &Float, source: Source, inputs: Option<&Inputs>) ->
         name: name.into(),
         source,
         activation: float.activation,
+        preparation: Preparation::default(),
         weight,
         scale,
         bias: float.bias.to_vec(),
         offset: None,
-        smoothing: None,
         alpha: None,
         error: f32::NAN,
         plain_error: f32::NAN,
@@ -269,102 +310,104 @@ fn choose(name: &str, float: &Float, source: Source, inputs: Option<&Inputs>) ->
             &target,
         ))
     };
-    best.outliers = outliers(&inputs.largest);
+    let better = |best: Layer, mut other: Layer| -> Result<Layer> {
+        other.error = error(&other)?;
+        Ok(if other.error < GAIN * best.error {
+            other
+        } else {
+            best
+        })
+    };
+    best.outliers = outliers(&inputs.largest(&[]));
     best.error = error(&best)?;
     best.plain_error = best.error;
 
-    let mut smoothed = None;
     if source == Source::Scalable && best.error > FLOAT_ERROR {
+        let centred = best.clone().centred(mean(&inputs.fit, width), float);
+        best = better(best, centred)?;
+        let largest = inputs.largest(&best.preparation.centre);
+        let unsmoothed = best.clone();
         for alpha in ALPHAS {
-            let smoothing = smoothing(&inputs.largest, float.weight, outputs, alpha);
-            let scaled = scale_rows(float.weight, outputs, &smoothing);
-            let (weight, scale) = quantize(&scaled, &scales(&scaled, outputs));
-            let mut layer = Layer {
-                name: name.into(),
-                weight,
-                scale,
-                bias: best.bias.clone(),
-                smoothing: Some(smoothing),
-                alpha: Some(alpha),
-                ..best
-            };
-            layer.error = error(&layer)?;
-            if layer.error
-                < smoothed
-                    .as_ref()
-                    .map_or(SMOOTHING_GAIN * best.error, |l: &Layer| l.error)
-            {
-                smoothed = Some(layer);
-            }
+            let divisors = smoothing(&largest, float.weight, outputs, alpha);
+            let smoothed = unsmoothed.clone().smoothed(alpha, divisors, float);
+            best = better(best, smoothed)?;
         }
     }
-    let mut best = smoothed.unwrap_or(best);
-
     if source == Source::Activated {
-        best.offset = Some(ACTIVATED_OFFSET);
-        let found = error(&best)?;
-        if found < SMALL_GAIN * best.error {
-            best.error = found;
-        } else {
-            best.offset = None;
-        }
+        let mut with_offset = best.clone();
+        with_offset.offset = Some(ACTIVATED_OFFSET);
+        best = better(best, with_offset)?;
     }
 
-    let scaled = match &best.smoothing {
-        Some(smoothing) => scale_rows(float.weight, outputs, smoothing),
-        None => float.weight.to_vec(),
-    };
-    let powers = powers(&best.divided(&inputs.fit), width);
-    let mut tries = vec![quantize(
-        &scaled,
-        &clipped_scales(&scaled, outputs, &powers),
-    )];
+    let scaled = scale_rows(float.weight, outputs, &best.preparation.divisors);
+    let prepared = best.prepared(&inputs.fit);
+    let powers = powers(&prepared, width);
+    let clipped = clipped_scales(&scaled, outputs, &powers);
+    let mut tries = vec![quantize(&scaled, &clipped)];
     if source == Source::Pixels {
         tries.push(quantize_pixels(&scaled, &scales(&scaled, outputs)));
     }
-    for (weight, scale) in tries {
-        let before = (
-            std::mem::replace(&mut best.weight, weight),
-            std::mem::replace(&mut best.scale, scale),
-        );
-        let found = error(&best)?;
-        if found < SMALL_GAIN * best.error {
-            best.error = found;
-        } else {
-            (best.weight, best.scale) = before;
-        }
+    for weights in tries {
+        let other = best.clone().with(weights);
+        best = better(best, other)?;
     }
-
+    let mut settled = best.clone();
+    settle(&scaled, &best.scale, &prepared, &mut settled.weight);
     // What the errors of the weights add up to on the mean input is known, and the bias can take it.
-    let found = best.apply(&inputs.fit, Activation::None)?;
     let wanted = exact(&inputs.fit, Activation::None);
-    let rows = (found.len() / outputs) as f64;
-    let mut shift = vec![0.0f64; outputs];
-    for (found, wanted) in found
-        .chunks_exact(outputs)
-        .zip(wanted.chunks_exact(outputs))
-    {
-        for (shift, (found, wanted)) in shift.iter_mut().zip(found.iter().zip(wanted)) {
-            *shift += f64::from(wanted - found) / rows;
-        }
-    }
-    let bias = best
-        .bias
-        .iter()
-        .zip(&shift)
-        .map(|(b, s)| b + *s as f32)
-        .collect();
-    let before = std::mem::replace(&mut best.bias, bias);
-    let found = error(&best)?;
-    if found < SMALL_GAIN * best.error {
-        best.error = found;
-    } else {
-        best.bias = before;
+    for mut layer in [best.clone(), settled] {
+        let found = layer.apply(&inputs.fit, Activation::None)?;
+        let differences: Vec<f32> = wanted.iter().zip(&found).map(|(w, f)| w - f).collect();
+        let shift = mean(&differences, outputs);
+        layer.bias.iter_mut().zip(shift).for_each(|(b, s)| *b += s);
+        best = better(best, layer)?;
     }
     Ok(best)
 }
 
 impl Layer {
+    /// With `centre` taken from the inputs, which were as they are so far.
+    fn centred(mut self, centre: Vec<f32>, float: &Float) -> Self {
+        let mut sums: Vec<f64> = self.bias.iter().map(|&b| b.into()).collect();
+        for (row, centre) in float.weight.chunks_exact(sums.len()).zip(&centre) {
+            for (sum, weight) in sums.iter_mut().zip(row) {
+                *sum += f64::from(*centre) * f64::from(*weight);
+            }
+        }
+        self.bias = sums.into_iter().map(|s| s as f32).collect();
+        self.preparation.centre = centre;
+        self
+    }
+
+    /// With inputs divided by `divisors`, the weights multiplied with them.
+    fn smoothed(mut self, alpha: f32, divisors: Vec<f32>, float: &Float) -> Self {
+        let outputs = self.bias.len();
+        let scaled = scale_rows(float.weight, outputs, &divisors);
+        self.alpha = Some(alpha);
+        self.preparation.divisors = divisors;
+        self.with(quantize(&scaled, &scales(&scaled, outputs)))
+    }
+
+    fn with(mut self, (weight, scale): (Vec<i8>, Vec<f32>)) -> Self {
+        (self.weight, self.scale) = (weight, scale);
+        self
+    }
+
+    /// For people.
+    fn form(&self) -> String {
+        if let Some(offset) = self.offset {
+            return format!("u8 of x + {offset}");
+        }
+        let mut form = "s8".to_owned();
+        if !self.preparation.centre.is_empty() {
+            form += ", centred";
+        }
+        if let Some(alpha) = self.alpha {
+            form += &format!(", smoothed by {alpha}");
+        }
+        form
+    }
+
     /// Packed for the board's kernels.
     pub(crate) fn packed(&self) -> Result<PackedLinearInt8> {
         let outputs = self.bias.len();
@@ -397,7 +440,7 @@ impl Layer {
             .collect()
     }
 
-    /// Rows for [`Self::packed`], divided already.
+    /// Rows for [`Self::packed`], prepared already.
     pub(crate) fn input<'a>(&self, x: &'a [f32]) -> Input<'a> {
         match self.offset {
             Some(offset) => Input::Offset { x, offset },
@@ -408,16 +451,11 @@ impl Layer {
         }
     }
 
-    /// Rows `x` as this layer is to get them.
-    pub(crate) fn divided(&self, x: &[f32]) -> Vec<f32> {
-        match &self.smoothing {
-            None => x.to_vec(),
-            Some(smoothing) => {
-                let rows = x.chunks_exact(smoothing.len());
-                rows.flat_map(|row| row.iter().zip(smoothing).map(|(x, s)| x / s))
-                    .collect()
-            }
-        }
+    /// Rows `x` of the checkpoint's layer as this one is to get them.
+    pub(crate) fn prepared(&self, x: &[f32]) -> Vec<f32> {
+        let mut x = x.to_vec();
+        self.preparation.apply(&mut x);
+        x
     }
 
     /// What the board computes from rows `x` of the checkpoint's layer.
@@ -435,7 +473,7 @@ impl Layer {
                 &mut y,
             );
         } else {
-            let x = self.divided(x);
+            let x = self.prepared(x);
             packed.apply(self.input(&x), rows, activation, None, &mut y);
         }
         Ok(y)
@@ -452,6 +490,18 @@ fn relative_error(found: &[f32], wanted: &[f32]) -> f32 {
     } else {
         (difference / norm).sqrt() as f32
     }
+}
+
+/// Of each channel of the rows `x`; nought without rows.
+fn mean(x: &[f32], width: usize) -> Vec<f32> {
+    let mut sums = vec![0.0f64; width];
+    for row in x.chunks_exact(width) {
+        sums.iter_mut()
+            .zip(row)
+            .for_each(|(s, x)| *s += f64::from(*x));
+    }
+    let rows = (x.len() / width).max(1) as f64;
+    sums.into_iter().map(|s| (s / rows) as f32).collect()
 }
 
 /// The largest value by the median; 0 where the median is.
@@ -538,7 +588,7 @@ mod tests {
             layer.plain_error
         );
         // Divided inputs by multiplied weights are the layer again.
-        let smoothing = layer.smoothing.as_ref().unwrap();
+        let smoothing = &layer.preparation.divisors;
         for (i, (count, weight)) in layer.weight.iter().zip(&weight).enumerate() {
             let scale = layer.scale[i % OUTPUTS];
             let found = f32::from(*count) * scale / smoothing[i / OUTPUTS];
@@ -546,7 +596,30 @@ mod tests {
             assert!((found - weight).abs() <= bound, "{i}: {found} for {weight}");
         }
         let (fixed, _) = chosen(Source::Activated, outliers);
-        assert!(fixed.smoothing.is_none() && fixed.error > 3.0 * layer.error);
+        assert!(fixed.preparation.divisors.is_empty() && fixed.error > 3.0 * layer.error);
+    }
+
+    #[test]
+    fn channels_that_lie_off_zero_are_centred_where_something_can_take_the_centre() {
+        let off = |channel: usize, v: f32| (v + [3.0, -2.0, 0.0][channel % 3], v);
+        let (layer, weight) = chosen(Source::Scalable, off);
+        let centre = &layer.preparation.centre;
+        assert!((centre[0] - 3.0).abs() < 0.2 && (centre[1] + 2.0).abs() < 0.2);
+        let (error, plain) = (layer.error, layer.plain_error);
+        assert!(error < 0.4 * plain, "{error} {plain}");
+        // The centre itself is all bias.
+        let found = layer.apply(centre, Activation::None).unwrap();
+        let wanted = |o: usize| {
+            (0..WIDTH)
+                .map(|k| centre[k] * weight[k * OUTPUTS + o])
+                .sum::<f32>()
+        };
+        for (o, (found, bias)) in found.iter().zip(noise(OUTPUTS, 9)).enumerate() {
+            let wanted = wanted(o) + bias;
+            assert!((found - wanted).abs() < 0.02, "{o}: {found} for {wanted}");
+        }
+        let (fixed, _) = chosen(Source::Activated, off);
+        assert!(fixed.preparation.centre.is_empty() && fixed.error > 2.0 * error);
     }
 
     #[test]
@@ -572,7 +645,7 @@ mod tests {
     #[test]
     fn like_channels_stay_as_they_are() {
         let (layer, _) = chosen(Source::Scalable, |_, v| (v.signum(), v.signum() * 0.1));
-        assert!(layer.smoothing.is_none() && layer.alpha.is_none());
+        assert!(layer.preparation.divisors.is_empty() && layer.alpha.is_none());
         assert!(layer.error < 1e-5, "{}", layer.error);
     }
 
@@ -585,7 +658,7 @@ mod tests {
             5 => (50.0 * v, v),
             _ => (v, v),
         });
-        let smoothing = layer.smoothing.as_ref().unwrap();
+        let smoothing = &layer.preparation.divisors;
         assert!(smoothing.iter().all(|s| s.is_finite() && *s > 0.0));
         assert!(layer.error < 0.1);
         let (layer, _) = chosen(Source::Scalable, |_, _| (0.0, 0.0));
@@ -601,12 +674,19 @@ mod tests {
             quantization.show("layer", &x, 4, 100);
         }
         let inputs = &quantization.inputs[0].1;
-        assert!((inputs.fit.len() + inputs.judge.len()) / 4 <= ROWS + 100);
+        let rows = |x: &[f32]| x.len() / 4;
+        assert!((FIT_ROWS..FIT_ROWS + 50).contains(&rows(&inputs.fit)));
+        assert!((JUDGE_ROWS..JUDGE_ROWS + 50).contains(&rows(&inputs.judge)));
         assert!(
             inputs.fit.iter().all(|v| v % 2.0 == 0.0)
                 && inputs.judge.iter().all(|v| v % 2.0 == 1.0)
         );
-        assert_eq!(inputs.largest, [99.0; 4]);
+        assert_eq!(inputs.range, [[0.0, 99.0]; 4]);
+        assert_eq!(inputs.largest(&[]), [99.0; 4]);
+        assert_eq!(
+            inputs.largest(&[-1.0, 0.0, 40.0, 90.0]),
+            [100.0, 99.0, 59.0, 90.0]
+        );
     }
 
     #[test]

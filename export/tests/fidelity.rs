@@ -9,7 +9,7 @@ use pinhole::{Classifier, Fidelity};
 use pinhole_checkpoint::Tensor;
 
 /// Six gains of each layer norm 20 to 60 times larger, the matching columns of the next linear layer smaller by
-/// that factor's square root.
+/// that factor's square root; values of attention that lie off zero.
 fn outliers(name: &str, mut tensor: Tensor) -> Tensor {
     let norm = name.ends_with("ln_1.weight") || name.ends_with("ln_2.weight");
     let linear = name.ends_with("in_proj_weight") || name.ends_with("c_fc.weight");
@@ -22,6 +22,10 @@ fn outliers(name: &str, mut tensor: Tensor) -> Tensor {
                 *value *= factor;
             }
         }
+    }
+    if name.starts_with("visual.transformer") && name.ends_with("in_proj_bias") {
+        let values = tensor.data.len() / 3 * 2;
+        tensor.data[values..].iter_mut().for_each(|v| *v += 0.5);
     }
     tensor
 }
@@ -79,6 +83,40 @@ fn smoothing_keeps_the_embedding_of_a_model_with_outlier_channels() {
         }
         assert!(number(6) >= 0.0, "{row:?}");
     }
+}
+
+/// What an int8 layer wants done to its inputs, a layer before it does in floating point as well.
+#[test]
+fn values_in_floating_point_are_centred_for_the_projection_behind_them() {
+    let scene = Scene::new("cat\ndog");
+    let folder = scene.path("spikes");
+    // One weight of each output so large that the others round to next to nothing.
+    write_checkpoint(&folder, |name, mut tensor| {
+        if name == "visual.transformer.resblocks.0.attn.in_proj_weight" {
+            let width = tensor.shape[1];
+            for (i, row) in tensor.data.chunks_exact_mut(width).enumerate() {
+                row[7 * i % width] *= 40.0;
+            }
+        }
+        outliers(name, tensor)
+    });
+    let flags = [
+        "--precision",
+        "int8",
+        "--min-agreement",
+        "0",
+        "--min-cosine",
+    ];
+    let output = scene.export(&folder, &[&flags[..], &["0.99995"]].concat());
+    assert!(output.status.success(), "{output:?}");
+    let classifier = Classifier::open(scene.path("bundle")).unwrap();
+    let operator = |name: &str| {
+        let operators = classifier.operators();
+        let found = operators.iter().find(|o| o.name == name);
+        found.map(|o| o.operator.clone())
+    };
+    assert_eq!(operator("block_0.query_key_value").unwrap(), "Linear");
+    assert_eq!(operator("block_0.out_proj").unwrap(), "QuantizedLinearAdd");
 }
 
 #[test]

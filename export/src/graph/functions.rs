@@ -178,7 +178,8 @@ fn quantized_linear(x: &str, output: &str, rest: Vec<NodeProto>) -> Vec<NodeProt
         cast("largest", "any", DataType::Bool),
         op("Where", &["any", "largest", "most"], "range", vec![]),
     ];
-    body.extend(integer_product(x, DataType::Int8, output));
+    let limit = op("Clip", &["rounded", "least", "most"], "limited", vec![]);
+    body.extend(integer_product(x, limit, DataType::Int8, output));
     body.extend(rest);
     body
 }
@@ -188,15 +189,17 @@ fn offset_quantized_linear_add() -> Vec<NodeProto> {
         op("Abs", &["x"], "magnitude", vec![]),
         largest_magnitude(),
         constant("most", float("value_float", 255.0)),
-        constant("least", float("value_float", 0.0)),
         constant(
             "offset_value",
             reference("value_float", "offset", AttributeType::Float),
         ),
         op("Add", &["largest", "offset_value"], "range", vec![]),
         op("Add", &["x", "offset_value"], "shifted", vec![]),
+        op("Relu", &["shifted"], "positive", vec![]),
     ];
-    body.extend(integer_product("shifted", DataType::Uint8, "linear"));
+    let limit = op("Min", &["rounded", "most"], "limited", vec![]);
+    let product = integer_product("positive", limit, DataType::Uint8, "linear");
+    body.extend(product);
     body.push(op("Add", &["linear", "residual"], "y", vec![]));
     body
 }
@@ -206,16 +209,16 @@ fn largest_magnitude() -> NodeProto {
     op("ReduceMax", &["magnitude"], "largest", last)
 }
 
-/// The rows of `x`, `range` of which becomes `most` and nothing less than `least`, as whole numbers of type `kind`
-/// by `weight`, and their scales and `bias`.
-fn integer_product(x: &str, kind: DataType, output: &str) -> Vec<NodeProto> {
+/// The rows of `x`, whose `range` becomes `most`, as whole numbers of type `kind`, by `weight`, and their scales and
+/// `bias`. `limit` makes `limited` of `rounded`.
+fn integer_product(x: &str, limit: NodeProto, kind: DataType, output: &str) -> Vec<NodeProto> {
     vec![
         op("Div", &["range", "most"], "row_scale", vec![]),
         op("Div", &["most", "range"], "factor", vec![]),
         op("Mul", &[x, "factor"], "counted", vec![]),
         op("Round", &["counted"], "rounded", vec![]),
-        op("Clip", &["rounded", "least", "most"], "clipped", vec![]),
-        cast("clipped", "quantized", kind),
+        limit,
+        cast("limited", "quantized", kind),
         op("MatMulInteger", &["quantized", "weight"], "sum", vec![]),
         to_float("sum", "sum_f32"),
         // Not by the scales' product: ONNX Runtime would take that for one scale of the whole of x.

@@ -22,7 +22,7 @@ use tract_onnx::pb::{
 pub use encoder::{Encoder, precision};
 pub use weights::WeightFile;
 
-use crate::quantization::{Float, Layer, Quantization, Source};
+use crate::quantization::{Float, Layer, Preparation, Quantization, Source};
 
 /// How to write the graph.
 #[derive(Clone, Copy, Debug)]
@@ -242,19 +242,19 @@ impl Graph<'_> {
         self.linear_transposed(function, name, inputs, &transposed, width, bias)
     }
 
-    /// The divisors that `layer` [outputs, inputs] wants for its inputs, which what stands before it is to
-    /// apply; chosen here, before that is written, and known to [`Graph::linear`] later.
-    fn smoothing(
+    /// What the layer with `weight` [outputs, inputs] wants done to its inputs by what stands before it; chosen here,
+    /// before that is written, and known to [`Graph::linear`] later.
+    fn preparation(
         &mut self,
         function: &Function,
         name: &str,
         weight: &[f32],
         bias: &[f32],
-    ) -> Result<Option<Vec<f32>>> {
+    ) -> Result<Preparation> {
         let transposed = transpose(weight, bias.len(), weight.len() / bias.len());
         let exact = float_layer(function, &transposed, bias);
         let layer = self.layer(name, &exact, Source::Scalable)?;
-        Ok(layer.and_then(|l| l.smoothing))
+        Ok(layer.map(|l| l.preparation).unwrap_or_default())
     }
 
     /// [`Graph::linear`] over `x` behind a layer norm, one function in 8-bit integers.
@@ -278,13 +278,15 @@ impl Graph<'_> {
             transposed
                 .chunks_exact_mut(outputs)
                 .for_each(|row| joint.divide(row));
-            joint.divide(&mut bias);
+            joint.prepare(&mut bias);
             let normed = self.layer_norm(x, &format!("{name}.norm"), norm)?;
             return self.linear_transposed(function, name, &[&normed], &transposed, width, &bias);
         };
         joint.divide(&mut layer.scale);
-        joint.divide(&mut layer.bias);
-        let (gain, shift) = (layer.divided(&norm.gain), layer.divided(&norm.bias));
+        joint.prepare(&mut layer.bias);
+        let (mut gain, mut shift) = (norm.gain.clone(), norm.bias.clone());
+        layer.preparation.divide(&mut gain);
+        layer.preparation.apply(&mut shift);
         let gain = (self.weights).f32(&format!("{name}.gain"), &[width], &gain)?;
         let shift = (self.weights).f32(&format!("{name}.shift"), &[width], &shift)?;
         let [weight, scale, bias] = self.quantized_parameters(&layer)?;
@@ -340,17 +342,22 @@ struct Joint<'a> {
     /// [outputs, inputs]
     weight: &'a [f32],
     bias: &'a [f32],
-    /// What the last outputs are to be divided by for the layer that reads them.
-    divisors: &'a [f32],
+    /// What the layer that reads the last outputs wants done to them.
+    after: &'a Preparation,
 }
 
 impl Joint<'_> {
-    /// `values`, one an output.
+    /// The last of `values`, one an output, which the outputs are products of.
     fn divide(&self, values: &mut [f32]) {
-        let first = values.len() - self.divisors.len();
-        for (value, divisor) in values[first..].iter_mut().zip(self.divisors) {
-            *value /= divisor;
-        }
+        let first = values.len() - self.after.divisors.len();
+        self.after.divide(&mut values[first..]);
+    }
+
+    /// The last of `values`, one an output, which are added to the outputs.
+    fn prepare(&self, values: &mut [f32]) {
+        let Preparation { centre, divisors } = self.after;
+        let first = values.len() - centre.len().max(divisors.len());
+        self.after.apply(&mut values[first..]);
     }
 }
 

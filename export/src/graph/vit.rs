@@ -6,7 +6,7 @@ use pinhole_checkpoint::Activation;
 use pinhole_kernels::Activation as Kernel;
 
 use super::{Graph, Joint, float, ints};
-use crate::quantization::{Float, Source};
+use crate::quantization::{Float, Preparation, Source};
 
 pub(super) struct Shape {
     pub image_size: usize,
@@ -136,18 +136,16 @@ fn block(
         .chain(&mut bias[..width])
         .for_each(|value| *value *= scale);
     let heads = vec![ints("heads", &[shape.heads as i64])];
-    // Attention adds values up channel by channel: what the projection behind it wants its inputs divided by,
-    // the values are divided by.
+    // Attention takes a mean of values channel by channel: what the projection behind it wants done to its inputs
+    // is done to the values.
     let out_weight = graph.tensor(&format!("{source}.attn.out_proj.weight"))?;
     let out_bias = graph.tensor(&format!("{source}.attn.out_proj.bias"))?;
-    let divisors = graph
-        .smoothing(
-            &dialect::LINEAR_ADD,
-            &name("out_proj"),
-            &out_weight.data,
-            &out_bias.data,
-        )?
-        .unwrap_or_default();
+    let wanted = graph.preparation(
+        &dialect::LINEAR_ADD,
+        &name("out_proj"),
+        &out_weight.data,
+        &out_bias.data,
+    )?;
     let (residual, mixed) = if last {
         let residual = class_token(graph, &name("class_token"), x)?;
         let (query_weight, key_value_weight) = weight.split_at(width * width);
@@ -160,7 +158,7 @@ fn block(
             &Joint {
                 weight: query_weight,
                 bias: query_bias,
-                divisors: &[],
+                after: &Preparation::default(),
             },
         )?;
         let key_value = graph.norm_linear(
@@ -171,7 +169,7 @@ fn block(
             &Joint {
                 weight: key_value_weight,
                 bias: key_value_bias,
-                divisors: &divisors,
+                after: &wanted,
             },
         )?;
         let inputs = [query.as_str(), &key_value];
@@ -186,7 +184,7 @@ fn block(
             &Joint {
                 weight: &weight,
                 bias: &bias,
-                divisors: &divisors,
+                after: &wanted,
             },
         )?;
         let mixed = graph.call(
@@ -217,7 +215,7 @@ fn block(
     let joint = Joint {
         weight: &weight.data,
         bias: &bias.data,
-        divisors: &[],
+        after: &Preparation::default(),
     };
     let hidden = graph.norm_linear(function, &name("c_fc"), &x, &norm, &joint)?;
     let inner = bias.data.len();
