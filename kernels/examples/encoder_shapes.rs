@@ -168,7 +168,12 @@ impl Linear for PackedLinearInt8 {
             },
         };
         let rows = x.len() / self.inputs();
-        self.apply(Input::F32 { x, before }, rows, activation, residual, out);
+        let x = match self.inputs() {
+            // What an activation function gave.
+            MLP => Input::Offset { x, offset: 0.17 },
+            _ => Input::F32 { x, before },
+        };
+        self.apply(x, rows, activation, residual, out);
     }
 }
 
