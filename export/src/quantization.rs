@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use pinhole_kernels::{Activation, Before, Input, PackedLinear, PackedLinearInt8};
 
 use crate::rounding::{
-    clipped_scales, powers, quantize, quantize_pixels, scale_rows, scales, settle,
+    clipped_scales, mean, powers, quantize, quantize_pixels, scale_rows, scales, settle,
 };
 
 /// What is known of a tower's linear layers, and what was chosen for them.
@@ -490,18 +490,6 @@ fn relative_error(found: &[f32], wanted: &[f32]) -> f32 {
     } else {
         (difference / norm).sqrt() as f32
     }
-}
-
-/// Of each channel of the rows `x`; nought without rows.
-fn mean(x: &[f32], width: usize) -> Vec<f32> {
-    let mut sums = vec![0.0f64; width];
-    for row in x.chunks_exact(width) {
-        sums.iter_mut()
-            .zip(row)
-            .for_each(|(s, x)| *s += f64::from(*x));
-    }
-    let rows = (x.len() / width).max(1) as f64;
-    sums.into_iter().map(|s| (s / rows) as f32).collect()
 }
 
 /// The largest value by the median; 0 where the median is.

@@ -51,6 +51,18 @@ pub(crate) fn clipped_scales(weight: &[f32], outputs: usize, powers: &[f64]) -> 
     best
 }
 
+/// Mean of each channel of the rows `x`; nought without rows.
+pub(crate) fn mean(x: &[f32], width: usize) -> Vec<f32> {
+    let mut sums = vec![0.0f64; width];
+    for row in x.chunks_exact(width) {
+        sums.iter_mut()
+            .zip(row)
+            .for_each(|(s, x)| *s += f64::from(*x));
+    }
+    let rows = (x.len() / width).max(1) as f64;
+    sums.into_iter().map(|s| (s / rows) as f32).collect()
+}
+
 /// Mean square of each channel of the rows `x`.
 pub(crate) fn powers(x: &[f32], width: usize) -> Vec<f64> {
     let mut powers = vec![0.0; width];
@@ -113,7 +125,7 @@ pub(crate) fn settle(weight: &[f32], scales: &[f32], x: &[f32], counts: &mut [i8
     let width = weight.len() / outputs;
     let mut covariance = covariance(x, width);
     let mean = (0..width).map(|k| covariance[k * width + k]).sum::<f32>() / width as f32;
-    if mean.is_nan() || mean <= 0.0 {
+    if !mean.is_finite() || mean <= 0.0 {
         return;
     }
     (0..width).for_each(|k| covariance[k * width + k] += mean);
@@ -148,7 +160,7 @@ pub(crate) fn settle(weight: &[f32], scales: &[f32], x: &[f32], counts: &mut [i8
             for &k in &order {
                 let best = f32::from(counts[k]) * scale + slopes[k] / variance(k);
                 let next = count(best, scale);
-                let change = scale * f32::from(counts[k] - next);
+                let change = scale * (f32::from(counts[k]) - f32::from(next));
                 if next != counts[k] {
                     counts[k] = next;
                     let row = &covariance[k * width..][..width];
@@ -171,16 +183,11 @@ pub(crate) fn settle(weight: &[f32], scales: &[f32], x: &[f32], counts: &mut [i8
 /// [width, width] of the rows `x`.
 fn covariance(x: &[f32], width: usize) -> Vec<f32> {
     let rows = x.len() / width;
-    let mut mean = vec![0.0f64; width];
-    for row in x.chunks_exact(width) {
-        mean.iter_mut()
-            .zip(row)
-            .for_each(|(m, x)| *m += f64::from(*x) / rows as f64);
-    }
+    let mean = mean(x, width);
     let root = (rows.max(1) as f32).sqrt();
     let mut centred = Vec::with_capacity(x.len());
     for row in x.chunks_exact(width) {
-        centred.extend(row.iter().zip(&mean).map(|(x, m)| (x - *m as f32) / root));
+        centred.extend(row.iter().zip(&mean).map(|(x, m)| (x - m) / root));
     }
     let mut columns = vec![0.0; x.len()];
     for (i, v) in centred.iter().enumerate() {
@@ -297,10 +304,24 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_weight_may_move_from_one_end_to_the_other() {
+        let weight = vec![1.27; 12 * OUTPUTS];
+        let mut counts = vec![-127; weight.len()];
+        settle(&weight, &[0.01; OUTPUTS], &mixtures(), &mut counts);
+        assert!(counts.iter().all(|&c| c > 120), "{counts:?}");
+    }
+
+    #[test]
     fn inputs_without_any_variance_settle_nothing() {
         let weight = noise(12 * OUTPUTS, 3);
         let (nearest, scales) = quantize(&weight, &scales(&weight, OUTPUTS));
-        for x in [vec![], vec![7.0; 12], vec![7.0; 120], vec![f32::NAN; 24]] {
+        for x in [
+            vec![],
+            vec![7.0; 12],
+            vec![7.0; 120],
+            vec![f32::NAN; 24],
+            vec![1e30; 24],
+        ] {
             let mut settled = nearest.clone();
             settle(&weight, &scales, &x, &mut settled);
             assert_eq!(settled, nearest);
