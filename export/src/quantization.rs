@@ -6,9 +6,7 @@ use std::collections::BTreeSet;
 use anyhow::{Result, ensure};
 use pinhole_kernels::{Activation, Before, Input, PackedLinear, PackedLinearInt8};
 
-use crate::rounding::{
-    clipped_scales, mean, powers, quantize, quantize_pixels, scale_rows, scales, settle,
-};
+use crate::rounding::{clipped_scales, mean, powers, quantize, scale_rows, scales, settle};
 
 /// What is known of a tower's linear layers, and what was chosen for them.
 #[derive(Default)]
@@ -343,14 +341,8 @@ fn choose(name: &str, float: &Float, source: Source, inputs: Option<&Inputs>) ->
     let prepared = best.prepared(&inputs.fit);
     let powers = powers(&prepared, width);
     let clipped = clipped_scales(&scaled, outputs, &powers);
-    let mut tries = vec![quantize(&scaled, &clipped)];
-    if source == Source::Pixels {
-        tries.push(quantize_pixels(&scaled, &scales(&scaled, outputs)));
-    }
-    for weights in tries {
-        let other = best.clone().with(weights);
-        best = better(best, other)?;
-    }
+    let clipped = best.clone().with(quantize(&scaled, &clipped));
+    best = better(best, clipped)?;
     let mut settled = best.clone();
     settle(&scaled, &best.scale, &prepared, &mut settled.weight);
     // What the errors of the weights add up to on the mean input is known, and the bias can take it.

@@ -92,24 +92,6 @@ pub(crate) fn quantize(weight: &[f32], scales: &[f32]) -> (Vec<i8>, Vec<f32>) {
     )
 }
 
-/// As [`quantize`], for rows of pixels, (y, x, channel): what rounding a weight takes from an output, the same
-/// colour's next pixel, which is nearly alike, gives back.
-pub(crate) fn quantize_pixels(weight: &[f32], scales: &[f32]) -> (Vec<i8>, Vec<f32>) {
-    let outputs = scales.len();
-    let mut carried = vec![0.0f32; 3 * outputs];
-    let mut counts = Vec::with_capacity(weight.len());
-    for (k, row) in weight.chunks_exact(outputs).enumerate() {
-        let carried = &mut carried[k % 3 * outputs..][..outputs];
-        for (carried, (weight, &scale)) in carried.iter_mut().zip(row.iter().zip(scales)) {
-            let wanted = weight + *carried;
-            let count = count(wanted, scale);
-            *carried = wanted - f32::from(count) * scale;
-            counts.push(count);
-        }
-    }
-    (counts, scales.to_vec())
-}
-
 /// Rounds of [`settle`]; in the fourth 1 % of the weights still move.
 const ROUNDS: usize = 4;
 
@@ -221,23 +203,6 @@ pub(crate) mod tests {
     }
 
     const OUTPUTS: usize = 24;
-
-    /// What is lost of a pixel's weights is made up for by its neighbour's: on pictures of one colour nothing is.
-    #[test]
-    fn pixels_weights_are_rounded_together() {
-        let weight = noise(3 * 64 * OUTPUTS, 4);
-        let scales = scales(&weight, OUTPUTS);
-        let lost = |counts: &[i8]| {
-            let mut sums = vec![0.0f32; 3 * OUTPUTS];
-            for (i, (count, weight)) in counts.iter().zip(&weight).enumerate() {
-                let sum = &mut sums[i / OUTPUTS % 3 * OUTPUTS + i % OUTPUTS];
-                *sum += (weight - f32::from(*count) * scales[i % OUTPUTS]) / scales[i % OUTPUTS];
-            }
-            sums.iter().fold(0.0f32, |m, v| m.max(v.abs()))
-        };
-        assert!(lost(&quantize(&weight, &scales).0) > 3.0);
-        assert!(lost(&quantize_pixels(&weight, &scales).0) < 1.5);
-    }
 
     /// The error of each output's weights that [`settle`] lessens, in plain loops: the mean square over the rows, less
     /// their mean, and as much again as inputs of the mean variance that have nothing in common would add.
