@@ -71,7 +71,7 @@ pub(crate) struct Reference<'a> {
 }
 
 /// Images that the layers' inputs are taken from, spread over all of them; of the last block they show one row each.
-const OBSERVED: usize = 256;
+const OBSERVED: usize = 1024;
 /// Images that a single layer's damage is measured on: each costs one run of the f32 network a layer.
 const DAMAGED: usize = 8;
 
