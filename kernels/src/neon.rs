@@ -99,30 +99,16 @@ impl Simd for Neon {
 
     #[inline(always)]
     unsafe fn store_s8(self, v: [float32x4_t; 4], to: *mut i8) {
+        let (low, high) = self.whole(v);
         // SAFETY: the token proves the instructions; the rest is the caller's promise.
-        unsafe {
-            let [a, b, c, d] = v.map(
-                #[inline(always)]
-                |v| vcvtnq_s32_f32(v),
-            );
-            let low = vmovn_high_s32(vmovn_s32(a), b);
-            let high = vmovn_high_s32(vmovn_s32(c), d);
-            vst1q_s8(to, vmovn_high_s16(vmovn_s16(low), high));
-        }
+        unsafe { vst1q_s8(to, vmovn_high_s16(vmovn_s16(low), high)) }
     }
 
     #[inline(always)]
     unsafe fn store_u8(self, v: [float32x4_t; 4], to: *mut u8) {
+        let (low, high) = self.whole(v);
         // SAFETY: the token proves the instructions; the rest is the caller's promise.
-        unsafe {
-            let [a, b, c, d] = v.map(
-                #[inline(always)]
-                |v| vcvtnq_s32_f32(v),
-            );
-            let low = vmovn_high_s32(vmovn_s32(a), b);
-            let high = vmovn_high_s32(vmovn_s32(c), d);
-            vst1q_u8(to, vqmovun_high_s16(vqmovun_s16(low), high));
-        }
+        unsafe { vst1q_u8(to, vqmovun_high_s16(vqmovun_s16(low), high)) }
     }
 
     #[inline(always)]
@@ -135,4 +121,22 @@ impl Simd for Neon {
     fn prefetch(self, _: *const f32) {}
 
     tiles!(Neon, "neon", 3, [1 2 3 4 5 6 7]);
+}
+
+impl Neon {
+    /// Whole numbers of 16 bits, half to even: of the first two registers, and of the last two.
+    #[inline(always)]
+    fn whole(self, v: [float32x4_t; 4]) -> (int16x8_t, int16x8_t) {
+        // SAFETY: the token proves the instructions.
+        unsafe {
+            let [a, b, c, d] = v.map(
+                #[inline(always)]
+                |v| vcvtnq_s32_f32(v),
+            );
+            (
+                vmovn_high_s32(vmovn_s32(a), b),
+                vmovn_high_s32(vmovn_s32(c), d),
+            )
+        }
+    }
 }

@@ -67,15 +67,19 @@ pub(crate) fn rows(
     out: &mut [i8],
     scales: &mut [f32],
 ) {
+    let s8 = |x: &[f32], out: &mut [i8]| match kernels.float {
+        None => reference::quantize_row(x, out),
+        Some(vector) => vector.quantize(x, out),
+    };
     if width == 0 {
-        return scales.fill(quantized(kernels, &[], &mut []));
+        return each(x, width, out, scales, s8);
     }
     let block = TOGETHER * width;
     let outs = out.chunks_mut(block).zip(scales.chunks_mut(TOGETHER));
     for (x, (out, scales)) in x.chunks(block).zip(outs) {
         match before {
             Before::Nothing | Before::Activation(Activation::None) => {
-                each(kernels, x, width, out, scales);
+                each(x, width, out, scales, s8);
             }
             Before::LayerNorm {
                 gain,
@@ -86,7 +90,7 @@ pub(crate) fn rows(
                     None => reference::layer_norm(x, width, gain, bias, epsilon, y),
                     Some(vector) => vector.layer_norm(x, width, gain, bias, epsilon, y),
                 }
-                each(kernels, y, width, out, scales);
+                each(y, width, out, scales, s8);
             }),
             Before::Activation(activation) => scratch::with(x.len(), |y| {
                 y.copy_from_slice(x);
@@ -96,17 +100,9 @@ pub(crate) fn rows(
                         .for_each(|v| *v = reference::activated(*v, activation)),
                     Some(vector) => vector.activate(y, activation),
                 }
-                each(kernels, y, width, out, scales);
+                each(y, width, out, scales, s8);
             }),
         }
-    }
-}
-
-/// Each row to s8, and its scale.
-fn each(kernels: Kernels, x: &[f32], width: usize, out: &mut [i8], scales: &mut [f32]) {
-    let outs = out.chunks_exact_mut(width).zip(scales);
-    for (x, (out, scale)) in x.chunks_exact(width).zip(outs) {
-        *scale = quantized(kernels, x, out);
     }
 }
 
@@ -119,24 +115,27 @@ pub(crate) fn rows_offset(
     out: &mut [u8],
     scales: &mut [f32],
 ) {
-    let quantized = |x: &[f32], out: &mut [u8]| match kernels.float {
+    let u8 = |x: &[f32], out: &mut [u8]| match kernels.float {
         None => reference::quantize_row_offset(x, offset, out),
         Some(vector) => vector.quantize_offset(x, offset, out),
     };
+    each(x, width, out, scales, u8);
+}
+
+/// Each row through `quantize`, which gives its scale.
+fn each<T>(
+    x: &[f32],
+    width: usize,
+    out: &mut [T],
+    scales: &mut [f32],
+    quantize: impl Fn(&[f32], &mut [T]) -> f32,
+) {
     if width == 0 {
-        return scales.fill(quantized(&[], &mut []));
+        return scales.fill(quantize(&[], &mut []));
     }
     let outs = out.chunks_exact_mut(width).zip(scales);
     for (x, (out, scale)) in x.chunks_exact(width).zip(outs) {
-        *scale = quantized(x, out);
-    }
-}
-
-/// A row to s8; gives its scale.
-fn quantized(kernels: Kernels, x: &[f32], out: &mut [i8]) -> f32 {
-    match kernels.float {
-        None => reference::quantize_row(x, out),
-        Some(vector) => vector.quantize(x, out),
+        *scale = quantize(x, out);
     }
 }
 

@@ -3,7 +3,7 @@ use crate::activation::activate;
 use crate::norm::layer_norm;
 use crate::quantize::{Before, quantize_rows, rows_offset};
 use crate::reference::{self, SMALLEST};
-use crate::select::{Kernels, SCALAR};
+use crate::select::{Kernels, SCALAR, Vector};
 use crate::{Activation, available};
 
 /// Values and the scales of their rows.
@@ -44,20 +44,27 @@ fn assert_same<T: PartialEq + std::fmt::Debug>(
     );
 }
 
-#[test]
-fn rows_of_any_width_bit_for_bit() {
+/// Three rows of every width that matters, in sizes from none to the largest.
+fn for_any_rows(mut check: impl FnMut(&'static dyn Vector, &[f32], usize, &str)) {
     for vector in vectors() {
         let registers = vector.shape().columns;
         for width in (1..70).chain(edges(2 * registers)).chain([768, 3072]) {
             for size in [1.0, 1e30, 1e-30, 1e-37, 0.0, 3e38] {
                 let mut x = Values::new(width as u64, 3 * width);
                 x.iter_mut().for_each(|v| *v *= size);
-                let found = quantized(float(vector), &x, width, Before::Nothing);
                 let what = format!("{}, width {width}, size {size}", vector.name());
-                assert_same(found, &expected(&x, width), &what);
+                check(vector, &x, width, &what);
             }
         }
     }
+}
+
+#[test]
+fn rows_of_any_width_bit_for_bit() {
+    for_any_rows(|vector, x, width, what| {
+        let found = quantized(float(vector), x, width, Before::Nothing);
+        assert_same(found, &expected(x, width), what);
+    });
 }
 
 /// Halves lie exactly between two numbers, in whole registers and in what is left of them.
@@ -76,27 +83,40 @@ fn halves_go_to_the_even_number() {
     }
 }
 
-/// A NaN or an infinity in any lane makes the row's scale NaN; other rows stay as they are.
-#[test]
-fn values_that_are_not_finite_spoil_their_row_alone() {
+/// A NaN or an infinity in any lane makes the row's scale NaN; other rows stay as they are, which `whole` tells.
+fn spoils_its_row_alone<T: PartialEq + From<bool>>(
+    quantized: impl Fn(Kernels, &[f32], usize) -> Quantized<T>,
+    whole: impl Fn(&[T]) -> bool,
+) {
     let width = 150;
     for kernels in vectors().into_iter().map(float).chain([SCALAR]) {
         for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for at in 0..width {
                 let mut x = Values::new(1, 3 * width);
                 x[width + at] = bad;
-                let (found, scales) = quantized(kernels, &x, width, Before::Nothing);
-                assert!(
-                    scales[1].is_nan(),
-                    "{}: {bad} at {at} was lost",
-                    kernels.name
-                );
-                assert!(found[width..2 * width].iter().all(|&q| q == 0));
+                let (found, scales) = quantized(kernels, &x, width);
+                let name = kernels.name;
+                assert!(scales[1].is_nan(), "{name}: {bad} at {at} was lost");
+                let zero = T::from(false);
+                assert!(found[width..2 * width].iter().all(|q| *q == zero));
                 assert!(scales[0].is_finite() && scales[2].is_finite());
-                assert!(found[..width].contains(&127) || found[..width].contains(&-127));
+                assert!(whole(&found[..width]));
             }
         }
     }
+}
+
+#[test]
+fn values_that_are_not_finite_spoil_their_row_alone() {
+    spoils_its_row_alone(
+        |kernels, x, width| quantized(kernels, x, width, Before::Nothing),
+        |row| row.contains(&127) || row.contains(&-127),
+    );
+    let offset = 0.17;
+    spoils_its_row_alone(
+        |kernels, x, width| quantized_offset(kernels, x, width, offset),
+        |row| row.iter().any(|&q| q > 0),
+    );
 }
 
 /// The fused forms are the kernels' own layer norm or activation function and then the definition.
@@ -171,28 +191,17 @@ fn quantized_offset(kernels: Kernels, x: &[f32], width: usize, offset: f32) -> Q
 
 #[test]
 fn rows_with_an_offset_bit_for_bit() {
-    for vector in vectors() {
-        let registers = vector.shape().columns;
-        for width in (1..70).chain(edges(2 * registers)).chain([768, 3072]) {
-            for size in [1.0, 1e30, 1e-30, 1e-37, 0.0, 3e38] {
-                for offset in [0.0, 0.17, 0.3, 3e30, 1e-38] {
-                    let mut x = Values::new(width as u64, 3 * width);
-                    x.iter_mut().for_each(|v| *v *= size);
-                    let found = quantized_offset(float(vector), &x, width, offset);
-                    let mut out = vec![99; x.len()];
-                    let rows = x.chunks(width).zip(out.chunks_mut(width));
-                    let scales = rows
-                        .map(|(x, out)| reference::quantize_row_offset(x, offset, out))
-                        .collect();
-                    let what = format!(
-                        "{}, width {width}, size {size}, offset {offset}",
-                        vector.name()
-                    );
-                    assert_same(found, &(out, scales), &what);
-                }
-            }
+    for_any_rows(|vector, x, width, what| {
+        for offset in [0.0, 0.17, 0.3, 3e30, 1e-38] {
+            let found = quantized_offset(float(vector), x, width, offset);
+            let mut out = vec![99; x.len()];
+            let rows = x.chunks(width).zip(out.chunks_mut(width));
+            let scales = rows
+                .map(|(x, out)| reference::quantize_row_offset(x, offset, out))
+                .collect();
+            assert_same(found, &(out, scales), &format!("{what}, offset {offset}"));
         }
-    }
+    });
 }
 
 /// Halves lie exactly between two numbers: the scale is 1, as 254.5 and 0.5 make 255.
@@ -228,24 +237,6 @@ fn an_offset_is_added_without_a_rounding_of_its_own() {
     for vector in vectors() {
         let found = quantized_offset(float(vector), &x, x.len(), offset);
         assert_same(found, &(expected.clone(), vec![scale]), vector.name());
-    }
-}
-
-#[test]
-fn with_an_offset_too_values_that_are_not_finite_spoil_their_row_alone() {
-    let width = 150;
-    for kernels in vectors().into_iter().map(float).chain([SCALAR]) {
-        for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            for at in 0..width {
-                let mut x = Values::new(1, 3 * width);
-                x[width + at] = bad;
-                let (found, scales) = quantized_offset(kernels, &x, width, 0.17);
-                let name = kernels.name;
-                assert!(scales[1].is_nan(), "{name}: {bad} at {at} was lost");
-                assert!(found[width..2 * width].iter().all(|&q| q == 0));
-                assert!(scales[0].is_finite() && scales[2].is_finite());
-            }
-        }
     }
 }
 
