@@ -2,7 +2,8 @@
 
 mod common;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Output;
 
 use common::{Scene, write_checkpoint};
 use pinhole::{Classifier, Fidelity};
@@ -36,6 +37,22 @@ fn checkpoint(scene: &Scene) -> PathBuf {
         write_checkpoint(&folder, outliers);
     }
     folder
+}
+
+/// In int8, of which `least` is asked, into the folder `out`.
+fn export(scene: &Scene, checkpoint: &Path, least: f32, out: &str) -> Output {
+    let (least, path) = (least.to_string(), scene.path(out));
+    let flags = [
+        "--precision",
+        "int8",
+        "--min-agreement",
+        "0",
+        "--min-cosine",
+        &least,
+        "--out",
+        path.to_str().unwrap(),
+    ];
+    scene.export(checkpoint, &flags)
 }
 
 fn fidelity(classifier: &Classifier) -> Fidelity {
@@ -100,14 +117,7 @@ fn values_in_floating_point_are_centred_for_the_projection_behind_them() {
         }
         outliers(name, tensor)
     });
-    let flags = [
-        "--precision",
-        "int8",
-        "--min-agreement",
-        "0",
-        "--min-cosine",
-    ];
-    let output = scene.export(&folder, &[&flags[..], &["0.99995"]].concat());
+    let output = export(&scene, &folder, 0.99995, "bundle");
     assert!(output.status.success(), "{output:?}");
     let classifier = Classifier::open(scene.path("bundle")).unwrap();
     let operator = |name: &str| {
@@ -122,20 +132,7 @@ fn values_in_floating_point_are_centred_for_the_projection_behind_them() {
 #[test]
 fn layers_stay_in_floating_point_until_the_gate_holds() {
     let scene = Scene::new("cat\ndog");
-    let export = |least: f32, out: &str| {
-        let (least, path) = (least.to_string(), scene.path(out));
-        let flags = [
-            "--precision",
-            "int8",
-            "--min-agreement",
-            "0",
-            "--min-cosine",
-            &least,
-            "--out",
-            path.to_str().unwrap(),
-        ];
-        scene.export(&checkpoint(&scene), &flags)
-    };
+    let export = |least, out| export(&scene, &checkpoint(&scene), least, out);
     let output = export(0.0, "any");
     assert!(output.status.success(), "{output:?}");
     let all = fidelity(&Classifier::open(scene.path("any")).unwrap());

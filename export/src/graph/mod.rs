@@ -211,7 +211,7 @@ impl Graph<'_> {
     }
 
     /// `function`, one of the linear ones, over `inputs` with `weight` [outputs, inputs] as PyTorch stores it; the
-    /// file holds [inputs, outputs], as MatMul takes it. In 8-bit integers where the graph is to have them.
+    /// file holds [inputs, outputs], as MatMul takes it.
     fn linear(
         &mut self,
         function: &Function,
@@ -222,37 +222,43 @@ impl Graph<'_> {
         bias: &[f32],
     ) -> Result<String> {
         let transposed = transpose(weight, bias.len(), width);
-        let exact = float_layer(function, &transposed, bias);
-        if let Some(quantized) = quantized(function)
-            && let Some(layer) = self.layer(name, &exact, Source::Activated)?
-        {
-            let (quantized, attributes) = match layer.offset {
-                None => (quantized, vec![]),
-                Some(offset) if *function == dialect::LINEAR_ADD => (
-                    &dialect::OFFSET_QUANTIZED_LINEAR_ADD,
-                    vec![float("offset", offset)],
-                ),
-                Some(_) => bail!("{name}: {} of rows with an offset", function.name),
-            };
-            let parameters = self.quantized_parameters(&layer)?;
-            let mut all = inputs.to_vec();
-            all.extend(parameters.iter().map(String::as_str));
-            return Ok(self.call(quantized, name, &all, attributes));
-        }
         self.linear_transposed(function, name, inputs, &transposed, width, bias)
     }
 
-    /// What the layer with `weight` [outputs, inputs] wants done to its inputs by what stands before it; chosen here,
-    /// before that is written, and known to [`Graph::linear`] later.
-    fn preparation(
+    /// [`Graph::linear`] over `x` plus `residual`, in 8-bit integers where the graph is to have them.
+    fn linear_add(
         &mut self,
-        function: &Function,
         name: &str,
+        [x, residual]: [&str; 2],
         weight: &[f32],
         bias: &[f32],
-    ) -> Result<Preparation> {
+        source: Source,
+    ) -> Result<String> {
+        let width = weight.len() / bias.len();
+        let transposed = transpose(weight, bias.len(), width);
+        let exact = float_layer(&dialect::LINEAR_ADD, &transposed, bias);
+        let Some(layer) = self.layer(name, &exact, source)? else {
+            let inputs = [x, residual];
+            let function = &dialect::LINEAR_ADD;
+            return self.linear_transposed(function, name, &inputs, &transposed, width, bias);
+        };
+        let (function, attributes) = match layer.offset {
+            None => (&dialect::QUANTIZED_LINEAR_ADD, vec![]),
+            Some(offset) => (
+                &dialect::OFFSET_QUANTIZED_LINEAR_ADD,
+                vec![float("offset", offset)],
+            ),
+        };
+        let [weight, scale, bias] = self.quantized_parameters(&layer)?;
+        let all = [x, residual, &weight, &scale, &bias];
+        Ok(self.call(function, name, &all, attributes))
+    }
+
+    /// What [`Graph::linear_add`] with `weight` [outputs, inputs] wants done to its inputs by what stands before it;
+    /// chosen here, before that is written, and known to it later.
+    fn preparation(&mut self, name: &str, weight: &[f32], bias: &[f32]) -> Result<Preparation> {
         let transposed = transpose(weight, bias.len(), weight.len() / bias.len());
-        let exact = float_layer(function, &transposed, bias);
+        let exact = float_layer(&dialect::LINEAR_ADD, &transposed, bias);
         let layer = self.layer(name, &exact, Source::Scalable)?;
         Ok(layer.map(|l| l.preparation).unwrap_or_default())
     }
@@ -383,17 +389,6 @@ struct Norm {
 
 /// Added to the variance, as all CLIPs have it.
 const EPSILON: f32 = 1e-5;
-
-/// A linear function in 8-bit integers.
-fn quantized(float: &Function) -> Option<&'static Function> {
-    match *float {
-        dialect::LINEAR => Some(&dialect::QUANTIZED_LINEAR),
-        dialect::LINEAR_QUICK_GELU => Some(&dialect::QUANTIZED_LINEAR_QUICK_GELU),
-        dialect::LINEAR_GELU => Some(&dialect::QUANTIZED_LINEAR_GELU),
-        dialect::LINEAR_ADD => Some(&dialect::QUANTIZED_LINEAR_ADD),
-        _ => None,
-    }
-}
 
 /// A linear function in 8-bit integers with a layer norm before it.
 fn norm_quantized(float: &Function) -> Option<&'static Function> {

@@ -140,12 +140,7 @@ fn block(
     // is done to the values.
     let out_weight = graph.tensor(&format!("{source}.attn.out_proj.weight"))?;
     let out_bias = graph.tensor(&format!("{source}.attn.out_proj.bias"))?;
-    let wanted = graph.preparation(
-        &dialect::LINEAR_ADD,
-        &name("out_proj"),
-        &out_weight.data,
-        &out_bias.data,
-    )?;
+    let wanted = graph.preparation(&name("out_proj"), &out_weight.data, &out_bias.data)?;
     let (residual, mixed) = if last {
         let residual = class_token(graph, &name("class_token"), x)?;
         let (query_weight, key_value_weight) = weight.split_at(width * width);
@@ -196,13 +191,12 @@ fn block(
         (x.to_owned(), mixed)
     };
 
-    let x = graph.linear(
-        &dialect::LINEAR_ADD,
+    let x = graph.linear_add(
         &name("out_proj"),
-        &[&mixed, &residual],
+        [&mixed, &residual],
         &out_weight.data,
-        width,
         &out_bias.data,
+        Source::Scalable,
     )?;
 
     let norm = graph.norm(&format!("{source}.ln_2"))?;
@@ -218,16 +212,14 @@ fn block(
         after: &Preparation::default(),
     };
     let hidden = graph.norm_linear(function, &name("c_fc"), &x, &norm, &joint)?;
-    let inner = bias.data.len();
     let weight = graph.tensor(&format!("{source}.mlp.c_proj.weight"))?;
     let bias = graph.tensor(&format!("{source}.mlp.c_proj.bias"))?;
-    graph.linear(
-        &dialect::LINEAR_ADD,
+    graph.linear_add(
         &name("c_proj"),
-        &[&hidden, &x],
+        [&hidden, &x],
         &weight.data,
-        inner,
         &bias.data,
+        Source::Activated,
     )
 }
 
