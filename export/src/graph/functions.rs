@@ -184,6 +184,8 @@ fn quantized_linear(x: &str, output: &str, rest: Vec<NodeProto>) -> Vec<NodeProt
     body
 }
 
+/// As [`quantized_linear`] plus `residual`, `x` with `offset` added as unsigned bytes. No constant is 0: prost leaves
+/// out a value that protobuf takes for granted, and onnx's checker then misses it.
 fn offset_quantized_linear_add() -> Vec<NodeProto> {
     let mut body = vec![
         op("Abs", &["x"], "magnitude", vec![]),
