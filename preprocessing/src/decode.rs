@@ -1,14 +1,12 @@
 //! Image files to RGB, as Pillow's `Image.open(file).convert("RGB")`.
 
-mod bmp;
-mod gif;
 mod jpeg;
 
 use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;
 
-use image::codecs::{png::PngDecoder, webp::WebPDecoder};
+use image::codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, Limits};
 
@@ -98,11 +96,11 @@ fn read_bytes(path: &Path, max_bytes: u64) -> Result<Vec<u8>, Error> {
 
 /// Decodes a JPEG, PNG, WebP, BMP or GIF file, the first frame of an animation.
 ///
-/// The format is found from the content. The pixels are those of Pillow 13's
-/// `Image.open(file).convert("RGB")`, exactly for all formats without loss and for lossy WebP, within
-/// rounding for JPEG: palettes are expanded; alpha and transparent colours are dropped, not blended;
-/// 16-bit colour keeps the high byte; 16-bit grey is clipped at 255, because Pillow does so;
-/// CMYK is taken as inverted, as Adobe writes it; colour profiles and gamma are ignored.
+/// The format is detected from the content. For PNG and WebP the pixels are exactly those of Pillow 13's
+/// `Image.open(file).convert("RGB")`; for JPEG they differ by rounding: palettes are expanded; alpha and transparent
+/// colours are dropped, not blended; 16-bit colour keeps the high byte; 16-bit grey is clipped at 255, as in Pillow;
+/// CMYK is read as inverted, as Adobe writes it; colour profiles and gamma are ignored. BMP and GIF are decoded by the
+/// `image` crate, which differs from Pillow in rare files (transparent or partial GIF frames, 16-bit BMP).
 ///
 /// # Errors
 /// [`Error::NotAnImage`], [`Error::TooManyPixels`], and [`Error::Decode`] for damaged, truncated and
@@ -120,11 +118,18 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, Error> 
             })
         }
         [b'R', b'I', b'F', b'F', ..] if bytes.get(8..12) == Some(b"WEBP") => webp(bytes, options),
-        [b'B', b'M', ..] => {
-            bmp::decode(bytes, options).map(|image| (image, Orientation::NoTransforms))
-        }
+        [b'B', b'M', ..] => with_decoder("BMP", options, false, || {
+            BmpDecoder::new(Cursor::new(bytes))
+        }),
         [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => {
-            gif::decode(bytes, options).map(|image| (image, Orientation::NoTransforms))
+            with_decoder("GIF", options, false, || {
+                let mut decoder = GifDecoder::new(Cursor::new(bytes))?;
+                // A frame smaller than the screen is decoded into a buffer of its own.
+                let mut limits = Limits::no_limits();
+                limits.max_alloc = Some(options.max_bytes());
+                decoder.set_limits(limits)?;
+                Ok(decoder)
+            })
         }
         [] => {
             return Err(Error::NotAnImage {

@@ -64,8 +64,13 @@ fn equals_pillow_in_every_mode() {
     let mut wrong = Vec::new();
     for case in cases() {
         let name = format!("{} (Pillow's mode {})", case.file, case.mode);
-        let image = decode(&bytes(&case), &DecodeOptions::default())
-            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        let image = match decode(&bytes(&case), &DecodeOptions::default()) {
+            Ok(image) => image,
+            Err(error) => {
+                wrong.push(format!("{name}: {error}"));
+                continue;
+            }
+        };
         let turned = decode(&bytes(&case), &TURNED).unwrap_or_else(|e| panic!("{name}: {e}"));
         let mut check = |good: bool, what: String| {
             if !good {
