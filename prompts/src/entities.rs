@@ -1,9 +1,9 @@
-//! HTML character references: Python's `html.unescape`, and ftfy's stricter reading of them.
+//! HTML character references: Python's `html.unescape`, and ftfy's stricter form.
 
-use crate::tables;
+use html_escape::NAMED_ENTITIES;
 
-/// Python's `html.unescape`, which follows the HTML5 rules: the semicolon is optional for some names,
-/// the longest known prefix of a name counts, and unfit numbers are mended or dropped.
+/// Python's `html.unescape`, which follows the HTML5 rules: the semicolon is optional for [`LEGACY`] names, the longest
+/// known prefix of a name counts, and invalid numbers are replaced or dropped.
 pub(crate) fn unescape(text: &[char]) -> Vec<char> {
     replace_references(text, |rest| {
         if let Some((value, length)) = numeric(rest) {
@@ -15,14 +15,13 @@ pub(crate) fn unescape(text: &[char]) -> Vec<char> {
             length += 1;
         }
         let name: String = rest[..length].iter().take_while(|c| c.is_ascii()).collect();
-        (2..=name.len()).rev().find_map(|prefix| {
-            let value = find(tables::ENTITIES, &name[..prefix])?;
-            Some((value.chars().collect(), prefix))
-        })
+        let (value, length) = longest_prefix(&name)?;
+        Some((value.chars().collect(), length))
     })
 }
 
-/// ftfy's `unescape_html`: only references that end in a semicolon, and also some names in capitals.
+/// ftfy's `unescape_html`: only references that end in a semicolon, and also names in upper case (`&EACUTE;`) that
+/// HTML5 knows in lower case alone.
 pub(crate) fn unescape_strict(text: &[char]) -> Vec<char> {
     replace_references(text, |rest| {
         let hash = usize::from(rest.first() == Some(&'#'));
@@ -36,20 +35,21 @@ pub(crate) fn unescape_strict(text: &[char]) -> Vec<char> {
             return None;
         }
         if hash == 1 {
-            // A reference to the semicolon itself looks to ftfy as if it had not been read whole.
+            // ftfy takes a result that ends in a semicolon for an incomplete reference.
             let (value, read) = numeric(rest)?;
             return (read == length && value != Some(';'))
                 .then(|| (value.into_iter().collect(), length));
         }
         let name: String = rest[..length].iter().collect();
-        let value =
-            find(tables::ENTITIES, &name).or_else(|| find(tables::CAPITAL_ENTITIES, &name))?;
+        let value = named(&name)
+            .map(str::to_owned)
+            .or_else(|| upper_case(&name))?;
         Some((value.chars().collect(), length))
     })
 }
 
-/// Copies `text`, replacing each `&` for which `read`, given what follows it, returns a value and
-/// the number of characters that it stands for.
+/// Copies `text`. Where `read`, given the characters after an `&`, returns a value and a length, the value replaces the
+/// `&` and that many characters.
 fn replace_references(
     text: &[char],
     read: impl Fn(&[char]) -> Option<(Vec<char>, usize)>,
@@ -69,13 +69,60 @@ fn replace_references(
     out
 }
 
-fn find(table: &'static [(&str, &str)], name: &str) -> Option<&'static str> {
-    let at = table.binary_search_by_key(&name, |&(key, _)| key).ok()?;
-    Some(table[at].1)
+/// The value of the longest prefix of `name` that is the name of a reference, and the prefix's length.
+fn longest_prefix(name: &str) -> Option<(&'static str, usize)> {
+    (2..=name.len())
+        .rev()
+        .find_map(|length| Some((named(&name[..length])?, length)))
 }
 
-/// Reads `#123;` or `#x1f;`, semicolon optional: the character, if the number stands for one, and
-/// the length of the reference.
+/// The value of a reference by its name: "eacute;", or "eacute" for [`LEGACY`] names.
+fn named(name: &str) -> Option<&'static str> {
+    let stem = match name.strip_suffix(';') {
+        Some(stem) => stem,
+        None => LEGACY[LEGACY.binary_search(&name).ok()?],
+    };
+    let at = NAMED_ENTITIES
+        .binary_search_by_key(&stem.as_bytes(), |&(key, _)| key)
+        .ok()?;
+    Some(NAMED_ENTITIES[at].1)
+}
+
+/// The value of a reference whose name is in upper case, where that is not ambiguous (`ftfy.chardata.HTML_ENTITIES`).
+fn upper_case(name: &str) -> Option<String> {
+    let lower = name.to_ascii_lowercase();
+    if name != name.to_ascii_uppercase() || name == lower || longest_prefix(name).is_some() {
+        return None;
+    }
+    Some(named(&lower)?.to_uppercase())
+}
+
+/// The named references whose semicolon is optional in HTML5.
+#[rustfmt::skip]
+const LEGACY: [&str; 106] = [
+    "AElig", "AMP", "Aacute", "Acirc", "Agrave", "Aring", "Atilde", "Auml", "COPY", "Ccedil",
+    "ETH", "Eacute", "Ecirc", "Egrave", "Euml", "GT", "Iacute", "Icirc", "Igrave", "Iuml", "LT",
+    "Ntilde", "Oacute", "Ocirc", "Ograve", "Oslash", "Otilde", "Ouml", "QUOT", "REG", "THORN",
+    "Uacute", "Ucirc", "Ugrave", "Uuml", "Yacute", "aacute", "acirc", "acute", "aelig", "agrave",
+    "amp", "aring", "atilde", "auml", "brvbar", "ccedil", "cedil", "cent", "copy", "curren", "deg",
+    "divide", "eacute", "ecirc", "egrave", "eth", "euml", "frac12", "frac14", "frac34", "gt",
+    "iacute", "icirc", "iexcl", "igrave", "iquest", "iuml", "laquo", "lt", "macr", "micro",
+    "middot", "nbsp", "not", "ntilde", "oacute", "ocirc", "ograve", "ordf", "ordm", "oslash",
+    "otilde", "ouml", "para", "plusmn", "pound", "quot", "raquo", "reg", "sect", "shy", "sup1",
+    "sup2", "sup3", "szlig", "thorn", "times", "uacute", "ucirc", "ugrave", "uml", "uuml",
+    "yacute", "yen", "yuml",
+];
+
+/// Bytes 0x80..=0x9f in windows-1252; unassigned bytes are themselves. Numeric references to this range mean these
+/// characters, too.
+#[rustfmt::skip]
+pub(crate) const WINDOWS_1252_C1: [char; 32] = [
+    '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}',
+    '\u{90}', '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
+];
+
+/// Reads `#123;` or `#x1f;`, semicolon optional: the character, `None` where the number is dropped, and the length of
+/// the reference.
 fn numeric(rest: &[char]) -> Option<(Option<char>, usize)> {
     if rest.first() != Some(&'#') {
         return None;
@@ -98,7 +145,7 @@ fn numeric(rest: &[char]) -> Option<(Option<char>, usize)> {
     }
     let value = match number {
         0 => Some('\u{fffd}'),
-        0x80..=0x9f => Some(tables::NUMERIC_C1[number as usize - 0x80]),
+        0x80..=0x9f => Some(WINDOWS_1252_C1[number as usize - 0x80]),
         0x1..=0x8 | 0xb | 0xe..=0x1f | 0x7f | 0xfdd0..=0xfdef => None,
         _ if number <= 0x10ffff && number & 0xfffe == 0xfffe => None,
         _ => Some(char::from_u32(number).unwrap_or('\u{fffd}')),

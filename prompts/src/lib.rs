@@ -17,16 +17,13 @@
 
 mod bpe;
 mod classes;
+mod clean;
 pub mod conditional;
 mod embeddings;
 mod entities;
 mod error;
 mod layout;
 mod lines;
-mod mojibake;
-mod repair;
-#[rustfmt::skip]
-mod tables;
 mod templates;
 mod tokenizer;
 mod tower;

@@ -1,19 +1,19 @@
 //! CLIP's tokenizer, equal to `SimpleTokenizer` of open_clip.
 
 use crate::bpe::encode_word;
+use crate::clean::fix_text;
 use crate::entities::unescape;
 use crate::error::{Error, excerpt};
-use crate::repair::fix_text;
-use crate::unicode::{is_letter, is_number, is_space, lower};
+use crate::unicode::{is_letter, is_number, is_space};
 
 /// The token that begins every text.
 pub const SOT: u32 = 49406;
 /// The token that ends every text; the text tower reads its row.
 pub const EOT: u32 = 49407;
 
-/// Turns text into token ids below 49408, exactly as `SimpleTokenizer` of open_clip 3.3.0 with its
-/// default cleaning: `ftfy.fix_text`, `html.unescape` twice, white space collapsed, lower case;
-/// then byte-level byte-pair encoding.
+/// Turns text into token ids below 49408 as `SimpleTokenizer` of open_clip 3.3.0 does with its default cleaning
+/// (`ftfy.fix_text`, `html.unescape` twice, white space collapsed, lower case; then byte-level byte-pair encoding),
+/// except that ftfy's repair of wrongly decoded text is left out: text is expected to be valid Unicode.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tokenizer(());
 
@@ -96,7 +96,8 @@ fn clean(text: &str) -> Vec<char> {
     let text: Vec<char> = text.chars().collect();
     let text = unescape(&unescape(&fix_text(&text)));
     let words = text.split(|&c| is_space(c)).filter(|word| !word.is_empty());
-    lower(&words.collect::<Vec<_>>().join(&' '))
+    let text: String = words.collect::<Vec<_>>().join(&' ').into_iter().collect();
+    text.to_lowercase().chars().collect()
 }
 
 /// The length of the word at the start of `text`, after the pattern
