@@ -18,12 +18,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 use criterion::{Criterion, SamplingMode, Throughput};
-use pinhole::{Classes, Classifier, DecodeOptions, Mode, Precision, Preprocessing, RgbImage};
-use pinhole_checkpoint::{
-    Activation, Checkpoint, ClassPosition, ClipConfig, Error, Existing, ImageTower, MetaNet,
-    PromptLearner, TextTower,
+use pinhole::{
+    Classes, Classifier, DecodeOptions, Mode, Precision, PreprocessConfig, RgbImage, preprocess,
 };
+use pinhole_checkpoint::{Checkpoint, Error, Existing};
 use pinhole_export::{CalibrationImage, Gate, Prompts, Request, export, images_below};
+use pinhole_model::{
+    Activation, ClassPosition, ClipConfig, ImageEncoderConfig, MetaNet, PromptLearner,
+    TextEncoderConfig,
+};
 use pinhole_prompts::Templates;
 use weights::random;
 
@@ -76,7 +79,7 @@ impl Bench {
     }
 
     fn preprocessing(&mut self) -> Result<()> {
-        let rule = Preprocessing::openai(SIDE);
+        let rule = PreprocessConfig::openai(SIDE);
         for (width, height) in [(640, 480), (1920, 1080)] {
             let photo = photo(0, width, height)?;
             let jpeg = jpeg(&photo)?;
@@ -86,7 +89,7 @@ impl Bench {
             });
             let what = format!("preprocess {width}x{height} to {SIDE}x{SIDE}");
             self.measure(&what, 1, || {
-                rule.apply(&photo).expect("an image");
+                preprocess(&rule, &photo).expect("an image");
             });
         }
         Ok(())
@@ -191,14 +194,14 @@ impl Bench {
         let config = ClipConfig {
             name: None,
             embedding: EMBEDDING,
-            image: ImageTower::VisionTransformer {
+            image: ImageEncoderConfig::VisionTransformer {
                 image_size: SIDE,
                 patch_size,
                 width,
                 layers,
                 heads: width / 64,
             },
-            text: TextTower {
+            text: TextEncoderConfig {
                 context_length: 77,
                 vocabulary: 49_408,
                 width: text_width,
@@ -206,7 +209,7 @@ impl Bench {
                 heads: text_width / 64,
             },
             activation: Activation::QuickGelu,
-            preprocessing: Preprocessing::openai(SIDE),
+            preprocessing: PreprocessConfig::openai(SIDE),
         };
         let shapes = config.tensors();
         let folder = self.folder.path().join(name);

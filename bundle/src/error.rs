@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// An error of reading or writing a bundle; each names the file, and the field where there is one.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The operating system refused.
     #[error("{}: {action}: {reason}", path.display())]
@@ -44,6 +45,21 @@ pub enum Error {
         expected: &'static str,
         /// What the parser said.
         reason: String,
+    },
+    /// A tensor is not what the bundle needs.
+    #[error(
+        "{}: tensor {tensor}: expected {expected}, found {found}; export the bundle again",
+        path.display()
+    )]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// Name of the tensor.
+        tensor: String,
+        /// What was expected.
+        expected: String,
+        /// What was found.
+        found: String,
     },
     /// A file's bytes are not those that were exported.
     #[error(

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use pinhole_checkpoint::Tensor;
+use pinhole_model::Tensor;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::{Error, Manifest};

@@ -32,6 +32,7 @@ mod golden;
 mod head;
 mod manifest;
 mod read;
+mod tensor_file;
 mod write;
 
 pub use calibration::{Calibration, expected_calibration_error};
@@ -39,10 +40,11 @@ pub use error::Error;
 pub use golden::{Golden, GoldenImage};
 pub use head::Head;
 pub use manifest::{
-    Agreement, ConditionalInfo, FORMAT, Fidelity, FileEntry, HeadKind, Manifest, ModelInfo,
-    Precision, PromptLearnerInfo, TextEncoderInfo, TextFidelity, UnknownPolicy, VERSION,
+    ConditionalInfo, FORMAT, Fidelity, FileEntry, HeadKind, Manifest, ModelInfo, PromptLearnerInfo,
+    TextEncoderInfo, TextFidelity, UnknownPolicy, VERSION,
 };
 pub use read::Bundle;
+pub use tensor_file::TensorFile;
 pub use write::BundleWriter;
 
 /// File name of the manifest.

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use pinhole_checkpoint::{Activation, ClassPosition, TextTower};
-use pinhole_preprocessing::Preprocessing;
+use pinhole_model::{
+    Activation, Agreement, ClassPosition, Precision, PreprocessConfig, TextEncoderConfig,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{Calibration, Error};
@@ -30,7 +31,7 @@ pub struct Manifest {
     pub model: ModelInfo,
     /// From an RGB image to the encoder's pixels. Mean and std are recorded for the reader; they are
     /// folded into the graph.
-    pub preprocessing: Preprocessing,
+    pub preprocessing: PreprocessConfig,
     /// How the weights are stored and multiplied.
     pub precision: Precision,
     /// Factor from cosine similarity to logit, exp() applied (CLIP: about 100).
@@ -82,28 +83,6 @@ pub struct ModelInfo {
     pub embedding_size: usize,
 }
 
-/// How the encoder's weights are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 32-bit floats.
-    F32,
-    /// 16-bit floats, multiplied as such or in f32: see [`Manifest::f16_arithmetic`].
-    F16,
-    /// 8-bit integers in the blocks' linear layers, with one scale an output; the rest as [`Self::F16`].
-    Int8,
-}
-
-impl std::fmt::Display for Precision {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Int8 => "int8",
-        })
-    }
-}
-
 /// When the answer is "unknown": any condition that is set and not met.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -139,7 +118,7 @@ pub struct PromptLearnerInfo {
 #[serde(deny_unknown_fields)]
 pub struct TextEncoderInfo {
     /// Its sizes.
-    pub tower: TextTower,
+    pub tower: TextEncoderConfig,
     /// "quickgelu" or "gelu".
     pub activation: Activation,
     /// How its weights are stored.
@@ -194,18 +173,6 @@ pub struct ConditionalInfo {
     pub shortlist_length: usize,
     /// Mode `shortlist` of that length.
     pub shortlist: Agreement,
-}
-
-/// Agreement of a mode with the exact one.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Agreement {
-    /// Share of images with the same best class, 0..1.
-    pub top1: f32,
-    /// The largest difference of a logit over all images and classes.
-    pub largest_logit_difference: f32,
-    /// The mean difference.
-    pub mean_logit_difference: f32,
 }
 
 /// Agreement of the stored encoder with the same weights in f32, on `images` images.

@@ -210,7 +210,7 @@ fn check_hash(folder: &Path, entry: &FileEntry) -> Result<(), Error> {
 
 /// Opens a regular file and tells its length. What is not one is refused before it is opened: a named
 /// pipe would block.
-fn open_regular(path: &Path) -> Result<(File, u64), Error> {
+pub(crate) fn open_regular(path: &Path) -> Result<(File, u64), Error> {
     let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, "cannot open", e))?;
     if !metadata.is_file() {
         return Err(Error::field(

@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use pinhole_checkpoint::{Activation, Checkpoint, Error, Existing, OpenOptions, write};
+use pinhole_checkpoint::{Checkpoint, Error, Existing, OpenOptions, write};
+use pinhole_model::Activation;
 
 fn main() -> Result<(), Error> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -4,7 +4,8 @@
 use std::path::Path;
 use std::time::Instant;
 
-use pinhole_checkpoint::{Activation, Checkpoint, Error, OpenOptions};
+use pinhole_checkpoint::{Checkpoint, Error, OpenOptions};
+use pinhole_model::Activation;
 
 fn main() -> Result<(), Error> {
     let mut arguments = std::env::args().skip(1);

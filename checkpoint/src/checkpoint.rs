@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
-use pinhole_preprocessing::Preprocessing;
+use pinhole_model::{Activation, ClipConfig, ClipWeights, PreprocessConfig, Tensor};
 
 use crate::config_file::{self, Declared};
 use crate::names::{Naming, OPENAI_SETTINGS, Recipe};
 use crate::storage::Source;
-use crate::{Activation, ClipConfig, Error, StateDict, Tensor, infer, read_state_dict};
+use crate::{Error, StateDict, infer, read_state_dict};
 
 /// An open CLIP checkpoint: a checked configuration, and weights that are read when asked for.
 #[derive(Debug)]
@@ -159,6 +159,18 @@ impl Checkpoint {
     }
 }
 
+impl ClipWeights for Checkpoint {
+    type Error = Error;
+
+    fn config(&self) -> &ClipConfig {
+        self.config()
+    }
+
+    fn tensor(&self, name: &str) -> Result<Tensor, Error> {
+        self.tensor(name)
+    }
+}
+
 fn activation(
     state: &StateDict,
     declared: Option<&Declared>,
@@ -192,7 +204,7 @@ fn activation(
 /// What the configuration files beside the weights say.
 struct Beside {
     declared: Option<Declared>,
-    preprocessing: Option<(PathBuf, Preprocessing)>,
+    preprocessing: Option<(PathBuf, PreprocessConfig)>,
 }
 
 impl Beside {

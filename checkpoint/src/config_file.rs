@@ -3,11 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
-use pinhole_preprocessing::{CropRounding, Filter, Preprocessing, Resize};
+use pinhole_model::{
+    Activation, ClipConfig, CropRounding, Filter, ImageEncoderConfig, PreprocessConfig, Resize,
+};
 use serde_json::{Map, Value};
 
+use crate::Error;
 use crate::storage::Source;
-use crate::{Activation, ClipConfig, Error, ImageTower};
 
 const MAX_BYTES: u64 = 4 << 20;
 
@@ -80,17 +82,19 @@ fn inferred(config: &ClipConfig, quantity: Quantity) -> Option<usize> {
         (Quantity::ImageSize, image) => image.image_size() as usize,
         (
             Quantity::ImageWidth,
-            ImageTower::VisionTransformer { width, .. } | ImageTower::ModifiedResNet { width, .. },
+            ImageEncoderConfig::VisionTransformer { width, .. }
+            | ImageEncoderConfig::ModifiedResNet { width, .. },
         ) => *width,
         (
             Quantity::ImageHeads,
-            ImageTower::VisionTransformer { heads, .. } | ImageTower::ModifiedResNet { heads, .. },
+            ImageEncoderConfig::VisionTransformer { heads, .. }
+            | ImageEncoderConfig::ModifiedResNet { heads, .. },
         ) => *heads,
-        (Quantity::PatchSize, ImageTower::VisionTransformer { patch_size, .. }) => {
+        (Quantity::PatchSize, ImageEncoderConfig::VisionTransformer { patch_size, .. }) => {
             *patch_size as usize
         }
-        (Quantity::ImageLayers, ImageTower::VisionTransformer { layers, .. }) => *layers,
-        (Quantity::Stage(stage), ImageTower::ModifiedResNet { layers, .. }) => {
+        (Quantity::ImageLayers, ImageEncoderConfig::VisionTransformer { layers, .. }) => *layers,
+        (Quantity::Stage(stage), ImageEncoderConfig::ModifiedResNet { layers, .. }) => {
             layers.get(stage).copied()?
         }
         _ => return None,
@@ -101,7 +105,7 @@ fn inferred(config: &ClipConfig, quantity: Quantity) -> Option<usize> {
 ///
 /// Written after open_clip's `CLIPVisionCfg`, `CLIPTextCfg` (model.py) and `PreprocessCfg`
 /// (transform.py), which also have the defaults.
-pub(crate) fn read_open_clip(path: &Path) -> Result<(Declared, Option<Preprocessing>), Error> {
+pub(crate) fn read_open_clip(path: &Path) -> Result<(Declared, Option<PreprocessConfig>), Error> {
     let root = Object::read(path)?;
     let model = root.object("model_cfg")?.ok_or_else(|| {
         Error::config(
@@ -260,7 +264,7 @@ pub(crate) fn read_open_clip(path: &Path) -> Result<(Declared, Option<Preprocess
 }
 
 /// open_clip's `PreprocessCfg`, with its defaults.
-fn open_clip_preprocessing(rule: &Object, size: Option<usize>) -> Result<Preprocessing, Error> {
+fn open_clip_preprocessing(rule: &Object, size: Option<usize>) -> Result<PreprocessConfig, Error> {
     rule.only(
         &[
             "size",
@@ -273,7 +277,7 @@ fn open_clip_preprocessing(rule: &Object, size: Option<usize>) -> Result<Preproc
         &[("mode", "RGB".into())],
     )?;
     let size = rule.square("size")?.or(size).unwrap_or(224);
-    let mut preprocessing = Preprocessing::openai(rule.pixels("size", size)?);
+    let mut preprocessing = PreprocessConfig::openai(rule.pixels("size", size)?);
     preprocessing.filter = match rule.text("interpolation")? {
         // open_clip resizes with bicubic at inference where training drew one at random.
         None | Some("bicubic" | "random") => Filter::Bicubic,
@@ -299,8 +303,8 @@ fn open_clip_preprocessing(rule: &Object, size: Option<usize>) -> Result<Preproc
             [byte(value).ok_or_else(|| rule.wrong("fill_color", "a number from 0 to 255"))?; 3]
         }
     };
-    preprocessing.mean = rule.mean("mean", Preprocessing::OPENAI_MEAN)?;
-    preprocessing.std = rule.std("std", Preprocessing::OPENAI_STD)?;
+    preprocessing.mean = rule.mean("mean", PreprocessConfig::OPENAI_MEAN)?;
+    preprocessing.std = rule.std("std", PreprocessConfig::OPENAI_STD)?;
     Ok(preprocessing)
 }
 
@@ -374,7 +378,7 @@ pub(crate) fn read_transformers(path: &Path) -> Result<Declared, Error> {
 }
 
 /// Reads transformers' `preprocessor_config.json`, or the same inside `processor_config.json`.
-pub(crate) fn read_transformers_preprocessing(path: &Path) -> Result<Preprocessing, Error> {
+pub(crate) fn read_transformers_preprocessing(path: &Path) -> Result<PreprocessConfig, Error> {
     let root = Object::read(path)?;
     let rule = root.object("image_processor")?.unwrap_or(root);
     if rule.flag("do_resize")? == Some(false) {
@@ -412,7 +416,7 @@ pub(crate) fn read_transformers_preprocessing(path: &Path) -> Result<Preprocessi
     if crop && cropped != size {
         return Err(rule.wrong("crop_size", &format!("{size}, as size has it")));
     }
-    let mut preprocessing = Preprocessing::openai(rule.pixels("size", size)?);
+    let mut preprocessing = PreprocessConfig::openai(rule.pixels("size", size)?);
     preprocessing.resize = resize;
     preprocessing.crop = CropRounding::Floor;
     // Pillow's numbers.
@@ -431,8 +435,8 @@ pub(crate) fn read_transformers_preprocessing(path: &Path) -> Result<Preprocessi
     if rule.flag("do_normalize")? == Some(false) {
         (preprocessing.mean, preprocessing.std) = ([0.0; 3], [1.0; 3]);
     } else {
-        preprocessing.mean = rule.mean("image_mean", Preprocessing::OPENAI_MEAN)?;
-        preprocessing.std = rule.std("image_std", Preprocessing::OPENAI_STD)?;
+        preprocessing.mean = rule.mean("image_mean", PreprocessConfig::OPENAI_MEAN)?;
+        preprocessing.std = rule.std("image_std", PreprocessConfig::OPENAI_STD)?;
     }
     Ok(preprocessing)
 }

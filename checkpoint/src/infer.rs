@@ -1,10 +1,12 @@
 //! The architecture of a model, told from the shapes of its tensors.
 
-use pinhole_preprocessing::Preprocessing;
+use pinhole_model::{
+    Activation, ClipConfig, ImageEncoderConfig, PreprocessConfig, TextEncoderConfig,
+};
 
 use crate::config_file::{Declared, Quantity};
 use crate::names::{Naming, OPENAI_SETTINGS, Recipe, is_no_parameter};
-use crate::{Activation, ClipConfig, Dtype, Error, ImageTower, StateDict, TextTower};
+use crate::{Dtype, Error, StateDict};
 
 /// Far above any model, far below what overflows when multiplied.
 const MAX_DIMENSION: usize = 1 << 20;
@@ -21,7 +23,7 @@ pub(crate) fn configuration(
     naming: Naming,
     declared: Option<&Declared>,
     activation: Activation,
-    preprocessing: Option<Preprocessing>,
+    preprocessing: Option<PreprocessConfig>,
     assumptions: &mut Vec<String>,
 ) -> Result<ClipConfig, Error> {
     let shapes = Shapes { state, naming };
@@ -47,7 +49,7 @@ pub(crate) fn configuration(
         shapes.check_mlp(tower)?;
     }
     let [_, text_width] = shapes.matrix("token_embedding.weight")?;
-    let text = TextTower {
+    let text = TextEncoderConfig {
         context_length: shapes.matrix("positional_embedding")?[0],
         vocabulary: shapes.matrix("token_embedding.weight")?[0],
         width: text_width,
@@ -65,7 +67,7 @@ pub(crate) fn configuration(
         }
         let heads = heads(Quantity::ImageHeads, "image", pooled);
         (
-            ImageTower::ModifiedResNet {
+            ImageEncoderConfig::ModifiedResNet {
                 image_size: side as u32,
                 layers,
                 width,
@@ -81,7 +83,7 @@ pub(crate) fn configuration(
             .saturating_mul(patch);
         let layers = shapes.layers("visual.transformer.resblocks.")?;
         let heads = heads(Quantity::ImageHeads, "image", width);
-        let tower = ImageTower::VisionTransformer {
+        let tower = ImageEncoderConfig::VisionTransformer {
             image_size: side.min(MAX_IMAGE) as u32,
             patch_size: patch as u32,
             width,
@@ -102,7 +104,7 @@ pub(crate) fn configuration(
             "preprocessing: OpenAI's (short side to {side} pixels, bicubic, centre crop, OpenAI's \
              mean and std), as no configuration file says it"
         ));
-        Preprocessing::openai(side as u32)
+        PreprocessConfig::openai(side as u32)
     });
     let name = declared.and_then(|declared| declared.name.clone());
     let config = ClipConfig {
@@ -128,8 +130,8 @@ fn check_heads(
     config: &ClipConfig,
 ) -> Result<(), Error> {
     let (image_heads, image_width) = match &config.image {
-        ImageTower::VisionTransformer { heads, width, .. } => (*heads, *width),
-        ImageTower::ModifiedResNet { heads, width, .. } => (*heads, 32 * width),
+        ImageEncoderConfig::VisionTransformer { heads, width, .. } => (*heads, *width),
+        ImageEncoderConfig::ModifiedResNet { heads, width, .. } => (*heads, 32 * width),
     };
     for (tower, quantity, heads, width) in [
         ("image", Quantity::ImageHeads, image_heads, image_width),

@@ -29,7 +29,7 @@
 //! is known of OpenAI's archives, and else [`OpenOptions::activation`] must say it.
 //!
 //! # Names
-//! [`ClipConfig::tensors`] lists the canonical names, which are OpenAI's and open_clip's, with
+//! [`ClipConfig::tensors`](pinhole_model::ClipConfig::tensors) lists the canonical names, which are OpenAI's and open_clip's, with
 //! their shapes. [`write()`] writes them as a folder that open_clip and this crate read without
 //! further hints. [`read_state_dict`] reads any file of these formats without asking that it be a
 //! CLIP model.
@@ -43,7 +43,6 @@ mod checkpoint;
 mod config_file;
 mod error;
 mod infer;
-mod model;
 mod names;
 mod pickle;
 mod prompt_learner;
@@ -55,9 +54,6 @@ mod write;
 
 pub use checkpoint::{Checkpoint, OpenOptions};
 pub use error::Error;
-pub use model::{Activation, ClipConfig, ImageTower, TextTower};
-pub use prompt_learner::{
-    ClassPosition, MetaNet, PromptLearner, read_prompt_learner, write_prompt_learner,
-};
-pub use state_dict::{Dtype, StateDict, Tensor, TensorInfo, read_state_dict};
+pub use prompt_learner::{read_prompt_learner, write_prompt_learner};
+pub use state_dict::{Dtype, StateDict, TensorInfo, read_state_dict};
 pub use write::{Existing, write};

@@ -1,16 +1,14 @@
 //! What CoOp and CoCoOp learn: the context, and CoCoOp's meta-net.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
-use std::str::FromStr;
 
+use pinhole_model::{MetaNet, PromptLearner, Tensor};
 use safetensors::tensor::TensorView;
-use serde::{Deserialize, Serialize};
 
-use crate::{Dtype, Error, StateDict, Tensor, read_state_dict};
+use crate::{Dtype, Error, StateDict, read_state_dict};
 
 const CONTEXT: &str = "ctx";
 const META_NET: [&str; 4] = [
@@ -23,85 +21,6 @@ const META_NET: [&str; 4] = [
 const IGNORED: [&str; 2] = ["token_prefix", "token_suffix"];
 /// Key of a file's metadata that says where the class name stands.
 const POSITION: &str = "class_position";
-
-/// Where the class name stands in a learned prompt (CoOp, section 3.2).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ClassPosition {
-    /// Behind the context.
-    #[default]
-    End,
-    /// Between the context's halves, of which the first is the smaller one.
-    Middle,
-    /// Before the context.
-    Front,
-}
-
-impl fmt::Display for ClassPosition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::End => "end",
-            Self::Middle => "middle",
-            Self::Front => "front",
-        })
-    }
-}
-
-impl FromStr for ClassPosition {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "end" => Ok(Self::End),
-            "middle" => Ok(Self::Middle),
-            "front" => Ok(Self::Front),
-            _ => Err("expected end, middle or front".to_owned()),
-        }
-    }
-}
-
-/// The weights of a prompt learner: CoOp's (Zhou et al., 2022) or, with a meta-net, CoCoOp's (Zhou
-/// et al., 2022, "Conditional prompt learning").
-#[derive(Clone, Debug, PartialEq)]
-pub struct PromptLearner {
-    /// Context vectors [n_ctx, width], or class-specific ones [classes, n_ctx, width], width being
-    /// the text tower's.
-    pub context: Tensor,
-    /// CoCoOp's network.
-    pub meta_net: Option<MetaNet>,
-    /// Where the class name stands; the reference's files do not say.
-    pub class_position: Option<ClassPosition>,
-}
-
-/// CoCoOp's meta-net: W2 relu(W1 f + b1) + b2 of the L2-normalised image embedding f.
-#[derive(Clone, Debug, PartialEq)]
-pub struct MetaNet {
-    /// W1, [hidden, embedding]; the reference has one hidden unit for 16 of the embedding.
-    pub linear1_weight: Tensor,
-    /// b1, `[hidden]`
-    pub linear1_bias: Tensor,
-    /// W2, [width, hidden]
-    pub linear2_weight: Tensor,
-    /// b2, `[width]`
-    pub linear2_bias: Tensor,
-}
-
-impl PromptLearner {
-    /// Number of context vectors of a prompt.
-    pub fn n_ctx(&self) -> usize {
-        self.context.shape[self.context.shape.len() - 2]
-    }
-
-    /// Length of a context vector, which is the width of the text tower.
-    pub fn width(&self) -> usize {
-        self.context.shape[self.context.shape.len() - 1]
-    }
-
-    /// Number of classes that have a context of their own; `None` for a unified context.
-    pub fn class_specific(&self) -> Option<usize> {
-        (self.context.shape.len() == 3).then(|| self.context.shape[0])
-    }
-}
 
 /// Reads a prompt learner: the reference's `prompt_learner/model.pth.tar-N` (zip or legacy pickle,
 /// f32, f16 or bf16, with or without `prompt_learner.` before the names), or a file of

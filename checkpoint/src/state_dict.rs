@@ -5,20 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use half::{bf16, f16};
+use pinhole_model::Tensor;
 pub use safetensors::Dtype;
 
 use crate::pickle::TensorRef;
 use crate::storage::{Source, Storage};
 use crate::{Error, safetensors_file, torch};
-
-/// A dense tensor.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Tensor<T = f32> {
-    /// Length of each dimension; empty for a scalar.
-    pub shape: Vec<usize>,
-    /// Elements, row-major.
-    pub data: Vec<T>,
-}
 
 /// Type and shape of a tensor in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,24 +108,6 @@ impl StateDict {
     pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
         let (info, view) = self.entry(name)?;
         view.read(info, name)
-    }
-
-    /// Reads one tensor of type I8.
-    ///
-    /// # Errors
-    /// No such tensor, another type, or a damaged file.
-    pub fn tensor_i8(&self, name: &str) -> Result<Tensor<i8>, Error> {
-        let (info, view) = self.entry(name)?;
-        if info.dtype != Dtype::I8 {
-            return Err(view.wrong_type(info, name, "I8"));
-        }
-        let data = view.elements(info, name, 1, |piece, data| {
-            data.extend(piece.iter().map(|b| b.cast_signed()));
-        })?;
-        Ok(Tensor {
-            shape: info.shape.clone(),
-            data,
-        })
     }
 
     /// The file (for a sharded checkpoint, its index).

@@ -5,11 +5,13 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use pinhole_preprocessing::{CropRounding, Filter, Resize};
+use pinhole_model::{
+    Activation, ClipConfig, CropRounding, Filter, ImageEncoderConfig, Resize, Tensor,
+};
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::{Value, json};
 
-use crate::{Activation, ClipConfig, Dtype, Error, ImageTower, Tensor};
+use crate::{Dtype, Error};
 
 const WEIGHTS: &str = "open_clip_model.safetensors";
 const CONFIG: &str = "open_clip_config.json";
@@ -201,7 +203,7 @@ fn describe(folder: &Path, config: &ClipConfig) -> Result<Value, Error> {
         Ok(width / heads)
     };
     let vision = match &config.image {
-        ImageTower::VisionTransformer {
+        ImageEncoderConfig::VisionTransformer {
             image_size,
             patch_size,
             width,
@@ -220,7 +222,7 @@ fn describe(folder: &Path, config: &ClipConfig) -> Result<Value, Error> {
                 "patch_size": patch_size,
             })
         }
-        ImageTower::ModifiedResNet {
+        ImageEncoderConfig::ModifiedResNet {
             image_size,
             layers,
             width,

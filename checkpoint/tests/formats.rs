@@ -5,11 +5,11 @@ mod common;
 use std::fs;
 
 use common::{FILES, copy, digests, golden, golden_digests, models, open};
-use pinhole_checkpoint::{
-    Activation, Checkpoint, ClipConfig, Dtype, Error, ImageTower, OpenOptions, TextTower,
-    read_state_dict,
+use pinhole_checkpoint::{Checkpoint, Dtype, Error, OpenOptions, read_state_dict};
+use pinhole_model::{
+    Activation, ClipConfig, CropRounding, Filter, ImageEncoderConfig, PreprocessConfig, Resize,
+    TextEncoderConfig,
 };
-use pinhole_preprocessing::{CropRounding, Filter, Preprocessing, Resize};
 
 #[test]
 fn every_file_reads_to_the_golden_tensors() {
@@ -55,24 +55,24 @@ fn a_folder_reads_as_the_file_in_it() {
 
 #[test]
 fn configurations_are_inferred() {
-    let text = TextTower {
+    let text = TextEncoderConfig {
         context_length: 16,
         vocabulary: 64,
         width: 24,
         layers: 1,
         heads: 2,
     };
-    let vit = |width, layers, heads| ImageTower::VisionTransformer {
+    let vit = |width, layers, heads| ImageEncoderConfig::VisionTransformer {
         image_size: 32,
         patch_size: 8,
         width,
         layers,
         heads,
     };
-    let config = |image: ImageTower, text: &TextTower, activation| ClipConfig {
+    let config = |image: ImageEncoderConfig, text: &TextEncoderConfig, activation| ClipConfig {
         name: None,
         embedding: 16,
-        preprocessing: Preprocessing::openai(image.image_size()),
+        preprocessing: PreprocessConfig::openai(image.image_size()),
         image,
         text: text.clone(),
         activation,
@@ -90,7 +90,7 @@ fn configurations_are_inferred() {
     let found = open(&models().join("vit-gelu/transformers-sharded")).unwrap();
     assert_eq!(*found.config(), floored);
 
-    let image = ImageTower::ModifiedResNet {
+    let image = ImageEncoderConfig::ModifiedResNet {
         image_size: 64,
         layers: [2, 1, 1, 1],
         width: 4,
@@ -99,7 +99,7 @@ fn configurations_are_inferred() {
     let found = open(&models().join("resnet/open-clip-bin")).unwrap();
     assert_eq!(*found.config(), config(image, &text, Activation::QuickGelu));
 
-    let text = TextTower {
+    let text = TextEncoderConfig {
         width: 64,
         heads: 1,
         ..text
@@ -226,7 +226,7 @@ fn preprocessing_is_read_from_open_clip() {
         "interpolation": "bilinear", "resize_mode": "longest", "fill_color": [1, 2, 255],
     });
     fs::write(&file, json.to_string()).unwrap();
-    let expected = Preprocessing {
+    let expected = PreprocessConfig {
         size: 32,
         resize: Resize::Longest,
         filter: Filter::Bilinear,
@@ -257,13 +257,13 @@ fn preprocessing_is_read_from_transformers() {
         fs::write(&file, json.to_string()).unwrap();
         open(folder.path()).map(|checkpoint| checkpoint.config().preprocessing.clone())
     };
-    let expected = Preprocessing {
+    let expected = PreprocessConfig {
         resize: Resize::Squash,
         filter: Filter::Bilinear,
         crop: CropRounding::Floor,
         mean: [0.0; 3],
         std: [1.0; 3],
-        ..Preprocessing::openai(32)
+        ..PreprocessConfig::openai(32)
     };
     let squash = serde_json::json!({
         "size": {"height": 32, "width": 32}, "do_center_crop": false, "resample": 2,
@@ -272,9 +272,9 @@ fn preprocessing_is_read_from_transformers() {
     assert_eq!(read(squash).unwrap(), expected);
     // As transformers before 4.22 wrote it.
     let old = serde_json::json!({"size": 32, "crop_size": 32, "resample": 3});
-    let expected = Preprocessing {
+    let expected = PreprocessConfig {
         crop: CropRounding::Floor,
-        ..Preprocessing::openai(32)
+        ..PreprocessConfig::openai(32)
     };
     assert_eq!(read(old).unwrap(), expected);
 

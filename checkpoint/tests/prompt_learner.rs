@@ -3,9 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use pinhole_checkpoint::{
-    ClassPosition, Error, MetaNet, PromptLearner, Tensor, read_prompt_learner, write_prompt_learner,
-};
+use pinhole_checkpoint::{Error, read_prompt_learner, write_prompt_learner};
+use pinhole_model::{ClassPosition, MetaNet, PromptLearner, Tensor};
 use safetensors::{Dtype, tensor::TensorView};
 
 fn golden(name: &str) -> PathBuf {

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::Path;
 
 use common::{digests, models, open};
-use pinhole_checkpoint::{Error, Existing, Tensor, write};
-use pinhole_preprocessing::{CropRounding, Filter};
+use pinhole_checkpoint::{Error, Existing, write};
+use pinhole_model::{CropRounding, Filter, Tensor};
 
 fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(folder)
@@ -112,7 +112,7 @@ fn a_bad_tensor_leaves_nothing() {
 fn what_the_format_cannot_say_is_refused() {
     let parent = tempfile::tempdir().unwrap();
     let original = open(&models().join("vit-quickgelu/open-clip")).unwrap();
-    let refuse = |config: &pinhole_checkpoint::ClipConfig, expected: &str| {
+    let refuse = |config: &pinhole_model::ClipConfig, expected: &str| {
         let to = parent.path().join("model");
         let error = write(&to, config, Existing::Keep, |name| original.tensor(name)).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");

@@ -12,8 +12,10 @@ mod weights;
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use pinhole_checkpoint::{Activation, ClipConfig, Error, Existing, ImageTower, TextTower};
-use pinhole_preprocessing::Preprocessing;
+use pinhole_checkpoint::{Error, Existing};
+use pinhole_model::{
+    Activation, ClipConfig, ImageEncoderConfig, PreprocessConfig, TextEncoderConfig,
+};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -28,14 +30,14 @@ fn main() -> Result<()> {
     let config = ClipConfig {
         name: None,
         embedding,
-        image: ImageTower::VisionTransformer {
+        image: ImageEncoderConfig::VisionTransformer {
             image_size,
             patch_size,
             width,
             layers,
             heads: width / 64,
         },
-        text: TextTower {
+        text: TextEncoderConfig {
             context_length: 77,
             vocabulary: 49_408,
             width: 64,
@@ -43,7 +45,7 @@ fn main() -> Result<()> {
             heads: 1,
         },
         activation: Activation::QuickGelu,
-        preprocessing: Preprocessing::openai(image_size),
+        preprocessing: PreprocessConfig::openai(image_size),
     };
     let shapes = config.tensors();
     pinhole_checkpoint::write::<Error>(Path::new(folder), &config, Existing::Keep, |name| {

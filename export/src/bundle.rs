@@ -6,11 +6,12 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use pinhole::{Classifier, DecodeOptions};
 use pinhole_bundle::{
-    BundleWriter, FORMAT, Golden, GoldenImage, Head, HeadKind, Manifest, ModelInfo, Precision,
+    BundleWriter, FORMAT, Golden, GoldenImage, Head, HeadKind, Manifest, ModelInfo,
     PromptLearnerInfo, UnknownPolicy, VERSION,
 };
-use pinhole_checkpoint::{Checkpoint, ClassPosition, ImageTower, PromptLearner, Tensor};
-use pinhole_prompts::{Classes, Conditional, Templates, TextTower, Tokenizer};
+use pinhole_checkpoint::Checkpoint;
+use pinhole_model::{ClassPosition, ImageEncoderConfig, Precision, PromptLearner, Tensor};
+use pinhole_prompts::{Classes, Conditional, Templates, TextEncoder, Tokenizer};
 
 use crate::calibrate::{CalibrationImage, calibrate};
 use crate::fidelity::{Gate, Reference};
@@ -256,7 +257,7 @@ fn image_encoder(
 }
 
 fn head(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Result<Head> {
-    let tower = TextTower::load(request.checkpoint)?;
+    let tower = TextEncoder::load(request.checkpoint)?;
     let tokenizer = Tokenizer::new();
     let mut learned = BTreeMap::new();
     match request.prompts {
@@ -322,7 +323,7 @@ fn conditional(
     let tokens = match request.with_text {
         true => vec![],
         false => {
-            let tower = TextTower::load(request.checkpoint)?;
+            let tower = TextEncoder::load(request.checkpoint)?;
             let prompts = Conditional::new(&tower, &Tokenizer::new(), request.classes, learner)?;
             prompts.token_ids().to_vec()
         }
@@ -465,9 +466,9 @@ fn record_golden(writer: &BundleWriter, manifest: &mut Manifest) -> Result<()> {
 }
 
 /// The usual name of an image tower, or its sizes where it has none.
-pub fn model_name(tower: &ImageTower) -> String {
+pub fn model_name(tower: &ImageEncoderConfig) -> String {
     match *tower {
-        ImageTower::VisionTransformer {
+        ImageEncoderConfig::VisionTransformer {
             patch_size,
             width,
             layers,
@@ -478,7 +479,7 @@ pub fn model_name(tower: &ImageTower) -> String {
             (1280, 32) => format!("ViT-H/{patch_size}"),
             _ => format!("ViT/{patch_size}, {layers} layers of {width}"),
         },
-        ImageTower::ModifiedResNet { layers, width, .. } => match (layers, width) {
+        ImageEncoderConfig::ModifiedResNet { layers, width, .. } => match (layers, width) {
             ([3, 4, 6, 3], 64) => "RN50".into(),
             ([3, 4, 23, 3], 64) => "RN101".into(),
             ([4, 6, 10, 6], 80) => "RN50x4".into(),

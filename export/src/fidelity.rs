@@ -4,9 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use pinhole::{Classifier, DecodeOptions, Observed, RgbImage};
-use pinhole_bundle::{BundleWriter, Fidelity, Head, Manifest, Precision};
-use pinhole_checkpoint::ImageTower;
+use pinhole_bundle::{BundleWriter, Fidelity, Head, Manifest};
 use pinhole_kernels::{PackedLinearInt8, patch_embedding_int8};
+use pinhole_model::{ImageEncoderConfig, Precision};
 
 use crate::bundle::{Request, Step, assemble};
 use crate::golden;
@@ -249,8 +249,8 @@ impl<'a> Reference<'a> {
     /// Side of a patch.
     fn patch(&self) -> Option<usize> {
         match self.request.checkpoint.config().image {
-            ImageTower::VisionTransformer { patch_size, .. } => Some(patch_size as usize),
-            ImageTower::ModifiedResNet { .. } => None,
+            ImageEncoderConfig::VisionTransformer { patch_size, .. } => Some(patch_size as usize),
+            ImageEncoderConfig::ModifiedResNet { .. } => None,
         }
     }
 }

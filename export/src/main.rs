@@ -7,13 +7,11 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use pinhole_bundle::Precision;
-use pinhole_checkpoint::{
-    Activation, Checkpoint, ClassPosition, OpenOptions, PromptLearner, read_prompt_learner,
-};
+use pinhole_checkpoint::{Checkpoint, OpenOptions, read_prompt_learner};
 use pinhole_export::graph::Encoder;
 use pinhole_export::{Exported, Gate, Prompts, Request, Step, images_below};
-use pinhole_prompts::{Classes, Templates, TextTower, Tokenizer};
+use pinhole_model::{Activation, ClassPosition, Precision, PromptLearner};
+use pinhole_prompts::{Classes, Templates, TextEncoder, Tokenizer};
 
 /// Turn a CLIP checkpoint into a bundle that pinhole runs offline.
 #[derive(Parser)]
@@ -325,7 +323,7 @@ fn default_model_card(model: &Path) -> String {
 
 fn text(model: &Model, json: bool, texts: &[String]) -> Result<()> {
     let checkpoint = open(model)?;
-    let tower = TextTower::load(&checkpoint)?;
+    let tower = TextEncoder::load(&checkpoint)?;
     let tokenizer = Tokenizer::new();
     let context_length = checkpoint.config().text.context_length;
     let mut out = std::io::stdout().lock();

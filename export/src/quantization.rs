@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
-use pinhole_kernels::{Activation, Before, Input, PackedLinear, PackedLinearInt8};
+use pinhole_kernels::{Before, Input, PackedLinear, PackedLinearInt8};
+use pinhole_model::Activation;
 
 use crate::rounding::{clipped_scales, mean, powers, quantize, scale_rows, scales, settle};
 
@@ -81,7 +82,7 @@ pub(crate) struct Float<'a> {
     /// [inputs, outputs]
     pub weight: &'a [f32],
     pub bias: &'a [f32],
-    pub activation: Activation,
+    pub activation: Option<Activation>,
 }
 
 /// How a layer's inputs come, which decides what can be done for them.
@@ -132,7 +133,7 @@ impl Preparation {
 pub(crate) struct Layer {
     pub name: String,
     pub source: Source,
-    pub activation: Activation,
+    pub activation: Option<Activation>,
     pub preparation: Preparation,
     /// [inputs, outputs], for inputs that are prepared.
     pub weight: Vec<i8>,
@@ -346,9 +347,9 @@ fn choose(name: &str, float: &Float, source: Source, inputs: Option<&Inputs>) ->
     let mut settled = best.clone();
     settle(&scaled, &best.scale, &prepared, &mut settled.weight);
     // What the errors of the weights add up to on the mean input is known, and the bias can take it.
-    let wanted = exact(&inputs.fit, Activation::None);
+    let wanted = exact(&inputs.fit, None);
     for mut layer in [best.clone(), settled] {
-        let found = layer.apply(&inputs.fit, Activation::None)?;
+        let found = layer.apply(&inputs.fit, None)?;
         let differences: Vec<f32> = wanted.iter().zip(&found).map(|(w, f)| w - f).collect();
         let shift = mean(&differences, outputs);
         layer.bias.iter_mut().zip(shift).for_each(|(b, s)| *b += s);
@@ -451,7 +452,7 @@ impl Layer {
     }
 
     /// What the board computes from rows `x` of the checkpoint's layer.
-    fn apply(&self, x: &[f32], activation: Activation) -> Result<Vec<f32>> {
+    fn apply(&self, x: &[f32], activation: Option<Activation>) -> Result<Vec<f32>> {
         let packed = self.packed()?;
         let rows = x.len() / packed.inputs();
         let mut y = vec![0.0; rows * packed.outputs()];
@@ -547,7 +548,7 @@ mod tests {
         let float = Float {
             weight: &weight,
             bias: &bias,
-            activation: Activation::None,
+            activation: None,
         };
         let layer = quantization.layer("layer", &float, source).unwrap().clone();
         (layer, weight)
@@ -588,7 +589,7 @@ mod tests {
         let (error, plain) = (layer.error, layer.plain_error);
         assert!(error < 0.4 * plain, "{error} {plain}");
         // The centre itself is all bias.
-        let found = layer.apply(centre, Activation::None).unwrap();
+        let found = layer.apply(centre, None).unwrap();
         let wanted = |o: usize| {
             (0..WIDTH)
                 .map(|k| centre[k] * weight[k * OUTPUTS + o])
@@ -610,7 +611,7 @@ mod tests {
         let (error, plain) = (layer.error, layer.plain_error);
         assert!(error < 0.8 * plain, "{error} {plain}");
         // Zeros are the offset alone, which the bias takes back.
-        let zeros = layer.apply(&[0.0; WIDTH], Activation::None).unwrap();
+        let zeros = layer.apply(&[0.0; WIDTH], None).unwrap();
         for (o, (found, bias)) in zeros.iter().zip(&layer.bias).enumerate() {
             let sum: f32 = (0..WIDTH).map(|k| weight[k * OUTPUTS + o].abs()).sum();
             let bound = ACTIVATED_OFFSET / 255.0 * sum + 1e-6;
@@ -680,7 +681,7 @@ mod tests {
             let float = Float {
                 weight: &weight,
                 bias: &vec![0.0; outputs],
-                activation: Activation::None,
+                activation: None,
             };
             quantization.layer(name, &float, Source::Activated).unwrap();
             quantization.layers[i].damage = Some([1.0, 9.0, 3.0, 2.0][i]);

@@ -1,6 +1,7 @@
 //! From weights in floating point to 8-bit integers with one scale an output.
 
-use pinhole_kernels::{Activation, PackedLinear};
+use pinhole_kernels::PackedLinear;
+use pinhole_model::Activation;
 use rayon::prelude::*;
 
 /// Shares of an output's largest weight that may become 127.
@@ -128,7 +129,7 @@ pub(crate) fn settle(weight: &[f32], scales: &[f32], x: &[f32], counts: &mut [i8
     PackedLinear::from_in_out(&covariance, width, width, None).apply(
         &errors,
         outputs,
-        Activation::None,
+        None,
         None,
         &mut slopes,
     );
@@ -179,7 +180,7 @@ fn covariance(x: &[f32], width: usize) -> Vec<f32> {
     PackedLinear::from_in_out(&centred, rows, width, None).apply(
         &columns,
         width,
-        Activation::None,
+        None,
         None,
         &mut covariance,
     );

@@ -5,11 +5,12 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use half::f16;
 use pinhole_bundle::{
-    Bundle, BundleWriter, Head, Manifest, Precision, TEXT_ENCODER, TextEncoderInfo, TextFidelity,
+    Bundle, BundleWriter, Head, Manifest, TEXT_ENCODER, TextEncoderInfo, TextFidelity,
 };
-use pinhole_checkpoint::{Checkpoint, Dtype, PromptLearner};
+use pinhole_checkpoint::{Checkpoint, Dtype};
+use pinhole_model::{Precision, PromptLearner};
 use pinhole_prompts::{
-    ClassEmbeddings, Classes, TextTower, Tokenizer, Weight, class_embeddings, learned_embeddings,
+    ClassEmbeddings, Classes, TextEncoder, Tokenizer, Weight, class_embeddings, learned_embeddings,
 };
 use safetensors::tensor::TensorView;
 
@@ -29,7 +30,7 @@ pub(crate) fn add(
     manifest: &mut Manifest,
     tokens: Vec<u32>,
     progress: &mut dyn FnMut(Step, u64, u64),
-) -> Result<TextTower> {
+) -> Result<TextEncoder> {
     let (folder, precision) = (writer.folder(), request.precision);
     manifest.text_encoder = Some(write(request.checkpoint, folder, precision, tokens)?);
     writer.write_manifest(manifest)?;
@@ -54,7 +55,7 @@ pub(crate) fn add(
 /// The class embeddings; of prompts that depend on the image those without one.
 pub(crate) fn embed_classes(
     request: &Request,
-    tower: &TextTower,
+    tower: &TextEncoder,
     progress: &mut dyn FnMut(Step, u64, u64),
 ) -> Result<ClassEmbeddings> {
     let (tokenizer, classes) = (Tokenizer::new(), request.classes);
@@ -143,14 +144,14 @@ fn write(
             tensor.shape[0] = tokens.len();
             tensor.data = rows;
         }
-        let weight = match precision == Precision::Int8 && TextTower::takes_int8(&name) {
+        let weight = match precision == Precision::Int8 && TextEncoder::takes_int8(&name) {
             true => Weight::int8(&name, &tensor)?,
             false => Weight::F32(tensor),
         };
         match weight {
             Weight::Int8 { weight, scales } => {
                 let bytes = weight.data.iter().map(|v| v.cast_unsigned()).collect();
-                let scales_name = TextTower::scales_name(&name);
+                let scales_name = TextEncoder::scales_name(&name);
                 tensors.push((name, Dtype::I8, weight.shape, bytes));
                 let bytes = f32_bytes(&scales.data);
                 tensors.push((scales_name, Dtype::F32, scales.shape, bytes));

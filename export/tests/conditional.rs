@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use common::{Scene, checkpoint, random};
 use pinhole::{Bundle, Classes, Classifier, Mode, RgbImage, set_classes};
-use pinhole_checkpoint::{
-    Checkpoint, ClassPosition, MetaNet, PromptLearner, Tensor, write_prompt_learner,
-};
-use pinhole_prompts::{PromptRow, TextTower, Tokenizer, prompt_rows};
+use pinhole_checkpoint::{Checkpoint, write_prompt_learner};
+use pinhole_model::{ClassPosition, MetaNet, PromptLearner, PromptRow, Tensor};
+use pinhole_prompts::{TextEncoder, Tokenizer, prompt_rows};
 
 const CLASSES: [&str; 6] = ["cat", "polar_bear", "mug", "fern", "lamp", "red brick"];
 
@@ -36,7 +35,7 @@ fn learner() -> PromptLearner {
 /// f · t_c by CoCoOp's formulas, one whole prompt after the other.
 fn by_hand(embedding: &[f32], learner: &PromptLearner, class: &str) -> f32 {
     let checkpoint = Checkpoint::open(&checkpoint(), &Default::default()).unwrap();
-    let tower = TextTower::load(&checkpoint).unwrap();
+    let tower = TextEncoder::load(&checkpoint).unwrap();
     let net = learner.meta_net.as_ref().unwrap();
     let affine = |weight: &Tensor, bias: &Tensor, x: &[f32]| -> Vec<f32> {
         (weight.data.chunks_exact(x.len()).zip(&bias.data))

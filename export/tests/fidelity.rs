@@ -7,7 +7,7 @@ use std::process::Output;
 
 use common::{Scene, write_checkpoint};
 use pinhole::{Classifier, Fidelity};
-use pinhole_checkpoint::Tensor;
+use pinhole_model::Tensor;
 
 /// Six gains of each layer norm 20 to 60 times larger, the matching columns of the next linear layer smaller by
 /// that factor's square root; values of attention that lie off zero.

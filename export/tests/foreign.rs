@@ -10,9 +10,9 @@ use common::{Scene, checkpoint, finish_bundle, write_checkpoint_of};
 use image::ImageEncoder;
 use image::codecs::png::PngEncoder;
 use pinhole::{Classifier, DecodeOptions, NetworkOperator};
-use pinhole_bundle::{BundleWriter, Precision};
+use pinhole_bundle::BundleWriter;
 use pinhole_export::graph::{self, Encoder};
-use pinhole_preprocessing::Preprocessing;
+use pinhole_model::{Precision, PreprocessConfig};
 use prost::Message;
 use serde_json::Value;
 use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, TensorProto};
@@ -43,7 +43,7 @@ fn png(pixels: &Value) -> Vec<u8> {
 
 /// A bundle around the encoder `file`.
 fn bundle(file: &Path, out: &Path) -> anyhow::Result<Classifier> {
-    let rule = Preprocessing::openai(SIDE);
+    let rule = PreprocessConfig::openai(SIDE);
     let encoder = Encoder::open(file)?;
     encoder.check(&rule, SIZE)?;
     let writer = BundleWriter::create(out).unwrap();
@@ -140,7 +140,7 @@ fn attention_after(fused: usize, change: impl FnOnce(&mut GraphProto)) {
     let golden: Value =
         serde_json::from_slice(&fs::read(files().join("golden.json")).unwrap()).unwrap();
     let pixels = numbers(&golden["images"][0]);
-    let rule = Preprocessing::openai(SIDE);
+    let rule = PreprocessConfig::openai(SIDE);
     let side = SIDE as usize;
     let pixels = Array4::from_shape_fn((1, 3, side, side), |(_, c, y, x)| {
         let value = pixels[(y * side + x) * 3 + c] as f32 / 255.0;

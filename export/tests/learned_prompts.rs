@@ -7,11 +7,10 @@ use std::path::Path;
 
 use common::{Scene, checkpoint, random};
 use pinhole::{Bundle, Classes, Classifier, set_classes};
-use pinhole_checkpoint::{
-    Checkpoint, ClassPosition, Dtype, MetaNet, PromptLearner, Tensor, read_state_dict,
-    write_prompt_learner,
-};
-use pinhole_prompts::{PromptRow, TextTower, Tokenizer, prompt_rows};
+use pinhole_bundle::TensorFile;
+use pinhole_checkpoint::{Checkpoint, Dtype, write_prompt_learner};
+use pinhole_model::{ClassPosition, MetaNet, PromptLearner, PromptRow, Tensor};
+use pinhole_prompts::{TextEncoder, Tokenizer, prompt_rows};
 
 fn learner(shape: &[usize], class_position: Option<ClassPosition>) -> PromptLearner {
     PromptLearner {
@@ -24,7 +23,7 @@ fn learner(shape: &[usize], class_position: Option<ClassPosition>) -> PromptLear
 /// The embedding of one class, put together by hand from the rows.
 fn embedded(class: &str, context: &[f32], n_ctx: usize, position: ClassPosition) -> Vec<f32> {
     let checkpoint = Checkpoint::open(&checkpoint(), &Default::default()).unwrap();
-    let tower = TextTower::load(&checkpoint).unwrap();
+    let tower = TextEncoder::load(&checkpoint).unwrap();
     let rows = prompt_rows(&Tokenizer::new(), class, n_ctx, position, 16).unwrap();
     let rows = rows.into_iter().flat_map(|row| match row {
         PromptRow::Token(id) => tower.token_rows(&[id]).unwrap(),
@@ -140,7 +139,7 @@ fn new_classes_are_named_without_the_checkpoint() {
             Some(l) => embedded("polar bear", &l.context.data, 4, ClassPosition::Middle),
             None => {
                 let checkpoint = Checkpoint::open(&checkpoint(), &Default::default()).unwrap();
-                let tower = TextTower::load(&checkpoint).unwrap();
+                let tower = TextEncoder::load(&checkpoint).unwrap();
                 let text = Tokenizer::new()
                     .tokens("a photo of a polar bear.", 16)
                     .unwrap();
@@ -279,9 +278,9 @@ fn linear_layers_in_int8_are_stored_with_a_scale_an_output() {
     let output = scene.export(&checkpoint(), &["--with-text", "--precision", "int8"]);
     assert!(output.status.success(), "{output:?}");
     let bundle = Bundle::open(&scene.path("bundle")).unwrap();
-    let state = read_state_dict(&scene.path("bundle/text_encoder.safetensors")).unwrap();
+    let state = TensorFile::open(&scene.path("bundle/text_encoder.safetensors")).unwrap();
     let float = Checkpoint::open(&checkpoint(), &Default::default()).unwrap();
-    let dtype = |name: &str| state.info(name).unwrap().dtype;
+    let dtype = |name: &str| state.dtype(name).unwrap();
     for (name, dtype_expected) in [
         ("token_embedding.weight", Dtype::F16),
         ("positional_embedding", Dtype::F16),

@@ -10,10 +10,11 @@ use common::finish_bundle;
 use image::ImageEncoder;
 use image::codecs::png::PngEncoder;
 use pinhole::{Classifier, DecodeOptions};
-use pinhole_bundle::{BundleWriter, Precision};
+use pinhole_bundle::BundleWriter;
 use pinhole_checkpoint::{Checkpoint, OpenOptions};
 use pinhole_export::graph::{self, GraphOptions};
-use pinhole_prompts::TextTower;
+use pinhole_model::Precision;
+use pinhole_prompts::TextEncoder;
 use serde_json::Value;
 
 const MIN_COSINE: f64 = 0.999_99;
@@ -152,7 +153,7 @@ fn text_embeddings_equal_open_clips() {
         let size = checkpoint.config().image.image_size();
         let inputs = json(&models().join(format!("inputs-{size}.json")));
         let golden = json(&family.join("golden.json"));
-        let tower = TextTower::load(&checkpoint).unwrap();
+        let tower = TextEncoder::load(&checkpoint).unwrap();
         let texts = inputs["texts"].as_array().unwrap();
         for (tokens, expected) in texts
             .iter()

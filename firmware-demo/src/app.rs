@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use pinhole::camera::{Answer, Counters, Report, ReportKind};
 use pinhole::system::System;
-use pinhole::{Classifier, Preprocessing};
+use pinhole::{Classifier, PreprocessConfig};
 use sd_notify::NotifyState;
 
 use crate::bundle::{Opened, Outcome, Watch};
@@ -137,7 +137,7 @@ struct Appliance<'a> {
     shared: Arc<Shared>,
     boot: Boot,
     /// How the bundle crops a frame.
-    rule: Option<Arc<Preprocessing>>,
+    rule: Option<Arc<PreprocessConfig>>,
     /// The camera's thread, once there is a bundle.
     watching: Option<JoinHandle<()>>,
     live: Option<Live>,

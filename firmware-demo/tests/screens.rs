@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use embedded_graphics::prelude::*;
 use pinhole::camera::Seen;
-use pinhole::{DecodeOptions, Preprocessing};
+use pinhole::{DecodeOptions, PreprocessConfig};
 use pinhole_firmware::canvas::Canvas;
 use pinhole_firmware::picture::write_png;
 use pinhole_firmware::screens::{Boot, Idle, Live, Picture, Problem, Screen, Step, draw};
@@ -32,7 +32,7 @@ fn sample(name: &str) -> Picture {
     let image = pinhole::open_image(path.join(name), &DecodeOptions::default()).unwrap();
     Picture {
         image: Arc::new(image),
-        rule: Arc::new(Preprocessing::openai(224)),
+        rule: Arc::new(PreprocessConfig::openai(224)),
     }
 }
 

@@ -18,10 +18,11 @@ use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Bencher, Criterion, Throughput};
 use pinhole_kernels::{
-    Activation, Affine, Before, Input, PackedLinear, PackedLinearAffine, PackedLinearF16,
-    PackedLinearInt8, Rows, activate, attention, available, check, f16_arithmetic, fake_quantize,
-    layer_norm, patch_embedding, patch_embedding_int8, quantize_rows,
+    Affine, Before, Input, PackedLinear, PackedLinearAffine, PackedLinearF16, PackedLinearInt8,
+    Rows, activate, attention, available, check, f16_arithmetic, fake_quantize, layer_norm,
+    patch_embedding, patch_embedding_int8, quantize_rows,
 };
+use pinhole_model::Activation;
 
 use peaks::Peaks;
 
@@ -138,16 +139,16 @@ impl Bench {
     fn linear_layers(&mut self) {
         for m in [1, TOKENS] {
             for (k, n, activation) in [
-                (WIDTH, WIDTH, Activation::None),
-                (WIDTH, 3 * WIDTH, Activation::None),
-                (WIDTH, MLP, Activation::None),
-                (WIDTH, MLP, Activation::QuickGelu),
-                (MLP, WIDTH, Activation::None),
+                (WIDTH, WIDTH, None),
+                (WIDTH, 3 * WIDTH, None),
+                (WIDTH, MLP, None),
+                (WIDTH, MLP, Some(Activation::QuickGelu)),
+                (MLP, WIDTH, None),
             ] {
                 let behind = match activation {
-                    Activation::None => "",
-                    Activation::QuickGelu => " QuickGELU",
-                    Activation::Gelu => " GELU",
+                    None => "",
+                    Some(Activation::QuickGelu) => " QuickGELU",
+                    Some(Activation::Gelu) => " GELU",
                 };
                 let (shape, products) = (format!("{m}x{k}x{n}{behind}"), m * k * n);
                 let Peaks { float, int8, half } = self.peaks;
@@ -177,7 +178,7 @@ impl Bench {
         let mut out = vec![0.0; TOKENS * MLP];
         let what = format!("int8 linear with zero points {TOKENS}x{WIDTH}x{MLP}");
         self.products(&what, TOKENS * WIDTH * MLP, self.peaks.int8, || {
-            layer.apply(&x, TOKENS, AFFINE, Activation::None, None, &mut out);
+            layer.apply(&x, TOKENS, AFFINE, None, None, &mut out);
         });
     }
 

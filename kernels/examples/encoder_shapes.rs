@@ -10,9 +10,10 @@
 use std::time::Instant;
 
 use pinhole_kernels::{
-    Activation, Before, Input, PackedLinear, PackedLinearF16, PackedLinearInt8, Rows, attention,
-    check, l2_normalize, layer_norm, patch_embedding, patch_embedding_f16, patch_embedding_int8,
+    Before, Input, PackedLinear, PackedLinearF16, PackedLinearInt8, Rows, attention, check,
+    l2_normalize, layer_norm, patch_embedding, patch_embedding_f16, patch_embedding_int8,
 };
+use pinhole_model::Activation;
 
 const WIDTH: usize = 768;
 const HEADS: usize = 12;
@@ -69,7 +70,7 @@ trait Linear {
         &self,
         x: &[f32],
         norm: Option<&[f32]>,
-        activation: Activation,
+        activation: Option<Activation>,
         residual: Option<&[f32]>,
         out: &mut [f32],
     );
@@ -89,7 +90,7 @@ impl Linear for PackedLinear {
         &self,
         x: &[f32],
         norm: Option<&[f32]>,
-        activation: Activation,
+        activation: Option<Activation>,
         residual: Option<&[f32]>,
         out: &mut [f32],
     ) {
@@ -116,7 +117,7 @@ impl Linear for PackedLinearF16 {
         &self,
         x: &[f32],
         norm: Option<&[f32]>,
-        activation: Activation,
+        activation: Option<Activation>,
         residual: Option<&[f32]>,
         out: &mut [f32],
     ) {
@@ -155,7 +156,7 @@ impl Linear for PackedLinearInt8 {
         &self,
         x: &[f32],
         norm: Option<&[f32]>,
-        activation: Activation,
+        activation: Option<Activation>,
         residual: Option<&[f32]>,
         out: &mut [f32],
     ) {
@@ -198,7 +199,7 @@ fn run<L: Linear>(iterations: usize) -> (f32, Vec<f64>) {
         layer_norm(&x, WIDTH, &norm, &norm, EPSILON, &mut y);
         std::mem::swap(&mut x, &mut y);
         for _ in 0..BLOCKS {
-            qkv.apply(&x, Some(&norm), Activation::None, None, &mut heads);
+            qkv.apply(&x, Some(&norm), None, None, &mut heads);
             let part = |i: usize| Rows {
                 data: &heads[i * WIDTH..],
                 stride: 3 * WIDTH,
@@ -216,17 +217,17 @@ fn run<L: Linear>(iterations: usize) -> (f32, Vec<f64>) {
                 1.0 / (width as f32).sqrt(),
                 &mut y,
             );
-            projection.apply(&y, None, Activation::None, Some(&x), &mut z);
-            up.apply(&z, Some(&norm), Activation::QuickGelu, None, &mut wide);
-            down.apply(&wide, None, Activation::None, Some(&z), &mut x);
+            projection.apply(&y, None, None, Some(&x), &mut z);
+            up.apply(
+                &z,
+                Some(&norm),
+                Some(Activation::QuickGelu),
+                None,
+                &mut wide,
+            );
+            down.apply(&wide, None, None, Some(&z), &mut x);
         }
-        last.apply(
-            &x[..WIDTH],
-            Some(&norm),
-            Activation::None,
-            None,
-            &mut embedding,
-        );
+        last.apply(&x[..WIDTH], Some(&norm), None, None, &mut embedding);
         l2_normalize(&mut embedding);
         times.push(start.elapsed().as_secs_f64());
     }

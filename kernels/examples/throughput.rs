@@ -12,7 +12,7 @@ mod peaks;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use pinhole_kernels::{Activation, Before, Input, PackedLinear, PackedLinearInt8, check};
+use pinhole_kernels::{Before, Input, PackedLinear, PackedLinearInt8, check};
 use rayon::prelude::*;
 
 use peaks::{Peaks, best, peaks};
@@ -73,7 +73,7 @@ fn run(name: &str, threads: usize) {
         let seconds = best(|| {
             for layer in &layers {
                 let (x, out) = (&wide[..m * layer.inputs()], &mut out[..m * layer.outputs()]);
-                layer.apply(x, m, Activation::None, None, out);
+                layer.apply(x, m, None, None, out);
             }
         });
         blocks("f32", m, 4, seconds, float);
@@ -84,7 +84,7 @@ fn run(name: &str, threads: usize) {
                     before: Before::Nothing,
                 };
                 let out = &mut out[..m * layer.outputs()];
-                layer.apply(input, m, Activation::None, None, out);
+                layer.apply(input, m, None, None, out);
             }
         });
         blocks("int8", m, 1, seconds, int8);

@@ -1,11 +1,13 @@
 //! Exponential and activation functions on registers.
 
+use pinhole_model::Activation;
+
 use crate::select::Kernels;
 use crate::simd::{Simd, map_in_place};
-use crate::{Activation, reference, threads};
+use crate::{reference, threads};
 
 /// [`crate::activate`] by the given kernels.
-pub(crate) fn activate(kernels: Kernels, x: &mut [f32], activation: Activation) {
+pub(crate) fn activate(kernels: Kernels, x: &mut [f32], activation: Option<Activation>) {
     // An exponential is worth some 16 multiply-adds.
     let threads = threads::count(x.len().saturating_mul(16));
     threads::share_chunks(threads, x, 1 << 14, |_, x| match kernels.float {
@@ -81,11 +83,11 @@ pub(crate) fn gelu<S: Simd>(simd: S, x: S::V) -> S::V {
 
 /// One register through the activation function.
 #[inline(always)]
-pub(crate) fn activated<S: Simd>(simd: S, x: S::V, activation: Activation) -> S::V {
+pub(crate) fn activated<S: Simd>(simd: S, x: S::V, activation: Option<Activation>) -> S::V {
     match activation {
-        Activation::None => x,
-        Activation::QuickGelu => quick_gelu(simd, x),
-        Activation::Gelu => gelu(simd, x),
+        None => x,
+        Some(Activation::QuickGelu) => quick_gelu(simd, x),
+        Some(Activation::Gelu) => gelu(simd, x),
     }
 }
 
@@ -94,17 +96,17 @@ pub(crate) fn activated<S: Simd>(simd: S, x: S::V, activation: Activation) -> S:
 macro_rules! by_activation {
     ($activation:expr, $simd:ident, $by:path, $($argument:expr),+) => {
         match $activation {
-            crate::Activation::None => $by(
+            None => $by(
                 $($argument,)+
                 #[inline(always)]
                 |v| v,
             ),
-            crate::Activation::QuickGelu => $by(
+            Some(pinhole_model::Activation::QuickGelu) => $by(
                 $($argument,)+
                 #[inline(always)]
                 |v| crate::activation::quick_gelu($simd, v),
             ),
-            crate::Activation::Gelu => $by(
+            Some(pinhole_model::Activation::Gelu) => $by(
                 $($argument,)+
                 #[inline(always)]
                 |v| crate::activation::gelu($simd, v),
@@ -116,6 +118,6 @@ pub(crate) use by_activation;
 
 /// All of x in place.
 #[inline(always)]
-pub(crate) fn activate_slice<S: Simd>(simd: S, x: &mut [f32], activation: Activation) {
+pub(crate) fn activate_slice<S: Simd>(simd: S, x: &mut [f32], activation: Option<Activation>) {
     by_activation!(activation, simd, map_in_place, simd, x);
 }

@@ -61,21 +61,11 @@ pub use half::{NotFinite, PackedLinearF16};
 pub use int8::{Input, PackedLinearAffine, PackedLinearInt8, WeightError};
 pub use linear::PackedLinear;
 pub use patch::{patch_embedding, patch_embedding_f16, patch_embedding_int8};
+use pinhole_model::Activation;
 pub use pointwise::{Pointwise, Stages};
 pub use quantize::Before;
 use select::kernels;
 pub use select::{Error, available, check, chosen, chosen_f32, f16_arithmetic};
-
-/// The element-wise function after a linear layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// x
-    None,
-    /// x · sigmoid(1.702 x): the weights of OpenAI's CLIP and others named "quickgelu".
-    QuickGelu,
-    /// x Φ(x), Φ the normal distribution: GELU by the error function (Hendrycks and Gimpel, 2016).
-    Gelu,
-}
 
 /// A matrix whose rows need not be adjacent: row i starts at `data[i * stride]`. So q, k and v can lie
 /// side by side in one matrix.
@@ -115,7 +105,7 @@ impl<'a> Rows<'a> {
 
 /// Applies `activation` to each value of x in place.
 pub fn activate(x: &mut [f32], activation: Activation) {
-    activation::activate(kernels(), x, activation);
+    activation::activate(kernels(), x, Some(activation));
 }
 
 /// Layer norm (Ba, Kiros and Hinton, 2016) of each row of x [rows, width] into out [rows, width]:

@@ -1,6 +1,6 @@
 //! A vision transformer's first layer.
 
-use crate::{Activation, Input, PackedLinear, PackedLinearF16, PackedLinearInt8, scratch};
+use crate::{Input, PackedLinear, PackedLinearF16, PackedLinearInt8, scratch};
 
 /// Patch embedding of one image: a convolution whose stride is its kernel's side, straight from pixels.
 ///
@@ -18,7 +18,7 @@ pub fn patch_embedding(
     check(pixels, height, width, patch, weights.inputs());
     scratch::with(pixels.len(), |rows| {
         let patches = gather(pixels, width, patch, rows, f32::from);
-        weights.apply(rows, patches, Activation::None, None, out);
+        weights.apply(rows, patches, None, None, out);
     });
 }
 
@@ -36,7 +36,7 @@ pub fn patch_embedding_int8(
     scratch::with(pixels.len(), |rows| {
         let patches = gather(pixels, width, patch, rows, |pixel| pixel);
         let x = Input::U8 { x: rows, scale };
-        weights.apply(x, patches, Activation::None, None, out);
+        weights.apply(x, patches, None, None, out);
     });
 }
 
@@ -53,7 +53,7 @@ pub fn patch_embedding_f16(
     check(pixels, height, width, patch, weights.inputs());
     scratch::with(pixels.len(), |rows| {
         let patches = gather(pixels, width, patch, rows, f32::from);
-        weights.apply_scaled(rows, patches, scale, Activation::None, None, out);
+        weights.apply_scaled(rows, patches, scale, None, None, out);
     });
 }
 

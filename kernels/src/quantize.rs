@@ -1,9 +1,11 @@
 //! Rows of f32 to 8-bit integers with one scale each.
 
+use pinhole_model::Activation;
+
 use crate::select::Kernels;
 use crate::simd::Simd;
 use crate::threads::Shared;
-use crate::{Activation, reference, scratch, threads};
+use crate::{reference, scratch, threads};
 
 /// What happens to a row of f32 before it is quantised.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +80,7 @@ pub(crate) fn rows(
     let outs = out.chunks_mut(block).zip(scales.chunks_mut(TOGETHER));
     for (x, (out, scales)) in x.chunks(block).zip(outs) {
         match before {
-            Before::Nothing | Before::Activation(Activation::None) => {
+            Before::Nothing => {
                 each(x, width, out, scales, s8);
             }
             Before::LayerNorm {
@@ -97,8 +99,8 @@ pub(crate) fn rows(
                 match kernels.float {
                     None => y
                         .iter_mut()
-                        .for_each(|v| *v = reference::activated(*v, activation)),
-                    Some(vector) => vector.activate(y, activation),
+                        .for_each(|v| *v = reference::activated(*v, Some(activation))),
+                    Some(vector) => vector.activate(y, Some(activation)),
                 }
                 each(y, width, out, scales, s8);
             }),

@@ -1,7 +1,9 @@
 //! The definition of every result, in plain loops, for every target. A SIMD variant agrees with these
 //! functions within the bound that its test states.
 
-use crate::{Activation, Affine, Pointwise, Rows, Stages};
+use pinhole_model::Activation;
+
+use crate::{Affine, Pointwise, Rows, Stages};
 
 /// out [m, n] = activation(x [m, k] · weight [k, n] + bias [n]) + residual [m, n]
 #[allow(clippy::too_many_arguments)]
@@ -12,7 +14,7 @@ pub(crate) fn linear(
     k: usize,
     n: usize,
     bias: &[f32],
-    activation: Activation,
+    activation: Option<Activation>,
     residual: Option<&[f32]>,
     out: &mut [f32],
 ) {
@@ -93,7 +95,7 @@ pub(crate) fn linear_int8<T: Copy + Into<i32>>(
     k: usize,
     n: usize,
     bias: &[f32],
-    activation: Activation,
+    activation: Option<Activation>,
     residual: Option<&[f32]>,
     out: &mut [f32],
 ) {
@@ -188,7 +190,7 @@ pub(crate) fn linear_affine(
     zero_points: &[i32],
     weight_scales: &[f32],
     bias: &[f32],
-    activation: Activation,
+    activation: Option<Activation>,
     residual: Option<&[f32]>,
     out: &mut [f32],
 ) {
@@ -331,16 +333,16 @@ pub(crate) fn sums_f16<const N: usize>(x: &[f32], weight: &[[f32; N]], sums: &mu
 }
 
 /// One value through the activation function.
-pub(crate) fn activated(x: f32, activation: Activation) -> f32 {
+pub(crate) fn activated(x: f32, activation: Option<Activation>) -> f32 {
     match activation {
-        Activation::None => x,
+        None => x,
         // x · sigmoid(1.702 x), with an exponential that cannot overflow.
-        Activation::QuickGelu => {
+        Some(Activation::QuickGelu) => {
             let z = (-(1.702 * x).abs()).exp();
             (if x >= 0.0 { x } else { x * z }) / (1.0 + z)
         }
         // x Φ(x); erfc keeps the small values of the negative side.
-        Activation::Gelu => {
+        Some(Activation::Gelu) => {
             let x = f64::from(x);
             (0.5 * x * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2)) as f32
         }

@@ -4,11 +4,13 @@ use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::sync::OnceLock;
 
+use pinhole_model::Activation;
+
+use crate::Affine;
 use crate::attention::Head;
 use crate::half;
 use crate::int8::{self, Layout};
 use crate::linear::Group;
-use crate::{Activation, Affine};
 
 /// The environment variable that forces a variant.
 const VARIABLE: &str = "PINHOLE_KERNELS";
@@ -109,7 +111,7 @@ pub(crate) trait Vector: Debug + Send + Sync {
         epsilon: f32,
         out: &mut [f32],
     );
-    fn activate(&self, x: &mut [f32], activation: Activation);
+    fn activate(&self, x: &mut [f32], activation: Option<Activation>);
     /// One row to s8; gives its scale.
     fn quantize(&self, x: &[f32], out: &mut [i8]) -> f32;
     /// One row and an offset to u8; gives its scale.
@@ -133,7 +135,7 @@ pub(crate) trait VectorInt8: Debug + Send + Sync {
     fn depth(&self) -> usize;
     /// As the outputs of [`Self::group`] are.
     #[cfg(test)]
-    fn activate(&self, x: &mut [f32], activation: Activation);
+    fn activate(&self, x: &mut [f32], activation: Option<Activation>);
     /// # Safety
     /// As [`crate::int8::group`].
     unsafe fn group(&self, group: &int8::Group, sums: &mut [i32]);

@@ -188,9 +188,13 @@ macro_rules! vector {
                 unsafe { run(*self, x, width, gain, bias, epsilon, out) }
             }
 
-            fn activate(&self, x: &mut [f32], activation: crate::Activation) {
+            fn activate(&self, x: &mut [f32], activation: Option<pinhole_model::Activation>) {
                 #[target_feature(enable = $features)]
-                fn run(token: $token, x: &mut [f32], activation: crate::Activation) {
+                fn run(
+                    token: $token,
+                    x: &mut [f32],
+                    activation: Option<pinhole_model::Activation>,
+                ) {
                     crate::activation::activate_slice(token, x, activation)
                 }
                 // SAFETY: the token proves the features.

@@ -4,7 +4,8 @@
 
 use std::time::Instant;
 
-use pinhole_preprocessing::{Preprocessing, RgbImage};
+use pinhole_model::PreprocessConfig;
+use pinhole_preprocessing::{RgbImage, preprocess};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<u32> = std::env::args()
@@ -19,10 +20,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .map(|i| (i.wrapping_mul(0x9E37_79B1) >> 24) as u8)
         .collect();
     let image = RgbImage::new(width, height, data)?;
-    let rule = Preprocessing::openai(size);
+    let rule = PreprocessConfig::openai(size);
     for _ in 0..runs {
         let start = Instant::now();
-        let pixels = rule.apply(&image)?;
+        let pixels = preprocess(&rule, &image)?;
         let seconds = start.elapsed().as_secs_f64();
         std::hint::black_box(pixels);
         println!("{seconds}");

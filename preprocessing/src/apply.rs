@@ -1,126 +1,101 @@
 //! The rule applied to an image: which size it is resized to, and which part of that is kept.
 
+use pinhole_model::{CropRounding, PreprocessConfig, Resize};
+
 use crate::resize::{self, Axis};
-use crate::{CropRounding, Error, Pixels, Preprocessing, Resize, RgbView};
+use crate::{Error, Pixels, RgbView};
 
 /// Longest side that is resized. Weights take memory in proportion to the sides, not to the pixels,
 /// so that the pixel limit of the decoder does not bound them.
 const MAX_SIDE: u32 = 1 << 20;
 
-/// Largest `size` of a rule.
-const MAX_SIZE: u32 = 4096;
+/// Resizes and crops `image` to the square that the encoder sees, equal to Pillow 13 bit for bit.
+///
+/// Pillow 12 and older give the same except where the height shrinks by more than twice as many
+/// pixels as the width (with [`Resize::Shortest`]: images more than twice as tall as wide). There
+/// they filter the other axis first, so that values differ by rounding, next to hard edges more.
+///
+/// The arithmetic of the sizes is that of torchvision's `Resize` and `CenterCrop` and of
+/// open_clip's `ResizeKeepRatio` and `CenterCropOrPad` (open_clip/transform.py). Only the rows
+/// and columns inside the crop are computed: memory is in proportion to the image's sides, also
+/// where a thin image is virtually scaled to millions of rows. `mean` and `std` are not applied.
+///
+/// # Errors
+/// [`Error::Config`] as [`PreprocessConfig::validate`]; [`Error::Shape`] where the fields of the image
+/// contradict each other; [`Error::Degenerate`] where [`Resize::Longest`] would leave no pixel of
+/// the short side (Pillow refuses this too) or a side exceeds 1,048,576 pixels.
+pub fn preprocess<'a>(
+    config: &PreprocessConfig,
+    image: impl Into<RgbView<'a>>,
+) -> Result<Pixels, Error> {
+    config.validate()?;
+    let image = image.into();
+    image.check()?;
+    let [across, down] = axes(config, image.width, image.height)?;
 
-impl Preprocessing {
-    /// Resizes and crops `image` to the square that the encoder sees, equal to Pillow 13 bit for bit.
-    ///
-    /// Pillow 12 and older give the same except where the height shrinks by more than twice as many
-    /// pixels as the width (with [`Resize::Shortest`]: images more than twice as tall as wide). There
-    /// they filter the other axis first, so that values differ by rounding, next to hard edges more.
-    ///
-    /// The arithmetic of the sizes is that of torchvision's `Resize` and `CenterCrop` and of
-    /// open_clip's `ResizeKeepRatio` and `CenterCropOrPad` (open_clip/transform.py). Only the rows
-    /// and columns inside the crop are computed: memory is in proportion to the image's sides, also
-    /// where a thin image is virtually scaled to millions of rows. `mean` and `std` are not applied.
-    ///
-    /// # Errors
-    /// [`Error::Rule`] as [`Preprocessing::validate`]; [`Error::Shape`] where the fields of the image
-    /// contradict each other; [`Error::Degenerate`] where [`Resize::Longest`] would leave no pixel of
-    /// the short side (Pillow refuses this too) or a side exceeds 1,048,576 pixels.
-    pub fn apply<'a>(&self, image: impl Into<RgbView<'a>>) -> Result<Pixels, Error> {
-        self.validate()?;
-        let image = image.into();
-        image.check()?;
-        let [across, down] = self.axes(image.width, image.height)?;
+    let side = config.size as usize;
+    let inside = resize::resize(image, config.filter, &across, &down);
+    if across.len == side && down.len == side {
+        return Ok(Pixels {
+            size: config.size,
+            data: inside,
+        });
+    }
+    let mut data = config.fill.repeat(side * side);
+    // The smaller part of an odd remainder goes to the left and to the top.
+    let (left, top) = ((side - across.len) / 2, (side - down.len) / 2);
+    for (row, inside) in data
+        .chunks_exact_mut(side * 3)
+        .skip(top)
+        .zip(inside.chunks_exact(across.len * 3))
+    {
+        row[left * 3..][..inside.len()].copy_from_slice(inside);
+    }
+    Ok(Pixels {
+        size: config.size,
+        data,
+    })
+}
 
-        let side = self.size as usize;
-        let inside = resize::resize(image, self.filter, &across, &down);
-        if across.len == side && down.len == side {
-            return Ok(Pixels {
-                size: self.size,
-                data: inside,
-            });
+/// The horizontal and the vertical axis of resize and crop.
+fn axes(config: &PreprocessConfig, width: u32, height: u32) -> Result<[Axis; 2], Error> {
+    let degenerate = |reason| Error::Degenerate {
+        width,
+        height,
+        reason,
+    };
+    if width.max(height) > MAX_SIDE {
+        return Err(degenerate("a side is longer than 1048576 pixels"));
+    }
+    let size = u64::from(config.size);
+    let short = u64::from(width.min(height));
+    let resized = |side: u32| match config.resize {
+        Resize::Squash => size,
+        // torchvision has int(size * long / short) in floating point; at these magnitudes the
+        // quotient is rounded correctly and never up to a whole number.
+        Resize::Shortest => size * u64::from(side) / short,
+        Resize::Longest => {
+            let ratio = f64::from(width.max(height)) / f64::from(config.size);
+            (f64::from(side) / ratio).round_ties_even() as u64
         }
-        let mut data = self.fill.repeat(side * side);
-        // The smaller part of an odd remainder goes to the left and to the top.
-        let (left, top) = ((side - across.len) / 2, (side - down.len) / 2);
-        for (row, inside) in data
-            .chunks_exact_mut(side * 3)
-            .skip(top)
-            .zip(inside.chunks_exact(across.len * 3))
-        {
-            row[left * 3..][..inside.len()].copy_from_slice(inside);
+    };
+    let axis = |side: u32| {
+        let resized = resized(side);
+        if resized == 0 {
+            return Err(degenerate("no pixel of the short side would remain"));
         }
-        Ok(Pixels {
-            size: self.size,
-            data,
+        let spare = resized.saturating_sub(size);
+        let odd = spare % 2;
+        let start = match config.crop {
+            CropRounding::Floor => spare / 2,
+            CropRounding::HalfEven => spare / 2 + (odd & (spare / 2)),
+        };
+        Ok(Axis {
+            source: side as usize,
+            resized,
+            start,
+            len: resized.min(size) as usize,
         })
-    }
-
-    /// Checks the values of a rule that was read from a file.
-    ///
-    /// # Errors
-    /// [`Error::Rule`] where `size` is not in 1..=4096, a mean is not finite, or a standard deviation
-    /// is not finite and positive.
-    pub fn validate(&self) -> Result<(), Error> {
-        let wrong = |field, expected: &str, found: String| {
-            Err(Error::Rule {
-                field,
-                expected: expected.into(),
-                found,
-            })
-        };
-        if !(1..=MAX_SIZE).contains(&self.size) {
-            return wrong("size", &format!("1..={MAX_SIZE}"), self.size.to_string());
-        }
-        if self.mean.iter().any(|m| !m.is_finite()) {
-            return wrong("mean", "finite numbers", format!("{:?}", self.mean));
-        }
-        if self.std.iter().any(|s| !(s.is_finite() && *s > 0.0)) {
-            return wrong("std", "finite numbers above 0", format!("{:?}", self.std));
-        }
-        Ok(())
-    }
-
-    /// The horizontal and the vertical axis of resize and crop.
-    fn axes(&self, width: u32, height: u32) -> Result<[Axis; 2], Error> {
-        let degenerate = |reason| Error::Degenerate {
-            width,
-            height,
-            reason,
-        };
-        if width.max(height) > MAX_SIDE {
-            return Err(degenerate("a side is longer than 1048576 pixels"));
-        }
-        let size = u64::from(self.size);
-        let short = u64::from(width.min(height));
-        let resized = |side: u32| match self.resize {
-            Resize::Squash => size,
-            // torchvision has int(size * long / short) in floating point; at these magnitudes the
-            // quotient is rounded correctly and never up to a whole number.
-            Resize::Shortest => size * u64::from(side) / short,
-            Resize::Longest => {
-                let ratio = f64::from(width.max(height)) / f64::from(self.size);
-                (f64::from(side) / ratio).round_ties_even() as u64
-            }
-        };
-        let axis = |side: u32| {
-            let resized = resized(side);
-            if resized == 0 {
-                return Err(degenerate("no pixel of the short side would remain"));
-            }
-            let spare = resized.saturating_sub(size);
-            let odd = spare % 2;
-            let start = match self.crop {
-                CropRounding::Floor => spare / 2,
-                CropRounding::HalfEven => spare / 2 + (odd & (spare / 2)),
-            };
-            Ok(Axis {
-                source: side as usize,
-                resized,
-                start,
-                len: resized.min(size) as usize,
-            })
-        };
-        Ok([axis(width)?, axis(height)?])
-    }
+    };
+    Ok([axis(width)?, axis(height)?])
 }

@@ -61,16 +61,9 @@ pub enum Error {
         /// Number of bytes given.
         found: usize,
     },
-    /// A field of the preprocessing rule is out of range.
-    #[error("preprocessing.{field}: expected {expected}, found {found}")]
-    Rule {
-        /// The field.
-        field: &'static str,
-        /// Its range.
-        expected: String,
-        /// Its value.
-        found: String,
-    },
+    /// A field of the preprocessing configuration is out of range.
+    #[error(transparent)]
+    Config(#[from] pinhole_model::InvalidPreprocessing),
     /// The rule cannot be applied to an image of this shape.
     #[error("an image of {width} x {height} pixels cannot be resized: {reason}")]
     Degenerate {

@@ -5,9 +5,8 @@ mod decode;
 mod error;
 mod image;
 mod resize;
-mod rule;
 
 pub use crate::image::{Pixels, RgbImage, RgbView};
+pub use apply::preprocess;
 pub use decode::{DecodeOptions, decode, open, read};
 pub use error::Error;
-pub use rule::{CropRounding, Filter, Preprocessing, Resize};

@@ -8,7 +8,9 @@
 use std::f64::consts::PI;
 use std::ops::Range;
 
-use crate::{Filter, RgbView};
+use pinhole_model::Filter;
+
+use crate::RgbView;
 
 /// One axis of a resize and of the window that is kept of it.
 pub(crate) struct Axis {

@@ -6,7 +6,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use flate2::read::ZlibDecoder;
-use pinhole_preprocessing::{DecodeOptions, Error, Pixels, Preprocessing, decode, open};
+use pinhole_model::PreprocessConfig;
+use pinhole_preprocessing::{DecodeOptions, Error, Pixels, decode, open, preprocess};
 use proptest::prelude::*;
 use serde::Deserialize;
 use support::{draw, sha256};
@@ -324,7 +325,7 @@ fn stray_bytes_between_jpeg_markers_are_skipped() {
 /// If this fails, `pinhole preprocess` shows other pixels than the encoder gets.
 #[test]
 fn the_crop_survives_png() {
-    let pixels = Preprocessing::openai(32).apply(&draw(50, 40, 3)).unwrap();
+    let pixels = preprocess(&PreprocessConfig::openai(32), &draw(50, 40, 3)).unwrap();
     let image = decode(&pixels.to_png().unwrap(), &DecodeOptions::default()).unwrap();
     assert_eq!(
         (image.width, image.height, &image.data),

@@ -2,9 +2,8 @@
 
 mod support;
 
-use pinhole_preprocessing::{
-    CropRounding, Error, Filter, Preprocessing, Resize, RgbImage, RgbView,
-};
+use pinhole_model::{CropRounding, Filter, PreprocessConfig, Resize};
+use pinhole_preprocessing::{Error, RgbImage, RgbView, preprocess};
 use proptest::prelude::*;
 use serde::Deserialize;
 use support::{draw, reference, sha256};
@@ -32,14 +31,14 @@ fn rule(
     filter: Filter,
     crop: CropRounding,
     fill: [u8; 3],
-) -> Preprocessing {
-    Preprocessing {
+) -> PreprocessConfig {
+    PreprocessConfig {
         size,
         resize,
         filter,
         crop,
         fill,
-        ..Preprocessing::openai(size)
+        ..PreprocessConfig::openai(size)
     }
 }
 
@@ -55,7 +54,10 @@ fn equals_pillow_torchvision_open_clip_and_transformers() {
             case.width, case.height, case.size, case.resize, case.filter, case.crop
         );
         let image = draw(case.width, case.height, case.seed);
-        let result = rule(case.size, case.resize, case.filter, case.crop, case.fill).apply(&image);
+        let result = preprocess(
+            &rule(case.size, case.resize, case.filter, case.crop, case.fill),
+            &image,
+        );
         if case.error {
             assert!(
                 matches!(result, Err(Error::Degenerate { .. })),
@@ -82,7 +84,7 @@ fn equals_pillow_torchvision_open_clip_and_transformers() {
     );
 }
 
-fn rules() -> impl Strategy<Value = Preprocessing> {
+fn rules() -> impl Strategy<Value = PreprocessConfig> {
     let resize = prop::sample::select(vec![Resize::Shortest, Resize::Longest, Resize::Squash]);
     let filter = prop::sample::select(vec![
         Filter::Nearest,
@@ -105,7 +107,7 @@ proptest! {
     fn equals_the_plain_loops(rule in rules(), width in 1_u32..700, height in 1_u32..160, turn: bool, seed: u32) {
         let (width, height) = if turn { (height, width) } else { (width, height) };
         let image = draw(width, height, seed);
-        match (rule.apply(&image), reference(&image, &rule)) {
+        match (preprocess(&rule, &image), reference(&image, &rule)) {
             (Ok(pixels), Some(expected)) => prop_assert!(pixels.data == expected),
             (Err(Error::Degenerate { .. }), None) => {}
             (found, expected) => prop_assert!(false, "{found:?}, expected {expected:?}"),
@@ -121,9 +123,8 @@ fn thin_images_stay_small() {
         let image = draw(width, height, 3);
         for resize in [Resize::Shortest, Resize::Squash] {
             for filter in [Filter::Bicubic, Filter::Nearest] {
-                let pixels = rule(224, resize, filter, CropRounding::HalfEven, [0; 3])
-                    .apply(&image)
-                    .unwrap();
+                let rule = rule(224, resize, filter, CropRounding::HalfEven, [0; 3]);
+                let pixels = preprocess(&rule, &image).unwrap();
                 assert_eq!(pixels.data.len(), 224 * 224 * 3);
             }
         }
@@ -135,13 +136,13 @@ fn thin_images_stay_small() {
             [0; 3],
         );
         assert!(matches!(
-            longest.apply(&image),
+            preprocess(&longest, &image),
             Err(Error::Degenerate { .. })
         ));
     }
     let longer = RgbImage::new(1, (1 << 20) + 1, vec![0; 3 * ((1 << 20) + 1)]).unwrap();
     assert!(matches!(
-        Preprocessing::openai(224).apply(&longer),
+        preprocess(&PreprocessConfig::openai(224), &longer),
         Err(Error::Degenerate { .. })
     ));
 }
@@ -149,13 +150,13 @@ fn thin_images_stay_small() {
 /// If this fails, a rule from a damaged manifest divides by zero or takes gigabytes.
 #[test]
 fn rules_out_of_range_are_errors() {
-    let good = Preprocessing::openai(224);
+    let good = PreprocessConfig::openai(224);
     good.validate().unwrap();
-    let with = |change: fn(&mut Preprocessing)| {
+    let with = |change: fn(&mut PreprocessConfig)| {
         let mut rule = good.clone();
         change(&mut rule);
         let image = draw(3, 3, 0);
-        assert!(rule.apply(&image).is_err());
+        assert!(preprocess(&rule, &image).is_err());
         rule.validate().unwrap_err().to_string()
     };
     assert_eq!(
@@ -187,7 +188,7 @@ fn shapes_are_checked() {
         data: vec![0; 3],
     };
     assert!(matches!(
-        Preprocessing::openai(8).apply(&broken),
+        preprocess(&PreprocessConfig::openai(8), &broken),
         Err(Error::Shape { .. })
     ));
 }
@@ -196,7 +197,10 @@ fn shapes_are_checked() {
 #[test]
 fn a_borrowed_frame_gives_the_same() {
     let image = draw(37, 21, 4);
-    let rule = Preprocessing::openai(16);
+    let rule = PreprocessConfig::openai(16);
     let view = RgbView::new(37, 21, &image.data).unwrap();
-    assert_eq!(rule.apply(view).unwrap(), rule.apply(&image).unwrap());
+    assert_eq!(
+        preprocess(&rule, view).unwrap(),
+        preprocess(&rule, &image).unwrap()
+    );
 }

@@ -9,9 +9,9 @@
 
 use std::time::Instant;
 
-use pinhole_checkpoint::{Activation, MetaNet, PromptLearner, Tensor, TextTower as Config};
+use pinhole_model::{Activation, MetaNet, PromptLearner, Tensor, TextEncoderConfig as Config};
 use pinhole_prompts::conditional::{FitOptions, LinearHead, LinearTerms};
-use pinhole_prompts::{Classes, Conditional, TextTower, Tokenizer, Weight};
+use pinhole_prompts::{Classes, Conditional, TextEncoder, Tokenizer, Weight};
 
 const EMBEDDING: usize = 512;
 const HIDDEN: usize = 32;
@@ -47,16 +47,16 @@ fn measure(runs: usize) -> Result<(), Failure> {
         layers: 12,
         heads: 8,
     };
-    let shapes = TextTower::tensors(&config, EMBEDDING, config.vocabulary);
+    let shapes = TextEncoder::tensors(&config, EMBEDDING, config.vocabulary);
     let build = |int8: bool| {
         let mut seed = 1;
-        TextTower::new(config.clone(), EMBEDDING, Activation::QuickGelu, |name| {
+        TextEncoder::new(config.clone(), EMBEDDING, Activation::QuickGelu, |name| {
             seed += 1;
             let shape = shapes.iter().find(|(n, _)| n == name);
             let shape = shape.map_or(vec![], |(_, shape)| shape.clone());
             let centre = f32::from(name.contains("ln_") && name.ends_with("weight"));
             let tensor = random(shape, 0.02, centre, seed);
-            match int8 && TextTower::takes_int8(name) {
+            match int8 && TextEncoder::takes_int8(name) {
                 true => Weight::int8(name, &tensor),
                 false => Ok(tensor.into()),
             }

@@ -9,15 +9,15 @@ mod shortlist;
 
 use std::borrow::Cow;
 
-use pinhole_checkpoint::{ClassPosition, MetaNet, PromptLearner, Tensor};
-use pinhole_kernels::{Activation, PackedLinear};
+use pinhole_kernels::PackedLinear;
+use pinhole_model::{ClassPosition, MetaNet, PromptLearner, PromptRow, Tensor};
 
 use crate::error::{Error, excerpt};
-use crate::layout::{PromptRow, check_learner, prompt_rows};
+use crate::layout::{check_learner, prompt_rows};
 use crate::tower::{checked, dot};
-use crate::{Classes, Prefix, SOT, TextTower, Tokenizer};
+use crate::{Classes, Prefix, SOT, TextEncoder, Tokenizer};
 
-pub use fidelity::{Agreement, Fidelity, fidelity};
+pub use fidelity::{ConditionalFidelity, fidelity};
 pub use fit::{Fit, FitOptions, fit};
 pub use linear::{LinearHead, LinearTerms};
 pub use reuse::{Reuse, Reused};
@@ -55,7 +55,7 @@ impl Conditional {
     /// [`Error::Shape`] and [`Error::NotFinite`] for its tensors; [`Error::ContextTooLong`];
     /// [`Error::UnknownToken`] or [`Error::TokenNotHere`] for a tower that lacks a name's tokens.
     pub fn new(
-        tower: &TextTower,
+        tower: &TextEncoder,
         tokenizer: &Tokenizer,
         classes: &Classes,
         learner: &PromptLearner,
@@ -102,7 +102,7 @@ impl Conditional {
     }
 
     /// The ids, ascending, of the tokens that the prompts use: a file that holds their rows holds
-    /// enough to build the tower and this again ([`TextTower::with_token_ids`]).
+    /// enough to build the tower and this again ([`TextEncoder::with_token_ids`]).
     pub fn token_ids(&self) -> &[u32] {
         &self.token_ids
     }
@@ -134,8 +134,7 @@ impl Conditional {
     pub fn shift(&self, hidden: &[f32]) -> Result<Vec<f32>, Error> {
         check_len("values of a hidden vector", hidden.len(), self.hidden_len())?;
         let mut shift = vec![0.0; self.linear2.outputs()];
-        self.linear2
-            .apply(hidden, 1, Activation::None, None, &mut shift);
+        self.linear2.apply(hidden, 1, None, None, &mut shift);
         Ok(shift)
     }
 
@@ -147,7 +146,7 @@ impl Conditional {
     /// [`Error::Prefix`] for another tower; [`Error::Degenerate`].
     pub fn exact(
         &self,
-        tower: &TextTower,
+        tower: &TextEncoder,
         embedding: &[f32],
         classes: Option<&[usize]>,
     ) -> Result<Vec<f32>, Error> {
@@ -161,7 +160,7 @@ impl Conditional {
     /// Those of [`Conditional::exact`].
     pub fn exact_shifted(
         &self,
-        tower: &TextTower,
+        tower: &TextEncoder,
         shift: &[f32],
         classes: Option<&[usize]>,
     ) -> Result<Vec<f32>, Error> {
@@ -191,7 +190,7 @@ impl Conditional {
     /// Those of [`Conditional::exact`].
     pub fn similarities(
         &self,
-        tower: &TextTower,
+        tower: &TextEncoder,
         embedding: &[f32],
         classes: Option<&[usize]>,
     ) -> Result<Vec<f32>, Error> {
@@ -261,8 +260,7 @@ impl Hidden {
     pub fn of(&self, embedding: &[f32]) -> Result<Vec<f32>, Error> {
         check_embedding(embedding, self.linear1.inputs())?;
         let mut hidden = vec![0.0; self.len()];
-        self.linear1
-            .apply(embedding, 1, Activation::None, None, &mut hidden);
+        self.linear1.apply(embedding, 1, None, None, &mut hidden);
         hidden.iter_mut().for_each(|value| *value = value.max(0.0));
         Ok(hidden)
     }
@@ -301,7 +299,7 @@ pub(crate) fn check_len(what: &'static str, found: usize, expected: usize) -> Re
 
 /// The meta-net and the context, if they are CoCoOp's and fit the tower.
 fn checked_learner<'a>(
-    tower: &TextTower,
+    tower: &TextEncoder,
     classes: &Classes,
     learner: &'a PromptLearner,
 ) -> Result<(&'a MetaNet, Vec<f32>), Error> {

@@ -3,7 +3,7 @@
 use pinhole_kernels::l2_normalize;
 
 use crate::error::{Error, excerpt};
-use crate::{Classes, Templates, TextTower, Tokenizer};
+use crate::{Classes, Templates, TextEncoder, Tokenizer};
 
 /// One embedding for each class.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +27,7 @@ const BATCH_ROWS: usize = 256;
 /// [`Error::TooLong`] for a prompt that does not fit, before anything is computed;
 /// [`Error::UnknownToken`] for a tower of another vocabulary; [`Error::Degenerate`].
 pub fn class_embeddings(
-    tower: &TextTower,
+    tower: &TextEncoder,
     tokenizer: &Tokenizer,
     classes: &Classes,
     templates: &Templates,

@@ -114,9 +114,9 @@ pub enum Error {
         second: usize,
     },
 
-    /// A checkpoint that cannot be read.
+    /// A tensor that the source of the weights cannot give.
     #[error(transparent)]
-    Checkpoint(#[from] pinhole_checkpoint::Error),
+    Weights(Box<dyn std::error::Error + Send + Sync>),
 
     /// A tensor of the text tower with another shape than the configuration says.
     #[error("tensor {tensor}: expected shape {expected:?}, found {found:?}")]

@@ -1,18 +1,9 @@
 //! Learned prompts as rows of the text tower's input.
 
-use pinhole_checkpoint::{ClassPosition, PromptLearner};
+use pinhole_model::{ClassPosition, PromptLearner, PromptRow};
 
 use crate::error::{Error, excerpt};
-use crate::{ClassEmbeddings, Classes, SOT, TextTower, Tokenizer, tower::until_end};
-
-/// One row of a learned prompt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PromptRow {
-    /// The embedding of a token.
-    Token(u32),
-    /// A context vector, counted from 0.
-    Context(usize),
-}
+use crate::{ClassEmbeddings, Classes, SOT, TextEncoder, Tokenizer, tower::until_end};
 
 /// The rows of a class's prompt from the start of text to the row that the tower is read at, as
 /// CoOp's `PromptLearner` lays them out: `_` in the name becomes a space, a full stop follows it, and
@@ -78,7 +69,7 @@ pub fn prompt_rows(
 /// for another number of classes, or a meta-net, which makes the prompts depend on the image; those
 /// of [`prompt_rows`], before anything is computed; [`Error::UnknownToken`], [`Error::Degenerate`].
 pub fn learned_embeddings(
-    tower: &TextTower,
+    tower: &TextEncoder,
     tokenizer: &Tokenizer,
     classes: &Classes,
     learner: &PromptLearner,
@@ -134,7 +125,7 @@ pub fn learned_embeddings(
 /// # Errors
 /// [`Error::PromptLearner`], which says what fits.
 pub(crate) fn check_learner(
-    tower: &TextTower,
+    tower: &TextEncoder,
     learner: &PromptLearner,
     classes: usize,
 ) -> Result<(), Error> {

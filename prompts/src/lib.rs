@@ -5,7 +5,7 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let path = std::path::Path::new("model.safetensors");
 //! let checkpoint = pinhole_checkpoint::Checkpoint::open(path, &Default::default())?;
-//! let tower = TextTower::load(&checkpoint)?;
+//! let tower = TextEncoder::load(&checkpoint)?;
 //! let classes = Classes::new(["cat", "polar_bear"])?;
 //! let templates = Templates::parse("a photo of a {}.")?;
 //! let embeddings =
@@ -33,7 +33,7 @@ pub use classes::Classes;
 pub use conditional::Conditional;
 pub use embeddings::{ClassEmbeddings, class_embeddings};
 pub use error::Error;
-pub use layout::{PromptRow, learned_embeddings, prompt_rows};
+pub use layout::{learned_embeddings, prompt_rows};
 pub use templates::Templates;
 pub use tokenizer::{EOT, SOT, Tokenizer};
-pub use tower::{Prefix, TextTower, Weight};
+pub use tower::{Prefix, TextEncoder, Weight};

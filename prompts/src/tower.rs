@@ -2,8 +2,8 @@
 
 mod weights;
 
-use pinhole_checkpoint::{Activation, Checkpoint, TextTower as Config};
-use pinhole_kernels::{self as kernels, PackedLinear, Rows, attention, l2_normalize};
+use pinhole_kernels::{PackedLinear, Rows, attention, l2_normalize};
+use pinhole_model::{Activation, ClipWeights, TextEncoderConfig as Config};
 use rayon::prelude::*;
 
 use crate::error::Error;
@@ -21,10 +21,10 @@ use weights::{Block, LayerNorm, Linear, Projections, floats};
 ///
 /// The work is shared among the threads of rayon's current pool; their number does not change a bit
 /// of any result.
-pub struct TextTower {
+pub struct TextEncoder {
     config: Config,
     embedding: usize,
-    activation: kernels::Activation,
+    activation: Activation,
     /// The ids, ascending, whose rows are here; `None` if all are.
     token_ids: Option<Vec<u32>>,
     /// [vocabulary or token_ids, width]
@@ -55,14 +55,17 @@ impl Prefix {
 /// time, few enough that the working memory stays small (10 MB at a width of 512).
 const BATCH_ROWS: usize = 512;
 
-impl TextTower {
-    /// Reads the text tower of a checkpoint.
+impl TextEncoder {
+    /// Reads the text encoder of a checkpoint.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] for a tensor that cannot be read, and those of [`TextTower::new`].
-    pub fn load(checkpoint: &Checkpoint) -> Result<Self, Error> {
-        let config = checkpoint.config();
-        let tensor = |name: &str| Ok(checkpoint.tensor(name)?);
+    /// [`Error::Weights`] for a tensor that cannot be read, and those of [`TextEncoder::new`].
+    pub fn load(weights: &impl ClipWeights) -> Result<Self, Error> {
+        let config = weights.config();
+        let tensor = |name: &str| {
+            let tensor = weights.tensor(name);
+            tensor.map_err(|error| Error::Weights(Box::new(error)))
+        };
         Self::new(
             config.text.clone(),
             config.embedding,
@@ -87,11 +90,11 @@ impl TextTower {
         Self::build(config, embedding, activation, None, tensor)
     }
 
-    /// [`TextTower::new`] with the rows of a few tokens: `token_embedding.weight` is [ids, width]
+    /// [`TextEncoder::new`] with the rows of a few tokens: `token_embedding.weight` is [ids, width]
     /// here, row i being token `ids[i]`'s. Any other token is an error wherever it is used.
     ///
     /// # Errors
-    /// Those of [`TextTower::new`]; [`Error::TokenIds`] unless the ids ascend below the
+    /// Those of [`TextEncoder::new`]; [`Error::TokenIds`] unless the ids ascend below the
     /// configuration's vocabulary.
     pub fn with_token_ids<W: Into<Weight>>(
         config: Config,
@@ -131,12 +134,9 @@ impl TextTower {
             .collect::<Result<_, _>>()?;
         let ln_final = LayerNorm::new("ln_final", w, source)?;
         let text_projection = floats(source, "text_projection", &[w, embedding])?;
-        Ok(TextTower {
+        Ok(TextEncoder {
             embedding,
-            activation: match activation {
-                Activation::QuickGelu => kernels::Activation::QuickGelu,
-                Activation::Gelu => kernels::Activation::Gelu,
-            },
+            activation,
             token_ids,
             token_embedding,
             positional_embedding,
@@ -157,7 +157,7 @@ impl TextTower {
         weights::scales_name(weight)
     }
 
-    /// The names and shapes of the tensors that [`TextTower::with_token_ids`] asks for with this
+    /// The names and shapes of the tensors that [`TextEncoder::with_token_ids`] asks for with this
     /// many ids: what a file must hold from which the tower is to be built again, beside the scales of
     /// weights in 8-bit integers.
     pub fn tensors(
@@ -182,12 +182,12 @@ impl TextTower {
     /// greatest ids, which is the end-of-text token; padding may follow it.
     ///
     /// # Errors
-    /// Those of [`TextTower::embed_batch`].
+    /// Those of [`TextEncoder::embed_batch`].
     pub fn embed_tokens(&self, tokens: &[u32]) -> Result<Vec<f32>, Error> {
         self.embed_batch(&[tokens])
     }
 
-    /// The embeddings [texts, D] of several texts, each as from [`TextTower::embed_tokens`]. Texts
+    /// The embeddings [texts, D] of several texts, each as from [`TextEncoder::embed_tokens`]. Texts
     /// together take less time than one after the other.
     ///
     /// # Errors
@@ -279,12 +279,12 @@ impl TextTower {
         self.embed_branches(prefix, &[], rows, lengths)
     }
 
-    /// [`TextTower::embed_after`] of texts whose prefix goes on with the same rows, `trunk` [n, width],
-    /// before their own: the same as with the [`TextTower::prefix`] of these rows, but the weights are
+    /// [`TextEncoder::embed_after`] of texts whose prefix goes on with the same rows, `trunk` [n, width],
+    /// before their own: the same as with the [`TextEncoder::prefix`] of these rows, but the weights are
     /// read once for both, which is half the time for a few short texts.
     ///
     /// # Errors
-    /// Those of [`TextTower::embed_after`]; [`Error::Input`] for a trunk that is not whole rows.
+    /// Those of [`TextEncoder::embed_after`]; [`Error::Input`] for a trunk that is not whole rows.
     pub fn embed_branches(
         &self,
         prefix: Option<&Prefix>,
@@ -398,7 +398,7 @@ impl TextTower {
         if !lengths.is_empty() {
             self.ln_final.apply(&work.x, &mut work.normed);
             self.text_projection
-                .apply(&work.normed, lengths.len(), NONE, None, embeddings);
+                .apply(&work.normed, lengths.len(), None, None, embeddings);
         }
         Prefix {
             rows: before + shared,
@@ -583,9 +583,9 @@ impl TextTower {
     }
 }
 
-impl std::fmt::Debug for TextTower {
+impl std::fmt::Debug for TextEncoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TextTower")
+        f.debug_struct("TextEncoder")
             .field("config", &self.config)
             .finish_non_exhaustive()
     }
@@ -616,8 +616,6 @@ struct Work {
     hidden: Vec<f32>,
 }
 
-const NONE: kernels::Activation = kernels::Activation::None;
-
 impl Work {
     /// The block's first half: x to `projected`.
     fn project(&mut self, block: &Block) {
@@ -626,22 +624,29 @@ impl Work {
             key_value: layer, ..
         }) = &block.projections;
         let (norm, out) = (Some(&block.ln_1), &mut self.projected);
-        layer.apply(&self.x, norm, NONE, None, &mut self.normed, out);
+        layer.apply(&self.x, norm, None, None, &mut self.normed, out);
     }
 
     fn query(&mut self, layer: &Linear, norm: &LayerNorm) {
         let (normed, out) = (&mut self.normed, &mut self.query);
-        layer.apply(&self.x, Some(norm), NONE, None, normed, out);
+        layer.apply(&self.x, Some(norm), None, None, normed, out);
     }
 
     /// The block's second half: `mixed` and x to x.
-    fn feed_forward(&mut self, block: &Block, activation: kernels::Activation) {
+    fn feed_forward(&mut self, block: &Block, activation: Activation) {
         let (x, normed) = (&mut self.x, &mut self.normed);
         let (mixed, middle, hidden) = (&self.mixed, &mut self.middle, &mut self.hidden);
         let (out_proj, c_fc, c_proj) = (&block.out_proj, &block.c_fc, &block.c_proj);
-        out_proj.apply(mixed, None, NONE, Some(x), normed, middle);
-        c_fc.apply(middle, Some(&block.ln_2), activation, None, normed, hidden);
-        c_proj.apply(hidden, None, NONE, Some(middle), normed, x);
+        out_proj.apply(mixed, None, None, Some(x), normed, middle);
+        c_fc.apply(
+            middle,
+            Some(&block.ln_2),
+            Some(activation),
+            None,
+            normed,
+            hidden,
+        );
+        c_proj.apply(hidden, None, None, Some(middle), normed, x);
     }
 }
 

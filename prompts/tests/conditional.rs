@@ -3,16 +3,16 @@
 mod common;
 
 use common::Golden;
-use pinhole_checkpoint::{ClassPosition, PromptLearner, Tensor};
+use pinhole_model::{ClassPosition, PromptLearner, Tensor};
 use pinhole_prompts::conditional::{
     Auto, Costs, Fit, FitOptions, LinearHead, LinearTerms, Plan, Reuse, fidelity, fit, shortlist,
 };
-use pinhole_prompts::{Classes, Conditional, Error, TextTower, Tokenizer};
+use pinhole_prompts::{Classes, Conditional, Error, TextEncoder, Tokenizer};
 
 const EMBEDDING: usize = 24;
 
 /// CoCoOp on the golden tower with a shift `strength` times as far as the golden one.
-fn conditional(strength: f32) -> (TextTower, Conditional) {
+fn conditional(strength: f32) -> (TextEncoder, Conditional) {
     let golden = Golden::read();
     let mut learner = golden.cocoop();
     let net = learner.meta_net.as_mut().unwrap();
@@ -42,7 +42,7 @@ fn images(count: usize, seed: u32) -> Vec<f32> {
 }
 
 fn fitted(
-    tower: &TextTower,
+    tower: &TextEncoder,
     conditional: &Conditional,
     images: &[f32],
     options: FitOptions,
@@ -182,12 +182,18 @@ fn a_head_follows_small_shifts() {
     assert_eq!((found.images, found.shortlists.len()), (30, 3));
     assert!(found.linear.top1 >= 0.9, "{found:?}");
     assert!(
-        found.linear.mean < 0.2 * fixed.linear.mean,
+        found.linear.mean_logit_difference < 0.2 * fixed.linear.mean_logit_difference,
         "{found:?} against {fixed:?}"
     );
     let (k, all) = found.shortlists[2];
-    assert!(k == 7 && all.top1 == 1.0 && all.largest == 0.0, "{found:?}");
-    assert!(found.shortlists[1].1.mean < found.linear.mean, "{found:?}");
+    assert!(
+        k == 7 && all.top1 == 1.0 && all.largest_logit_difference == 0.0,
+        "{found:?}"
+    );
+    assert!(
+        found.shortlists[1].1.mean_logit_difference < found.linear.mean_logit_difference,
+        "{found:?}"
+    );
     // The same by hand.
     let mut sum = 0.0;
     for f in others.chunks(EMBEDDING) {
@@ -199,7 +205,7 @@ fn a_head_follows_small_shifts() {
             .map(|(e, l)| f64::from((e - l).abs()));
         sum += 100.0 * apart.sum::<f64>() / (exact.len() * 30) as f64;
     }
-    assert!((sum - found.linear.mean).abs() < 1e-6);
+    assert!((sum - f64::from(found.linear.mean_logit_difference)).abs() < 1e-6);
 }
 
 /// Fewer ranks, a head of fewer numbers, that stays near the whole one.
@@ -472,7 +478,7 @@ fn what_is_not_cocoop_is_refused_by_name() {
         refused(&|l| l.class_position = Some(ClassPosition::Front)),
         &["front", "end"],
     );
-    let net = |l: &mut PromptLearner, change: &dyn Fn(&mut pinhole_checkpoint::MetaNet)| {
+    let net = |l: &mut PromptLearner, change: &dyn Fn(&mut pinhole_model::MetaNet)| {
         change(l.meta_net.as_mut().unwrap());
     };
     let empty = Tensor {

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use pinhole_checkpoint::{Activation, Checkpoint, OpenOptions, Tensor, TextTower as Config};
+use pinhole_checkpoint::{Checkpoint, OpenOptions};
+use pinhole_model::{Activation, Tensor, TextEncoderConfig as Config};
 use pinhole_prompts::{
-    Classes, Error, Prefix, Templates, TextTower, Tokenizer, Weight, class_embeddings,
+    Classes, Error, Prefix, Templates, TextEncoder, Tokenizer, Weight, class_embeddings,
 };
 
 const EMBEDDING: usize = 12;
@@ -65,27 +66,27 @@ fn weights(config: &Config) -> Weights {
     shapes.into_iter().map(tensor).collect()
 }
 
-fn tower(config: &Config, activation: Activation, weights: &Weights) -> Result<TextTower, Error> {
+fn tower(config: &Config, activation: Activation, weights: &Weights) -> Result<TextEncoder, Error> {
     let tensor = |name: &str| {
         Ok(weights
             .get(name)
             .unwrap_or_else(|| panic!("{name}"))
             .clone())
     };
-    TextTower::new(config.clone(), EMBEDDING, activation, tensor)
+    TextEncoder::new(config.clone(), EMBEDDING, activation, tensor)
 }
 
 /// The tensor as a bundle in int8 holds it.
 fn int8(name: &str, tensor: Tensor) -> Weight {
-    match TextTower::takes_int8(name) {
+    match TextEncoder::takes_int8(name) {
         true => Weight::int8(name, &tensor).unwrap(),
         false => Weight::F32(tensor),
     }
 }
 
-fn int8_tower(config: &Config, activation: Activation, weights: &Weights) -> TextTower {
+fn int8_tower(config: &Config, activation: Activation, weights: &Weights) -> TextEncoder {
     let tensor = |name: &str| Ok(int8(name, weights[name].clone()));
-    TextTower::new(config.clone(), EMBEDDING, activation, tensor).unwrap()
+    TextEncoder::new(config.clone(), EMBEDDING, activation, tensor).unwrap()
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f32 {
@@ -235,7 +236,7 @@ fn tower_equals_plain_loops() {
 }
 
 /// The rows of each text's tokens, one text after the other, and the numbers of tokens.
-fn joined(tower: &TextTower, texts: &[Vec<u32>]) -> (Vec<f32>, Vec<usize>) {
+fn joined(tower: &TextEncoder, texts: &[Vec<u32>]) -> (Vec<f32>, Vec<usize>) {
     let rows = texts.iter().map(|text| tower.token_rows(text).unwrap());
     (
         rows.collect::<Vec<_>>().concat(),
@@ -299,7 +300,7 @@ fn the_number_of_threads_changes_no_bit() {
     threads_change_no_bit(&int8_tower(&config, Activation::Gelu, &weights));
 }
 
-fn threads_change_no_bit(tower: &TextTower) {
+fn threads_change_no_bit(tower: &TextEncoder) {
     let prefix = tower
         .prefix(&tower.token_rows(&[38, 7, 8]).unwrap(), None)
         .unwrap();
@@ -350,7 +351,7 @@ fn integers_stay_near_floats() {
         let mut weights = weights(&config);
         // Outputs of very different size, so that each needs its own scale.
         for (name, tensor) in &mut weights {
-            if TextTower::takes_int8(name) {
+            if TextEncoder::takes_int8(name) {
                 let inputs = tensor.shape[1];
                 for (i, row) in tensor.data.chunks_exact_mut(inputs).enumerate() {
                     let factor = [0.02, 1.0, 0.3][i % 3];
@@ -371,11 +372,11 @@ fn integers_stay_near_floats() {
                 floats => floats,
             })
         };
-        let flat = TextTower::new(config.clone(), EMBEDDING, quick, flat).unwrap();
+        let flat = TextEncoder::new(config.clone(), EMBEDDING, quick, flat).unwrap();
         let texts: Vec<Vec<u32>> = (0..40)
             .map(|i| vec![38, i % 38, (7 * i) % 38, 39])
             .collect();
-        let worst = |tower: &TextTower| {
+        let worst = |tower: &TextEncoder| {
             let (a, b) = (
                 exact.embed_batch(&texts).unwrap(),
                 tower.embed_batch(&texts).unwrap(),
@@ -403,7 +404,7 @@ fn damaged_integers_are_refused_by_name() {
             Ok(weight)
         };
         let quick = Activation::QuickGelu;
-        TextTower::new(config.clone(), EMBEDDING, quick, tensor).map(drop)
+        TextEncoder::new(config.clone(), EMBEDDING, quick, tensor).map(drop)
     };
     build(LAYER, &|_| ()).unwrap();
     let scale = |value: f32| {
@@ -474,7 +475,7 @@ fn a_tower_is_stored_with_the_tokens_in_use() {
     let whole = tower(&config, quick, &weights).unwrap();
     let ids = vec![0, 7, 38, 39];
     // What a file would hold, by the list of what it must.
-    let stored: Weights = TextTower::tensors(&config, EMBEDDING, ids.len())
+    let stored: Weights = TextEncoder::tensors(&config, EMBEDDING, ids.len())
         .into_iter()
         .map(|(name, shape)| {
             let data = match name.as_str() {
@@ -487,7 +488,7 @@ fn a_tower_is_stored_with_the_tokens_in_use() {
     assert_eq!(stored.len(), weights.len());
     let build = |ids: Vec<u32>| {
         let tensor = |name: &str| Ok(stored[name].clone());
-        TextTower::with_token_ids(config.clone(), EMBEDDING, quick, ids, tensor)
+        TextEncoder::with_token_ids(config.clone(), EMBEDDING, quick, ids, tensor)
     };
     let part = build(ids).unwrap();
     let text = [38, 7, 0, 39];
@@ -738,7 +739,7 @@ fn embeddings_equal_those_of_open_clip() {
             activation: Some(activation),
         };
         let checkpoint = Checkpoint::open(&models.join(model), &options).unwrap();
-        let tower = TextTower::load(&checkpoint).unwrap();
+        let tower = TextEncoder::load(&checkpoint).unwrap();
         let found = tower.embed_batch(&texts).unwrap();
         assert_eq!(expected.len(), texts.len());
         for (found, expected) in found.chunks(tower.embedding()).zip(&expected) {
@@ -746,9 +747,9 @@ fn embeddings_equal_those_of_open_clip() {
             let dot = found.iter().zip(expected).map(|(f, e)| f * e).sum::<f32>();
             assert!(dot / length >= 0.99999, "{model}: cosine {}", dot / length);
         }
-        let tensor = |name: &str| Ok(int8(name, checkpoint.tensor(name)?));
+        let tensor = |name: &str| Ok(int8(name, checkpoint.tensor(name).unwrap()));
         let (config, embedding) = (tower.config().clone(), tower.embedding());
-        let integers = TextTower::new(config, embedding, activation, tensor).unwrap();
+        let integers = TextEncoder::new(config, embedding, activation, tensor).unwrap();
         let integers = integers.embed_batch(&texts).unwrap();
         for (a, b) in integers.chunks(embedding).zip(found.chunks(embedding)) {
             let cosine = cosine(a, b);

@@ -4,8 +4,9 @@ use std::ops::Deref;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use pinhole_bundle::{Bundle, Manifest, Precision};
-use pinhole_preprocessing::{Pixels, RgbImage};
+use pinhole_bundle::{Bundle, Manifest};
+use pinhole_model::Precision;
+use pinhole_preprocessing::{Pixels, RgbImage, preprocess};
 use pinhole_prompts::conditional::Reuse;
 
 use crate::Error;
@@ -274,7 +275,7 @@ impl Classifier {
     /// # Errors
     /// [`Error::Image`].
     pub fn preprocess(&self, image: &RgbImage) -> Result<Pixels, Error> {
-        Ok(self.manifest().preprocessing.apply(image)?)
+        Ok(preprocess(&self.manifest().preprocessing, image)?)
     }
 
     /// The embedding of pixels that are already resized and cropped, u8 `[S, S, 3]`.

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use pinhole_bundle::{Agreement, Bundle, ConditionalInfo, Head};
-use pinhole_checkpoint::{ClassPosition, MetaNet, PromptLearner, Tensor};
+use pinhole_bundle::{Bundle, ConditionalInfo, Head};
 use pinhole_kernels::l2_normalize;
+use pinhole_model::{Agreement, ClassPosition, MetaNet, PromptLearner, Tensor};
 use pinhole_prompts::conditional::{
     Auto, Costs, FitOptions, Hidden, LinearHead, LinearTerms, Plan, Reuse, fidelity, fit, shortlist,
 };
-use pinhole_prompts::{Classes, Conditional, TextTower, Tokenizer};
+use pinhole_prompts::{Classes, Conditional, TextEncoder, Tokenizer};
 
 use crate::Error;
 use crate::text::text_tower;
@@ -32,7 +32,7 @@ pub enum Mode {
 /// A conditional head made ready.
 pub(crate) struct ConditionalHead {
     /// Not for mode `linear`, so that it spares the tower's memory as well.
-    text: Option<(TextTower, Conditional)>,
+    text: Option<(TextEncoder, Conditional)>,
     hidden: Hidden,
     linear: LinearHead,
     mode: Mode,
@@ -171,7 +171,7 @@ pub(crate) fn learner(learned: &BTreeMap<String, Tensor>) -> Result<PromptLearne
 /// Lengths of the shortlist that are tried.
 const SHORTLISTS: [usize; 5] = [3, 5, 10, 20, 50];
 /// What a shortlist must reach to be preferred to a longer one.
-const SHORTLIST_AGREEMENT: f64 = 0.999;
+const SHORTLIST_AGREEMENT: f32 = 0.999;
 /// Images of a fit, and of the comparison after it: each costs one run of the text tower over all
 /// classes.
 const MOST_IMAGES: usize = 512;
@@ -184,7 +184,7 @@ const MOST_IMAGES: usize = 512;
 /// # Errors
 /// [`Error::Text`] for a learner that does not fit the tower, or no images.
 pub fn fit_conditional(
-    tower: &TextTower,
+    tower: &TextEncoder,
     classes: &Classes,
     learner: &PromptLearner,
     embeddings: &[f32],
@@ -232,26 +232,19 @@ pub fn fit_conditional(
         &lengths,
         &mut at_compare,
     )?;
-    let enough = |(_, agreement): &&(usize, pinhole_prompts::conditional::Agreement)| {
-        agreement.top1 >= SHORTLIST_AGREEMENT
-    };
+    let enough = |(_, agreement): &&(usize, Agreement)| agreement.top1 >= SHORTLIST_AGREEMENT;
     let lists = &compared.shortlists;
     let (length, shortlist) = match lists.iter().find(enough).or(lists.last()) {
         Some(&(length, agreement)) => (length, agreement),
         None => (count, compared.linear),
     };
-    let recorded = |a: pinhole_prompts::conditional::Agreement| Agreement {
-        top1: a.top1 as f32,
-        largest_logit_difference: a.largest as f32,
-        mean_logit_difference: a.mean as f32,
-    };
     let info = ConditionalInfo {
         fitted_images: first,
         compared_images: compared.images,
         movement: found.movement,
-        linear: recorded(compared.linear),
+        linear: compared.linear,
         shortlist_length: length,
-        shortlist: recorded(shortlist),
+        shortlist: shortlist,
     };
 
     let mut class_embeddings = found.terms.class_embeddings.data.clone();

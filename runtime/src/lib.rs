@@ -44,11 +44,10 @@ pub use error::Error;
 pub use network::NetworkOperator;
 #[doc(hidden)]
 pub use network::Observed;
-pub use pinhole_bundle::{
-    Agreement, Bundle, Calibration, Fidelity, Manifest, Precision, expected_calibration_error,
-};
+pub use pinhole_bundle::{Bundle, Calibration, Fidelity, Manifest, expected_calibration_error};
+pub use pinhole_model::{Agreement, Precision, PreprocessConfig};
 pub use pinhole_preprocessing::{
-    DecodeOptions, Error as ImageError, Pixels, Preprocessing, RgbImage, open as open_image,
+    DecodeOptions, Error as ImageError, Pixels, RgbImage, open as open_image, preprocess,
 };
 pub use pinhole_prompts::Classes;
 pub use selftest::{GoldenResult, SelfTest, cosine};

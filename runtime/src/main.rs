@@ -452,10 +452,8 @@ fn preprocess(
         apply_orientation,
         ..Default::default()
     };
-    let pixels = bundle
-        .manifest()
-        .preprocessing
-        .apply(&pinhole::open_image(image, &options)?)?;
+    let image = pinhole::open_image(image, &options)?;
+    let pixels = pinhole::preprocess(&bundle.manifest().preprocessing, &image)?;
     let png = pixels.to_png()?;
     let mut file = std::fs::File::create_new(out)
         .with_context(|| format!("{}: cannot create the PNG file", out.display()))?;

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use pinhole_bundle::{
-    Bundle, BundleWriter, HEAD, Head, HeadKind, Manifest, Precision, TEXT_ENCODER, UnknownPolicy,
+    Bundle, BundleWriter, HEAD, Head, HeadKind, Manifest, TEXT_ENCODER, TensorFile, UnknownPolicy,
 };
-use pinhole_checkpoint::{PromptLearner, read_state_dict};
+use pinhole_model::{Precision, PromptLearner};
 use pinhole_prompts::{
-    Classes, Templates, TextTower, Tokenizer, Weight, class_embeddings, learned_embeddings,
+    Classes, Templates, TextEncoder, Tokenizer, Weight, class_embeddings, learned_embeddings,
 };
 
 use crate::Error;
@@ -110,7 +110,7 @@ pub fn set_classes(
 /// The embeddings of new classes, by the prompts of the old ones.
 fn embed(
     bundle: &Bundle,
-    tower: &TextTower,
+    tower: &TextEncoder,
     classes: &Classes,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<f32>, Error> {
@@ -141,33 +141,35 @@ fn embed(
 /// # Errors
 /// [`Error::NoTextEncoder`]; [`Error::TextEncoder`] for one that is not as the manifest says, and
 /// [`Error::Text`] for one that cannot be read.
-pub fn text_tower(bundle: &Bundle) -> Result<TextTower, Error> {
+pub fn text_tower(bundle: &Bundle) -> Result<TextEncoder, Error> {
     let manifest = bundle.manifest();
     let path = bundle.folder().join(TEXT_ENCODER);
     let missing = || Error::NoTextEncoder {
         bundle: bundle.folder().to_owned(),
     };
     let info = manifest.text_encoder.as_ref().ok_or_else(missing)?;
-    let state = read_state_dict(&path).map_err(pinhole_prompts::Error::from)?;
+    let file = TensorFile::open(&path)?;
     let (config, embedding) = (info.tower.clone(), manifest.model.embedding_size);
     let integers = info.precision == Precision::Int8;
-    let tensor = |name: &str| {
-        Ok(match integers && TextTower::takes_int8(name) {
+    let read = |name: &str| -> Result<Weight, pinhole_bundle::Error> {
+        Ok(match integers && TextEncoder::takes_int8(name) {
             true => Weight::Int8 {
-                weight: state.tensor_i8(name)?,
-                scales: state.tensor(&TextTower::scales_name(name))?,
+                weight: file.tensor_i8(name)?,
+                scales: file.tensor(&TextEncoder::scales_name(name))?,
             },
-            false => Weight::F32(state.tensor(name)?),
+            false => Weight::F32(file.tensor(name)?),
         })
     };
+    let tensor =
+        |name: &str| read(name).map_err(|error| pinhole_prompts::Error::Weights(error.into()));
     let activation = info.activation;
     match info.tokens.as_slice() {
-        [] => TextTower::new(config, embedding, activation, tensor),
-        ids => TextTower::with_token_ids(config, embedding, activation, ids.to_vec(), tensor),
+        [] => TextEncoder::new(config, embedding, activation, tensor),
+        ids => TextEncoder::with_token_ids(config, embedding, activation, ids.to_vec(), tensor),
     }
     .map_err(|source| match source {
         // It names the file.
-        pinhole_prompts::Error::Checkpoint(_) => source.into(),
+        pinhole_prompts::Error::Weights(_) => source.into(),
         _ => Error::TextEncoder {
             path,
             reason: Box::new(source),

@@ -10,10 +10,10 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use pinhole_checkpoint::{
-    Activation, Checkpoint, ClipConfig, Existing, ImageTower, OpenOptions, Tensor, TextTower,
+use pinhole_checkpoint::{Checkpoint, Existing, OpenOptions};
+use pinhole_model::{
+    Activation, ClipConfig, ImageEncoderConfig, PreprocessConfig, Tensor, TextEncoderConfig,
 };
-use pinhole_preprocessing::Preprocessing;
 use pinhole_training::{
     prompt_learning::{Features, PromptOptions, Training},
     shapes::Dice,
@@ -69,14 +69,14 @@ fn random_clip(folder: &std::path::Path) -> Result<Checkpoint> {
     let config = ClipConfig {
         name: None,
         embedding: 512,
-        image: ImageTower::VisionTransformer {
+        image: ImageEncoderConfig::VisionTransformer {
             image_size: 32,
             patch_size: 16,
             width: 64,
             layers: 1,
             heads: 1,
         },
-        text: TextTower {
+        text: TextEncoderConfig {
             context_length: 77,
             vocabulary: 49_408,
             width: 512,
@@ -84,7 +84,7 @@ fn random_clip(folder: &std::path::Path) -> Result<Checkpoint> {
             heads: 8,
         },
         activation: Activation::QuickGelu,
-        preprocessing: Preprocessing::openai(32),
+        preprocessing: PreprocessConfig::openai(32),
     };
     let shapes = config.tensors();
     pinhole_checkpoint::write(folder, &config, Existing::Replace, |name| {

@@ -12,7 +12,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use pinhole_checkpoint::{Checkpoint, PromptLearner, read_prompt_learner};
+use pinhole_checkpoint::{Checkpoint, read_prompt_learner};
+use pinhole_model::PromptLearner;
 use pinhole_prompts::Templates;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! One step of CLIP's contrastive training.
 
 use candle_core::{D, DType, Device, Tensor, Var, backprop::GradStore};
-use pinhole_checkpoint::{ClipConfig, ImageTower};
+use pinhole_model::{ClipConfig, ImageEncoderConfig};
 use pinhole_preprocessing::Pixels;
 use rayon::prelude::*;
 
@@ -130,7 +130,7 @@ pub fn encode_images(
     config: &ClipConfig,
     images: &[Pixels],
 ) -> Result<Tensor> {
-    let ImageTower::VisionTransformer { patch_size, .. } = config.image else {
+    let ImageEncoderConfig::VisionTransformer { patch_size, .. } = config.image else {
         return Err(Error::Config(
             "the image tower is not a vision transformer".into(),
         ));

@@ -7,7 +7,8 @@ use std::{
     sync::Mutex,
 };
 
-use pinhole_preprocessing::{DecodeOptions, Pixels, Preprocessing, RgbImage};
+use pinhole_model::PreprocessConfig;
+use pinhole_preprocessing::{DecodeOptions, Pixels, RgbImage, preprocess};
 
 use crate::{
     Error, Result,
@@ -226,13 +227,16 @@ impl Source {
     ///
     /// # Errors
     /// [`Error::Image`] for a file that cannot be read.
-    pub fn pair(&self, seed: u64, index: u64, rule: &Preprocessing) -> Result<(Pixels, String)> {
+    pub fn pair(&self, seed: u64, index: u64, rule: &PreprocessConfig) -> Result<(Pixels, String)> {
         match self {
             Self::Shapes => {
                 let (scene, text) = shapes::training_pair(seed, index);
                 let mut dice = Dice::new(seed ^ 0x7069_6374, index);
                 let (width, height) = picture_size(&mut dice, rule.size);
-                Ok((rule.apply(&shapes::render(&scene, width, height))?, text))
+                Ok((
+                    preprocess(rule, &shapes::render(&scene, width, height))?,
+                    text,
+                ))
             }
             Self::Files(files) => {
                 let item = &files.items[files.place(seed, index)];
@@ -244,7 +248,7 @@ impl Source {
                     }
                 };
                 let image = crop(open(&item.path)?, files.crop, &mut dice);
-                Ok((rule.apply(&image)?, text))
+                Ok((preprocess(rule, &image)?, text))
             }
         }
     }

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use pinhole::Classifier;
-use pinhole_checkpoint::{Checkpoint, ClassPosition, PromptLearner};
+use pinhole_checkpoint::Checkpoint;
+use pinhole_model::{ClassPosition, PromptLearner, Tensor};
 use pinhole_prompts::{
-    Classes, Conditional, Templates, TextTower, Tokenizer, class_embeddings, learned_embeddings,
+    Classes, Conditional, Templates, TextEncoder, Tokenizer, class_embeddings, learned_embeddings,
 };
 use rayon::prelude::*;
 
@@ -38,7 +39,7 @@ pub struct Outcome {
 
 /// A checkpoint's text tower and the factor on its similarities.
 pub struct TextSide {
-    tower: TextTower,
+    tower: TextEncoder,
     tokenizer: Tokenizer,
     logit_scale: f32,
 }
@@ -110,7 +111,7 @@ impl TextSide {
     /// [`Error::Prompts`] where a tensor cannot be read.
     pub fn open(checkpoint: &Checkpoint) -> Result<Self> {
         Ok(Self {
-            tower: TextTower::load(checkpoint)?,
+            tower: TextEncoder::load(checkpoint)?,
             tokenizer: Tokenizer::new(),
             logit_scale: checkpoint.logit_scale(),
         })
@@ -256,7 +257,6 @@ pub fn evaluate_bundle(bundle: &Classifier, items: &[Item]) -> Result<Outcome> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pinhole_checkpoint::Tensor;
 
     #[test]
     fn a_position_is_the_files_own() {

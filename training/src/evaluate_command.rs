@@ -10,9 +10,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use pinhole::Classifier;
-use pinhole_checkpoint::{
-    Activation, Checkpoint, ClassPosition, OpenOptions, PromptLearner, read_prompt_learner,
-};
+use pinhole_checkpoint::{Checkpoint, OpenOptions, read_prompt_learner};
+use pinhole_model::{Activation, ClassPosition, PromptLearner};
 use pinhole_prompts::Templates;
 use pinhole_training::{
     comparison::{self, Measured, Run},

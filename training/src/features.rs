@@ -4,8 +4,9 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use pinhole::Classifier;
-use pinhole_checkpoint::{Checkpoint, ClipConfig};
-use pinhole_preprocessing::RgbImage;
+use pinhole_checkpoint::Checkpoint;
+use pinhole_model::ClipConfig;
+use pinhole_preprocessing::{RgbImage, preprocess};
 use rayon::prelude::*;
 
 use crate::{
@@ -105,7 +106,7 @@ impl ImageEncoder {
         let rule = &self.config.preprocessing;
         match &self.kind {
             Kind::Tower(tower) => {
-                let pixels = images.iter().map(|image| Ok(rule.apply(image)?));
+                let pixels = images.iter().map(|image| Ok(preprocess(rule, image)?));
                 let pixels = pixels.collect::<Result<Vec<_>>>()?;
                 let embeddings = encode_images(tower, &self.config, &pixels)?;
                 Ok(read(&normalise(&embeddings)?, <[f32]>::to_vec)?)

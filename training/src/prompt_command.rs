@@ -7,7 +7,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use pinhole_checkpoint::{Activation, Checkpoint, ClassPosition, OpenOptions};
+use pinhole_checkpoint::{Checkpoint, OpenOptions};
+use pinhole_model::{Activation, ClassPosition};
 use pinhole_training::{
     dataset::{Dataset, DatasetOptions, Part},
     prompt_learning::{Intervals, LEARNER_FILE, Progress, PromptOptions, train_with},

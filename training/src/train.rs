@@ -8,8 +8,10 @@ use std::{
 };
 
 use candle_core::{Device, Tensor, Var};
-use pinhole_checkpoint::{Activation, ClipConfig, Existing, ImageTower, TextTower};
-use pinhole_preprocessing::Preprocessing;
+use pinhole_checkpoint::Existing;
+use pinhole_model::{
+    Activation, ClipConfig, ImageEncoderConfig, PreprocessConfig, TextEncoderConfig,
+};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -94,14 +96,14 @@ impl ModelOptions {
         Ok(ClipConfig {
             name: None,
             embedding: self.embedding,
-            image: ImageTower::VisionTransformer {
+            image: ImageEncoderConfig::VisionTransformer {
                 image_size: size,
                 patch_size: patch,
                 width: self.width,
                 layers: self.layers,
                 heads: self.width / 64,
             },
-            text: TextTower {
+            text: TextEncoderConfig {
                 context_length: self.context_length,
                 vocabulary: VOCABULARY,
                 width: self.text_width,
@@ -109,7 +111,7 @@ impl ModelOptions {
                 heads: self.text_width / 64,
             },
             activation: Activation::QuickGelu,
-            preprocessing: Preprocessing::openai(size),
+            preprocessing: PreprocessConfig::openai(size),
         })
     }
 }
@@ -338,7 +340,7 @@ impl Training {
                 }
             }
             let shape = spec.shape.clone();
-            Ok(pinhole_checkpoint::Tensor { shape, data })
+            Ok(pinhole_model::Tensor { shape, data })
         })
     }
 }

@@ -1,8 +1,8 @@
 //! Zero-shot accuracy of a model in training, without a checkpoint of it.
 
 use candle_core::{D, Tensor};
-use pinhole_checkpoint::ClipConfig;
-use pinhole_preprocessing::Pixels;
+use pinhole_model::ClipConfig;
+use pinhole_preprocessing::{Pixels, preprocess};
 use rayon::prelude::*;
 
 use crate::{
@@ -36,11 +36,8 @@ pub fn evaluate_shapes(
             let (mut images, mut truth) = (Vec::new(), Vec::new());
             for index in start..(start + 16).min(count) {
                 let (scene, class, _) = shapes::sample(split, seed, index);
-                images.push(
-                    config
-                        .preprocessing
-                        .apply(&shapes::render(&scene, 320, 240))?,
-                );
+                let image = shapes::render(&scene, 320, 240);
+                images.push(preprocess(&config.preprocessing, &image)?);
                 truth.push(class);
             }
             let given = classify(model, config, &classes, &images)?;

@@ -6,10 +6,9 @@ use std::{
     process::{Command, Output},
 };
 
-use pinhole_checkpoint::{
-    Checkpoint, ClassPosition, MetaNet, OpenOptions, PromptLearner, Tensor, write_prompt_learner,
-};
-use pinhole_prompts::{Templates, TextTower, Tokenizer};
+use pinhole_checkpoint::{Checkpoint, OpenOptions, write_prompt_learner};
+use pinhole_model::{ClassPosition, MetaNet, PromptLearner, Tensor};
+use pinhole_prompts::{Templates, TextEncoder, Tokenizer};
 use pinhole_training::{
     data::Source,
     dataset::{Dataset, DatasetOptions},
@@ -94,7 +93,7 @@ fn fail(arguments: &str, folder: &Path) -> String {
     errors
 }
 
-fn learner(tower: &TextTower, words: &str) -> PromptLearner {
+fn learner(tower: &TextEncoder, words: &str) -> PromptLearner {
     let tokens = Tokenizer::new().encode(words);
     let data = tower.token_rows(&tokens).unwrap();
     PromptLearner {
@@ -133,7 +132,7 @@ fn a_context_of_words_answers_as_the_words_do() {
     let encoder = ImageEncoder::open(&clip).unwrap();
     let set = TestSet::new(&encoder, &data, &|_| {}).unwrap();
     let texts = TextSide::open(&clip).unwrap();
-    let tower = TextTower::load(&clip).unwrap();
+    let tower = TextEncoder::load(&clip).unwrap();
     let zero_shot = |template: &str| {
         let templates = Templates::single(template).unwrap();
         texts.zero_shot(&set, &templates).unwrap()
@@ -186,7 +185,7 @@ fn learned_prompts_stand_beside_zero_shot() {
     let clip = checkpoint(folder);
     pictures(folder);
     let clip = Checkpoint::open(&clip, &OpenOptions::default()).unwrap();
-    let tower = TextTower::load(&clip).unwrap();
+    let tower = TextEncoder::load(&clip).unwrap();
     for (file, words) in [("a", "a photo of a"), ("b", "the big blue")] {
         let path = folder.join(format!("{file}.safetensors"));
         write_prompt_learner(&path, &learner(&tower, words)).unwrap();

@@ -7,7 +7,8 @@ use std::{
     sync::OnceLock,
 };
 
-use pinhole_checkpoint::{ClassPosition, read_prompt_learner};
+use pinhole_checkpoint::read_prompt_learner;
+use pinhole_model::ClassPosition;
 
 /// A small CLIP, trained for two updates, and pictures by class.
 fn folder() -> &'static Path {

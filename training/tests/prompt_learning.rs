@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use pinhole_checkpoint::{
-    Activation, Checkpoint, ClassPosition, ClipConfig, Existing, ImageTower, MetaNet, OpenOptions,
-    PromptLearner, Tensor, TextTower, read_prompt_learner, write_prompt_learner,
+    Checkpoint, Existing, OpenOptions, read_prompt_learner, write_prompt_learner,
 };
-use pinhole_preprocessing::Preprocessing;
+use pinhole_model::{
+    Activation, ClassPosition, ClipConfig, ImageEncoderConfig, MetaNet, PreprocessConfig,
+    PromptLearner, Tensor, TextEncoderConfig,
+};
 use pinhole_training::{
     dataset::{Dataset, DatasetOptions, Item},
     prompt_learning::{
@@ -61,14 +63,14 @@ fn config(activation: Activation) -> ClipConfig {
     ClipConfig {
         name: None,
         embedding: 32,
-        image: ImageTower::VisionTransformer {
+        image: ImageEncoderConfig::VisionTransformer {
             image_size: 32,
             patch_size: 16,
             width: 64,
             layers: 1,
             heads: 1,
         },
-        text: TextTower {
+        text: TextEncoderConfig {
             context_length: 24,
             vocabulary: 49_408,
             width: 64,
@@ -76,7 +78,7 @@ fn config(activation: Activation) -> ClipConfig {
             heads: 4,
         },
         activation,
-        preprocessing: Preprocessing::openai(32),
+        preprocessing: PreprocessConfig::openai(32),
     }
 }
 
@@ -599,8 +601,8 @@ fn a_bundle_may_encode_the_images() {
     };
     let mut config = config(Activation::QuickGelu);
     config.embedding = embedding;
-    config.preprocessing = Preprocessing::openai(size);
-    if let ImageTower::VisionTransformer { image_size, .. } = &mut config.image {
+    config.preprocessing = PreprocessConfig::openai(size);
+    if let ImageEncoderConfig::VisionTransformer { image_size, .. } = &mut config.image {
         *image_size = size;
     }
     let fitting = write(&folder.path().join("fitting"), &config);

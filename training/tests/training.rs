@@ -348,7 +348,7 @@ fn lists_give_every_pair_once_an_epoch() {
     );
     let source = Source::Files(Files::from_list(&path, &ListOptions::default(), 0.8).unwrap());
     assert_eq!(source.len(), Some(2));
-    let rule = pinhole_preprocessing::Preprocessing::openai(16);
+    let rule = pinhole_model::PreprocessConfig::openai(16);
     let mut orders = std::collections::HashSet::new();
     for epoch in 0..16u64 {
         let at = |i: u64| source.pair(4, 2 * epoch + i, &rule).unwrap();
@@ -390,7 +390,7 @@ fn bad_lists_are_refused_by_line() {
     std::fs::write(folder.path().join("bad.png"), "no image").unwrap();
     let path = list(folder.path(), "filepath\ttitle\nbad.png\ta\n");
     let files = Files::from_list(&path, &ListOptions::default(), 1.0).unwrap();
-    let rule = pinhole_preprocessing::Preprocessing::openai(16);
+    let rule = pinhole_model::PreprocessConfig::openai(16);
     let error = Source::Files(files)
         .pair(1, 0, &rule)
         .unwrap_err()

@@ -7,8 +7,8 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use pinhole::NetworkOperator;
-use pinhole_bundle::{IMAGE_ENCODER, Precision, dialect};
-use pinhole_preprocessing::Preprocessing;
+use pinhole_bundle::{IMAGE_ENCODER, dialect};
+use pinhole_model::{Precision, PreprocessConfig};
 use prost::Message;
 use tract_onnx::pb::{
     GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataLocation,
@@ -138,7 +138,7 @@ impl Encoder {
     }
 
     /// Whether it fits a model that makes embeddings of `embedding_size` from what `rule` gives.
-    pub fn check(&self, rule: &Preprocessing, embedding_size: usize) -> Result<()> {
+    pub fn check(&self, rule: &PreprocessConfig, embedding_size: usize) -> Result<()> {
         let path = self.path.display();
         ensure!(
             self.embedding_size == embedding_size,
@@ -159,7 +159,7 @@ impl Encoder {
     /// scaled by the mean and standard deviation of `rule`, and the embedding is normalised.
     pub fn write(
         &self,
-        rule: &Preprocessing,
+        rule: &PreprocessConfig,
         folder: &Path,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<()> {

@@ -8,10 +8,9 @@ mod vit;
 mod weights;
 
 use anyhow::{Context, Result, bail, ensure};
-use pinhole_bundle::Precision;
 use pinhole_bundle::dialect::{self, Function};
-use pinhole_checkpoint::{Checkpoint, ImageTower};
-use pinhole_kernels::Activation;
+use pinhole_checkpoint::Checkpoint;
+use pinhole_model::{Activation, ImageEncoderConfig, Precision};
 use prost::Message;
 use tract_onnx::pb::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto,
@@ -72,7 +71,7 @@ pub(crate) fn write_quantized(
         total: 0,
     };
     let image_size = match config.image {
-        ImageTower::VisionTransformer {
+        ImageEncoderConfig::VisionTransformer {
             image_size,
             patch_size,
             width,
@@ -89,7 +88,7 @@ pub(crate) fn write_quantized(
             vit::build(&mut graph, &shape, config.activation)?;
             image_size
         }
-        ImageTower::ModifiedResNet {
+        ImageEncoderConfig::ModifiedResNet {
             image_size,
             layers,
             width,
@@ -154,7 +153,7 @@ struct Graph<'a> {
 
 impl Graph<'_> {
     /// A tensor of the checkpoint, f32 row-major.
-    fn tensor(&mut self, name: &str) -> Result<pinhole_checkpoint::Tensor> {
+    fn tensor(&mut self, name: &str) -> Result<pinhole_model::Tensor> {
         self.done += 1;
         (self.progress)(self.done, self.total.max(self.done));
         Ok(self.checkpoint.tensor(name)?)
@@ -370,9 +369,9 @@ impl Joint<'_> {
 /// A linear layer of the checkpoint that is to be `function`, its weight [inputs, outputs].
 fn float_layer<'a>(function: &Function, weight: &'a [f32], bias: &'a [f32]) -> Float<'a> {
     let activation = match *function {
-        dialect::LINEAR_QUICK_GELU => Activation::QuickGelu,
-        dialect::LINEAR_GELU => Activation::Gelu,
-        _ => Activation::None,
+        dialect::LINEAR_QUICK_GELU => Some(Activation::QuickGelu),
+        dialect::LINEAR_GELU => Some(Activation::Gelu),
+        _ => None,
     };
     Float {
         weight,

@@ -2,8 +2,7 @@
 
 use anyhow::Result;
 use pinhole_bundle::dialect;
-use pinhole_checkpoint::Activation;
-use pinhole_kernels::Activation as Kernel;
+use pinhole_model::Activation;
 
 use super::{Graph, Joint, float, ints};
 use crate::quantization::{Float, Preparation, Source};
@@ -77,7 +76,7 @@ fn patch_embedding(graph: &mut Graph, shape: &Shape) -> Result<String> {
         let exact = Float {
             weight: &whole,
             bias: &bias,
-            activation: Kernel::None,
+            activation: None,
         };
         if let Some(layer) = graph.layer(name, &exact, Source::Pixels)? {
             let [weight, scale, bias] = graph.quantized_parameters(&layer)?;

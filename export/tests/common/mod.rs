@@ -9,11 +9,14 @@ use std::process::{Command, Output};
 use std::sync::LazyLock;
 
 use pinhole_bundle::{
-    BundleWriter, FORMAT, Golden, GoldenImage, Head, HeadKind, Manifest, ModelInfo, Precision,
-    UnknownPolicy, VERSION,
+    BundleWriter, FORMAT, Golden, GoldenImage, Head, HeadKind, Manifest, ModelInfo, UnknownPolicy,
+    VERSION,
 };
-use pinhole_checkpoint::{Activation, ClipConfig, Error, Existing, ImageTower, Tensor, TextTower};
-use pinhole_preprocessing::Preprocessing;
+use pinhole_checkpoint::{Error, Existing};
+use pinhole_model::{
+    Activation, ClipConfig, ImageEncoderConfig, Precision, PreprocessConfig, Tensor,
+    TextEncoderConfig,
+};
 pub use weights::random;
 
 /// A checkpoint of a small ViT with the true vocabulary, made once for all tests.
@@ -36,14 +39,14 @@ pub fn write_checkpoint_of(
     let config = ClipConfig {
         name: None,
         embedding,
-        image: ImageTower::VisionTransformer {
+        image: ImageEncoderConfig::VisionTransformer {
             image_size: 32,
             patch_size: 8,
             width: 64,
             layers: 2,
             heads: 1,
         },
-        text: TextTower {
+        text: TextEncoderConfig {
             context_length: 16,
             vocabulary: 49_408,
             width: 64,
@@ -51,7 +54,7 @@ pub fn write_checkpoint_of(
             heads: 1,
         },
         activation: Activation::QuickGelu,
-        preprocessing: Preprocessing::openai(32),
+        preprocessing: PreprocessConfig::openai(32),
     };
     let shapes = config.tensors();
     pinhole_checkpoint::write::<Error>(folder, &config, Existing::Keep, |name| {
@@ -65,7 +68,7 @@ pub fn write_checkpoint_of(
 /// interest.
 pub fn finish_bundle(
     writer: BundleWriter,
-    preprocessing: Preprocessing,
+    preprocessing: PreprocessConfig,
     precision: Precision,
     embedding_size: usize,
     logit_scale: f32,

@@ -1,6 +1,6 @@
 //! Random weights for checkpoints.
 
-use pinhole_checkpoint::Tensor;
+use pinhole_model::Tensor;
 
 /// Numbers that depend on the tensor's name alone: gains near 1, matrices that keep the variance.
 pub fn random(name: &str, shape: &[usize]) -> Tensor {

@@ -148,12 +148,12 @@ impl Page<'_> {
         let frame = Rectangle::new(at, Size::new_equal(side));
         self.fill(frame, TRACK);
         let Some(picture) = picture else { return };
-        let rule = pinhole::Preprocessing {
+        let rule = pinhole::PreprocessConfig {
             size: side,
             ..(*picture.rule).clone()
         };
         // An image that the rule does not fit was not classified either.
-        let Ok(pixels) = rule.apply(&*picture.image) else {
+        let Ok(pixels) = pinhole::preprocess(&rule, &*picture.image) else {
             return;
         };
         let colours = pixels.data.chunks_exact(3);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use embedded_graphics::prelude::*;
 use pinhole::camera::Seen;
-use pinhole::{Preprocessing, RgbImage};
+use pinhole::{PreprocessConfig, RgbImage};
 
 use crate::canvas::Canvas;
 use crate::text::Fonts;
@@ -72,7 +72,7 @@ pub struct Picture {
     /// The frame.
     pub image: Arc<RgbImage>,
     /// The bundle's rule.
-    pub rule: Arc<Preprocessing>,
+    pub rule: Arc<PreprocessConfig>,
 }
 
 /// Nothing can be classified.

@@ -8,7 +8,6 @@ mod neon;
 use std::fmt;
 use std::ops::Range;
 
-use crate::Activation;
 use crate::activation::activate;
 use crate::linear::{MOST_ROWS, blocks, group_size, pack_weights};
 use crate::reference::{self, F16_BLOCK};
@@ -18,6 +17,7 @@ use crate::threads::{self, Shared};
 use emulated::COLUMNS;
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::Fp16;
+use pinhole_model::Activation;
 
 /// A linear layer with weights in f16, packed once for the chosen kernels: y = act(x W + b) + residual.
 #[derive(Clone)]
@@ -59,7 +59,7 @@ pub(crate) struct Group<'a> {
     pub(crate) bias: &'a [f32],
     /// The columns of `out` that the panels make.
     pub(crate) columns: Range<usize>,
-    pub(crate) activation: Activation,
+    pub(crate) activation: Option<Activation>,
     /// [rows, width]
     pub(crate) residual: Option<&'a [f32]>,
     /// n: the columns of `out` and `residual`.
@@ -219,7 +219,7 @@ impl PackedLinearF16 {
         &self,
         x: &[f32],
         m: usize,
-        activation: Activation,
+        activation: Option<Activation>,
         residual: Option<&[f32]>,
         out: &mut [f32],
     ) {
@@ -232,7 +232,7 @@ impl PackedLinearF16 {
         x: &[f32],
         m: usize,
         scale: f32,
-        activation: Activation,
+        activation: Option<Activation>,
         residual: Option<&[f32]>,
         out: &mut [f32],
     ) {
@@ -275,7 +275,7 @@ impl PackedLinearF16 {
         x: &[f32],
         rows: usize,
         scale: f32,
-        activation: Activation,
+        activation: Option<Activation>,
         residual: Option<&[f32]>,
         out: &mut [f32],
     ) {
@@ -316,7 +316,7 @@ impl PackedLinearF16 {
         x: &[f32],
         rows: usize,
         scale: f32,
-        activation: Activation,
+        activation: Option<Activation>,
         residual: Option<&[f32]>,
         out: &mut [f32],
     ) {

@@ -3,11 +3,13 @@
 use std::fmt;
 use std::ops::Range;
 
+use pinhole_model::Activation;
+
 use super::{Input, Packed, PackedLinearInt8, Weight, WeightError};
 use crate::affine::{self, Affine};
 use crate::linear::{MOST_ROWS, blocks};
 use crate::select::{Kernels, kernels};
-use crate::{Activation, reference, scratch, threads};
+use crate::{reference, scratch, threads};
 
 /// y = act((x - zero point) (W - zero points) + b) + residual in whole numbers with zero points: W is s8 with one
 /// scale and zero point an output, x is f32 quantised by an [`Affine`]. Packed once, on [`PackedLinearInt8`]'s
@@ -209,7 +211,7 @@ impl PackedLinearAffine {
         x: &[f32],
         m: usize,
         by: Affine,
-        activation: Activation,
+        activation: Option<Activation>,
         residual: Option<&[f32]>,
         out: &mut [f32],
     ) {
@@ -257,7 +259,7 @@ impl PackedLinearAffine {
         &self,
         (x, scales, z): (&[i8], &[f32], i32),
         rows: usize,
-        activation: Activation,
+        activation: Option<Activation>,
         residual: Option<&[f32]>,
         out: &mut [f32],
         offsets: Offsets,

@@ -3,9 +3,10 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
+use pinhole_model::Activation;
+
 use super::affine::Offsets;
 use super::pack::Layout;
-use crate::Activation;
 use crate::activation::by_activation;
 use crate::linear::heights;
 use crate::simd::{Simd, load_part, store_part};
@@ -94,7 +95,7 @@ pub(crate) struct Finish {
     /// [columns]
     pub(crate) bias: *const f32,
     /// None, unless [`Int8::ACTIVATES`].
-    pub(crate) activation: Activation,
+    pub(crate) activation: Option<Activation>,
     /// Null, or rows `stride` apart.
     pub(crate) residual: *const f32,
     /// Rows `stride` apart.
@@ -244,7 +245,7 @@ pub(crate) struct Group<'a> {
     pub(crate) panels: &'a [u8],
     /// The columns of `out` that the panels make.
     pub(crate) columns: Range<usize>,
-    pub(crate) activation: Activation,
+    pub(crate) activation: Option<Activation>,
     /// [rows, width]
     pub(crate) residual: Option<&'a [f32]>,
     /// n: the columns of `out` and `residual`.
@@ -309,13 +310,13 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
             };
             let last = start + steps == g.steps;
             // Without anything between, the tiles write the outputs; otherwise f32 in place of their sums.
-            let direct = columns.len() == layout.columns
-                && (I::ACTIVATES || g.activation == Activation::None);
+            let direct =
+                columns.len() == layout.columns && (I::ACTIVATES || g.activation.is_none());
             let mut finish = Finish {
                 scales: g.scales.as_ptr(),
                 column_scales: header.scales.as_ptr(),
                 bias: header.bias.as_ptr(),
-                activation: Activation::None,
+                activation: None,
                 residual: std::ptr::null(),
                 out: sums.as_mut_ptr().cast(),
                 stride: layout.columns,
@@ -438,7 +439,7 @@ macro_rules! vector_int8 {
             }
 
             #[cfg(test)]
-            fn activate(&self, x: &mut [f32], activation: crate::Activation) {
+            fn activate(&self, x: &mut [f32], activation: Option<pinhole_model::Activation>) {
                 let float = crate::int8::Int8::float(*self);
                 crate::select::Vector::activate(&float, x, activation);
             }

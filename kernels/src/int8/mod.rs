@@ -11,12 +11,14 @@ mod x86;
 
 use std::fmt;
 
+use pinhole_model::Activation;
+
 use crate::linear::{MOST_ROWS, blocks, group_size};
 use crate::quantize::{self, Before};
+use crate::reference;
 use crate::scratch::{self, Aligned};
 use crate::select::{Kernels, VectorInt8, kernels};
 use crate::threads::{self, Shared};
-use crate::{Activation, reference};
 pub use affine::PackedLinearAffine;
 pub(crate) use group::{Group, Int8, Tile, group};
 #[cfg(target_arch = "aarch64")]
@@ -245,7 +247,7 @@ impl PackedLinearInt8 {
         &self,
         x: Input,
         m: usize,
-        activation: Activation,
+        activation: Option<Activation>,
         residual: Option<&[f32]>,
         out: &mut [f32],
     ) {
@@ -281,7 +283,7 @@ impl PackedLinearInt8 {
         panels: &[u8],
         x: Input,
         rows: usize,
-        activation: Activation,
+        activation: Option<Activation>,
         residual: Option<&[f32]>,
         out: &mut [f32],
         offsets: Option<affine::Offsets>,
@@ -436,7 +438,7 @@ impl Weights {
         layer: &PackedLinearInt8,
         x: Input,
         rows: usize,
-        activation: Activation,
+        activation: Option<Activation>,
         residual: Option<&[f32]>,
         out: &mut [f32],
     ) {
@@ -466,7 +468,7 @@ impl Weights {
         layer: &PackedLinearInt8,
         x: &[T],
         scales: &[f32],
-        activation: Activation,
+        activation: Option<Activation>,
         residual: Option<&[f32]>,
         out: &mut [f32],
     ) {

@@ -6,10 +6,12 @@ mod tile;
 use std::fmt;
 use std::ops::Range;
 
+use pinhole_model::Activation;
+
 use crate::scratch::Aligned;
 use crate::select::{Kernels, Vector, kernels};
 use crate::threads::{self, Shared};
-use crate::{Activation, Rows, reference, scratch};
+use crate::{Rows, reference, scratch};
 pub(crate) use pack::{blocks, heights, pack_rows, pack_weights};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use tile::finish;
@@ -47,7 +49,7 @@ pub(crate) struct Group<'a> {
     pub(crate) panels: &'a [f32],
     /// The columns of `out` that the panels make.
     pub(crate) columns: Range<usize>,
-    pub(crate) activation: Activation,
+    pub(crate) activation: Option<Activation>,
     /// [rows, width]
     pub(crate) residual: Option<&'a [f32]>,
     /// n: the columns of `out` and `residual`.
@@ -129,7 +131,7 @@ impl PackedLinear {
         &self,
         x: &[f32],
         m: usize,
-        activation: Activation,
+        activation: Option<Activation>,
         residual: Option<&[f32]>,
         out: &mut [f32],
     ) {
@@ -169,7 +171,7 @@ impl PackedLinear {
         panels: &[f32],
         x: &[f32],
         rows: usize,
-        activation: Activation,
+        activation: Option<Activation>,
         residual: Option<&[f32]>,
         out: &mut [f32],
     ) {

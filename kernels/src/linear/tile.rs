@@ -1,8 +1,9 @@
 //! The inner loop: a tile of the product, its sums in registers.
 
+use pinhole_model::Activation;
+
 use super::Group;
 use super::pack::blocks;
-use crate::Activation;
 use crate::activation::activated;
 use crate::simd::{Simd, load_part, store_part};
 
@@ -178,7 +179,7 @@ pub(crate) fn finish<S: Simd>(
     sums: &[f32],
     scale: S::V,
     bias: &[f32],
-    activation: Activation,
+    activation: Option<Activation>,
     residual: Option<&[f32]>,
     out: &mut [f32],
 ) {

@@ -6,7 +6,7 @@ use super::{Values, edges, float, poison, same_bits_on_any_threads, vectors};
 use crate::affine::{dynamic, fake_quantize_by, map_quantized_by};
 use crate::int8::Weight;
 use crate::select::{Kernels, variants};
-use crate::{Activation, Affine, PackedLinearAffine, WeightError, reference};
+use crate::{Affine, PackedLinearAffine, WeightError, reference};
 
 /// `len` values of all of s8, the same for the same seed.
 fn bytes(seed: u64, len: usize) -> Vec<i8> {
@@ -70,7 +70,7 @@ impl Case {
         let mut out = Values::new(6, m * n);
         poison();
         let residual = self.residual.then_some(&*residual);
-        layer.apply(&self.x, m, by, Activation::None, residual, &mut out);
+        layer.apply(&self.x, m, by, None, residual, &mut out);
         out.to_vec()
     }
 
@@ -92,7 +92,7 @@ impl Case {
                 &zeros,
                 &scales,
                 &bias,
-                Activation::None,
+                None,
                 self.residual.then(|| &residual[i * n..][..n]),
                 out,
             );

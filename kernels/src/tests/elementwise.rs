@@ -1,10 +1,12 @@
 use std::ffi::OsStr;
 
+use pinhole_model::Activation;
+
 use super::{UNIT, Values, float, same_bits_on_any_threads, vectors};
 use crate::activation::activate;
 use crate::norm::layer_norm;
 use crate::select::{Error, SCALAR, choose};
-use crate::{Activation, available, l2_normalize, reference};
+use crate::{available, l2_normalize, reference};
 
 /// Every 4099th finite f32: all signs, exponents and, over the exponents, mantissas.
 fn all_magnitudes() -> Vec<f32> {
@@ -47,13 +49,13 @@ fn activations_within_their_bound() {
     let exact = |x: f32, activation| {
         let x = f64::from(x);
         match activation {
-            Activation::None => x,
-            Activation::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
-            Activation::Gelu => 0.5 * x * libm::erfc(-x / 2f64.sqrt()),
+            None => x,
+            Some(Activation::QuickGelu) => x / (1.0 + (-1.702 * x).exp()),
+            Some(Activation::Gelu) => 0.5 * x * libm::erfc(-x / 2f64.sqrt()),
         }
     };
     for kernels in vectors().into_iter().map(float).chain([SCALAR]) {
-        for activation in [Activation::None, Activation::QuickGelu, Activation::Gelu] {
+        for activation in [None, Some(Activation::QuickGelu), Some(Activation::Gelu)] {
             let mut y = x.clone();
             activate(kernels, &mut y, activation);
             for (&x, &y) in x.iter().zip(&y) {
@@ -79,10 +81,11 @@ fn activation_of_any_length() {
         for len in 0..70 {
             let x = Values::new(5, len);
             let mut y = Values::new(5, len);
-            activate(float(vector), &mut y, Activation::Gelu);
+            activate(float(vector), &mut y, Some(Activation::Gelu));
             for (x, y) in x.iter().zip(&*y) {
                 assert!(
-                    (reference::activated(*x, Activation::Gelu) - y).abs() <= 4.0 * UNIT as f32
+                    (reference::activated(*x, Some(Activation::Gelu)) - y).abs()
+                        <= 4.0 * UNIT as f32
                 );
             }
         }
@@ -151,7 +154,7 @@ fn threads_do_not_change_a_bit() {
                 1e-5,
                 &mut out,
             );
-            activate(kernels, &mut out, Activation::QuickGelu);
+            activate(kernels, &mut out, Some(Activation::QuickGelu));
             out
         });
     }
@@ -165,8 +168,8 @@ fn activations_by_known_values() {
         (-1.0, -0.158_655_26, -0.154_204_23),
         (3.0, 2.995_950_2, 2.981_928_7),
     ] {
-        assert!((reference::activated(x, Activation::Gelu) - gelu).abs() < 5e-7);
-        assert!((reference::activated(x, Activation::QuickGelu) - quick_gelu).abs() < 5e-7);
+        assert!((reference::activated(x, Some(Activation::Gelu)) - gelu).abs() < 5e-7);
+        assert!((reference::activated(x, Some(Activation::QuickGelu)) - quick_gelu).abs() < 5e-7);
     }
 }
 

@@ -1,3 +1,4 @@
+use pinhole_model::Activation;
 use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -7,9 +8,7 @@ use crate::activation::activate;
 use crate::half::Weight;
 use crate::reference::{self, F16_BLOCK, f16_value, round_f16};
 use crate::select::{Kernels, variants};
-use crate::{
-    Activation, NotFinite, PackedLinear, PackedLinearF16, patch_embedding, patch_embedding_f16,
-};
+use crate::{NotFinite, PackedLinear, PackedLinearF16, patch_embedding, patch_embedding_f16};
 
 /// The bits of the f16 nearest to v.
 fn f16(v: f32) -> u16 {
@@ -24,7 +23,7 @@ struct Case {
     m: usize,
     k: usize,
     n: usize,
-    activation: Activation,
+    activation: Option<Activation>,
     bias: bool,
     residual: bool,
     /// [n, k]
@@ -39,7 +38,7 @@ impl Case {
             m,
             k,
             n,
-            activation: Activation::None,
+            activation: None,
             bias: (m + k).is_multiple_of(2),
             residual: (n + k).is_multiple_of(2),
             weight: Values::new(seed, n * k).iter().map(|&w| f16(w)).collect(),
@@ -177,7 +176,7 @@ proptest! {
         weight_size in -20i32..15,
     ) {
         let mut case = Case::new(m, k, n);
-        case.activation = [Activation::None, Activation::QuickGelu, Activation::Gelu][kind % 3];
+        case.activation = [None, Some(Activation::QuickGelu), Some(Activation::Gelu)][kind % 3];
         (case.bias, case.residual) = (kind / 3 % 2 == 0, kind / 6 == 0);
         let mut random = ChaCha8Rng::seed_from_u64((m * k + n) as u64);
         for x in &mut case.x {
@@ -260,7 +259,7 @@ fn rows_and_threads_do_not_change_a_bit() {
         let layer = PackedLinearF16::pack(kernels, weight, case.k, case.n, None).unwrap();
         let apply = |x: &[f32], m: usize| {
             let mut out = vec![0.0; m * case.n];
-            layer.apply(x, m, Activation::Gelu, None, &mut out);
+            layer.apply(x, m, Some(Activation::Gelu), None, &mut out);
             out
         };
         let together = apply(&case.x, case.m);
@@ -327,11 +326,11 @@ fn no_rows_and_no_columns() {
     for kernels in all() {
         let weight = Weight::InOut(&[]);
         let layer = PackedLinearF16::pack(kernels, weight, 5, 0, None).unwrap();
-        layer.apply(&[0.0; 10], 2, Activation::None, None, &mut []);
+        layer.apply(&[0.0; 10], 2, None, None, &mut []);
         let weight = [0; 20];
         let weight = Weight::InOut(&weight);
         let layer = PackedLinearF16::pack(kernels, weight, 5, 4, None).unwrap();
-        layer.apply(&[], 0, Activation::None, None, &mut []);
+        layer.apply(&[], 0, None, None, &mut []);
     }
 }
 

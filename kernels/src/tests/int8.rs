@@ -1,3 +1,4 @@
+use pinhole_model::Activation;
 use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -7,9 +8,7 @@ use crate::activation::activate;
 use crate::int8::Weight;
 use crate::quantize::quantize_rows;
 use crate::select::{Kernels, variants};
-use crate::{
-    Activation, Before, Input, PackedLinearInt8, WeightError, patch_embedding_int8, reference,
-};
+use crate::{Before, Input, PackedLinearInt8, WeightError, patch_embedding_int8, reference};
 
 /// `len` bytes, the same for the same seed, at an address that no register is aligned to.
 fn bytes(seed: u64, len: usize) -> Vec<u8> {
@@ -43,7 +42,7 @@ struct Case {
     k: usize,
     n: usize,
     kind: Kind,
-    activation: Activation,
+    activation: Option<Activation>,
     bias: bool,
     residual: bool,
     weight: Vec<i8>,
@@ -59,7 +58,7 @@ impl Case {
             k,
             n,
             kind,
-            activation: Activation::None,
+            activation: None,
             bias: (m + k).is_multiple_of(2),
             residual: (n + k).is_multiple_of(2),
             weight: weights(seed, n * k),
@@ -128,7 +127,7 @@ impl Case {
             bias.fill(0.0);
         }
         let mut out = vec![0.0; m * n];
-        let none = Activation::None;
+        let none = None;
         let signed: Vec<i8> = self.x.iter().map(|b| b.cast_signed()).collect();
         let float: Vec<f32> = signed.iter().map(|&q| f32::from(q) / 97.0).collect();
         let mut row_scales = row_scales.to_vec();
@@ -262,7 +261,7 @@ proptest! {
     #[test]
     fn any_shape(m in 1usize..60, k in 0usize..400, n in 1usize..120, kind in 0usize..48, extreme: bool) {
         let mut case = Case::new(m, k, n, KINDS[kind % 4]);
-        case.activation = [Activation::None, Activation::QuickGelu, Activation::Gelu][kind / 4 % 3];
+        case.activation = [None, Some(Activation::QuickGelu), Some(Activation::Gelu)][kind / 4 % 3];
         (case.bias, case.residual) = (kind / 12 % 2 == 0, kind / 24 == 0);
         if extreme {
             case.weight.iter_mut().for_each(|w| *w = if *w < 0 { -127 } else { 127 });
@@ -278,7 +277,7 @@ proptest! {
 fn many_rows() {
     for kernels in all() {
         let mut case = Case::new(300, 33, 40, Kind::F32);
-        case.activation = Activation::QuickGelu;
+        case.activation = Some(Activation::QuickGelu);
         case.check(kernels);
     }
 }
@@ -286,7 +285,7 @@ fn many_rows() {
 /// Vector variants agree bit for bit with each other even behind an activation function.
 #[test]
 fn variants_give_the_same_bits() {
-    for activation in [Activation::None, Activation::QuickGelu, Activation::Gelu] {
+    for activation in [None, Some(Activation::QuickGelu), Some(Activation::Gelu)] {
         let mut case = Case::new(20, 200, 70, Kind::F32);
         case.activation = activation;
         let mut found = all()
@@ -304,7 +303,7 @@ fn threads_do_not_change_a_bit() {
     for kernels in all() {
         for (m, k, n) in [(50, 400, 301), (1, 2000, 1600), (270, 128, 128)] {
             let case = Case {
-                activation: Activation::Gelu,
+                activation: Some(Activation::Gelu),
                 ..Case::new(m, k, n, Kind::F32)
             };
             same_bits_on_any_threads(|| case.by(kernels));
@@ -329,13 +328,7 @@ fn a_row_does_not_depend_on_the_others() {
         let apply = |x, m| {
             let mut out = vec![0.0; m * n];
             let before = Before::Nothing;
-            layer.apply(
-                Input::F32 { x, before },
-                m,
-                Activation::None,
-                None,
-                &mut out,
-            );
+            layer.apply(Input::F32 { x, before }, m, None, None, &mut out);
             out
         };
         let together = apply(&x, m);
@@ -383,7 +376,7 @@ fn fused_quantisation_is_the_one_by_itself() {
             quantize_rows(kernels, &x, k, before, &mut q, &mut scales);
             let apply = |x| {
                 let mut out = vec![0.0; m * n];
-                layer.apply(x, m, Activation::None, None, &mut out);
+                layer.apply(x, m, None, None, &mut out);
                 out
             };
             let apart = apply(Input::S8 {
@@ -428,11 +421,11 @@ fn no_rows_and_no_columns() {
             scales: &[1.0; 2],
         };
         let none = PackedLinearInt8::pack(kernels, Weight::OutIn(&[]), &[], 0, 5, None).unwrap();
-        none.apply(x, 2, Activation::None, None, &mut []);
+        none.apply(x, 2, None, None, &mut []);
         let some = PackedLinearInt8::pack(kernels, Weight::InOut(&[1; 20]), &[1.0; 4], 4, 5, None)
             .unwrap();
         let x = Input::U8 { x: &[], scale: 1.0 };
-        some.apply(x, 0, Activation::None, None, &mut []);
+        some.apply(x, 0, None, None, &mut []);
     }
 }
 
@@ -444,7 +437,7 @@ fn a_wrong_length_is_named() {
         x: &[0; 9],
         scale: 1.0,
     };
-    layer.apply(x, 2, Activation::None, None, &mut [0.0; 8]);
+    layer.apply(x, 2, None, None, &mut [0.0; 8]);
 }
 
 /// The reference by numbers worked out by hand.
@@ -461,7 +454,7 @@ fn reference_by_hand() {
         2,
         2,
         &[100.0, 0.0],
-        Activation::None,
+        None,
         Some(&[1.0; 4]),
         &mut out,
     );

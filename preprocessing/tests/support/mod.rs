@@ -3,7 +3,8 @@
 // Each test binary uses a part of this file.
 #![allow(dead_code)]
 
-use pinhole_preprocessing::{CropRounding, Filter, Preprocessing, Resize, RgbImage};
+use pinhole_model::{CropRounding, Filter, PreprocessConfig, Resize};
+use pinhole_preprocessing::RgbImage;
 use sha2::{Digest, Sha256};
 
 pub(crate) fn sha256(data: &[u8]) -> String {
@@ -47,7 +48,7 @@ pub(crate) fn draw(width: u32, height: u32, seed: u32) -> RgbImage {
 
 /// The rule as the Python libraries carry it out: the whole image resized, then cropped or padded.
 /// None where a side would vanish.
-pub(crate) fn reference(image: &RgbImage, rule: &Preprocessing) -> Option<Vec<u8>> {
+pub(crate) fn reference(image: &RgbImage, rule: &PreprocessConfig) -> Option<Vec<u8>> {
     let (width, height, size) = (
         image.width as usize,
         image.height as usize,

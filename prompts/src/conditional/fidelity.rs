@@ -1,26 +1,17 @@
 //! How faithful the cheaper ways are to the exact one.
 
+use pinhole_model::Agreement;
+
 use super::Conditional;
 use super::fit::image_rows;
 use super::linear::LinearHead;
 use super::shortlist::{first, linear, merged};
-use crate::TextTower;
+use crate::TextEncoder;
 use crate::error::Error;
-
-/// Agreement with the exact similarities over some images.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Agreement {
-    /// The share of images with the same first class.
-    pub top1: f64,
-    /// The largest difference of a logit, over all images and classes.
-    pub largest: f64,
-    /// The mean difference of a logit.
-    pub mean: f64,
-}
 
 /// What an exporter writes beside the head.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Fidelity {
+pub struct ConditionalFidelity {
     /// The images.
     pub images: usize,
     /// Of the first-order head.
@@ -39,50 +30,52 @@ pub struct Fidelity {
 /// [`Conditional::exact`].
 pub fn fidelity(
     conditional: &Conditional,
-    tower: &TextTower,
+    tower: &TextEncoder,
     head: &LinearHead,
     embeddings: &[f32],
     logit_scale: f32,
     shortlists: &[usize],
     progress: &mut dyn FnMut(usize, usize),
-) -> Result<Fidelity, Error> {
+) -> Result<ConditionalFidelity, Error> {
     let images = image_rows(conditional, embeddings)?;
-    let mut found = Fidelity {
-        images: images.len(),
-        linear: Agreement::default(),
-        shortlists: shortlists
-            .iter()
-            .map(|&k| (k, Agreement::default()))
-            .collect(),
-    };
+    let mut of_linear = Sums::default();
+    let mut of_shortlists = vec![Sums::default(); shortlists.len()];
     progress(0, images.len());
     for (done, image) in images.iter().enumerate() {
         let exact = conditional.similarities(tower, image, None)?;
         let linear = linear(conditional, head, image)?;
-        found.linear.add(&exact, &linear, logit_scale);
-        for (k, agreement) in &mut found.shortlists {
+        of_linear.add(&exact, &linear, logit_scale);
+        for (&k, sums) in shortlists.iter().zip(&mut of_shortlists) {
             // A class's exact similarity is the same among few classes and among all.
-            let picked = first(&linear, *k);
+            let picked = first(&linear, k);
             let of_picked: Vec<f32> = picked.iter().map(|&class| exact[class]).collect();
             let merged = match picked.is_empty() {
                 true => linear.clone(),
                 false => merged(linear.clone(), &picked, &of_picked),
             };
-            agreement.add(&exact, &merged, logit_scale);
+            sums.add(&exact, &merged, logit_scale);
         }
         progress(done + 1, images.len());
     }
-    let shortlists = found.shortlists.iter_mut().map(|(_, agreement)| agreement);
-    for agreement in shortlists.chain([&mut found.linear]) {
-        agreement.top1 /= images.len() as f64;
-        agreement.mean /= images.len() as f64;
-    }
-    Ok(found)
+    let means = of_shortlists.iter().map(|sums| sums.mean(images.len()));
+    Ok(ConditionalFidelity {
+        images: images.len(),
+        linear: of_linear.mean(images.len()),
+        shortlists: shortlists.iter().copied().zip(means).collect(),
+    })
 }
 
-impl Agreement {
+/// An [`Agreement`] that is being summed over images.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    top1: usize,
+    largest: f64,
+    mean: f64,
+}
+
+impl Sums {
     fn add(&mut self, exact: &[f32], other: &[f32], logit_scale: f32) {
-        self.top1 += f64::from(u8::from(first(exact, 1) == first(other, 1)));
+        self.top1 += usize::from(first(exact, 1) == first(other, 1));
         let (mut largest, mut sum) = (0.0f64, 0.0);
         for (e, o) in exact.iter().zip(other) {
             let apart = f64::from(logit_scale * (e - o).abs());
@@ -91,5 +84,13 @@ impl Agreement {
         }
         self.largest = self.largest.max(largest);
         self.mean += sum / exact.len() as f64;
+    }
+
+    fn mean(&self, images: usize) -> Agreement {
+        Agreement {
+            top1: (self.top1 as f64 / images as f64) as f32,
+            largest_logit_difference: self.largest as f32,
+            mean_logit_difference: (self.mean / images as f64) as f32,
+        }
     }
 }

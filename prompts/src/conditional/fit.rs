@@ -1,14 +1,14 @@
 //! Fitting the first-order head to the exact class embeddings of calibration images.
 
-use pinhole_checkpoint::Tensor;
-use pinhole_kernels::{Activation, PackedLinear};
+use pinhole_kernels::PackedLinear;
+use pinhole_model::Tensor;
 use rayon::prelude::*;
 
 use super::eigen::{eigen, leading};
 use super::linear::LinearTerms;
 use super::reuse::Movement;
 use super::{Conditional, check_embedding};
-use crate::TextTower;
+use crate::TextEncoder;
 use crate::error::Error;
 use crate::tower::dot;
 
@@ -79,7 +79,7 @@ const MOST_BASIS: usize = 128;
 /// [`Conditional::exact`].
 pub fn fit(
     conditional: &Conditional,
-    tower: &TextTower,
+    tower: &TextEncoder,
     embeddings: &[f32],
     options: FitOptions,
     progress: &mut dyn FnMut(usize, usize),
@@ -324,7 +324,7 @@ impl Expansion {
         let in_basis: Vec<Vec<f32>> = (self.apart.iter())
             .map(|y| {
                 let mut out = vec![0.0; classes * s_most];
-                packed.apply(y, classes, Activation::None, None, &mut out);
+                packed.apply(y, classes, None, None, &mut out);
                 out
             })
             .collect();
@@ -416,7 +416,7 @@ impl Expansion {
             across.clear();
             across.extend((0..dim).flat_map(|i| (0..count).map(move |c| rows[c * dim + i])));
             let packed = PackedLinear::from_in_out(rows, count, dim, None);
-            packed.apply(&across, dim, Activation::None, Some(&gram), &mut next);
+            packed.apply(&across, dim, None, Some(&gram), &mut next);
             std::mem::swap(&mut gram, &mut next);
         }
         let mut mean = vec![0.0; dim];

@@ -1,7 +1,7 @@
 //! The first-order head: CoCoOp's similarities without the text tower.
 
-use pinhole_checkpoint::Tensor;
-use pinhole_kernels::{Activation, PackedLinear};
+use pinhole_kernels::PackedLinear;
+use pinhole_model::Tensor;
 
 use super::{check_embedding, check_len};
 use crate::error::Error;
@@ -146,8 +146,7 @@ impl LinearHead {
             x.extend(in_basis.iter().map(|value| weight * value));
         }
         let mut similarities = vec![0.0; self.classes()];
-        self.rows
-            .apply(&x, 1, Activation::None, None, &mut similarities);
+        self.rows.apply(&x, 1, None, None, &mut similarities);
         similarities.iter_mut().for_each(|value| *value += common);
         Ok(similarities)
     }

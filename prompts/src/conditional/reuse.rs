@@ -1,9 +1,9 @@
 //! Class embeddings kept from one image of a stream to the next.
 
-use pinhole_kernels::{Activation, PackedLinear};
+use pinhole_kernels::PackedLinear;
 
 use super::{Conditional, check_embedding};
-use crate::TextTower;
+use crate::TextEncoder;
 use crate::error::Error;
 use crate::tower::dot;
 
@@ -78,7 +78,7 @@ impl Reuse {
     pub fn similarities(
         &mut self,
         conditional: &Conditional,
-        tower: &TextTower,
+        tower: &TextEncoder,
         embedding: &[f32],
     ) -> Result<Reused, Error> {
         check_embedding(embedding, conditional.embedding())?;
@@ -118,7 +118,7 @@ impl Kept {
     fn similarities(&self, embedding: &[f32]) -> Vec<f32> {
         let mut out = vec![0.0; self.class_embeddings.outputs()];
         self.class_embeddings
-            .apply(embedding, 1, Activation::None, None, &mut out);
+            .apply(embedding, 1, None, None, &mut out);
         out
     }
 }

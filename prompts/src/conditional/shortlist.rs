@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::linear::LinearHead;
 use super::{Conditional, check_len};
-use crate::TextTower;
+use crate::TextEncoder;
 use crate::error::Error;
 
 /// The similarities `[C]` of an image: exact for the k classes that the first-order head puts first, the
@@ -18,7 +18,7 @@ use crate::error::Error;
 /// [`Error::Input`] for a head of other classes; those of [`Conditional::exact`].
 pub fn shortlist(
     conditional: &Conditional,
-    tower: &TextTower,
+    tower: &TextEncoder,
     head: &LinearHead,
     embedding: &[f32],
     k: usize,
@@ -97,7 +97,7 @@ impl Costs {
     ///
     /// # Errors
     /// Those of [`Conditional::exact`].
-    pub fn measure(conditional: &Conditional, tower: &TextTower) -> Result<Self, Error> {
+    pub fn measure(conditional: &Conditional, tower: &TextEncoder) -> Result<Self, Error> {
         const RUNS: usize = 3;
         // The embedding's values do not matter for the time.
         let mut embedding = vec![0.0; conditional.embedding()];
@@ -202,7 +202,7 @@ impl Auto {
     pub fn similarities(
         &mut self,
         conditional: &Conditional,
-        tower: &TextTower,
+        tower: &TextEncoder,
         head: &LinearHead,
         embedding: &[f32],
     ) -> Result<(Vec<f32>, Plan), Error> {

@@ -2,10 +2,8 @@
 
 use std::ops::Range;
 
-use pinhole_checkpoint::{Tensor, TextTower as Config};
-use pinhole_kernels::{
-    Activation, Before, Input, PackedLinear, PackedLinearInt8, layer_norm, quantize_rows,
-};
+use pinhole_kernels::{Before, Input, PackedLinear, PackedLinearInt8, layer_norm, quantize_rows};
+use pinhole_model::{Activation, Tensor, TextEncoderConfig as Config};
 
 use crate::error::Error;
 
@@ -25,9 +23,9 @@ const LINEAR: [&str; 4] = [
 pub enum Weight {
     /// Floats.
     F32(Tensor),
-    /// A linear layer's weight in 8-bit integers, for those that [`TextTower::takes_int8`] names.
+    /// A linear layer's weight in 8-bit integers, for those that [`TextEncoder::takes_int8`] names.
     ///
-    /// [`TextTower::takes_int8`]: crate::TextTower::takes_int8
+    /// [`TextEncoder::takes_int8`]: crate::TextEncoder::takes_int8
     Int8 {
         /// [outputs, inputs], each in -127 ..= 127.
         weight: Tensor<i8>,
@@ -209,7 +207,7 @@ impl Linear {
         &self,
         x: &[f32],
         norm: Option<&LayerNorm>,
-        activation: Activation,
+        activation: Option<Activation>,
         residual: Option<&[f32]>,
         normed: &mut Vec<f32>,
         out: &mut Vec<f32>,
@@ -274,7 +272,7 @@ fn block_name(i: usize) -> String {
     format!("transformer.resblocks.{i}")
 }
 
-/// The names and shapes, open_clip's, of the tensors that `TextTower::new` asks for, the token
+/// The names and shapes, open_clip's, of the tensors that `TextEncoder::new` asks for, the token
 /// embedding with `token_rows` rows.
 pub(super) fn tensors(
     config: &Config,

@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use pinhole_checkpoint::{
-    Activation, MetaNet, PromptLearner, StateDict, Tensor, TextTower as Config, read_state_dict,
-};
-use pinhole_prompts::{Classes, TextTower};
+use pinhole_checkpoint::{StateDict, read_state_dict};
+use pinhole_model::{Activation, MetaNet, PromptLearner, Tensor, TextEncoderConfig as Config};
+use pinhole_prompts::{Classes, TextEncoder};
 use serde_json::Value;
 
 pub(crate) struct Golden {
@@ -31,7 +30,7 @@ impl Golden {
         self.json[name].as_u64().unwrap() as usize
     }
 
-    pub(crate) fn tower(&self) -> TextTower {
+    pub(crate) fn tower(&self) -> TextEncoder {
         let positions = self.tensor("positional_embedding").shape;
         let config = Config {
             context_length: positions[0],
@@ -43,7 +42,7 @@ impl Golden {
         let ids = serde_json::from_value(self.json["token_ids"].clone()).unwrap();
         let tensor = |name: &str| Ok(self.tensor(name));
         let embedding = self.size("embedding");
-        TextTower::with_token_ids(config, embedding, Activation::QuickGelu, ids, tensor).unwrap()
+        TextEncoder::with_token_ids(config, embedding, Activation::QuickGelu, ids, tensor).unwrap()
     }
 
     pub(crate) fn classes(&self) -> Classes {

@@ -2,8 +2,9 @@
 //! around it.
 
 use pinhole_kernels::{
-    self as kernels, Activation, Affine, PackedLinear, PackedLinearAffine, Pointwise, WeightError,
+    self as kernels, Affine, PackedLinear, PackedLinearAffine, Pointwise, WeightError,
 };
+use pinhole_model::Activation;
 use tract_onnx::model::{Onnx, ParsingContext};
 use tract_onnx::pb::{NodeProto, TensorProto, tensor_proto::DataType};
 use tract_onnx::prelude::*;
@@ -65,7 +66,7 @@ struct Quantized {
     weights: Weights,
     /// None: found at run time.
     by: Option<Affine>,
-    activation: Activation,
+    activation: Option<Activation>,
 }
 
 impl Quantized {
@@ -148,9 +149,9 @@ impl Quantized {
             Err(error) => bail!("{error}"),
         };
         let activation = match &*foreign::text(node, "activation") {
-            "" => Activation::None,
-            foreign::QUICK_GELU => Activation::QuickGelu,
-            foreign::GELU => Activation::Gelu,
+            "" => None,
+            foreign::QUICK_GELU => Some(Activation::QuickGelu),
+            foreign::GELU => Some(Activation::Gelu),
             other => bail!("activation: expected a function of ours, found {other}"),
         };
         Ok(Quantized {

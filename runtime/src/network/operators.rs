@@ -9,9 +9,10 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use pinhole_bundle::dialect;
 use pinhole_kernels::{
-    self as kernels, Activation, Before, Input, PackedLinear, PackedLinearF16, PackedLinearInt8,
-    Pointwise, Rows,
+    self as kernels, Before, Input, PackedLinear, PackedLinearF16, PackedLinearInt8, Pointwise,
+    Rows,
 };
+use pinhole_model::Activation;
 use tract_onnx::model::{Onnx, ParsingContext};
 use tract_onnx::pb::{NodeProto, TensorProto};
 use tract_onnx::prelude::*;
@@ -425,20 +426,20 @@ fn name_in_f16(node: &NodeProto) -> &'static str {
 }
 
 /// The element-wise function in a linear function's name.
-fn activation(node: &NodeProto) -> Activation {
+fn activation(node: &NodeProto) -> Option<Activation> {
     if node.op_type.ends_with("QuickGelu") {
-        Activation::QuickGelu
+        Some(Activation::QuickGelu)
     } else if node.op_type.ends_with("Gelu") {
-        Activation::Gelu
+        Some(Activation::Gelu)
     } else {
-        Activation::None
+        None
     }
 }
 
 #[derive(Debug)]
 struct Linear {
     weights: Weights,
-    activation: Activation,
+    activation: Option<Activation>,
 }
 
 fn linear<const F16: bool>(
@@ -504,7 +505,7 @@ pub(super) fn linear_shape(
 struct QuantizedLinear {
     weights: PackedLinearInt8,
     rows: QuantizedRows,
-    activation: Activation,
+    activation: Option<Activation>,
 }
 
 /// How the rows of x are quantised.

@@ -1,6 +1,6 @@
 //! Names, shapes and initial values of a model's tensors.
 
-use pinhole_checkpoint::{ClipConfig, ImageTower};
+use pinhole_model::{ClipConfig, ImageEncoderConfig};
 
 use crate::{Error, Result, shapes::Dice};
 
@@ -36,7 +36,7 @@ pub struct TensorSpec {
 /// # Errors
 /// [`Error::Config`] for a ModifiedResNet.
 pub fn tensor_specs(config: &ClipConfig) -> Result<Vec<TensorSpec>> {
-    let ImageTower::VisionTransformer {
+    let ImageEncoderConfig::VisionTransformer {
         image_size,
         patch_size,
         width,

@@ -1,7 +1,8 @@
 //! Pixels as the rows that the patch embedding takes.
 
 use candle_core::{Device, Tensor};
-use pinhole_preprocessing::{Pixels, Preprocessing};
+use pinhole_model::PreprocessConfig;
+use pinhole_preprocessing::Pixels;
 
 use crate::{Error, Result};
 
@@ -11,7 +12,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// Where an image is not of the rule's size, or `patch` does not divide it.
-pub fn patches(images: &[Pixels], rule: &Preprocessing, patch: usize) -> Result<Tensor> {
+pub fn patches(images: &[Pixels], rule: &PreprocessConfig, patch: usize) -> Result<Tensor> {
     let size = rule.size as usize;
     if patch == 0 || !size.is_multiple_of(patch) {
         return Err(Error::Config(format!(

@@ -1,7 +1,7 @@
 //! The forward passes.
 
 use candle_core::{D, IndexOp, Result as TensorResult, Tensor};
-use pinhole_checkpoint::{Activation, ClipConfig, ImageTower};
+use pinhole_model::{Activation, ClipConfig, ImageEncoderConfig};
 
 use crate::{
     Error, Result,
@@ -58,7 +58,7 @@ impl VisionTransformer {
         config: &ClipConfig,
         mut tensor: impl FnMut(&str) -> Result<Tensor>,
     ) -> Result<Self> {
-        let ImageTower::VisionTransformer { layers, heads, .. } = config.image else {
+        let ImageEncoderConfig::VisionTransformer { layers, heads, .. } = config.image else {
             return Err(Error::Config(
                 "the image tower is a ModifiedResNet, which is not trained or evaluated here: \
                  export the checkpoint to a bundle, and evaluate that or give it as --encoder"

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Error, Layout, Result, Shape, Tensor};
-use pinhole_checkpoint::Activation;
 use pinhole_kernels::{self as kernels, PackedLinear};
+use pinhole_model::Activation;
 use rayon::prelude::*;
 
 use super::{dot, exp, last_dim, moments, read, sigmoid, slice, sum, vectorised};
@@ -97,7 +97,7 @@ impl FrozenLinear {
         };
         let rows = x.len() / inputs;
         let mut y = vec![0f32; rows * outputs];
-        layer.apply(x, rows, kernels::Activation::None, residual, &mut y);
+        layer.apply(x, rows, None, residual, &mut y);
         Ok((CpuStorage::F32(y), dims.into()))
     }
 
@@ -109,7 +109,7 @@ impl FrozenLinear {
         let layer = &self.0.backward;
         read(grad, |grad| {
             let rows = grad.len() / layer.inputs();
-            layer.apply(grad, rows, kernels::Activation::None, None, &mut out);
+            layer.apply(grad, rows, None, None, &mut out);
         })?;
         Tensor::from_vec(out, x.shape(), &Device::Cpu).map(Some)
     }
@@ -241,11 +241,7 @@ impl CustomOp1 for Activate {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let mut y = slice(x, layout)?.to_vec();
-        let activation = match self.0 {
-            Activation::QuickGelu => kernels::Activation::QuickGelu,
-            Activation::Gelu => kernels::Activation::Gelu,
-        };
-        kernels::activate(&mut y, activation);
+        kernels::activate(&mut y, self.0);
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 

@@ -1,7 +1,8 @@
 //! Image embeddings, computed once before the training.
 
-use pinhole_checkpoint::{Checkpoint, ImageTower};
-use pinhole_preprocessing::{Preprocessing, Resize, RgbImage};
+use pinhole_checkpoint::Checkpoint;
+use pinhole_model::{ImageEncoderConfig, PreprocessConfig, Resize};
+use pinhole_preprocessing::{RgbImage, preprocess};
 use rayon::prelude::*;
 
 use crate::{
@@ -48,7 +49,7 @@ pub fn image_features(
     options.check()?;
     let encoder = match (&options.encoder, &clip.config().image) {
         (Some(folder), _) => ImageEncoder::from_bundle(clip, folder)?,
-        (None, ImageTower::ModifiedResNet { .. }) => {
+        (None, ImageEncoderConfig::ModifiedResNet { .. }) => {
             return Err(Error::Config(
                 "the image tower is a ModifiedResNet, which runs from a bundle only: export the \
                  checkpoint with pinhole-export bundle (any classes will do) and give that folder as \
@@ -112,7 +113,7 @@ pub fn image_features(
 /// random share of the area and a ratio of its sides in 3/4..4/3, scaled to the model's square.
 fn augment(
     image: RgbImage,
-    rule: &Preprocessing,
+    rule: &PreprocessConfig,
     options: &PromptOptions,
     dice: &mut Dice,
 ) -> Result<RgbImage> {
@@ -128,11 +129,11 @@ fn augment(
         data.extend(&row[left as usize * 3..][..width as usize * 3]);
     }
     let part = RgbImage::new(width, height, data)?;
-    let squash = Preprocessing {
+    let squash = PreprocessConfig {
         resize: Resize::Squash,
         ..rule.clone()
     };
-    let mut square = squash.apply(&part)?;
+    let mut square = preprocess(&squash, &part)?;
     if options.flip && dice.chance(0.5) {
         for row in square.data.chunks_exact_mut(rule.size as usize * 3) {
             let (pixels, _) = row.as_chunks_mut::<3>();
@@ -204,7 +205,7 @@ mod tests {
     fn a_view_is_the_part_scaled_and_perhaps_mirrored() {
         let data: Vec<u8> = (0..48u8 * 4).collect();
         let image = RgbImage::new(8, 8, data).unwrap();
-        let rule = Preprocessing::openai(8);
+        let rule = PreprocessConfig::openai(8);
         let options = PromptOptions {
             crop: 1.0,
             ..PromptOptions::coop(1, 1)

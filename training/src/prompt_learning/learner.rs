@@ -3,10 +3,9 @@
 use std::{collections::BTreeSet, path::Path};
 
 use candle_core::{D, Device, Tensor, Var};
-use pinhole_checkpoint::{
-    Checkpoint, MetaNet, PromptLearner, Tensor as Values, read_prompt_learner,
-};
-use pinhole_prompts::{Classes, EOT, PromptRow, SOT, Tokenizer, prompt_rows};
+use pinhole_checkpoint::{Checkpoint, read_prompt_learner};
+use pinhole_model::{MetaNet, PromptLearner, PromptRow, Tensor as Values};
+use pinhole_prompts::{Classes, EOT, SOT, Tokenizer, prompt_rows};
 
 use crate::{
     Error, Result,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use pinhole_checkpoint::ClassPosition;
+use pinhole_model::ClassPosition;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};

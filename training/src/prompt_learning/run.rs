@@ -2,7 +2,8 @@
 
 use std::{fs, path::Path, time::Instant};
 
-use pinhole_checkpoint::{Checkpoint, PromptLearner, write_prompt_learner};
+use pinhole_checkpoint::{Checkpoint, write_prompt_learner};
+use pinhole_model::PromptLearner;
 use serde::{Deserialize, Serialize};
 
 use crate::{

@@ -7,8 +7,8 @@ use std::{
 };
 
 use candle_core::{Device, Tensor, Var};
-use pinhole_checkpoint::{Activation, Checkpoint, TextTower as Config};
-use pinhole_prompts::PromptRow;
+use pinhole_checkpoint::Checkpoint;
+use pinhole_model::{Activation, PromptRow, TextEncoderConfig as Config};
 
 use crate::{
     Error, Result,

@@ -1,7 +1,8 @@
 //! What a CLIP model is: its configuration, and from that the name and shape of every tensor.
 
-use pinhole_preprocessing::Preprocessing;
 use serde::{Deserialize, Serialize};
+
+use crate::{Activation, PreprocessConfig};
 
 /// Everything about a CLIP model that is not a weight.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,28 +12,18 @@ pub struct ClipConfig {
     /// Length of an image's and of a text's embedding.
     pub embedding: usize,
     /// The image encoder.
-    pub image: ImageTower,
+    pub image: ImageEncoderConfig,
     /// The text encoder.
-    pub text: TextTower,
-    /// Activation function of both towers' MLPs. (A ModifiedResNet itself uses ReLU.)
+    pub text: TextEncoderConfig,
+    /// Activation function of the MLPs of both encoders. (A ModifiedResNet itself uses ReLU.)
     pub activation: Activation,
     /// What the image encoder's training did to a photo first.
-    pub preprocessing: Preprocessing,
-}
-
-/// Activation function of the transformers' MLPs: a property of the weights, not of any shape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Activation {
-    /// x * sigmoid(1.702 x): OpenAI's, MetaCLIP's and open_clip's `*-quickgelu` weights.
-    QuickGelu,
-    /// x * Phi(x), with the exact normal distribution: LAION's and DataComp's weights.
-    Gelu,
+    pub preprocessing: PreprocessConfig,
 }
 
 /// The image encoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ImageTower {
+pub enum ImageEncoderConfig {
     /// A vision transformer (OpenAI's `VisionTransformer`), MLP 4 x `width`.
     VisionTransformer {
         /// Side of the square image in pixels.
@@ -62,7 +53,7 @@ pub enum ImageTower {
 /// The text encoder: a causal transformer, MLP 4 x `width`, read at the end-of-text token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TextTower {
+pub struct TextEncoderConfig {
     /// Longest text in tokens, with start and end.
     pub context_length: usize,
     /// Number of token ids.
@@ -75,12 +66,12 @@ pub struct TextTower {
     pub heads: usize,
 }
 
-impl ImageTower {
+impl ImageEncoderConfig {
     /// Side of the square image in pixels.
     pub fn image_size(&self) -> u32 {
         match self {
-            ImageTower::VisionTransformer { image_size, .. }
-            | ImageTower::ModifiedResNet { image_size, .. } => *image_size,
+            ImageEncoderConfig::VisionTransformer { image_size, .. }
+            | ImageEncoderConfig::ModifiedResNet { image_size, .. } => *image_size,
         }
     }
 }
@@ -96,7 +87,7 @@ impl ClipConfig {
         list.add("text_projection", &[text.width, self.embedding]);
         list.add("logit_scale", &[]);
         match &self.image {
-            ImageTower::VisionTransformer {
+            ImageEncoderConfig::VisionTransformer {
                 image_size,
                 patch_size,
                 width,
@@ -113,7 +104,7 @@ impl ClipConfig {
                 list.transformer("visual.transformer", *width, *layers);
                 list.pair("visual.ln_post", &[*width]);
             }
-            ImageTower::ModifiedResNet {
+            ImageEncoderConfig::ModifiedResNet {
                 image_size,
                 layers,
                 width,
@@ -219,7 +210,7 @@ impl std::fmt::Display for ClipConfig {
     /// The architecture in one line.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.image {
-            ImageTower::VisionTransformer {
+            ImageEncoderConfig::VisionTransformer {
                 image_size,
                 patch_size,
                 width,
@@ -232,7 +223,7 @@ impl std::fmt::Display for ClipConfig {
                      {patch_size} in images of {image_size} pixels"
                 )?;
             }
-            ImageTower::ModifiedResNet {
+            ImageEncoderConfig::ModifiedResNet {
                 image_size,
                 layers,
                 width,
@@ -243,7 +234,7 @@ impl std::fmt::Display for ClipConfig {
                  {image_size} pixels"
             )?,
         }
-        let TextTower {
+        let TextEncoderConfig {
             context_length,
             vocabulary,
             width,
@@ -252,18 +243,9 @@ impl std::fmt::Display for ClipConfig {
         } = &self.text;
         write!(
             f,
-            "; text tower of {layers} layers, width {width}, {heads} heads, {context_length} of \
+            "; text encoder of {layers} layers, width {width}, {heads} heads, {context_length} of \
              {vocabulary} tokens; embedding {}",
             self.embedding
         )
-    }
-}
-
-impl std::fmt::Display for Activation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Activation::QuickGelu => "quickgelu",
-            Activation::Gelu => "gelu",
-        })
     }
 }

@@ -1,4 +1,4 @@
-//! The preprocessing rule: what a model's training did to a photo before the encoder saw it.
+//! The preprocessing configuration: how an image becomes the pixels that the encoder was trained on.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,11 +6,10 @@ use serde::{Deserialize, Serialize};
 ///
 /// The fields are those of open_clip's `preprocess_cfg` and transformers'
 /// `preprocessor_config.json`, under one name each. `mean` and `std` are per channel (R, G, B) on
-/// the scale 0..1; they are carried here and folded into the encoder's graph at export, not applied
-/// by [`Preprocessing::apply`].
+/// the scale 0..1; export folds them into the encoder's graph.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Preprocessing {
+pub struct PreprocessConfig {
     /// Side of the square output, in pixels.
     pub size: u32,
     /// Which side is scaled to `size`.
@@ -67,14 +66,29 @@ pub enum CropRounding {
     Floor,
 }
 
-impl Preprocessing {
+/// A field of a preprocessing configuration is out of range.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("preprocessing.{field}: expected {expected}, found {found}")]
+pub struct InvalidPreprocessing {
+    /// The field.
+    pub field: &'static str,
+    /// Its range.
+    pub expected: String,
+    /// Its value.
+    pub found: String,
+}
+
+/// Largest [`PreprocessConfig::size`].
+const MAX_SIZE: u32 = 4096;
+
+impl PreprocessConfig {
     /// OpenAI's mean per channel, used by most CLIP models.
     pub const OPENAI_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
     /// OpenAI's standard deviation per channel.
     #[expect(clippy::excessive_precision, reason = "the published digits")]
     pub const OPENAI_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
 
-    /// OpenAI's rule at `size` pixels: short side, bicubic, centre crop rounded half to even.
+    /// OpenAI's configuration at `size` pixels: short side, bicubic, centre crop rounded half to even.
     pub fn openai(size: u32) -> Self {
         Self {
             size,
@@ -85,5 +99,29 @@ impl Preprocessing {
             mean: Self::OPENAI_MEAN,
             std: Self::OPENAI_STD,
         }
+    }
+
+    /// Checks the values of a configuration that was read from a file.
+    ///
+    /// # Errors
+    /// `size` is not in 1..=4096, a mean is not finite, or a standard deviation is not finite and positive.
+    pub fn validate(&self) -> Result<(), InvalidPreprocessing> {
+        let wrong = |field, expected: &str, found: String| {
+            Err(InvalidPreprocessing {
+                field,
+                expected: expected.into(),
+                found,
+            })
+        };
+        if !(1..=MAX_SIZE).contains(&self.size) {
+            return wrong("size", &format!("1..={MAX_SIZE}"), self.size.to_string());
+        }
+        if self.mean.iter().any(|m| !m.is_finite()) {
+            return wrong("mean", "finite numbers", format!("{:?}", self.mean));
+        }
+        if self.std.iter().any(|s| !(s.is_finite() && *s > 0.0)) {
+            return wrong("std", "finite numbers above 0", format!("{:?}", self.std));
+        }
+        Ok(())
     }
 }

@@ -1,0 +1,16 @@
+//! Types that the crates of Pinhole share, without I/O: what a CLIP model is, how its images are
+//! preprocessed, what its prompts are made of, and how weights are stored.
+
+mod activation;
+mod clip;
+mod precision;
+mod preprocess;
+mod prompt;
+mod tensor;
+
+pub use activation::Activation;
+pub use clip::{ClipConfig, ImageEncoderConfig, TextEncoderConfig};
+pub use precision::{Agreement, Precision};
+pub use preprocess::{CropRounding, Filter, InvalidPreprocessing, PreprocessConfig, Resize};
+pub use prompt::{ClassPosition, MetaNet, PromptLearner, PromptRow};
+pub use tensor::{ClipWeights, Tensor};
