@@ -1,7 +1,6 @@
 //! From weights in floating point to 8-bit integers with one scale an output.
 
 use pinhole_kernels::PackedLinear;
-use pinhole_model::Activation;
 use rayon::prelude::*;
 
 /// Shares of an output's largest weight that may become 127.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use pinhole::Classifier;
 use pinhole_checkpoint::Checkpoint;
-use pinhole_model::{ClassPosition, PromptLearner, Tensor};
+use pinhole_model::{ClassPosition, PromptLearner};
 use pinhole_prompts::{
     Classes, Conditional, Templates, TextEncoder, Tokenizer, class_embeddings, learned_embeddings,
 };
@@ -257,6 +257,7 @@ pub fn evaluate_bundle(bundle: &Classifier, items: &[Item]) -> Result<Outcome> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pinhole_model::Tensor;
 
     #[test]
     fn a_position_is_the_files_own() {

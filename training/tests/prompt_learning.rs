@@ -406,7 +406,7 @@ fn the_loss_is_that_of_the_class_embeddings_made_for_a_board() {
     let folder = tempfile::tempdir().unwrap();
     let clip = quick(folder.path());
     let names = strings(&golden()["classes"]);
-    let tower = pinhole_prompts::TextTower::load(&clip).unwrap();
+    let tower = pinhole_prompts::TextEncoder::load(&clip).unwrap();
     let tokenizer = pinhole_prompts::Tokenizer::new();
     let classes = pinhole_prompts::Classes::new(&names).unwrap();
     let (all, labels) = features(12);

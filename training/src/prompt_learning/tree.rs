@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use pinhole_model::{ClassPosition, PromptRow};
+use pinhole_model::PromptRow;
 
 use crate::ops::tree::Paths;
 
@@ -121,6 +121,7 @@ impl Tree {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pinhole_model::ClassPosition;
     use pinhole_prompts::{EOT, SOT, Tokenizer, prompt_rows};
 
     fn tree(names: &[&str], position: ClassPosition, own: bool) -> Tree {
