@@ -1,10 +1,9 @@
 //! Writing a bundle whole or not at all.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use tempfile::TempDir;
+use pinhole_fs::AtomicFolder;
 
 use crate::read::sha256;
 use crate::{Bundle, Error, FileEntry, GOLDEN, Golden, HEAD, Head, MANIFEST, Manifest};
@@ -15,7 +14,7 @@ use crate::{Bundle, Error, FileEntry, GOLDEN, Golden, HEAD, Head, MANIFEST, Mani
 #[derive(Debug)]
 pub struct BundleWriter {
     destination: PathBuf,
-    folder: TempDir,
+    folder: AtomicFolder,
 }
 
 impl BundleWriter {
@@ -59,15 +58,11 @@ impl BundleWriter {
     }
 
     fn beside(destination: &Path) -> Result<Self, Error> {
-        let parent = parent(destination);
-        let name = destination
-            .file_name()
-            .map(|n| n.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        let folder = tempfile::Builder::new()
-            .prefix(&format!(".{name}.partial-"))
-            .tempdir_in(parent)
-            .map_err(|e| Error::io(parent, "cannot create the bundle in this folder", e))?;
+        let folder = AtomicFolder::create(destination).map_err(|e| {
+            let parent = destination.parent().filter(|p| !p.as_os_str().is_empty());
+            let parent = parent.unwrap_or(Path::new("."));
+            Error::io(parent, "cannot create the bundle in this folder", e)
+        })?;
         Ok(Self {
             destination: destination.to_owned(),
             folder,
@@ -87,9 +82,7 @@ impl BundleWriter {
         let target = self.folder().join(path);
         let parent = target.parent().unwrap_or(self.folder());
         fs::create_dir_all(parent).map_err(|e| Error::io(parent, "cannot create", e))?;
-        File::create(&target)
-            .and_then(|mut f| f.write_all(bytes))
-            .map_err(|e| Error::io(&target, "cannot write", e))
+        fs::write(&target, bytes).map_err(|e| Error::io(&target, "cannot write", e))
     }
 
     /// Writes the head.
@@ -146,84 +139,26 @@ impl BundleWriter {
     /// [`Error::Io`]; [`Error::Exists`] where something appeared at the destination meanwhile. Nothing
     /// is left behind then.
     pub fn finish(self) -> Result<(), Error> {
-        self.sync_all()?;
-        // rename() would replace an empty folder, so a folder made meanwhile has to be looked for.
-        if fs::symlink_metadata(&self.destination).is_ok() {
-            return Err(Error::Exists(self.destination.clone()));
-        }
-        fs::rename(self.folder(), &self.destination).map_err(|e| {
-            Error::io(
+        self.folder.create_new().map_err(|e| match e.kind() {
+            std::io::ErrorKind::AlreadyExists => Error::Exists(self.destination.clone()),
+            _ => Error::io(
                 &self.destination,
                 "cannot rename the finished bundle to it",
                 e,
-            )
-        })?;
-        // The folder has moved: nothing is left for TempDir to remove.
-        let _ = self.folder.keep();
-        sync(parent(&self.destination))
+            ),
+        })
     }
 
     /// Syncs everything and exchanges the folder with the one at its destination, which is removed: at
     /// any moment one of the two whole bundles stands there. (Where the file system cannot exchange two
-    /// folders, a power cut between two renames leaves the old bundle beside its place.)
+    /// folders, a power cut between two renames leaves both under temporary names beside their place.)
     ///
     /// # Errors
     /// [`Error::Io`]; the old bundle is in its place then.
     pub fn replace(self) -> Result<(), Error> {
-        self.sync_all()?;
-        exchange(self.folder(), &self.destination)
-            .map_err(|e| Error::io(&self.destination, "cannot replace", e))?;
-        sync(parent(&self.destination))
-        // TempDir now removes the old bundle.
+        let replaced = self.folder.replace();
+        replaced.map_err(|e| Error::io(&self.destination, "cannot replace", e))
     }
-
-    fn sync_all(&self) -> Result<(), Error> {
-        let mut files = Vec::new();
-        list(self.folder(), "", &mut files)?;
-        for path in files {
-            sync(&self.folder().join(path))?;
-        }
-        sync(self.folder())?;
-        // Temporary folders are made private; a bundle is an ordinary folder.
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            fs::set_permissions(self.folder(), fs::Permissions::from_mode(0o755))
-                .map_err(|e| Error::io(self.folder(), "cannot set permissions", e))?;
-        }
-        Ok(())
-    }
-}
-
-fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    }
-}
-
-fn exchange(new: &Path, old: &Path) -> std::io::Result<()> {
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::fs::{CWD, RenameFlags, renameat_with};
-        if renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE).is_ok() {
-            return Ok(());
-        }
-    }
-    let aside = new.with_extension("old");
-    fs::rename(old, &aside)?;
-    if let Err(error) = fs::rename(new, old) {
-        fs::rename(&aside, old)?;
-        return Err(error);
-    }
-    // Where the new one was, so that it is removed.
-    fs::rename(&aside, new)
-}
-
-fn sync(path: &Path) -> Result<(), Error> {
-    File::open(path)
-        .and_then(|f| f.sync_all())
-        .map_err(|e| Error::io(path, "cannot sync", e))
 }
 
 fn to_json(value: &impl serde::Serialize, path: &Path) -> Result<Vec<u8>, Error> {

@@ -1,8 +1,6 @@
 //! What CoOp and CoCoOp learn: the context, and CoCoOp's meta-net.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::Write;
 use std::path::Path;
 
 use pinhole_model::{MetaNet, PromptLearner, Tensor};
@@ -175,15 +173,5 @@ pub fn write_prompt_learner(path: &Path, learner: &PromptLearner) -> Result<(), 
         metadata.insert(POSITION.to_owned(), position.to_string());
     }
     let file = safetensors::serialize(views, Some(metadata)).map_err(wrong)?;
-
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.partial", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let written = File::create(&temporary)
-        .and_then(|mut out| out.write_all(&file).and_then(|()| out.sync_all()))
-        .and_then(|()| fs::rename(&temporary, path));
-    written.map_err(|error| {
-        let _ = fs::remove_file(&temporary);
-        Error::io(path, "write")(error)
-    })
+    pinhole_fs::write(path, &file).map_err(Error::io(path, "write"))
 }

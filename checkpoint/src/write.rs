@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use pinhole_fs::AtomicFolder;
 use pinhole_model::{
     Activation, ClipConfig, CropRounding, Filter, ImageEncoderConfig, Resize, Tensor,
 };
@@ -40,29 +41,19 @@ pub fn write<E: From<Error>>(
     existing: Existing,
     mut tensor: impl FnMut(&str) -> Result<Tensor, E>,
 ) -> Result<(), E> {
-    let Some(name) = folder.file_name() else {
+    if folder.file_name().is_none() {
         return Err(Error::malformed(folder, "expected the name of a new folder").into());
-    };
+    }
     if folder.symlink_metadata().is_ok() {
         check_replaceable(folder, existing)?;
     }
     let description = describe(folder, config)?;
-    let parent = match folder.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    fs::create_dir_all(parent).map_err(Error::io(parent, "create"))?;
-    let beside = |what: &str| {
-        parent.join(format!(
-            ".{}.{}.{what}",
-            name.to_string_lossy(),
-            std::process::id()
-        ))
-    };
-    let fresh = Temporary(beside("new"));
-    fs::create_dir(&fresh.0).map_err(Error::io(&fresh.0, "create"))?;
+    if let Some(parent) = folder.parent() {
+        fs::create_dir_all(parent).map_err(Error::io(parent, "create"))?;
+    }
+    let fresh = AtomicFolder::create(folder).map_err(Error::io(folder, "create"))?;
 
-    let path = fresh.0.join(WEIGHTS);
+    let path = fresh.path().join(WEIGHTS);
     let file = File::create_new(&path).map_err(Error::io(&path, "create"))?;
     let mut file = BufWriter::with_capacity(1 << 20, file);
     let tensors = config.tensors();
@@ -76,37 +67,17 @@ pub fn write<E: From<Error>>(
                 .map_err(Error::io(&path, "write"))?;
         }
     }
-    finish(file, &path)?;
-    let path = fresh.0.join(CONFIG);
-    let file = File::create_new(&path).map_err(Error::io(&path, "create"))?;
-    let mut file = BufWriter::new(file);
-    writeln!(file, "{description:#}").map_err(Error::io(&path, "write"))?;
-    finish(file, &path)?;
-    sync(&fresh.0)?;
+    file.flush().map_err(Error::io(&path, "write"))?;
+    let path = fresh.path().join(CONFIG);
+    fs::write(&path, format!("{description:#}\n")).map_err(Error::io(&path, "write"))?;
 
     if folder.symlink_metadata().is_ok() {
         check_replaceable(folder, existing)?;
-        let old = Temporary(beside("old"));
-        fs::rename(folder, &old.0).map_err(Error::io(folder, "move away"))?;
-        if let Err(error) = fs::rename(&fresh.0, folder) {
-            // The old folder is worth more than none.
-            let _ = fs::rename(&old.0, folder);
-            return Err(Error::io(folder, "replace")(error).into());
-        }
+        fresh.replace().map_err(Error::io(folder, "replace"))?;
     } else {
-        fs::rename(&fresh.0, folder).map_err(Error::io(folder, "create"))?;
+        fresh.create_new().map_err(Error::io(folder, "create"))?;
     }
-    sync(parent)?;
     Ok(())
-}
-
-/// A folder that is removed when it is not renamed away before.
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 fn check_replaceable(folder: &Path, existing: Existing) -> Result<(), Error> {
@@ -300,22 +271,4 @@ fn describe(folder: &Path, config: &ClipConfig) -> Result<Value, Error> {
         root.insert("name".to_owned(), json!(name));
     }
     Ok(description)
-}
-
-fn finish(file: BufWriter<File>, path: &Path) -> Result<(), Error> {
-    file.into_inner()
-        .map_err(|error| error.into_error())
-        .and_then(|file| file.sync_all())
-        .map_err(Error::io(path, "write"))
-}
-
-/// Makes the names in a folder durable.
-fn sync(folder: &Path) -> Result<(), Error> {
-    // Only Unix can open a folder as a file.
-    if cfg!(unix) {
-        File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(Error::io(folder, "write"))?;
-    }
-    Ok(())
 }

@@ -2,9 +2,7 @@
 
 mod cli;
 
-use std::fs::Permissions;
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -177,25 +175,12 @@ fn record(args: &Record) -> Result<()> {
     if args.still {
         frames.drain(..frames.len().saturating_sub(1));
     }
-    // Beside its place and renamed, so that there is never half of it.
-    let folder = match args.out.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    let write = || {
-        let file = tempfile::Builder::new()
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(folder)?;
-        let mut out = BufWriter::new(file.as_file());
+    pinhole_fs::write_with(&args.out, |file| {
+        let mut out = BufWriter::new(file);
         write_apng(&mut out, &frames, args.scale)?;
-        out.flush()?;
-        drop(out);
-        file.persist(&args.out).map_err(|e| e.error)?;
-        Ok(())
-    };
-    write().map_err(|e: std::io::Error| {
-        anyhow::anyhow!("{}: cannot write: {e}", args.out.display())
-    })?;
+        out.flush()
+    })
+    .with_context(|| format!("{}: cannot write", args.out.display()))?;
     tell(&totals)
 }
 

@@ -330,9 +330,7 @@ fn fingerprint(clip: &Checkpoint) -> Result<String> {
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
-    let temporary: PathBuf = path.with_extension("partial");
-    fs::write(&temporary, text).map_err(io(&temporary))?;
-    fs::rename(&temporary, path).map_err(io(path))
+    pinhole_fs::write(path, text.as_bytes()).map_err(io(path))
 }
 
 impl Report {

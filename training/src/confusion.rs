@@ -21,7 +21,7 @@ const NAME: usize = 28;
 pub fn draw(table: &Evaluation, path: &Path) -> Result<()> {
     let svg = svg(table)
         .map_err(|problem| Error::Config(format!("{}: cannot draw: {problem}", path.display())))?;
-    std::fs::write(path, svg).map_err(crate::error::io(path))
+    pinhole_fs::write(path, svg.as_bytes()).map_err(crate::error::io(path))
 }
 
 fn svg(table: &Evaluation) -> std::result::Result<String, Box<dyn std::error::Error>> {

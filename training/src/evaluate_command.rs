@@ -322,7 +322,7 @@ fn write_table(table: &Evaluation, path: &Path) -> Result<()> {
         Some("svg") => confusion::draw(table, path)?,
         Some("json") => {
             let json = serde_json::to_string(table)?;
-            fs::write(path, json).with_context(|| path.display().to_string())?;
+            pinhole_fs::write(path, json.as_bytes()).with_context(|| path.display().to_string())?;
         }
         _ => table.write_csv(path)?,
     }

@@ -39,7 +39,7 @@ pub fn plot(log: &[Record], path: &Path) -> Result<()> {
         Ok(())
     };
     drawn().map_err(|e| Error::Config(format!("{}: cannot plot: {e}", path.display())))?;
-    std::fs::write(path, svg).map_err(crate::error::io(path))
+    pinhole_fs::write(path, svg.as_bytes()).map_err(crate::error::io(path))
 }
 
 /// What a curve shows of a line of the log.

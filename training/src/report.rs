@@ -112,9 +112,9 @@ impl Report {
     pub fn write(&self, folder: &Path) -> Result<()> {
         let path = folder.join("report.json");
         let json = serde_json::to_string_pretty(self).map_err(|e| io(&path)(e.into()))?;
-        fs::write(&path, json).map_err(io(&path))?;
+        pinhole_fs::write(&path, json.as_bytes()).map_err(io(&path))?;
         let path = folder.join("report.md");
-        fs::write(&path, self.markdown()).map_err(io(&path))?;
+        pinhole_fs::write(&path, self.markdown().as_bytes()).map_err(io(&path))?;
         self.seen.table.write_csv(&folder.join("seen.csv"))?;
         self.unseen.table.write_csv(&folder.join("unseen.csv"))
     }

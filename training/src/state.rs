@@ -119,11 +119,7 @@ pub(crate) fn write_file(
     let views: Vec<_> = views.collect::<Result<_>>()?;
     let metadata = HashMap::from([("training".to_owned(), header)]);
     let file = safetensors::serialize(views, Some(metadata)).map_err(|e| broken(e.to_string()))?;
-    let temporary = path.with_extension("partial");
-    fs::write(&temporary, file).map_err(io(&temporary))?;
-    let synced = fs::File::open(&temporary).and_then(|f| f.sync_all());
-    synced.map_err(io(&temporary))?;
-    fs::rename(&temporary, path).map_err(io(path))
+    pinhole_fs::write(path, &file).map_err(io(path))
 }
 
 /// A state file in memory.
