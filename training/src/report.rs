@@ -1,6 +1,6 @@
 //! What a training on the generated world came to, in JSON for programs and Markdown for people.
 
-use std::{fmt::Write, fs, path::Path};
+use std::{fmt::Write, path::Path};
 
 use serde::Serialize;
 
