@@ -20,10 +20,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .map(|i| (i.wrapping_mul(0x9E37_79B1) >> 24) as u8)
         .collect();
     let image = RgbImage::new(width, height, data)?;
-    let rule = PreprocessConfig::openai(size);
+    let config = PreprocessConfig::openai(size);
     for _ in 0..runs {
         let start = Instant::now();
-        let pixels = preprocess(&rule, &image)?;
+        let pixels = preprocess(&config, &image)?;
         let seconds = start.elapsed().as_secs_f64();
         std::hint::black_box(pixels);
         println!("{seconds}");

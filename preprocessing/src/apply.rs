@@ -1,29 +1,29 @@
-//! The rule applied to an image: which size it is resized to, and which part of that is kept.
+//! Resize and crop by a [`PreprocessConfig`].
 
 use pinhole_model::{CropRounding, PreprocessConfig, Resize};
 
 use crate::resize::{self, Axis};
 use crate::{Error, Pixels, RgbView};
 
-/// Longest side that is resized. Weights take memory in proportion to the sides, not to the pixels,
-/// so that the pixel limit of the decoder does not bound them.
+/// Longest accepted side in pixels. The resampling weights need memory in proportion to the sides, which the decoder's
+/// pixel limit does not bound.
 const MAX_SIDE: u32 = 1 << 20;
 
 /// Resizes and crops `image` to the square that the encoder sees, equal to Pillow 13 bit for bit.
 ///
-/// Pillow 12 and older give the same except where the height shrinks by more than twice as many
-/// pixels as the width (with [`Resize::Shortest`]: images more than twice as tall as wide). There
-/// they filter the other axis first, so that values differ by rounding, next to hard edges more.
+/// Pillow 12 and older give the same result unless the height shrinks by more than twice as many pixels as the width
+/// (with [`Resize::Shortest`]: images more than twice as tall as wide). For those they filter the other axis first, so
+/// that values differ by rounding, and by more at hard edges.
 ///
-/// The arithmetic of the sizes is that of torchvision's `Resize` and `CenterCrop` and of
-/// open_clip's `ResizeKeepRatio` and `CenterCropOrPad` (open_clip/transform.py). Only the rows
-/// and columns inside the crop are computed: memory is in proportion to the image's sides, also
-/// where a thin image is virtually scaled to millions of rows. `mean` and `std` are not applied.
+/// Sizes are computed as by torchvision's `Resize` and `CenterCrop` and by open_clip's `ResizeKeepRatio` and
+/// `CenterCropOrPad` (open_clip/transform.py). Only the rows and columns inside the crop are computed, so that memory is
+/// proportional to the image's sides, even where a thin image would be scaled to millions of rows. `mean` and `std` are
+/// not applied.
 ///
 /// # Errors
-/// [`Error::Config`] as [`PreprocessConfig::validate`]; [`Error::Shape`] where the fields of the image
-/// contradict each other; [`Error::Degenerate`] where [`Resize::Longest`] would leave no pixel of
-/// the short side (Pillow refuses this too) or a side exceeds 1,048,576 pixels.
+/// [`Error::Config`] as [`PreprocessConfig::validate`]; [`Error::Shape`] where the image's sides do not fit its data;
+/// [`Error::Degenerate`] where [`Resize::Longest`] would round the short side to 0 pixels (Pillow refuses this too) or a
+/// side exceeds 1,048,576 pixels.
 pub fn preprocess<'a>(
     config: &PreprocessConfig,
     image: impl Into<RgbView<'a>>,
@@ -42,7 +42,7 @@ pub fn preprocess<'a>(
         });
     }
     let mut data = config.fill.repeat(side * side);
-    // The smaller part of an odd remainder goes to the left and to the top.
+    // Of an odd margin, the smaller half is on the left and at the top.
     let (left, top) = ((side - across.len) / 2, (side - down.len) / 2);
     for (row, inside) in data
         .chunks_exact_mut(side * 3)
@@ -57,7 +57,7 @@ pub fn preprocess<'a>(
     })
 }
 
-/// The horizontal and the vertical axis of resize and crop.
+/// The horizontal and the vertical [`Axis`].
 fn axes(config: &PreprocessConfig, width: u32, height: u32) -> Result<[Axis; 2], Error> {
     let degenerate = |reason| Error::Degenerate {
         width,
@@ -71,8 +71,7 @@ fn axes(config: &PreprocessConfig, width: u32, height: u32) -> Result<[Axis; 2],
     let short = u64::from(width.min(height));
     let resized = |side: u32| match config.resize {
         Resize::Squash => size,
-        // torchvision has int(size * long / short) in floating point; at these magnitudes the
-        // quotient is rounded correctly and never up to a whole number.
+        // torchvision computes int(size * long / short) in floating point; for these magnitudes the result is the same.
         Resize::Shortest => size * u64::from(side) / short,
         Resize::Longest => {
             let ratio = f64::from(width.max(height)) / f64::from(config.size);
@@ -82,7 +81,7 @@ fn axes(config: &PreprocessConfig, width: u32, height: u32) -> Result<[Axis; 2],
     let axis = |side: u32| {
         let resized = resized(side);
         if resized == 0 {
-            return Err(degenerate("no pixel of the short side would remain"));
+            return Err(degenerate("its short side would be rounded to 0 pixels"));
         }
         let spare = resized.saturating_sub(size);
         let odd = spare % 2;

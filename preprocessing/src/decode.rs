@@ -10,62 +10,22 @@ use image::codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, webp::Web
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, Limits};
 
+use crate::decode_options::{DecodeOptions, zeros};
 use crate::{Error, RgbImage};
 
-/// Bytes that the metadata of a file may unpack to.
+/// Most bytes that a file's metadata may decompress to.
 const MAX_METADATA: u64 = 64 << 20;
-
-/// How an image file is decoded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DecodeOptions {
-    /// Turn and mirror the image as its EXIF orientation says (JPEG, PNG, WebP).
-    ///
-    /// Off by default: CLIP's reference preprocessing ignores the orientation, and so did training.
-    pub apply_orientation: bool,
-    /// Images with more pixels than this are refused before their pixels are allocated.
-    ///
-    /// 100 million by default: 300 MB as RGB, which a board with 1 GB can hold. Pillow refuses from
-    /// 178,956,970.
-    pub max_pixels: u64,
-}
-
-impl Default for DecodeOptions {
-    fn default() -> Self {
-        Self {
-            apply_orientation: false,
-            max_pixels: 100_000_000,
-        }
-    }
-}
-
-impl DecodeOptions {
-    fn check_size(&self, width: u32, height: u32) -> Result<(), Error> {
-        if u64::from(width) * u64::from(height) > self.max_pixels {
-            return Err(Error::TooManyPixels {
-                width,
-                height,
-                max_pixels: self.max_pixels,
-            });
-        }
-        Ok(())
-    }
-
-    /// Bytes that an image within the limit can need, at most 8 a pixel, with room for metadata.
-    fn max_bytes(&self) -> u64 {
-        self.max_pixels.saturating_mul(8).saturating_add(16 << 20)
-    }
-}
 
 /// Reads and decodes an image file; see [`decode`].
 ///
 /// # Errors
-/// [`Error::InFile`] with the path around every error of reading and of [`decode`].
+/// [`Error::InFile`] with the path, around any error of reading the file and of [`decode`].
 pub fn open(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<RgbImage, Error> {
     let path = path.as_ref();
     decode(&read(path, options)?, options).map_err(in_file(path))
 }
 
-/// Reads an image file for [`decode`], no further than any image within the limit of pixels can be long.
+/// Reads an image file for [`decode`], up to the largest size that an image within the pixel limit can have.
 ///
 /// # Errors
 /// [`Error::InFile`] around [`Error::Read`] and [`Error::FileTooLarge`].
@@ -84,7 +44,7 @@ fn in_file(path: &Path) -> impl FnOnce(Error) -> Error {
 fn read_bytes(path: &Path, max_bytes: u64) -> Result<Vec<u8>, Error> {
     let file = File::open(path).map_err(Error::Read)?;
     let mut bytes = Vec::new();
-    // The size is taken from what is read: a pipe or a device has none of its own.
+    // Counted while reading: a pipe or a device reports no size.
     file.take(max_bytes.saturating_add(1))
         .read_to_end(&mut bytes)
         .map_err(Error::Read)?;
@@ -94,7 +54,7 @@ fn read_bytes(path: &Path, max_bytes: u64) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// Decodes a JPEG, PNG, WebP, BMP or GIF file, the first frame of an animation.
+/// Decodes a JPEG, PNG, WebP, BMP or GIF file; of an animation, the first frame.
 ///
 /// The format is detected from the content. For PNG and WebP the pixels are exactly those of Pillow 13's
 /// `Image.open(file).convert("RGB")`; for JPEG they differ by rounding: palettes are expanded; alpha and transparent
@@ -103,13 +63,13 @@ fn read_bytes(path: &Path, max_bytes: u64) -> Result<Vec<u8>, Error> {
 /// `image` crate, which differs from Pillow in rare files (transparent or partial GIF frames, 16-bit BMP).
 ///
 /// # Errors
-/// [`Error::NotAnImage`], [`Error::TooManyPixels`], and [`Error::Decode`] for damaged, truncated and
-/// unsupported files: a file whose end is missing is never returned as a half image.
+/// [`Error::NotAnImage`], [`Error::TooManyPixels`], and [`Error::Decode`] for damaged, truncated and unsupported files.
+/// A truncated file is an error, never a partial image.
 pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, Error> {
     let (image, orientation) = match bytes {
         [0xFF, 0xD8, 0xFF, ..] => jpeg::decode(bytes, options),
         [0x89, b'P', b'N', b'G', 0x0D, 0x0A, 0x1A, 0x0A, ..] => {
-            // Depth and colour type of the header: Pillow's mode "I;16".
+            // 16-bit greyscale, by the header's depth and colour type: Pillow's mode "I;16".
             let clip = bytes.get(24..26) == Some(&[16, 0]);
             let mut limits = Limits::no_limits();
             limits.max_alloc = Some(MAX_METADATA);
@@ -144,13 +104,13 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, Error> 
         }
     }?;
     if options.apply_orientation && orientation != Orientation::NoTransforms {
-        return Ok(turned(image, orientation));
+        return Ok(oriented(image, orientation));
     }
     Ok(image)
 }
 
 fn webp(bytes: &[u8], options: &DecodeOptions) -> Result<(RgbImage, Orientation), Error> {
-    // The decoder takes missing bytes at the end for zeros.
+    // The decoder reads missing bytes at the end as zeros.
     let size = bytes[4..8]
         .iter()
         .rev()
@@ -158,7 +118,7 @@ fn webp(bytes: &[u8], options: &DecodeOptions) -> Result<(RgbImage, Orientation)
         + 8;
     if size > bytes.len() as u64 {
         let reason = format!(
-            "the file is truncated: {size} bytes announced, {} found",
+            "the file is truncated: {size} bytes declared, {} found",
             bytes.len()
         );
         return Err(Error::Decode {
@@ -171,7 +131,7 @@ fn webp(bytes: &[u8], options: &DecodeOptions) -> Result<(RgbImage, Orientation)
     })
 }
 
-/// Decodes by one of the decoders of the crate `image`; 16-bit values are clipped at 255 if `clip`.
+/// Decodes with a decoder of the `image` crate. `clip`: clip 16-bit values at 255 instead of dropping their low byte.
 fn with_decoder<D: ImageDecoder>(
     format: &'static str,
     options: &DecodeOptions,
@@ -185,7 +145,7 @@ fn with_decoder<D: ImageDecoder>(
     let mut decoder = new().map_err(failed)?;
     let (width, height) = decoder.dimensions();
     options.check_size(width, height)?;
-    // A damaged EXIF block does not make the pixels wrong.
+    // A damaged EXIF block does not affect the pixels.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let color = decoder.color_type();
     let mut data = zeros(format, decoder.total_bytes())?;
@@ -196,8 +156,7 @@ fn with_decoder<D: ImageDecoder>(
     ))
 }
 
-/// Channels of 8 or 16 bits (in the machine's byte order) to RGB. 16 bits are clipped at 255 if
-/// `clip`, else lose their low byte.
+/// Channels of 8 or 16 bits (in native byte order) to RGB; `clip` as in [`with_decoder`].
 fn to_rgb(
     format: &'static str,
     data: Vec<u8>,
@@ -236,7 +195,7 @@ fn to_rgb(
     })
 }
 
-fn turned(image: RgbImage, orientation: Orientation) -> RgbImage {
+fn oriented(image: RgbImage, orientation: Orientation) -> RgbImage {
     let RgbImage {
         width,
         height,
@@ -255,23 +214,7 @@ fn turned(image: RgbImage, orientation: Orientation) -> RgbImage {
     }
 }
 
-/// Memory for decoded pixels; an error where the machine has too little.
-fn zeros(format: &'static str, len: u64) -> Result<Vec<u8>, Error> {
-    let mut data = Vec::new();
-    let reserved = usize::try_from(len)
-        .ok()
-        .filter(|len| data.try_reserve_exact(*len).is_ok());
-    let Some(len) = reserved else {
-        return Err(Error::Decode {
-            format,
-            reason: format!("{len} bytes of memory for its pixels cannot be had"),
-        });
-    };
-    data.resize(len, 0);
-    Ok(data)
-}
-
-/// The innermost message: the outer ones only repeat the format's name.
+/// The innermost error message: the outer ones only repeat the format's name.
 fn reason(error: &ImageError) -> String {
     let mut error: &dyn std::error::Error = error;
     while let Some(source) = error.source() {

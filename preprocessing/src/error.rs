@@ -1,4 +1,4 @@
-//! What can go wrong between a file and the pixels that the encoder sees.
+//! Errors of reading, decoding and preprocessing images.
 
 use std::path::PathBuf;
 
@@ -19,19 +19,19 @@ pub enum Error {
     Read(std::io::Error),
     /// The file is larger than any image within the pixel limit.
     #[error(
-        "the file has more than {max_bytes} bytes, which no image within the pixel limit needs"
+        "the file has more than {max_bytes} bytes, the most that an image within the pixel limit can have"
     )]
     FileTooLarge {
-        /// Largest size that is read.
+        /// Largest accepted size in bytes.
         max_bytes: u64,
     },
-    /// The content is in no format that this crate decodes.
+    /// The content is in no supported format.
     #[error("not an image: {found}; supported are JPEG, PNG, WebP, BMP, GIF")]
     NotAnImage {
-        /// What the content starts with, printable.
+        /// The first bytes, escaped.
         found: String,
     },
-    /// The header announces more pixels than [`crate::DecodeOptions::max_pixels`]; nothing was allocated.
+    /// The header declares more pixels than [`crate::DecodeOptions::max_pixels`]; nothing was allocated.
     #[error("the image has {width} x {height} pixels, more than the limit of {max_pixels}")]
     TooManyPixels {
         /// Width in the header.
@@ -49,29 +49,29 @@ pub enum Error {
         /// What the decoder found.
         reason: String,
     },
-    /// Sides and data of an image do not fit together.
+    /// The sides of an image do not match the length of its data.
     #[error("image of {width} x {height} pixels: expected {expected}, found {found} bytes")]
     Shape {
         /// Width in pixels.
         width: u32,
         /// Height in pixels.
         height: u32,
-        /// What such an image needs.
+        /// The expected length.
         expected: String,
-        /// Number of bytes given.
+        /// Length of the data in bytes.
         found: usize,
     },
     /// A field of the preprocessing configuration is out of range.
     #[error(transparent)]
     Config(#[from] pinhole_model::InvalidPreprocessing),
-    /// The rule cannot be applied to an image of this shape.
+    /// An image of these sides cannot be resized.
     #[error("an image of {width} x {height} pixels cannot be resized: {reason}")]
     Degenerate {
         /// Width in pixels.
         width: u32,
         /// Height in pixels.
         height: u32,
-        /// Why.
+        /// The reason.
         reason: &'static str,
     },
     /// The pixels cannot be written as PNG.

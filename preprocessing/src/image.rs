@@ -1,8 +1,8 @@
-//! RGB images: as decoded, borrowed from a camera's buffer, and as the encoder takes them.
+//! RGB images: decoded, borrowed from the caller's memory, and preprocessed.
 
 use crate::Error;
 
-/// An RGB image of 8 bits a channel, owned.
+/// An owned RGB image, 8 bits per channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RgbImage {
     /// Width in pixels, at least 1.
@@ -28,7 +28,7 @@ impl RgbImage {
     }
 }
 
-/// An RGB image of 8 bits a channel, borrowed: a camera's frame is preprocessed without a copy.
+/// A borrowed RGB image, 8 bits per channel, such as a camera's frame: it is preprocessed without a copy.
 #[derive(Clone, Copy, Debug)]
 pub struct RgbView<'a> {
     /// Width in pixels, at least 1.
@@ -54,7 +54,7 @@ impl<'a> RgbView<'a> {
         Ok(view)
     }
 
-    /// The fields are public, so that a caller may have broken what [`RgbView::new`] checks.
+    /// Checks again what [`RgbView::new`] checks: the fields are public.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let (width, height, found) = (self.width, self.height, self.data.len());
         if width == 0 || height == 0 {
@@ -65,7 +65,7 @@ impl<'a> RgbView<'a> {
                 found,
             });
         }
-        // A product of two u32 and 3 fits in u128 only; u64 would wrap for hostile sides.
+        // u64 could overflow for hostile sides.
         let expected = u128::from(width) * u128::from(height) * 3;
         if expected != found as u128 {
             return Err(Error::Shape {
@@ -89,7 +89,7 @@ impl<'a> From<&'a RgbImage> for RgbView<'a> {
     }
 }
 
-/// The square of pixels that the encoder sees.
+/// The resized and cropped square of pixels that the image encoder reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pixels {
     /// Side in pixels.
@@ -99,7 +99,7 @@ pub struct Pixels {
 }
 
 impl Pixels {
-    /// The pixels as a PNG file, without loss.
+    /// The pixels as a PNG file.
     ///
     /// # Errors
     /// [`Error::Shape`] where the length of `data` is not size * size * 3; [`Error::Encode`].

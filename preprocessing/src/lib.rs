@@ -2,11 +2,13 @@
 
 mod apply;
 mod decode;
+mod decode_options;
 mod error;
 mod image;
 mod resize;
 
 pub use crate::image::{Pixels, RgbImage, RgbView};
 pub use apply::preprocess;
-pub use decode::{DecodeOptions, decode, open, read};
+pub use decode::{decode, open, read};
+pub use decode_options::DecodeOptions;
 pub use error::Error;

@@ -1,9 +1,9 @@
-//! Pillow's resampling (libImaging/Resample.c and, for nearest, Geometry.c), of a window of the result.
+//! Pillow's resampling (libImaging/Resample.c and, for nearest, Geometry.c) of a window of the result.
 //!
-//! Pillow multiplies 8-bit pixels by weights in 22-bit fixed point and adds in 32-bit integers, one
-//! axis after the other, with rounding and clipping to 8 bits in between. The same integers are held
-//! in `f64` here: every sum stays far below 2^53, so that it is exact in any order, and unlike the
-//! 32-bit integer multiplication the `f64` one is a vector instruction on every 64-bit target.
+//! Pillow multiplies 8-bit pixels by weights in 22-bit fixed point and adds in 32-bit integers, one axis after the
+//! other, rounding and clipping to 8 bits in between. This module holds the same integers in `f64`: every sum stays far
+//! below 2^53, so it is exact in any order, and every 64-bit target has a vector instruction for `f64` products, which
+//! not every one has for 32-bit integer products.
 
 use std::f64::consts::PI;
 use std::ops::Range;
@@ -12,7 +12,7 @@ use pinhole_model::Filter;
 
 use crate::RgbView;
 
-/// One axis of a resize and of the window that is kept of it.
+/// One axis of a resize, and the window of the result that is computed.
 pub(crate) struct Axis {
     /// Pixels of the source.
     pub(crate) source: usize,
@@ -26,18 +26,18 @@ pub(crate) struct Axis {
 
 /// Fraction bits of the weights: 32 - 8 - 2.
 const PRECISION_BITS: u32 = 22;
-/// Half a unit, so that the shift rounds.
+/// Half a unit, added so that the shift rounds.
 const HALF: f64 = (1 << (PRECISION_BITS - 1)) as f64;
-/// Source lines that pass the first filter together, one a lane.
+/// Source lines that the first pass filters together, one per lane.
 const LINES: usize = 8;
 /// The lanes of one pixel of each line: [channel, line].
 const LANES: usize = 3 * LINES;
-/// Source pixels of a line that are spread to lanes at a time: 48 KiB, which the caches hold.
+/// Source pixels of a line that are spread to lanes at a time: 48 KiB, small enough for the caches.
 const SEGMENT: usize = 256;
-/// Result pixels of a line whose sums are kept at a time, so that they stay in the cache.
+/// Result pixels of a line whose sums are computed at a time, so that they stay in the cache.
 const STRIP: usize = 64;
 
-/// Which axis is filtered first. The lines are those of the image along that axis.
+/// The axis that is filtered first; lines run along it.
 #[derive(Clone, Copy, PartialEq)]
 enum Order {
     RowsFirst,
@@ -45,8 +45,8 @@ enum Order {
 }
 
 impl Order {
-    /// Pillow filters rows first, except, since version 13 (its pull request 9549), where the height
-    /// shrinks by more than twice as many pixels as the width.
+    /// Pillow filters rows first, except (since version 13, pull request 9549) where the height shrinks by more than
+    /// twice as many pixels as the width.
     fn of(across: &Axis, down: &Axis) -> Self {
         let shrinks = |axis: &Axis| axis.source as i64 - axis.resized as i64;
         let columns = shrinks(down) > 0 && shrinks(down) > 2 * shrinks(across);
@@ -88,7 +88,7 @@ pub(crate) fn resize(image: RgbView, filter: Filter, across: &Axis, down: &Axis)
     }
 }
 
-/// Pixels [n, len, 3] as [len, n, 3].
+/// Transposes pixels [n, len, 3] to [len, n, 3].
 fn transposed(pixels: &[u8], len: usize) -> Vec<u8> {
     let lines = || pixels.chunks_exact(len * 3);
     (0..len)
@@ -97,10 +97,10 @@ fn transposed(pixels: &[u8], len: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Fills the pixels `strip` of each of `result`'s lines of `len` pixels.
+/// Computes the pixels `strip` of each line of `result`; lines have `len` pixels.
 ///
-/// `along` filters the lines, `between` combines them. Source lines are taken a few at a time and
-/// added to the result lines that they belong to, so that no image in between is kept.
+/// `along` filters the lines, `between` combines them. Source lines are read a few at a time and added to the result
+/// lines that they contribute to, so that no intermediate image is stored.
 fn resize_strip(
     image: RgbView,
     order: Order,
@@ -114,7 +114,7 @@ fn resize_strip(
     let mut lines = [[0.0; STRIP * 3]; LINES];
     let mut sums = vec![HALF; between.ranges.len() * values];
     let mut first_pass = FirstPass::new(image, order, along, strip.clone());
-    // Result lines in [open, ..) still take source lines.
+    // Result lines in [open, ..) are not complete yet.
     let mut open = 0;
     let source = between.source();
     for start in source.clone().step_by(LINES) {
@@ -159,15 +159,15 @@ fn add_lines(sums: &mut [f64], lines: &[[f64; STRIP * 3]; LINES], weights: &[f64
     }
 }
 
-/// The filter along [`LINES`] lines at a time, with its buffers.
+/// The first pass, which filters [`LINES`] lines at a time, and its buffers.
 struct FirstPass<'a> {
     image: RgbView<'a>,
     order: Order,
     taps: &'a Taps,
     strip: Range<usize>,
-    /// Source pixels, one line a lane.
+    /// Source pixels, one line per lane.
     segment: Vec<[f64; LANES]>,
-    /// One sum a result pixel, one line a lane.
+    /// One sum per result pixel, one line per lane.
     sums: Vec<[f64; LANES]>,
 }
 
@@ -189,7 +189,7 @@ impl<'a> FirstPass<'a> {
         self.sums.fill([HALF; LANES]);
         let ranges = &self.taps.ranges[self.strip.clone()];
         let source = ranges[0].start..ranges[ranges.len() - 1].end;
-        // Result pixels in [open, ..) still take source pixels.
+        // Result pixels in [open, ..) are not complete yet.
         let mut open = 0;
         for start in source.clone().step_by(SEGMENT) {
             let segment = start..source.end.min(start + SEGMENT);
@@ -223,8 +223,8 @@ impl<'a> FirstPass<'a> {
     }
 }
 
-/// Writes `columns` of `rows` to lanes, one row a lane. A missing row is a copy of the last one: the
-/// second pass gives it no weight.
+/// Writes `columns` of `rows` to lanes, one row per lane. A missing row is a copy of the last one: the second pass gives
+/// it no weight.
 fn spread_rows(
     lanes: &mut [[f64; LANES]],
     image: RgbView,
@@ -253,8 +253,7 @@ fn spread_rows(
     }
 }
 
-/// Writes `rows` of `columns` to lanes, one column a lane. Missing columns are 0: the second pass
-/// gives them no weight.
+/// Writes `rows` of `columns` to lanes, one column per lane. Missing columns are 0: the second pass gives them no weight.
 fn spread_columns(
     lanes: &mut [[f64; LANES]],
     image: RgbView,
@@ -288,10 +287,9 @@ fn add_pixels(sums: &mut [f64; LANES], pixels: &[[f64; LANES]], weights: &[f64])
     *sums = total;
 }
 
-/// A sum in fixed point to 8 bits: Pillow's clip8 of a sum that begins with half a unit.
+/// A fixed-point sum to 8 bits: Pillow's clip8, of a sum that starts at half a unit.
 fn clip(sum: f64) -> u8 {
-    // The sum is a whole number of 32 bits. Added to 1.5 * 2^52 it stands in the mantissa's low bits,
-    // which costs no conversion instruction.
+    // The sum is a 32-bit integer. Added to 1.5 * 2^52 it is in the mantissa's low bits, without a conversion.
     const SHIFT: f64 = 6_755_399_441_055_744.0;
     let sum = (sum + SHIFT).to_bits() as i32;
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
@@ -368,11 +366,11 @@ fn sinc(x: f64) -> f64 {
     x.sin() / x
 }
 
-/// For each pixel of a window the source pixels that it takes, with their weights in fixed point.
+/// For each pixel of a window, the source pixels that it is computed from, with their weights in fixed point.
 struct Taps {
-    /// Source pixels of each; starts and ends never decrease.
+    /// Source pixels of each window pixel; starts and ends never decrease.
     ranges: Vec<Range<usize>>,
-    /// Where the weights of each begin.
+    /// Where the weights of each window pixel begin.
     offsets: Vec<usize>,
     weights: Vec<f64>,
 }
@@ -390,7 +388,7 @@ impl Taps {
         };
         for x in axis.start..axis.start + axis.len as u64 {
             let center = (x as f64 + 0.5) * scale;
-            // Casts cut towards zero and negative numbers to 0, as Pillow's do.
+            // Casts truncate towards zero, and negative numbers to 0, as in Pillow.
             let start = (center - support + 0.5) as usize;
             let end = ((center + support + 0.5) as usize).min(axis.source);
             let offset = taps.weights.len();
@@ -415,7 +413,7 @@ impl Taps {
         &self.weights[self.offsets[x]..][..self.ranges[x].len()]
     }
 
-    /// All source pixels that the window takes.
+    /// All source pixels that the window is computed from.
     fn source(&self) -> Range<usize> {
         match self.ranges.as_slice() {
             [first, .., last] => first.start..last.end,
@@ -425,7 +423,7 @@ impl Taps {
     }
 }
 
-/// Nearest neighbour as Pillow's ImagingScaleAffine, which adds up its position.
+/// Nearest neighbour as Pillow's ImagingScaleAffine, which accumulates its position.
 fn nearest(image: RgbView, across: &Axis, down: &Axis) -> Vec<u8> {
     let columns = nearest_sources(across);
     let stride = image.width as usize * 3;
@@ -436,7 +434,7 @@ fn nearest(image: RgbView, across: &Axis, down: &Axis) -> Vec<u8> {
                 (Some(row), Some(column)) => {
                     result.extend(&image.data[row * stride + column * 3..][..3])
                 }
-                // Rounding errors have moved the position outside, which Pillow leaves black.
+                // Rounding has moved the position outside the image; Pillow leaves such pixels black.
                 _ => result.extend([0; 3]),
             }
         }

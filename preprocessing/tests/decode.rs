@@ -1,4 +1,4 @@
-//! Decoding against Pillow, and of files that are cut off, damaged or not images at all.
+//! Decoding compared with Pillow, and truncated, damaged and foreign files.
 
 mod support;
 
@@ -39,7 +39,7 @@ fn bytes(case: &Case) -> Vec<u8> {
     std::fs::read(folder().join(&case.file)).unwrap()
 }
 
-/// Room for every golden file, and little more.
+/// A limit slightly above the largest golden file.
 const SMALL: DecodeOptions = DecodeOptions {
     apply_orientation: false,
     max_pixels: 20_000,
@@ -49,7 +49,7 @@ const TURNED: DecodeOptions = DecodeOptions {
     max_pixels: 1_000_000,
 };
 
-/// Largest and mean distance of two images' values.
+/// Largest and mean absolute difference of two images' values.
 fn distance(a: &[u8], b: &[u8]) -> (u8, f64) {
     assert_eq!(a.len(), b.len());
     let distances = a.iter().zip(b).map(|(a, b)| a.abs_diff(*b));
@@ -59,7 +59,7 @@ fn distance(a: &[u8], b: &[u8]) -> (u8, f64) {
     )
 }
 
-/// If this fails, some kind of file reaches the encoder otherwise than in Pillow.
+/// If this fails, a kind of file decodes to other pixels than in Pillow.
 #[test]
 fn equals_pillow_in_every_mode() {
     let mut wrong = Vec::new();
@@ -93,7 +93,7 @@ fn equals_pillow_in_every_mode() {
                 "pixels turned".into(),
             );
         } else {
-            // The inverse transform and the upsampling of zune-jpeg and libjpeg-turbo round differently.
+            // zune-jpeg and libjpeg-turbo round differently in the inverse transform and the upsampling.
             for (data, file) in [(&image.data, &case.rgb), (&turned.data, &case.turned_rgb)] {
                 let file = file.as_ref().unwrap();
                 let packed = std::fs::read(folder().join(file)).unwrap();
@@ -105,7 +105,7 @@ fn equals_pillow_in_every_mode() {
                 println!("{file}: largest difference {largest}, mean {mean:.3}");
                 check(
                     largest <= 4 && mean <= 0.5,
-                    format!("{file} differs by up to {largest}, in the mean {mean}"),
+                    format!("{file} differs by at most {largest}, on average {mean}"),
                 );
             }
         }
@@ -113,7 +113,7 @@ fn equals_pillow_in_every_mode() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// If this fails, a half-written photo is classified as if it were whole.
+/// If this fails, a half-written photo is classified as if it were complete.
 #[test]
 fn truncated_files_are_errors() {
     for case in cases() {
@@ -122,7 +122,7 @@ fn truncated_files_are_errors() {
         let mut refused = 0;
         for len in 0..bytes.len() {
             match decode(&bytes[..len], &SMALL) {
-                // Only what follows the pixels may be missing.
+                // Only bytes after the pixel data may be missing.
                 Ok(image) => assert!(
                     image == whole,
                     "{} cut to {len} bytes gives other pixels",
@@ -138,7 +138,7 @@ fn truncated_files_are_errors() {
     }
 }
 
-/// If this fails, a damaged or hostile file stops the program.
+/// If this fails, a damaged or hostile file makes the program panic.
 #[test]
 fn damaged_files_do_not_panic() {
     for case in cases() {
@@ -162,9 +162,9 @@ fn damaged_files_do_not_panic() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// If this fails, several damages together stop the program where one did not.
+    /// If this fails, a combination of damages makes the program panic.
     #[test]
-    fn much_damaged_files_do_not_panic(
+    fn files_damaged_in_several_places_do_not_panic(
         file: prop::sample::Index,
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
         keep: prop::sample::Index,
@@ -180,7 +180,7 @@ proptest! {
     }
 }
 
-/// If this fails, a few bytes that announce gigabytes are believed.
+/// If this fails, a small file whose header declares gigabytes makes the program allocate them.
 #[test]
 fn huge_headers_are_refused_before_allocating() {
     let find = |name: &str| std::fs::read(folder().join(name)).unwrap();
@@ -209,7 +209,7 @@ fn huge_headers_are_refused_before_allocating() {
             other => panic!("{other:?}"),
         }
     }
-    // The limit is what the caller says: 23 x 17 pixels.
+    // A limit of the caller: exactly 23 x 17 pixels.
     let exact = DecodeOptions {
         max_pixels: 23 * 17,
         ..DecodeOptions::default()
@@ -242,7 +242,7 @@ fn crc32(data: &[u8]) -> u32 {
     crc.sum()
 }
 
-/// If this fails, a user is not told which file is wrong and what it is.
+/// If this fails, an error does not name the file and its problem.
 #[test]
 fn errors_name_the_file_and_what_was_found() {
     let folder = tempfile::tempdir().unwrap();
@@ -295,7 +295,7 @@ fn errors_name_the_file_and_what_was_found() {
     assert!(error.contains("more than 16777224 bytes"), "{error}");
 }
 
-/// If this fails, a file with the wrong extension is refused.
+/// If this fails, a file with a wrong extension is refused.
 #[test]
 fn the_content_decides_the_format() {
     let folder = tempfile::tempdir().unwrap();
@@ -308,7 +308,7 @@ fn the_content_decides_the_format() {
     );
 }
 
-/// If this fails, photos of cameras that pad their JPEG headers are refused.
+/// If this fails, photos of cameras that pad JPEG headers are refused.
 #[test]
 fn stray_bytes_between_jpeg_markers_are_skipped() {
     let whole = std::fs::read(folder().join("rgb444.jpg")).unwrap();
@@ -322,7 +322,7 @@ fn stray_bytes_between_jpeg_markers_are_skipped() {
     );
 }
 
-/// If this fails, `pinhole preprocess` shows other pixels than the encoder gets.
+/// If this fails, `pinhole preprocess` writes other pixels than the encoder reads.
 #[test]
 fn the_crop_survives_png() {
     let pixels = preprocess(&PreprocessConfig::openai(32), &draw(50, 40, 3)).unwrap();

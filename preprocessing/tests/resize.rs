@@ -25,7 +25,7 @@ struct Case {
     error: bool,
 }
 
-fn rule(
+fn config(
     size: u32,
     resize: Resize,
     filter: Filter,
@@ -42,7 +42,7 @@ fn rule(
     }
 }
 
-/// If this fails, some image reaches the encoder otherwise than in training.
+/// If this fails, the encoder sees other pixels than in training.
 #[test]
 fn equals_pillow_torchvision_open_clip_and_transformers() {
     let cases: Vec<Case> = serde_json::from_str(include_str!("golden/resize.json")).unwrap();
@@ -55,7 +55,7 @@ fn equals_pillow_torchvision_open_clip_and_transformers() {
         );
         let image = draw(case.width, case.height, case.seed);
         let result = preprocess(
-            &rule(case.size, case.resize, case.filter, case.crop, case.fill),
+            &config(case.size, case.resize, case.filter, case.crop, case.fill),
             &image,
         );
         if case.error {
@@ -84,7 +84,7 @@ fn equals_pillow_torchvision_open_clip_and_transformers() {
     );
 }
 
-fn rules() -> impl Strategy<Value = PreprocessConfig> {
+fn configs() -> impl Strategy<Value = PreprocessConfig> {
     let resize = prop::sample::select(vec![Resize::Shortest, Resize::Longest, Resize::Squash]);
     let filter = prop::sample::select(vec![
         Filter::Nearest,
@@ -96,7 +96,7 @@ fn rules() -> impl Strategy<Value = PreprocessConfig> {
     ]);
     let crop = prop::sample::select(vec![CropRounding::HalfEven, CropRounding::Floor]);
     (1_u32..150, resize, filter, crop, any::<[u8; 3]>())
-        .prop_map(|(size, resize, filter, crop, fill)| rule(size, resize, filter, crop, fill))
+        .prop_map(|(size, resize, filter, crop, fill)| config(size, resize, filter, crop, fill))
 }
 
 proptest! {
@@ -104,10 +104,10 @@ proptest! {
 
     /// If this fails, blocks, segments or lanes of the fast path overlap or leave gaps.
     #[test]
-    fn equals_the_plain_loops(rule in rules(), width in 1_u32..700, height in 1_u32..160, turn: bool, seed: u32) {
+    fn equals_the_reference_loops(config in configs(), width in 1_u32..700, height in 1_u32..160, turn: bool, seed: u32) {
         let (width, height) = if turn { (height, width) } else { (width, height) };
         let image = draw(width, height, seed);
-        match (preprocess(&rule, &image), reference(&image, &rule)) {
+        match (preprocess(&config, &image), reference(&image, &config)) {
             (Ok(pixels), Some(expected)) => prop_assert!(pixels.data == expected),
             (Err(Error::Degenerate { .. }), None) => {}
             (found, expected) => prop_assert!(false, "{found:?}, expected {expected:?}"),
@@ -115,20 +115,20 @@ proptest! {
     }
 }
 
-/// If this fails, a thin image takes memory as if it were scaled as a whole.
+/// If this fails, a thin image needs memory for its whole scaled size.
 #[test]
 fn thin_images_stay_small() {
-    // Scaled whole, the first would have 22 million rows.
+    // Scaled as a whole, the first would have 22 million rows.
     for (width, height) in [(1, 100_000), (100_000, 1), (1, 1 << 20), (1 << 20, 1)] {
         let image = draw(width, height, 3);
         for resize in [Resize::Shortest, Resize::Squash] {
             for filter in [Filter::Bicubic, Filter::Nearest] {
-                let rule = rule(224, resize, filter, CropRounding::HalfEven, [0; 3]);
-                let pixels = preprocess(&rule, &image).unwrap();
+                let config = config(224, resize, filter, CropRounding::HalfEven, [0; 3]);
+                let pixels = preprocess(&config, &image).unwrap();
                 assert_eq!(pixels.data.len(), 224 * 224 * 3);
             }
         }
-        let longest = rule(
+        let longest = config(
             224,
             Resize::Longest,
             Filter::Bicubic,
@@ -147,17 +147,17 @@ fn thin_images_stay_small() {
     ));
 }
 
-/// If this fails, a rule from a damaged manifest divides by zero or takes gigabytes.
+/// If this fails, a damaged manifest leads to a division by zero or an allocation of gigabytes.
 #[test]
-fn rules_out_of_range_are_errors() {
+fn config_fields_out_of_range_are_errors() {
     let good = PreprocessConfig::openai(224);
     good.validate().unwrap();
     let with = |change: fn(&mut PreprocessConfig)| {
-        let mut rule = good.clone();
-        change(&mut rule);
+        let mut config = good.clone();
+        change(&mut config);
         let image = draw(3, 3, 0);
-        assert!(preprocess(&rule, &image).is_err());
-        rule.validate().unwrap_err().to_string()
+        assert!(preprocess(&config, &image).is_err());
+        config.validate().unwrap_err().to_string()
     };
     assert_eq!(
         with(|r| r.size = 0),
@@ -170,7 +170,7 @@ fn rules_out_of_range_are_errors() {
     assert!(with(|r| r.std[0] = f32::INFINITY).contains("std"));
 }
 
-/// If this fails, sides that do not fit the data cause a panic or a wrong picture.
+/// If this fails, sides that do not match the data cause a panic or wrong pixels.
 #[test]
 fn shapes_are_checked() {
     assert!(RgbImage::new(2, 2, vec![0; 12]).is_ok());
@@ -193,14 +193,14 @@ fn shapes_are_checked() {
     ));
 }
 
-/// If this fails, a camera's borrowed frame is treated otherwise than a file.
+/// If this fails, a camera's borrowed frame gives other pixels than the same image from a file.
 #[test]
-fn a_borrowed_frame_gives_the_same() {
+fn a_borrowed_frame_equals_an_owned_image() {
     let image = draw(37, 21, 4);
-    let rule = PreprocessConfig::openai(16);
+    let config = PreprocessConfig::openai(16);
     let view = RgbView::new(37, 21, &image.data).unwrap();
     assert_eq!(
-        preprocess(&rule, view).unwrap(),
-        preprocess(&rule, &image).unwrap()
+        preprocess(&config, view).unwrap(),
+        preprocess(&config, &image).unwrap()
     );
 }

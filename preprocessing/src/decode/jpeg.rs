@@ -6,7 +6,7 @@ use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 
-use super::{DecodeOptions, zeros};
+use crate::decode_options::{DecodeOptions, zeros};
 use crate::{Error, RgbImage};
 
 pub(super) fn decode(
@@ -14,7 +14,7 @@ pub(super) fn decode(
     options: &DecodeOptions,
 ) -> Result<(RgbImage, Orientation), Error> {
     let complete = complete(bytes)?;
-    // The decoder's lenient mode fills what it cannot decode with grey and reports success.
+    // In its lenient mode the decoder fills what it cannot decode with grey and reports success.
     let settings = DecoderOptions::default()
         .set_strict_mode(true)
         .set_max_width(65_535)
@@ -30,7 +30,7 @@ pub(super) fn decode(
         .exif()
         .and_then(|exif| Orientation::from_exif_chunk(exif));
 
-    // Samples are taken as stored and converted here.
+    // The decoder returns samples in the stored colour space; they are converted here.
     decoder.set_options(settings.jpeg_set_out_colorspace(stored));
     let size = decoder
         .output_buffer_size()
@@ -51,10 +51,10 @@ fn failed(reason: impl std::fmt::Display) -> Error {
     }
 }
 
-/// The markers and scans of a JPEG file up to its end marker, without stray bytes between them.
+/// The marker segments and scans of a JPEG file up to its end marker, without stray bytes between them.
 ///
-/// Pillow skips such bytes, which the strict decoder refuses; and both Pillow and this function
-/// refuse a file without an end marker as truncated.
+/// Pillow skips stray bytes; the strict decoder refuses them. Pillow and this function both refuse a file without an end
+/// marker as truncated.
 fn complete(bytes: &[u8]) -> Result<Vec<u8>, Error> {
     const END: u8 = 0xD9;
     const SCAN: u8 = 0xDA;
@@ -72,7 +72,7 @@ fn complete(bytes: &[u8]) -> Result<Vec<u8>, Error> {
                 out.extend([0xFF, END]);
                 return Ok(out);
             }
-            // A stuffed zero, the start of the image again, a restart outside a scan: no length follows.
+            // Markers without a length: stuffed zero, TEM, restart outside a scan, start of image.
             0x00 | 0x01 | 0xD0..=0xD8 => continue,
             _ => {}
         }
@@ -92,7 +92,7 @@ fn complete(bytes: &[u8]) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// Bytes of entropy-coded data before the next marker that is not a restart.
+/// Length of the entropy-coded data before the next marker other than a restart marker.
 fn scan_len(bytes: &[u8]) -> Option<usize> {
     let mut len = 0;
     loop {
@@ -105,7 +105,7 @@ fn scan_len(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Samples as stored to RGB.
+/// Samples in the stored colour space to RGB.
 fn to_rgb(mut data: Vec<u8>, stored: ColorSpace) -> Result<Vec<u8>, Error> {
     Ok(match stored {
         ColorSpace::RGB => data,
@@ -130,7 +130,7 @@ fn to_rgb(mut data: Vec<u8>, stored: ColorSpace) -> Result<Vec<u8>, Error> {
     })
 }
 
-/// libjpeg's conversion (jdcolor.c): 16-bit fixed point, halves rounded up.
+/// libjpeg's conversion (jdcolor.c): 16-bit fixed point, rounding half up.
 fn ycc_to_rgb(y: u8, cb: u8, cr: u8) -> [u8; 3] {
     const HALF: i32 = 1 << 15;
     let (y, cb, cr) = (i32::from(y), i32::from(cb) - 128, i32::from(cr) - 128);
@@ -140,11 +140,11 @@ fn ycc_to_rgb(y: u8, cb: u8, cr: u8) -> [u8; 3] {
     [red, green, blue].map(|v| v.clamp(0, 255) as u8)
 }
 
-/// Pillow's `CMYK;I` to RGB: all four inks are stored inverted.
+/// Pillow's `CMYK;I` to RGB: all four channels are stored inverted.
 fn inverted_cmyk_to_rgb(cmy: [u8; 3], k: u8) -> [u8; 3] {
-    let paper = i32::from(k);
+    let white = i32::from(k);
     cmy.map(|ink| {
-        let product = (255 - i32::from(ink)) * paper + 128;
-        (paper - ((product + (product >> 8)) >> 8)).clamp(0, 255) as u8
+        let product = (255 - i32::from(ink)) * white + 128;
+        (white - ((product + (product >> 8)) >> 8)).clamp(0, 255) as u8
     })
 }

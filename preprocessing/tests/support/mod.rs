@@ -1,6 +1,6 @@
-//! The drawn images of tests/reference/make_preprocessing.py, and Pillow's resize in plain loops.
+//! The generated images of tests/reference/make_preprocessing.py, and Pillow's resize in plain loops.
 
-// Each test binary uses a part of this file.
+// Each test binary uses only a part of this file.
 #![allow(dead_code)]
 
 use pinhole_model::{CropRounding, Filter, PreprocessConfig, Resize};
@@ -46,15 +46,15 @@ pub(crate) fn draw(width: u32, height: u32, seed: u32) -> RgbImage {
     RgbImage::new(width, height, data).unwrap()
 }
 
-/// The rule as the Python libraries carry it out: the whole image resized, then cropped or padded.
-/// None where a side would vanish.
-pub(crate) fn reference(image: &RgbImage, rule: &PreprocessConfig) -> Option<Vec<u8>> {
+/// Resize and crop as the Python libraries do it: the whole image is resized, then cropped or padded. `None` where a
+/// side would be 0.
+pub(crate) fn reference(image: &RgbImage, config: &PreprocessConfig) -> Option<Vec<u8>> {
     let (width, height, size) = (
         image.width as usize,
         image.height as usize,
-        rule.size as usize,
+        config.size as usize,
     );
-    let (resized_width, resized_height) = match rule.resize {
+    let (resized_width, resized_height) = match config.resize {
         Resize::Squash => (size, size),
         Resize::Shortest => {
             let (short, long) = (width.min(height), width.max(height));
@@ -78,13 +78,13 @@ pub(crate) fn reference(image: &RgbImage, rule: &PreprocessConfig) -> Option<Vec
         &image.data,
         (width, height),
         (resized_width, resized_height),
-        rule.filter,
+        config.filter,
     );
     let offset = |side: usize| {
         let offset = (side as f64 - size as f64) / 2.0;
         if side < size {
             -(((size - side) / 2) as isize)
-        } else if rule.crop == CropRounding::Floor {
+        } else if config.crop == CropRounding::Floor {
             offset.floor() as isize
         } else {
             offset.round_ties_even() as isize
@@ -100,7 +100,7 @@ pub(crate) fn reference(image: &RgbImage, rule: &PreprocessConfig) -> Option<Vec
                 let at = (y as usize * resized_width + x as usize) * 3;
                 result.extend(&resized[at..at + 3]);
             } else {
-                result.extend(rule.fill);
+                result.extend(config.fill);
             }
         }
     }
