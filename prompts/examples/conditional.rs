@@ -1,10 +1,10 @@
-//! The time of CoCoOp's text side for one image, with random weights of ViT-B's text tower (12
+//! The time of CoCoOp's text side for one image, with random weights of ViT-B's text encoder (12
 //! layers, width 512, 8 heads), 4 context vectors and a meta-net of 32 hidden units:
 //!
 //!     cargo run --release -p pinhole-prompts --example conditional [THREADS] [RUNS]
 //!
 //! Prints medians in milliseconds: the exact class embeddings of 100 classes, of 5 of them, both also with
-//! the text tower in int8, run in turns with f32, and the similarities of the first-order head with 1,000
+//! the text encoder in int8, run in turns with f32, and the similarities of the first-order head with 1,000
 //! classes, as large as `FitOptions` allow it.
 
 use std::time::Instant;
@@ -62,7 +62,7 @@ fn measure(runs: usize) -> Result<(), Failure> {
             }
         })
     };
-    let (tower, int8) = (build(false)?, build(true)?);
+    let (encoder, int8) = (build(false)?, build(true)?);
     let learner = PromptLearner {
         context: random(vec![4, 512], 0.02, 0.0, 3),
         meta_net: Some(MetaNet {
@@ -80,13 +80,13 @@ fn measure(runs: usize) -> Result<(), Failure> {
         .split(' ')
         .flat_map(|a| nouns.split(' ').map(move |b| format!("{a} {b}")));
     let classes = Classes::new(names)?;
-    let conditional = Conditional::new(&tower, &Tokenizer::new(), &classes, &learner)?;
+    let conditional = Conditional::new(&encoder, &Tokenizer::new(), &classes, &learner)?;
     let image = unit(random(vec![EMBEDDING], 1.0, 0.0, 8).data);
 
     let quantized = Conditional::new(&int8, &Tokenizer::new(), &classes, &learner)?;
     let five = [3, 14, 15, 92, 65];
     for (what, picked) in [("100 classes", None), ("5 of them", Some(&five[..]))] {
-        let exact = || conditional.exact(&tower, &image, picked).map(drop);
+        let exact = || conditional.exact(&encoder, &image, picked).map(drop);
         let in_int8 = || quantized.exact(&int8, &image, picked).map(drop);
         let (exact, in_int8) = medians(runs, exact, in_int8)?;
         println!("exact, {what}: {exact:.2}");
@@ -103,7 +103,7 @@ fn measure(runs: usize) -> Result<(), Failure> {
         core: random(vec![count, r, s], 0.01, 0.0, 14),
     };
     let head = LinearHead::new(&terms, count, HIDDEN)?;
-    // As on a board, where the image tower pushes the head out of the cache.
+    // As on a board, where the image encoder pushes the head out of the cache.
     let others = vec![1u8; 64 << 20];
     let mut times = Vec::with_capacity(runs);
     for _ in 0..=runs {

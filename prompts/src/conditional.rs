@@ -12,9 +12,9 @@ use std::borrow::Cow;
 use pinhole_kernels::PackedLinear;
 use pinhole_model::{ClassPosition, MetaNet, PromptLearner, PromptRow, Tensor};
 
+use crate::encoder::{checked, dot};
 use crate::error::{Error, excerpt};
 use crate::layout::{check_learner, prompt_rows};
-use crate::tower::{checked, dot};
 use crate::{Classes, Prefix, SOT, TextEncoder, Tokenizer};
 
 pub use fidelity::{ConditionalFidelity, fidelity};
@@ -24,13 +24,13 @@ pub use reuse::{Reuse, Reused};
 pub use shortlist::{Auto, Costs, Plan, shortlist};
 
 /// CoCoOp's text side (Zhou et al., 2022, "Conditional prompt learning") for a list of classes: every
-/// image shifts the context by its own vector, and the text tower makes class embeddings of it.
+/// image shifts the context by its own vector, and the text encoder makes class embeddings of it.
 ///
 /// The context stands before the name, so that SOT's keys and values are computed once, those of the
 /// shifted context once an image, and only the name, the full stop and EOT once a class. The result
 /// equals that of the whole prompts up to the rounding of f32.
 ///
-/// The tower is given anew to each call, and must be the one that it was built with.
+/// The encoder is given anew to each call, and must be the one that it was built with.
 pub struct Conditional {
     /// [n_ctx, width]
     context: Vec<f32>,
@@ -51,16 +51,16 @@ impl Conditional {
     ///
     /// # Errors
     /// [`Error::PromptLearner`] for one without meta-net, with class-specific contexts, trained with
-    /// the name elsewhere than behind the context, or of other widths than the tower's;
+    /// the name elsewhere than behind the context, or of other widths than the encoder's;
     /// [`Error::Shape`] and [`Error::NotFinite`] for its tensors; [`Error::ContextTooLong`];
-    /// [`Error::UnknownToken`] or [`Error::TokenNotHere`] for a tower that lacks a name's tokens.
+    /// [`Error::UnknownToken`] or [`Error::TokenNotHere`] for a encoder that lacks a name's tokens.
     pub fn new(
-        tower: &TextEncoder,
+        encoder: &TextEncoder,
         tokenizer: &Tokenizer,
         classes: &Classes,
         learner: &PromptLearner,
     ) -> Result<Self, Error> {
-        let (net, context) = checked_learner(tower, classes, learner)?;
+        let (net, context) = checked_learner(encoder, classes, learner)?;
         let (width, n_ctx) = (learner.width(), learner.n_ctx());
         let hidden = Hidden::new(net)?;
         let hidden_len = hidden.len();
@@ -73,21 +73,21 @@ impl Conditional {
                 hidden_len,
                 Some(&net.linear2_bias.data),
             ),
-            start: tower.prefix(&tower.token_rows(&[SOT])?, None)?,
+            start: encoder.prefix(&encoder.token_rows(&[SOT])?, None)?,
             rows: Vec::new(),
             starts: vec![0],
             names: classes.names().to_vec(),
             token_ids: vec![SOT],
         };
         for name in classes.names() {
-            let context_length = tower.config().context_length;
+            let context_length = encoder.config().context_length;
             let layout = prompt_rows(tokenizer, name, n_ctx, ClassPosition::End, context_length)?;
             let tokens = layout[1..].iter().filter_map(|row| match *row {
                 PromptRow::Token(id) => Some(id),
                 PromptRow::Context(_) => None,
             });
             let tokens: Vec<u32> = tokens.collect();
-            conditional.rows.extend(tower.token_rows(&tokens)?);
+            conditional.rows.extend(encoder.token_rows(&tokens)?);
             conditional.starts.push(conditional.rows.len() / width);
             conditional.token_ids.extend(tokens);
         }
@@ -102,7 +102,7 @@ impl Conditional {
     }
 
     /// The ids, ascending, of the tokens that the prompts use: a file that holds their rows holds
-    /// enough to build the tower and this again ([`TextEncoder::with_token_ids`]).
+    /// enough to build the encoder and this again ([`TextEncoder::with_token_ids`]).
     pub fn token_ids(&self) -> &[u32] {
         &self.token_ids
     }
@@ -143,15 +143,15 @@ impl Conditional {
     ///
     /// # Errors
     /// Those of [`Conditional::hidden`]; [`Error::Input`] for an index that is no class's;
-    /// [`Error::Prefix`] for another tower; [`Error::Degenerate`].
+    /// [`Error::Prefix`] for another encoder; [`Error::Degenerate`].
     pub fn exact(
         &self,
-        tower: &TextEncoder,
+        encoder: &TextEncoder,
         embedding: &[f32],
         classes: Option<&[usize]>,
     ) -> Result<Vec<f32>, Error> {
         let shift = self.shift(&self.hidden(embedding)?)?;
-        self.exact_shifted(tower, &shift, classes)
+        self.exact_shifted(encoder, &shift, classes)
     }
 
     /// [`Conditional::exact`] for a shift that is known already.
@@ -160,7 +160,7 @@ impl Conditional {
     /// Those of [`Conditional::exact`].
     pub fn exact_shifted(
         &self,
-        tower: &TextEncoder,
+        encoder: &TextEncoder,
         shift: &[f32],
         classes: Option<&[usize]>,
     ) -> Result<Vec<f32>, Error> {
@@ -170,7 +170,7 @@ impl Conditional {
             row.iter_mut().zip(shift).for_each(|(x, s)| *x += s);
         }
         let (rows, lengths) = self.rows(classes)?;
-        tower
+        encoder
             .embed_branches(Some(&self.start), &context, &rows, &lengths)
             .map_err(|error| match error {
                 Error::DegenerateText { text } => {
@@ -190,11 +190,11 @@ impl Conditional {
     /// Those of [`Conditional::exact`].
     pub fn similarities(
         &self,
-        tower: &TextEncoder,
+        encoder: &TextEncoder,
         embedding: &[f32],
         classes: Option<&[usize]>,
     ) -> Result<Vec<f32>, Error> {
-        let class_embeddings = self.exact(tower, embedding, classes)?;
+        let class_embeddings = self.exact(encoder, embedding, classes)?;
         let rows = class_embeddings.chunks_exact(self.embedding());
         Ok(rows.map(|class| dot(class, embedding)).collect())
     }
@@ -297,9 +297,9 @@ pub(crate) fn check_len(what: &'static str, found: usize, expected: usize) -> Re
     }
 }
 
-/// The meta-net and the context, if they are CoCoOp's and fit the tower.
+/// The meta-net and the context, if they are CoCoOp's and fit the encoder.
 fn checked_learner<'a>(
-    tower: &TextEncoder,
+    encoder: &TextEncoder,
     classes: &Classes,
     learner: &'a PromptLearner,
 ) -> Result<(&'a MetaNet, Vec<f32>), Error> {
@@ -339,8 +339,8 @@ fn checked_learner<'a>(
             "end: CoCoOp's names stand behind the context",
         );
     }
-    check_learner(tower, learner, classes.names().len())?;
-    let (width, embedding) = (learner.width(), tower.embedding());
+    check_learner(encoder, learner, classes.names().len())?;
+    let (width, embedding) = (learner.width(), encoder.embedding());
     let tensors: [(_, &Tensor, &[usize]); 4] = [
         (
             "meta_net.linear1.weight",

@@ -16,26 +16,26 @@ pub struct ClassEmbeddings {
     pub data: Vec<f32>,
 }
 
-/// Rows that the tower gets at once: enough to keep its weights busy, few enough to show progress.
+/// Rows that the encoder gets at once: enough to keep its weights busy, few enough to show progress.
 const BATCH_ROWS: usize = 256;
 
 /// The embedding of each class: the mean of the L2-normalised embeddings of its prompts, one for
 /// each template, normalised again (CLIP, section 3.1.4). `progress` is called with the number of
-/// prompts done and the number of all, first at 0. The tower's work is shared among rayon's threads.
+/// prompts done and the number of all, first at 0. The encoder's work is shared among rayon's threads.
 ///
 /// # Errors
 /// [`Error::TooLong`] for a prompt that does not fit, before anything is computed;
-/// [`Error::UnknownToken`] for a tower of another vocabulary; [`Error::Degenerate`].
+/// [`Error::UnknownToken`] for a encoder of another vocabulary; [`Error::Degenerate`].
 pub fn class_embeddings(
-    tower: &TextEncoder,
+    encoder: &TextEncoder,
     tokenizer: &Tokenizer,
     classes: &Classes,
     templates: &Templates,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<ClassEmbeddings, Error> {
-    let context_length = tower.config().context_length;
+    let context_length = encoder.config().context_length;
     classes.check(tokenizer, templates, context_length)?;
-    let (names, dim) = (classes.names(), tower.embedding());
+    let (names, dim) = (classes.names(), encoder.embedding());
     let total = names.len() * templates.as_slice().len();
     let mut data = vec![0.0; names.len() * dim];
     let mut done = 0;
@@ -50,7 +50,7 @@ pub fn class_embeddings(
             if rows < BATCH_ROWS && done + batch.len() < total {
                 continue;
             }
-            for (embedding, &owner) in tower.embed_batch(&batch)?.chunks_exact(dim).zip(&owners) {
+            for (embedding, &owner) in encoder.embed_batch(&batch)?.chunks_exact(dim).zip(&owners) {
                 let sum = &mut data[owner * dim..][..dim];
                 sum.iter_mut()
                     .zip(embedding)

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A text with more tokens than the text tower has positions.
+    /// A text with more tokens than the text encoder has positions.
     #[error(
-        "text {text:?} has {tokens} tokens with its start and end, but the text tower takes at most \
+        "text {text:?} has {tokens} tokens with its start and end, but the text encoder takes at most \
          {context_length}; shorten the class name or the template"
     )]
     TooLong {
@@ -14,13 +14,13 @@ pub enum Error {
         text: String,
         /// The number of its tokens, start and end included.
         tokens: usize,
-        /// The number of positions of the text tower.
+        /// The number of positions of the text encoder.
         context_length: usize,
     },
 
-    /// A learned prompt with more rows than the text tower has positions.
+    /// A learned prompt with more rows than the text encoder has positions.
     #[error(
-        "class {class:?} with {context} context vectors has {rows} tokens, but the text tower takes \
+        "class {class:?} with {context} context vectors has {rows} tokens, but the text encoder takes \
          at most {context_length}; shorten the class name, or train fewer context vectors"
     )]
     ContextTooLong {
@@ -30,7 +30,7 @@ pub enum Error {
         context: usize,
         /// The number of rows, start and end included.
         rows: usize,
-        /// The number of positions of the text tower.
+        /// The number of positions of the text encoder.
         context_length: usize,
     },
 
@@ -118,7 +118,7 @@ pub enum Error {
     #[error(transparent)]
     Weights(Box<dyn std::error::Error + Send + Sync>),
 
-    /// A tensor of the text tower with another shape than the configuration says.
+    /// A tensor of the text encoder with another shape than the configuration says.
     #[error("tensor {tensor}: expected shape {expected:?}, found {found:?}")]
     Shape {
         /// Its name.
@@ -129,7 +129,7 @@ pub enum Error {
         found: Vec<usize>,
     },
 
-    /// A tensor of the text tower that its layer cannot take.
+    /// A tensor of the text encoder that its layer cannot take.
     #[error("tensor {tensor}: expected {expected}, found {found}; is the file intact?")]
     Weight {
         /// Its name.
@@ -149,8 +149,8 @@ pub enum Error {
         reason: pinhole_kernels::WeightError,
     },
 
-    /// A configuration that no text tower can have.
-    #[error("text tower: {field} is {found}, expected {expected}")]
+    /// A configuration that no text encoder can have.
+    #[error("text encoder: {field} is {found}, expected {expected}")]
     Configuration {
         /// The field.
         field: &'static str,
@@ -160,9 +160,9 @@ pub enum Error {
         expected: String,
     },
 
-    /// A token id that the text tower has no row for.
+    /// A token id that the text encoder has no row for.
     #[error(
-        "token {token} at position {position}: the text tower's vocabulary has {vocabulary} tokens"
+        "token {token} at position {position}: the text encoder's vocabulary has {vocabulary} tokens"
     )]
     UnknownToken {
         /// The id.
@@ -173,9 +173,9 @@ pub enum Error {
         vocabulary: usize,
     },
 
-    /// A token that is in the vocabulary, but not among the rows that the text tower was built with.
+    /// A token that is in the vocabulary, but not among the rows that the text encoder was built with.
     #[error(
-        "token {token} at position {position} is not among the {tokens} tokens that this text tower \
+        "token {token} at position {position} is not among the {tokens} tokens that this text encoder \
          was stored with; export it again with the texts that need it"
     )]
     TokenNotHere {
@@ -211,23 +211,23 @@ pub enum Error {
         value: f32,
     },
 
-    /// A prefix that another text tower computed.
+    /// A prefix that another text encoder computed.
     #[error(
         "prefix of {layers} layers of width {width}, expected {expected_layers} of width \
-         {expected_width}: it was computed by another text tower"
+         {expected_width}: it was computed by another text encoder"
     )]
     Prefix {
         /// Its layers.
         layers: usize,
         /// Its width.
         width: usize,
-        /// The tower's layers.
+        /// The encoder's layers.
         expected_layers: usize,
-        /// The tower's width.
+        /// The encoder's width.
         expected_width: usize,
     },
 
-    /// Input of the text tower that is no text: no rows, too many, or rows cut short.
+    /// Input of the text encoder that is no text: no rows, too many, or rows cut short.
     #[error("{what}: found {found}, expected {expected}")]
     Input {
         /// What was counted.
@@ -256,7 +256,7 @@ pub enum Error {
 
     /// [`Error::Degenerate`] for one of several texts.
     #[error(
-        "the embedding of text {} cannot be normalised; are the weights of the text tower intact?",
+        "the embedding of text {} cannot be normalised; are the weights of the text encoder intact?",
         text + 1
     )]
     DegenerateText {
@@ -266,7 +266,7 @@ pub enum Error {
 
     /// An embedding that is zero, infinite or not a number, as damaged weights give it.
     #[error(
-        "the embedding of {text} cannot be normalised; are the weights of the text tower intact?"
+        "the embedding of {text} cannot be normalised; are the weights of the text encoder intact?"
     )]
     Degenerate {
         /// The text or class.

@@ -1,16 +1,16 @@
-//! Learned prompts as rows of the text tower's input.
+//! Learned prompts as rows of the text encoder's input.
 
 use pinhole_model::{ClassPosition, PromptLearner, PromptRow};
 
 use crate::error::{Error, excerpt};
-use crate::{ClassEmbeddings, Classes, SOT, TextEncoder, Tokenizer, tower::until_end};
+use crate::{ClassEmbeddings, Classes, SOT, TextEncoder, Tokenizer, encoder::until_end};
 
-/// The rows of a class's prompt from the start of text to the row that the tower is read at, as
+/// The rows of a class's prompt from the start of text to the row that the encoder is read at, as
 /// CoOp's `PromptLearner` lays them out: `_` in the name becomes a space, a full stop follows it, and
 /// `context` learned vectors stand before it, around it or behind it.
 ///
 /// The reference replaces the tokens of `context` words before the name by the vectors and reads the
-/// tower where that text's first end-of-text token stands, whatever the position of the name. So does
+/// encoder where that text's first end-of-text token stands, whatever the position of the name. So does
 /// this function, also for names whose last sign the tokenizer joins with the full stop.
 ///
 /// # Errors
@@ -65,18 +65,18 @@ pub fn prompt_rows(
 /// of classes done and the number of all, first at 0.
 ///
 /// # Errors
-/// [`Error::PromptLearner`] for a context of another width than the tower's, class-specific contexts
+/// [`Error::PromptLearner`] for a context of another width than the encoder's, class-specific contexts
 /// for another number of classes, or a meta-net, which makes the prompts depend on the image; those
 /// of [`prompt_rows`], before anything is computed; [`Error::UnknownToken`], [`Error::Degenerate`].
 pub fn learned_embeddings(
-    tower: &TextEncoder,
+    encoder: &TextEncoder,
     tokenizer: &Tokenizer,
     classes: &Classes,
     learner: &PromptLearner,
     position: ClassPosition,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<ClassEmbeddings, Error> {
-    check_learner(tower, learner, classes.names().len())?;
+    check_learner(encoder, learner, classes.names().len())?;
     if learner.meta_net.is_some() {
         return Err(Error::PromptLearner {
             field: "meta_net",
@@ -88,11 +88,11 @@ pub fn learned_embeddings(
     let layouts = names
         .iter()
         .map(|name| {
-            let context_length = tower.config().context_length;
+            let context_length = encoder.config().context_length;
             prompt_rows(tokenizer, name, learner.n_ctx(), position, context_length)
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let mut data = Vec::with_capacity(names.len() * tower.embedding());
+    let mut data = Vec::with_capacity(names.len() * encoder.embedding());
     for (class, layout) in layouts.iter().enumerate() {
         progress(class, names.len());
         let own = learner.class_specific().map_or(0, |_| class);
@@ -100,11 +100,11 @@ pub fn learned_embeddings(
         let mut rows = Vec::with_capacity(layout.len() * width);
         for row in layout {
             match *row {
-                PromptRow::Token(id) => rows.extend(tower.token_rows(&[id])?),
+                PromptRow::Token(id) => rows.extend(encoder.token_rows(&[id])?),
                 PromptRow::Context(i) => rows.extend_from_slice(&context[i * width..][..width]),
             }
         }
-        let embedding = tower.embed_rows(&rows).map_err(|error| match error {
+        let embedding = encoder.embed_rows(&rows).map_err(|error| match error {
             Error::DegenerateText { .. } => Error::Degenerate {
                 text: format!("class {:?}", excerpt(&names[class])),
             },
@@ -115,7 +115,7 @@ pub fn learned_embeddings(
     progress(names.len(), names.len());
     Ok(ClassEmbeddings {
         classes: names.to_vec(),
-        dim: tower.embedding(),
+        dim: encoder.embedding(),
         data,
     })
 }
@@ -125,7 +125,7 @@ pub fn learned_embeddings(
 /// # Errors
 /// [`Error::PromptLearner`], which says what fits.
 pub(crate) fn check_learner(
-    tower: &TextEncoder,
+    encoder: &TextEncoder,
     learner: &PromptLearner,
     classes: usize,
 ) -> Result<(), Error> {
@@ -136,7 +136,7 @@ pub(crate) fn check_learner(
             expected,
         })
     };
-    if learner.width() != tower.config().width {
+    if learner.width() != encoder.config().width {
         let backbones = match learner.width() {
             512 => " (512 is RN50's, RN101's, ViT-B/32's and ViT-B/16's)",
             768 => " (768 is ViT-L/14's)",
@@ -148,8 +148,8 @@ pub(crate) fn check_learner(
             "width of the context",
             format!("{}{backbones}", learner.width()),
             format!(
-                "{}, the width of this checkpoint's text tower",
-                tower.config().width
+                "{}, the width of this checkpoint's text encoder",
+                encoder.config().width
             ),
         );
     }
@@ -163,14 +163,14 @@ pub(crate) fn check_learner(
         );
     }
     if let Some(net) = &learner.meta_net
-        && net.linear1_weight.shape.get(1) != Some(&tower.embedding())
+        && net.linear1_weight.shape.get(1) != Some(&encoder.embedding())
     {
         return wrong(
             "input of the meta-net",
             format!("{:?}", net.linear1_weight.shape.get(1)),
             format!(
                 "{}, the length of this checkpoint's embeddings",
-                tower.embedding()
+                encoder.embedding()
             ),
         );
     }

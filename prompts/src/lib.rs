@@ -1,15 +1,15 @@
-//! From text to class embeddings: tokenizer, templates, text tower
+//! From text to class embeddings: tokenizer, templates, text encoder
 //!
 //! ```no_run
 //! # use pinhole_prompts::*;
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let path = std::path::Path::new("model.safetensors");
 //! let checkpoint = pinhole_checkpoint::Checkpoint::open(path, &Default::default())?;
-//! let tower = TextEncoder::load(&checkpoint)?;
+//! let encoder = TextEncoder::load(&checkpoint)?;
 //! let classes = Classes::new(["cat", "polar_bear"])?;
 //! let templates = Templates::parse("a photo of a {}.")?;
 //! let embeddings =
-//!     class_embeddings(&tower, &Tokenizer::new(), &classes, &templates, &mut |_, _| {})?;
+//!     class_embeddings(&encoder, &Tokenizer::new(), &classes, &templates, &mut |_, _| {})?;
 //! assert_eq!(embeddings.data.len(), 2 * embeddings.dim);
 //! # Ok(())
 //! # }
@@ -20,20 +20,20 @@ mod classes;
 mod clean;
 pub mod conditional;
 mod embeddings;
+mod encoder;
 mod entities;
 mod error;
 mod layout;
 mod lines;
 mod templates;
 mod tokenizer;
-mod tower;
 mod unicode;
 
 pub use classes::Classes;
 pub use conditional::Conditional;
 pub use embeddings::{ClassEmbeddings, class_embeddings};
+pub use encoder::{Prefix, TextEncoder, Weight};
 pub use error::Error;
 pub use layout::{learned_embeddings, prompt_rows};
 pub use templates::Templates;
 pub use tokenizer::{EOT, SOT, Tokenizer};
-pub use tower::{Prefix, TextEncoder, Weight};

@@ -8,7 +8,7 @@ use crate::unicode::{is_letter, is_number, is_space};
 
 /// The token that begins every text.
 pub const SOT: u32 = 49406;
-/// The token that ends every text; the text tower reads its row.
+/// The token that ends every text; the text encoder reads its row.
 pub const EOT: u32 = 49407;
 
 /// Turns text into token ids below 49408 as `SimpleTokenizer` of open_clip 3.3.0 does with its default cleaning

@@ -11,7 +11,7 @@ use pinhole_prompts::{Classes, Conditional, Error, TextEncoder, Tokenizer};
 
 const EMBEDDING: usize = 24;
 
-/// CoCoOp on the golden tower with a shift `strength` times as far as the golden one.
+/// CoCoOp on the golden encoder with a shift `strength` times as far as the golden one.
 fn conditional(strength: f32) -> (TextEncoder, Conditional) {
     let golden = Golden::read();
     let mut learner = golden.cocoop();
@@ -19,10 +19,10 @@ fn conditional(strength: f32) -> (TextEncoder, Conditional) {
     for tensor in [&mut net.linear2_weight, &mut net.linear2_bias] {
         tensor.data.iter_mut().for_each(|w| *w *= strength);
     }
-    let tower = golden.tower();
+    let encoder = golden.encoder();
     let conditional =
-        Conditional::new(&tower, &Tokenizer::new(), &golden.classes(), &learner).unwrap();
-    (tower, conditional)
+        Conditional::new(&encoder, &Tokenizer::new(), &golden.classes(), &learner).unwrap();
+    (encoder, conditional)
 }
 
 /// Embeddings [count, D] around a common direction, as images have them.
@@ -42,14 +42,14 @@ fn images(count: usize, seed: u32) -> Vec<f32> {
 }
 
 fn fitted(
-    tower: &TextEncoder,
+    encoder: &TextEncoder,
     conditional: &Conditional,
     images: &[f32],
     options: FitOptions,
 ) -> Fit {
     let mut calls = Vec::new();
     let mut progress = |done, all| calls.push((done, all));
-    let fit = fit(conditional, tower, images, options, &mut progress).unwrap();
+    let fit = fit(conditional, encoder, images, options, &mut progress).unwrap();
     let all = images.len() / EMBEDDING;
     assert_eq!(calls, (0..=all).map(|done| (done, all)).collect::<Vec<_>>());
     assert_eq!(fit.images, all);
@@ -91,18 +91,18 @@ fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
 /// The head is the ridge regression of the exact class embeddings on the hidden vectors.
 #[test]
 fn an_unreduced_head_is_the_solution_of_the_normal_equations() {
-    let (tower, conditional) = conditional(1.0);
+    let (encoder, conditional) = conditional(1.0);
     let hidden = conditional.hidden_len();
     for count in [3, 40] {
         let calibration = images(count, 1);
-        let fit = fitted(&tower, &conditional, &calibration, WHOLE);
+        let fit = fitted(&encoder, &conditional, &calibration, WHOLE);
         assert!(fit.unexplained < 1e-9, "{}", fit.unexplained);
         let head = head(&conditional, &fit.terms);
 
         let rows = || calibration.chunks(EMBEDDING);
         let h: Vec<Vec<f32>> = rows().map(|f| conditional.hidden(f).unwrap()).collect();
         let exact: Vec<Vec<f32>> = rows()
-            .map(|f| conditional.exact(&tower, f, None).unwrap())
+            .map(|f| conditional.exact(&encoder, f, None).unwrap())
             .collect();
         let mean = |all: &[Vec<f32>], i: usize| {
             all.iter().map(|x| f64::from(x[i])).sum::<f64>() / count as f64
@@ -151,9 +151,9 @@ fn an_unreduced_head_is_the_solution_of_the_normal_equations() {
 
 #[test]
 fn a_head_follows_small_shifts() {
-    let (tower, conditional) = conditional(0.1);
+    let (encoder, conditional) = conditional(0.1);
     let options = FitOptions::default();
-    let fit = fitted(&tower, &conditional, &images(60, 1), options);
+    let fit = fitted(&encoder, &conditional, &images(60, 1), options);
     assert!(fit.residual < 0.02, "{}", fit.residual);
     assert!(
         fit.unexplained <= f64::from(options.unexplained),
@@ -165,7 +165,7 @@ fn a_head_follows_small_shifts() {
     let quiet = &mut |_, _| {};
     let found = fidelity(
         &conditional,
-        &tower,
+        &encoder,
         &head,
         &others,
         100.0,
@@ -178,7 +178,7 @@ fn a_head_follows_small_shifts() {
     still.core.data.fill(0.0);
     still.common.data.fill(0.0);
     let still = self::head(&conditional, &still);
-    let fixed = fidelity(&conditional, &tower, &still, &others, 100.0, &[], quiet).unwrap();
+    let fixed = fidelity(&conditional, &encoder, &still, &others, 100.0, &[], quiet).unwrap();
     assert_eq!((found.images, found.shortlists.len()), (30, 3));
     assert!(found.linear.top1 >= 0.9, "{found:?}");
     assert!(
@@ -197,8 +197,8 @@ fn a_head_follows_small_shifts() {
     // The same by hand.
     let mut sum = 0.0;
     for f in others.chunks(EMBEDDING) {
-        let exact = conditional.similarities(&tower, f, None).unwrap();
-        let linear = shortlist(&conditional, &tower, &head, f, 0).unwrap();
+        let exact = conditional.similarities(&encoder, f, None).unwrap();
+        let linear = shortlist(&conditional, &encoder, &head, f, 0).unwrap();
         let apart = exact
             .iter()
             .zip(&linear)
@@ -211,16 +211,16 @@ fn a_head_follows_small_shifts() {
 /// Fewer ranks, a head of fewer numbers, that stays near the whole one.
 #[test]
 fn a_head_is_reduced_as_far_as_allowed() {
-    let (tower, conditional) = conditional(0.5);
+    let (encoder, conditional) = conditional(0.5);
     let calibration = images(50, 1);
-    let whole = fitted(&tower, &conditional, &calibration, WHOLE);
+    let whole = fitted(&encoder, &conditional, &calibration, WHOLE);
     let mut sizes = Vec::new();
     for unexplained in [0.01, 0.1, 0.5] {
         let options = FitOptions {
             unexplained,
             ..FitOptions::default()
         };
-        let fit = fitted(&tower, &conditional, &calibration, options);
+        let fit = fitted(&encoder, &conditional, &calibration, options);
         assert!(fit.unexplained <= f64::from(unexplained));
         sizes.push(fit.terms.core.data.len());
         // The share that the fit claims is what the similarities show.
@@ -255,34 +255,39 @@ fn a_head_is_reduced_as_far_as_allowed() {
         unexplained: 0.0,
         most_terms: 6,
     };
-    let fit = fitted(&tower, &conditional, &calibration, few);
+    let fit = fitted(&encoder, &conditional, &calibration, few);
     assert!(fit.terms.core.data.len() <= 6 * conditional.classes().len());
 }
 
 #[test]
 fn a_head_can_be_fitted_to_hardly_any_images() {
-    let (tower, conditional) = conditional(1.0);
+    let (encoder, conditional) = conditional(1.0);
     let one = images(1, 3);
     for calibration in [one.clone(), one.repeat(4)] {
-        let fit = fitted(&tower, &conditional, &calibration, FitOptions::default());
+        let fit = fitted(&encoder, &conditional, &calibration, FitOptions::default());
         let head = head(&conditional, &fit.terms);
         let h = conditional.hidden(&one).unwrap();
-        let exact = conditional.similarities(&tower, &one, None).unwrap();
+        let exact = conditional.similarities(&encoder, &one, None).unwrap();
         for (found, exact) in head.similarities(&one, &h).unwrap().iter().zip(exact) {
             assert!((found - exact).abs() < 1e-5);
         }
         assert_eq!(fit.movement, 0.0);
     }
-    let error = fit(&conditional, &tower, &[], WHOLE, &mut |_, _| {}).unwrap_err();
+    let error = fit(&conditional, &encoder, &[], WHOLE, &mut |_, _| {}).unwrap_err();
     assert!(matches!(error, Error::Input { found: 0, .. }), "{error}");
-    let error = fit(&conditional, &tower, &one[1..], WHOLE, &mut |_, _| {}).unwrap_err();
+    let error = fit(&conditional, &encoder, &one[1..], WHOLE, &mut |_, _| {}).unwrap_err();
     assert!(matches!(error, Error::Input { found: 23, .. }), "{error}");
 }
 
 #[test]
 fn a_stored_head_is_the_same_head_and_a_damaged_one_is_refused() {
-    let (tower, conditional) = conditional(0.5);
-    let fit = fitted(&tower, &conditional, &images(20, 1), FitOptions::default());
+    let (encoder, conditional) = conditional(0.5);
+    let fit = fitted(
+        &encoder,
+        &conditional,
+        &images(20, 1),
+        FitOptions::default(),
+    );
     let stored = |name: &str| {
         let tensors = fit.terms.tensors();
         let found = tensors.iter().find(|(n, _)| *n == name);
@@ -332,24 +337,29 @@ fn a_stored_head_is_the_same_head_and_a_damaged_one_is_refused() {
     ));
     let fewer = Classes::new(["cat", "forest"]).unwrap();
     let learner = Golden::read().cocoop();
-    let fewer = Conditional::new(&tower, &Tokenizer::new(), &fewer, &learner).unwrap();
+    let fewer = Conditional::new(&encoder, &Tokenizer::new(), &fewer, &learner).unwrap();
     assert!(matches!(
-        shortlist(&fewer, &tower, &head, &f, 1),
+        shortlist(&fewer, &encoder, &head, &f, 1),
         Err(Error::Input { .. })
     ));
 }
 
 #[test]
 fn a_shortlist_is_exact_where_it_looked() {
-    let (tower, conditional) = conditional(1.0);
-    let fit = fitted(&tower, &conditional, &images(30, 1), FitOptions::default());
+    let (encoder, conditional) = conditional(1.0);
+    let fit = fitted(
+        &encoder,
+        &conditional,
+        &images(30, 1),
+        FitOptions::default(),
+    );
     let head = head(&conditional, &fit.terms);
     for f in images(10, 5).chunks(EMBEDDING) {
-        let exact = conditional.similarities(&tower, f, None).unwrap();
+        let exact = conditional.similarities(&encoder, f, None).unwrap();
         let linear = head
             .similarities(f, &conditional.hidden(f).unwrap())
             .unwrap();
-        let run = |k| shortlist(&conditional, &tower, &head, f, k).unwrap();
+        let run = |k| shortlist(&conditional, &encoder, &head, f, k).unwrap();
         assert_eq!(run(0), linear);
         assert_eq!(run(7), exact);
         assert_eq!(run(usize::MAX), exact);
@@ -367,18 +377,18 @@ fn a_shortlist_is_exact_where_it_looked() {
             }
         }
     }
-    // Without any limit of time the text tower does it all; without any time, the head.
-    let costs = Costs::measure(&conditional, &tower).unwrap();
+    // Without any limit of time the text encoder does it all; without any time, the head.
+    let costs = Costs::measure(&conditional, &encoder).unwrap();
     assert!(costs.fixed >= 0.0 && costs.per_class >= 0.0 && costs.fixed + costs.per_class > 0.0);
     let f = &images(1, 6);
     let run = |seconds| {
         let mut auto = Auto::new(std::time::Duration::from_secs(seconds), 7, costs);
-        auto.similarities(&conditional, &tower, &head, f).unwrap()
+        auto.similarities(&conditional, &encoder, &head, f).unwrap()
     };
     assert_eq!(
         run(1000),
         (
-            conditional.similarities(&tower, f, None).unwrap(),
+            conditional.similarities(&encoder, f, None).unwrap(),
             Plan::Exact
         )
     );
@@ -386,10 +396,10 @@ fn a_shortlist_is_exact_where_it_looked() {
 }
 
 #[test]
-fn a_still_stream_spares_the_tower_and_keeps_the_ranking() {
-    let (tower, conditional) = conditional(0.2);
+fn a_still_stream_spares_the_encoder_and_keeps_the_ranking() {
+    let (encoder, conditional) = conditional(0.2);
     let all = images(40, 1);
-    let movement = fitted(&tower, &conditional, &all, WHOLE).movement;
+    let movement = fitted(&encoder, &conditional, &all, WHOLE).movement;
     assert!(movement > 0.0);
     // A slow change from one calibration image to the next, as a camera sees it.
     let frame = |step: usize| {
@@ -404,8 +414,8 @@ fn a_still_stream_spares_the_tower_and_keeps_the_ranking() {
     let (mut spared, frames) = (0, 500);
     for step in 0..frames {
         let f = frame(step);
-        let found = stream.similarities(&conditional, &tower, &f).unwrap();
-        let exact = conditional.similarities(&tower, &f, None).unwrap();
+        let found = stream.similarities(&conditional, &encoder, &f).unwrap();
+        let exact = conditional.similarities(&encoder, &f, None).unwrap();
         let apart = found
             .similarities
             .iter()
@@ -422,16 +432,16 @@ fn a_still_stream_spares_the_tower_and_keeps_the_ranking() {
 
     let f = frame(0);
     let mut strict = Reuse::new(movement, 100.0, 0.0).unwrap();
-    let mut again = |f: &[f32]| strict.similarities(&conditional, &tower, f).unwrap();
+    let mut again = |f: &[f32]| strict.similarities(&conditional, &encoder, f).unwrap();
     assert!(!again(&f).reused);
     let second = again(&f);
     assert!(second.reused && second.error == 0.0);
     assert!(!again(&frame(400)).reused);
     let far = Reuse::new(f32::MAX, 100.0, f32::INFINITY);
     let mut far = far.unwrap();
-    assert!(!far.similarities(&conditional, &tower, &f).unwrap().reused);
+    assert!(!far.similarities(&conditional, &encoder, &f).unwrap().reused);
     assert!(
-        !far.similarities(&conditional, &tower, &frame(1))
+        !far.similarities(&conditional, &encoder, &frame(1))
             .unwrap()
             .reused,
         "no margin is enough"
@@ -450,11 +460,11 @@ fn a_still_stream_spares_the_tower_and_keeps_the_ranking() {
 #[test]
 fn what_is_not_cocoop_is_refused_by_name() {
     let golden = Golden::read();
-    let (tower, classes) = (golden.tower(), golden.classes());
+    let (encoder, classes) = (golden.encoder(), golden.classes());
     let refused = |change: &dyn Fn(&mut PromptLearner)| {
         let mut learner = golden.cocoop();
         change(&mut learner);
-        let error = Conditional::new(&tower, &Tokenizer::new(), &classes, &learner);
+        let error = Conditional::new(&encoder, &Tokenizer::new(), &classes, &learner);
         error.unwrap_err().to_string()
     };
     let says = |message: String, parts: &[&str]| {
@@ -514,24 +524,24 @@ fn what_is_not_cocoop_is_refused_by_name() {
     // "St. Bernard dog" with its full stop takes six rows behind SOT and the context.
     says(refused(&long), &["72 context vectors", "77"]);
 
-    let good = Conditional::new(&tower, &Tokenizer::new(), &classes, &golden.cocoop()).unwrap();
+    let good = Conditional::new(&encoder, &Tokenizer::new(), &classes, &golden.cocoop()).unwrap();
     let f = &golden.features()[0];
     let doubled: Vec<f32> = f.iter().map(|v| 2.0 * v).collect();
     assert!(matches!(
-        good.exact(&tower, &doubled, None),
+        good.exact(&encoder, &doubled, None),
         Err(Error::NotUnit { .. })
     ));
     let nan = vec![f32::NAN; EMBEDDING];
     assert!(matches!(
-        good.exact(&tower, &nan, None),
+        good.exact(&encoder, &nan, None),
         Err(Error::NotUnit { .. })
     ));
     assert!(matches!(
-        good.exact(&tower, &f[1..], None),
+        good.exact(&encoder, &f[1..], None),
         Err(Error::Input { found: 23, .. })
     ));
     assert!(matches!(
-        good.exact(&tower, f, Some(&[7])),
+        good.exact(&encoder, f, Some(&[7])),
         Err(Error::Input { found: 7, .. })
     ));
     assert!(matches!(
@@ -539,7 +549,7 @@ fn what_is_not_cocoop_is_refused_by_name() {
         Err(Error::Input { found: 5, .. })
     ));
     assert!(matches!(
-        good.exact_shifted(&tower, &[], None),
+        good.exact_shifted(&encoder, &[], None),
         Err(Error::Input { found: 0, .. })
     ));
 }

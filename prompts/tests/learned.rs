@@ -23,7 +23,7 @@ fn logit(golden: &Golden, class: &[f32], image: &[f32]) -> f32 {
 #[test]
 fn coop_in_every_form_equals_the_reference() {
     let golden = Golden::read();
-    let (tower, classes, images) = (golden.tower(), golden.classes(), golden.features());
+    let (encoder, classes, images) = (golden.encoder(), golden.classes(), golden.features());
     let mut cases = 0;
     for (case, expected) in logits(&golden) {
         let Some((context, position)) = case.split_once('-') else {
@@ -32,7 +32,7 @@ fn coop_in_every_form_equals_the_reference() {
         let (learner, tokenizer) = (golden.coop(context), Tokenizer::new());
         let position = position.parse().unwrap();
         let found = learned_embeddings(
-            &tower,
+            &encoder,
             &tokenizer,
             &classes,
             &learner,
@@ -57,16 +57,16 @@ fn coop_in_every_form_equals_the_reference() {
 #[test]
 fn cocoop_equals_the_reference() {
     let golden = Golden::read();
-    let (tower, classes) = (golden.tower(), golden.classes());
+    let (encoder, classes) = (golden.encoder(), golden.classes());
     let conditional =
-        Conditional::new(&tower, &Tokenizer::new(), &classes, &golden.cocoop()).unwrap();
+        Conditional::new(&encoder, &Tokenizer::new(), &classes, &golden.cocoop()).unwrap();
     for (image, expected) in golden
         .features()
         .iter()
         .zip(&logits(&golden)["conditional"])
     {
-        let found = conditional.exact(&tower, image, None).unwrap();
-        let similarities = conditional.similarities(&tower, image, None).unwrap();
+        let found = conditional.exact(&encoder, image, None).unwrap();
+        let similarities = conditional.similarities(&encoder, image, None).unwrap();
         assert_eq!(found.len(), expected.len() * image.len());
         for (i, class) in found.chunks(image.len()).enumerate() {
             let logit = logit(&golden, class, image);
@@ -75,7 +75,9 @@ fn cocoop_equals_the_reference() {
             assert!((logit - 100.0 * similarities[i]).abs() < 1e-4);
         }
         // Some of the classes, in an order of their own.
-        let some = conditional.exact(&tower, image, Some(&[4, 0, 4])).unwrap();
+        let some = conditional
+            .exact(&encoder, image, Some(&[4, 0, 4]))
+            .unwrap();
         let (first, fourth) = (
             &found[..image.len()],
             &found[4 * image.len()..][..image.len()],
@@ -83,7 +85,7 @@ fn cocoop_equals_the_reference() {
         assert_eq!(some, [fourth, first, fourth].concat());
         assert!(
             conditional
-                .exact(&tower, image, Some(&[]))
+                .exact(&encoder, image, Some(&[]))
                 .unwrap()
                 .is_empty()
         );
@@ -97,11 +99,11 @@ fn cocoop_equals_the_reference() {
 }
 
 #[test]
-fn a_tower_without_the_tokens_of_a_class_says_so() {
+fn a_encoder_without_the_tokens_of_a_class_says_so() {
     let golden = Golden::read();
-    let tower = golden.tower();
+    let encoder = golden.encoder();
     let classes = pinhole_prompts::Classes::new(["cat", "tractor"]).unwrap();
-    let error = Conditional::new(&tower, &Tokenizer::new(), &classes, &golden.cocoop());
+    let error = Conditional::new(&encoder, &Tokenizer::new(), &classes, &golden.cocoop());
     let error = error.unwrap_err();
     assert!(
         matches!(error, Error::TokenNotHere { tokens: 20, .. }),

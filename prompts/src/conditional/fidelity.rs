@@ -22,7 +22,7 @@ pub struct ConditionalFidelity {
 
 /// Compares the first-order head and shortlists of some lengths with the exact similarities, for images
 /// given by their L2-normalised embeddings [N, D]: better others than those that the head was fitted to.
-/// Logits are similarities times `logit_scale`. Each image goes through the text tower once, and nothing
+/// Logits are similarities times `logit_scale`. Each image goes through the text encoder once, and nothing
 /// of it is kept. `progress` is called with the number of images done and the number of all, first at 0.
 ///
 /// # Errors
@@ -30,7 +30,7 @@ pub struct ConditionalFidelity {
 /// [`Conditional::exact`].
 pub fn fidelity(
     conditional: &Conditional,
-    tower: &TextEncoder,
+    encoder: &TextEncoder,
     head: &LinearHead,
     embeddings: &[f32],
     logit_scale: f32,
@@ -42,7 +42,7 @@ pub fn fidelity(
     let mut of_shortlists = vec![Sums::default(); shortlists.len()];
     progress(0, images.len());
     for (done, image) in images.iter().enumerate() {
-        let exact = conditional.similarities(tower, image, None)?;
+        let exact = conditional.similarities(encoder, image, None)?;
         let linear = linear(conditional, head, image)?;
         of_linear.add(&exact, &linear, logit_scale);
         for (&k, sums) in shortlists.iter().zip(&mut of_shortlists) {

@@ -9,8 +9,8 @@ use super::linear::LinearTerms;
 use super::reuse::Movement;
 use super::{Conditional, check_embedding};
 use crate::TextEncoder;
+use crate::encoder::dot;
 use crate::error::Error;
-use crate::tower::dot;
 
 /// How far a head may be reduced.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +79,7 @@ const MOST_BASIS: usize = 128;
 /// [`Conditional::exact`].
 pub fn fit(
     conditional: &Conditional,
-    tower: &TextEncoder,
+    encoder: &TextEncoder,
     embeddings: &[f32],
     options: FitOptions,
     progress: &mut dyn FnMut(usize, usize),
@@ -93,7 +93,7 @@ pub fn fit(
     let mut sums = Sums::default();
     progress(0, images.len());
     for (done, &image) in movement.order().to_vec().iter().enumerate() {
-        let exact = conditional.exact_shifted(tower, &shifts[image], None)?;
+        let exact = conditional.exact_shifted(encoder, &shifts[image], None)?;
         sums.add(&exact, &design.factors(image));
         movement.add(image, exact, conditional.embedding());
         progress(done + 1, images.len());

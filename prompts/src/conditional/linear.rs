@@ -1,11 +1,11 @@
-//! The first-order head: CoCoOp's similarities without the text tower.
+//! The first-order head: CoCoOp's similarities without the text encoder.
 
 use pinhole_kernels::PackedLinear;
 use pinhole_model::Tensor;
 
 use super::{check_embedding, check_len};
+use crate::encoder::{checked, dot};
 use crate::error::Error;
-use crate::tower::{checked, dot};
 
 /// The arrays of a first-order head, as a file holds them.
 ///

@@ -4,8 +4,8 @@ use pinhole_kernels::PackedLinear;
 
 use super::{Conditional, check_embedding};
 use crate::TextEncoder;
+use crate::encoder::dot;
 use crate::error::Error;
-use crate::tower::dot;
 
 /// The class embeddings of an earlier image of a stream, used again while the shift pi has not moved
 /// beyond a bound.
@@ -38,9 +38,9 @@ struct Kept {
 pub struct Reused {
     /// `[C]`
     pub similarities: Vec<f32>,
-    /// How far each may be off: 0 if the text tower ran for this image.
+    /// How far each may be off: 0 if the text encoder ran for this image.
     pub error: f32,
-    /// Whether the text tower was spared.
+    /// Whether the text encoder was spared.
     pub reused: bool,
 }
 
@@ -78,7 +78,7 @@ impl Reuse {
     pub fn similarities(
         &mut self,
         conditional: &Conditional,
-        tower: &TextEncoder,
+        encoder: &TextEncoder,
         embedding: &[f32],
     ) -> Result<Reused, Error> {
         check_embedding(embedding, conditional.embedding())?;
@@ -99,7 +99,7 @@ impl Reuse {
             }
         }
         self.kept = None;
-        let exact = conditional.exact_shifted(tower, &shift, None)?;
+        let exact = conditional.exact_shifted(encoder, &shift, None)?;
         let kept = Kept {
             shift,
             class_embeddings: PackedLinear::from_out_in(&exact, classes, embedding.len(), None),

@@ -1,4 +1,4 @@
-//! The first-order head picks a few classes, and the text tower ranks them.
+//! The first-order head picks a few classes, and the text encoder ranks them.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::error::Error;
 /// The similarities `[C]` of an image: exact for the k classes that the first-order head puts first, the
 /// head's for all others. k beyond C means all.
 ///
-/// What the tower and the head say is not mixed in the ranking: a class that was not picked stays below
+/// What the encoder and the head say is not mixed in the ranking: a class that was not picked stays below
 /// every one that was. If the head's similarity reaches the smallest exact one, the greatest number below
 /// that takes its place. Of classes that the head finds equal, the first in the list are picked.
 ///
@@ -18,20 +18,20 @@ use crate::error::Error;
 /// [`Error::Input`] for a head of other classes; those of [`Conditional::exact`].
 pub fn shortlist(
     conditional: &Conditional,
-    tower: &TextEncoder,
+    encoder: &TextEncoder,
     head: &LinearHead,
     embedding: &[f32],
     k: usize,
 ) -> Result<Vec<f32>, Error> {
     if k >= conditional.classes().len() {
-        return conditional.similarities(tower, embedding, None);
+        return conditional.similarities(encoder, embedding, None);
     }
     let linear = linear(conditional, head, embedding)?;
     let picked = first(&linear, k);
     if picked.is_empty() {
         return Ok(linear);
     }
-    let exact = conditional.similarities(tower, embedding, Some(&picked))?;
+    let exact = conditional.similarities(encoder, embedding, Some(&picked))?;
     Ok(merged(linear, &picked, &exact))
 }
 
@@ -77,15 +77,15 @@ pub enum Plan {
     Linear,
     /// By a [`shortlist`] of this many classes, fewer than all.
     Shortlist(usize),
-    /// By the text tower alone.
+    /// By the text encoder alone.
     Exact,
 }
 
 /// The time of the text side on one machine: `fixed` for an image and `per_class` for each class that
-/// goes through the text tower, in seconds.
+/// goes through the text encoder, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Costs {
-    /// The hidden vector, the first-order head, the context's prefix, reading the tower's weights.
+    /// The hidden vector, the first-order head, the context's prefix, reading the encoder's weights.
     pub fixed: f64,
     /// One more class.
     pub per_class: f64,
@@ -97,7 +97,7 @@ impl Costs {
     ///
     /// # Errors
     /// Those of [`Conditional::exact`].
-    pub fn measure(conditional: &Conditional, tower: &TextEncoder) -> Result<Self, Error> {
+    pub fn measure(conditional: &Conditional, encoder: &TextEncoder) -> Result<Self, Error> {
         const RUNS: usize = 3;
         // The embedding's values do not matter for the time.
         let mut embedding = vec![0.0; conditional.embedding()];
@@ -109,7 +109,7 @@ impl Costs {
             // The first run warms the caches.
             for _ in 0..=RUNS {
                 let start = Instant::now();
-                conditional.similarities(tower, &embedding, Some(&classes))?;
+                conditional.similarities(encoder, &embedding, Some(&classes))?;
                 least = least.min(start.elapsed().as_secs_f64());
             }
             Ok::<_, Error>(least)
@@ -190,7 +190,7 @@ impl Auto {
         }
     }
 
-    /// The time, in seconds, expected for k classes in the text tower.
+    /// The time, in seconds, expected for k classes in the text encoder.
     pub fn expected(&self, k: usize) -> f64 {
         self.level * (self.costs.fixed + k as f64 * self.costs.per_class)
     }
@@ -202,7 +202,7 @@ impl Auto {
     pub fn similarities(
         &mut self,
         conditional: &Conditional,
-        tower: &TextEncoder,
+        encoder: &TextEncoder,
         head: &LinearHead,
         embedding: &[f32],
     ) -> Result<(Vec<f32>, Plan), Error> {
@@ -210,8 +210,8 @@ impl Auto {
         let (plan, start) = (self.plan(), Instant::now());
         let similarities = match plan {
             Plan::Linear => linear(conditional, head, embedding)?,
-            Plan::Shortlist(k) => shortlist(conditional, tower, head, embedding, k)?,
-            Plan::Exact => conditional.similarities(tower, embedding, None)?,
+            Plan::Shortlist(k) => shortlist(conditional, encoder, head, embedding, k)?,
+            Plan::Exact => conditional.similarities(encoder, embedding, None)?,
         };
         self.record(plan, start.elapsed());
         Ok((similarities, plan))

@@ -30,7 +30,7 @@ impl Golden {
         self.json[name].as_u64().unwrap() as usize
     }
 
-    pub(crate) fn tower(&self) -> TextEncoder {
+    pub(crate) fn encoder(&self) -> TextEncoder {
         let positions = self.tensor("positional_embedding").shape;
         let config = Config {
             context_length: positions[0],

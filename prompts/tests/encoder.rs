@@ -1,4 +1,4 @@
-//! The text tower against plain loops and against embeddings by open_clip.
+//! The text encoder against plain loops and against embeddings by open_clip.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -66,7 +66,11 @@ fn weights(config: &Config) -> Weights {
     shapes.into_iter().map(tensor).collect()
 }
 
-fn tower(config: &Config, activation: Activation, weights: &Weights) -> Result<TextEncoder, Error> {
+fn encoder(
+    config: &Config,
+    activation: Activation,
+    weights: &Weights,
+) -> Result<TextEncoder, Error> {
     let tensor = |name: &str| {
         Ok(weights
             .get(name)
@@ -84,7 +88,7 @@ fn int8(name: &str, tensor: Tensor) -> Weight {
     }
 }
 
-fn int8_tower(config: &Config, activation: Activation, weights: &Weights) -> TextEncoder {
+fn int8_encoder(config: &Config, activation: Activation, weights: &Weights) -> TextEncoder {
     let tensor = |name: &str| Ok(int8(name, weights[name].clone()));
     TextEncoder::new(config.clone(), EMBEDDING, activation, tensor).unwrap()
 }
@@ -208,7 +212,7 @@ fn assert_close(found: &[f32], expected: &[f64], what: &str) {
 }
 
 #[test]
-fn tower_equals_plain_loops() {
+fn encoder_equals_plain_loops() {
     let texts: [&[u32]; 5] = [
         &[38, 39],
         &[39],
@@ -220,24 +224,24 @@ fn tower_equals_plain_loops() {
         for layers in [1, 3] {
             let config = config(40, layers);
             let weights = weights(&config);
-            let tower = tower(&config, activation, &weights).unwrap();
-            let together = tower.embed_batch(&texts).unwrap();
+            let encoder = encoder(&config, activation, &weights).unwrap();
+            let together = encoder.embed_batch(&texts).unwrap();
             for (text, batched) in texts.into_iter().zip(together.chunks(EMBEDDING)) {
                 let what = format!("{activation:?}, {layers} layers, {text:?}");
                 let expected = reference(&config, activation, &weights, text);
-                assert_close(&tower.embed_tokens(text).unwrap(), &expected, &what);
+                assert_close(&encoder.embed_tokens(text).unwrap(), &expected, &what);
                 assert_close(batched, &expected, &what);
             }
-            let rows = tower.token_rows(&[38, 5, 39]).unwrap();
-            let by_rows = tower.embed_rows(&rows).unwrap();
-            assert_eq!(by_rows, tower.embed_tokens(&[38, 5, 39]).unwrap());
+            let rows = encoder.token_rows(&[38, 5, 39]).unwrap();
+            let by_rows = encoder.embed_rows(&rows).unwrap();
+            assert_eq!(by_rows, encoder.embed_tokens(&[38, 5, 39]).unwrap());
         }
     }
 }
 
 /// The rows of each text's tokens, one text after the other, and the numbers of tokens.
-fn joined(tower: &TextEncoder, texts: &[Vec<u32>]) -> (Vec<f32>, Vec<usize>) {
-    let rows = texts.iter().map(|text| tower.token_rows(text).unwrap());
+fn joined(encoder: &TextEncoder, texts: &[Vec<u32>]) -> (Vec<f32>, Vec<usize>) {
+    let rows = texts.iter().map(|text| encoder.token_rows(text).unwrap());
     (
         rows.collect::<Vec<_>>().concat(),
         texts.iter().map(Vec::len).collect(),
@@ -250,7 +254,7 @@ fn texts_behind_a_prefix_equal_whole_texts() {
         let config = config(40, layers);
         let weights = weights(&config);
         let quick = Activation::QuickGelu;
-        let tower = tower(&config, quick, &weights).unwrap();
+        let encoder = encoder(&config, quick, &weights).unwrap();
         let start: [u32; 5] = [38, 7, 8, 9, 10];
         let ends: Vec<Vec<u32>> = vec![
             vec![3, 39],
@@ -258,22 +262,22 @@ fn texts_behind_a_prefix_equal_whole_texts() {
             vec![1, 2, 3, 4, 5, 6, 0, 39],
             vec![9, 39],
         ];
-        let (rows, lengths) = joined(&tower, &ends);
+        let (rows, lengths) = joined(&encoder, &ends);
         let prefix = |tokens: &[u32], after: Option<&Prefix>| {
-            let rows = tower.token_rows(tokens).unwrap();
-            tower.prefix(&rows, after).unwrap()
+            let rows = encoder.token_rows(tokens).unwrap();
+            encoder.prefix(&rows, after).unwrap()
         };
         let whole = prefix(&start, None);
         // Without prefixes of their own, and with the rows that they share split in two.
         for split in 0..=5 {
             let before = (split > 0).then(|| prefix(&start[..split], None));
-            let trunk = tower.token_rows(&start[split..]).unwrap();
-            let found = tower
+            let trunk = encoder.token_rows(&start[split..]).unwrap();
+            let found = encoder
                 .embed_branches(before.as_ref(), &trunk, &rows, &lengths)
                 .unwrap();
             assert_eq!(
                 found,
-                tower.embed_after(Some(&whole), &rows, &lengths).unwrap()
+                encoder.embed_after(Some(&whole), &rows, &lengths).unwrap()
             );
         }
         let parts = prefix(
@@ -282,7 +286,7 @@ fn texts_behind_a_prefix_equal_whole_texts() {
         );
         for prefix in [whole, parts] {
             assert_eq!(prefix.rows(), 5);
-            let found = tower.embed_after(Some(&prefix), &rows, &lengths).unwrap();
+            let found = encoder.embed_after(Some(&prefix), &rows, &lengths).unwrap();
             for (end, found) in ends.iter().zip(found.chunks(EMBEDDING)) {
                 let text = [&start[..], end].concat();
                 let expected = reference(&config, quick, &weights, &text);
@@ -296,15 +300,15 @@ fn texts_behind_a_prefix_equal_whole_texts() {
 fn the_number_of_threads_changes_no_bit() {
     let config = config(40, 2);
     let weights = weights(&config);
-    threads_change_no_bit(&tower(&config, Activation::Gelu, &weights).unwrap());
-    threads_change_no_bit(&int8_tower(&config, Activation::Gelu, &weights));
+    threads_change_no_bit(&encoder(&config, Activation::Gelu, &weights).unwrap());
+    threads_change_no_bit(&int8_encoder(&config, Activation::Gelu, &weights));
 }
 
-fn threads_change_no_bit(tower: &TextEncoder) {
-    let prefix = tower
-        .prefix(&tower.token_rows(&[38, 7, 8]).unwrap(), None)
+fn threads_change_no_bit(encoder: &TextEncoder) {
+    let prefix = encoder
+        .prefix(&encoder.token_rows(&[38, 7, 8]).unwrap(), None)
         .unwrap();
-    // More rows than go through the tower at once, and enough to be shared among threads.
+    // More rows than go through the encoder at once, and enough to be shared among threads.
     let texts: Vec<Vec<u32>> = (0..500u32)
         .map(|i| {
             (0..i % 7)
@@ -313,18 +317,20 @@ fn threads_change_no_bit(tower: &TextEncoder) {
                 .collect()
         })
         .collect();
-    let (rows, lengths) = joined(tower, &texts);
+    let (rows, lengths) = joined(encoder, &texts);
     let on = |threads| {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build()
             .unwrap();
         let both = || {
-            let behind = tower.embed_after(Some(&prefix), &rows, &lengths).unwrap();
-            let trunk = tower.token_rows(&[38, 7, 8]).unwrap();
-            let branches = tower.embed_branches(None, &trunk, &rows, &lengths).unwrap();
+            let behind = encoder.embed_after(Some(&prefix), &rows, &lengths).unwrap();
+            let trunk = encoder.token_rows(&[38, 7, 8]).unwrap();
+            let branches = encoder
+                .embed_branches(None, &trunk, &rows, &lengths)
+                .unwrap();
             assert_eq!(branches, behind);
-            (behind, tower.embed_batch(&texts).unwrap())
+            (behind, encoder.embed_batch(&texts).unwrap())
         };
         pool.install(both)
     };
@@ -336,11 +342,11 @@ fn threads_change_no_bit(tower: &TextEncoder) {
         );
     }
     // Nor do the other texts.
-    let last = tower.embed_after(Some(&prefix), &rows[rows.len() - 24 * 3..], &[3]);
+    let last = encoder.embed_after(Some(&prefix), &rows[rows.len() - 24 * 3..], &[3]);
     assert_eq!(lengths[499], 3);
     assert_eq!(last.unwrap(), behind[499 * EMBEDDING..]);
     for (text, batched) in texts.iter().zip(alone.chunks(EMBEDDING)).take(20) {
-        assert_eq!(tower.embed_tokens(text).unwrap(), batched, "{text:?}");
+        assert_eq!(encoder.embed_tokens(text).unwrap(), batched, "{text:?}");
     }
 }
 
@@ -360,8 +366,8 @@ fn integers_stay_near_floats() {
             }
         }
         let quick = Activation::QuickGelu;
-        let exact = tower(&config, quick, &weights).unwrap();
-        let found = int8_tower(&config, quick, &weights);
+        let exact = encoder(&config, quick, &weights).unwrap();
+        let found = int8_encoder(&config, quick, &weights);
         let flat = |name: &str| {
             Ok(match int8(name, weights[name].clone()) {
                 Weight::Int8 { weight, mut scales } => {
@@ -376,10 +382,10 @@ fn integers_stay_near_floats() {
         let texts: Vec<Vec<u32>> = (0..40)
             .map(|i| vec![38, i % 38, (7 * i) % 38, 39])
             .collect();
-        let worst = |tower: &TextEncoder| {
+        let worst = |encoder: &TextEncoder| {
             let (a, b) = (
                 exact.embed_batch(&texts).unwrap(),
-                tower.embed_batch(&texts).unwrap(),
+                encoder.embed_batch(&texts).unwrap(),
             );
             let pairs = a.chunks(EMBEDDING).zip(b.chunks(EMBEDDING));
             pairs.map(|(a, b)| cosine(a, b)).fold(1.0, f32::min)
@@ -468,11 +474,11 @@ fn damaged_integers_are_refused_by_name() {
 }
 
 #[test]
-fn a_tower_is_stored_with_the_tokens_in_use() {
+fn a_encoder_is_stored_with_the_tokens_in_use() {
     let config = config(40, 2);
     let weights = weights(&config);
     let quick = Activation::QuickGelu;
-    let whole = tower(&config, quick, &weights).unwrap();
+    let whole = encoder(&config, quick, &weights).unwrap();
     let ids = vec![0, 7, 38, 39];
     // What a file would hold, by the list of what it must.
     let stored: Weights = TextEncoder::tensors(&config, EMBEDDING, ids.len())
@@ -536,12 +542,12 @@ fn a_tower_is_stored_with_the_tokens_in_use() {
 fn rows_that_do_not_fit_behind_a_prefix_are_refused() {
     let config = config(40, 2);
     let weights = weights(&config);
-    let tower = tower(&config, Activation::QuickGelu, &weights).unwrap();
+    let encoder = encoder(&config, Activation::QuickGelu, &weights).unwrap();
     let rows = |count: usize| vec![0.1; count * 24];
-    let prefix = tower.prefix(&rows(15), None).unwrap();
-    assert!(tower.embed_after(Some(&prefix), &rows(1), &[1]).is_ok());
+    let prefix = encoder.prefix(&rows(15), None).unwrap();
+    assert!(encoder.embed_after(Some(&prefix), &rows(1), &[1]).is_ok());
     assert!(
-        tower
+        encoder
             .embed_after(Some(&prefix), &[], &[])
             .unwrap()
             .is_empty()
@@ -552,22 +558,22 @@ fn rows_that_do_not_fit_behind_a_prefix_are_refused() {
         }) => (found, expected),
         other => panic!("{other:?}"),
     };
-    let long = input(tower.embed_after(Some(&prefix), &rows(2), &[2]));
+    let long = input(encoder.embed_after(Some(&prefix), &rows(2), &[2]));
     assert_eq!(long, (2, "1 to 1, as 15 rows come before".to_string()));
-    assert_eq!(input(tower.embed_after(None, &rows(3), &[2, 2])).0, 3);
-    assert_eq!(input(tower.embed_after(None, &rows(2), &[2, 0])).0, 0);
-    let more = tower.prefix(&rows(1), Some(&prefix)).map(|_| vec![]);
+    assert_eq!(input(encoder.embed_after(None, &rows(3), &[2, 2])).0, 3);
+    assert_eq!(input(encoder.embed_after(None, &rows(2), &[2, 0])).0, 0);
+    let more = encoder.prefix(&rows(1), Some(&prefix)).map(|_| vec![]);
     assert_eq!(input(more).0, 1, "no room for a text behind it");
-    let trunk = input(tower.embed_branches(Some(&prefix), &rows(1), &rows(1), &[1]));
+    let trunk = input(encoder.embed_branches(Some(&prefix), &rows(1), &rows(1), &[1]));
     assert_eq!(trunk, (1, "1 to 0, as 16 rows come before".to_string()));
-    let none = tower.prefix(&[], None).map(|_| vec![]);
+    let none = encoder.prefix(&[], None).map(|_| vec![]);
     assert_eq!(input(none).0, 0);
 
     let other = Config {
         layers: 1,
         ..config
     };
-    let other = self::tower(&other, Activation::QuickGelu, &weights).unwrap();
+    let other = self::encoder(&other, Activation::QuickGelu, &weights).unwrap();
     let error = other
         .embed_after(Some(&prefix), &rows(1), &[1])
         .unwrap_err();
@@ -589,7 +595,7 @@ fn bad_input_is_refused() {
     let config = config(40, 1);
     let mut weights = weights(&config);
     let quick = Activation::QuickGelu;
-    let good = tower(&config, quick, &weights).unwrap();
+    let good = encoder(&config, quick, &weights).unwrap();
     let unknown = good.embed_tokens(&[38, 40]).unwrap_err();
     assert!(matches!(
         unknown,
@@ -625,7 +631,7 @@ fn bad_input_is_refused() {
         heads: 5,
         ..config.clone()
     };
-    let error = tower(&odd, quick, &weights).unwrap_err();
+    let error = encoder(&odd, quick, &weights).unwrap_err();
     assert!(matches!(
         error,
         Error::Configuration {
@@ -636,7 +642,7 @@ fn bad_input_is_refused() {
     ));
     let bias = "transformer.resblocks.0.mlp.c_fc.bias";
     weights.get_mut(bias).unwrap().data[3] = f32::NAN;
-    let error = tower(&config, quick, &weights).unwrap_err();
+    let error = encoder(&config, quick, &weights).unwrap_err();
     assert!(
         matches!(&error, Error::NotFinite { tensor, index: 3, .. } if tensor == bias),
         "{error}"
@@ -644,7 +650,7 @@ fn bad_input_is_refused() {
     weights.get_mut(bias).unwrap().data[3] = 0.0;
     weights.get_mut("ln_final.weight").unwrap().data.fill(0.0);
     weights.get_mut("ln_final.bias").unwrap().data.fill(0.0);
-    let zero = tower(&config, quick, &weights).unwrap();
+    let zero = encoder(&config, quick, &weights).unwrap();
     assert!(matches!(
         zero.embed_tokens(&[1]),
         Err(Error::DegenerateText { text: 0 })
@@ -653,7 +659,7 @@ fn bad_input_is_refused() {
         .get_mut("transformer.resblocks.0.ln_2.bias")
         .unwrap()
         .shape = vec![23];
-    let message = tower(&config, quick, &weights).unwrap_err().to_string();
+    let message = encoder(&config, quick, &weights).unwrap_err().to_string();
     assert_eq!(
         message,
         "tensor transformer.resblocks.0.ln_2.bias: expected shape [24], found [23]"
@@ -665,7 +671,7 @@ fn class_embeddings_are_normalised_means() {
     let config = config(49408, 1);
     let weights = weights(&config);
     let quick = Activation::QuickGelu;
-    let tower = tower(&config, quick, &weights).unwrap();
+    let encoder = encoder(&config, quick, &weights).unwrap();
     let tokenizer = Tokenizer::new();
     // More prompts than fit one batch.
     let names: Vec<String> = (0..40).map(|i| format!("class_{i}")).collect();
@@ -675,7 +681,8 @@ fn class_embeddings_are_normalised_means() {
     let templates = Templates::read(file.path()).unwrap();
     let mut calls = Vec::new();
     let mut progress = |done, total| calls.push((done, total));
-    let found = class_embeddings(&tower, &tokenizer, &classes, &templates, &mut progress).unwrap();
+    let found =
+        class_embeddings(&encoder, &tokenizer, &classes, &templates, &mut progress).unwrap();
     assert_eq!((calls[0], calls[calls.len() - 1]), ((0, 120), (120, 120)));
     assert!(calls.len() > 2 && calls.is_sorted());
     assert_eq!((&found.classes, found.dim), (&names, EMBEDDING));
@@ -703,7 +710,8 @@ fn class_embeddings_are_normalised_means() {
     .unwrap();
     let mut called = false;
     let mut progress = |_, _| called = true;
-    let error = class_embeddings(&tower, &tokenizer, &long, &templates, &mut progress).unwrap_err();
+    let error =
+        class_embeddings(&encoder, &tokenizer, &long, &templates, &mut progress).unwrap_err();
     assert!(
         matches!(
             error,
@@ -739,16 +747,16 @@ fn embeddings_equal_those_of_open_clip() {
             activation: Some(activation),
         };
         let checkpoint = Checkpoint::open(&models.join(model), &options).unwrap();
-        let tower = TextEncoder::load(&checkpoint).unwrap();
-        let found = tower.embed_batch(&texts).unwrap();
+        let encoder = TextEncoder::load(&checkpoint).unwrap();
+        let found = encoder.embed_batch(&texts).unwrap();
         assert_eq!(expected.len(), texts.len());
-        for (found, expected) in found.chunks(tower.embedding()).zip(&expected) {
+        for (found, expected) in found.chunks(encoder.embedding()).zip(&expected) {
             let length = expected.iter().map(|v| v * v).sum::<f32>().sqrt();
             let dot = found.iter().zip(expected).map(|(f, e)| f * e).sum::<f32>();
             assert!(dot / length >= 0.99999, "{model}: cosine {}", dot / length);
         }
         let tensor = |name: &str| Ok(int8(name, checkpoint.tensor(name).unwrap()));
-        let (config, embedding) = (tower.config().clone(), tower.embedding());
+        let (config, embedding) = (encoder.config().clone(), encoder.embedding());
         let integers = TextEncoder::new(config, embedding, activation, tensor).unwrap();
         let integers = integers.embed_batch(&texts).unwrap();
         for (a, b) in integers.chunks(embedding).zip(found.chunks(embedding)) {

@@ -1,4 +1,4 @@
-//! CLIP's text tower.
+//! CLIP's text encoder.
 
 mod weights;
 
@@ -11,7 +11,7 @@ pub use weights::Weight;
 pub(crate) use weights::checked;
 use weights::{Block, LayerNorm, Linear, Projections, floats};
 
-/// The text tower of a CLIP model: a causal transformer read at the end-of-text token. It computes in f32,
+/// The text encoder of a CLIP model: a causal transformer read at the end-of-text token. It computes in f32,
 /// its linear layers in 8-bit integers where their weights come so ([`Weight`]); the rows that go into
 /// these are quantised one by one, so that no row depends on those beside it.
 ///
@@ -74,7 +74,7 @@ impl TextEncoder {
         )
     }
 
-    /// Builds the tower from the tensors that `tensor` returns by open_clip's names, such as
+    /// Builds the encoder from the tensors that `tensor` returns by open_clip's names, such as
     /// `transformer.resblocks.0.ln_1.weight`. Each is asked for once, and dropped once packed.
     ///
     /// # Errors
@@ -158,7 +158,7 @@ impl TextEncoder {
     }
 
     /// The names and shapes of the tensors that [`TextEncoder::with_token_ids`] asks for with this
-    /// many ids: what a file must hold from which the tower is to be built again, beside the scales of
+    /// many ids: what a file must hold from which the encoder is to be built again, beside the scales of
     /// weights in 8-bit integers.
     pub fn tensors(
         config: &Config,
@@ -208,7 +208,7 @@ impl TextEncoder {
     ///
     /// # Errors
     /// [`Error::UnknownToken`] for an id outside the vocabulary, [`Error::TokenNotHere`] for one
-    /// that the tower was built without.
+    /// that the encoder was built without.
     pub fn token_rows(&self, tokens: &[u32]) -> Result<Vec<f32>, Error> {
         let mut rows = Vec::with_capacity(tokens.len() * self.config.width);
         self.append_token_rows(tokens, &mut rows)?;
@@ -253,7 +253,7 @@ impl TextEncoder {
     ///
     /// # Errors
     /// [`Error::Input`] unless these are at least one whole row, fewer than `context_length` with
-    /// those before; [`Error::Prefix`] for one of another tower.
+    /// those before; [`Error::Prefix`] for one of another encoder.
     pub fn prefix(&self, rows: &[f32], after: Option<&Prefix>) -> Result<Prefix, Error> {
         let before = self.check_prefix(after)?;
         let length = self.whole_rows(rows)?;
@@ -268,7 +268,7 @@ impl TextEncoder {
     ///
     /// # Errors
     /// [`Error::Input`] for a text without rows of its own, for one that is too long with its prefix,
-    /// and for rows that are not those of `lengths`; [`Error::Prefix`] for one of another tower;
+    /// and for rows that are not those of `lengths`; [`Error::Prefix`] for one of another encoder;
     /// [`Error::DegenerateText`].
     pub fn embed_after(
         &self,
@@ -530,7 +530,7 @@ impl TextEncoder {
         );
     }
 
-    /// The number of rows of a prefix, once it is known to be this tower's.
+    /// The number of rows of a prefix, once it is known to be this encoder's.
     fn check_prefix(&self, prefix: Option<&Prefix>) -> Result<usize, Error> {
         let Some(prefix) = prefix else { return Ok(0) };
         let (layers, values) = (self.blocks.len(), prefix.rows * 2 * self.config.width);

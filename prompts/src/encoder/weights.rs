@@ -1,4 +1,4 @@
-//! The weights of a text tower: their names and shapes, and how they are read.
+//! The weights of a text encoder: their names and shapes, and how they are read.
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use crate::error::Error;
 /// CLIP's layer norms all have it (OpenAI's model.py).
 const EPSILON: f32 = 1e-5;
 
-/// The blocks' linear weights, [outputs, inputs]: what a tower may have in 8-bit integers.
+/// The blocks' linear weights, [outputs, inputs]: what a encoder may have in 8-bit integers.
 const LINEAR: [&str; 4] = [
     "attn.in_proj_weight",
     "attn.out_proj.weight",
@@ -18,7 +18,7 @@ const LINEAR: [&str; 4] = [
     "mlp.c_proj.weight",
 ];
 
-/// A tensor of a text tower, as it is stored.
+/// A tensor of a text encoder, as it is stored.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Weight {
     /// Floats.
@@ -378,7 +378,7 @@ fn wrong(tensor: &str, expected: String, found: String) -> Error {
     }
 }
 
-/// That the sizes are those of a text tower.
+/// That the sizes are those of a text encoder.
 pub(super) fn check(config: &Config, embedding: usize) -> Result<(), Error> {
     let sizes = [
         ("embedding", embedding),
