@@ -1,11 +1,11 @@
-//! Times the updates of CoOp and CoCoOp on random weights with the text tower of ViT-B/32:
+//! Times updates of CoOp and CoCoOp on random weights with the text encoder of ViT-B/32:
 //!
 //!     prompt_step coop|cocoop NAMES UPDATES [THREADS]
 //!
-//! NAMES is a file with a class name a line. Prints the seconds of each update, one a line: CoOp's with
-//! 16 context vectors and a batch of 32, CoCoOp's with 4 and one image. Where the time is compared, run
-//! it with the environment that `pinhole-train` gives itself (see main.rs): RAYON_NUM_THREADS=1 and the
-//! settings of malloc. benches/time_prompt_learning.py does so.
+//! NAMES is a file with one class name per line. Prints the seconds of each update, one per line: for CoOp
+//! with 16 context vectors and a batch of 32, for CoCoOp with 4 and one image. For comparable times use the
+//! environment that `pinhole-train` sets for itself (see main.rs): RAYON_NUM_THREADS=1 and the settings of
+//! malloc, as benches/time_prompt_learning.py does.
 
 use std::time::Instant;
 
@@ -15,8 +15,8 @@ use pinhole_model::{
     Activation, ClipConfig, ImageEncoderConfig, PreprocessConfig, Tensor, TextEncoderConfig,
 };
 use pinhole_training::{
-    prompt_learning::{Features, PromptOptions, Training},
-    shapes::Dice,
+    prompt_learning::{ImageFeatures, Method, PromptOptions, PromptTraining},
+    random::SeededRng,
 };
 
 fn main() -> Result<()> {
@@ -31,28 +31,27 @@ fn main() -> Result<()> {
         .build_global()?;
     let text = std::fs::read_to_string(names).with_context(|| names.clone())?;
     let classes: Vec<String> = text.lines().map(str::to_owned).collect();
-    let options = match method.as_str() {
-        "coop" => PromptOptions::coop(16, 1),
-        "cocoop" => PromptOptions::cocoop(1),
-        other => bail!("method {other:?}: expected coop or cocoop"),
+    let Some(method) = Method::by_key(method) else {
+        bail!("method {method:?}: expected coop or cocoop");
     };
+    let options = PromptOptions::new(method, 16, 1);
 
     let folder = std::env::temp_dir().join(format!("prompt-step-{}", std::process::id()));
     let clip = random_clip(&folder)?;
     let images = options.batch_size;
-    let mut dice = Dice::new(1, 0);
-    let mut data: Vec<f32> = (0..images * 512).map(|_| dice.normal()).collect();
+    let mut rng = SeededRng::new(1, 0);
+    let mut data: Vec<f32> = (0..images * 512).map(|_| rng.normal()).collect();
     for row in data.chunks_exact_mut(512) {
         let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
         row.iter_mut().for_each(|x| *x /= length);
     }
-    let features = Features {
+    let features = ImageFeatures {
         views: 1,
         embedding: 512,
         data,
     };
     let labels: Vec<usize> = (0..images).map(|i| i % classes.len()).collect();
-    let training = Training::new(&clip, &classes, features, labels, &options);
+    let training = PromptTraining::new(&clip, &classes, features, labels, &options);
     std::fs::remove_dir_all(&folder)?;
     let mut training = training?;
     let batch = training.batch(0);
@@ -64,7 +63,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// ViT-B/32's text tower beside a small image tower.
+/// A model with ViT-B/32's text encoder and a small image encoder.
 fn random_clip(folder: &std::path::Path) -> Result<Checkpoint> {
     let config = ClipConfig {
         name: None,
@@ -90,11 +89,14 @@ fn random_clip(folder: &std::path::Path) -> Result<Checkpoint> {
     pinhole_checkpoint::write(folder, &config, Existing::Replace, |name| {
         let shape = shapes.iter().find(|(known, _)| known == name);
         let shape = shape.map_or(vec![], |(_, shape)| shape.clone());
-        let (mut dice, count) = (Dice::new(7, shapes.len() as u64), shape.iter().product());
+        let (mut rng, count) = (
+            SeededRng::new(7, shapes.len() as u64),
+            shape.iter().product(),
+        );
         let value = |_| match name {
             "logit_scale" => 4.6,
             _ if name.contains("ln_") => f32::from(name.ends_with("weight")),
-            _ => 0.04 * dice.range(-1.0, 1.0),
+            _ => 0.04 * rng.range(-1.0, 1.0),
         };
         let data = (0..count).map(value).collect();
         Ok::<_, pinhole_checkpoint::Error>(Tensor { shape, data })

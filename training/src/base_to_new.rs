@@ -1,9 +1,9 @@
 //! The base-to-new protocol: prompts are learned on half of the classes and tested on both halves.
 //!
-//! Zhou et al., "Conditional prompt learning for vision-language models" (CVPR 2022), section 4.1: the
-//! first half of the classes are base, the others new. Each method learns from a few images of each
-//! base class. It is tested on all test images of the base classes, chosen from their names, and on
-//! those of the new classes, chosen from theirs.
+//! Zhou et al., "Conditional prompt learning for vision-language models" (CVPR 2022), section 4.1: the first
+//! half of the classes are base, the others new. Each method learns from a few images of each base class. It
+//! is tested on all test images of the base classes, among the base classes, and on those of the new classes,
+//! among the new classes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,181 +20,177 @@ use serde_json::{Value, json};
 
 use crate::{
     Error, Result,
-    comparison::{Measured, Run, markdown, summary},
-    dataset::{Dataset, Item, ItemSource, Part},
+    comparison::{MethodResults, RunResult, markdown, summary},
+    dataset::{ClassSubset, Dataset, ImageSource, LabelledImage},
     error::io,
-    evaluate::{TestSet, TextSide},
+    evaluate::{PromptEvaluator, TestSet},
     fingerprint::Fingerprint,
     prompt_learning::{
-        Features, Intervals, LEARNER_FILE, Method, Progress, PromptOptions, Training,
-        image_features,
+        ImageFeatures, Intervals, LEARNER_FILE, Method, PromptOptions, PromptOutput,
+        PromptTraining, Start, TrainingEvent, image_features,
     },
 };
 
-/// What is done to which model.
+/// What is trained on which model.
 #[derive(Clone, Debug)]
-pub struct Protocol {
+pub struct BaseToNewOptions {
     /// Name of the model, for the report.
     pub model: String,
-    /// Images of each base class to learn from.
+    /// Training images per base class.
     pub shots: usize,
-    /// Each seed draws images of its own, and decides first values and order.
+    /// Seeds of training images, initial values and order.
     pub seeds: Vec<u64>,
-    /// What the class names are put into without learning.
+    /// Zero-shot prompts.
     pub templates: Templates,
-    /// One for each method; the seed in them is not used.
+    /// Options of each method; their seed is not used.
     pub methods: Vec<PromptOptions>,
     /// How often a training writes log and state.
     pub intervals: Intervals,
 }
 
-/// What the protocol is doing.
+/// Progress of the protocol.
 #[derive(Clone, Debug)]
-pub enum Stage<'a> {
-    /// One method learns with one seed.
-    Training(Progress<'a>),
-    /// A method has learned with a seed.
-    Learned {
+pub enum BaseToNewEvent<'a> {
+    /// A method is being trained with a seed.
+    Training(TrainingEvent<'a>),
+    /// A method was trained with a seed.
+    Trained {
         /// The method.
         method: Method,
         /// The seed.
         seed: u64,
-        /// By an earlier run.
-        before: bool,
+    },
+    /// The training of a method with a seed was finished before.
+    Kept {
+        /// The method.
+        method: Method,
+        /// The seed.
+        seed: u64,
     },
 }
 
-/// What came of it.
+/// The results of the protocol.
 #[derive(Clone, Debug)]
-pub struct Report {
-    protocol: Protocol,
+pub struct BaseToNewReport {
+    options: BaseToNewOptions,
     data: String,
     base: Vec<String>,
     new: Vec<String>,
-    /// Zero-shot, then the methods, each on [`Part::Base`] and [`Part::New`].
-    pub methods: Vec<Measured>,
+    /// Zero-shot, then the methods, each on [`ClassSubset::Base`] and [`ClassSubset::New`].
+    pub methods: Vec<MethodResults>,
 }
 
-const PARTS: [Part; 2] = [Part::Base, Part::New];
+const SUBSETS: [ClassSubset; 2] = [ClassSubset::Base, ClassSubset::New];
 
-/// Trains each method with each seed and tests it; `tests` are the data's test images of all classes.
-/// Each training is in a folder of its own, such as `out/coop/seed-1`. With `resume` those that are
-/// complete are only read and tested, and the one that was interrupted goes on.
+const REPORT: &str = "report.json";
+
+/// Trains each method with each seed and tests it; `tests` are the data's test images of all classes. Each
+/// training has a folder of its own, such as `out/coop/seed-1`. With [`Start::Resume`] finished trainings are
+/// only read and tested, and an interrupted one is continued.
 ///
 /// # Errors
-/// [`Error::State`] where `out` holds trainings with other options, data or another model, or some
-/// and `resume` is not given; [`Error::Config`] for less than two classes, no method or no seed; those
-/// of [`Dataset::few_shot`], of the training and of [`TextSide::learned`].
+/// [`Error::State`] if `out` has trainings with other options, data or another model, or any with
+/// [`Start::New`]; [`Error::Config`] for less than two classes, no method or no seed; those of
+/// [`Dataset::few_shot`], of the training and of [`PromptEvaluator::learned`].
 pub fn run(
     clip: &Checkpoint,
     data: &Dataset,
     tests: &TestSet,
-    protocol: &Protocol,
+    options: &BaseToNewOptions,
     out: &Path,
-    resume: bool,
-    progress: &mut dyn FnMut(Stage),
-) -> Result<Report> {
-    check(protocol)?;
-    if !resume && out.join(REPORT).exists() {
+    start: Start,
+    progress: &mut dyn FnMut(BaseToNewEvent),
+) -> Result<BaseToNewReport> {
+    check(options)?;
+    if start == Start::New && out.join(REPORT).exists() {
         return Err(Error::State {
             path: out.join(REPORT),
-            problem: "there is a report already; continue with --resume or choose another --out"
-                .into(),
+            problem: "already exists; continue with --resume or choose another --out".into(),
         });
     }
-    let (base, new) = (data.part(Part::Base), data.part(Part::New));
-    let sets = PARTS.map(|part| Ok((part, tests.part(part)?)));
-    let sets: BTreeMap<Part, TestSet> = sets.into_iter().collect::<Result<_>>()?;
-    // What is wrong with any seed's images is said before the first is trained on.
-    let shots = (protocol.seeds.iter()).map(|&seed| base.few_shot(protocol.shots, seed));
-    let shots: Vec<Vec<Item>> = shots.collect::<Result<_>>()?;
+    let (base, new) = (
+        data.subset(ClassSubset::Base),
+        data.subset(ClassSubset::New),
+    );
+    let sets = SUBSETS.map(|subset| Ok((subset, tests.subset(subset)?)));
+    let sets: BTreeMap<ClassSubset, TestSet> = sets.into_iter().collect::<Result<_>>()?;
+    // Errors in the images of any seed are reported before the first training.
+    let shots = (options.seeds.iter()).map(|&seed| base.few_shot(options.shots, seed));
+    let shots: Vec<Vec<LabelledImage>> = shots.collect::<Result<_>>()?;
 
-    let texts = TextSide::open(clip)?;
-    let zero_shot = Measured {
-        name: "zero-shot".into(),
-        runs: vec![Run {
-            name: "zero-shot".into(),
-            outcomes: (sets.iter())
-                .map(|(part, set)| Ok((*part, texts.zero_shot(set, &protocol.templates)?)))
-                .collect::<Result<_>>()?,
-        }],
-    };
-    let named = |options: &PromptOptions| Measured {
-        name: title(options.method).into(),
+    let evaluator = PromptEvaluator::open(clip)?;
+    let zero_shot = sets.iter().map(|(subset, set)| {
+        let evaluation = evaluator.zero_shot(set, &options.templates)?;
+        Ok((*subset, evaluation))
+    });
+    let mut results = vec![MethodResults::single(
+        "zero-shot",
+        zero_shot.collect::<Result<_>>()?,
+    )];
+    results.extend(options.methods.iter().map(|options| MethodResults {
+        name: options.method.name().into(),
         runs: Vec::new(),
-    };
-    let mut methods: Vec<Measured> = [zero_shot]
-        .into_iter()
-        .chain(protocol.methods.iter().map(named))
-        .collect();
+    }));
     let model = fingerprint(clip)?;
-    for (&seed, items) in protocol.seeds.iter().zip(&shots) {
-        // The methods learn from the same images.
-        let mut features: Option<(PromptOptions, Features)> = None;
-        for (options, measured) in protocol.methods.iter().zip(&mut methods[1..]) {
-            let options = PromptOptions {
+    for (&seed, images) in options.seeds.iter().zip(&shots) {
+        // All methods of a seed learn from the same images.
+        let mut features: Option<(PromptOptions, ImageFeatures)> = None;
+        for (method, results) in options.methods.iter().zip(&mut results[1..]) {
+            let method = PromptOptions {
                 seed,
-                ..options.clone()
+                ..method.clone()
             };
+            let folder = out.join(method.method.key()).join(format!("seed-{seed}"));
             let job = Job {
                 clip,
                 model: &model,
                 classes: &base.classes,
-                items,
-                options: &options,
-                intervals: protocol.intervals,
-                out: &out
-                    .join(title(options.method).to_lowercase())
-                    .join(format!("seed-{seed}")),
-                resume,
+                images,
+                options: &method,
+                output: PromptOutput {
+                    folder,
+                    start,
+                    intervals: options.intervals,
+                },
             };
             let learner = job.learn(&mut features, progress)?;
-            let outcomes = sets.iter().map(|(part, set)| {
-                let outcome = texts.learned(set, &learner, Some(options.class_position))?;
-                Ok((*part, outcome))
+            let evaluations = sets.iter().map(|(subset, set)| {
+                let evaluation = evaluator.learned(set, &learner, Some(method.class_position))?;
+                Ok((*subset, evaluation))
             });
-            measured.runs.push(Run {
+            results.runs.push(RunResult {
                 name: format!("seed {seed}"),
-                outcomes: outcomes.collect::<Result<_>>()?,
+                evaluations: evaluations.collect::<Result<_>>()?,
             });
         }
     }
-    let report = Report {
-        protocol: protocol.clone(),
+    let report = BaseToNewReport {
+        options: options.clone(),
         data: data.name.clone(),
         base: base.classes,
         new: new.classes,
-        methods,
+        methods: results,
     };
     report.write(out)?;
     Ok(report)
 }
 
-const REPORT: &str = "report.json";
-
-fn check(protocol: &Protocol) -> Result<()> {
+fn check(options: &BaseToNewOptions) -> Result<()> {
     let wrong = |what: &str| Err(Error::Config(what.into()));
-    let mut seeds = protocol.seeds.clone();
+    let mut seeds = options.seeds.clone();
     seeds.sort_unstable();
     seeds.dedup();
-    if seeds.len() != protocol.seeds.len() || seeds.is_empty() {
-        return wrong("expected one seed or more, each once");
+    if seeds.len() != options.seeds.len() || seeds.is_empty() {
+        return wrong("--seeds: expected at least one, each once");
     }
-    let names: Vec<Method> = protocol.methods.iter().map(|m| m.method).collect();
+    let names: Vec<Method> = options.methods.iter().map(|m| m.method).collect();
     if names.is_empty() || (1..names.len()).any(|i| names[..i].contains(&names[i])) {
-        return wrong("expected one method or more, each once");
+        return wrong("--methods: expected at least one, each once");
     }
-    if protocol.methods.iter().any(|m| m.class_specific) {
-        return wrong("class-specific contexts have none for new classes");
+    if options.methods.iter().any(|m| m.class_specific) {
+        return wrong("class-specific contexts cannot be tested on new classes");
     }
-    protocol.methods.iter().try_for_each(PromptOptions::check)
-}
-
-fn title(method: Method) -> &'static str {
-    match method {
-        Method::CoOp => "CoOp",
-        Method::CoCoOp => "CoCoOp",
-    }
+    options.methods.iter().try_for_each(PromptOptions::check)
 }
 
 /// One training.
@@ -202,16 +198,14 @@ struct Job<'a> {
     clip: &'a Checkpoint,
     model: &'a str,
     classes: &'a [String],
-    items: &'a [Item],
+    images: &'a [LabelledImage],
     options: &'a PromptOptions,
-    intervals: Intervals,
-    out: &'a Path,
-    resume: bool,
+    output: PromptOutput,
 }
 
-/// What a complete training was made with; written beside what it learned.
+/// What a finished training was made from, in `trained.json` next to its prompt learner.
 #[derive(Serialize, Deserialize)]
-struct Trained {
+struct Provenance {
     options: PromptOptions,
     classes: Vec<String>,
     /// Fingerprint of the images' names.
@@ -223,20 +217,18 @@ struct Trained {
 impl Job<'_> {
     fn learn(
         &self,
-        features: &mut Option<(PromptOptions, Features)>,
-        progress: &mut dyn FnMut(Stage),
+        features: &mut Option<(PromptOptions, ImageFeatures)>,
+        progress: &mut dyn FnMut(BaseToNewEvent),
     ) -> Result<PromptLearner> {
         let (method, seed) = (self.options.method, self.options.seed);
-        let mark = self.out.join("trained.json");
-        if self.resume && mark.exists() {
-            self.check(&mark)?;
-            progress(Stage::Learned {
-                method,
-                seed,
-                before: true,
-            });
-            return Ok(read_prompt_learner(&self.out.join(LEARNER_FILE))?);
+        let finished = self.output.folder.join("trained.json");
+        if self.output.start == Start::Resume && finished.exists() {
+            self.check(&finished)?;
+            progress(BaseToNewEvent::Kept { method, seed });
+            let file = self.output.folder.join(LEARNER_FILE);
+            return Ok(read_prompt_learner(&file)?);
         }
+        let training_event = &mut |event: TrainingEvent| progress(BaseToNewEvent::Training(event));
         let views = |o: &PromptOptions| (o.views, o.crop.to_bits(), o.flip, o.encoder.clone());
         let known = features
             .take()
@@ -244,35 +236,31 @@ impl Job<'_> {
         let (_, embedded) = match known {
             Some(known) => features.insert(known),
             None => {
-                let tell = &mut |step: Progress| progress(Stage::Training(step));
-                let embedded = image_features(self.clip, self.items, self.options, tell)?;
+                let embedded =
+                    image_features(self.clip, self.images, self.options, training_event)?;
                 features.insert((self.options.clone(), embedded))
             }
         };
-        let labels = self.items.iter().map(|item| item.label).collect();
+        let labels = self.images.iter().map(|image| image.label).collect();
         let embedded = embedded.clone();
-        let mut training = Training::new(self.clip, self.classes, embedded, labels, self.options)?;
-        let tell = &mut |step: Progress| progress(Stage::Training(step));
-        let learner = training.run(self.out, self.resume, self.intervals, tell)?;
-        let text = serde_json::to_string_pretty(&self.trained()).map_err(|e| Error::State {
-            path: mark.clone(),
+        let mut training =
+            PromptTraining::new(self.clip, self.classes, embedded, labels, self.options)?;
+        let learner = training.run(&self.output, training_event)?;
+        let text = serde_json::to_string_pretty(&self.provenance()).map_err(|e| Error::State {
+            path: finished.clone(),
             problem: e.to_string(),
         })?;
-        write(&mark, &text)?;
-        progress(Stage::Learned {
-            method,
-            seed,
-            before: false,
-        });
+        write(&finished, &text)?;
+        progress(BaseToNewEvent::Trained { method, seed });
         Ok(learner)
     }
 
-    fn trained(&self) -> Trained {
+    fn provenance(&self) -> Provenance {
         let mut images = Fingerprint::new();
-        for item in self.items {
-            images.text(&item_name(item));
+        for image in self.images {
+            images.text(&portable_name(image));
         }
-        Trained {
+        Provenance {
             options: self.options.clone(),
             classes: self.classes.to_vec(),
             images: images.finish(),
@@ -280,44 +268,43 @@ impl Job<'_> {
         }
     }
 
-    fn check(&self, mark: &Path) -> Result<()> {
+    fn check(&self, finished: &Path) -> Result<()> {
         let problem = |problem: String| Error::State {
-            path: mark.into(),
+            path: finished.into(),
             problem,
         };
-        let text = fs::read_to_string(mark).map_err(io(mark))?;
-        let found: Trained = serde_json::from_str(&text).map_err(|e| problem(e.to_string()))?;
-        let now = self.trained();
-        let differs = match () {
-            () if found.options != now.options => Some("options"),
-            () if found.classes != now.classes => Some("classes"),
-            () if found.images != now.images => Some("images"),
-            () if found.model != now.model => Some("weights of CLIP"),
-            () => None,
-        };
-        match differs {
+        let text = fs::read_to_string(finished).map_err(io(finished))?;
+        let found: Provenance = serde_json::from_str(&text).map_err(|e| problem(e.to_string()))?;
+        let now = self.provenance();
+        let differing = [
+            ("options", found.options != now.options),
+            ("classes", found.classes != now.classes),
+            ("images", found.images != now.images),
+            ("weights of CLIP", found.model != now.model),
+        ];
+        match differing.iter().find(|(_, differs)| *differs) {
             None => Ok(()),
-            Some(what) => Err(problem(format!(
+            Some((what, _)) => Err(problem(format!(
                 "this training was made with other {what}; choose another --out"
             ))),
         }
     }
 }
 
-/// The last two parts of a path, which are the same wherever the data lie.
-fn item_name(item: &Item) -> String {
-    match &item.source {
-        ItemSource::File(path) => {
+/// The last two components of a path, which do not depend on where the data are.
+fn portable_name(image: &LabelledImage) -> String {
+    match &image.source {
+        ImageSource::File(path) => {
             let parts: Vec<_> = path.iter().rev().take(2).collect();
             let parts = parts.iter().rev().map(|part| part.to_string_lossy());
             parts.collect::<Vec<_>>().join("/")
         }
-        ItemSource::Shapes { .. } => item.to_string(),
+        ImageSource::Shapes { .. } => image.to_string(),
     }
 }
 
-/// Of the model's small tensors: any training moves all of them, and reading the large ones takes
-/// longer.
+/// A fingerprint of the model's small tensors: any training changes all of them, and reading the large ones
+/// takes longer.
 fn fingerprint(clip: &Checkpoint) -> Result<String> {
     let mut hash = Fingerprint::new();
     for (name, shape) in clip.tensors() {
@@ -333,92 +320,92 @@ fn write(path: &Path, text: &str) -> Result<()> {
     pinhole_fs::write(path, text.as_bytes()).map_err(io(path))
 }
 
-impl Report {
-    /// Heading and lines of the table: methods down; accuracies, H and calibration errors across.
+impl BaseToNewReport {
+    /// A table with a heading and a row per method: accuracies, H and calibration errors.
     pub fn summary(&self) -> Vec<Vec<String>> {
-        summary(&self.methods, &PARTS)
+        summary(&self.methods, &SUBSETS)
     }
 
-    /// Everything, for programs.
+    /// All results as JSON.
     pub fn json(&self) -> Value {
-        let protocol = &self.protocol;
-        let methods = protocol.methods.iter().map(settings);
+        let options = &self.options;
+        let methods = options.methods.iter().map(settings);
         json!({
-            "model": protocol.model,
+            "model": options.model,
             "data": self.data,
             "base": self.base,
             "new": self.new,
-            "shots": protocol.shots,
-            "seeds": protocol.seeds,
-            "templates": protocol.templates.as_slice(),
+            "shots": options.shots,
+            "seeds": options.seeds,
+            "templates": options.templates.as_slice(),
             "settings": methods.collect::<Vec<_>>(),
-            "methods": self.methods.iter().map(Measured::json).collect::<Vec<_>>(),
+            "methods": self.methods.iter().map(MethodResults::json).collect::<Vec<_>>(),
         })
     }
 
-    /// For people. Nothing in it depends on the machine's paths or speed.
+    /// The report as Markdown, independent of the machine's paths and speed.
     pub fn markdown(&self) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
-        let _ = self.put(&mut text);
+        let _ = self.write_markdown(&mut text);
         text
     }
 
-    fn put(&self, text: &mut String) -> std::fmt::Result {
-        let protocol = &self.protocol;
-        let images = |part: Part| {
-            let outcome = self.methods[0].runs[0].outcomes.get(&part);
-            outcome.map_or(0, |outcome| outcome.table.images())
+    fn write_markdown(&self, text: &mut String) -> std::fmt::Result {
+        let options = &self.options;
+        let images = |subset: ClassSubset| {
+            let evaluation = self.methods[0].runs[0].evaluations.get(&subset);
+            evaluation.map_or(0, |evaluation| evaluation.confusion.images())
         };
         writeln!(text, "# Base-to-new on {}\n", self.data)?;
         writeln!(
             text,
-            "CLIP {}. Learned from {} images of each of the {} base classes, {} seeds. Tested on {} \
-             images of the base classes, chosen from their names, and on {} images of the {} new \
-             classes, chosen from theirs.\n",
-            protocol.model,
-            protocol.shots,
+            "CLIP {}. Learned from {} images of each of the {} base classes, {} seeds. Tested on {} images \
+             of the base classes, among the base classes, and on {} images of the {} new classes, among \
+             the new classes.\n",
+            options.model,
+            options.shots,
             self.base.len(),
-            protocol.seeds.len(),
-            images(Part::Base),
-            images(Part::New),
+            options.seeds.len(),
+            images(ClassSubset::Base),
+            images(ClassSubset::New),
             self.new.len()
         )?;
         writeln!(text, "{}", markdown(&self.summary()))?;
         writeln!(
             text,
-            "Accuracy in per cent; H, the harmonic mean of base and new, of each seed; mean ± sample \
-             standard deviation over the seeds. ECE: expected calibration error in 15 bins, in per \
-             cent.\n\n## By seed\n"
+            "Accuracy as a percentage; H is the harmonic mean of base and new, computed per seed; mean ± \
+             sample standard deviation over the seeds. ECE is the expected calibration error in 15 bins, \
+             as a percentage.\n\n## By seed\n"
         )?;
-        let mut lines = Vec::new();
-        for measured in &self.methods[1..] {
-            for run in &measured.runs {
-                let one = Measured {
-                    name: format!("{}, {}", measured.name, run.name),
+        let mut table = Vec::new();
+        for method in &self.methods[1..] {
+            for run in &method.runs {
+                let one = MethodResults {
+                    name: format!("{}, {}", method.name, run.name),
                     runs: vec![run.clone()],
                 };
-                let mut of = summary(&[one], &PARTS).into_iter();
-                let heading = of.next();
-                lines.extend(heading.filter(|_| lines.is_empty()));
-                lines.extend(of);
+                let mut rows = summary(&[one], &SUBSETS).into_iter();
+                let heading = rows.next();
+                table.extend(heading.filter(|_| table.is_empty()));
+                table.extend(rows);
             }
         }
-        writeln!(text, "{}\n## Settings\n", markdown(&lines))?;
-        let quoted = protocol.templates.as_slice().iter();
+        writeln!(text, "{}\n## Settings\n", markdown(&table))?;
+        let quoted = options.templates.as_slice().iter();
         let quoted: Vec<String> = quoted.map(|t| format!("{t:?}")).collect();
         writeln!(text, "Zero-shot: {}.\n", quoted.join(", "))?;
-        let settings: Vec<Value> = protocol.methods.iter().map(settings).collect();
-        let mut lines = vec![vec!["".to_owned()]];
-        lines[0].extend(protocol.methods.iter().map(|m| title(m.method).to_owned()));
+        let settings: Vec<Value> = options.methods.iter().map(settings).collect();
+        let mut table = vec![vec!["".to_owned()]];
+        table[0].extend(options.methods.iter().map(|m| m.method.name().to_owned()));
         let keys = settings.iter().filter_map(Value::as_object);
         let keys: BTreeSet<&String> = keys.flat_map(|fields| fields.keys()).collect();
         for key in keys.into_iter().filter(|key| *key != "method") {
-            let mut line = vec![key.replace('_', " ")];
-            line.extend(settings.iter().map(|s| cell(&s[key])));
-            lines.push(line);
+            let mut row = vec![key.replace('_', " ")];
+            row.extend(settings.iter().map(|s| cell(&s[key])));
+            table.push(row);
         }
-        write!(text, "{}", markdown(&lines))
+        write!(text, "{}", markdown(&table))
     }
 
     fn write(&self, out: &Path) -> Result<()> {
@@ -428,7 +415,7 @@ impl Report {
     }
 }
 
-/// A method's options without the seed, which differs, and with the names of files only.
+/// A method's options without the seed, and with file names instead of paths.
 fn settings(options: &PromptOptions) -> Value {
     let name = |path: &Option<PathBuf>| Some(path.as_ref()?.file_name()?.to_owned().into());
     let options = PromptOptions {
@@ -440,7 +427,8 @@ fn settings(options: &PromptOptions) -> Value {
     if let Some(fields) = value.as_object_mut() {
         fields.remove("seed");
         fields.retain(|_, value| !value.is_null());
-        // Words to start from decide how many vectors there are, and without views none is cut.
+        // Options without an effect: initial words determine the number of context vectors, and only views
+        // are cropped and mirrored.
         if options.words.is_some() {
             fields.remove("n_ctx");
         }

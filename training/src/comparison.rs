@@ -1,55 +1,58 @@
-//! Methods side by side, over parts of the classes and over seeds.
+//! Comparison of methods, by subset of the classes and over seeds.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
 use crate::{
-    dataset::Part,
-    evaluate::Outcome,
-    metrics::{Evaluation, Spread, harmonic_mean},
+    dataset::ClassSubset,
+    evaluate::Evaluation,
+    metrics::{ConfusionMatrix, MeanSd, harmonic_mean},
 };
 
-/// What one method came to.
+/// The results of one method.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Measured {
+pub struct MethodResults {
     /// Its name, such as "CoOp".
     pub name: String,
-    /// One a seed; one alone for what does not depend on any.
-    pub runs: Vec<Run>,
+    /// One per seed; a single one for a method without randomness.
+    pub runs: Vec<RunResult>,
 }
 
-/// A method with one seed.
+/// The results of one run of a method.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Run {
-    /// Which: "seed 1", or a file's name.
+pub struct RunResult {
+    /// Its name: "seed 1", or a file's.
     pub name: String,
-    /// What came of each part, chosen from that part's own classes. A part that the method cannot
-    /// answer for is not there.
-    pub outcomes: BTreeMap<Part, Outcome>,
+    /// The evaluation on each subset, among that subset's classes; without subsets that the method does not
+    /// support.
+    pub evaluations: BTreeMap<ClassSubset, Evaluation>,
 }
 
-impl Run {
-    /// Accuracy on a part.
-    pub fn accuracy(&self, part: Part) -> Option<f64> {
-        Some(self.outcomes.get(&part)?.table.accuracy())
+impl RunResult {
+    /// Accuracy on a subset.
+    pub fn accuracy(&self, subset: ClassSubset) -> Option<f64> {
+        Some(self.evaluations.get(&subset)?.confusion.accuracy())
     }
 
-    /// Expected calibration error on a part.
-    pub fn calibration_error(&self, part: Part) -> Option<f64> {
-        Some(self.outcomes.get(&part)?.calibration_error)
+    /// Expected calibration error on a subset.
+    pub fn calibration_error(&self, subset: ClassSubset) -> Option<f64> {
+        Some(self.evaluations.get(&subset)?.calibration_error)
     }
 
-    /// Of base and new accuracy.
+    /// Harmonic mean of base and new accuracy.
     pub fn harmonic_mean(&self) -> Option<f64> {
-        let (base, new) = (self.accuracy(Part::Base)?, self.accuracy(Part::New)?);
+        let (base, new) = (
+            self.accuracy(ClassSubset::Base)?,
+            self.accuracy(ClassSubset::New)?,
+        );
         Some(harmonic_mean(base, new))
     }
 
     fn json(&self) -> Value {
         let mut object = json!({"name": self.name});
-        for (part, outcome) in &self.outcomes {
-            object[part.to_string()] = outcome.json();
+        for (subset, evaluation) in &self.evaluations {
+            object[subset.to_string()] = evaluation.json();
         }
         if let Some(mean) = self.harmonic_mean() {
             object["harmonic_mean"] = mean.into();
@@ -58,117 +61,116 @@ impl Run {
     }
 }
 
-impl Measured {
-    /// Mean and spread over the seeds.
-    pub fn spread(&self, measure: impl Fn(&Run) -> Option<f64>) -> Option<Spread> {
-        let values: Vec<f64> = self.runs.iter().filter_map(measure).collect();
-        Spread::of(&values)
+impl MethodResults {
+    /// The results of a method with a single run.
+    pub fn single(name: &str, evaluations: BTreeMap<ClassSubset, Evaluation>) -> Self {
+        let name = name.to_owned();
+        let run = RunResult {
+            name: name.clone(),
+            evaluations,
+        };
+        Self {
+            name,
+            runs: vec![run],
+        }
     }
 
-    /// The tables of a part, added up over the seeds.
-    pub fn table(&self, part: Part) -> Option<Evaluation> {
-        let mut tables = self.runs.iter().filter_map(|run| run.outcomes.get(&part));
-        let mut sum = tables.next()?.table.clone();
-        tables.for_each(|outcome| sum.add(&outcome.table));
+    /// Mean and standard deviation over the runs.
+    pub fn mean_sd(&self, measure: impl Fn(&RunResult) -> Option<f64>) -> Option<MeanSd> {
+        let values: Vec<f64> = self.runs.iter().filter_map(measure).collect();
+        MeanSd::of(&values)
+    }
+
+    /// The confusion matrix of a subset, summed over the runs.
+    pub fn confusion(&self, subset: ClassSubset) -> Option<ConfusionMatrix> {
+        let mut evaluations = self
+            .runs
+            .iter()
+            .filter_map(|run| run.evaluations.get(&subset));
+        let mut sum = evaluations.next()?.confusion.clone();
+        evaluations.for_each(|evaluation| sum.add(&evaluation.confusion));
         Some(sum)
     }
 
-    /// Everything measured: `runs` with each seed's parts, and mean and standard deviation under the
-    /// name of each part and `harmonic_mean`.
+    /// All results: `runs` with each run's subsets, and mean and standard deviation under the name of each
+    /// subset and `harmonic_mean`.
     pub fn json(&self) -> Value {
         let mut object = json!({"method": self.name});
-        for part in [Part::All, Part::Base, Part::New] {
-            if let Some(accuracy) = self.spread(|run| run.accuracy(part)) {
-                object[part.to_string()] = json!({
+        for subset in [ClassSubset::All, ClassSubset::Base, ClassSubset::New] {
+            if let Some(accuracy) = self.mean_sd(|run| run.accuracy(subset)) {
+                object[subset.to_string()] = json!({
                     "accuracy": accuracy,
-                    "calibration_error": self.spread(|run| run.calibration_error(part)),
+                    "calibration_error": self.mean_sd(|run| run.calibration_error(subset)),
                 });
             }
         }
-        if let Some(mean) = self.spread(Run::harmonic_mean) {
+        if let Some(mean) = self.mean_sd(RunResult::harmonic_mean) {
             object["harmonic_mean"] = json!(mean);
         }
-        object["runs"] = self.runs.iter().map(Run::json).collect();
+        object["runs"] = self.runs.iter().map(RunResult::json).collect();
         object
     }
 }
 
-impl Outcome {
-    /// Images, accuracy, calibration error, and accuracy by class.
-    pub fn json(&self) -> Value {
-        let classes: serde_json::Map<_, _> = (self.table.per_class().into_iter())
-            .map(|(class, images, accuracy)| {
-                let value = json!({"images": images, "accuracy": accuracy});
-                (class.to_owned(), value)
-            })
-            .collect();
-        json!({
-            "images": self.table.images(),
-            "accuracy": self.table.accuracy(),
-            "calibration_error": self.calibration_error,
-            "classes": classes,
-        })
-    }
-}
-
-/// A heading and a line for each method, in per cent: accuracy on each part, the harmonic mean H where
-/// there are base and new, and the expected calibration error on each part.
-pub fn summary(methods: &[Measured], parts: &[Part]) -> Vec<Vec<String>> {
-    let both = parts.contains(&Part::Base) && parts.contains(&Part::New);
+/// A table with a heading and a row per method, as percentages: accuracy on each subset, the harmonic mean H
+/// if both base and new are given, and the expected calibration error on each subset.
+pub fn summary(methods: &[MethodResults], subsets: &[ClassSubset]) -> Vec<Vec<String>> {
+    let both = subsets.contains(&ClassSubset::Base) && subsets.contains(&ClassSubset::New);
     let mut heading = vec![String::new()];
-    heading.extend(parts.iter().map(Part::to_string));
+    heading.extend(subsets.iter().map(ClassSubset::to_string));
     heading.extend(both.then(|| "H".to_owned()));
-    heading.extend(parts.iter().map(|part| format!("ECE {part}")));
-    let cell = |spread: Option<Spread>| spread.map_or("-".into(), |spread| spread.percent());
-    let lines = methods.iter().map(|method| {
-        let mut line = vec![method.name.clone()];
-        let accuracy = |part: &Part| cell(method.spread(|run| run.accuracy(*part)));
-        line.extend(parts.iter().map(accuracy));
-        line.extend(both.then(|| cell(method.spread(Run::harmonic_mean))));
-        let error = |part: &Part| cell(method.spread(|run| run.calibration_error(*part)));
-        line.extend(parts.iter().map(error));
-        line
+    heading.extend(subsets.iter().map(|subset| format!("ECE {subset}")));
+    let cell = |value: Option<MeanSd>| value.map_or("-".into(), |value| value.percent());
+    let rows = methods.iter().map(|method| {
+        let mut row = vec![method.name.clone()];
+        let accuracy = |subset: &ClassSubset| cell(method.mean_sd(|run| run.accuracy(*subset)));
+        row.extend(subsets.iter().map(accuracy));
+        row.extend(both.then(|| cell(method.mean_sd(RunResult::harmonic_mean))));
+        let error =
+            |subset: &ClassSubset| cell(method.mean_sd(|run| run.calibration_error(*subset)));
+        row.extend(subsets.iter().map(error));
+        row
     });
-    [heading].into_iter().chain(lines).collect()
+    [heading].into_iter().chain(rows).collect()
 }
 
-/// A heading and a line for each class of a part that has images: name, images, and each method's
-/// accuracy in per cent, the mean over its seeds.
-pub fn by_class(methods: &[Measured], part: Part) -> Vec<Vec<String>> {
-    let tables = methods.iter().map(|method| method.table(part));
-    let tables: Vec<Option<Evaluation>> = tables.collect();
-    let mut lines = vec![vec!["class".to_owned(), "images".to_owned()]];
-    lines[0].extend(methods.iter().map(|method| method.name.clone()));
-    let runs = methods.iter().zip(&tables).find_map(|(method, table)| {
-        let with = |run: &&Run| run.outcomes.contains_key(&part);
-        Some((table.as_ref()?, method.runs.iter().filter(with).count()))
+/// A table with a heading and a row per class of a subset that has images: name, images, and each method's
+/// accuracy as a percentage, the mean over its runs.
+pub fn by_class(methods: &[MethodResults], subset: ClassSubset) -> Vec<Vec<String>> {
+    let matrices = methods.iter().map(|method| method.confusion(subset));
+    let matrices: Vec<Option<ConfusionMatrix>> = matrices.collect();
+    let mut rows = vec![vec!["class".to_owned(), "images".to_owned()]];
+    rows[0].extend(methods.iter().map(|method| method.name.clone()));
+    let runs = methods.iter().zip(&matrices).find_map(|(method, matrix)| {
+        let with = |run: &&RunResult| run.evaluations.contains_key(&subset);
+        Some((matrix.as_ref()?, method.runs.iter().filter(with).count()))
     });
     let Some((first, runs)) = runs else {
-        return lines;
+        return rows;
     };
     for (i, (class, images, _)) in first.per_class().into_iter().enumerate() {
-        let mut line = vec![class.to_owned(), (images / runs as u64).to_string()];
-        for table in &tables {
-            // All tables are of the same images, so the classes with images are the same.
-            let accuracy = table.as_ref().and_then(|t| Some(t.per_class().get(i)?.2));
-            line.push(accuracy.map_or("-".into(), |a| format!("{:.2}", 100.0 * a)));
+        let mut row = vec![class.to_owned(), (images / runs as u64).to_string()];
+        for matrix in &matrices {
+            // All matrices are of the same images, so the same classes have images.
+            let accuracy = matrix.as_ref().and_then(|m| Some(m.per_class().get(i)?.2));
+            row.push(accuracy.map_or("-".into(), |a| format!("{:.2}", 100.0 * a)));
         }
-        lines.push(line);
+        rows.push(row);
     }
-    lines
+    rows
 }
 
-/// Lines as aligned text, the first column to the left.
-pub fn text(lines: &[Vec<String>]) -> String {
-    let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
+/// A table as text with aligned columns, the first one left-aligned.
+pub fn text(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
-        let cells = lines.iter().filter_map(|line| line.get(column));
+        let cells = rows.iter().filter_map(|row| row.get(column));
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
-    for line in lines {
-        let cells = line.iter().zip(&widths).enumerate();
+    for row in rows {
+        let cells = row.iter().zip(&widths).enumerate();
         let cells = cells.map(|(i, (cell, width))| match i {
             0 => format!("{cell:<width$}"),
             _ => format!("{cell:>width$}"),
@@ -179,14 +181,14 @@ pub fn text(lines: &[Vec<String>]) -> String {
     text
 }
 
-/// Lines as a Markdown table.
-pub fn markdown(lines: &[Vec<String>]) -> String {
+/// A table as Markdown.
+pub fn markdown(rows: &[Vec<String>]) -> String {
     let mut text = String::new();
-    for (i, line) in lines.iter().enumerate() {
-        let cells: Vec<String> = line.iter().map(|cell| cell.replace('|', "\\|")).collect();
+    for (i, row) in rows.iter().enumerate() {
+        let cells: Vec<String> = row.iter().map(|cell| cell.replace('|', "\\|")).collect();
         text.push_str(&format!("| {} |\n", cells.join(" | ")));
         if i == 0 {
-            text.push_str(&format!("|{}\n", "---|".repeat(line.len())));
+            text.push_str(&format!("|{}\n", "---|".repeat(row.len())));
         }
     }
     text
@@ -196,27 +198,31 @@ pub fn markdown(lines: &[Vec<String>]) -> String {
 mod tests {
     use super::*;
 
-    /// A run with so many of ten images right, on base and on new.
-    fn run(name: &str, right: [usize; 2]) -> Run {
-        let parts = [Part::Base, Part::New].into_iter().zip(right);
-        let outcome = |right: usize| {
+    /// A run with the given numbers of correct predictions of ten images, on base and on new.
+    fn run(name: &str, correct: [usize; 2]) -> RunResult {
+        let subsets = [ClassSubset::Base, ClassSubset::New]
+            .into_iter()
+            .zip(correct);
+        let evaluation = |correct: usize| {
             let classes = ["a", "b"].map(String::from).to_vec();
-            let pairs = (0..10).map(|i| (i % 2, (i % 2 + usize::from(i >= right)) % 2));
-            Outcome {
-                table: Evaluation::new(classes, pairs),
+            let pairs = (0..10).map(|i| (i % 2, (i % 2 + usize::from(i >= correct)) % 2));
+            Evaluation {
+                confusion: ConfusionMatrix::new(classes, pairs),
                 calibration_error: 0.1,
             }
         };
-        Run {
+        RunResult {
             name: name.into(),
-            outcomes: parts.map(|(part, right)| (part, outcome(right))).collect(),
+            evaluations: subsets
+                .map(|(subset, correct)| (subset, evaluation(correct)))
+                .collect(),
         }
     }
 
-    fn methods() -> Vec<Measured> {
+    fn methods() -> Vec<MethodResults> {
         let mut specific = run("seed 1", [10, 0]);
-        specific.outcomes.remove(&Part::New);
-        let method = |name: &str, runs| Measured {
+        specific.evaluations.remove(&ClassSubset::New);
+        let method = |name: &str, runs| MethodResults {
             name: name.into(),
             runs,
         };
@@ -228,8 +234,8 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_by_hand() {
-        let lines = summary(&methods(), &[Part::Base, Part::New]);
+    fn summary_by_hand() {
+        let rows = summary(&methods(), &[ClassSubset::Base, ClassSubset::New]);
         // H of seeds: 2 * 48 / 14 = 6.857 and 2 * 36 / 13 = 5.538.
         let expected = "\
                        base            new             H    ECE base     ECE new
@@ -238,33 +244,33 @@ CoOp           85.00 ± 7.07  50.00 ± 14.14  61.98 ± 9.32  10.00 ± 0.00  10.0
 specific             100.00              -             -       10.00           -
 ";
         let squeezed = |text: &str| -> Vec<Vec<String>> {
-            let words = |line: &str| line.split_whitespace().map(String::from).collect();
+            let words = |row: &str| row.split_whitespace().map(String::from).collect();
             text.lines().map(words).collect()
         };
-        let found = text(&lines);
+        let found = text(&rows);
         assert_eq!(squeezed(&found), squeezed(expected), "{found}");
-        let widths: Vec<usize> = found.lines().map(|line| line.chars().count()).collect();
+        let widths: Vec<usize> = found.lines().map(|row| row.chars().count()).collect();
         assert!(widths.iter().all(|width| *width == widths[0]), "{found}");
-        let table = markdown(&lines);
+        let table = markdown(&rows);
         assert!(table.starts_with("|  | base | new | H | ECE base | ECE new |\n|---|---|"));
         assert!(table.contains("| CoOp | 85.00 ± 7.07 | 50.00 ± 14.14 | 61.98 ± 9.32 |"));
     }
 
     #[test]
-    fn classes_have_the_mean_over_seeds() {
-        let lines = by_class(&methods(), Part::Base);
+    fn accuracy_by_class_is_the_mean_over_runs() {
+        let rows = by_class(&methods(), ClassSubset::Base);
         assert_eq!(
-            lines[0],
+            rows[0],
             ["class", "images", "zero-shot", "CoOp", "specific"]
         );
-        // Of a, images 0, 2, 4, 6, 8: with 8 right one is wrong, with 9 right none.
-        assert_eq!(lines[1], ["a", "5", "60.00", "90.00", "100.00"]);
-        assert_eq!(by_class(&methods(), Part::New)[1][4], "-");
-        assert_eq!(by_class(&methods(), Part::All).len(), 1);
+        // Class a has images 0, 2, 4, 6, 8: with 8 correct one of them is wrong, with 9 none.
+        assert_eq!(rows[1], ["a", "5", "60.00", "90.00", "100.00"]);
+        assert_eq!(by_class(&methods(), ClassSubset::New)[1][4], "-");
+        assert_eq!(by_class(&methods(), ClassSubset::All).len(), 1);
     }
 
     #[test]
-    fn json_has_every_seed_and_the_spread() {
+    fn json_has_every_run_and_the_deviation() {
         let json = methods()[1].json();
         assert_eq!(json["runs"][1]["name"], "seed 2");
         assert_eq!(json["runs"][1]["new"]["accuracy"], 0.4);

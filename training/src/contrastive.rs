@@ -1,4 +1,4 @@
-//! One step of CLIP's contrastive training.
+//! CLIP's contrastive loss and its gradients.
 
 use candle_core::{D, DType, Device, Tensor, Var, backprop::GradStore};
 use pinhole_model::{ClipConfig, ImageEncoderConfig};
@@ -7,35 +7,34 @@ use rayon::prelude::*;
 
 use crate::{
     Error, Result,
-    model::{Clip, VisionTransformer, normalise, patches},
+    model::{ClipModel, VisionTransformer, normalise, patches},
     ops::read,
     optimiser::Parameter,
     vocabulary::{Tokens, stack},
 };
 
-/// Images and texts that belong together, in pairs.
+/// Matching pairs of images and texts.
 pub struct Batch {
     /// Preprocessed images.
     pub images: Vec<Pixels>,
-    /// Their texts.
+    /// The text of each image.
     pub texts: Vec<Tokens>,
 }
 
-/// What a step found.
-pub struct Step {
+/// Loss and gradients of a batch.
+pub struct LossAndGradients {
     /// The loss.
     pub loss: f32,
-    /// Share of images whose own text is the nearest of the batch.
+    /// Fraction of images whose own text is the nearest in the batch.
     pub accuracy: f32,
     /// Gradients in the order of the parameters.
     pub gradients: Vec<Vec<f32>>,
 }
 
-/// Images of one chunk. A chunk's activations stay in a core's cache, chunks run on all cores, and
-/// gradients are added in the order of chunks, so that the result does not depend on the number of
-/// threads.
+/// Images per chunk. A chunk's activations fit a core's cache and chunks run on all cores. Gradients are
+/// summed in the order of chunks, so the result does not depend on the number of threads.
 const IMAGES: usize = 16;
-/// Texts of one chunk.
+/// Texts per chunk.
 const TEXTS: usize = 64;
 
 enum Chunk<'a> {
@@ -46,16 +45,16 @@ enum Chunk<'a> {
 /// Loss and gradients of a batch.
 ///
 /// # Errors
-/// Where images and texts are not pairs, or an image has another size than the model's.
-pub fn step(
-    model: &Clip,
+/// For unequal numbers of images and texts, or an image of another size than the model's.
+pub fn loss_and_gradients(
+    model: &ClipModel,
     config: &ClipConfig,
     parameters: &[Parameter],
     batch: &Batch,
-) -> Result<Step> {
+) -> Result<LossAndGradients> {
     if batch.images.len() != batch.texts.len() || batch.images.is_empty() {
         return Err(Error::Config(format!(
-            "a batch of {} images and {} texts",
+            "batch: expected as many images as texts, found {} and {}",
             batch.images.len(),
             batch.texts.len()
         )));
@@ -71,8 +70,7 @@ pub fn step(
         })
         .collect::<Result<_>>()?;
 
-    // The towers' outputs as variables of their own: the loss's gradient stops there and then goes
-    // into each chunk's graph.
+    // The embeddings become variables: the loss is differentiated up to them, then each chunk's graph.
     let split = batch.images.len().div_ceil(IMAGES);
     let images = Var::from_tensor(&Tensor::cat(&embeddings[..split], 0)?)?;
     let texts = Var::from_tensor(&Tensor::cat(&embeddings[split..], 0)?)?;
@@ -114,7 +112,7 @@ pub fn step(
             sum
         })
         .collect();
-    Ok(Step {
+    Ok(LossAndGradients {
         loss: loss.to_scalar()?,
         accuracy,
         gradients: sums,
@@ -126,31 +124,32 @@ pub fn step(
 /// # Errors
 /// Those of [`patches`].
 pub fn encode_images(
-    tower: &VisionTransformer,
+    encoder: &VisionTransformer,
     config: &ClipConfig,
     images: &[Pixels],
 ) -> Result<Tensor> {
     let ImageEncoderConfig::VisionTransformer { patch_size, .. } = config.image else {
         return Err(Error::Config(
-            "the image tower is not a vision transformer".into(),
+            "image encoder: expected a vision transformer, found a ModifiedResNet".into(),
         ));
     };
     let patches = patches(images, &config.preprocessing, patch_size as usize)?;
-    Ok(tower.forward(&patches)?)
+    Ok(encoder.forward(&patches)?)
 }
 
 /// Embeddings of texts [texts, embedding], not normalised.
 ///
 /// # Errors
-/// Where there is no text.
-pub fn encode_texts(model: &Clip, texts: &[Tokens]) -> Result<Tensor> {
+/// For no texts.
+pub fn encode_texts(model: &ClipModel, texts: &[Tokens]) -> Result<Tensor> {
     let (ids, ends) = stack(texts)?;
     Ok(model.text.forward(&model.text.embed(&ids)?, &ends)?)
 }
 
-/// CLIP's loss (Radford et al., "Learning transferable visual models from natural language
-/// supervision", figure 3): the mean of the cross-entropies of rows and of columns of
-/// exp(logit_scale) * image . text, own pairs being right. Also the accuracy of rows.
+/// CLIP's symmetric loss (Radford et al., "Learning transferable visual models from natural language
+/// supervision", figure 3): the mean of the cross-entropies over the rows and over the columns of
+/// exp(logit_scale) * image . text, with the matching pairs on the diagonal. Also the accuracy of the
+/// rows.
 fn loss(images: &Tensor, texts: &Tensor, logit_scale: &Tensor) -> Result<(Tensor, f32)> {
     let count = images.dim(0)?;
     let similarity = normalise(images)?.matmul(&normalise(texts)?.t()?)?;

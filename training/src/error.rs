@@ -1,4 +1,4 @@
-//! What can go wrong.
+//! The crate's error.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ pub enum Error {
         /// The cause.
         reason: std::io::Error,
     },
-    /// A data set is not as expected.
+    /// A data set has the wrong structure or content.
     #[error("{path}: {problem}", path = path.display())]
     Data {
         /// The list or folder.
@@ -33,7 +33,7 @@ pub enum Error {
         /// The cause.
         source: pinhole_preprocessing::Error,
     },
-    /// A file of the training state does not fit.
+    /// A training state or result does not match the options, data or model.
     #[error("{path}: {problem}", path = path.display())]
     State {
         /// The file.
@@ -41,7 +41,7 @@ pub enum Error {
         /// What was found and expected.
         problem: String,
     },
-    /// Hyper-parameters or a configuration that cannot be.
+    /// Invalid hyper-parameters or configuration.
     #[error("{0}")]
     Config(String),
     /// A model checkpoint cannot be read or written.
@@ -50,7 +50,7 @@ pub enum Error {
     /// A bundle cannot be opened or run.
     #[error(transparent)]
     Bundle(#[from] pinhole::Error),
-    /// A prompt or a prompt learner that does not fit the model.
+    /// A prompt or prompt learner does not fit the model.
     #[error(transparent)]
     Prompts(#[from] pinhole_prompts::Error),
     /// Preprocessing failed.
@@ -59,7 +59,7 @@ pub enum Error {
     /// An operation on tensors failed.
     #[error("tensor operation")]
     Tensor(#[from] candle_core::Error),
-    /// The loss is not a number any more.
+    /// The loss is NaN or infinite.
     #[error("step {step}: the loss is {loss}; lower --learning-rate or raise --warm-up")]
     Diverged {
         /// Step of the training.
@@ -69,7 +69,7 @@ pub enum Error {
     },
 }
 
-/// For `map_err`: adds the path to an input or output error.
+/// For `map_err`: adds the path to an I/O error.
 pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.into();
     move |reason| Error::Io { path, reason }

@@ -1,6 +1,6 @@
-//! A short mark of what a result depends on.
+//! A hash that identifies the inputs of a result.
 
-/// FNV-1a with 64 bits (Fowler, Noll and Vo): the same on every machine. It tells mistakes apart, not
+/// FNV-1a with 64 bits (Fowler, Noll and Vo), equal on every machine. It detects mistakes, not
 /// forgeries.
 pub(crate) struct Fingerprint(u64);
 
@@ -15,7 +15,7 @@ impl Fingerprint {
         }
     }
 
-    /// A text and where it ends.
+    /// A text and its end.
     pub(crate) fn text(&mut self, text: &str) {
         self.bytes(text.as_bytes());
         self.bytes(b"\0");
@@ -27,7 +27,12 @@ impl Fingerprint {
         }
     }
 
-    /// 16 hexadecimal digits.
+    /// The hash.
+    pub(crate) fn value(&self) -> u64 {
+        self.0
+    }
+
+    /// The hash as 16 hexadecimal digits.
     pub(crate) fn finish(self) -> String {
         format!("{:016x}", self.0)
     }

@@ -1,51 +1,53 @@
-//! CLIP pre-training, evaluation and the generated data set, on candle.
+//! CLIP pre-training, prompt learning, evaluation and a synthetic data set, on candle.
 //!
-//! The command is `pinhole-train`; `pinhole-train clip --data shapes --out DIR` trains a model that tells
-//! 64 coloured shapes apart, with nothing downloaded. The files in the order that data flows:
+//! The command is `pinhole-train`; `pinhole-train clip --data shapes --out DIR` trains a model on 64 classes
+//! of coloured shapes, without a download. In the order of data flow:
 //!
-//! | file | its one job |
+//! | file | subject |
 //! |---|---|
-//! | [`shapes`] | the generated world: scenes, their pictures and captions |
-//! | [`data`] | image-text pairs from there, from lists and from class folders |
+//! | [`random`] | random numbers that are equal on every machine |
+//! | [`shapes`] | the synthetic data set: scenes, images and captions |
+//! | [`image_files`], [`pairs`] | image-text pairs from the shapes, lists and class folders |
 //! | [`dataset`] | labelled images for few-shot training and tests |
-//! | [`features`] | the embeddings of their images |
-//! | [`vocabulary`] | texts as tokens; only the rows in use are trained |
-//! | [`model`], [`ops`] | the towers, and their operations with hand-written gradients |
+//! | [`image_encoder`] | their embeddings |
+//! | [`vocabulary`] | texts as tokens; only the embeddings in use are trained |
+//! | [`model`], [`ops`] | CLIP's encoders, and their operations with hand-written gradients |
 //! | [`contrastive`] | loss and gradients of a batch, in chunks on all cores |
 //! | [`optimiser`], [`schedule`] | AdamW and the learning rate |
-//! | [`train`], [`state`] | the loop, its log, and its exact state in a file |
-//! | [`prompt_learning`] | CoOp and CoCoOp on the frozen towers |
-//! | [`zero_shot`] | accuracy of a model in training |
-//! | [`evaluate`], [`metrics`] | accuracy of every kind of prompt, and measures of it |
-//! | [`comparison`] | methods side by side, over seeds |
+//! | [`pretraining`] | the training loop, its state and report |
+//! | [`prompt_learning`] | CoOp and CoCoOp with frozen encoders |
+//! | [`log`], [`log_plot`] | the log of a training |
+//! | [`class_head`], [`evaluate`], [`metrics`] | accuracy and calibration of prompts and bundles |
+//! | [`comparison`], [`confusion_plot`] | results of several methods and seeds as tables and plots |
 //! | [`base_to_new`] | the protocol: train on half of the classes, test on both halves |
-//! | [`report`], [`plot`], [`confusion`] | what came of it, in text and pictures |
 //!
-//! Results do not depend on the number of threads, and a resumed training gives the bits of an
+//! Results do not depend on the number of threads, and a resumed training is bit-identical to an
 //! uninterrupted one on the same machine. Other instruction sets round matrix products differently.
 
 pub mod base_to_new;
+pub mod class_head;
 pub mod comparison;
-pub mod confusion;
+pub mod confusion_plot;
 pub mod contrastive;
-pub mod data;
 pub mod dataset;
 mod error;
 pub mod evaluate;
-pub mod features;
 mod fingerprint;
+pub mod image_encoder;
+pub mod image_files;
+pub mod log;
+pub mod log_plot;
 pub mod metrics;
 pub mod model;
 pub mod ops;
 pub mod optimiser;
-pub mod plot;
+pub mod pairs;
+pub mod pretraining;
 pub mod prompt_learning;
-pub mod report;
+pub mod random;
 pub mod schedule;
 pub mod shapes;
-pub mod state;
-pub mod train;
+mod state_file;
 pub mod vocabulary;
-pub mod zero_shot;
 
 pub use error::{Error, Result};

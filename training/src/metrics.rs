@@ -1,47 +1,48 @@
-//! Measures of a classification, and of several seeds together.
+//! Measures of classification, and of several seeds.
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::{Error, Result};
 
-/// One image's class, the class that it was given, and how sure that was.
+/// The classification of one image.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Answer {
+pub struct Prediction {
     /// The true class.
-    pub class: usize,
-    /// The class given.
-    pub given: usize,
-    /// The given class's probability, 0..1.
+    pub label: usize,
+    /// The predicted class.
+    pub predicted: usize,
+    /// The predicted class's probability, 0..1.
     pub confidence: f64,
 }
 
-/// The expected calibration error, 0..1, as [`pinhole::expected_calibration_error`] defines it.
-pub fn calibration_error(answers: &[Answer]) -> f64 {
-    let pairs = answers.iter();
-    pinhole::expected_calibration_error(pairs.map(|a| (a.confidence, a.class == a.given)))
+/// The expected calibration error, 0..1, see [`pinhole::expected_calibration_error`].
+pub fn calibration_error(predictions: &[Prediction]) -> f64 {
+    let pairs = predictions.iter();
+    pinhole::expected_calibration_error(pairs.map(|p| (p.confidence, p.label == p.predicted)))
 }
 
-/// The harmonic mean of two accuracies, 2ab / (a + b); 0 where both are 0.
+/// The harmonic mean of two accuracies, 2ab / (a + b); 0 if both are 0.
 pub fn harmonic_mean(a: f64, b: f64) -> f64 {
-    match a + b > 0.0 {
-        true => 2.0 * a * b / (a + b),
-        false => 0.0,
+    if a + b > 0.0 {
+        2.0 * a * b / (a + b)
+    } else {
+        0.0
     }
 }
 
-/// Mean and spread of one measure over seeds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Spread {
+/// Mean and standard deviation of a measure over seeds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct MeanSd {
     /// The mean.
     pub mean: f64,
-    /// The sample standard deviation (n - 1); none for one value.
+    /// The sample standard deviation (n - 1); `None` for one value.
     pub sd: Option<f64>,
 }
 
-impl Spread {
-    /// Of some values; `None` of none.
+impl MeanSd {
+    /// Of some values; `None` for no values.
     pub fn of(values: &[f64]) -> Option<Self> {
         let n = values.len() as f64;
         if values.is_empty() {
@@ -53,7 +54,7 @@ impl Spread {
         Some(Self { mean, sd })
     }
 
-    /// In per cent: "82.69", or "82.69 ± 0.41".
+    /// As a percentage: "82.69" or "82.69 ± 0.41".
     pub fn percent(&self) -> String {
         let mean = format!("{:.2}", 100.0 * self.mean);
         match self.sd {
@@ -63,79 +64,76 @@ impl Spread {
     }
 }
 
-/// How often each class was taken for each.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Evaluation {
-    /// The classes chosen from.
+/// A confusion matrix.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ConfusionMatrix {
+    /// The classes.
     pub classes: Vec<String>,
-    /// Number of images by true class (row) and given class (column).
-    pub confusion: Vec<Vec<u64>>,
+    /// Number of images by true class (row) and predicted class (column).
+    #[serde(rename = "confusion")]
+    pub counts: Vec<Vec<u64>>,
 }
 
-/// One cell of a confusion table off the diagonal.
+/// A cell off the diagonal of a confusion matrix.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Confusion {
+pub struct ConfusedPair {
     /// The true class.
     pub class: String,
-    /// The class given instead.
-    pub taken_for: String,
+    /// The predicted class.
+    #[serde(rename = "taken_for")]
+    pub predicted: String,
     /// Number of images.
     pub images: u64,
 }
 
-impl Evaluation {
-    /// Counts pairs of true and given class; indices outside the classes are left out.
+impl ConfusionMatrix {
+    /// Counts pairs of true and predicted class; indices outside the classes are ignored.
     pub fn new(classes: Vec<String>, pairs: impl IntoIterator<Item = (usize, usize)>) -> Self {
-        let mut confusion = vec![vec![0; classes.len()]; classes.len()];
-        for (class, given) in pairs {
-            if let Some(cell) = confusion.get_mut(class).and_then(|row| row.get_mut(given)) {
+        let mut counts = vec![vec![0; classes.len()]; classes.len()];
+        for (label, predicted) in pairs {
+            if let Some(cell) = counts.get_mut(label).and_then(|row| row.get_mut(predicted)) {
                 *cell += 1;
             }
         }
-        Self { classes, confusion }
+        Self { classes, counts }
     }
 
-    /// Counts answers.
-    pub fn of(classes: Vec<String>, answers: &[Answer]) -> Self {
-        Self::new(classes, answers.iter().map(|a| (a.class, a.given)))
-    }
-
-    /// Adds the counts of another table of the same classes.
+    /// Adds the counts of another matrix of the same classes.
     pub fn add(&mut self, other: &Self) {
-        let cells = (self.confusion.iter_mut().flatten()).zip(other.confusion.iter().flatten());
+        let cells = (self.counts.iter_mut().flatten()).zip(other.counts.iter().flatten());
         cells.for_each(|(sum, count)| *sum += count);
     }
 
     /// Number of images.
     pub fn images(&self) -> u64 {
-        self.confusion.iter().flatten().sum()
+        self.counts.iter().flatten().sum()
     }
 
-    /// Share of images given their class; 0 without images.
+    /// Fraction of images classified correctly; 0 without images.
     pub fn accuracy(&self) -> f64 {
-        let right: u64 = (0..self.classes.len()).map(|i| self.confusion[i][i]).sum();
-        right as f64 / self.images().max(1) as f64
+        let correct: u64 = (0..self.classes.len()).map(|i| self.counts[i][i]).sum();
+        correct as f64 / self.images().max(1) as f64
     }
 
-    /// Accuracy of each class that has images: name, images, accuracy.
+    /// Name, images and accuracy of each class that has images.
     pub fn per_class(&self) -> Vec<(&str, u64, f64)> {
-        (self.classes.iter().zip(&self.confusion).enumerate())
+        (self.classes.iter().zip(&self.counts).enumerate())
             .map(|(i, (class, row))| (&**class, row.iter().sum::<u64>(), row[i]))
             .filter(|(_, images, _)| *images > 0)
-            .map(|(class, images, right)| (class, images, right as f64 / images as f64))
+            .map(|(class, images, correct)| (class, images, correct as f64 / images as f64))
             .collect()
     }
 
-    /// The most frequent confusions, the worst first.
-    pub fn top_confusions(&self, count: usize) -> Vec<Confusion> {
-        let mut cells: Vec<Confusion> = Vec::new();
-        for (i, row) in self.confusion.iter().enumerate() {
+    /// The most frequent confusions, in descending order.
+    pub fn top_confusions(&self, count: usize) -> Vec<ConfusedPair> {
+        let mut cells: Vec<ConfusedPair> = Vec::new();
+        for (i, row) in self.counts.iter().enumerate() {
             for (j, &images) in row.iter().enumerate() {
                 if i != j && images > 0 {
-                    let (class, taken_for) = (self.classes[i].clone(), self.classes[j].clone());
-                    cells.push(Confusion {
+                    let (class, predicted) = (self.classes[i].clone(), self.classes[j].clone());
+                    cells.push(ConfusedPair {
                         class,
-                        taken_for,
+                        predicted,
                         images,
                     });
                 }
@@ -146,7 +144,7 @@ impl Evaluation {
         cells
     }
 
-    /// The whole table as CSV: true classes down, given classes across.
+    /// Writes the matrix as CSV: one row per true class, one column per predicted class.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -160,7 +158,7 @@ impl Evaluation {
             .into_iter()
             .chain(self.classes.iter().map(|c| &**c));
         writer.write_record(heading).map_err(csv)?;
-        for (class, row) in self.classes.iter().zip(&self.confusion) {
+        for (class, row) in self.classes.iter().zip(&self.counts) {
             let cells = row.iter().map(u64::to_string);
             let record = [class.clone()].into_iter().chain(cells);
             writer.write_record(record).map_err(csv)?;
@@ -174,39 +172,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_by_class() {
+    fn confusion_matrix_counts_by_class() {
         let classes = ["a", "b", "c"].map(String::from).to_vec();
         let pairs = [(0, 0), (0, 1), (0, 1), (1, 1), (2, 0), (9, 0)];
-        let table = Evaluation::new(classes, pairs);
-        assert_eq!(table.images(), 5);
-        assert_eq!(table.accuracy(), 0.4);
-        let per_class = table.per_class();
+        let matrix = ConfusionMatrix::new(classes, pairs);
+        assert_eq!(matrix.images(), 5);
+        assert_eq!(matrix.accuracy(), 0.4);
+        let per_class = matrix.per_class();
         assert_eq!(per_class[0], ("a", 3, 1.0 / 3.0));
-        let top = table.top_confusions(1);
+        let top = matrix.top_confusions(1);
         assert_eq!(
-            (&*top[0].class, &*top[0].taken_for, top[0].images),
+            (&*top[0].class, &*top[0].predicted, top[0].images),
             ("a", "b", 2)
         );
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("table.csv");
-        table.write_csv(&path).unwrap();
+        let path = folder.path().join("matrix.csv");
+        matrix.write_csv(&path).unwrap();
         let text = std::fs::read_to_string(path).unwrap();
         assert_eq!(text, "class,a,b,c\na,1,2,0\nb,0,1,0\nc,1,0,0\n");
     }
 
     #[test]
-    fn tables_of_seeds_add_up() {
+    fn matrices_of_several_seeds_are_summed() {
         let classes = ["a", "b"].map(String::from).to_vec();
-        let mut sum = Evaluation::new(classes.clone(), [(0, 0), (0, 1)]);
-        sum.add(&Evaluation::new(classes, [(0, 1), (1, 1)]));
-        assert_eq!(sum.confusion, [[1, 2], [0, 1]]);
+        let mut sum = ConfusionMatrix::new(classes.clone(), [(0, 0), (0, 1)]);
+        sum.add(&ConfusionMatrix::new(classes, [(0, 1), (1, 1)]));
+        assert_eq!(sum.counts, [[1, 2], [0, 1]]);
     }
 
-    fn answers(of: &[(f64, bool)]) -> Vec<Answer> {
+    fn predictions(of: &[(f64, bool)]) -> Vec<Prediction> {
         of.iter()
-            .map(|&(confidence, right)| Answer {
-                class: 0,
-                given: usize::from(!right),
+            .map(|&(confidence, correct)| Prediction {
+                label: 0,
+                predicted: usize::from(!correct),
                 confidence,
             })
             .collect()
@@ -215,8 +213,8 @@ mod tests {
     #[test]
     fn calibration_error_by_hand() {
         // Three bins of width 1/15: (0.8667, 0.9333] with 0.9, 0.9, 0.92, one of them wrong: distance
-        // |2 - 2.72|; (0.4667, 0.5333] with 0.5, wrong: 0.5; (0.9333, 1] with 1, right: 0.
-        let own = answers(&[
+        // |2 - 2.72|; (0.4667, 0.5333] with 0.5, wrong: 0.5; (0.9333, 1] with 1, correct: 0.
+        let own = predictions(&[
             (0.9, true),
             (0.9, false),
             (0.92, true),
@@ -224,38 +222,38 @@ mod tests {
             (1.0, true),
         ]);
         assert!((calibration_error(&own) - (0.72 + 0.5) / 5.0).abs() < 1e-12);
-        // The upper border belongs to the bin: apart, 1/3 and 0.34 do not cancel.
-        let own = answers(&[(1.0 / 3.0, true), (0.34, false)]);
+        // A bin includes its upper bound: in separate bins 1/3 and 0.34 do not cancel.
+        let own = predictions(&[(1.0 / 3.0, true), (0.34, false)]);
         assert!((calibration_error(&own) - (2.0 / 3.0 + 0.34) / 2.0).abs() < 1e-12);
-        let own = answers(&[(0.3, true), (1.0 / 3.0, false)]);
+        let own = predictions(&[(0.3, true), (1.0 / 3.0, false)]);
         assert!((calibration_error(&own) - (1.0 - 0.3 - 1.0 / 3.0) / 2.0).abs() < 1e-12);
-        assert_eq!(calibration_error(&answers(&[(0.0, false)])), 0.0);
+        assert_eq!(calibration_error(&predictions(&[(0.0, false)])), 0.0);
         assert_eq!(calibration_error(&[]), 0.0);
     }
 
     #[test]
-    fn measures_of_seeds_by_hand() {
+    fn mean_and_deviation_by_hand() {
         // CoCoOp's averages in its paper.
         assert!((harmonic_mean(0.8047, 0.7169) - 0.7583).abs() < 5e-5);
         assert_eq!(harmonic_mean(0.0, 0.0), 0.0);
-        let spread = Spread::of(&[0.5, 0.6, 0.8]).unwrap();
-        assert!((spread.mean - 1.9 / 3.0).abs() < 1e-12);
-        // Deviations -2/15, -1/30, 1/6: squares sum to 0.04667, halved and rooted.
-        assert!((spread.sd.unwrap() - 0.152_752_523).abs() < 1e-8);
-        assert_eq!(spread.percent(), "63.33 ± 15.28");
+        let found = MeanSd::of(&[0.5, 0.6, 0.8]).unwrap();
+        assert!((found.mean - 1.9 / 3.0).abs() < 1e-12);
+        // Deviations -2/15, -1/30, 1/6: the squares sum to 0.04667.
+        assert!((found.sd.unwrap() - 0.152_752_523).abs() < 1e-8);
+        assert_eq!(found.percent(), "63.33 ± 15.28");
         assert_eq!(
-            Spread::of(&[0.5]),
-            Some(Spread {
+            MeanSd::of(&[0.5]),
+            Some(MeanSd {
                 mean: 0.5,
                 sd: None
             })
         );
-        assert_eq!(Spread::of(&[0.5]).unwrap().percent(), "50.00");
-        assert_eq!(Spread::of(&[]), None);
+        assert_eq!(MeanSd::of(&[0.5]).unwrap().percent(), "50.00");
+        assert_eq!(MeanSd::of(&[]), None);
     }
 
     #[test]
-    fn no_image_is_no_accuracy() {
-        assert_eq!(Evaluation::new(vec!["a".into()], []).accuracy(), 0.0);
+    fn accuracy_without_images_is_zero() {
+        assert_eq!(ConfusionMatrix::new(vec!["a".into()], []).accuracy(), 0.0);
     }
 }

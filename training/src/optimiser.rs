@@ -5,33 +5,33 @@ use rayon::prelude::*;
 
 use crate::{Result, ops::read};
 
-/// Hyper-parameters of AdamW, without the learning rate, which a schedule gives.
+/// Hyper-parameters of AdamW, except the learning rate, which has a schedule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWOptions {
-    /// Decay of the mean of gradients.
+    /// Decay rate of the first moment.
     pub beta1: f64,
-    /// Decay of the mean of squared gradients.
+    /// Decay rate of the second moment.
     pub beta2: f64,
-    /// Added to the root of the mean square.
+    /// Added to the square root of the second moment.
     pub epsilon: f64,
-    /// Decoupled weight decay, times the learning rate.
+    /// Decoupled weight decay, multiplied by the learning rate.
     pub weight_decay: f64,
 }
 
-/// A trained tensor and its moments.
+/// A trained tensor with its moments.
 pub struct Parameter {
     /// Canonical name.
     pub name: String,
     /// The values.
     pub var: Var,
-    /// Mean of gradients.
+    /// First moment: the running mean of gradients.
     pub first: Vec<f32>,
-    /// Mean of squared gradients.
+    /// Second moment: the running mean of squared gradients.
     pub second: Vec<f32>,
 }
 
 impl Parameter {
-    /// A parameter that has not been updated yet.
+    /// A parameter before its first update.
     pub fn new(name: String, var: Var) -> Self {
         let zeros = vec![0.0; var.elem_count()];
         let (first, second) = (zeros.clone(), zeros);
@@ -43,17 +43,17 @@ impl Parameter {
         }
     }
 
-    /// Decay is for matrices and convolutions, not for gains, biases and the logit scale
-    /// (open_clip's grouping: tensors of less than two axes, norms, biases, logit_scale).
+    /// Whether weight decay applies: to matrices and convolutions, not to gains, biases and the logit
+    /// scale (as in open_clip).
     pub fn decays(&self) -> bool {
         self.var.rank() >= 2
     }
 }
 
-/// One update with the gradients in the order of the parameters; `step` counts from 0.
+/// One update, with gradients in the order of the parameters; `step` counts from 0.
 ///
 /// # Errors
-/// Where a gradient's length is not its parameter's.
+/// For a gradient whose length is not its parameter's.
 pub fn update(
     parameters: &mut [Parameter],
     gradients: &[Vec<f32>],
@@ -64,14 +64,15 @@ pub fn update(
     let power = i32::try_from(step + 1).unwrap_or(i32::MAX);
     let correction1 = 1.0 - options.beta1.powi(power);
     let correction2 = (1.0 - options.beta2.powi(power)).sqrt();
-    let size = (learning_rate / correction1) as f32;
+    let step_size = (learning_rate / correction1) as f32;
     let (beta1, beta2) = (options.beta1 as f32, options.beta2 as f32);
     let epsilon = options.epsilon as f32;
     let pairs = parameters.par_iter_mut().zip(gradients);
     pairs.try_for_each(|(parameter, gradient)| {
-        let keep = match parameter.decays() {
-            true => (1.0 - learning_rate * options.weight_decay) as f32,
-            false => 1.0,
+        let keep = if parameter.decays() {
+            (1.0 - learning_rate * options.weight_decay) as f32
+        } else {
+            1.0
         };
         let mut values = read(parameter.var.as_tensor(), <[f32]>::to_vec)?;
         let moments = parameter.first.iter_mut().zip(&mut parameter.second);
@@ -79,7 +80,7 @@ pub fn update(
             *first = beta1 * *first + (1.0 - beta1) * g;
             *second = beta2 * *second + (1.0 - beta2) * g * g;
             let scale = second.sqrt() / correction2 as f32 + epsilon;
-            *value = *value * keep - size * *first / scale;
+            *value = *value * keep - step_size * *first / scale;
         }
         let shape = parameter.var.shape();
         parameter
@@ -89,17 +90,16 @@ pub fn update(
     })
 }
 
-/// Scales all gradients so that their joint Euclidean length is at most `limit`; returns the length
-/// before.
-pub fn clip_length(gradients: &mut [Vec<f32>], limit: f64) -> f64 {
+/// Scales all gradients so that their global L2 norm is at most `limit`; returns the norm before.
+pub fn clip_norm(gradients: &mut [Vec<f32>], limit: f64) -> f64 {
     let squares = gradients
         .iter()
         .flatten()
         .map(|&g| f64::from(g) * f64::from(g));
-    let length = squares.sum::<f64>().sqrt();
-    if length > limit {
-        let scale = (limit / length) as f32;
+    let norm = squares.sum::<f64>().sqrt();
+    if norm > limit {
+        let scale = (limit / norm) as f32;
         gradients.iter_mut().flatten().for_each(|g| *g *= scale);
     }
-    length
+    norm
 }

@@ -1,4 +1,4 @@
-//! Texts as tokens of a compact vocabulary.
+//! Texts as tokens of a reduced vocabulary.
 
 use std::collections::BTreeSet;
 
@@ -7,14 +7,14 @@ use pinhole_prompts::{EOT, SOT, Tokenizer};
 
 use crate::{Error, Result};
 
-/// The token ids in use, ascending. Training moves only their rows of the embedding table; the
-/// other rows of a table of 49408 would take most of the memory and of an optimiser's time.
+/// The token ids in use, ascending. Only their rows of the embedding table are trained: the other rows of
+/// a table of 49,408 would take most of the memory and of the optimiser's time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vocabulary {
     ids: Vec<u32>,
 }
 
-/// A text as indices into a [`Vocabulary`], with its start and end.
+/// A text as indices into a [`Vocabulary`], with start and end of text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tokens(pub Vec<u32>);
 
@@ -31,12 +31,12 @@ impl Vocabulary {
         }
     }
 
-    /// The ids, ascending; a token's index is its place here.
+    /// The ids, ascending; a token's index is its position here.
     pub fn ids(&self) -> &[u32] {
         &self.ids
     }
 
-    /// A text between start and end of text, cut to `context_length` (the end stays).
+    /// A text between start and end of text, truncated to `context_length` (the end is kept).
     ///
     /// # Errors
     /// [`Error::Config`] for a token that is not in the vocabulary.
@@ -55,11 +55,11 @@ impl Vocabulary {
     }
 }
 
-/// Texts as one tensor of indices [texts, longest], padded with index 0, and the place of the end
-/// of each. What follows the end has no influence in a causal tower.
+/// Texts as one tensor of indices [texts, longest], padded with index 0, and the position of the end of
+/// each. The padding has no effect: attention is causal and the output is read at the end.
 ///
 /// # Errors
-/// Where there is no text.
+/// For no texts.
 pub fn stack(texts: &[Tokens]) -> Result<(Tensor, Vec<u32>)> {
     let longest = texts.iter().map(|t| t.0.len()).max().unwrap_or(0);
     let mut ids = Vec::with_capacity(texts.len() * longest);
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_are_places_in_the_vocabulary() {
+    fn tokens_are_indices_into_the_vocabulary() {
         let vocabulary = Vocabulary::of(["a red circle", "a blue ring."]);
         let ids = vocabulary.ids();
         assert!(ids.is_sorted() && ids.ends_with(&[SOT, EOT]));
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_are_cut_before_their_end() {
+    fn truncation_keeps_the_end_of_text() {
         let vocabulary = Vocabulary::of(["red red red red"]);
         let Tokens(tokens) = vocabulary.tokens("red red red red", 4).unwrap();
         let end = vocabulary.ids().len() as u32 - 1;
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_stacked_to_the_longest() {
+    fn stack_pads_to_the_longest_text() {
         let texts = [Tokens(vec![3, 1, 4]), Tokens(vec![3, 4])];
         let (ids, ends) = stack(&texts).unwrap();
         assert_eq!(ids.to_vec2::<u32>().unwrap(), [[3, 1, 4], [3, 4, 0]]);

@@ -1,4 +1,4 @@
-//! The command `pinhole-train` as a user calls it.
+//! The command `pinhole-train`: pre-training and shapes.
 
 use std::{
     fs,
@@ -25,7 +25,7 @@ fn succeed(arguments: &str, folder: &Path) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The one error line.
+/// The standard error of a failure, with one error line.
 fn fail(arguments: &str, folder: &Path) -> String {
     let output = call(arguments, folder);
     let errors = String::from_utf8(output.stderr).unwrap();
@@ -39,17 +39,14 @@ fn fail(arguments: &str, folder: &Path) -> String {
 }
 
 #[test]
-fn trains_resumes_and_evaluates() {
+fn clip_trains_resumes_and_is_evaluated() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let printed = succeed(
         &format!("clip --data shapes --out whole --steps 4 {TINY}"),
         folder,
     );
-    assert!(
-        printed.contains("on pairs never seen or named"),
-        "{printed}"
-    );
+    assert!(printed.contains("on held-out classes"), "{printed}");
     for file in [
         "log.jsonl",
         "plot.svg",
@@ -76,7 +73,7 @@ fn trains_resumes_and_evaluates() {
     assert_eq!(report["unseen"]["images"], 12);
     assert_eq!(report["training"]["images"], 64);
 
-    // A second training does not overwrite the first; other hyper-parameters do not continue it.
+    // A second training neither overwrites the first nor continues it with other hyper-parameters.
     let again = fail(
         &format!("clip --data shapes --out whole --steps 4 {TINY}"),
         folder,
@@ -113,7 +110,7 @@ fn trains_resumes_and_evaluates() {
     let error = fail(&format!("{text} --classes classes.txt"), folder);
     assert!(error.contains("is not among the 1 classes"), "{error}");
 
-    // The pictures are a data set like any other, as a list and as a folder.
+    // The images are also a data set for training, as a list and as a folder.
     let list = "clip --data pictures/captions.tsv --out list --epochs 1";
     succeed(&format!("{list} {TINY}"), folder);
     let log = fs::read_to_string(folder.join("list/log.jsonl")).unwrap();
@@ -125,7 +122,7 @@ fn trains_resumes_and_evaluates() {
 }
 
 #[test]
-fn pictures_depend_on_the_seed_alone() {
+fn shapes_depend_on_the_seed_alone() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     for (out, threads) in [("a", 1), ("b", 3)] {
@@ -136,13 +133,13 @@ fn pictures_depend_on_the_seed_alone() {
     assert_eq!(captions("a"), captions("b"));
     for line in captions("a").lines().skip(1) {
         let name = line.split('\t').next().unwrap();
-        let picture = |out: &str| fs::read(folder.join(out).join(name)).unwrap();
-        assert_eq!(picture("a"), picture("b"));
+        let bytes = |out: &str| fs::read(folder.join(out).join(name)).unwrap();
+        assert_eq!(bytes("a"), bytes("b"));
     }
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_error() {
+fn a_closed_output_is_not_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_pinhole-train"));
     command
@@ -154,7 +151,7 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 }
 
 #[test]
-fn what_is_wrong_is_said_in_one_line() {
+fn errors_are_reported_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     assert!(fail("clip --data nowhere.csv", folder).contains("nowhere.csv"));

@@ -10,20 +10,21 @@ use pinhole_checkpoint::{Checkpoint, OpenOptions, write_prompt_learner};
 use pinhole_model::{ClassPosition, MetaNet, PromptLearner, Tensor};
 use pinhole_prompts::{Templates, TextEncoder, Tokenizer};
 use pinhole_training::{
-    data::Source,
-    dataset::{Dataset, DatasetOptions},
-    evaluate::{TestSet, TextSide},
-    features::ImageEncoder,
-    shapes::{self, Dice},
-    train::{ModelOptions, TrainOptions, Training},
+    dataset::{self, DatasetOptions, all_to_test},
+    evaluate::{PromptEvaluator, TestSet},
+    image_encoder::ImageEncoder,
+    pairs::PairSource,
+    pretraining::{ModelSizes, Pretraining, PretrainingOptions},
+    random::SeededRng,
+    shapes,
     vocabulary::Vocabulary,
 };
 use serde_json::Value;
 
-/// Writes an untrained small CLIP: its class embeddings lie far apart.
+/// Writes a small untrained CLIP model: its class embeddings are far apart.
 fn checkpoint(folder: &Path) -> PathBuf {
-    let options = TrainOptions {
-        model: ModelOptions {
+    let options = PretrainingOptions {
+        model: ModelSizes {
             image_size: 16,
             patch_size: 8,
             width: 64,
@@ -44,22 +45,22 @@ fn checkpoint(folder: &Path) -> PathBuf {
         clip_gradient: 1.0,
         seed: 5,
     };
-    let texts = Source::Shapes.texts();
+    let texts = PairSource::Shapes.texts();
     let vocabulary = Vocabulary::of(texts.iter().map(String::as_str));
     let path = folder.join("clip");
-    Training::new(options, vocabulary)
+    Pretraining::new(options, vocabulary)
         .unwrap()
-        .write(&path)
+        .write_checkpoint(&path)
         .unwrap();
     path
 }
 
-/// Five classes with eight pictures each.
-fn pictures(folder: &Path) -> PathBuf {
+/// Five classes with eight images each.
+fn images(folder: &Path) -> PathBuf {
     let path = folder.join("pictures");
     for index in 0..40u64 {
         let (class, colour) = (index as usize % 5, index as usize % 5);
-        let scene = shapes::Scene::random(&mut Dice::new(7, index), Some(colour), class);
+        let scene = shapes::Scene::random(&mut SeededRng::new(7, index), Some(colour), class);
         let image = shapes::render(&scene, 40, 30);
         let class = path.join(shapes::class_name(class * 9).replace(' ', "_"));
         fs::create_dir_all(&class).unwrap();
@@ -106,7 +107,7 @@ fn learner(tower: &TextEncoder, words: &str) -> PromptLearner {
     }
 }
 
-/// A meta-net that answers any image with the same shift: its first layer is dead.
+/// A meta-net with the same shift for all images: its first layer is always 0.
 fn constant_net(shift: Vec<f32>, embedding: usize) -> MetaNet {
     let tensor = |shape: Vec<usize>, value: f32| Tensor {
         data: vec![value; shape.iter().product()],
@@ -124,14 +125,14 @@ fn constant_net(shift: Vec<f32>, embedding: usize) -> MetaNet {
 }
 
 #[test]
-fn a_context_of_words_answers_as_the_words_do() {
+fn a_context_of_words_predicts_as_the_words_do() {
     let folder = tempfile::tempdir().unwrap();
     let clip = checkpoint(folder.path());
     let clip = Checkpoint::open(&clip, &OpenOptions::default()).unwrap();
-    let data = Dataset::all_to_test(&pictures(folder.path())).unwrap();
+    let data = all_to_test(&images(folder.path())).unwrap();
     let encoder = ImageEncoder::open(&clip).unwrap();
     let set = TestSet::new(&encoder, &data, &|_| {}).unwrap();
-    let texts = TextSide::open(&clip).unwrap();
+    let texts = PromptEvaluator::open(&clip).unwrap();
     let tower = TextEncoder::load(&clip).unwrap();
     let zero_shot = |template: &str| {
         let templates = Templates::single(template).unwrap();
@@ -142,15 +143,15 @@ fn a_context_of_words_answers_as_the_words_do() {
 
     let mut coop = learner(&tower, "a photo of a");
     let learned = texts.learned(&set, &coop, None).unwrap();
-    assert_eq!(learned.table, words.table);
+    assert_eq!(learned.confusion, words.confusion);
     assert!(close(learned.calibration_error, words.calibration_error));
 
-    // CoCoOp that shifts nothing is CoOp; one that shifts by a constant is CoOp with that added.
+    // CoCoOp with a shift of 0 equals CoOp; with a constant shift it equals CoOp with that shift added.
     let width = coop.width();
     let mut cocoop = learner(&tower, "a photo of a");
     cocoop.meta_net = Some(constant_net(vec![0.0; width], tower.embedding()));
     let learned = texts.learned(&set, &cocoop, None).unwrap();
-    assert_eq!(learned.table, words.table);
+    assert_eq!(learned.confusion, words.confusion);
     let shift: Vec<f32> = (0..width).map(|i| (i as f32 * 1.7).sin() * 0.5).collect();
     for row in coop.context.data.chunks_exact_mut(width) {
         row.iter_mut().zip(&shift).for_each(|(x, s)| *x += s);
@@ -158,13 +159,13 @@ fn a_context_of_words_answers_as_the_words_do() {
     cocoop.meta_net = Some(constant_net(shift, tower.embedding()));
     let shifted = texts.learned(&set, &coop, None).unwrap();
     let learned = texts.learned(&set, &cocoop, None).unwrap();
-    assert_eq!(learned.table, shifted.table);
+    assert_eq!(learned.confusion, shifted.confusion);
     assert!(close(learned.calibration_error, shifted.calibration_error));
-    assert_ne!(shifted.table, words.table);
-    // In the front the same context means something else.
+    assert_ne!(shifted.confusion, words.confusion);
+    // With the class name in front the same context gives other predictions.
     coop.class_position = None;
     let front = texts.learned(&set, &coop, Some(ClassPosition::Front));
-    assert_ne!(front.unwrap().table, shifted.table);
+    assert_ne!(front.unwrap().confusion, shifted.confusion);
     cocoop.class_position = None;
     assert!(
         texts
@@ -179,11 +180,11 @@ fn a_context_of_words_answers_as_the_words_do() {
 }
 
 #[test]
-fn learned_prompts_stand_beside_zero_shot() {
+fn learned_prompts_are_compared_with_zero_shot() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let clip = checkpoint(folder);
-    pictures(folder);
+    images(folder);
     let clip = Checkpoint::open(&clip, &OpenOptions::default()).unwrap();
     let tower = TextEncoder::load(&clip).unwrap();
     for (file, words) in [("a", "a photo of a"), ("b", "the big blue")] {
@@ -191,14 +192,14 @@ fn learned_prompts_stand_beside_zero_shot() {
         write_prompt_learner(&path, &learner(&tower, words)).unwrap();
     }
     let call = "evaluate --model clip --data pictures";
-    let (printed, said) = succeed(call, folder);
+    let (printed, logged) = succeed(call, folder);
     assert!(
         printed.contains("% of 10 images, calibration error"),
         "{printed}"
     );
     assert!(
-        said.contains("10 of its 40 images are the test set"),
-        "{said}"
+        logged.contains("10 of its 40 images are the test set"),
+        "{logged}"
     );
     let (printed, _) = succeed("evaluate --model clip --images pictures", folder);
     assert!(printed.contains("% of 40 images"), "{printed}");
@@ -215,8 +216,7 @@ fn learned_prompts_stand_beside_zero_shot() {
     assert_eq!(lines[2].matches('±').count(), 5, "{printed}");
     assert!(printed.contains("b.safetensors: base "), "{printed}");
     let table = |part: &str| fs::read_to_string(folder.join(format!("table-{part}.csv"))).unwrap();
-    // Three base classes and two new ones; the tables of two files together have two images for each
-    // of the two test images of a class.
+    // Three base classes and two new ones. Each class has two test images, and the matrix sums two files.
     assert_eq!(table("base").lines().count(), 4);
     let sum = |text: String| -> u64 {
         let lines = text
@@ -230,7 +230,7 @@ fn learned_prompts_stand_beside_zero_shot() {
     let (json, _) = succeed(&format!("{call} --json"), folder);
     let json: Value = serde_json::from_str(&json).unwrap();
     let methods = &json["methods"];
-    // The first file holds the words of the template.
+    // The first file contains the words of the template.
     let classes = |method: usize| &methods[method]["runs"][0]["base"]["classes"];
     assert_eq!(classes(1), classes(0));
     assert_eq!(methods[0]["harmonic_mean"]["sd"], Value::Null);
@@ -242,8 +242,8 @@ fn learned_prompts_stand_beside_zero_shot() {
         "evaluate --model clip --images pictures --part new --confusion table.svg",
         folder,
     );
-    let picture = fs::read_to_string(folder.join("table.svg")).unwrap();
-    assert!(picture.starts_with("<svg") && picture.matches("red_circle").count() == 2);
+    let svg = fs::read_to_string(folder.join("table.svg")).unwrap();
+    assert!(svg.starts_with("<svg") && svg.matches("red_circle").count() == 2);
 
     let one = "evaluate --model clip --images pictures --prompt-learner a.safetensors";
     let error = fail(&format!("{one} --class-position front"), folder);
@@ -251,7 +251,7 @@ fn learned_prompts_stand_beside_zero_shot() {
         error.contains("a.safetensors") && error.contains("at the end"),
         "{error}"
     );
-    assert!(fail(&format!("{one} --confusion a.png"), folder).contains("SVG"));
+    assert!(fail(&format!("{one} --confusion a.png"), folder).contains(".svg"));
     assert!(fail("evaluate --model clip --data nowhere", folder).contains("nowhere"));
     assert!(
         fail(
@@ -274,15 +274,15 @@ fn learned_prompts_stand_beside_zero_shot() {
 }
 
 #[test]
-fn base_to_new_trains_reports_and_keeps_what_is_complete() {
+fn base_to_new_trains_reports_and_keeps_finished_trainings() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     checkpoint(folder);
-    pictures(folder);
+    images(folder);
     let call = "base-to-new --clip clip --data pictures --shots 2 --seeds 2 --n-ctx 3 \
                 --coop-epochs 3 --cocoop-epochs 2";
-    let (printed, said) = succeed(&format!("{call} --out out"), folder);
-    assert!(said.contains("CoCoOp, seed 2: trained"), "{said}");
+    let (printed, logged) = succeed(&format!("{call} --out out"), folder);
+    assert!(logged.contains("CoCoOp, seed 2: trained"), "{logged}");
     let lines: Vec<&str> = printed.lines().collect();
     for (line, method) in lines[1..4].iter().zip(["zero-shot", "CoOp", "CoCoOp"]) {
         assert!(line.starts_with(method), "{printed}");
@@ -300,7 +300,7 @@ fn base_to_new_trains_reports_and_keeps_what_is_complete() {
     assert_eq!(json["methods"][2]["runs"][1]["name"], "seed 2");
     assert_eq!(json["methods"][2]["runs"][1]["new"]["images"], 4);
 
-    // What was learned is what evaluate measures, and the images are those of the seed.
+    // `evaluate` gives the same results for the trained prompt learner.
     let learner = "--prompt-learner out/cocoop/seed-2/prompt_learner.safetensors";
     let alone =
         format!("evaluate --model clip --data pictures {learner} --part base-to-new --json");
@@ -311,7 +311,7 @@ fn base_to_new_trains_reports_and_keeps_what_is_complete() {
         parts(&json["methods"][2]["runs"][1])
     );
 
-    // Neither overwritten nor mixed with anything else.
+    // An existing report is neither overwritten nor continued with other options.
     assert!(fail(&format!("{call} --out out"), folder).contains("--resume"));
     let resume = format!("{call} --out out --resume");
     let error = fail(&resume.replace("--n-ctx 3", "--n-ctx 4"), folder);
@@ -322,20 +322,20 @@ fn base_to_new_trains_reports_and_keeps_what_is_complete() {
     let error = fail(&resume.replace("--shots 2", "--shots 3"), folder);
     assert!(error.contains("other"), "{error}");
 
-    // Complete trainings are kept; the others start or go on, to the same report.
+    // Finished trainings are kept, the others run or continue, and the report is the same.
     fs::remove_dir_all(folder.join("out/coop/seed-2")).unwrap();
     fs::remove_file(folder.join("out/cocoop/seed-1/trained.json")).unwrap();
     fs::remove_file(folder.join("out/report.json")).unwrap();
     let log = folder.join("out/coop/seed-1/log.jsonl");
     let before = fs::metadata(&log).unwrap().modified().unwrap();
-    let (_, said) = succeed(&format!("--threads 1 {resume}"), folder);
+    let (_, logged) = succeed(&format!("--threads 1 {resume}"), folder);
     for line in [
         "CoOp, seed 1: kept",
         "CoOp, seed 2: trained",
         "CoCoOp, seed 1: trained",
         "CoCoOp, seed 2: kept",
     ] {
-        assert!(said.contains(line), "{line}: {said}");
+        assert!(logged.contains(line), "{line}: {logged}");
     }
     assert_eq!(fs::metadata(&log).unwrap().modified().unwrap(), before);
     let again = fs::read_to_string(folder.join("out/report.md")).unwrap();
@@ -343,19 +343,19 @@ fn base_to_new_trains_reports_and_keeps_what_is_complete() {
 }
 
 #[test]
-fn base_to_new_refuses_what_it_cannot_do() {
+fn base_to_new_reports_errors_before_training() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     checkpoint(folder);
-    let data = pictures(folder);
+    let data = images(folder);
     let call = "base-to-new --clip clip --data pictures --out out";
     let error = fail(&format!("{call} --shots 16"), folder);
     assert!(
-        error.contains("has 6 images to train on, but 16 shots"),
+        error.contains("has 6 training images; --shots 16"),
         "{error}"
     );
     assert!(fail(&format!("{call} --seeds 0"), folder).contains("--seeds 0"));
-    assert!(fail(&format!("{call} --shots 0"), folder).contains("0 shots"));
+    assert!(fail(&format!("{call} --shots 0"), folder).contains("--shots 0"));
     let twice = fail(&format!("{call} --shots 1 --methods coop coop"), folder);
     assert!(twice.contains("each once"), "{twice}");
     assert!(!folder.join("out").exists());
@@ -368,7 +368,7 @@ fn base_to_new_refuses_what_it_cannot_do() {
     assert!(error.contains("new class among 1 classes"), "{error}");
 }
 
-/// Real photos, where they are there: set PINHOLE_DATA to the folder with caltech101/.
+/// Real photos, if PINHOLE_DATA is set to the folder with caltech101/.
 #[test]
 fn a_real_split_file_is_read() {
     let Some(folder) = std::env::var_os("PINHOLE_DATA") else {
@@ -376,7 +376,7 @@ fn a_real_split_file_is_read() {
         return;
     };
     let path = Path::new(&folder).join("caltech101/split_zhou_Caltech101.json");
-    let data = Dataset::open(&path, &DatasetOptions::default()).unwrap();
+    let data = dataset::open(&path, &DatasetOptions::default()).unwrap();
     assert_eq!((data.classes.len(), &*data.classes[0]), (100, "face"));
     assert_eq!((data.train.len(), data.test.len()), (4128, 1649));
     assert_eq!(data.few_shot(16, 1).unwrap().len(), 1600);

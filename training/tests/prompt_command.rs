@@ -1,4 +1,4 @@
-//! `pinhole-train coop` and `cocoop` as a user calls them, from pictures to what a board needs.
+//! The commands `pinhole-train coop` and `cocoop`.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use std::{
 use pinhole_checkpoint::read_prompt_learner;
 use pinhole_model::ClassPosition;
 
-/// A small CLIP, trained for two updates, and pictures by class.
+/// A small CLIP model, trained for two updates, and images by class.
 fn folder() -> &'static Path {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
@@ -45,7 +45,7 @@ fn succeed(arguments: &str) -> String {
     succeed_in(arguments, folder())
 }
 
-/// The one error line.
+/// The standard error of a failure, with one error line.
 fn fail(arguments: &str) -> String {
     let output = call(arguments, folder());
     let errors = String::from_utf8(output.stderr).unwrap();
@@ -71,7 +71,7 @@ fn coop_learns_resumes_and_is_evaluated() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         line["learning_rate"].as_f64().unwrap()
     };
-    // 52 images in batches of 20, the rest dropped; one epoch of warm-up.
+    // 52 images in batches of 20, the remainder dropped; one epoch of warm-up.
     assert_eq!(
         log.lines().map(rate).collect::<Vec<_>>(),
         [1e-5, 1e-5, 0.002, 0.002]
@@ -82,7 +82,7 @@ fn coop_learns_resumes_and_is_evaluated() {
     assert!(fail(&format!("{COOP} --out coop")).contains("--resume"));
     assert!(fail(&format!("{COOP} --out coop --resume --momentum 0.8")).contains("momentum: 0.9"));
     succeed(&format!("{COOP} --out coop --resume"));
-    // Threads do not decide what comes out.
+    // The result does not depend on the number of threads.
     succeed(&format!("{COOP} --out coop-1 --threads 1"));
     let other = folder().join("coop-1/prompt_learner.safetensors");
     assert!(learner == read_prompt_learner(&other).unwrap());
@@ -93,7 +93,7 @@ fn coop_learns_resumes_and_is_evaluated() {
 }
 
 #[test]
-fn every_form_of_coop_says_where_the_name_stands() {
+fn prompt_learners_state_the_class_position() {
     for (form, position, shape) in [
         (
             "--class-position middle",
@@ -113,7 +113,7 @@ fn every_form_of_coop_says_where_the_name_stands() {
 }
 
 #[test]
-fn cocoop_learns_on_base_classes_and_goes_on_from_a_file() {
+fn cocoop_learns_on_base_classes_and_starts_from_a_file() {
     let cocoop =
         "cocoop --clip clip/checkpoint --data pictures --shots 1 --base --epochs 1 --views 2";
     succeed(&format!("{cocoop} --out cocoop"));
@@ -123,7 +123,7 @@ fn cocoop_learns_on_base_classes_and_goes_on_from_a_file() {
     let net = learner.meta_net.unwrap();
     assert_eq!(net.linear1_weight.shape, [1, 16]);
     let log = fs::read_to_string(folder().join("cocoop/log.jsonl")).unwrap();
-    // One image for each of the first half of 52 classes.
+    // One image of each of the first half of 52 classes.
     assert!(
         log.lines().last().unwrap().contains("\"images\":26,"),
         "{log}"
@@ -138,19 +138,19 @@ fn cocoop_learns_on_base_classes_and_goes_on_from_a_file() {
             &format!("{COOP} --out c")
                 .replace("--n-ctx 4", "--init cocoop/prompt_learner.safetensors")
         )
-        .contains("meta-net")
+        .contains("expected a prompt learner of CoOp, found one of CoCoOp")
     );
 }
 
 #[test]
-fn what_is_wrong_is_said_before_anything_is_computed() {
+fn errors_are_reported_before_anything_is_computed() {
     let error = fail(&COOP.replace("--n-ctx 4", "--n-ctx 12 --out x"));
     assert!(
         error.contains("16") && error.contains("12 context vectors"),
         "{error}"
     );
     assert!(
-        fail(&format!("{COOP} --out x --shots 3").replace("--shots 1 ", "")).contains("3 shots")
+        fail(&format!("{COOP} --out x --shots 3").replace("--shots 1 ", "")).contains("--shots 3")
     );
     assert!(fail(&COOP.replace("pictures", "nowhere --out x")).contains("nowhere"));
     assert!(fail(&COOP.replace("clip/checkpoint", "nowhere --out x")).contains("nowhere"));
@@ -159,5 +159,9 @@ fn what_is_wrong_is_said_before_anything_is_computed() {
     assert!(fail(&format!("{COOP} --out x --encoder nowhere")).contains("nowhere"));
     assert!(!folder().join("x").exists());
     let usage = call(&format!("{COOP} --out x --class-position left"), folder());
+    assert_eq!(usage.status.code(), Some(2));
+    // CoCoOp has no class-specific contexts.
+    let cocoop = COOP.replacen("coop", "cocoop", 1);
+    let usage = call(&format!("{cocoop} --out x --class-specific"), folder());
     assert_eq!(usage.status.code(), Some(2));
 }

@@ -1,4 +1,4 @@
-//! Prompt training: against PyTorch, against itself interrupted, and what it refuses.
+//! Prompt learning: compared with PyTorch, resumed, and its errors.
 
 use std::path::{Path, PathBuf};
 
@@ -10,16 +10,17 @@ use pinhole_model::{
     PromptLearner, Tensor, TextEncoderConfig,
 };
 use pinhole_training::{
-    dataset::{Dataset, DatasetOptions, Item},
+    dataset::{self, DatasetOptions, LabelledImage},
+    log::UpdateStats,
     prompt_learning::{
-        Features, Intervals, LEARNER_FILE, Method, Progress, PromptOptions, Training,
-        image_features, train,
+        ImageFeatures, Intervals, LEARNER_FILE, Method, PromptOptions, PromptOutput,
+        PromptTraining, Start, TrainingEvent, image_features, train,
     },
     shapes,
 };
 use serde_json::Value;
 
-/// Numbers in -1..1 from a tensor's name and the place in it, as in
+/// Numbers in -1..1 that depend on a tensor's name and the index in it, as in
 /// tests/reference/make_prompt_training.py.
 fn uniform(name: &str, count: usize) -> impl Iterator<Item = f32> {
     let seed = name.bytes().fold(0x811c_9dc5u32, |seed, byte| {
@@ -108,13 +109,13 @@ fn strings(value: &Value) -> Vec<String> {
         .collect()
 }
 
-fn features(images: usize) -> (Features, Vec<usize>) {
+fn features(images: usize) -> (ImageFeatures, Vec<usize>) {
     let mut data: Vec<f32> = uniform("features", images * 32).collect();
     for row in data.chunks_exact_mut(32) {
         let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
         row.iter_mut().for_each(|x| *x /= length);
     }
-    let features = Features {
+    let features = ImageFeatures {
         views: 1,
         embedding: 32,
         data,
@@ -136,7 +137,7 @@ fn close(ours: f64, expected: f64, what: &str) {
 }
 
 #[test]
-fn losses_are_pytorchs() {
+fn losses_equal_pytorchs() {
     let folder = tempfile::tempdir().unwrap();
     let golden = golden();
     let number = |name: &str| golden[name].as_f64().unwrap();
@@ -177,10 +178,7 @@ fn losses_are_pytorchs() {
             class_position: None,
         };
         write_prompt_learner(&init, &learner).unwrap();
-        let defaults = match cocoop {
-            true => PromptOptions::cocoop(1),
-            false => PromptOptions::coop(16, 1),
-        };
+        let method = if cocoop { Method::COCOOP } else { Method::COOP };
         let options = PromptOptions {
             words: None,
             init: Some(init),
@@ -192,17 +190,17 @@ fn losses_are_pytorchs() {
             warm_up_rate: number("warm_up_rate"),
             momentum: number("momentum"),
             weight_decay: number("weight_decay"),
-            ..defaults
+            ..PromptOptions::new(method, 16, 1)
         };
         let (features, labels) = features(number("images") as usize);
-        let mut training = Training::new(clip, &classes, features, labels, &options).unwrap();
+        let mut training = PromptTraining::new(clip, &classes, features, labels, &options).unwrap();
         let batches = case["batches"].as_array().unwrap().iter();
         let losses = case["losses"].as_array().unwrap();
         assert_eq!(losses.len(), 20);
         for (step, (batch, expected)) in batches.zip(losses).enumerate() {
             let batch = batch.as_array().unwrap().iter();
             let batch: Vec<_> = batch.map(|i| (i.as_u64().unwrap() as usize, 0)).collect();
-            let (loss, _, gradient) = training.update(&batch).unwrap();
+            let UpdateStats { loss, gradient, .. } = training.update(&batch).unwrap();
             let expected = expected.as_f64().unwrap();
             close(f64::from(loss), expected, &format!("{what}: loss {step}"));
             if step == 0 {
@@ -230,25 +228,29 @@ fn losses_are_pytorchs() {
     }
 }
 
-/// Six images of the generated world for each of three classes.
-fn pictures() -> (Vec<String>, Vec<Item>) {
-    let set = Dataset::open(Path::new("shapes"), &DatasetOptions::default()).unwrap();
+/// Six images of the synthetic shapes for each of three classes.
+fn images() -> (Vec<String>, Vec<LabelledImage>) {
+    let set = dataset::open(Path::new("shapes"), &DatasetOptions::default()).unwrap();
     let mut items = set.few_shot(6, 1).unwrap();
     items.retain(|item| item.label < 3);
     (set.classes[..3].to_vec(), items)
 }
 
-fn silent(_: Progress) {}
+/// Continues the training in a folder.
+fn resume(folder: &Path) -> PromptOutput {
+    PromptOutput {
+        start: Start::Resume,
+        ..PromptOutput::new(folder)
+    }
+}
+
+fn no_progress(_: TrainingEvent) {}
 
 fn short(method: Method) -> PromptOptions {
-    let defaults = match method {
-        Method::CoOp => PromptOptions::coop(16, 1),
-        Method::CoCoOp => PromptOptions::cocoop(1),
-    };
     PromptOptions {
         epochs: 3,
         batch_size: 4,
-        ..defaults
+        ..PromptOptions::new(method, 16, 1)
     }
 }
 
@@ -269,35 +271,40 @@ fn bits(learner: &PromptLearner) -> Vec<u32> {
 fn a_resumed_training_equals_an_uninterrupted_one() {
     let folder = tempfile::tempdir().unwrap();
     let clip = quick(folder.path());
-    let (classes, items) = pictures();
+    let (classes, items) = images();
     let labels: Vec<usize> = items.iter().map(|item| item.label).collect();
-    for method in [Method::CoOp, Method::CoCoOp] {
+    for method in [Method::COOP, Method::COCOOP] {
         let options = PromptOptions {
             views: 2,
             ..short(method)
         };
-        let features = image_features(&clip, &items, &options, &mut silent).unwrap();
-        let new =
-            || Training::new(&clip, &classes, features.clone(), labels.clone(), &options).unwrap();
+        let features = image_features(&clip, &items, &options, &mut no_progress).unwrap();
+        let new = || {
+            PromptTraining::new(&clip, &classes, features.clone(), labels.clone(), &options)
+                .unwrap()
+        };
         let out = |name: &str| folder.path().join(format!("{method:?}-{name}"));
-        let intervals = Intervals { log: 2, save: 3 };
+        let parts = |start: Start| PromptOutput {
+            start,
+            intervals: Intervals { log: 2, save: 3 },
+            ..PromptOutput::new(out("parts"))
+        };
         let whole = train(
             &clip,
             &classes,
             &items,
             &options,
-            &out("whole"),
-            false,
-            &mut silent,
+            &PromptOutput::new(out("whole")),
+            &mut no_progress,
         )
         .unwrap();
         let mut first = new();
         assert_eq!(first.steps(), 12);
         first
-            .run_until(5, &out("parts"), false, intervals, &mut silent)
+            .run_until(5, &parts(Start::New), &mut no_progress)
             .unwrap();
         assert_ne!(bits(&whole), bits(&first.learner()));
-        // As if killed after a line of the log that no saved state goes with.
+        // As if killed after a log line and before the next saved state.
         let log = out("parts").join("log.jsonl");
         let mut text = std::fs::read_to_string(&log).unwrap();
         assert_eq!(text.lines().count(), 3);
@@ -310,9 +317,7 @@ fn a_resumed_training_equals_an_uninterrupted_one() {
         text.push('\n');
         std::fs::write(&log, text).unwrap();
         let mut second = new();
-        let resumed = second
-            .run(&out("parts"), true, intervals, &mut silent)
-            .unwrap();
+        let resumed = second.run(&parts(Start::Resume), &mut no_progress).unwrap();
         assert_eq!(bits(&whole), bits(&resumed));
         let written = read_prompt_learner(&out("parts").join(LEARNER_FILE)).unwrap();
         assert_eq!(bits(&whole), bits(&written));
@@ -328,32 +333,32 @@ fn a_resumed_training_equals_an_uninterrupted_one() {
         );
         let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
         assert_eq!(last["images"], 48);
-        // A complete training is read, not trained again.
+        // A finished training is read, not trained again.
         let again = train(
             &clip,
             &classes,
             &items,
             &options,
-            &out("whole"),
-            true,
-            &mut silent,
+            &resume(&out("whole")),
+            &mut no_progress,
         );
         assert_eq!(bits(&whole), bits(&again.unwrap()));
     }
 }
 
 #[test]
-fn the_number_of_threads_changes_nothing() {
+fn results_do_not_depend_on_the_number_of_threads() {
     let folder = tempfile::tempdir().unwrap();
     let clip = quick(folder.path());
-    let (classes, items) = pictures();
-    for method in [Method::CoOp, Method::CoCoOp] {
+    let (classes, items) = images();
+    for method in [Method::COOP, Method::COCOOP] {
         let run = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
             let out = folder.path().join(format!("{method:?}-{threads}"));
             let options = short(method);
             pool.build().unwrap().install(|| {
-                bits(&train(&clip, &classes, &items, &options, &out, false, &mut silent).unwrap())
+                let out = PromptOutput::new(out);
+                bits(&train(&clip, &classes, &items, &options, &out, &mut no_progress).unwrap())
             })
         };
         assert_eq!(run(1), run(3));
@@ -361,15 +366,15 @@ fn the_number_of_threads_changes_nothing() {
 }
 
 #[test]
-fn classes_in_parts_are_the_same_classes() {
+fn classes_in_several_parts_have_the_same_loss() {
     let folder = tempfile::tempdir().unwrap();
     let clip = quick(folder.path());
     let mut classes = shapes::class_names();
     classes.truncate(60);
     for (class_specific, method) in [
-        (false, Method::CoOp),
-        (true, Method::CoOp),
-        (false, Method::CoCoOp),
+        (false, Method::COOP),
+        (true, Method::COOP),
+        (false, Method::COCOOP),
     ] {
         let run = |memory: usize| {
             let (features, _) = features(60);
@@ -381,16 +386,17 @@ fn classes_in_parts_are_the_same_classes() {
                 ..short(method)
             };
             let labels = (0..60).collect();
-            let mut training = Training::new(&clip, &classes, features, labels, &options).unwrap();
+            let mut training =
+                PromptTraining::new(&clip, &classes, features, labels, &options).unwrap();
             let batch = training.batch(0);
             let found = (0..4).map(|_| training.update(&batch).unwrap());
             found
-                .map(|(loss, _, gradient)| (loss, gradient))
+                .map(|update| (update.loss, update.gradient))
                 .collect::<Vec<_>>()
         };
-        // A row takes 12 KiB here, so that 1 MiB holds less than 60 prompts of at least 2 rows.
+        // A row takes 12 KiB here, so 1 MiB holds less than 60 prompts of at least 2 rows.
         let (whole, parts) = (run(1024), run(1));
-        // Contexts of their own have no sum over classes that parts could split.
+        // Class-specific contexts have no sum over classes that parts could split.
         assert_eq!(whole == parts, class_specific);
         for ((a, b), (c, d)) in whole.into_iter().zip(parts) {
             assert!(
@@ -402,7 +408,7 @@ fn classes_in_parts_are_the_same_classes() {
 }
 
 #[test]
-fn the_loss_is_that_of_the_class_embeddings_made_for_a_board() {
+fn the_loss_equals_that_of_exported_class_embeddings() {
     let folder = tempfile::tempdir().unwrap();
     let clip = quick(folder.path());
     let names = strings(&golden()["classes"]);
@@ -434,10 +440,10 @@ fn the_loss_is_that_of_the_class_embeddings_made_for_a_board() {
         let options = PromptOptions {
             class_position: position,
             n_ctx: 5,
-            ..PromptOptions::coop(1, 1)
+            ..PromptOptions::new(Method::COOP, 1, 1)
         };
         let mut training =
-            Training::new(&clip, &names, all.clone(), labels.clone(), &options).unwrap();
+            PromptTraining::new(&clip, &names, all.clone(), labels.clone(), &options).unwrap();
         let learner = training.learner();
         let embeddings = pinhole_prompts::learned_embeddings(
             &tower,
@@ -449,45 +455,47 @@ fn the_loss_is_that_of_the_class_embeddings_made_for_a_board() {
         )
         .unwrap();
         let batch: Vec<(usize, usize)> = (0..12).map(|image| (image, 0)).collect();
-        let (ours, ..) = training.update(&batch).unwrap();
+        let ours = training.update(&batch).unwrap().loss;
         close(
             f64::from(ours),
             loss(&|_| embeddings.data.clone()),
             &position.to_string(),
         );
     }
-    let options = PromptOptions::cocoop(1);
-    let mut training = Training::new(&clip, &names, all.clone(), labels.clone(), &options).unwrap();
+    let options = PromptOptions::new(Method::COCOOP, 16, 1);
+    let mut training =
+        PromptTraining::new(&clip, &names, all.clone(), labels.clone(), &options).unwrap();
     let learner = training.learner();
     let head = pinhole_prompts::Conditional::new(&tower, &tokenizer, &classes, &learner).unwrap();
     let batch: Vec<(usize, usize)> = (0..12).map(|image| (image, 0)).collect();
-    let (ours, ..) = training.update(&batch).unwrap();
+    let ours = training.update(&batch).unwrap().loss;
     let expected = loss(&|image| head.exact(&tower, image, None).unwrap());
     close(f64::from(ours), expected, "cocoop");
 }
 
 #[test]
-fn it_learns() {
+fn training_lowers_the_loss() {
     let folder = tempfile::tempdir().unwrap();
     let clip = quick(folder.path());
     let classes = strings(&golden()["classes"]);
-    for (method, rate) in [(Method::CoOp, 0.1), (Method::CoCoOp, 0.02)] {
+    for (method, rate) in [(Method::COOP, 0.1), (Method::COCOOP, 0.02)] {
         let (features, labels) = features(12);
         let options = PromptOptions {
             epochs: 40,
             learning_rate: rate,
             ..short(method)
         };
-        let mut training = Training::new(&clip, &classes, features, labels, &options).unwrap();
+        let mut training =
+            PromptTraining::new(&clip, &classes, features, labels, &options).unwrap();
         let mut records = Vec::new();
         let out = folder.path().join(format!("{method:?}"));
-        let mut observe = |event: Progress| {
-            if let Progress::Training { record, .. } = event {
+        let mut observe = |event: TrainingEvent| {
+            if let TrainingEvent::Logged { record, .. } = event {
                 records.push(record.clone());
             }
         };
         training
-            .run(&out, false, Intervals::default(), &mut observe)
+            .run(&PromptOutput::new(&out), &mut observe)
             .unwrap();
         let (first, last) = (&records[0], &records[records.len() - 1]);
         assert!(
@@ -505,17 +513,17 @@ fn it_learns() {
 }
 
 #[test]
-fn the_context_may_start_as_words() {
+fn the_initial_context_is_words_or_random() {
     let folder = tempfile::tempdir().unwrap();
     let clip = quick(folder.path());
     let classes = ["cat".to_owned(), "dog".to_owned()];
     let start = |options: &PromptOptions| {
         let (features, _) = features(2);
-        Training::new(&clip, &classes, features, vec![0, 1], options)
+        PromptTraining::new(&clip, &classes, features, vec![0, 1], options)
             .unwrap()
             .learner()
     };
-    let cocoop = start(&PromptOptions::cocoop(1));
+    let cocoop = start(&PromptOptions::new(Method::COCOOP, 16, 1));
     let table = clip.tensor("token_embedding.weight").unwrap().data;
     // "a photo of a" in CLIP's vocabulary.
     let words: Vec<f32> = [320, 1125, 539, 320usize]
@@ -535,36 +543,42 @@ fn the_context_may_start_as_words() {
         .fold(0f32, |m, v| m.max(v.abs()));
     assert!(most <= 32f32.sqrt().recip() && most > 0.1, "{most}");
 
-    let coop = start(&PromptOptions::coop(16, 1));
+    let coop = start(&PromptOptions::new(Method::COOP, 16, 1));
     assert_eq!(coop.context.shape, [16, 64]);
     let deviation = length(&coop.context.data) / 1024f64.sqrt();
     assert!((deviation - 0.02).abs() < 0.002, "{deviation}");
-    assert_ne!(coop.context, start(&PromptOptions::coop(16, 2)).context);
+    assert_ne!(
+        coop.context,
+        start(&PromptOptions::new(Method::COOP, 16, 2)).context
+    );
     let own = PromptOptions {
         class_specific: true,
-        ..PromptOptions::coop(16, 1)
+        ..PromptOptions::new(Method::COOP, 16, 1)
     };
     assert_eq!(start(&own).context.shape, [2, 16, 64]);
 }
 
 #[test]
-fn views_vary_and_repeat_with_the_seed() {
+fn views_vary_and_depend_on_the_seed() {
     let folder = tempfile::tempdir().unwrap();
     let clip = quick(folder.path());
-    let (_, items) = pictures();
+    let (_, items) = images();
     let encode = |views: usize, seed: u64| {
         let options = PromptOptions {
             views,
-            ..PromptOptions::coop(1, seed)
+            ..PromptOptions::new(Method::COOP, 1, seed)
         };
-        let mut told = Vec::new();
-        let found = image_features(&clip, &items, &options, &mut |event: Progress| {
-            if let Progress::Encoding { done, all } = event {
-                told.push((done, all));
+        let mut reported = Vec::new();
+        let found = image_features(&clip, &items, &options, &mut |event: TrainingEvent| {
+            if let TrainingEvent::Encoded { done, total } = event {
+                reported.push((done, total));
             }
         });
         let all = items.len() * views.max(1);
-        assert_eq!((told[0], told[told.len() - 1]), ((0, all), (all, all)));
+        assert_eq!(
+            (reported[0], reported[reported.len() - 1]),
+            ((0, all), (all, all))
+        );
         found.unwrap()
     };
     let plain = encode(0, 1);
@@ -582,7 +596,7 @@ fn views_vary_and_repeat_with_the_seed() {
 }
 
 #[test]
-fn a_bundle_may_encode_the_images() {
+fn a_bundle_can_encode_the_images() {
     let folder = tempfile::tempdir().unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let demo = root.join("assets/demo");
@@ -593,11 +607,11 @@ fn a_bundle_may_encode_the_images() {
     };
     let options = PromptOptions {
         encoder: Some(demo),
-        ..PromptOptions::coop(1, 1)
+        ..PromptOptions::new(Method::COOP, 1, 1)
     };
-    let (_, items) = pictures();
+    let (_, items) = images();
     let encode = |clip: &Checkpoint, options: &PromptOptions| {
-        image_features(clip, &items, options, &mut silent).map_err(|error| error.to_string())
+        image_features(clip, &items, options, &mut no_progress).map_err(|error| error.to_string())
     };
     let mut config = config(Activation::QuickGelu);
     config.embedding = embedding;
@@ -609,29 +623,29 @@ fn a_bundle_may_encode_the_images() {
     let features = encode(&fitting, &options).unwrap();
     assert_eq!(features.data.len(), items.len() * embedding);
     for (row, item) in features.data.chunks_exact(embedding).zip(&items) {
-        assert_eq!(row, bundle.embed(&item.image().unwrap()).unwrap().values);
+        assert_eq!(row, bundle.embed(&item.decode().unwrap()).unwrap().values);
     }
     let error = encode(&quick(folder.path()), &options).unwrap_err();
     assert!(error.contains("the same model"), "{error}");
-    // A ModifiedResNet runs in no other way.
+    // A ModifiedResNet needs a bundle.
     let resnet = root.join("tests/golden/models/resnet/open-clip");
     let resnet = Checkpoint::open(&resnet, &OpenOptions::default()).unwrap();
-    let error = encode(&resnet, &PromptOptions::coop(1, 1)).unwrap_err();
+    let error = encode(&resnet, &PromptOptions::new(Method::COOP, 1, 1)).unwrap_err();
     assert!(error.contains("--encoder"), "{error}");
 }
 
 #[test]
-fn an_epoch_has_an_order_and_views_of_its_own() {
+fn each_epoch_has_its_own_order_and_views() {
     let folder = tempfile::tempdir().unwrap();
     let clip = quick(folder.path());
     let (features, labels) = features(30);
-    let features = Features {
+    let features = ImageFeatures {
         views: 3,
         ..features
     };
     let options = PromptOptions {
         views: 3,
-        ..short(Method::CoOp)
+        ..short(Method::COOP)
     };
     let classes = strings(&golden()["classes"]);
     let new = |seed: u64| {
@@ -640,12 +654,12 @@ fn an_epoch_has_an_order_and_views_of_its_own() {
             ..options.clone()
         };
         let labels = labels[..10].to_vec();
-        Training::new(&clip, &classes, features.clone(), labels, &options).unwrap()
+        PromptTraining::new(&clip, &classes, features.clone(), labels, &options).unwrap()
     };
     let training = new(1);
-    // 10 images in batches of 4: two batches an epoch, two images left out.
+    // 10 images in batches of 4: two batches per epoch, two images dropped.
     assert_eq!(training.steps(), 6);
-    let epoch = |training: &Training, epoch: u64| {
+    let epoch = |training: &PromptTraining, epoch: u64| {
         [training.batch(2 * epoch), training.batch(2 * epoch + 1)].concat()
     };
     let mut views = [false; 3];
@@ -677,28 +691,28 @@ fn an_epoch_has_an_order_and_views_of_its_own() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_at_once() {
+fn invalid_options_and_classes_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let clip = quick(folder.path());
     let fail = |classes: &[&str], options: &PromptOptions| {
         let classes: Vec<String> = classes.iter().map(|&c| c.into()).collect();
         let (features, _) = features(2);
-        match Training::new(&clip, &classes, features, vec![0, 0], options) {
+        match PromptTraining::new(&clip, &classes, features, vec![0, 0], options) {
             Ok(_) => panic!("{classes:?} {options:?}"),
             Err(error) => error.to_string(),
         }
     };
-    let coop = PromptOptions::coop(1, 1);
+    let coop = PromptOptions::new(Method::COOP, 1, 1);
     let long = "a very much longer name of a bird";
     let error = fail(&["a rather long name of a dog", long, "cat"], &coop);
     assert!(error.contains(long) && error.contains("24"), "{error}");
     assert!(fail(&["cat", " "], &coop).contains("class 1"));
     assert!(fail(&["cat", "cat"], &coop).contains("already"));
     assert!(fail(&["Cat", "cat"], &coop).contains("the same tokens"));
-    assert!(fail(&["cat"], &coop).contains("two classes"));
+    assert!(fail(&["cat"], &coop).contains("at least two classes"));
     assert!(fail(&["cat <end&#95;of&#95;text> a", "dog"], &coop).contains("starts or ends"));
     let with = |change: fn(&mut PromptOptions)| {
-        let mut options = PromptOptions::coop(1, 1);
+        let mut options = PromptOptions::new(Method::COOP, 1, 1);
         change(&mut options);
         fail(&["cat", "dog"], &options)
     };
@@ -716,7 +730,7 @@ fn what_cannot_be_is_refused_at_once() {
     );
     assert!(
         with(|o| {
-            o.method = Method::CoCoOp;
+            o.method = Method::COCOOP;
             o.class_position = ClassPosition::Front;
         })
         .contains("--class-position")
@@ -725,8 +739,8 @@ fn what_cannot_be_is_refused_at_once() {
 
     let (few, _) = features(2);
     let classes = ["cat".to_owned(), "dog".to_owned()];
-    let new = |features: Features, labels: Vec<usize>| {
-        Training::new(&clip, &classes, features, labels, &coop).map(|_| ())
+    let new = |features: ImageFeatures, labels: Vec<usize>| {
+        PromptTraining::new(&clip, &classes, features, labels, &coop).map(|_| ())
     };
     assert!(
         new(few.clone(), vec![0, 2])
@@ -736,14 +750,14 @@ fn what_cannot_be_is_refused_at_once() {
     );
     assert!(new(few.clone(), vec![0]).is_err());
     assert!(new(few.clone(), vec![]).is_err());
-    let mut training = Training::new(&clip, &classes, few, vec![0, 1], &coop).unwrap();
+    let mut training = PromptTraining::new(&clip, &classes, few, vec![0, 1], &coop).unwrap();
     assert!(training.update(&[(2, 0)]).is_err());
     assert!(training.update(&[(0, 1)]).is_err());
     assert!(training.update(&[]).is_err());
 }
 
 #[test]
-fn a_prompt_learner_of_another_model_is_no_start() {
+fn a_prompt_learner_of_another_model_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let clip = quick(folder.path());
     let path = folder.path().join("init.safetensors");
@@ -761,53 +775,58 @@ fn a_prompt_learner_of_another_model_is_no_start() {
         };
         let classes = ["cat".to_owned(), "dog".to_owned()];
         let (features, _) = features(2);
-        let training = Training::new(&clip, &classes, features, vec![0, 1], &options);
+        let training = PromptTraining::new(&clip, &classes, features, vec![0, 1], &options);
         training.map(|_| ()).map_err(|error| error.to_string())
     };
-    let coop = || PromptOptions::coop(1, 1);
+    let coop = || PromptOptions::new(Method::COOP, 1, 1);
     start(&[3, 64], None, coop()).unwrap();
     assert!(start(&[3, 32], None, coop()).unwrap_err().contains("32"));
     assert!(
         start(&[2, 3, 64], None, coop())
             .unwrap_err()
-            .contains("class-specific")
+            .contains("class-specific contexts of 2 classes")
     );
     assert!(
         start(&[3, 64], Some(ClassPosition::Front), coop())
             .unwrap_err()
             .contains("end")
     );
-    let error = start(&[3, 64], None, PromptOptions::cocoop(1)).unwrap_err();
-    assert!(error.contains("meta-net"), "{error}");
+    let error = start(&[3, 64], None, PromptOptions::new(Method::COCOOP, 16, 1)).unwrap_err();
+    assert!(error.contains("found one of CoOp"), "{error}");
 }
 
 #[test]
-fn a_state_that_does_not_fit_is_refused() {
+fn a_state_of_other_options_or_data_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let clip = quick(folder.path());
-    let (classes, items) = pictures();
+    let (classes, items) = images();
     let out: PathBuf = folder.path().join("out");
     let options = PromptOptions {
         epochs: 1,
-        ..short(Method::CoOp)
+        ..short(Method::COOP)
     };
-    let go = |classes: &[String], items: &[Item], options: &PromptOptions, resume: bool| {
-        let done = train(&clip, classes, items, options, &out, resume, &mut silent);
-        done.map(|_| ()).map_err(|error| error.to_string())
-    };
-    go(&classes, &items, &options, false).unwrap();
+    let go =
+        |classes: &[String], items: &[LabelledImage], options: &PromptOptions, start: Start| {
+            let output = PromptOutput {
+                start,
+                ..PromptOutput::new(&out)
+            };
+            let done = train(&clip, classes, items, options, &output, &mut no_progress);
+            done.map(|_| ()).map_err(|error| error.to_string())
+        };
+    go(&classes, &items, &options, Start::New).unwrap();
     assert!(
-        go(&classes, &items, &options, false)
+        go(&classes, &items, &options, Start::New)
             .unwrap_err()
             .contains("--resume")
     );
-    go(&classes, &items, &options, true).unwrap();
+    go(&classes, &items, &options, Start::Resume).unwrap();
     let other = PromptOptions {
         seed: 2,
         ..options.clone()
     };
     assert!(
-        go(&classes, &items, &other, true)
+        go(&classes, &items, &other, Start::Resume)
             .unwrap_err()
             .contains("other hyper-parameters")
     );
@@ -815,12 +834,12 @@ fn a_state_that_does_not_fit_is_refused() {
     renamed[0] = "zebra".into();
     let other = "other classes or other images";
     assert!(
-        go(&renamed, &items, &options, true)
+        go(&renamed, &items, &options, Start::Resume)
             .unwrap_err()
             .contains(other)
     );
     assert!(
-        go(&classes, &items[1..], &options, true)
+        go(&classes, &items[1..], &options, Start::Resume)
             .unwrap_err()
             .contains(other)
     );
@@ -828,31 +847,39 @@ fn a_state_that_does_not_fit_is_refused() {
     let bytes = std::fs::read(&state).unwrap();
     std::fs::write(&state, &bytes[..bytes.len() / 2]).unwrap();
     assert!(
-        go(&classes, &items, &options, true)
+        go(&classes, &items, &options, Start::Resume)
             .unwrap_err()
             .contains("state.safetensors")
     );
     std::fs::remove_file(&state).unwrap();
     assert!(
-        go(&classes, &items, &options, true)
+        go(&classes, &items, &options, Start::Resume)
             .unwrap_err()
             .contains("state.safetensors")
     );
 }
 
 #[test]
-fn a_loss_that_is_no_number_stops_the_training() {
+fn a_non_finite_loss_stops_the_training() {
     let folder = tempfile::tempdir().unwrap();
     let clip = quick(folder.path());
-    let (classes, items) = pictures();
+    let (classes, items) = images();
     let options = PromptOptions {
         learning_rate: 1e38,
         warm_up: 0,
         weight_decay: 0.0,
-        ..short(Method::CoOp)
+        ..short(Method::COOP)
     };
     let out = folder.path().join("out");
-    let error = train(&clip, &classes, &items, &options, &out, false, &mut silent).unwrap_err();
+    let error = train(
+        &clip,
+        &classes,
+        &items,
+        &options,
+        &PromptOutput::new(&out),
+        &mut no_progress,
+    )
+    .unwrap_err();
     assert!(
         error.to_string().contains("lower --learning-rate"),
         "{error}"

@@ -1,4 +1,4 @@
-//! Training as a whole: against PyTorch, against itself interrupted, and from files.
+//! Pre-training: compared with PyTorch, resumed, and from files.
 
 use std::path::{Path, PathBuf};
 
@@ -8,18 +8,18 @@ use pinhole_preprocessing::Pixels;
 use pinhole_prompts::Templates;
 use pinhole_training::{
     Error,
-    contrastive::{Batch, encode_images, encode_texts, step},
-    data::{Files, ListOptions, Source},
-    dataset::Dataset,
-    evaluate::{TestSet, TextSide},
-    features::ImageEncoder,
-    model::{Clip, normalise, tensor_specs},
-    optimiser::{AdamWOptions, Parameter, clip_length, update},
+    contrastive::{Batch, encode_images, encode_texts, loss_and_gradients},
+    dataset::all_to_test,
+    evaluate::{PromptEvaluator, TestSet},
+    image_encoder::ImageEncoder,
+    model::{ClipModel, normalise, tensor_specs},
+    optimiser::{AdamWOptions, Parameter, clip_norm, update},
+    pairs::{ListOptions, PairFiles, PairSource},
+    pretraining::{
+        ModelSizes, Pretraining, PretrainingOptions, PretrainingOutput, evaluate_shapes, pretrain,
+    },
     shapes::{self, Split},
-    state,
-    train::{ModelOptions, Output, TrainOptions, Training, run},
     vocabulary::{Tokens, Vocabulary},
-    zero_shot::evaluate_shapes,
 };
 use serde_json::Value;
 
@@ -72,8 +72,8 @@ fn parameters(checkpoint: &Checkpoint) -> Vec<Parameter> {
     specs.into_iter().map(|spec| load(spec.name)).collect()
 }
 
-fn model(checkpoint: &Checkpoint, parameters: &[Parameter]) -> Clip {
-    Clip::new(checkpoint.config(), |name| {
+fn model(checkpoint: &Checkpoint, parameters: &[Parameter]) -> ClipModel {
+    ClipModel::new(checkpoint.config(), |name| {
         let parameter = parameters.iter().find(|p| p.name == name).unwrap();
         Ok(parameter.var.as_tensor().clone())
     })
@@ -81,7 +81,7 @@ fn model(checkpoint: &Checkpoint, parameters: &[Parameter]) -> Clip {
 }
 
 #[test]
-fn towers_embed_as_open_clip() {
+fn embeddings_equal_open_clips() {
     let (images, texts) = inputs();
     for (family, file) in [
         ("vit-quickgelu", "open-clip"),
@@ -117,7 +117,7 @@ fn towers_embed_as_open_clip() {
 }
 
 #[test]
-fn updates_are_pytorchs() {
+fn updates_equal_pytorchs() {
     let golden = json("training.json");
     let number = |name: &str| golden[name].as_f64().unwrap();
     let checkpoint = open("vit-quickgelu/open-clip");
@@ -133,7 +133,8 @@ fn updates_are_pytorchs() {
         weight_decay: number("weight_decay"),
     };
     for (done, expected) in numbers(&golden["losses"]).into_iter().enumerate() {
-        let mut found = step(&model, checkpoint.config(), &parameters, &batch).unwrap();
+        let mut found =
+            loss_and_gradients(&model, checkpoint.config(), &parameters, &batch).unwrap();
         let loss = f64::from(found.loss);
         assert!(
             (loss - expected).abs() < 2e-3 * expected + 1e-6,
@@ -153,7 +154,7 @@ fn updates_are_pytorchs() {
                 assert!(close, "{}: {length} {expected}", parameter.name);
             }
         }
-        clip_length(&mut found.gradients, number("clip_gradient"));
+        clip_norm(&mut found.gradients, number("clip_gradient"));
         let rate = number("learning_rate");
         update(
             &mut parameters,
@@ -166,9 +167,9 @@ fn updates_are_pytorchs() {
     }
 }
 
-fn tiny(steps: u64) -> TrainOptions {
-    TrainOptions {
-        model: ModelOptions {
+fn tiny(steps: u64) -> PretrainingOptions {
+    PretrainingOptions {
+        model: ModelSizes {
             image_size: 16,
             patch_size: 8,
             width: 64,
@@ -191,22 +192,22 @@ fn tiny(steps: u64) -> TrainOptions {
     }
 }
 
-fn new(options: TrainOptions, source: &Source) -> Training {
+fn new(options: PretrainingOptions, source: &PairSource) -> Pretraining {
     let texts = source.texts();
     let vocabulary = Vocabulary::of(texts.iter().map(String::as_str));
-    Training::new(options, vocabulary).unwrap()
+    Pretraining::new(options, vocabulary).unwrap()
 }
 
-fn output(folder: &Path) -> Output {
-    Output {
+fn output(folder: &Path) -> PretrainingOutput {
+    PretrainingOutput {
         folder: folder.into(),
         log_every: 2,
         save_every: 3,
     }
 }
 
-/// Weights and moments, bit for bit.
-fn bits(training: &Training) -> Vec<(String, Vec<u32>)> {
+/// The bits of weights and moments.
+fn bits(training: &Pretraining) -> Vec<(String, Vec<u32>)> {
     let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
     let one = |p: &Parameter| {
         let weights = p.var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -218,26 +219,26 @@ fn bits(training: &Training) -> Vec<(String, Vec<u32>)> {
 
 #[test]
 fn a_resumed_training_equals_an_uninterrupted_one() {
-    let source = Source::Shapes;
+    let source = PairSource::Shapes;
     let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut a = new(tiny(8), &source);
-    let log_a = run(&mut a, &source, &output(whole.path()), 8, |_, _| Ok(())).unwrap();
+    let log_a = pretrain(&mut a, &source, &output(whole.path()), 8, |_, _| Ok(())).unwrap();
 
     let mut b = new(tiny(8), &source);
-    run(&mut b, &source, &output(parts.path()), 3, |_, _| Ok(())).unwrap();
+    pretrain(&mut b, &source, &output(parts.path()), 3, |_, _| Ok(())).unwrap();
     let mut c = new(tiny(8), &source);
     assert_ne!(bits(&b), bits(&c));
-    state::load(&mut c, &source, &output(parts.path()).state()).unwrap();
+    c.load(&source, &output(parts.path()).state()).unwrap();
     assert_eq!(c.done, 3);
     assert_eq!(bits(&b), bits(&c));
-    let log_c = run(&mut c, &source, &output(parts.path()), 8, |_, _| Ok(())).unwrap();
+    let log_c = pretrain(&mut c, &source, &output(parts.path()), 8, |_, _| Ok(())).unwrap();
     assert_eq!(bits(&a), bits(&c));
     assert_eq!(log_a.last().unwrap().loss, log_c.last().unwrap().loss);
 }
 
 #[test]
-fn the_number_of_threads_changes_nothing() {
-    let source = Source::Shapes;
+fn results_do_not_depend_on_the_number_of_threads() {
+    let source = PairSource::Shapes;
     let train = |threads: usize| {
         let folder = tempfile::tempdir().unwrap();
         let pool = rayon::ThreadPoolBuilder::new()
@@ -246,7 +247,7 @@ fn the_number_of_threads_changes_nothing() {
             .unwrap();
         pool.install(|| {
             let mut training = new(tiny(3), &source);
-            run(&mut training, &source, &output(folder.path()), 3, |_, _| {
+            pretrain(&mut training, &source, &output(folder.path()), 3, |_, _| {
                 Ok(())
             })
             .unwrap();
@@ -257,17 +258,16 @@ fn the_number_of_threads_changes_nothing() {
 }
 
 #[test]
-fn a_state_that_does_not_fit_is_refused() {
-    let source = Source::Shapes;
+fn a_state_of_other_options_or_a_truncated_one_is_an_error() {
+    let source = PairSource::Shapes;
     let folder = tempfile::tempdir().unwrap();
     let mut training = new(tiny(3), &source);
-    run(&mut training, &source, &output(folder.path()), 3, |_, _| {
+    pretrain(&mut training, &source, &output(folder.path()), 3, |_, _| {
         Ok(())
     })
     .unwrap();
     let path = output(folder.path()).state();
-    let problem = |training: &mut Training, path: &Path| match state::load(training, &source, path)
-    {
+    let problem = |training: &mut Pretraining, path: &Path| match training.load(&source, path) {
         Err(Error::State { problem, .. }) => problem,
         other => panic!("{other:?}"),
     };
@@ -283,10 +283,10 @@ fn a_state_that_does_not_fit_is_refused() {
 }
 
 #[test]
-fn the_checkpoint_and_png_files_give_the_accuracy_of_the_model_in_memory() {
-    let source = Source::Shapes;
+fn checkpoint_and_png_files_give_the_accuracy_of_the_model_in_memory() {
+    let source = PairSource::Shapes;
     let folder = tempfile::tempdir().unwrap();
-    // Untrained, its class embeddings lie far apart: their order does not hang on rounding.
+    // The class embeddings of an untrained model are far apart: rounding does not change their order.
     let training = new(tiny(1), &source);
     let template = "a photo of a {}.";
     let count = 104;
@@ -298,13 +298,13 @@ fn the_checkpoint_and_png_files_give_the_accuracy_of_the_model_in_memory() {
         (Split::Seen, 11, count),
     )
     .unwrap();
-    // Answers that are all alike would be equal whatever the pixels were.
-    let given = |class: &usize| expected.confusion.iter().any(|row| row[*class] > 0);
-    let given = (0..expected.classes.len()).filter(given).count();
-    assert!(given > 4, "{given}");
+    // If all predictions were the same class, the pixels would not matter.
+    let predicted = |class: &usize| expected.counts.iter().any(|row| row[*class] > 0);
+    let predicted = (0..expected.classes.len()).filter(predicted).count();
+    assert!(predicted > 4, "{predicted}");
 
     let checkpoint = output(folder.path()).checkpoint();
-    training.write(&checkpoint).unwrap();
+    training.write_checkpoint(&checkpoint).unwrap();
     let images = folder.path().join("images");
     for index in 0..count {
         let (scene, class, _) = shapes::sample(Split::Seen, 11, index);
@@ -318,13 +318,13 @@ fn the_checkpoint_and_png_files_give_the_accuracy_of_the_model_in_memory() {
     }
     let classes = shapes::class_names();
     let checkpoint = Checkpoint::open(&checkpoint, &OpenOptions::default()).unwrap();
-    let data = Dataset::all_to_test(&images).unwrap();
+    let data = all_to_test(&images).unwrap();
     let data = data.with_classes(classes).unwrap();
     let encoder = ImageEncoder::open(&checkpoint).unwrap();
     let set = TestSet::new(&encoder, &data, &|_| {}).unwrap();
-    let texts = TextSide::open(&checkpoint).unwrap();
+    let texts = PromptEvaluator::open(&checkpoint).unwrap();
     let outcome = texts.zero_shot(&set, &Templates::single(template).unwrap());
-    assert_eq!(outcome.unwrap().table, expected);
+    assert_eq!(outcome.unwrap().confusion, expected);
 }
 
 /// Two PNG files and a list of them.
@@ -340,18 +340,19 @@ fn list(folder: &Path, rows: &str) -> PathBuf {
 }
 
 #[test]
-fn lists_give_every_pair_once_an_epoch() {
+fn each_epoch_of_a_list_has_every_pair_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = list(
         folder.path(),
         "filepath\ttitle\none.png\ta dog\ntwo.png\ta cat, asleep\n",
     );
-    let source = Source::Files(Files::from_list(&path, &ListOptions::default(), 0.8).unwrap());
-    assert_eq!(source.len(), Some(2));
-    let rule = pinhole_model::PreprocessConfig::openai(16);
+    let source =
+        PairSource::Files(PairFiles::from_list(&path, &ListOptions::default(), 0.8).unwrap());
+    assert_eq!(source.epoch_images(), Some(2));
+    let preprocessing = pinhole_model::PreprocessConfig::openai(16);
     let mut orders = std::collections::HashSet::new();
     for epoch in 0..16u64 {
-        let at = |i: u64| source.pair(4, 2 * epoch + i, &rule).unwrap();
+        let at = |i: u64| source.pair(4, 2 * epoch + i, &preprocessing).unwrap();
         let (a, b) = (at(0), at(1));
         assert_eq!(a, at(0));
         let mut texts = [a.1.clone(), b.1];
@@ -359,22 +360,22 @@ fn lists_give_every_pair_once_an_epoch() {
         assert_eq!(texts, ["a cat, asleep", "a dog"]);
         orders.insert(a.1);
     }
-    assert_eq!(orders.len(), 2, "the order never changes");
+    assert_eq!(orders.len(), 2, "every epoch has the same order");
     let mut options = tiny(2);
     options.batch_size = 3;
     let mut training = new(options, &source);
     let out = folder.path().join("out");
-    run(&mut training, &source, &output(&out), 2, |_, _| Ok(())).unwrap();
+    pretrain(&mut training, &source, &output(&out), 2, |_, _| Ok(())).unwrap();
 }
 
 #[test]
-fn bad_lists_are_refused_by_line() {
+fn errors_in_lists_name_the_line() {
     let folder = tempfile::tempdir().unwrap();
     let error = |rows: &str| {
         let path = list(folder.path(), rows);
-        match Files::from_list(&path, &ListOptions::default(), 1.0) {
+        match PairFiles::from_list(&path, &ListOptions::default(), 1.0) {
             Err(error) => error.to_string(),
-            Ok(_) => panic!("{rows:?} was taken"),
+            Ok(_) => panic!("{rows:?} was accepted"),
         }
     };
     assert!(error("filepath\ttitle\n").contains("no image"));
@@ -386,28 +387,28 @@ fn bad_lists_are_refused_by_line() {
         "{missing}"
     );
     assert!(error("filepath\ttitle\none.png\t \n").contains("line 2: the caption is empty"));
-    // An image that is none shows when it is read.
+    // A file that is not an image is an error when it is read.
     std::fs::write(folder.path().join("bad.png"), "no image").unwrap();
     let path = list(folder.path(), "filepath\ttitle\nbad.png\ta\n");
-    let files = Files::from_list(&path, &ListOptions::default(), 1.0).unwrap();
-    let rule = pinhole_model::PreprocessConfig::openai(16);
-    let error = Source::Files(files)
-        .pair(1, 0, &rule)
+    let files = PairFiles::from_list(&path, &ListOptions::default(), 1.0).unwrap();
+    let preprocessing = pinhole_model::PreprocessConfig::openai(16);
+    let error = PairSource::Files(files)
+        .pair(1, 0, &preprocessing)
         .unwrap_err()
         .to_string();
     assert!(error.contains("bad.png"), "{error}");
 }
 
 #[test]
-fn class_folders_take_templates() {
+fn class_folders_use_templates() {
     let folder = tempfile::tempdir().unwrap();
     for class in ["red dog", "cat"] {
         std::fs::create_dir(folder.path().join(class)).unwrap();
         list(&folder.path().join(class), "");
     }
     let templates = ["a photo of a {}.", "{}"].map(String::from);
-    let source = Source::Files(Files::from_folder(folder.path(), &templates, 1.0).unwrap());
-    assert_eq!(source.len(), Some(4));
+    let source = PairSource::Files(PairFiles::from_folder(folder.path(), &templates, 1.0).unwrap());
+    assert_eq!(source.epoch_images(), Some(4));
     let mut texts = source.texts();
     texts.sort();
     assert_eq!(
@@ -419,18 +420,18 @@ fn class_folders_take_templates() {
             "red dog"
         ]
     );
-    let wrong = Files::from_folder(folder.path(), &["a photo".into()], 1.0);
+    let wrong = PairFiles::from_folder(folder.path(), &["a photo".into()], 1.0);
     assert!(matches!(wrong, Err(Error::Config(_))));
     let empty = tempfile::tempdir().unwrap();
-    assert!(Files::from_folder(empty.path(), &templates, 1.0).is_err());
+    assert!(PairFiles::from_folder(empty.path(), &templates, 1.0).is_err());
 }
 
 #[test]
-fn sizes_that_do_not_fit_are_refused() {
-    let change = |f: fn(&mut TrainOptions)| {
+fn invalid_options_are_errors() {
+    let change = |f: fn(&mut PretrainingOptions)| {
         let mut options = tiny(1);
         f(&mut options);
-        let made = Training::new(options, Vocabulary::of(["a"]));
+        let made = Pretraining::new(options, Vocabulary::of(["a"]));
         assert!(matches!(made, Err(Error::Config(_))));
     };
     change(|o| o.model.patch_size = 7);

@@ -1,9 +1,9 @@
-//! CLIP's two towers in candle, with the tensor names and formulas of OpenAI's implementation.
+//! CLIP's two encoders in candle, with the tensor names and formulas of OpenAI's implementation.
 
-mod init;
-mod pixels;
-mod towers;
+mod initial;
+mod patches;
+mod transformer;
 
-pub use init::{Init, TensorSpec, initial, tensor_specs};
-pub use pixels::patches;
-pub use towers::{Clip, TextTransformer, VisionTransformer, normalise};
+pub use initial::{Initialisation, TensorSpec, initial_values, tensor_specs};
+pub use patches::patches;
+pub use transformer::{ClipModel, TextTransformer, VisionTransformer, normalise};

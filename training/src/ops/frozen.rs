@@ -1,8 +1,8 @@
-//! Operations whose weights stay as they are: only their inputs get gradients, so that a step through
-//! a frozen tower costs two products a layer, and no product for a weight is ever computed.
+//! Operations with frozen weights: only their inputs get gradients, so an update costs two matrix products
+//! per linear layer instead of three.
 //!
-//! Unlike those of the parent module these share their work among the threads of rayon's current
-//! pool; no sum is split, so that the number of threads does not change a bit.
+//! They run on the threads of rayon's current pool. No sum is split, so results do not depend on the number
+//! of threads.
 
 use std::sync::Arc;
 
@@ -11,16 +11,19 @@ use pinhole_kernels::{self as kernels, PackedLinear};
 use pinhole_model::Activation;
 use rayon::prelude::*;
 
-use super::{dot, exp, last_dim, moments, read, sigmoid, slice, sum, vectorised};
+use super::{
+    storage::{check_last_dim, read, slice},
+    vector::{dot, exp, norm_moments, quick_gelu_gradient, sum, vectorised},
+};
 
-/// CLIP's layer norms all have it (OpenAI's model.py).
+/// The epsilon of CLIP's layer norms (OpenAI's model.py).
 const EPSILON: f32 = 1e-5;
 
-/// Values of a chunk that one thread takes.
+/// Values per chunk of one thread.
 const CHUNK: usize = 1 << 15;
 
-/// A linear layer, packed once for the kernels: the weight for the way forward, and its transpose
-/// for the gradient.
+/// A linear layer, packed once for the kernels: the weight for the forward pass, its transpose for the
+/// backward pass.
 #[derive(Clone)]
 pub struct FrozenLinear(Arc<Packed>);
 
@@ -33,7 +36,7 @@ impl FrozenLinear {
     /// From a weight `[out, in]`, row-major, and its bias `[out]`.
     ///
     /// # Errors
-    /// Where the lengths do not fit the sizes.
+    /// For lengths that do not fit the sizes.
     pub fn new(
         weight: &[f32],
         outputs: usize,
@@ -44,7 +47,7 @@ impl FrozenLinear {
             || bias.is_some_and(|b| b.len() != outputs)
         {
             return Err(Error::Msg(format!(
-                "frozen linear: {} weights and {:?} biases for [{outputs}, {inputs}]",
+                "frozen linear: expected a weight [{outputs}, {inputs}], found {} values and {:?} biases",
                 weight.len(),
                 bias.map(<[f32]>::len)
             )));
@@ -67,7 +70,7 @@ impl FrozenLinear {
     ///
     /// # Errors
     /// For an input of another width, or a residual of another shape than the output's.
-    pub fn forward_onto(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+    pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         x.contiguous()?
             .apply_op2(&residual.contiguous()?, self.clone())
     }
@@ -79,7 +82,7 @@ impl FrozenLinear {
     ) -> Result<(CpuStorage, Shape)> {
         let layer = &self.0.forward;
         let (inputs, outputs) = (layer.inputs(), layer.outputs());
-        last_dim(x.1.dims(), inputs, "frozen linear")?;
+        check_last_dim(x.1.dims(), inputs, "frozen linear")?;
         let mut dims = x.1.dims().to_vec();
         if let Some(last) = dims.last_mut() {
             *last = outputs;
@@ -88,7 +91,7 @@ impl FrozenLinear {
         let residual = match residual {
             Some((_, layout)) if layout.dims() != dims => {
                 return Err(Error::Msg(format!(
-                    "frozen linear: a residual of shape {:?} for an output of {dims:?}",
+                    "frozen linear: residual: expected shape {dims:?}, found {:?}",
                     layout.dims()
                 )));
             }
@@ -131,7 +134,7 @@ impl CustomOp1 for FrozenLinear {
 
 impl CustomOp2 for FrozenLinear {
     fn name(&self) -> &'static str {
-        "frozen linear onto a residual"
+        "frozen linear with residual"
     }
 
     fn cpu_fwd(
@@ -155,7 +158,7 @@ impl CustomOp2 for FrozenLinear {
     }
 }
 
-/// A layer norm (eps 1e-5) with its gain and bias.
+/// A layer norm (epsilon 1e-5) with its gain and bias.
 #[derive(Clone)]
 pub struct FrozenNorm(Arc<(Vec<f32>, Vec<f32>)>);
 
@@ -163,11 +166,11 @@ impl FrozenNorm {
     /// From gain and bias `[width]`.
     ///
     /// # Errors
-    /// Where they are of different lengths, or empty.
+    /// For different lengths, or empty slices.
     pub fn new(gain: Vec<f32>, bias: Vec<f32>) -> Result<Self> {
         if gain.len() != bias.len() || gain.is_empty() {
             return Err(Error::Msg(format!(
-                "frozen layer norm: {} gains and {} biases",
+                "frozen layer norm: expected as many gains as biases, found {} and {}",
                 gain.len(),
                 bias.len()
             )));
@@ -175,7 +178,7 @@ impl FrozenNorm {
         Ok(Self(Arc::new((gain, bias))))
     }
 
-    /// Normalises the last axis to mean 0 and variance 1, then gain and bias.
+    /// Normalises the last axis to mean 0 and variance 1, then applies gain and bias.
     ///
     /// # Errors
     /// For an input of another width.
@@ -191,7 +194,7 @@ impl CustomOp1 for FrozenNorm {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (gain, bias) = &*self.0;
-        let width = last_dim(layout.dims(), gain.len(), "frozen layer norm")?;
+        let width = check_last_dim(layout.dims(), gain.len(), "frozen layer norm")?;
         let x = slice(x, layout)?;
         let mut y = vec![0f32; x.len()];
         kernels::layer_norm(x, width, gain, bias, EPSILON, &mut y);
@@ -207,15 +210,15 @@ impl CustomOp1 for FrozenNorm {
             let (mut normal, mut scaled) = (vec![0f32; width], vec![0f32; width]);
             let rows = x.chunks_exact(width).zip(grad.chunks_exact(width));
             for ((x, grad), out) in rows.zip(out.chunks_exact_mut(width)) {
-                let (mean, scale) = moments(x);
+                let (mean, scale) = norm_moments(x);
                 for i in 0..width {
                     normal[i] = (x[i] - mean) * scale;
                     scaled[i] = grad[i] * gain[i];
                 }
                 let mean = sum(&scaled, |g| g) / width as f32;
-                let along = dot(&scaled, &normal) / width as f32;
+                let projection = dot(&scaled, &normal) / width as f32;
                 for i in 0..width {
-                    out[i] = (scaled[i] - mean - normal[i] * along) * scale;
+                    out[i] = (scaled[i] - mean - normal[i] * projection) * scale;
                 }
             }
         };
@@ -224,10 +227,10 @@ impl CustomOp1 for FrozenNorm {
     }
 }
 
-/// The activation function of a tower's MLP.
+/// The activation function of an MLP.
 ///
 /// # Errors
-/// For what is not f32 on the CPU.
+/// For a tensor that is not f32 on the CPU.
 pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
     x.contiguous()?.apply_op1(Activate(activation))
 }
@@ -247,41 +250,34 @@ impl CustomOp1 for Activate {
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let mut out = vec![0f32; x.elem_count()];
-        let slope = match self.0 {
-            Activation::QuickGelu => quick_gelu_slopes,
-            Activation::Gelu => gelu_slopes,
+        let gradient = match self.0 {
+            Activation::QuickGelu => quick_gelu_gradient,
+            Activation::Gelu => gelu_gradient,
         };
-        in_chunks(x, grad, &mut out, CHUNK, slope)?;
+        in_chunks(x, grad, &mut out, CHUNK, gradient)?;
         Tensor::from_vec(out, x.shape(), &Device::Cpu).map(Some)
     }
 }
 
+/// The gradient of GELU's input: Phi(x) + x phi(x), with the normal distribution and its density. The error
+/// function is formula 7.1.26 of Abramowitz and Stegun, "Handbook of mathematical functions", with an error
+/// of 1.5e-7.
 #[inline(always)]
-fn quick_gelu_slopes(x: &[f32], grad: &[f32], out: &mut [f32]) {
+fn gelu_gradient(x: &[f32], grad: &[f32], out: &mut [f32]) {
     for ((out, &x), &grad) in out.iter_mut().zip(x).zip(grad) {
-        let s = sigmoid(1.702 * x);
-        *out = grad * s * (1.0 + 1.702 * x * (1.0 - s));
-    }
-}
-
-/// Phi(x) + x phi(x), the normal distribution and its density. The error function is 7.1.26 of
-/// Abramowitz and Stegun, "Handbook of mathematical functions", which is exact to 1.5e-7.
-#[inline(always)]
-fn gelu_slopes(x: &[f32], grad: &[f32], out: &mut [f32]) {
-    for ((out, &x), &grad) in out.iter_mut().zip(x).zip(grad) {
-        let bell = exp(-0.5 * x * x);
+        let gauss = exp(-0.5 * x * x);
         let t = 1.0 / (1.0 + 0.327_591_1 * std::f32::consts::FRAC_1_SQRT_2 * x.abs());
         let mut tail = 1.061_405_4;
         for c in [-1.453_152_1, 1.421_413_8, -0.284_496_72, 0.254_829_6] {
             tail = tail * t + c;
         }
-        let below = 0.5 * tail * t * bell;
+        let below = 0.5 * tail * t * gauss;
         let phi = if x < 0.0 { below } else { 1.0 - below };
-        *out = grad * (phi + x * bell * 0.398_942_3);
+        *out = grad * (phi + x * gauss * 0.398_942_3);
     }
 }
 
-/// Calls `f` with chunks of `size` values of both tensors and of `out`, on all threads.
+/// Calls `f` with chunks of `size` values of both tensors and `out`, on all threads.
 fn in_chunks(
     x: &Tensor,
     grad: &Tensor,
@@ -301,8 +297,12 @@ fn in_chunks(
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{agree, random};
-    use super::super::{layer_norm, linear, quick_gelu};
+    use super::super::{
+        layer_norm::layer_norm,
+        linear::linear,
+        quick_gelu::quick_gelu,
+        test_utils::{check_against, random},
+    };
     use super::*;
 
     fn values(tensor: &Tensor) -> Vec<f32> {
@@ -310,27 +310,27 @@ mod tests {
     }
 
     #[test]
-    fn linear_is_the_trained_one_with_the_weight_held() {
+    fn frozen_linear_equals_linear() {
         for rows in [1, 5, 300] {
             let (x, residual) = (random(&[rows, 17], 1), random(&[rows, 6], 4));
             let (w, b) = (random(&[6, 17], 2), random(&[6], 3));
             let (w, b) = (w.as_detached_tensor(), b.as_detached_tensor());
             let frozen = FrozenLinear::new(&values(&w), 6, 17, Some(&values(&b))).unwrap();
-            agree(
+            check_against(
                 std::slice::from_ref(&x),
                 || frozen.forward(&x),
                 || linear(&x, &w, Some(&b)),
             );
-            agree(
+            check_against(
                 &[x.clone(), residual.clone()],
-                || frozen.forward_onto(&x, &residual),
+                || frozen.forward_add(&x, &residual),
                 || linear(&x, &w, Some(&b))? + residual.as_tensor(),
             );
         }
     }
 
     #[test]
-    fn layer_norm_is_the_trained_one_with_the_gain_held() {
+    fn frozen_layer_norm_equals_layer_norm() {
         for (rows, width) in [(7, 3), (7, 16), (300, 130)] {
             let (x, g, b) = (
                 random(&[rows, width], 1),
@@ -339,7 +339,7 @@ mod tests {
             );
             let frozen = FrozenNorm::new(values(&g), values(&b)).unwrap();
             let (g, b) = (g.as_detached_tensor(), b.as_detached_tensor());
-            agree(
+            check_against(
                 std::slice::from_ref(&x),
                 || frozen.forward(&x),
                 || layer_norm(&x, &g, &b),
@@ -348,15 +348,15 @@ mod tests {
     }
 
     #[test]
-    fn activations_are_the_composed_ones() {
+    fn activations_equal_the_composed_operations() {
         let x = random(&[33, 1024], 1);
-        agree(
+        check_against(
             std::slice::from_ref(&x),
             || activate(&x, Activation::QuickGelu),
             || quick_gelu(&x),
         );
         let wide = candle_core::Var::from_tensor(&(x.as_tensor() * 3.0).unwrap()).unwrap();
-        agree(
+        check_against(
             std::slice::from_ref(&wide),
             || activate(&wide, Activation::Gelu),
             || wide.gelu_erf(),
@@ -368,7 +368,7 @@ mod tests {
         let x = random(&[2, 3], 1);
         let layer = FrozenLinear::new(&[0.0; 8], 2, 4, None).unwrap();
         assert!(layer.forward(&x).is_err());
-        assert!(layer.forward_onto(&random(&[2, 4], 2), &x).is_err());
+        assert!(layer.forward_add(&random(&[2, 4], 2), &x).is_err());
         assert!(FrozenLinear::new(&[0.0; 7], 2, 4, None).is_err());
         assert!(FrozenNorm::new(vec![], vec![]).is_err());
         let norm = FrozenNorm::new(vec![1.0; 4], vec![0.0; 4]).unwrap();

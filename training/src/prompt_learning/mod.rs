@@ -1,48 +1,37 @@
-//! CoOp and CoCoOp: learning the words around a class name, the towers being frozen.
+//! Prompt learning: training the context vectors around a class name with frozen encoders.
 //!
-//! | file | its one job |
+//! | file | subject |
 //! |---|---|
-//! | `options` | the recipe, by default the reference's |
+//! | `method`, `methods/` | what differs between methods, and the methods: CoOp, CoCoOp |
+//! | `options` | hyper-parameters, by default the reference's |
 //! | `features` | image embeddings, computed once |
-//! | `tree` | the prompts of all classes as one tree of rows |
-//! | `tower` | the text tower with its weights held, on such a tree |
-//! | `learner` | the weights, their loss and gradients |
-//! | `sgd` | PyTorch's SGD, and Dassl's learning rate |
-//! | `run` | batches, log, state |
+//! | `prompt_tree` | the prompts of all classes as one tree of rows |
+//! | `text_encoder` | the frozen text encoder on such a tree |
+//! | `text_model` | the loss of context vectors and its gradient |
+//! | `learner` | initial weights |
+//! | `sgd` | PyTorch's SGD and Dassl's learning rate |
+//! | `training` | batches, log, state |
 //!
-//! The reference is KaiyangZhou/CoOp with KaiyangZhou/Dassl.pytorch. It runs 77 tokens a class, forward
-//! and back; here a text is as long as its prompt, what prompts have in common exists once, and what no
-//! context has touched is computed once for the whole training. The losses are the same.
+//! The reference is KaiyangZhou/CoOp with KaiyangZhou/Dassl.pytorch. It encodes 77 tokens per class in each
+//! update. Here a text is as long as its prompt, rows that prompts have in common are computed once, and
+//! rows before the first context vector once for the whole training. The losses are equal.
 
+mod event;
 mod features;
 mod learner;
+mod method;
+mod methods;
 mod options;
-mod run;
+mod prompt_tree;
 mod sgd;
-mod tower;
-mod tree;
+mod text_encoder;
+mod text_model;
+mod training;
+mod weight;
 
-pub use features::{Features, image_features};
-pub use options::{Method, PromptOptions};
-pub use run::{Intervals, LEARNER_FILE, Training, train, train_with};
-
-use crate::train::Record;
-
-/// What a training is doing.
-#[derive(Clone, Debug)]
-pub enum Progress<'a> {
-    /// Images are encoded, once and before the first update.
-    Encoding {
-        /// Images, or views of them, done.
-        done: usize,
-        /// All.
-        all: usize,
-    },
-    /// A line of the log was written.
-    Training {
-        /// The line.
-        record: &'a Record,
-        /// Updates of the whole training.
-        steps: u64,
-    },
-}
+pub use event::TrainingEvent;
+pub use features::{ImageFeatures, image_features};
+pub use method::{PromptForms, Recipe};
+pub use methods::Method;
+pub use options::PromptOptions;
+pub use training::{Intervals, LEARNER_FILE, PromptOutput, PromptTraining, Start, train};

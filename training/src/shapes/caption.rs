@@ -1,67 +1,38 @@
-//! Captions of generated pictures.
+//! Captions of synthetic images.
 
-use super::{
-    dice::Dice,
-    scene::{Background, COLOURS, SHAPES, Scene},
-};
+use super::scene::{Background, COLOURS, SHAPES, Scene};
+use crate::random::SeededRng;
 
-/// A caption in lower case. Three in five name colour and shape, the rest only one of them; some
-/// add size, place or background. Of an object in a nameless paint only the shape is named.
-pub fn caption(dice: &mut Dice, scene: &Scene) -> String {
-    let colour = scene.colour_index.map(|index| COLOURS[index].1);
-    let shape = SHAPES[scene.shape_index].1;
-    let size = match scene.radius {
-        r if r < 0.52 && dice.chance(0.5) => ["small ", "little ", "tiny "][dice.below(3)],
-        r if r > 0.7 && dice.chance(0.5) => ["big ", "large ", "huge "][dice.below(3)],
-        _ => "",
-    };
-    let core = match (colour, dice.below(10)) {
-        (Some(colour), 0..=5) => match dice.below(8) {
-            0..=4 => return finish(dice, scene, &format!("{size}{colour} {shape}"), true),
-            5 => format!(
-                "{} that is {colour}",
-                with_article(&format!("{size}{shape}"))
-            ),
-            6 => format!("the {size}{shape} is {colour}"),
-            _ => format!(
-                "{} colored {colour}",
-                with_article(&format!("{size}{shape}"))
-            ),
-        },
-        (Some(colour), 6 | 7) => match dice.below(5) {
-            0 => format!("something {size}and {colour}").replace("something and", "something"),
-            1 => format!("{size}{colour} object"),
-            2 => return finish(dice, scene, &format!("{size}{colour} thing"), true),
-            3 => return finish(dice, scene, &format!("{size}{colour} shape"), true),
-            _ => format!("the color {colour}"),
-        },
-        _ => match dice.below(3) {
-            0 => format!("some {size}{shape}"),
-            _ => return finish(dice, scene, &format!("{size}{shape}"), true),
-        },
-    };
-    finish(dice, scene, &core, false)
+/// What a caption is about.
+enum Subject {
+    /// A noun without an article, such as "red circle": gets a random phrase around it.
+    Noun(String),
+    /// A complete phrase.
+    Phrase(String),
 }
 
-/// Puts a phrase around a noun (or takes a whole phrase as it is) and says where things are.
-fn finish(dice: &mut Dice, scene: &Scene, noun: &str, wrap: bool) -> String {
-    let mut text = if wrap {
-        match dice.below(8) {
-            0 => noun.to_owned(),
-            1 | 2 => with_article(noun),
-            // The usual template, which puts "a" before any name.
+use Subject::{Noun, Phrase};
+
+/// A caption in lower case. Three in five name colour and shape, the others only one of them; some add
+/// size, position or background. The caption of an unnamed colour names only the shape.
+pub fn caption(rng: &mut SeededRng, scene: &Scene) -> String {
+    let subject = subject(rng, scene);
+    let mut text = match subject {
+        Phrase(text) => text,
+        Noun(noun) => match rng.below(8) {
+            0 => noun,
+            1 | 2 => with_article(&noun),
+            // CLIP's usual template, which puts "a" before any name.
             3 | 4 => format!("a photo of a {noun}"),
-            5 => format!("a picture of {}", with_article(noun)),
-            6 => format!("there is {}", with_article(noun)),
-            _ => format!("an image of {}", with_article(noun)),
-        }
-    } else {
-        noun.to_owned()
+            5 => format!("a picture of {}", with_article(&noun)),
+            6 => format!("there is {}", with_article(&noun)),
+            _ => format!("an image of {}", with_article(&noun)),
+        },
     };
-    if dice.chance(0.3) {
-        text.push_str(place(scene));
+    if rng.chance(0.3) {
+        text.push_str(position(scene));
     }
-    if dice.chance(0.3) {
+    if rng.chance(0.3) {
         text.push_str(match scene.background {
             Background::Striped => " on a striped background",
             Background::Checkered => " on a checkered background",
@@ -75,20 +46,58 @@ fn finish(dice: &mut Dice, scene: &Scene, noun: &str, wrap: bool) -> String {
             }
         });
     }
-    if dice.chance(0.3) {
+    if rng.chance(0.3) {
         text.push('.');
     }
     text
 }
 
-fn place(scene: &Scene) -> &'static str {
+fn subject(rng: &mut SeededRng, scene: &Scene) -> Subject {
+    let colour = scene.colour_index.map(|index| COLOURS[index].1);
+    let shape = SHAPES[scene.shape_index].1;
+    let size = match scene.radius {
+        r if r < 0.52 && rng.chance(0.5) => ["small ", "little ", "tiny "][rng.below(3)],
+        r if r > 0.7 && rng.chance(0.5) => ["big ", "large ", "huge "][rng.below(3)],
+        _ => "",
+    };
+    let sized = with_article(&format!("{size}{shape}"));
+    match (colour, rng.below(10)) {
+        (Some(colour), 0..=5) => match rng.below(8) {
+            0..=4 => Noun(format!("{size}{colour} {shape}")),
+            5 => Phrase(format!("{sized} that is {colour}")),
+            6 => Phrase(format!("the {size}{shape} is {colour}")),
+            _ => Phrase(format!("{sized} colored {colour}")),
+        },
+        (Some(colour), 6 | 7) => match rng.below(5) {
+            0 => Phrase(
+                format!("something {size}and {colour}").replace("something and", "something"),
+            ),
+            1 => Phrase(format!("{size}{colour} object")),
+            2 => Noun(format!("{size}{colour} thing")),
+            3 => Noun(format!("{size}{colour} shape")),
+            _ => Phrase(format!("the color {colour}")),
+        },
+        _ => match rng.below(3) {
+            0 => Phrase(format!("some {size}{shape}")),
+            _ => Noun(format!("{size}{shape}")),
+        },
+    }
+}
+
+fn position(scene: &Scene) -> &'static str {
     let (x, y) = (scene.x, scene.y);
-    match () {
-        () if x.abs() < 0.15 && y.abs() < 0.15 => " in the middle",
-        () if x.abs() >= y.abs() && x < 0.0 => " on the left",
-        () if x.abs() >= y.abs() => " on the right",
-        () if y < 0.0 => " at the top",
-        () => " at the bottom",
+    if x.abs() < 0.15 && y.abs() < 0.15 {
+        " in the middle"
+    } else if x.abs() >= y.abs() {
+        if x < 0.0 {
+            " on the left"
+        } else {
+            " on the right"
+        }
+    } else if y < 0.0 {
+        " at the top"
+    } else {
+        " at the bottom"
     }
 }
 

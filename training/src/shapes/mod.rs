@@ -1,27 +1,28 @@
-//! A generated world of coloured shapes, to train and test on without downloading anything.
+//! A synthetic data set of coloured shapes, for training and tests without a download.
 //!
-//! 8 colours x 8 shapes are 64 classes such as "red circle". Size, place, rotation, perspective,
-//! background, light, shadow, focus and noise vary. Twelve pairs are held out: no training picture
-//! shows one and no training caption names one, so accuracy on them measures what CLIP is for.
+//! 8 colours x 8 shapes are 64 classes such as "red circle". Size, position, rotation, perspective,
+//! background, light, shadow, focus and noise vary. Twelve pairs of colour and shape are held out: no
+//! training image shows one and no training caption names one, so accuracy on them measures zero-shot
+//! generalisation.
 
 mod caption;
-mod dice;
 mod render;
 mod scene;
 
 pub use caption::caption;
-pub use dice::Dice;
 pub use render::render;
 pub use scene::{Background, COLOURS, Colour, SHAPES, Scene, Shape};
 
-/// Which part of the generated world.
+use crate::random::SeededRng;
+
+/// A split of the data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
     /// For training: the pairs that are not held out.
     Train,
-    /// For testing: the same pairs as [`Split::Train`], other pictures.
+    /// For testing: the same pairs as [`Split::Train`], other images.
     Seen,
-    /// For testing: the pairs that training never shows or names.
+    /// For testing: the held-out pairs.
     Unseen,
 }
 
@@ -33,7 +34,7 @@ impl Split {
             .collect()
     }
 
-    fn family(self) -> u64 {
+    fn stream(self) -> u64 {
         match self {
             Self::Train => 0,
             Self::Seen => 1,
@@ -42,8 +43,8 @@ impl Split {
     }
 }
 
-/// Whether a class (colour index * 8 + shape index) is kept out of training: every colour and
-/// every shape is in one or two such pairs.
+/// Whether a class (colour index * 8 + shape index) is held out of training. Every colour and every
+/// shape is in one to three held-out pairs.
 pub fn is_held_out(class: usize) -> bool {
     let (colour, shape) = (class / SHAPES.len(), class % SHAPES.len());
     shape == colour || (colour % 2 == 0 && shape == (colour + 3) % SHAPES.len())
@@ -61,48 +62,48 @@ pub fn class_names() -> Vec<String> {
     (0..COLOURS.len() * SHAPES.len()).map(class_name).collect()
 }
 
-/// A scene, its class and its caption: item `index` of a split. The classes of a split take turns
-/// in a new random order each round, so that any stretch of items is balanced.
+/// Image `index` of a split: its scene, class and caption. The classes of a split take turns in a new
+/// random order each round, so any run of images is balanced.
 pub fn sample(split: Split, seed: u64, index: u64) -> (Scene, usize, String) {
     let mut classes = split.classes();
-    let seed = seed.wrapping_mul(3).wrapping_add(split.family());
+    let seed = seed.wrapping_mul(3).wrapping_add(split.stream());
     let (round, place) = (index / classes.len() as u64, index % classes.len() as u64);
-    Dice::new(!seed, round).shuffle(&mut classes);
+    SeededRng::new(!seed, round).shuffle(&mut classes);
     let class = classes[place as usize];
-    let mut dice = Dice::new(seed, index);
+    let mut rng = SeededRng::new(seed, index);
     let colour = Some(class / SHAPES.len());
-    let scene = Scene::random(&mut dice, colour, class % SHAPES.len());
-    let text = caption(&mut dice, &scene);
+    let scene = Scene::random(&mut rng, colour, class % SHAPES.len());
+    let text = caption(&mut rng, &scene);
     (scene, class, text)
 }
 
-/// A scene and its caption to train on: item `index` of [`Split::Train`], or a shape in a paint that
-/// no colour's name fits, which only the first [`SHAPES_FIRST`] and then two in five items are.
+/// Training pair `index`: a scene and its caption. The first [`SHAPES_FIRST`] and then two in five show a
+/// shape in an unnamed colour; the others are of [`Split::Train`].
 ///
-/// A model that tells colours apart before it tells shapes apart learns from the held-out pairs'
-/// absence that, say, nothing white is a crescent, and goes on denying what it was never shown. One
-/// that knows the shapes first has nothing to gain from that.
+/// A model that learns colours before shapes concludes from the missing held-out pairs that, say, nothing
+/// white is a crescent, and does not unlearn it. A model that learns shapes first does not.
 pub fn training_pair(seed: u64, index: u64) -> (Scene, String) {
-    let mut dice = Dice::new(seed ^ 0x6e61_6d65, index);
-    if index >= SHAPES_FIRST && !dice.chance(NAMELESS) {
+    let mut rng = SeededRng::new(seed ^ 0x6e61_6d65, index);
+    if index >= SHAPES_FIRST && !rng.chance(UNNAMED) {
         let (scene, _, text) = sample(Split::Train, seed, index);
         return (scene, text);
     }
-    let shape = dice.below(SHAPES.len());
-    let scene = Scene::random(&mut dice, None, shape);
-    let text = caption(&mut dice, &scene);
+    let shape = rng.below(SHAPES.len());
+    let scene = Scene::random(&mut rng, None, shape);
+    let text = caption(&mut rng, &scene);
     (scene, text)
 }
 
-/// Training items before the first in a named colour.
+/// Training pairs before the first with a named colour.
 pub const SHAPES_FIRST: u64 = 200_000;
 
-/// Share of items in a nameless paint after that.
-const NAMELESS: f32 = 0.4;
+/// Fraction of pairs with an unnamed colour after that.
+const UNNAMED: f32 = 0.4;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fingerprint::Fingerprint;
     use std::collections::HashSet;
 
     #[test]
@@ -122,7 +123,7 @@ mod tests {
     #[test]
     fn training_neither_shows_nor_names_a_held_out_pair() {
         let mut seen = HashSet::new();
-        let mut nameless = 0;
+        let mut unnamed = 0;
         for index in SHAPES_FIRST..SHAPES_FIRST + 20_000 {
             let (scene, text) = training_pair(5, index);
             match scene.colour_index {
@@ -131,7 +132,7 @@ mod tests {
                     assert!(!is_held_out(class), "{text}");
                     seen.insert(class);
                 }
-                None => nameless += 1,
+                None => unnamed += 1,
             }
             let words: Vec<&str> = text.split([' ', '.']).collect();
             for class in Split::Unseen.classes() {
@@ -139,7 +140,7 @@ mod tests {
                 let named = words.contains(&colour) && words.contains(&shape);
                 assert!(!named, "{text}");
             }
-            // What a caption names is what is in the picture.
+            // A caption names only what the image shows.
             for (i, (_, colour)) in COLOURS.iter().enumerate() {
                 let right = scene.colour_index == Some(i);
                 assert!(!words.contains(colour) || right, "{text}");
@@ -149,14 +150,14 @@ mod tests {
             }
         }
         assert_eq!(seen.len(), 52);
-        assert!((7000..9000).contains(&nameless), "{nameless}");
+        assert!((7000..9000).contains(&unnamed), "{unnamed}");
         let first = |index| training_pair(5, index).0.colour_index;
         assert!((0..2000).all(|i| first(i * 100).is_none()));
     }
 
     #[test]
-    fn nameless_paints_are_far_from_the_named_ones() {
-        // In the plane of chroma, which lighting scales but does not turn.
+    fn unnamed_colours_differ_from_named_ones() {
+        // Light scales RGB but does not change its ratios.
         let chroma = |scene: &Scene| {
             let [r, g, b] = scene.rgb;
             let most = r.max(g).max(b).max(1e-3);
@@ -165,16 +166,16 @@ mod tests {
         let scenes = |colour: Option<usize>| -> Vec<[f32; 4]> {
             (0..200)
                 .map(|i| {
-                    let scene = Scene::random(&mut Dice::new(8, i), colour, 0);
+                    let scene = Scene::random(&mut SeededRng::new(8, i), colour, 0);
                     let [r, g, b] = chroma(&scene);
                     [r, g, b, scene.rgb.into_iter().fold(0.0, f32::max)]
                 })
                 .collect()
         };
-        let nameless = scenes(None);
+        let unnamed = scenes(None);
         for (colour, (_, name)) in COLOURS.iter().enumerate() {
             for a in scenes(Some(colour)) {
-                for b in &nameless {
+                for b in &unnamed {
                     let far: f32 = (0..4).map(|i| (a[i] - b[i]).abs()).sum();
                     assert!(far > 0.12, "{name}: {a:?} {b:?}");
                 }
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn splits_are_balanced_and_of_their_own_pairs() {
+    fn each_round_of_a_split_has_each_of_its_classes_once() {
         for (split, count) in [(Split::Seen, 52), (Split::Unseen, 12)] {
             let round = |from: u64| -> HashSet<usize> {
                 (from..from + count)
@@ -196,28 +197,23 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_gives_the_same_bytes_everywhere() {
-        // FNV-1a over pictures and captions, recorded once.
-        let mut hash = 0xcbf2_9ce4_8422_2325u64;
-        let mut put = |bytes: &[u8]| {
-            for &byte in bytes {
-                hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-            }
-        };
+    fn a_seed_gives_the_recorded_bytes() {
+        // Hash of images and captions, recorded once.
+        let mut hash = Fingerprint::new();
         for index in 0..40 {
             let (scene, text) = training_pair(7, SHAPES_FIRST + index);
-            put(text.as_bytes());
-            put(&render(&scene, 61, 45).data);
+            hash.bytes(text.as_bytes());
+            hash.bytes(&render(&scene, 61, 45).data);
         }
-        assert_eq!(hash, RECORDED, "{hash:#x}");
+        assert_eq!(hash.finish(), RECORDED);
         let first = |seed| render(&sample(Split::Seen, seed, 0).0, 32, 32).data;
         assert_ne!(first(1), first(2));
     }
 
-    const RECORDED: u64 = 0x8989_e00a_f23a_1d06;
+    const RECORDED: &str = "8989e00af23a1d06";
 
     #[test]
-    fn resolutions_show_the_same_scene() {
+    fn all_resolutions_show_the_same_scene() {
         for index in 0..20 {
             let (mut scene, ..) = sample(Split::Seen, 1, index);
             scene.noise = 0.0;
@@ -238,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn objects_have_their_colour_and_cover_what_their_size_says() {
+    fn objects_have_the_colour_and_area_of_their_scene() {
         for index in 0..64 {
             let (mut scene, ..) = sample(Split::Seen, 2, index);
             (scene.background, scene.noise) = (Background::Plain, 0.0);

@@ -1,13 +1,13 @@
-//! Draws a [`Scene`] with signed distances, at any resolution.
+//! Renders a [`Scene`] from signed distances, at any resolution.
 //!
-//! Only additions, multiplications, divisions and square roots of f32 are used, all of which IEEE
-//! 754 rounds in one way: a scene gives the same bytes on every machine.
+//! It uses only additions, multiplications, divisions and square roots of f32, which IEEE 754 defines
+//! exactly: a scene gives the same bytes on every machine.
 
 use pinhole_preprocessing::RgbImage;
 
 use super::scene::{Background, Scene, Shape};
 
-/// The picture of a scene, `width` x `height` pixels, antialiased.
+/// The image of a scene, `width` x `height` pixels, antialiased.
 pub fn render(scene: &Scene, width: u32, height: u32) -> RgbImage {
     let mut bytes = vec![0u8; width as usize * height as usize * 3];
     pulp::Arch::new().dispatch(|| draw(scene, width, height, &mut bytes));
@@ -21,7 +21,7 @@ pub fn render(scene: &Scene, width: u32, height: u32) -> RgbImage {
 #[inline(always)]
 fn draw(scene: &Scene, width: u32, height: u32, bytes: &mut [u8]) {
     let side = width.min(height) as f32;
-    // Scene coordinates: the central square is [-1, 1] x [-1, 1], whatever the picture's shape.
+    // Scene coordinates: the central square is [-1, 1] x [-1, 1], whatever the image's aspect ratio.
     let to_scene = 2.0 / side;
     let (half_width, half_height) = (width as f32 / 2.0, height as f32 / 2.0);
     // Half the width of an edge, in scene units: at least half a pixel, more when out of focus.
@@ -60,12 +60,11 @@ fn draw(scene: &Scene, width: u32, height: u32, bytes: &mut [u8]) {
     }
 }
 
-/// How much of the object covers the point at (du, dv) from its centre, 0..=1, with edges that are
-/// 2 `softness` wide.
+/// Coverage of the point at (du, dv) from the object's centre, 0..=1, with edges 2 `softness` wide.
 #[inline(always)]
 fn coverage(scene: &Scene, points: &[(f32, f32)], du: f32, dv: f32, softness: f32) -> f32 {
     let (cosine, sine) = scene.rotation;
-    // A plane tilted away from the camera: the homogeneous coordinate grows along `tilt`.
+    // A tilted plane: the homogeneous coordinate grows along `tilt`.
     let depth = (1.0 + (scene.tilt.0 * du + scene.tilt.1 * dv) / scene.radius).max(0.3);
     let scale = scene.radius / depth;
     let (a, b) = (du / scale, dv / scale);
@@ -98,7 +97,7 @@ fn distance(shape: Shape, points: &[(f32, f32)], x: f32, y: f32) -> f32 {
 /// (Inigo Quilez, "2D distance functions", sdHeart).
 #[inline(always)]
 fn heart(x: f32, y: f32) -> f32 {
-    // Scaled so that the heart spans about -1..1 around the picture's centre.
+    // Scaled so that the heart spans about -1..1 around the centre.
     let (x, y) = (x * 0.62, y * 0.62 + 0.2);
     let squared = |x: f32, y: f32| x * x + y * y;
     let distance = if x + y > 1.0 {
@@ -113,7 +112,7 @@ fn heart(x: f32, y: f32) -> f32 {
     distance / 0.62
 }
 
-/// Signed distance to a closed polygon: the nearest edge, signed by the winding of crossings.
+/// Signed distance to a closed polygon: that of the nearest edge, signed by the even-odd rule.
 #[inline(always)]
 fn polygon(points: &[(f32, f32)], x: f32, y: f32) -> f32 {
     let mut nearest = f32::MAX;
@@ -139,7 +138,7 @@ fn polygon(points: &[(f32, f32)], x: f32, y: f32) -> f32 {
     }
 }
 
-/// The corners of a polygonal shape; empty for the others.
+/// The vertices of a polygonal shape; empty for the others.
 fn outline(shape: Shape) -> Vec<(f32, f32)> {
     match shape {
         Shape::Square => vec![(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)],
@@ -235,7 +234,7 @@ fn noise(seed: u32, x: u32, y: u32, channel: u32) -> f32 {
     ((bits >> 16) as f32 + (bits & 0xffff) as f32) / 65_535.0 - 1.0
 }
 
-/// Well-mixed bits of a grid point (the finaliser of MurmurHash3 over a linear combination).
+/// A hash of a grid point (the finaliser of MurmurHash3 over a linear combination).
 #[inline(always)]
 fn hash(seed: u32, x: u32, y: u32) -> u32 {
     let mut h = seed

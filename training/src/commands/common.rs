@@ -1,0 +1,186 @@
+//! Arguments and output that several commands share.
+
+use std::{
+    io::IsTerminal,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pinhole_checkpoint::{Checkpoint, OpenOptions};
+use pinhole_model::Activation;
+use pinhole_prompts::{Classes, Templates};
+use pinhole_training::{
+    dataset::{self, Dataset, DatasetOptions},
+    evaluate::TestSet,
+    image_encoder::ImageEncoder,
+    prompt_learning::{Start, TrainingEvent},
+};
+
+/// How a checkpoint is read.
+#[derive(Args)]
+pub(crate) struct ModelArgs {
+    /// Activation function of the checkpoint's MLPs, if its files do not state it: quickgelu or gelu
+    #[arg(long, value_parser = activation)]
+    activation: Option<Activation>,
+    /// Bundle of the same model whose image encoder is used instead of the checkpoint's; required for a
+    /// ModifiedResNet
+    #[arg(long, value_name = "BUNDLE")]
+    pub(crate) encoder: Option<PathBuf>,
+}
+
+impl ModelArgs {
+    /// Opens a checkpoint and reports assumptions about it.
+    pub(crate) fn open(&self, path: &Path) -> Result<Checkpoint> {
+        let options = OpenOptions {
+            activation: self.activation,
+        };
+        let clip = Checkpoint::open(path, &options)?;
+        for assumption in clip.assumptions() {
+            eprintln!("{}: {assumption}", path.display());
+        }
+        Ok(clip)
+    }
+}
+
+fn activation(text: &str) -> Result<Activation, String> {
+    match text {
+        "quickgelu" => Ok(Activation::QuickGelu),
+        "gelu" => Ok(Activation::Gelu),
+        _ => Err("expected quickgelu or gelu".into()),
+    }
+}
+
+/// Labelled images.
+#[derive(Args)]
+pub(crate) struct DataArgs {
+    /// Data set: "shapes" (synthetic), a folder with train/, val/ and test/ or with one sub-folder per
+    /// class, or CoOp's split_zhou_*.json. Its test images are used
+    #[arg(long)]
+    pub(crate) data: Option<PathBuf>,
+    /// Folder that the paths of a split_zhou_*.json are relative to; by default its own folder or the first
+    /// sub-folder that contains the first image
+    #[arg(long, requires = "data")]
+    pub(crate) images_root: Option<PathBuf>,
+    /// Seed that selects the test images of a folder without test/
+    #[arg(long, requires = "data", default_value_t = 0)]
+    pub(crate) split_seed: u64,
+    /// File with one class name per line, in the order that decides which classes are base; by default the
+    /// classes of the images
+    #[arg(long)]
+    pub(crate) classes: Option<PathBuf>,
+}
+
+impl DataArgs {
+    /// Opens the data set and reports notes about it.
+    pub(crate) fn open(&self, data: &Path) -> Result<Dataset> {
+        let options = DatasetOptions {
+            images_root: self.images_root.clone(),
+            split_seed: self.split_seed,
+        };
+        self.relabel(open_dataset(data, &options)?)
+    }
+
+    /// Labels the images by `--classes`, if given.
+    pub(crate) fn relabel(&self, data: Dataset) -> Result<Dataset> {
+        match &self.classes {
+            None => Ok(data),
+            Some(path) => {
+                let classes = Classes::read(path)?;
+                Ok(data.with_classes(classes.names().to_vec())?)
+            }
+        }
+    }
+}
+
+/// Opens a data set and reports notes about it.
+pub(crate) fn open_dataset(data: &Path, options: &DatasetOptions) -> Result<Dataset> {
+    let data = dataset::open(data, options)?;
+    for note in &data.notes {
+        eprintln!("{}: {note}", data.name);
+    }
+    Ok(data)
+}
+
+/// Embeds the test images, with the encoder of a bundle if given.
+pub(crate) fn test_set(
+    checkpoint: &Checkpoint,
+    data: &Dataset,
+    encoder: Option<&Path>,
+) -> Result<TestSet> {
+    let encoder = match encoder {
+        Some(folder) => ImageEncoder::from_bundle(checkpoint, folder)?,
+        None => ImageEncoder::open(checkpoint)?,
+    };
+    let bar = progress_bar(data.test.len() as u64);
+    let set = TestSet::new(&encoder, data, &|images| bar.inc(images as u64))?;
+    bar.finish_and_clear();
+    Ok(set)
+}
+
+/// The templates of several arguments; by default "a photo of a {}."
+pub(crate) fn templates(arguments: &[String]) -> Result<Templates> {
+    let mut all = Vec::new();
+    for argument in arguments {
+        all.extend_from_slice(Templates::parse(argument)?.as_slice());
+    }
+    if all.is_empty() {
+        return Ok(Templates::default());
+    }
+    Ok(Templates::recorded(&all, "--templates")?)
+}
+
+/// `--resume`.
+pub(crate) fn start(resume: bool) -> Start {
+    if resume { Start::Resume } else { Start::New }
+}
+
+/// A progress bar on a terminal, nothing elsewhere.
+pub(crate) fn progress_bar(length: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::hidden());
+    }
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} (left {eta}) {msg}");
+    let bar = ProgressBar::new(length);
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// A progress bar for the encoded images, then one for the updates.
+#[derive(Default)]
+pub(crate) struct TrainingBar {
+    bar: Option<ProgressBar>,
+    updates: bool,
+}
+
+impl TrainingBar {
+    pub(crate) fn show(&mut self, event: TrainingEvent) {
+        let updates = matches!(event, TrainingEvent::Logged { .. });
+        let (done, total, message) = match event {
+            TrainingEvent::Encoded { done, total } => {
+                (done as u64, total as u64, "images".to_owned())
+            }
+            TrainingEvent::Logged { record, steps } => {
+                let (loss, accuracy) = (record.loss, record.accuracy);
+                let message = format!("loss {loss:.3}, accuracy {accuracy:.3}");
+                (record.step, steps, message)
+            }
+        };
+        if updates != self.updates {
+            self.finish();
+            self.updates = updates;
+        }
+        let bar = self.bar.get_or_insert_with(|| progress_bar(total));
+        bar.set_message(message);
+        bar.set_position(done);
+    }
+
+    pub(crate) fn finish(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish();
+        }
+    }
+}

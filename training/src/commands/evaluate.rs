@@ -1,0 +1,299 @@
+//! `pinhole-train evaluate`.
+
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use pinhole::Classifier;
+use pinhole_checkpoint::read_prompt_learner;
+use pinhole_model::{ClassPosition, PromptLearner};
+use pinhole_training::{
+    comparison::{self, MethodResults, RunResult},
+    confusion_plot::plot_confusion,
+    dataset::{ClassSubset, Dataset, all_to_test},
+    evaluate::{Evaluation, PromptEvaluator, TestSet, evaluate_bundle},
+    metrics::ConfusionMatrix,
+    prompt_learning::Method,
+};
+
+use super::common::{DataArgs, ModelArgs, progress_bar, templates, test_set};
+
+/// Arguments of `evaluate`.
+#[derive(Args)]
+#[command(
+    after_help = "Example: pinhole-train evaluate --model my-clip/checkpoint --images photos \
+                        --prompt-learner my-coop/prompt_learner.safetensors"
+)]
+pub(crate) struct EvaluateArgs {
+    /// CLIP checkpoint (file or folder), or a bundle of pinhole-export
+    #[arg(long, visible_alias = "clip")]
+    model: PathBuf,
+    #[command(flatten)]
+    checkpoint: ModelArgs,
+    /// Folder with one sub-folder of images per class, all of them test images
+    #[arg(long, required_unless_present = "data", conflicts_with = "data")]
+    images: Option<PathBuf>,
+    #[command(flatten)]
+    data: DataArgs,
+    /// Prompt learner: ours or the reference's model.pth.tar-N. Several are seeds of one training and are
+    /// reported as mean and standard deviation
+    #[arg(long, value_name = "FILE")]
+    prompt_learner: Vec<PathBuf>,
+    /// Position of the class name, for prompt learners that do not state it: end, middle or front
+    #[arg(long, requires = "prompt_learner")]
+    class_position: Option<ClassPosition>,
+    /// Classes: all, base (the first half of the list, rounded up), new (the others), or base-to-new: base
+    /// and new, each among its own classes, and their harmonic mean
+    #[arg(long, value_enum, default_value_t = PartArg::All)]
+    part: PartArg,
+    /// Zero-shot prompt with "{}" for the class name; or the name of a set of prompts, or a file of them.
+    /// Several are an ensemble [default: "a photo of a {}."]
+    #[arg(long, num_args = 1..)]
+    templates: Vec<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Write the confusion matrix as SVG, JSON or CSV, by the file name's extension: that of the learned
+    /// prompts if there are any, summed over the files. With base-to-new, two files with -base and -new in
+    /// their names
+    #[arg(long)]
+    confusion: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PartArg {
+    All,
+    Base,
+    New,
+    BaseToNew,
+}
+
+impl PartArg {
+    fn subsets(self) -> &'static [ClassSubset] {
+        match self {
+            Self::All => &[ClassSubset::All],
+            Self::Base => &[ClassSubset::Base],
+            Self::New => &[ClassSubset::New],
+            Self::BaseToNew => &[ClassSubset::Base, ClassSubset::New],
+        }
+    }
+}
+
+pub(crate) fn run(args: &EvaluateArgs, threads: Option<usize>) -> Result<()> {
+    if let Some(path) = &args.confusion
+        && path.extension().is_some_and(|e| e == "png")
+    {
+        bail!(
+            "--confusion {}: expected .svg, .json or .csv, found .png",
+            path.display()
+        );
+    }
+    let data = match (&args.images, &args.data.data) {
+        (Some(folder), _) => args.data.relabel(all_to_test(folder)?)?,
+        (None, Some(data)) => args.data.open(data)?,
+        (None, None) => bail!("expected --images or --data"),
+    };
+    let (name, results) = if args.model.join("manifest.json").is_file() {
+        (data.name.clone(), bundle(args, data, threads)?)
+    } else {
+        (data.name.clone(), checkpoint(args, &data)?)
+    };
+    write_confusion(&results, args)?;
+    print(&results, &name, args)
+}
+
+/// Evaluates a checkpoint with zero-shot and learned prompts.
+fn checkpoint(args: &EvaluateArgs, data: &Dataset) -> Result<Vec<MethodResults>> {
+    let templates = templates(&args.templates)?;
+    let learners = args.prompt_learner.iter().map(|path| {
+        let learner = read_prompt_learner(path)?;
+        Ok((path.display().to_string(), learner))
+    });
+    let learners: Vec<(String, PromptLearner)> = learners.collect::<Result<_>>()?;
+    let checkpoint = args.checkpoint.open(&args.model)?;
+    let evaluator = PromptEvaluator::open(&checkpoint)?;
+    let whole = test_set(&checkpoint, data, args.checkpoint.encoder.as_deref())?;
+    let subsets = args.part.subsets().iter();
+    let sets: BTreeMap<ClassSubset, TestSet> = subsets
+        .map(|subset| Ok((*subset, whole.subset(*subset)?)))
+        .collect::<Result<_>>()?;
+
+    let zero_shot = sets
+        .iter()
+        .map(|(subset, set)| Ok((*subset, evaluator.zero_shot(set, &templates)?)));
+    let mut results = vec![MethodResults::single(
+        "zero-shot",
+        zero_shot.collect::<Result<_>>()?,
+    )];
+    let bar = progress_bar((learners.len() * sets.len()) as u64);
+    for (name, learner) in learners {
+        let mut evaluations = BTreeMap::new();
+        for (subset, set) in &sets {
+            if *subset == ClassSubset::New && learner.class_specific().is_some() && sets.len() > 1 {
+                eprintln!("{name}: class-specific contexts cannot be tested on new classes");
+                continue;
+            }
+            let evaluation = evaluator.learned(set, &learner, args.class_position);
+            evaluations.insert(*subset, evaluation.with_context(|| name.clone())?);
+            bar.inc(1);
+        }
+        let method = Method::of(&learner).map_or("learned", Method::name);
+        let run = RunResult { name, evaluations };
+        match results.iter_mut().find(|known| known.name == method) {
+            Some(known) => known.runs.push(run),
+            None => results.push(MethodResults {
+                name: method.into(),
+                runs: vec![run],
+            }),
+        }
+    }
+    bar.finish_and_clear();
+    Ok(results)
+}
+
+/// Evaluates a bundle.
+fn bundle(
+    args: &EvaluateArgs,
+    data: Dataset,
+    threads: Option<usize>,
+) -> Result<Vec<MethodResults>> {
+    let conflict = args.data.classes.is_some()
+        || !args.templates.is_empty()
+        || !args.prompt_learner.is_empty()
+        || args.part != PartArg::All;
+    if conflict {
+        bail!(
+            "{} is a bundle, which has its own classes and prompts: remove --classes, --templates, \
+             --prompt-learner and --part",
+            args.model.display()
+        );
+    }
+    let mut builder = Classifier::builder();
+    if let Some(threads) = threads {
+        builder = builder.threads(threads);
+    }
+    let bundle = builder.open(&args.model)?;
+    let data = data.with_classes(bundle.manifest().classes.clone())?;
+    let evaluation = evaluate_bundle(&bundle, &data.test)?;
+    Ok(vec![MethodResults::single(
+        "bundle",
+        [(ClassSubset::All, evaluation)].into(),
+    )])
+}
+
+fn write_confusion(results: &[MethodResults], args: &EvaluateArgs) -> Result<()> {
+    let (Some(path), Some(method)) = (&args.confusion, results.last()) else {
+        return Ok(());
+    };
+    let subsets = args.part.subsets();
+    for subset in subsets {
+        let Some(matrix) = method.confusion(*subset) else {
+            continue;
+        };
+        let path = match subsets.len() {
+            1 => path.clone(),
+            _ => suffixed(path, *subset),
+        };
+        write_matrix(&matrix, &path)?;
+    }
+    Ok(())
+}
+
+/// table.csv as table-base.csv.
+fn suffixed(path: &Path, subset: ClassSubset) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let name = match path.extension() {
+        Some(extension) => format!("{stem}-{subset}.{}", extension.to_string_lossy()),
+        None => format!("{stem}-{subset}"),
+    };
+    path.with_file_name(name)
+}
+
+fn write_matrix(matrix: &ConfusionMatrix, path: &Path) -> Result<()> {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("svg") => plot_confusion(matrix, path)?,
+        Some("json") => {
+            let json = serde_json::to_string(matrix)?;
+            pinhole_fs::write(path, json.as_bytes()).with_context(|| path.display().to_string())?;
+        }
+        _ => matrix.write_csv(path)?,
+    }
+    Ok(())
+}
+
+fn print(results: &[MethodResults], data: &str, args: &EvaluateArgs) -> Result<()> {
+    let subsets = args.part.subsets();
+    if let ([method], [subset]) = (results, subsets) {
+        let run = method.runs.first();
+        let evaluation = run.and_then(|run| run.evaluations.get(subset));
+        let evaluation = evaluation.context("nothing was evaluated")?;
+        return if args.json {
+            print_json(evaluation)
+        } else {
+            print_text(evaluation)
+        };
+    }
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let methods: Vec<_> = results.iter().map(MethodResults::json).collect();
+        let object = serde_json::json!({"data": data, "methods": methods});
+        return Ok(writeln!(out, "{object}")?);
+    }
+    let summary = comparison::summary(results, subsets);
+    write!(out, "{}", comparison::text(&summary))?;
+    let runs = results.iter().map(|method| method.runs.len()).max();
+    if runs > Some(1) {
+        writeln!(out, "\nby file:")?;
+        for run in results.iter().skip(1).flat_map(|method| &method.runs) {
+            let accuracy = |subset: &ClassSubset| {
+                let accuracy = run.accuracy(*subset)?;
+                Some(format!("{subset} {:.2}", 100.0 * accuracy))
+            };
+            let cells: Vec<String> = subsets.iter().filter_map(accuracy).collect();
+            writeln!(out, "{}: {}", run.name, cells.join(", "))?;
+        }
+    }
+    for subset in subsets {
+        writeln!(out, "\n{subset} classes:")?;
+        let rows = comparison::by_class(results, *subset);
+        write!(out, "{}", comparison::text(&rows))?;
+    }
+    Ok(())
+}
+
+fn print_json(evaluation: &Evaluation) -> Result<()> {
+    let mut object = evaluation.json();
+    object["confusions"] = serde_json::to_value(evaluation.confusion.top_confusions(20))?;
+    Ok(writeln!(std::io::stdout(), "{object}")?)
+}
+
+fn print_text(evaluation: &Evaluation) -> Result<()> {
+    let matrix = &evaluation.confusion;
+    let mut out = std::io::stdout().lock();
+    let percent = 100.0 * matrix.accuracy();
+    let error = 100.0 * evaluation.calibration_error;
+    writeln!(
+        out,
+        "{percent:.2} % of {} images, calibration error {error:.2} %",
+        matrix.images()
+    )?;
+    for (class, images, accuracy) in matrix.per_class() {
+        writeln!(out, "{:6.2} %  {class} ({images})", 100.0 * accuracy)?;
+    }
+    let confusions = matrix.top_confusions(10);
+    if !confusions.is_empty() {
+        writeln!(out, "most frequent confusions:")?;
+        for c in confusions {
+            writeln!(
+                out,
+                "{:6}  {} classified as {}",
+                c.images, c.class, c.predicted
+            )?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,22 @@
+//! What a training reports while it runs.
+
+use crate::log::LogRecord;
+
+/// Progress of a prompt training.
+#[derive(Clone, Debug)]
+pub enum TrainingEvent<'a> {
+    /// Images were encoded; happens once, before the first update.
+    Encoded {
+        /// Images, or views of them, encoded so far.
+        done: usize,
+        /// The number to encode.
+        total: usize,
+    },
+    /// A line of the log was written.
+    Logged {
+        /// The line.
+        record: &'a LogRecord,
+        /// Updates of the whole training.
+        steps: u64,
+    },
+}
