@@ -8,17 +8,17 @@ use rawzip::{CompressionMethod, MAX_CENTRAL_DIRECTORY_RECORD_SIZE, ZipLocator};
 use crate::Error;
 use crate::storage::{Source, Storage};
 
-/// A model has one entry a tensor and a few dozen others.
+/// A model has one entry per tensor and a few dozen others.
 const MAX_ENTRIES: usize = 1 << 17;
 /// The largest tensor of any CLIP model is below half of this.
 const MAX_INFLATED: u64 = 1 << 30;
-/// Deflate cannot do better than 1032 to 1, so whatever claims more is lying.
+/// Deflate's highest possible ratio.
 const MAX_RATIO: u64 = 1032;
-/// Everything inflated together: ten times the largest CLIP model that is deflated.
+/// All entries inflated: ten times the largest deflated CLIP model.
 const MAX_INFLATED_TOTAL: u64 = 16 << 30;
 
-/// The entries of a zip archive by name, each checked to lie inside the file and apart from the
-/// others.
+/// The entries of a zip archive by name, each checked to lie inside the file and to overlap no
+/// other.
 pub(crate) fn entries(source: &Arc<Source>) -> Result<BTreeMap<String, Arc<Storage>>, Error> {
     let path = source.path();
     let damaged = |error: rawzip::Error| {
@@ -72,7 +72,7 @@ pub(crate) fn entries(source: &Arc<Source>) -> Result<BTreeMap<String, Arc<Stora
         if let Some(deflated) = deflated {
             if length > MAX_INFLATED || length / MAX_RATIO > deflated {
                 return Err(wrong(format!(
-                    "claims to inflate from {deflated} to {length} bytes; at most {MAX_INFLATED} \
+                    "inflates from {deflated} to {length} bytes; at most {MAX_INFLATED} \
                      and {MAX_RATIO} times the size are accepted"
                 )));
             }
@@ -82,7 +82,7 @@ pub(crate) fn entries(source: &Arc<Source>) -> Result<BTreeMap<String, Arc<Stora
             return Err(Error::malformed(
                 path,
                 format!(
-                    "the zip archive claims more than {MAX_INFLATED_TOTAL} inflated bytes or \
+                    "the zip archive has more than {MAX_INFLATED_TOTAL} inflated bytes or \
                      {MAX_ENTRIES} entries"
                 ),
             ));
@@ -99,24 +99,21 @@ pub(crate) fn entries(source: &Arc<Source>) -> Result<BTreeMap<String, Arc<Stora
         if found.insert(name.clone(), storage).is_some() {
             return Err(Error::malformed(
                 path,
-                format!("zip entry {name} is there twice"),
+                format!("zip entry {name} occurs twice"),
             ));
         }
     }
     if found.len() as u64 != expected {
         return Err(Error::malformed(
             path,
-            format!(
-                "the zip archive promises {expected} entries and has {}",
-                found.len()
-            ),
+            format!("expected {expected} zip entries, found {}", found.len()),
         ));
     }
-    check_apart(source, &found)?;
+    check_overlap(source, &found)?;
     Ok(found)
 }
 
-fn check_apart(source: &Source, entries: &BTreeMap<String, Arc<Storage>>) -> Result<(), Error> {
+fn check_overlap(source: &Source, entries: &BTreeMap<String, Arc<Storage>>) -> Result<(), Error> {
     let mut ranges: Vec<_> = entries
         .iter()
         .map(|(name, entry)| (entry.offset, entry.deflated.unwrap_or(entry.length), name))

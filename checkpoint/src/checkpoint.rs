@@ -1,16 +1,16 @@
-//! A CLIP checkpoint of any known format, by canonical tensor names.
+//! CLIP checkpoints of every known format, with canonical tensor names.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use pinhole_model::{Activation, ClipConfig, ClipWeights, PreprocessConfig, Tensor};
 
-use crate::config_file::{self, Declared};
+use crate::declared::Declared;
 use crate::names::{Naming, OPENAI_SETTINGS, Recipe};
 use crate::storage::Source;
-use crate::{Error, StateDict, infer, read_state_dict};
+use crate::{Error, StateDict, infer, open_clip, read_state_dict, transformers};
 
-/// An open CLIP checkpoint: a checked configuration, and weights that are read when asked for.
+/// An open CLIP checkpoint: its checked configuration, and weights that are read on request.
 #[derive(Debug)]
 pub struct Checkpoint {
     state: StateDict,
@@ -21,11 +21,11 @@ pub struct Checkpoint {
     logit_scale: f32,
 }
 
-/// What the caller knows that the files may not say.
+/// What the files may not state.
 #[derive(Clone, Debug, Default)]
 pub struct OpenOptions {
-    /// Activation function of the weights. It wins over a configuration file that says otherwise,
-    /// which is then noted in [`Checkpoint::assumptions`].
+    /// Activation function of the weights. It overrides a configuration file, which
+    /// [`Checkpoint::assumptions`] then notes.
     pub activation: Option<Activation>,
 }
 
@@ -35,8 +35,8 @@ impl Checkpoint {
     /// Names, shapes and types of all tensors are checked here; the weights are read later.
     ///
     /// # Errors
-    /// Files that cannot be opened or are damaged; models that are no CLIP with a ViT or a
-    /// ModifiedResNet; tensors that are missing, surplus or misshapen; configuration files that
+    /// Files that cannot be opened or are damaged; models other than CLIP with a ViT or a
+    /// ModifiedResNet; tensors that are missing, surplus or of the wrong shape; configuration files that
     /// contradict the weights; [`Error::UnknownActivation`].
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Checkpoint, Error> {
         let weights = find_weights(path)?;
@@ -49,16 +49,14 @@ impl Checkpoint {
             read_state_dict(&weights)?
         };
         let naming = Naming::of(&state)?;
-        let Beside {
+        let ConfigFiles {
             declared,
             preprocessing,
-        } = Beside::read(&weights, naming)?;
+        } = ConfigFiles::read(&weights, naming)?;
         let mut assumptions = Vec::new();
-        let said = declared.as_ref().and_then(|declared| declared.activation);
         let activation = activation(
             &state,
             declared.as_ref(),
-            said,
             options.activation,
             &mut assumptions,
         )?;
@@ -67,18 +65,18 @@ impl Checkpoint {
             naming,
             declared.as_ref(),
             activation,
-            preprocessing.as_ref().map(|(_, rule)| rule.clone()),
+            preprocessing.as_ref().map(|(_, config)| config.clone()),
             &mut assumptions,
         )?;
         let image_size = config.image.image_size();
-        if let Some((path, rule)) = preprocessing
-            && rule.size != image_size
+        if let Some((path, config)) = preprocessing
+            && config.size != image_size
         {
             return Err(Error::config(
                 &path,
                 "size of the preprocessed image",
-                format!("{image_size}, as the weights have it"),
-                rule.size.to_string(),
+                format!("{image_size}, as in the weights"),
+                config.size.to_string(),
             ));
         }
         let tensors = config.tensors();
@@ -114,12 +112,12 @@ impl Checkpoint {
         &self.config
     }
 
-    /// What was assumed because no file said it, one line each.
+    /// What was assumed because no file states it, one line each.
     pub fn assumptions(&self) -> &[String] {
         &self.assumptions
     }
 
-    /// Factor on the cosine similarity: exp of the tensor `logit_scale`; finite and above zero.
+    /// Factor from cosine similarity to logit: exp of the tensor `logit_scale`; finite and above zero.
     pub fn logit_scale(&self) -> f32 {
         self.logit_scale
     }
@@ -174,22 +172,24 @@ impl ClipWeights for Checkpoint {
 fn activation(
     state: &StateDict,
     declared: Option<&Declared>,
-    said: Option<Activation>,
     asked: Option<Activation>,
     assumptions: &mut Vec<String>,
 ) -> Result<Activation, Error> {
     let openai = OPENAI_SETTINGS
         .iter()
         .all(|name| state.info(name).is_some());
-    let (known, source) = match (said, declared) {
-        (Some(said), Some(declared)) => (Some(said), declared.path.display().to_string()),
-        _ if openai => (Some(Activation::QuickGelu), "OpenAI's archive".to_owned()),
-        _ => (None, String::new()),
+    let (known, source) = match declared {
+        Some(declared) => (
+            Some(declared.activation),
+            declared.path.display().to_string(),
+        ),
+        None if openai => (Some(Activation::QuickGelu), "OpenAI's archive".to_owned()),
+        None => (None, String::new()),
     };
     match (asked, known) {
         (Some(asked), Some(known)) if asked != known => {
             assumptions.push(format!(
-                "activation: {asked}, as asked for; {source} says {known}"
+                "activation: {asked}, as asked for; {source} has {known}"
             ));
             Ok(asked)
         }
@@ -201,48 +201,49 @@ fn activation(
     }
 }
 
-/// What the configuration files beside the weights say.
-struct Beside {
+/// The configuration files in the folder of the weights.
+struct ConfigFiles {
     declared: Option<Declared>,
     preprocessing: Option<(PathBuf, PreprocessConfig)>,
 }
 
-impl Beside {
-    fn read(weights: &Path, naming: Naming) -> Result<Beside, Error> {
-        let beside = |name: &str| Some(weights.with_file_name(name)).filter(|path| path.exists());
+impl ConfigFiles {
+    fn read(weights: &Path, naming: Naming) -> Result<ConfigFiles, Error> {
+        let sibling = |name: &str| Some(weights.with_file_name(name)).filter(|path| path.exists());
         if naming != Naming::Transformers {
-            let Some(path) = beside("open_clip_config.json") else {
-                return Ok(Beside {
+            let Some(path) = sibling("open_clip_config.json") else {
+                return Ok(ConfigFiles {
                     declared: None,
                     preprocessing: None,
                 });
             };
-            let (declared, rule) = config_file::read_open_clip(&path)?;
-            return Ok(Beside {
+            let (declared, config) = open_clip::read(&path)?;
+            return Ok(ConfigFiles {
                 declared: Some(declared),
-                preprocessing: rule.map(|rule| (path, rule)),
+                preprocessing: config.map(|config| (path, config)),
             });
         }
-        let declared = match beside("config.json") {
-            Some(path) => Some(config_file::read_transformers(&path)?),
+        let declared = match sibling("config.json") {
+            Some(path) => Some(transformers::read(&path)?),
             None => None,
         };
-        let rule = beside("preprocessor_config.json").or_else(|| beside("processor_config.json"));
-        let preprocessing = match rule {
+        let config =
+            sibling("preprocessor_config.json").or_else(|| sibling("processor_config.json"));
+        let preprocessing = match config {
             Some(path) => {
-                let rule = config_file::read_transformers_preprocessing(&path)?;
-                Some((path, rule))
+                let config = transformers::read_preprocessing(&path)?;
+                Some((path, config))
             }
             None => None,
         };
-        Ok(Beside {
+        Ok(ConfigFiles {
             declared,
             preprocessing,
         })
     }
 }
 
-/// The weights' file in a folder, by the names that open_clip and transformers give it.
+/// The file of weights in a folder, by the names that open_clip and transformers use.
 fn find_weights(path: &Path) -> Result<PathBuf, Error> {
     const NAMES: [&str; 6] = [
         "open_clip_model.safetensors",
@@ -267,7 +268,7 @@ fn find_weights(path: &Path) -> Result<PathBuf, Error> {
         })
 }
 
-/// Reads a checkpoint that is split over several files, named by an index.
+/// Reads a checkpoint in several files, which an index names.
 fn read_shards(index: &Path) -> Result<StateDict, Error> {
     #[derive(serde::Deserialize)]
     struct Index {
@@ -293,7 +294,7 @@ fn read_shards(index: &Path) -> Result<StateDict, Error> {
     Ok(state)
 }
 
-/// A matrix with its dimensions swapped.
+/// The transposed matrix, row-major.
 fn transpose(matrix: &Tensor) -> Vec<f32> {
     match matrix.shape.as_slice() {
         [rows, columns] => (0..*columns)

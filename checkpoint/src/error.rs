@@ -1,15 +1,15 @@
-//! What can be wrong with a checkpoint.
+//! Errors of reading and writing checkpoints.
 
 use std::path::{Path, PathBuf};
 
 /// Why a checkpoint cannot be read or written.
 ///
-/// Every variant names the file; where a tensor or a field of a configuration file is to blame it
-/// is named too, with what was expected and what was found.
+/// Every variant names the file, and the tensor or field where one is at fault, with what was expected
+/// and what was found.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused.
+    /// The operating system reported an error.
     #[error("{}: cannot {action}", path.display())]
     Io {
         /// File or folder.
@@ -19,7 +19,7 @@ pub enum Error {
         /// The cause.
         source: std::io::Error,
     },
-    /// The file is damaged, or is no file of the format that its first bytes promise.
+    /// The file is damaged, or not in the format that its first bytes indicate.
     #[error("{}: {reason}", path.display())]
     Malformed {
         /// File.
@@ -27,7 +27,7 @@ pub enum Error {
         /// What was expected and what was found.
         reason: String,
     },
-    /// A file that is read well but holds something that Pinhole does not run.
+    /// A valid file of a model that Pinhole does not run.
     #[error("{}: {found} is not supported; supported are {supported}", path.display())]
     Unsupported {
         /// File.
@@ -40,21 +40,20 @@ pub enum Error {
     /// A configuration file contradicts the weights, another file, or itself.
     #[error("{}: {field}: expected {expected}, found {found}", path.display())]
     Config {
-        /// Configuration file, or the weights if it is they that do not fit.
+        /// Configuration file, or the weights.
         path: PathBuf,
         /// Field, dotted.
         field: String,
         /// What was expected, and why.
         expected: String,
-        /// What the file says.
+        /// What was found.
         found: String,
     },
-    /// Nothing says which activation function the weights were trained with.
+    /// No file states the activation function that the weights were trained with.
     #[error(
-        "{}: the activation function is unknown: no configuration file names it and it cannot be \
-         told from the weights; say --activation quickgelu (OpenAI's, MetaCLIP's and every \
-         *-quickgelu model) or --activation gelu (LAION's, DataComp's and most other open_clip \
-         models)", path.display()
+        "{}: the activation function is unknown: no configuration file names it and the weights do \
+         not show it; pass --activation quickgelu (OpenAI, MetaCLIP and every *-quickgelu model) or \
+         --activation gelu (LAION, DataComp and most other open_clip models)", path.display()
     )]
     UnknownActivation {
         /// The weights.
@@ -65,14 +64,14 @@ pub enum Error {
     MissingTensor {
         /// File.
         path: PathBuf,
-        /// Name as it would be spelt in this file.
+        /// Name as this file would spell it.
         name: String,
-        /// Shape that the rest of the model asks for.
+        /// Shape that the rest of the model requires.
         expected: Vec<usize>,
     },
-    /// A tensor that the model has no place for.
+    /// A tensor that is not part of the model.
     #[error(
-        "{}: tensor {name} with shape {shape:?} has no place in this model: expected {expected}",
+        "{}: tensor {name} with shape {shape:?} is not part of this model: expected {expected}",
         path.display()
     )]
     SurplusTensor {
@@ -82,7 +81,7 @@ pub enum Error {
         name: String,
         /// Shape in the file.
         shape: Vec<usize>,
-        /// The architecture that was inferred, in words.
+        /// The inferred architecture in one line.
         expected: String,
     },
     /// A tensor whose shape does not fit the rest of the model.
@@ -92,24 +91,24 @@ pub enum Error {
         path: PathBuf,
         /// Name in the file.
         name: String,
-        /// Shape that the rest of the model asks for.
+        /// Shape that the rest of the model requires.
         expected: Vec<usize>,
         /// Shape in the file.
         found: Vec<usize>,
     },
-    /// A tensor of a type that these weights do not have.
+    /// A tensor of the wrong element type.
     #[error("{}: tensor {name}: expected type {expected}, found {found}", path.display())]
     Dtype {
         /// File.
         path: PathBuf,
         /// Name in the file.
         name: String,
-        /// The types that do.
+        /// The supported types.
         expected: &'static str,
         /// Type in the file.
         found: String,
     },
-    /// A tensor that only code in the file could build; it is never executed.
+    /// A tensor that only code in the file could build. Such code is never executed.
     #[error(
         "{}: tensor {name} is built by unknown global {global}, which is not executed; save the \
          plain state dict again, for example as safetensors", path.display()
@@ -122,7 +121,7 @@ pub enum Error {
         /// Python's dotted name.
         global: String,
     },
-    /// NaN or infinity in a weight.
+    /// NaN or infinity in a tensor.
     #[error(
         "{}: tensor {name}: expected finite values, found {value} at element {index}",
         path.display()
@@ -137,16 +136,16 @@ pub enum Error {
         /// NaN, inf or -inf.
         value: f32,
     },
-    /// A name was asked for that the model or the state dict does not have.
-    #[error("{}: there is no tensor named {name}", path.display())]
+    /// The model or the state dict has no tensor of the requested name.
+    #[error("{}: found no tensor named {name}", path.display())]
     NoSuchTensor {
         /// File.
         path: PathBuf,
-        /// The name asked for.
+        /// The requested name.
         name: String,
     },
-    /// The writer does not overwrite unless it is told to.
-    #[error("{}: already exists; choose another folder or ask to replace it", path.display())]
+    /// The folder exists, and [`Existing::Keep`](crate::Existing::Keep) was given.
+    #[error("{}: already exists; remove it or choose another folder", path.display())]
     Exists {
         /// Folder.
         path: PathBuf,
@@ -177,8 +176,8 @@ impl Error {
         Error::Unsupported {
             path: path.to_owned(),
             found: found.into(),
-            supported: "CLIP models with a ViT or a ModifiedResNet image tower and the causal CLIP \
-                        text tower, as OpenAI, open_clip and transformers save them",
+            supported: "CLIP models with a ViT or a ModifiedResNet image encoder and the causal CLIP text \
+                        encoder, as OpenAI, open_clip and transformers save them",
         }
     }
 

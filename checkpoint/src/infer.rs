@@ -1,23 +1,19 @@
-//! The architecture of a model, told from the shapes of its tensors.
+//! The architecture of a model, inferred from the shapes of its tensors.
 
-use pinhole_model::{
-    Activation, ClipConfig, ImageEncoderConfig, PreprocessConfig, TextEncoderConfig,
-};
+use pinhole_model::{Activation, ClipConfig, PreprocessConfig, TextEncoderConfig};
 
-use crate::config_file::{Declared, Quantity};
+use crate::declared::{Declared, Quantity};
 use crate::names::{Naming, OPENAI_SETTINGS, Recipe, is_no_parameter};
-use crate::{Dtype, Error, StateDict};
+use crate::shapes::Shapes;
+use crate::{Dtype, Error, StateDict, encoders};
 
-/// Far above any model, far below what overflows when multiplied.
-const MAX_DIMENSION: usize = 1 << 20;
-const MAX_LAYERS: usize = 1 << 10;
-const MAX_IMAGE: usize = 1 << 14;
+const MAX_IMAGE: u32 = 1 << 14;
 /// Four times the largest CLIP models.
 const MAX_PARAMETERS: u64 = 10_000_000_000;
 
 /// The configuration that the shapes and the configuration file agree on.
 ///
-/// Whatever no file says is assumed, and added to `assumptions`.
+/// What no file states is assumed, and added to `assumptions`.
 pub(crate) fn configuration(
     state: &StateDict,
     naming: Naming,
@@ -26,72 +22,41 @@ pub(crate) fn configuration(
     preprocessing: Option<PreprocessConfig>,
     assumptions: &mut Vec<String>,
 ) -> Result<ClipConfig, Error> {
-    let shapes = Shapes { state, naming };
-    // OpenAI's loader takes one head for every 64 of width; its files bring no configuration.
+    let shapes = Shapes {
+        state,
+        recipe: &|name| naming.recipe(name),
+    };
+    // OpenAI's loader takes one head per 64 of width; its files have no configuration.
     let by_width = OPENAI_SETTINGS
         .iter()
         .all(|name| state.info(name).is_some());
-    let mut heads = |quantity: Quantity, tower: &str, width: usize| {
-        if let Some((_, heads)) = declared.and_then(|declared| declared.get(quantity)) {
+    let mut heads = |quantity: Quantity, encoder: &str, width: usize| {
+        if let Some((_, heads)) = declared.and_then(|declared| declared.sizes.get(quantity)) {
             return heads;
         }
         if !by_width {
             assumptions.push(format!(
-                "{tower} tower: {} attention heads, one for every 64 of width, as no configuration \
-                 file says how many",
+                "{encoder} encoder: {} attention heads, one per 64 of width, as no configuration file \
+                 states their number",
                 width / 64
             ));
         }
         width / 64
     };
 
-    for tower in ["visual.transformer", "transformer"] {
-        shapes.check_mlp(tower)?;
-    }
-    let [_, text_width] = shapes.matrix("token_embedding.weight")?;
+    shapes.check_mlp("transformer")?;
+    let [vocabulary, width] = shapes.matrix("token_embedding.weight")?;
     let text = TextEncoderConfig {
         context_length: shapes.matrix("positional_embedding")?[0],
-        vocabulary: shapes.matrix("token_embedding.weight")?[0],
-        width: text_width,
-        layers: shapes.layers("transformer.resblocks.")?,
-        heads: heads(Quantity::TextHeads, "text", text_width),
+        vocabulary,
+        width,
+        layers: shapes.layers("transformer.resblocks.", "ln_1.weight")?,
+        heads: heads(Quantity::TextHeads, "text", width),
     };
     let embedding = shapes.matrix("text_projection")?[1];
-    let (image, side) = if shapes.is_resnet() {
-        let [width, _, _, _] = shapes.dimensions("visual.conv3.weight")?;
-        let [rows, pooled] = shapes.matrix("visual.attnpool.positional_embedding")?;
-        let side = shapes.grid(rows, "visual.attnpool.positional_embedding")? * 32;
-        let mut layers = [0; 4];
-        for (stage, layers) in layers.iter_mut().enumerate() {
-            *layers = shapes.layers(&format!("visual.layer{}.", stage + 1))?;
-        }
-        let heads = heads(Quantity::ImageHeads, "image", pooled);
-        (
-            ImageEncoderConfig::ModifiedResNet {
-                image_size: side as u32,
-                layers,
-                width,
-                heads,
-            },
-            side,
-        )
-    } else {
-        let [width, _, patch, _] = shapes.dimensions("visual.conv1.weight")?;
-        let [rows, _] = shapes.matrix("visual.positional_embedding")?;
-        let side = shapes
-            .grid(rows, "visual.positional_embedding")?
-            .saturating_mul(patch);
-        let layers = shapes.layers("visual.transformer.resblocks.")?;
-        let heads = heads(Quantity::ImageHeads, "image", width);
-        let tower = ImageEncoderConfig::VisionTransformer {
-            image_size: side.min(MAX_IMAGE) as u32,
-            patch_size: patch as u32,
-            width,
-            layers,
-            heads,
-        };
-        (tower, side)
-    };
+    let mut image_heads = |width| heads(Quantity::ImageHeads, "image", width);
+    let image = encoders::infer(&shapes, &mut image_heads)?;
+    let side = image.image_size();
     if side > MAX_IMAGE {
         return Err(Error::malformed(
             state.path(),
@@ -102,13 +67,12 @@ pub(crate) fn configuration(
     let preprocessing = preprocessing.unwrap_or_else(|| {
         assumptions.push(format!(
             "preprocessing: OpenAI's (short side to {side} pixels, bicubic, centre crop, OpenAI's \
-             mean and std), as no configuration file says it"
+             mean and std), as no configuration file states it"
         ));
-        PreprocessConfig::openai(side as u32)
+        PreprocessConfig::openai(side)
     });
-    let name = declared.and_then(|declared| declared.name.clone());
     let config = ClipConfig {
-        name,
+        name: declared.and_then(|declared| declared.name.clone()),
         embedding,
         image,
         text,
@@ -117,33 +81,51 @@ pub(crate) fn configuration(
     };
     check_settings(state, &config)?;
     if let Some(declared) = declared {
-        declared.check(&config)?;
+        check_declared(declared, &config)?;
     }
     check_heads(state, declared, &config)?;
     Ok(config)
 }
 
-/// Heads are in no shape, so what is said or assumed about them must at least be possible.
+/// Compares every size that the configuration file states with the one inferred from the weights.
+fn check_declared(declared: &Declared, config: &ClipConfig) -> Result<(), Error> {
+    let text = &config.text;
+    for (quantity, field, value) in declared.sizes.iter() {
+        let inferred = match quantity {
+            Quantity::Embedding => Some(config.embedding),
+            Quantity::ContextLength => Some(text.context_length),
+            Quantity::Vocabulary => Some(text.vocabulary),
+            Quantity::TextWidth => Some(text.width),
+            Quantity::TextLayers => Some(text.layers),
+            Quantity::TextHeads => Some(text.heads),
+            of_image => encoders::size(&config.image, of_image),
+        };
+        if inferred != Some(value) {
+            let expected = match inferred {
+                Some(inferred) => format!("{inferred}, as in the weights"),
+                None => format!("the architecture of the weights ({config})"),
+            };
+            let found = value.to_string();
+            return Err(Error::config(&declared.path, field, expected, found));
+        }
+    }
+    Ok(())
+}
+
+/// Checks that the numbers of heads, which no shape shows, are possible.
 fn check_heads(
     state: &StateDict,
     declared: Option<&Declared>,
     config: &ClipConfig,
 ) -> Result<(), Error> {
-    let (image_heads, image_width) = match &config.image {
-        ImageEncoderConfig::VisionTransformer { heads, width, .. } => (*heads, *width),
-        ImageEncoderConfig::ModifiedResNet { heads, width, .. } => (*heads, 32 * width),
-    };
-    for (tower, quantity, heads, width) in [
+    let (image_heads, image_width) = config.image.attention();
+    let text = &config.text;
+    for (encoder, quantity, heads, width) in [
         ("image", Quantity::ImageHeads, image_heads, image_width),
-        (
-            "text",
-            Quantity::TextHeads,
-            config.text.heads,
-            config.text.width,
-        ),
+        ("text", Quantity::TextHeads, text.heads, text.width),
     ] {
-        let said = declared.and_then(|declared| Some((declared, declared.get(quantity)?.0)));
-        let (path, source, possible) = match said {
+        let stated = declared.and_then(|file| Some((file, file.sizes.get(quantity)?.0)));
+        let (path, source, possible) = match stated {
             Some((declared, field)) => (
                 declared.path.as_path(),
                 field,
@@ -151,14 +133,14 @@ fn check_heads(
             ),
             None => (
                 state.path(),
-                "one for every 64 of width, as no configuration file says",
+                "one per 64 of width, as no configuration file states their number",
                 width.is_multiple_of(64),
             ),
         };
         if !possible {
             return Err(Error::config(
                 path,
-                format!("attention heads of the {tower} tower"),
+                format!("attention heads of the {encoder} encoder"),
                 format!("a divisor of its width, {width}"),
                 format!("{heads} ({source})"),
             ));
@@ -167,7 +149,7 @@ fn check_heads(
     Ok(())
 }
 
-/// Compares the file's tensors with those of the model: all there, none more, shapes and types.
+/// Checks that a file has the tensors of the model and no others, with the right shapes and types.
 pub(crate) fn check_tensors(
     state: &StateDict,
     naming: Naming,
@@ -241,7 +223,7 @@ pub(crate) fn check_tensors(
     }
 }
 
-/// OpenAI's archives say three sizes that the shapes say too.
+/// Compares the three sizes that OpenAI's archives state with those inferred.
 fn check_settings(state: &StateDict, config: &ClipConfig) -> Result<(), Error> {
     let found = [
         config.image.image_size() as usize,
@@ -249,134 +231,16 @@ fn check_settings(state: &StateDict, config: &ClipConfig) -> Result<(), Error> {
         config.text.vocabulary,
     ];
     for (name, inferred) in OPENAI_SETTINGS.iter().zip(found) {
-        if let Some(said) = state.integer(name)?
-            && usize::try_from(said) != Ok(inferred)
+        if let Some(stated) = state.integer(name)?
+            && usize::try_from(stated) != Ok(inferred)
         {
             return Err(Error::config(
                 state.path(),
                 *name,
-                format!("{inferred}, as the shapes of the weights say"),
-                said.to_string(),
+                format!("{inferred}, as in the weights"),
+                stated.to_string(),
             ));
         }
     }
     Ok(())
-}
-
-struct Shapes<'a> {
-    state: &'a StateDict,
-    naming: Naming,
-}
-
-impl Shapes<'_> {
-    fn is_resnet(&self) -> bool {
-        let any = |prefix| self.state.names().any(|name| name.starts_with(prefix));
-        !any("visual.transformer.") && (any("visual.layer1.") || any("visual.attnpool."))
-    }
-
-    /// The canonical shape of a tensor with `N` dimensions, each of sensible size.
-    fn dimensions<const N: usize>(&self, name: &str) -> Result<[usize; N], Error> {
-        let path = self.state.path();
-        let (name, transposed) = match self.naming.recipe(name) {
-            Recipe::Transposed(name) => (name, true),
-            Recipe::Same(name) | Recipe::Rows([name, ..]) => (name, false),
-        };
-        let info = match self.state.checked_info(&name) {
-            // Nothing is known yet, so nothing but the number of dimensions can be expected.
-            Err(Error::NoSuchTensor { .. }) => {
-                return Err(Error::malformed(
-                    path,
-                    format!("tensor {name} is missing, expected {N} dimensions"),
-                ));
-            }
-            info => info?,
-        };
-        let wrong = |expected: String| {
-            Error::malformed(
-                path,
-                format!(
-                    "tensor {name}: expected {expected}, found shape {:?}",
-                    info.shape
-                ),
-            )
-        };
-        let mut shape: [usize; N] = info
-            .shape
-            .as_slice()
-            .try_into()
-            .map_err(|_| wrong(format!("{N} dimensions")))?;
-        if shape.iter().any(|size| !(1..=MAX_DIMENSION).contains(size)) {
-            return Err(wrong(format!("dimensions of 1 to {MAX_DIMENSION}")));
-        }
-        if transposed {
-            shape.reverse();
-        }
-        Ok(shape)
-    }
-
-    fn matrix(&self, name: &str) -> Result<[usize; 2], Error> {
-        self.dimensions(name)
-    }
-
-    /// Side of the square grid that has `rows` positions, one of them for the class or the mean.
-    fn grid(&self, rows: usize, name: &str) -> Result<usize, Error> {
-        let side = (rows - 1).isqrt();
-        if side == 0 || side * side != rows - 1 {
-            return Err(Error::malformed(
-                self.state.path(),
-                format!("tensor {name}: expected a square number of rows and one, found {rows}"),
-            ));
-        }
-        Ok(side)
-    }
-
-    /// open_clip's giants have MLPs of another width than 4 x the tower's.
-    fn check_mlp(&self, tower: &str) -> Result<(), Error> {
-        let shape = |part: &str| match self
-            .naming
-            .recipe(&format!("{tower}.resblocks.0.mlp.{part}.weight"))
-        {
-            Recipe::Same(name) => self.state.info(&name).map(|info| info.shape.as_slice()),
-            _ => None,
-        };
-        match (shape("c_fc"), shape("c_proj")) {
-            (Some([inner, width]), Some([back, again]))
-                if (inner, width) == (again, back) && *inner != width.saturating_mul(4) =>
-            {
-                let found = format!("an MLP of {inner} in a tower of width {width} (not 4 times)");
-                Err(Error::unsupported(self.state.path(), found))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// One more than the highest number after a canonical prefix, so that a missing layer in the
-    /// middle is found out.
-    fn layers(&self, prefix: &str) -> Result<usize, Error> {
-        let prefix = match self.naming {
-            Naming::Transformers if prefix.starts_with("visual.") => "vision_model.encoder.layers.",
-            Naming::Transformers => "text_model.encoder.layers.",
-            Naming::CustomText if !prefix.starts_with("visual.") => "text.transformer.resblocks.",
-            _ => prefix,
-        };
-        let layers = self
-            .state
-            .names()
-            .filter_map(|name| {
-                name.strip_prefix(prefix)?
-                    .split('.')
-                    .next()?
-                    .parse::<usize>()
-                    .ok()
-            })
-            .max()
-            .map_or(0, |last| last.saturating_add(1));
-        if !(1..=MAX_LAYERS).contains(&layers) {
-            return Err(Error::malformed(
-                self.state.path(),
-                format!("expected 1 to {MAX_LAYERS} layers named {prefix}*, found {layers}"),
-            ));
-        }
-        Ok(layers)
-    }
 }

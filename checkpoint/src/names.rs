@@ -1,13 +1,13 @@
-//! How each family of files spells the canonical tensor names.
+//! The tensor names of each file format, for the canonical names.
 
 use crate::{Error, StateDict};
 
-/// Whose names a file uses.
+/// The naming scheme of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Naming {
     /// OpenAI's, and open_clip's `CLIP`.
     Native,
-    /// open_clip's `CustomTextCLIP`: the text tower's names start with `text.`.
+    /// open_clip's `CustomTextCLIP`: the names of the text encoder start with `text.`.
     CustomText,
     /// transformers' `CLIPModel`.
     Transformers,
@@ -17,18 +17,20 @@ pub(crate) enum Naming {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Recipe {
     Same(String),
-    /// A matrix whose dimensions are swapped.
+    /// A transposed matrix.
     Transposed(String),
-    /// Three tensors of equal shape, one below the other.
+    /// Three tensors of equal shape, concatenated along the first dimension.
     Rows([String; 3]),
 }
 
 impl Naming {
-    /// Tells the families apart by the names in a file, and refuses those that are not CLIP as
-    /// OpenAI built it.
+    /// Recognises the scheme by the names in a file.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for models of another architecture than OpenAI's CLIP.
     pub(crate) fn of(state: &StateDict) -> Result<Naming, Error> {
         let any = |prefix: &str| state.names().any(|name| name.starts_with(prefix));
-        let foreign = [
+        let unsupported = [
             (
                 "prompt_learner.",
                 "a prompt learner (CoOp, CoCoOp) without its CLIP model",
@@ -40,46 +42,46 @@ impl Naming {
             ("text_decoder.", "a CoCa model (text_decoder.*)"),
             (
                 "visual.attn_pool",
-                "an image tower with attentional pooling (visual.attn_pool*)",
+                "an image encoder with attentional pooling (visual.attn_pool*)",
             ),
             ("logit_bias", "a SigLIP model (logit_bias)"),
             ("vision_model.head.", "a SigLIP model (vision_model.head.*)"),
-            ("visual.trunk.", "a timm image tower (visual.trunk.*)"),
+            ("visual.trunk.", "a timm image encoder (visual.trunk.*)"),
             (
                 "image_encoder.",
-                "a model with its own image tower (image_encoder.*)",
+                "a model with its own image encoder (image_encoder.*)",
             ),
             (
                 "text.transformer.embeddings.",
-                "a Hugging Face text tower (text.transformer.*)",
+                "a Hugging Face text encoder (text.transformer.*)",
             ),
             (
                 "text.transformer.encoder.",
-                "a Hugging Face text tower (text.transformer.*)",
+                "a Hugging Face text encoder (text.transformer.*)",
             ),
             (
                 "text.cls_emb",
-                "a text tower with a class token (text.cls_emb)",
+                "a text encoder with a class token (text.cls_emb)",
             ),
-            ("cls_emb", "a text tower with a class token (cls_emb)"),
+            ("cls_emb", "a text encoder with a class token (cls_emb)"),
         ];
-        if let Some((_, found)) = foreign.iter().find(|(prefix, _)| any(prefix)) {
+        if let Some((_, found)) = unsupported.iter().find(|(prefix, _)| any(prefix)) {
             return Err(Error::unsupported(state.path(), *found));
         }
         let (vision, text) = (any("vision_model."), any("text_model."));
-        let half = |found| Err(Error::unsupported(state.path(), found));
+        let refuse = |found| Err(Error::unsupported(state.path(), found));
         match (vision, text, any("visual.")) {
             (true, true, _) => Ok(Naming::Transformers),
-            (true, false, _) => half("an image tower alone (vision_model.*)".to_owned()),
-            (_, true, _) => half("a text tower alone (text_model.*)".to_owned()),
+            (true, false, _) => refuse("an image encoder alone (vision_model.*)".to_owned()),
+            (_, true, _) => refuse("a text encoder alone (text_model.*)".to_owned()),
             (_, _, true) if any("text.") => Ok(Naming::CustomText),
             (_, _, true) => Ok(Naming::Native),
             _ if any("token_embedding.") => {
-                half("a model without an image tower (no visual.*)".to_owned())
+                refuse("a model without an image encoder (no visual.*)".to_owned())
             }
             _ => {
                 let some: Vec<_> = state.names().take(3).collect();
-                half(match some.as_slice() {
+                refuse(match some.as_slice() {
                     [] => "a file without tensors".to_owned(),
                     some => format!("a model with tensors such as {}", some.join(", ")),
                 })
@@ -87,7 +89,7 @@ impl Naming {
         }
     }
 
-    /// Where a canonical tensor comes from.
+    /// How a canonical tensor is made from the tensors of the file.
     pub(crate) fn recipe(self, name: &str) -> Recipe {
         match self {
             Naming::Native => Recipe::Same(name.to_owned()),
@@ -100,7 +102,7 @@ impl Naming {
     }
 }
 
-/// Buffers and settings that are stored beside the parameters.
+/// Whether a tensor is a buffer or a setting, which are stored with the parameters.
 pub(crate) fn is_no_parameter(name: &str) -> bool {
     // The last three are OpenAI's.
     ["position_ids", "attn_mask", "num_batches_tracked"]
@@ -109,7 +111,7 @@ pub(crate) fn is_no_parameter(name: &str) -> bool {
         || OPENAI_SETTINGS.contains(&name)
 }
 
-/// Whole numbers that OpenAI's archives carry among the weights, and no other family does.
+/// Integers that only OpenAI's archives store with the weights.
 pub(crate) const OPENAI_SETTINGS: [&str; 3] = ["input_resolution", "context_length", "vocab_size"];
 
 /// The inverse of transformers' convert_clip_original_pytorch_to_hf.py.
@@ -127,7 +129,7 @@ fn transformers(name: &str) -> Recipe {
         "visual.class_embedding" => "vision_model.embeddings.class_embedding",
         "visual.positional_embedding" => "vision_model.embeddings.position_embedding.weight",
         "visual.conv1.weight" => "vision_model.embeddings.patch_embedding.weight",
-        // Spelt so.
+        // transformers' spelling.
         "visual.ln_pre.weight" => "vision_model.pre_layrnorm.weight",
         "visual.ln_pre.bias" => "vision_model.pre_layrnorm.bias",
         "visual.ln_post.weight" => "vision_model.post_layernorm.weight",
@@ -141,9 +143,9 @@ fn transformers(name: &str) -> Recipe {
     same(fixed.to_owned())
 }
 
-fn transformers_block(tower: &str, rest: &str) -> Recipe {
+fn transformers_block(encoder: &str, rest: &str) -> Recipe {
     let (layer, part) = rest.split_once('.').unwrap_or((rest, ""));
-    let block = format!("{tower}.encoder.layers.{layer}");
+    let block = format!("{encoder}.encoder.layers.{layer}");
     let attention =
         |kind: &str| ["q", "k", "v"].map(|p| format!("{block}.self_attn.{p}_proj.{kind}"));
     match part {

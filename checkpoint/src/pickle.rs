@@ -2,10 +2,10 @@
 //!
 //! It knows the opcodes of protocols 2 to 5 that `torch.save` and TorchScript write. Calls to the
 //! few functions that describe tensors and ordered dictionaries are interpreted; every other
-//! global is carried as an [`Node::Object`] with its name, and nothing is ever called.
+//! global becomes a [`Node::Object`] with its name, and nothing is ever called.
 //!
 //! Values live in one flat arena and refer to each other by index: the machine has no recursion,
-//! a cycle leaks nothing, and memory is bounded by the limits below.
+//! cycles leak nothing, and the limits below bound the memory.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -15,15 +15,15 @@ use safetensors::Dtype;
 
 /// Bytes of pickle; a training checkpoint of ViT-L has half a megabyte.
 pub(crate) const MAX_BYTES: u64 = 16 << 20;
-/// Texts, containers, globals and tensors in one pickle; ViT-L's training checkpoint has 40,000.
+/// Strings, containers, globals and tensors in one pickle; ViT-L's training checkpoint has 40,000.
 const MAX_NODES: usize = 1 << 19;
-/// Values that are ever put on the stack, which bounds what all containers hold together.
+/// Values pushed on the stack in all, which bounds the total size of the containers.
 const MAX_PUSHES: usize = 1 << 22;
 /// Bytes in the name of a global, or in the key of a storage.
 const MAX_NAME: usize = 1 << 10;
 const MAX_STACK: usize = 1 << 20;
 const MAX_MEMO: usize = 1 << 20;
-/// Open marks, which is how deep lists, tuples and dictionaries are nested while written.
+/// Open marks: the nesting of lists, tuples and dictionaries.
 const MAX_DEPTH: usize = 1 << 10;
 /// Dimensions of a tensor.
 const MAX_DIMENSIONS: usize = 16;
@@ -49,16 +49,16 @@ pub(crate) enum Node {
     Global(Rc<str>),
     Storage(Rc<StorageRef>),
     Tensor(TensorRef),
-    /// What an unknown global would have built, with what BUILD would have set on it.
+    /// An object of an unknown global, with the state that BUILD would set.
     Object {
         global: Rc<str>,
         state: Option<Value>,
     },
-    /// Bytes and long integers: legal, and never part of a tensor.
+    /// Bytes and long integers, which are never part of a tensor.
     Opaque,
 }
 
-/// The bytes that a tensor looks at, by the key under which the container keeps them.
+/// The bytes of a tensor, by their key in the container.
 #[derive(Clone, Debug)]
 pub(crate) struct StorageRef {
     pub(crate) key: String,
@@ -75,11 +75,11 @@ pub(crate) struct TensorRef {
     pub(crate) strides: Vec<usize>,
 }
 
-/// What one pickle holds.
+/// The values of one pickle.
 pub(crate) struct Pickle {
     nodes: Vec<Node>,
     pub(crate) root: Value,
-    /// Bytes that were read.
+    /// Number of bytes read.
     pub(crate) length: u64,
 }
 
@@ -102,7 +102,7 @@ impl Pickle {
     pub(crate) fn get(&self, dict: Value, key: &str) -> Option<Value> {
         match self.node(dict) {
             Some(Node::Dict(items)) => {
-                // The last one wins, as in Python.
+                // The last entry counts, as in Python.
                 items
                     .iter()
                     .rev()
@@ -121,7 +121,7 @@ impl Pickle {
     }
 }
 
-/// Reads one pickle up to its STOP; the error is a sentence without the file's name.
+/// Reads one pickle up to its STOP. The error does not name the file.
 pub(crate) fn read(reader: impl Read) -> Result<Pickle, String> {
     let mut machine = Machine {
         reader: reader.take(MAX_BYTES),
@@ -208,7 +208,7 @@ impl<R: Read> Machine<R> {
                     self.array::<8>()?;
                     self.push(Value::Float)?;
                 }
-                // Text, and Python 2's byte strings, which hold names in files of that age.
+                // Text, and Python 2's byte strings, which old files use for names.
                 0x8c | b'U' => {
                     let length = self.u8()?.into();
                     self.text(length)?;
@@ -302,7 +302,7 @@ impl<R: Read> Machine<R> {
                         {
                             format!("{module}.{name}")
                         }
-                        _ => return Err("a global whose name is no short text".into()),
+                        _ => return Err("expected a short text as the name of a global".into()),
                     };
                     self.push_node(Node::Global(global.into()))?;
                 }
@@ -318,8 +318,8 @@ impl<R: Read> Machine<R> {
                 b'b' => {
                     let state = self.pop()?;
                     let target = self.top()?;
-                    // Anything but an unknown object keeps its meaning whatever is set on it: on
-                    // an ordered dictionary it is torch's `_metadata`.
+                    // State matters only on unknown objects. On an ordered dictionary it is torch's
+                    // `_metadata`.
                     if let Value::Node(index) = target
                         && let Some(Node::Object { state: slot, .. }) = self.nodes.get_mut(index)
                     {
@@ -340,12 +340,12 @@ impl<R: Read> Machine<R> {
         }
     }
 
-    /// What calling a global would give, as far as it describes tensors.
+    /// The result of calling a global that describes tensors; an opaque object for any other.
     fn call(&mut self, callable: Value, arguments: Value) -> Result<(), String> {
         let global = match self.node(callable) {
             Some(Node::Global(global)) => global.clone(),
             Some(Node::Object { global, .. }) => global.clone(),
-            _ => return Err("something that is no global is called".into()),
+            _ => return Err("expected a global to be called, found another value".into()),
         };
         let arguments = match self.node(arguments) {
             Some(Node::Tuple(arguments)) => arguments.as_slice(),
@@ -422,23 +422,23 @@ impl<R: Read> Machine<R> {
         })
     }
 
-    /// `("storage", type, key, location, elements, ...)`; anything else is carried as an object.
+    /// `("storage", type, key, location, elements, ...)`; anything else becomes an object.
     fn storage(&self, identifier: Value) -> Node {
         let unknown = |global: &str| Node::Object {
             global: global.into(),
             state: None,
         };
         let Some(Node::Tuple(items)) = self.node(identifier) else {
-            return unknown("a persistent id that is no tuple");
+            return unknown("a persistent id that is not a tuple");
         };
         // The sixth item describes views in files that were written before PyTorch 0.4.
         let [tag, class, key, _, Value::Int(elements), rest @ ..] = items.as_slice() else {
-            return unknown("a persistent id that is no storage");
+            return unknown("a persistent id that is not a storage");
         };
         let (Some(Node::Text(tag)), Some(Node::Global(class)), Some(Node::Text(key))) =
             (self.node(*tag), self.node(*class), self.node(*key))
         else {
-            return unknown("a persistent id that is no storage");
+            return unknown("a persistent id that is not a storage");
         };
         match (storage_dtype(class), u64::try_from(*elements), rest) {
             (Some(dtype), Ok(elements), [] | [Value::None])
@@ -562,7 +562,7 @@ impl<R: Read> Machine<R> {
     }
 
     fn pop_mark(&mut self) -> Result<Vec<Value>, String> {
-        let mark = self.marks.pop().ok_or("it closes what was never opened")?;
+        let mark = self.marks.pop().ok_or("a mark is missing")?;
         Ok(self.stack.split_off(mark))
     }
 
@@ -579,7 +579,7 @@ impl<R: Read> Machine<R> {
         let value = *self
             .memo
             .get(&key)
-            .ok_or_else(|| format!("nothing is in memo {key}"))?;
+            .ok_or_else(|| format!("memo {key} is not set"))?;
         self.push(value)
     }
 
@@ -588,7 +588,7 @@ impl<R: Read> Machine<R> {
             Node::List(list) => list.extend_from_slice(items),
             // A list's subclass: opaque, whatever is in it.
             Node::Object { .. } => {}
-            _ => return Err("something is appended to what is no list".into()),
+            _ => return Err("expected a list to append to, found another value".into()),
         }
         Ok(())
     }
@@ -598,7 +598,7 @@ impl<R: Read> Machine<R> {
         match self.top_node()? {
             Node::Dict(dict) => dict.extend(items),
             Node::Object { .. } => {}
-            _ => return Err("an item is set in what is no dictionary".into()),
+            _ => return Err("expected a dictionary to set an item of, found another value".into()),
         }
         Ok(())
     }
@@ -608,7 +608,7 @@ impl<R: Read> Machine<R> {
             Value::Node(index) => self.nodes.get_mut(index),
             _ => None,
         }
-        .ok_or_else(|| "an item is put into a plain value".into())
+        .ok_or_else(|| "expected a container, found a plain value".into())
     }
 }
 

@@ -1,4 +1,4 @@
-//! What CoOp and CoCoOp learn: the context, and CoCoOp's meta-net.
+//! Files of prompt learners: CoOp's context vectors, and CoCoOp's meta-net.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -15,20 +15,20 @@ const META_NET: [&str; 4] = [
     "meta_net.linear2.weight",
     "meta_net.linear2.bias",
 ];
-/// Embedded class names of the training's classes: made anew for the classes of the day.
+/// Embedded names of the training classes, which are computed again for any classes.
 const IGNORED: [&str; 2] = ["token_prefix", "token_suffix"];
-/// Key of a file's metadata that says where the class name stands.
+/// Key of the class position in the metadata of a safetensors file.
 const POSITION: &str = "class_position";
 
 /// Reads a prompt learner: the reference's `prompt_learner/model.pth.tar-N` (zip or legacy pickle,
 /// f32, f16 or bf16, with or without `prompt_learner.` before the names), or a file of
 /// [`write_prompt_learner`].
 ///
-/// `token_prefix` and `token_suffix` are left out, so that a file serves any class names.
+/// `token_prefix` and `token_suffix` are ignored, so that a file works with any class names.
 ///
 /// # Errors
-/// A file that cannot be read or holds tensors of another method; a shape that contradicts the
-/// others; NaN or infinity.
+/// A file that cannot be read or has tensors of another method; shapes that contradict each other;
+/// NaN or infinity.
 pub fn read_prompt_learner(path: &Path) -> Result<PromptLearner, Error> {
     let state = read_state_dict(path)?;
     let prefix = match state
@@ -131,11 +131,11 @@ fn present(state: &StateDict, name: &str) -> Result<Tensor, Error> {
     })
 }
 
-/// Writes a prompt learner as safetensors in f32, under the reference's names; the file appears whole
-/// or not at all, and replaces one that is there.
+/// Writes a prompt learner as safetensors in f32, under the reference's names, in place of any file at
+/// `path`. The file appears whole or not at all.
 ///
 /// # Errors
-/// The operating system's refusal; NaN or infinity in a tensor.
+/// NaN or infinity in a tensor; the errors of the file system.
 pub fn write_prompt_learner(path: &Path, learner: &PromptLearner) -> Result<(), Error> {
     let mut tensors = vec![(CONTEXT, &learner.context)];
     if let Some(net) = &learner.meta_net {

@@ -1,4 +1,4 @@
-//! Named tensors in a file, read when asked for.
+//! Named tensors in a file, read on request.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,9 +8,9 @@ use half::{bf16, f16};
 use pinhole_model::Tensor;
 pub use safetensors::Dtype;
 
+use crate::Error;
 use crate::pickle::TensorRef;
-use crate::storage::{Source, Storage};
-use crate::{Error, safetensors_file, torch};
+use crate::storage::Storage;
 
 /// Type and shape of a tensor in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,51 +21,12 @@ pub struct TensorInfo {
     pub shape: Vec<usize>,
 }
 
-/// The named tensors of one checkpoint; opening reads names and shapes only.
+/// The named tensors of a file. Opening reads names and shapes only.
 #[derive(Debug)]
 pub struct StateDict {
     path: PathBuf,
     entries: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
-}
-
-/// Reads any safetensors or PyTorch file as plain named tensors.
-///
-/// Understood are `.safetensors`, `torch.save` (zip archives, and the pickle streams of PyTorch
-/// before 1.6) and TorchScript archives, told apart by their first bytes. A checkpoint that holds
-/// its tensors under `state_dict` is unwrapped, and the prefixes `module.` (DataParallel) and
-/// `_orig_mod.` (torch.compile) are taken off if every name has them. Pickles are never executed.
-///
-/// # Errors
-/// A file that cannot be opened, is damaged, or is none of these.
-pub fn read_state_dict(path: &Path) -> Result<StateDict, Error> {
-    let source = Source::open(path)?;
-    let start = source.bytes(0, 32)?;
-    let mut state = if start.starts_with(b"PK") {
-        torch::read_zip(&source)?
-    } else if start.starts_with(torch::LEGACY_MAGIC) {
-        torch::read_legacy(&source)?
-    } else if start.get(8) == Some(&b'{') {
-        safetensors_file::read(&source)?
-    } else {
-        let found = match start.as_slice() {
-            [] => "an empty file".to_owned(),
-            [0x80, ..] => "a pickle that torch.save did not write".to_owned(),
-            start if start.starts_with(b"version https://git-lfs") => {
-                "a Git LFS pointer instead of the file itself (run git lfs pull)".to_owned()
-            }
-            start => format!(
-                "a file that starts with {:?}",
-                String::from_utf8_lossy(start)
-            ),
-        };
-        return Err(Error::malformed(
-            path,
-            format!("expected a .safetensors or a PyTorch file, found {found}"),
-        ));
-    };
-    state.strip_prefixes();
-    Ok(state)
 }
 
 impl StateDict {
@@ -77,13 +38,13 @@ impl StateDict {
         }
     }
 
-    /// With the remarks of a safetensors header.
+    /// With the metadata of a safetensors header.
     pub(crate) fn with_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
         self.metadata = metadata;
         self
     }
 
-    /// A remark in the header of a safetensors file (its `__metadata__`).
+    /// An entry of `__metadata__` in the header of a safetensors file.
     pub fn metadata(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).map(String::as_str)
     }
@@ -93,7 +54,7 @@ impl StateDict {
         self.entries.keys().map(String::as_str)
     }
 
-    /// Type and shape; `None` also for what only unknown code could build.
+    /// Type and shape; `None` also for a tensor that only code in the file could build.
     pub fn info(&self, name: &str) -> Option<&TensorInfo> {
         match self.entries.get(name) {
             Some(Entry::Tensor { info, .. }) => Some(info),
@@ -115,12 +76,12 @@ impl StateDict {
         &self.path
     }
 
-    /// Type and shape, or why there are none.
+    /// Type and shape.
     pub(crate) fn checked_info(&self, name: &str) -> Result<&TensorInfo, Error> {
         self.entry(name).map(|(info, _)| info)
     }
 
-    /// A whole number of any integer type, if there is such a scalar.
+    /// The value of an I64 scalar, if there is one of this name.
     pub(crate) fn integer(&self, name: &str) -> Result<Option<i64>, Error> {
         let Some(Entry::Tensor { info, view }) = self.entries.get(name) else {
             return Ok(None);
@@ -134,7 +95,7 @@ impl StateDict {
         Ok(bytes.try_into().ok().map(i64::from_le_bytes))
     }
 
-    /// Adds the tensors of another file; a name that is already there is an error.
+    /// Adds the tensors of another file. A name in both is an error.
     pub(crate) fn extend(&mut self, other: StateDict) -> Result<(), Error> {
         for (name, entry) in other.entries {
             if self.entries.contains_key(&name) {
@@ -162,7 +123,8 @@ impl StateDict {
         }
     }
 
-    fn strip_prefixes(&mut self) {
+    /// Removes the prefixes that DataParallel and torch.compile add to every name.
+    pub(crate) fn strip_prefixes(&mut self) {
         for prefix in ["_orig_mod.", "module.", "_orig_mod."] {
             if !self.entries.is_empty() && self.entries.keys().all(|name| name.starts_with(prefix))
             {
@@ -175,20 +137,20 @@ impl StateDict {
     }
 }
 
-/// What a name stands for.
+/// What a name refers to.
 #[derive(Debug)]
 pub(crate) enum Entry {
     Tensor {
         info: TensorInfo,
         view: View,
     },
-    /// Something that only this global's code could build.
+    /// An object that only the code of this global could build.
     Unknown {
         global: String,
     },
 }
 
-/// Where in a storage the elements of a tensor are.
+/// The elements of a tensor in a storage.
 #[derive(Debug)]
 pub(crate) struct View {
     storage: Arc<Storage>,
@@ -211,7 +173,7 @@ impl View {
         }
     }
 
-    /// PyTorch's view; it must lie inside its storage and not be larger than it.
+    /// A view in PyTorch's terms. It must lie inside the storage, and have no more elements than it.
     pub(crate) fn strided(tensor: &TensorRef, storage: Arc<Storage>) -> Result<View, String> {
         let elements = tensor.storage.elements;
         let outside = || {
@@ -227,7 +189,7 @@ impl View {
             .try_fold(1u64, |count, size| count.checked_mul(*size as u64))
             .filter(|count| *count <= elements)
             .ok_or_else(outside)?;
-        // An empty tensor looks at nothing, wherever it starts.
+        // The offset of an empty tensor does not matter.
         let span = if count == 0 {
             0
         } else {
@@ -293,7 +255,7 @@ impl View {
         })
     }
 
-    /// The elements, of `size` bytes each, row-major, as `append` makes them of bytes.
+    /// The elements, of `size` bytes each, row-major, as `append` decodes them.
     fn elements<T: Copy>(
         &self,
         info: &TensorInfo,

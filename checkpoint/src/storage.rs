@@ -1,4 +1,4 @@
-//! Stretches of bytes inside a checkpoint file, read when asked for.
+//! Byte ranges of a checkpoint file, read on request.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,25 +10,23 @@ use rawzip::{FileReader, RangeReader, ReaderAt};
 
 use crate::Error;
 
-/// The bytes of one tensor, or of several that share them.
+/// The bytes of one tensor, or shared by several.
 #[derive(Debug)]
 pub(crate) struct Storage {
     pub(crate) source: Arc<Source>,
-    /// Where the bytes start in the file.
+    /// Offset of the bytes in the file.
     pub(crate) offset: u64,
-    /// Number of bytes once read (and inflated).
+    /// Number of bytes after inflating.
     pub(crate) length: u64,
     /// Number of bytes in the file, if they are deflated.
     pub(crate) deflated: Option<u64>,
-    /// Checksum over all `length` bytes, where the format has one.
+    /// CRC-32 of all `length` bytes, where the format has one.
     pub(crate) crc: Option<u32>,
 }
 
 impl Storage {
-    /// Calls `take` with the bytes `start..start + length` in pieces; all but the last piece are
-    /// a multiple of 8 bytes long.
-    ///
-    /// The checksum is compared when the whole storage is asked for.
+    /// Calls `take` with the bytes `start..start + length` in pieces; the length of all but the last is a
+    /// multiple of 8. The checksum is compared when the whole storage is read.
     pub(crate) fn read(
         &self,
         start: u64,
@@ -90,7 +88,7 @@ impl Storage {
     }
 }
 
-/// An open file that can be read at any place by several threads.
+/// An open file that several threads can read at any offset.
 #[derive(Debug)]
 pub(crate) struct Source {
     path: PathBuf,
@@ -101,7 +99,7 @@ pub(crate) struct Source {
 impl Source {
     /// Opens a regular file.
     pub(crate) fn open(path: &Path) -> Result<Arc<Source>, Error> {
-        // Asked before opening: opening a named pipe would wait for its writer.
+        // Checked before opening, because opening a named pipe waits for a writer.
         let metadata = std::fs::metadata(path).map_err(Error::io(path, "open"))?;
         if !metadata.is_file() {
             return Err(Error::malformed(
@@ -126,7 +124,7 @@ impl Source {
         self.length
     }
 
-    /// Reads `length` bytes at `offset` one after the other; a short file ends the reading early.
+    /// A reader of `length` bytes at `offset`, or of fewer at the end of the file.
     pub(crate) fn reader(&self, offset: u64, length: u64) -> RangeReader<&FileReader> {
         RangeReader::new(&self.file, offset..offset.saturating_add(length))
     }

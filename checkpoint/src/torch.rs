@@ -1,4 +1,4 @@
-//! PyTorch's files: zip archives by `torch.save` and TorchScript, and the pickle streams that
+//! PyTorch files: zip archives by `torch.save` and TorchScript, and the pickle streams that
 //! `torch.save` wrote before PyTorch 1.6.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -10,7 +10,7 @@ use crate::state_dict::{Entry, StateDict, View};
 use crate::storage::{Source, Storage};
 use crate::{Error, TensorInfo, archive};
 
-/// How a legacy file starts: protocol 2, then torch's magic number as a ten-byte integer.
+/// First bytes of a legacy file: protocol 2, then torch's magic number as a ten-byte integer.
 pub(crate) const LEGACY_MAGIC: &[u8] = &[
     0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19,
 ];
@@ -229,7 +229,7 @@ fn named_tensors(
             Some(Node::Object { global, .. }) => Entry::Unknown {
                 global: global.to_string(),
             },
-            // Numbers, text and such beside the tensors are no parameters.
+            // Numbers, text and the like are no parameters.
             _ => continue,
         };
         tensors.insert(name, entry);
@@ -244,8 +244,7 @@ fn walk_modules(
     found: &mut Vec<(String, Value)>,
 ) -> Result<(), String> {
     let mut todo = vec![(String::new(), root, 0)];
-    // Each module is walked once: one that hangs in the tree many times would let a small file
-    // describe a huge tree, or a cycle.
+    // Each module is walked once: a small file could otherwise describe a huge tree, or a cycle.
     let mut seen = HashSet::new();
     while let Some((prefix, module, depth)) = todo.pop() {
         let Some(Node::Object {
@@ -284,7 +283,7 @@ fn walk_modules(
     Ok(())
 }
 
-/// Names are bounded before they are copied: one long text may serve as many names.
+/// The full name. Its length is checked before it is copied, because one long text may be in many names.
 fn dotted(prefix: &str, name: &str, others: usize) -> Result<String, String> {
     if prefix.len() + name.len() > MAX_NAME || others > MAX_TENSORS {
         return Err(format!(

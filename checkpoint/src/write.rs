@@ -1,4 +1,4 @@
-//! The one writer: a folder that open_clip (`local-dir:`) and [`crate::Checkpoint`] both read.
+//! Writes a checkpoint as a folder that open_clip (`local-dir:`) and [`crate::Checkpoint`] read.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -6,35 +6,31 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use pinhole_fs::AtomicFolder;
-use pinhole_model::{
-    Activation, ClipConfig, CropRounding, Filter, ImageEncoderConfig, Resize, Tensor,
-};
+use pinhole_model::{ClipConfig, Tensor};
 use safetensors::tensor::{Metadata, TensorInfo};
-use serde_json::{Value, json};
 
-use crate::{Dtype, Error};
+use crate::{Dtype, Error, open_clip};
 
 const WEIGHTS: &str = "open_clip_model.safetensors";
 const CONFIG: &str = "open_clip_config.json";
 
-/// What to do when the folder exists.
+/// What to do if the folder exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Existing {
-    /// Leave it alone; [`Error::Exists`].
+    /// Fail with [`Error::Exists`].
     Keep,
-    /// Replace it, if nothing but a checkpoint of this writer is in it.
+    /// Replace it, if it holds nothing but a checkpoint of this writer.
     Replace,
 }
 
 /// Writes a model into `folder` as f32 `open_clip_model.safetensors` with `open_clip_config.json`.
 ///
-/// `tensor` is asked for every name of [`ClipConfig::tensors`] once, in that order, so that one
-/// tensor at a time is in memory. The folder is written beside its place, synced and then renamed:
-/// whoever kills the process finds the whole folder or none.
+/// `tensor` is called once for every name of [`ClipConfig::tensors`], in that order, so that one tensor at a
+/// time is in memory. The folder appears whole or not at all.
 ///
 /// # Errors
-/// The folder exists; a tensor of another shape, or with NaN or infinity in it; a configuration
-/// that open_clip's format cannot express; what `tensor` returns; the operating system's refusal.
+/// The folder exists; a tensor of another shape, or or with NaN or infinity in it; a configuration
+/// that open_clip's format cannot express; the errors of `tensor` and of the file system.
 pub fn write<E: From<Error>>(
     folder: &Path,
     config: &ClipConfig,
@@ -47,7 +43,7 @@ pub fn write<E: From<Error>>(
     if folder.symlink_metadata().is_ok() {
         check_replaceable(folder, existing)?;
     }
-    let description = describe(folder, config)?;
+    let description = open_clip::describe(folder, config)?;
     if let Some(parent) = folder.parent() {
         fs::create_dir_all(parent).map_err(Error::io(parent, "create"))?;
     }
@@ -92,7 +88,7 @@ fn check_replaceable(folder: &Path, existing: Existing) -> Result<(), Error> {
             return Err(Error::malformed(
                 folder,
                 format!(
-                    "not replaced: expected nothing but {WEIGHTS} and {CONFIG} in it, found {}",
+                    "not replaced: expected a folder with only {WEIGHTS} and {CONFIG}, found {}",
                     name.to_string_lossy()
                 ),
             ));
@@ -147,7 +143,7 @@ fn header(folder: &Path, tensors: &[(String, Vec<usize>)]) -> Result<Vec<u8>, Er
             (name.clone(), info)
         })
         .collect();
-    // transformers refuses files that do not say which framework's tensors they hold.
+    // transformers refuses files without this.
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let wrong = |error: String| Error::malformed(folder, format!("no valid header: {error}"));
     let metadata = Metadata::new(Some(format), infos).map_err(|error| wrong(error.to_string()))?;
@@ -157,118 +153,4 @@ fn header(folder: &Path, tensors: &[(String, Vec<usize>)]) -> Result<Vec<u8>, Er
     let mut header = (json.len() as u64).to_le_bytes().to_vec();
     header.append(&mut json);
     Ok(header)
-}
-
-/// The contents of `open_clip_config.json`.
-fn describe(folder: &Path, config: &ClipConfig) -> Result<Value, Error> {
-    let wrong =
-        |field: &str, expected: &str, found: String| Error::config(folder, field, expected, found);
-    let head_width = |width: usize, heads: usize| {
-        if heads == 0 || width == 0 || !width.is_multiple_of(heads) {
-            return Err(wrong(
-                "heads",
-                &format!("a divisor of {width}"),
-                heads.to_string(),
-            ));
-        }
-        Ok(width / heads)
-    };
-    let vision = match &config.image {
-        ImageEncoderConfig::VisionTransformer {
-            image_size,
-            patch_size,
-            width,
-            layers,
-            heads,
-        } => {
-            if *patch_size == 0 || image_size % patch_size != 0 {
-                let expected = format!("a divisor of {image_size}");
-                return Err(wrong("patch_size", &expected, patch_size.to_string()));
-            }
-            json!({
-                "image_size": image_size,
-                "layers": layers,
-                "width": width,
-                "head_width": head_width(*width, *heads)?,
-                "patch_size": patch_size,
-            })
-        }
-        ImageEncoderConfig::ModifiedResNet {
-            image_size,
-            layers,
-            width,
-            heads,
-        } => {
-            if image_size % 32 != 0 {
-                return Err(wrong(
-                    "image_size",
-                    "a multiple of 32",
-                    image_size.to_string(),
-                ));
-            }
-            json!({
-                "image_size": image_size,
-                "layers": layers,
-                "width": width,
-                "head_width": head_width(32 * width, *heads)?,
-            })
-        }
-    };
-    let text = &config.text;
-    head_width(text.width, text.heads)?;
-    let rule = &config.preprocessing;
-    if rule.size != config.image.image_size() {
-        let expected = format!("{} pixels", config.image.image_size());
-        return Err(wrong(
-            "preprocessing.size",
-            &expected,
-            rule.size.to_string(),
-        ));
-    }
-    let interpolation = match rule.filter {
-        Filter::Bicubic => "bicubic",
-        Filter::Bilinear => "bilinear",
-        other => {
-            let expected = "bicubic or bilinear, which is all that open_clip knows";
-            return Err(wrong(
-                "preprocessing.filter",
-                expected,
-                format!("{other:?}"),
-            ));
-        }
-    };
-    let mut description = json!({
-        "model_cfg": {
-            "embed_dim": config.embedding,
-            "quick_gelu": config.activation == Activation::QuickGelu,
-            "vision_cfg": vision,
-            "text_cfg": {
-                "context_length": text.context_length,
-                "vocab_size": text.vocabulary,
-                "width": text.width,
-                "heads": text.heads,
-                "layers": text.layers,
-            },
-        },
-        "preprocess_cfg": {
-            "size": rule.size,
-            "mode": "RGB",
-            "mean": rule.mean,
-            "std": rule.std,
-            "interpolation": interpolation,
-            "resize_mode": match rule.resize {
-                Resize::Shortest => "shortest",
-                Resize::Longest => "longest",
-                Resize::Squash => "squash",
-            },
-            "fill_color": rule.fill,
-        },
-    });
-    if let (CropRounding::Floor, Value::Object(root)) = (rule.crop, &mut description) {
-        root.insert("pinhole".to_owned(), json!({ "crop": "floor" }));
-    }
-    if let (Some(name), Value::Object(root)) = (&config.name, &mut description) {
-        root.insert("name".to_owned(), json!(name));
-    }
-    Ok(description)
 }

@@ -145,7 +145,7 @@ fn a_flag_that_contradicts_a_file_wins_and_is_noted() {
     };
     let checkpoint = Checkpoint::open(&path, &options).unwrap();
     assert_eq!(checkpoint.config().activation, Activation::Gelu);
-    assert!(checkpoint.assumptions()[0].contains("says quickgelu"));
+    assert!(checkpoint.assumptions()[0].contains("has quickgelu"));
 
     let options = OpenOptions {
         activation: Some(Activation::QuickGelu),
@@ -174,7 +174,7 @@ fn bare_weights_need_their_activation() {
     };
     let error = Checkpoint::open(&path, &options).unwrap_err().to_string();
     assert!(
-        error.contains("attention heads of the image tower"),
+        error.contains("attention heads of the image encoder"),
         "{error}"
     );
 }
@@ -212,8 +212,8 @@ fn bare_wide_weights_get_a_head_for_every_64() {
     );
     let noted = checkpoint.assumptions();
     assert_eq!(noted.len(), 3, "{noted:?}");
-    assert!(noted[0].contains("text tower: 1 attention heads"));
-    assert!(noted[1].contains("image tower: 1 attention heads"));
+    assert!(noted[0].contains("text encoder: 1 attention heads"));
+    assert!(noted[1].contains("image encoder: 1 attention heads"));
 }
 
 #[test]

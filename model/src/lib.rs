@@ -3,13 +3,16 @@
 
 mod activation;
 mod clip;
+mod image_encoder;
 mod precision;
 mod preprocess;
 mod prompt;
+mod shapes;
 mod tensor;
 
 pub use activation::Activation;
-pub use clip::{ClipConfig, ImageEncoderConfig, TextEncoderConfig};
+pub use clip::{ClipConfig, TextEncoderConfig};
+pub use image_encoder::ImageEncoderConfig;
 pub use precision::{Agreement, Precision};
 pub use preprocess::{CropRounding, Filter, InvalidPreprocessing, PreprocessConfig, Resize};
 pub use prompt::{ClassPosition, MetaNet, PromptLearner, PromptRow};

@@ -1,0 +1,97 @@
+//! The sizes of a model as a configuration file states them.
+
+use std::path::PathBuf;
+
+use pinhole_model::Activation;
+
+use crate::Error;
+use crate::json::Object;
+
+/// A size that a configuration file may state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Quantity {
+    Embedding,
+    ImageSize,
+    PatchSize,
+    ImageWidth,
+    ImageLayers,
+    /// Blocks in one stage of a ModifiedResNet.
+    Stage(usize),
+    ImageHeads,
+    ContextLength,
+    Vocabulary,
+    TextWidth,
+    TextLayers,
+    TextHeads,
+}
+
+/// What a configuration file states about the model.
+#[derive(Debug)]
+pub(crate) struct Declared {
+    pub(crate) path: PathBuf,
+    pub(crate) name: Option<String>,
+    pub(crate) activation: Activation,
+    pub(crate) sizes: Sizes,
+}
+
+/// Sizes, each with its field in the file.
+#[derive(Debug, Default)]
+pub(crate) struct Sizes(Vec<(Quantity, String, usize)>);
+
+impl Sizes {
+    /// A size and its field.
+    pub(crate) fn get(&self, quantity: Quantity) -> Option<(&str, usize)> {
+        self.iter()
+            .find(|(which, ..)| *which == quantity)
+            .map(|(_, field, value)| (field, value))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Quantity, &str, usize)> {
+        self.0
+            .iter()
+            .map(|(which, field, value)| (*which, field.as_str(), *value))
+    }
+
+    pub(crate) fn push(&mut self, quantity: Quantity, field: String, value: usize) {
+        self.0.push((quantity, field, value));
+    }
+
+    /// A number, if the object has it.
+    pub(crate) fn add(
+        &mut self,
+        quantity: Quantity,
+        object: &Object,
+        field: &str,
+    ) -> Result<(), Error> {
+        if let Some(value) = object.number(field)? {
+            self.push(quantity, object.dotted(field), value);
+        }
+        Ok(())
+    }
+
+    /// A number, or the default of the format.
+    pub(crate) fn add_or(
+        &mut self,
+        quantity: Quantity,
+        object: &Object,
+        field: &str,
+        default: usize,
+    ) -> Result<(), Error> {
+        let value = object.number(field)?.unwrap_or(default);
+        self.push(quantity, object.dotted(field), value);
+        Ok(())
+    }
+
+    /// The side of a square, if the object has it.
+    pub(crate) fn add_square(
+        &mut self,
+        quantity: Quantity,
+        object: &Object,
+        field: &str,
+    ) -> Result<(), Error> {
+        if let Some(value) = object.square(field)? {
+            self.push(quantity, object.dotted(field), value);
+        }
+        Ok(())
+    }
+}

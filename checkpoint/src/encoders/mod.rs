@@ -1,0 +1,59 @@
+//! The families of image encoders: how each is recognised, and how file formats describe it.
+//!
+//! A new family is a variant of [`ImageEncoderConfig`], a file here, and an arm in each function below.
+
+mod resnet;
+mod vit;
+
+use std::path::Path;
+
+use pinhole_model::ImageEncoderConfig;
+use serde_json::{Map, Value};
+
+use crate::Error;
+use crate::declared::{Quantity, Sizes};
+use crate::json::Object;
+use crate::shapes::Shapes;
+
+/// The image encoder that the tensors of a file make up. `heads` gives the number of attention heads for a
+/// width.
+pub(crate) fn infer(
+    shapes: &Shapes,
+    heads: &mut dyn FnMut(usize) -> usize,
+) -> Result<ImageEncoderConfig, Error> {
+    if resnet::matches(shapes) {
+        resnet::infer(shapes, heads)
+    } else {
+        vit::infer(shapes, heads)
+    }
+}
+
+/// A size of the image encoder; `None` for one that its family does not have.
+pub(crate) fn size(image: &ImageEncoderConfig, quantity: Quantity) -> Option<usize> {
+    match (quantity, image) {
+        (Quantity::ImageSize, _) => Some(image.image_size() as usize),
+        (Quantity::ImageHeads, _) => Some(image.attention().0),
+        (_, ImageEncoderConfig::VisionTransformer { .. }) => vit::size(image, quantity),
+        (_, ImageEncoderConfig::ModifiedResNet { .. }) => resnet::size(image, quantity),
+    }
+}
+
+/// Adds the sizes in open_clip's `vision_cfg` that are particular to the family. Returns the width that the
+/// attention heads divide, if it is there.
+pub(crate) fn read_open_clip(vision: &Object, sizes: &mut Sizes) -> Result<Option<usize>, Error> {
+    match vision.get("layers") {
+        Some(Value::Array(stages)) => resnet::read_open_clip(vision, stages, sizes),
+        _ => vit::read_open_clip(vision, sizes),
+    }
+}
+
+/// The fields of open_clip's `vision_cfg` that are particular to the family. `path` is for errors.
+pub(crate) fn write_open_clip(
+    path: &Path,
+    image: &ImageEncoderConfig,
+) -> Result<Map<String, Value>, Error> {
+    match image {
+        ImageEncoderConfig::VisionTransformer { .. } => vit::write_open_clip(path, image),
+        ImageEncoderConfig::ModifiedResNet { .. } => resnet::write_open_clip(path, image),
+    }
+}

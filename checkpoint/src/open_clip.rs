@@ -1,0 +1,270 @@
+//! `open_clip_config.json`, read and written.
+
+use std::path::Path;
+
+use pinhole_model::{Activation, ClipConfig, CropRounding, Filter, PreprocessConfig, Resize};
+use serde_json::{Value, json};
+
+use crate::declared::{Declared, Quantity, Sizes};
+use crate::json::{Object, whole};
+use crate::{Error, encoders};
+
+/// Width of an attention head where the file has no `head_width`.
+const HEAD_WIDTH: usize = 64;
+
+/// Fields that change no embedding of a CLIP model, or that the shapes of the weights show.
+const MODEL: &[&str] = &[
+    "embed_dim",
+    "vision_cfg",
+    "text_cfg",
+    "quick_gelu",
+    "custom_text",
+    "init_logit_scale",
+    "nonscalar_logit_scale",
+    "cast_dtype",
+    "output_dict",
+    "model_type",
+];
+const VISION: &[&str] = &[
+    "image_size",
+    "layers",
+    "width",
+    "head_width",
+    "patch_size",
+    "mlp_ratio",
+    "patch_dropout",
+    "output_tokens",
+];
+const TEXT: &[&str] = &[
+    "context_length",
+    "vocab_size",
+    "width",
+    "heads",
+    "layers",
+    "mlp_ratio",
+    "tokenizer_kwargs",
+    "hf_tokenizer_name",
+    "output_tokens",
+    "pad_id",
+    "eos_id",
+];
+
+/// Reads `open_clip_config.json`: `model_cfg`, and `preprocess_cfg` if it is there.
+///
+/// After open_clip's `CLIPVisionCfg`, `CLIPTextCfg` (model.py) and `PreprocessCfg` (transform.py), which also
+/// have the defaults.
+pub(crate) fn read(path: &Path) -> Result<(Declared, Option<PreprocessConfig>), Error> {
+    let root = Object::read(path)?;
+    let required = |object: &Object, name: &str, expected: &str| {
+        object
+            .object(name)?
+            .ok_or_else(|| object.wrong(name, expected))
+    };
+    let model = required(&root, "model_cfg", "open_clip's model configuration")?;
+    let vision = required(&model, "vision_cfg", "open_clip's image encoder")?;
+    let text = required(&model, "text_cfg", "open_clip's text encoder")?;
+    refuse_other_models(&model, &vision, &text)?;
+
+    let quick = model.flag("quick_gelu")?.unwrap_or(false);
+    let declared = Declared {
+        path: path.to_owned(),
+        name: root.text("name")?.map(str::to_owned),
+        activation: if quick {
+            Activation::QuickGelu
+        } else {
+            Activation::Gelu
+        },
+        sizes: sizes(&model, &vision, &text)?,
+    };
+    let Some(config) = root.object("preprocess_cfg")? else {
+        return Ok((declared, None));
+    };
+    let size = declared
+        .sizes
+        .get(Quantity::ImageSize)
+        .map(|(_, size)| size);
+    let mut preprocessing = read_preprocessing(&config, size)?;
+    // What `describe` adds, because open_clip has no field for it.
+    if let Some(pinhole) = root.object("pinhole")? {
+        preprocessing.crop = match pinhole.text("crop")? {
+            None | Some("half-even") => CropRounding::HalfEven,
+            Some("floor") => CropRounding::Floor,
+            Some(_) => return Err(pinhole.wrong("crop", "half-even or floor")),
+        };
+    }
+    Ok((declared, Some(preprocessing)))
+}
+
+/// Refuses settings of models other than CLIP's.
+fn refuse_other_models(model: &Object, vision: &Object, text: &Object) -> Result<(), Error> {
+    model.only(MODEL, &[])?;
+    vision.only(
+        VISION,
+        &[
+            ("pool_type", "tok".into()),
+            ("pos_embed_type", "learnable".into()),
+            ("timm_pool", "avg".into()),
+            ("timm_proj", "linear".into()),
+            ("timm_drop", 0.0.into()),
+            ("attn_pooler_queries", 256.into()),
+            ("attn_pooler_heads", 8.into()),
+        ],
+    )?;
+    text.only(
+        TEXT,
+        &[
+            ("pool_type", "argmax".into()),
+            ("proj_type", "linear".into()),
+            ("hf_model_pretrained", true.into()),
+            ("hf_proj_type", "mlp".into()),
+            ("hf_pooler_type", "mean_pooler".into()),
+        ],
+    )
+}
+
+fn sizes(model: &Object, vision: &Object, text: &Object) -> Result<Sizes, Error> {
+    let mut sizes = Sizes::default();
+    sizes.add(Quantity::Embedding, model, "embed_dim")?;
+    sizes.add_square(Quantity::ImageSize, vision, "image_size")?;
+    sizes.add(Quantity::ImageWidth, vision, "width")?;
+    let head_width = vision.number("head_width")?.unwrap_or(HEAD_WIDTH);
+    if head_width == 0 {
+        return Err(vision.wrong("head_width", "a number above zero"));
+    }
+    if let Some(width) = encoders::read_open_clip(vision, &mut sizes)? {
+        let field = vision.dotted("head_width");
+        sizes.push(Quantity::ImageHeads, field, width / head_width);
+    }
+    sizes.add(Quantity::ContextLength, text, "context_length")?;
+    sizes.add(Quantity::Vocabulary, text, "vocab_size")?;
+    sizes.add(Quantity::TextWidth, text, "width")?;
+    sizes.add(Quantity::TextLayers, text, "layers")?;
+    sizes.add_or(Quantity::TextHeads, text, "heads", 8)?;
+    Ok(sizes)
+}
+
+/// open_clip's `PreprocessCfg`, with its defaults.
+fn read_preprocessing(config: &Object, size: Option<usize>) -> Result<PreprocessConfig, Error> {
+    config.only(
+        &[
+            "size",
+            "mean",
+            "std",
+            "interpolation",
+            "resize_mode",
+            "fill_color",
+        ],
+        &[("mode", "RGB".into())],
+    )?;
+    let size = config.square("size")?.or(size).unwrap_or(224);
+    let mut preprocessing = PreprocessConfig::openai(config.pixels("size", size)?);
+    preprocessing.filter = match config.text("interpolation")? {
+        // open_clip resizes with bicubic at inference where training drew one at random.
+        None | Some("bicubic" | "random") => Filter::Bicubic,
+        Some("bilinear") => Filter::Bilinear,
+        Some(_) => return Err(config.wrong("interpolation", "bicubic, bilinear or random")),
+    };
+    preprocessing.resize = match config.text("resize_mode")? {
+        None | Some("shortest") => Resize::Shortest,
+        Some("longest") => Resize::Longest,
+        Some("squash") => Resize::Squash,
+        Some(_) => return Err(config.wrong("resize_mode", "shortest, longest or squash")),
+    };
+    let byte = |value: &Value| whole(value).and_then(|value| u8::try_from(value).ok());
+    preprocessing.fill = match config.get("fill_color") {
+        None | Some(Value::Null) => [0; 3],
+        Some(Value::Array(channels)) => {
+            let channels: Option<Vec<u8>> = channels.iter().map(byte).collect();
+            channels
+                .and_then(|channels| channels.try_into().ok())
+                .ok_or_else(|| config.wrong("fill_color", "three numbers from 0 to 255"))?
+        }
+        Some(value) => {
+            [byte(value).ok_or_else(|| config.wrong("fill_color", "a number from 0 to 255"))?; 3]
+        }
+    };
+    preprocessing.mean = config.mean("mean", PreprocessConfig::OPENAI_MEAN)?;
+    preprocessing.std = config.std("std", PreprocessConfig::OPENAI_STD)?;
+    Ok(preprocessing)
+}
+
+/// The contents of `open_clip_config.json`. `path` is for errors.
+///
+/// # Errors
+/// A configuration that the format cannot express.
+pub(crate) fn describe(path: &Path, config: &ClipConfig) -> Result<Value, Error> {
+    let head_width = |(heads, width): (usize, usize)| {
+        if heads == 0 || width == 0 || !width.is_multiple_of(heads) {
+            let expected = format!("a divisor of {width}");
+            return Err(Error::config(path, "heads", expected, heads.to_string()));
+        }
+        Ok(width / heads)
+    };
+    let mut vision = encoders::write_open_clip(path, &config.image)?;
+    vision.insert("image_size".into(), json!(config.image.image_size()));
+    vision.insert(
+        "head_width".into(),
+        json!(head_width(config.image.attention())?),
+    );
+    let text = &config.text;
+    head_width((text.heads, text.width))?;
+    let mut description = json!({
+        "model_cfg": {
+            "embed_dim": config.embedding,
+            "quick_gelu": config.activation == Activation::QuickGelu,
+            "vision_cfg": vision,
+            "text_cfg": {
+                "context_length": text.context_length,
+                "vocab_size": text.vocabulary,
+                "width": text.width,
+                "heads": text.heads,
+                "layers": text.layers,
+            },
+        },
+        "preprocess_cfg": describe_preprocessing(path, config)?,
+    });
+    if config.preprocessing.crop == CropRounding::Floor {
+        description["pinhole"] = json!({ "crop": "floor" });
+    }
+    if let Some(name) = &config.name {
+        description["name"] = json!(name);
+    }
+    Ok(description)
+}
+
+fn describe_preprocessing(path: &Path, config: &ClipConfig) -> Result<Value, Error> {
+    let preprocessing = &config.preprocessing;
+    if preprocessing.size != config.image.image_size() {
+        return Err(Error::config(
+            path,
+            "preprocessing.size",
+            format!("{} pixels", config.image.image_size()),
+            preprocessing.size.to_string(),
+        ));
+    }
+    let interpolation = match preprocessing.filter {
+        Filter::Bicubic => "bicubic",
+        Filter::Bilinear => "bilinear",
+        other => {
+            return Err(Error::config(
+                path,
+                "preprocessing.filter",
+                "bicubic or bilinear, the filters of open_clip",
+                format!("{other:?}"),
+            ));
+        }
+    };
+    Ok(json!({
+        "size": preprocessing.size,
+        "mode": "RGB",
+        "mean": preprocessing.mean,
+        "std": preprocessing.std,
+        "interpolation": interpolation,
+        "resize_mode": match preprocessing.resize {
+            Resize::Shortest => "shortest",
+            Resize::Longest => "longest",
+            Resize::Squash => "squash",
+        },
+        "fill_color": preprocessing.fill,
+    }))
+}

@@ -1,0 +1,158 @@
+//! The families of image encoders: their sizes and tensors.
+
+use std::fmt;
+
+use crate::shapes::Shapes;
+
+/// The sizes of an image encoder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageEncoderConfig {
+    /// A vision transformer (OpenAI's `VisionTransformer`), MLP 4 x `width`.
+    VisionTransformer {
+        /// Side of the square image in pixels.
+        image_size: u32,
+        /// Side of a patch in pixels; divides `image_size`.
+        patch_size: u32,
+        /// Width of the residual stream.
+        width: usize,
+        /// Number of residual blocks.
+        layers: usize,
+        /// Attention heads; divides `width`.
+        heads: usize,
+    },
+    /// OpenAI's ResNet with a three-convolution stem, antialiased strides and attention pooling.
+    ModifiedResNet {
+        /// Side of the square image in pixels; a multiple of 32.
+        image_size: u32,
+        /// Bottlenecks in each of the four stages.
+        layers: [usize; 4],
+        /// Channels after the stem; the last stage has 32 x `width`.
+        width: usize,
+        /// Heads of the attention pool; divides 32 x `width`.
+        heads: usize,
+    },
+}
+
+impl ImageEncoderConfig {
+    /// Side of the square image in pixels.
+    pub fn image_size(&self) -> u32 {
+        match self {
+            Self::VisionTransformer { image_size, .. }
+            | Self::ModifiedResNet { image_size, .. } => *image_size,
+        }
+    }
+
+    /// Number of attention heads, and the width that they divide.
+    pub fn attention(&self) -> (usize, usize) {
+        match self {
+            Self::VisionTransformer { heads, width, .. } => (*heads, *width),
+            Self::ModifiedResNet { heads, width, .. } => (*heads, 32 * width),
+        }
+    }
+
+    /// Adds the encoder's tensors, for embeddings of this length.
+    pub(crate) fn add_tensors(&self, embedding: usize, shapes: &mut Shapes) {
+        match self {
+            Self::VisionTransformer {
+                image_size,
+                patch_size,
+                width,
+                layers,
+                ..
+            } => {
+                let patch = *patch_size as usize;
+                let grid = (image_size / patch_size) as usize;
+                shapes.add("visual.class_embedding", &[*width]);
+                shapes.add("visual.positional_embedding", &[grid * grid + 1, *width]);
+                shapes.add("visual.proj", &[*width, embedding]);
+                shapes.add("visual.conv1.weight", &[*width, 3, patch, patch]);
+                shapes.add_with_bias("visual.ln_pre", &[*width]);
+                shapes.add_transformer("visual.transformer", *width, *layers);
+                shapes.add_with_bias("visual.ln_post", &[*width]);
+            }
+            Self::ModifiedResNet {
+                image_size,
+                layers,
+                width,
+                ..
+            } => add_resnet(*image_size as usize, layers, *width, embedding, shapes),
+        }
+    }
+}
+
+fn add_resnet(
+    image_size: usize,
+    layers: &[usize; 4],
+    width: usize,
+    embedding: usize,
+    shapes: &mut Shapes,
+) {
+    let (half, kernel) = (width / 2, 3);
+    shapes.add_convolution("visual.conv1", "visual.bn1", [half, 3, kernel]);
+    shapes.add_convolution("visual.conv2", "visual.bn2", [half, half, kernel]);
+    shapes.add_convolution("visual.conv3", "visual.bn3", [width, half, kernel]);
+    let mut inputs = width;
+    for (stage, blocks) in layers.iter().enumerate() {
+        let planes = width << stage;
+        for block in 0..*blocks {
+            let name = format!("visual.layer{}.{block}", stage + 1);
+            for (i, sizes) in [
+                [planes, inputs, 1],
+                [planes, planes, 3],
+                [4 * planes, planes, 1],
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                let (convolution, norm) = (
+                    format!("{name}.conv{}", i + 1),
+                    format!("{name}.bn{}", i + 1),
+                );
+                shapes.add_convolution(&convolution, &norm, sizes);
+            }
+            if block == 0 {
+                let [convolution, norm] = [0, 1].map(|i| format!("{name}.downsample.{i}"));
+                shapes.add_convolution(&convolution, &norm, [4 * planes, inputs, 1]);
+            }
+            inputs = 4 * planes;
+        }
+    }
+    let grid = image_size / 32;
+    shapes.add(
+        "visual.attnpool.positional_embedding",
+        &[grid * grid + 1, inputs],
+    );
+    for projection in ["k_proj", "q_proj", "v_proj"] {
+        shapes.add_with_bias(&format!("visual.attnpool.{projection}"), &[inputs, inputs]);
+    }
+    shapes.add_with_bias("visual.attnpool.c_proj", &[embedding, inputs]);
+}
+
+impl fmt::Display for ImageEncoderConfig {
+    /// The sizes in one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::VisionTransformer {
+                image_size,
+                patch_size,
+                width,
+                layers,
+                heads,
+            } => write!(
+                f,
+                "ViT of {layers} layers, width {width}, {heads} heads, patches of {patch_size} in \
+                 images of {image_size} pixels"
+            ),
+            Self::ModifiedResNet {
+                image_size,
+                layers,
+                width,
+                heads,
+            } => write!(
+                f,
+                "ModifiedResNet of {layers:?} blocks, width {width}, {heads} heads, images of \
+                 {image_size} pixels"
+            ),
+        }
+    }
+}
