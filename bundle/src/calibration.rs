@@ -1,12 +1,16 @@
-//! How far the probabilities of a bundle can be trusted.
+//! The quality of a bundle's probabilities.
+
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// What the labelled calibration images said of the encoder as exported.
+use crate::Error;
+
+/// Measurements of the exported bundle on labelled calibration images.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
-    /// How many images of the bundle's classes.
+    /// Number of images of the bundle's classes.
     pub images: usize,
     /// Share of them with the right class, 0..1.
     pub accuracy: f32,
@@ -14,26 +18,49 @@ pub struct Calibration {
     pub ece_before: f32,
     /// The same at the manifest's temperature.
     pub ece_after: f32,
-    /// Share of the rightly classified images that the unknown policy keeps.
+    /// Share of the correctly classified images that the unknown policy accepts.
     pub kept: f32,
-    /// Share of the wrongly classified images that it calls unknown; absent if none was wrong.
+    /// Share of the wrongly classified images that it rejects as unknown; absent if none was wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wrong_rejected: Option<f32>,
-    /// Images of other classes than the bundle's.
+    /// Number of images of classes that the bundle does not have.
     #[serde(default)]
     pub strangers: usize,
-    /// Share of those that it calls unknown; absent if there were none.
+    /// Share of those that it rejects as unknown; absent if there were none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strangers_rejected: Option<f32>,
 }
 
-/// Bins of the expected calibration error, as Guo et al. have them.
+impl Calibration {
+    /// Checks that shares are from 0 to 1; `path` is the manifest's, for errors.
+    pub(crate) fn validate(&self, path: &Path) -> Result<(), Error> {
+        for (field, value) in [
+            ("accuracy", Some(self.accuracy)),
+            ("ece_before", Some(self.ece_before)),
+            ("ece_after", Some(self.ece_after)),
+            ("kept", Some(self.kept)),
+            ("wrong_rejected", self.wrong_rejected),
+            ("strangers_rejected", self.strangers_rejected),
+        ] {
+            if let Some(v) = value
+                && !(0.0..=1.0).contains(&v)
+            {
+                let field = format!("calibration.{field}");
+                return Err(Error::field(path, field, "a share from 0 to 1", v));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bins of the expected calibration error, as in Guo et al.
 const BINS: usize = 15;
 
-/// The expected calibration error, 0..1, of answers (probability of the class given, whether it was
-/// right): they fall into 15 bins of equal width by probability, ((m - 1) / 15, m / 15]; the result is the
-/// mean over the bins, weighted by their numbers of answers, of the distance between the share of right
-/// answers and the mean probability (Guo et al., 2017, equation 3). 0 without answers.
+/// The expected calibration error, 0..1, of answers (probability of the answer, whether it was correct).
+///
+/// Answers are put in 15 bins of equal width by probability, ((m - 1) / 15, m / 15]. The result is the mean over
+/// the bins, weighted by their numbers of answers, of |accuracy - mean probability| (Guo et al., 2017,
+/// equation 3); 0 without answers.
 pub fn expected_calibration_error(answers: impl IntoIterator<Item = (f64, bool)>) -> f64 {
     let (mut right, mut probability, mut all) = ([0.0; BINS], [0.0; BINS], 0usize);
     for (given, is_right) in answers {

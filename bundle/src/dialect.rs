@@ -1,8 +1,7 @@
 //! The model-local functions of `image_encoder.onnx`: their names, inputs and attributes.
 //!
 //! Export writes each as a FunctionProto with a body in standard operators, so that any runtime that
-//! expands functions can run the file; the runtime maps each by name to one operator of its own. This
-//! table is what both agree on.
+//! expands functions can run the file. Pinhole's runtime maps each by name to one operator of its own.
 
 /// The functions' operator domain.
 pub const DOMAIN: &str = "pinhole";
@@ -10,7 +9,7 @@ pub const DOMAIN: &str = "pinhole";
 pub const DOMAIN_VERSION: i64 = 1;
 /// The version of the standard operator set in bodies and graph.
 pub const OPSET: i64 = 17;
-/// The versions in a graph of standard operators alone, as other programs write it.
+/// The supported versions in files of other programs, which use standard operators only.
 pub const FOREIGN_OPSETS: std::ops::RangeInclusive<i64> = 13..=20;
 
 /// One model-local function.
@@ -20,7 +19,7 @@ pub struct Function {
     pub name: &'static str,
     /// Inputs that are computed.
     pub inputs: &'static [&'static str],
-    /// Inputs that are initialisers, each used by one node alone; they follow `inputs`.
+    /// Inputs that are initialisers, each used by one node only; they follow `inputs`.
     pub parameters: &'static [&'static str],
     /// Attributes, all required.
     pub attributes: &'static [&'static str],
@@ -35,8 +34,8 @@ pub const PATCH_EMBEDDING: Function = Function {
     parameters: &["weight", "bias"],
     attributes: &["patch", "grid", "scale"],
 };
-/// [`PATCH_EMBEDDING`] in 8-bit integers: weight s8 [p*p*3, W] in -127 ..= 127, `scale` `[W]` is what a column's
-/// products with pixels count, 1/255 included. Pixels are whole numbers already: nothing is quantised at run time.
+/// [`PATCH_EMBEDDING`] in 8-bit integers: weight s8 [p*p*3, W] in -127 ..= 127, per-channel `scale`
+/// `[W]`, which includes 1/255. Pixels are integers already: nothing is quantised at run time.
 pub const QUANTIZED_PATCH_EMBEDDING: Function = Function {
     name: "QuantizedPatchEmbedding",
     parameters: &["weight", "scale", "bias"],
@@ -58,8 +57,8 @@ pub const LAYER_NORM: Function = Function {
     parameters: &["gain", "bias"],
     attributes: &["epsilon"],
 };
-/// `x @ weight + bias`: x [.., K], weight `[K, M]`, bias `[M]`. A weight in f16 may be multiplied in f16 where
-/// [`crate::Manifest::f16_arithmetic`] is there.
+/// `x @ weight + bias`: x [.., K], weight `[K, M]`, bias `[M]`. A weight in f16 may be multiplied in f16 if the
+/// bundle has [`crate::Manifest::f16_arithmetic`].
 pub const LINEAR: Function = Function {
     name: "Linear",
     inputs: &["x"],
@@ -82,9 +81,9 @@ pub const LINEAR_ADD: Function = Function {
     inputs: &["x", "residual"],
     ..LINEAR
 };
-/// `x @ weight + bias` in 8-bit integers: weight s8 `[K, M]` in -127 ..= 127, `scale` `[M]` is what a column's
-/// weights count. Each row of x [.., K] is quantised alike at run time: its scale is max|x| / 127, rounding is
-/// half to even. Sums are i32; scales, bias and what follows are f32.
+/// `x @ weight + bias` in 8-bit integers: weight s8 `[K, M]` in -127 ..= 127, per-channel `scale` `[M]`.
+/// Each row of x [.., K] is quantised symmetrically at run time: its scale is max|x| / 127, rounding is half to
+/// even. Sums are i32; scales, bias and what follows are f32.
 pub const QUANTIZED_LINEAR: Function = Function {
     name: "QuantizedLinear",
     parameters: &["weight", "scale", "bias"],
@@ -106,9 +105,9 @@ pub const QUANTIZED_LINEAR_ADD: Function = Function {
     inputs: &["x", "residual"],
     ..QUANTIZED_LINEAR
 };
-/// `(x + offset) @ weight + bias` plus `residual` [.., M] in 8-bit integers, for rows none of whose values lies below
-/// `-offset`, which is below 0: as [`QUANTIZED_LINEAR_ADD`], but each row of x + offset is quantised to u8, its
-/// scale being (max|x| + offset) / 255; what is below 0 becomes 0. `bias` makes up for the offset.
+/// `(x + offset) @ weight + bias` plus `residual` [.., M] in 8-bit integers, for rows without values below
+/// `-offset`, which is negative: as [`QUANTIZED_LINEAR_ADD`], but each row of x + offset is quantised to u8 with
+/// the scale (max|x| + offset) / 255; negative values become 0. `bias` compensates the offset.
 pub const OFFSET_QUANTIZED_LINEAR_ADD: Function = Function {
     name: "OffsetQuantizedLinearAdd",
     attributes: &["offset"],

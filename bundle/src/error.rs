@@ -1,19 +1,19 @@
-//! What can be wrong with a bundle.
+//! Errors of reading and writing bundles.
 
 use std::path::{Path, PathBuf};
 
-/// An error of reading or writing a bundle; each names the file, and the field where there is one.
+/// Why a bundle cannot be read or written. Every variant names the file, and the field if there is one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused.
+    /// The operating system reported an error.
     #[error("{}: {action}: {reason}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// What was tried, such as "cannot read".
         action: &'static str,
-        /// The operating system's answer; not the error's source, for the message has it already.
+        /// The system's error. It is not the `source`, because the message has it already.
         reason: std::io::Error,
     },
     /// The folder is not a bundle at all.
@@ -24,29 +24,29 @@ pub enum Error {
         /// Why.
         reason: String,
     },
-    /// A field of a file does not hold what it must.
+    /// A field has a value that is not allowed.
     #[error("{}: field {field}: expected {expected}, found {found}", path.display())]
     Field {
         /// The file.
         path: PathBuf,
         /// The field, dotted.
         field: String,
-        /// What it must hold.
+        /// What was expected.
         expected: String,
-        /// What it holds.
+        /// What was found.
         found: String,
     },
-    /// A file is not of the type that its name says.
+    /// A file does not have the format that its name indicates.
     #[error("{}: not {expected}: {reason}", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// The type, such as "valid JSON".
+        /// The format, such as "valid JSON".
         expected: &'static str,
-        /// What the parser said.
+        /// The parser's error.
         reason: String,
     },
-    /// A tensor is not what the bundle needs.
+    /// A tensor is missing, or has the wrong type or values.
     #[error(
         "{}: tensor {tensor}: expected {expected}, found {found}; export the bundle again",
         path.display()
@@ -61,7 +61,7 @@ pub enum Error {
         /// What was found.
         found: String,
     },
-    /// A file's bytes are not those that were exported.
+    /// A file's content is not what was exported.
     #[error(
         "{}: sha256: expected {expected}, found {found}; the file is damaged or was changed: copy the bundle again",
         path.display()
@@ -74,8 +74,8 @@ pub enum Error {
         /// The file's hash.
         found: String,
     },
-    /// The destination exists; an export never overwrites.
-    #[error("{}: exists already; remove it or choose another --out", .0.display())]
+    /// The destination exists, and an export does not overwrite it.
+    #[error("{}: already exists; remove it or choose another --out", .0.display())]
     Exists(PathBuf),
 }
 

@@ -1,4 +1,4 @@
-//! `golden/embeddings.json`: what the exporter's machine got, for a self-test on the board.
+//! `golden/embeddings.json`: the exporter's embeddings, for a self-test on the board.
 
 use std::path::Path;
 
@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// Images in `golden/` and the embeddings that the exporter got for them.
+/// Images in `golden/` and the exporter's embeddings of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Golden {
-    /// Least cosine between the board's embedding and the exporter's that passes.
+    /// Lowest cosine between the board's embedding and the exporter's that passes.
     pub min_cosine: f32,
     /// The images, at least one.
     pub images: Vec<GoldenImage>,

@@ -8,27 +8,27 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::{Error, Manifest};
 
-/// Unit vectors that an image's embedding is compared with, and what was learned to make them.
+/// Unit vectors that an image embedding is compared with, and the learned tensors behind them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Head {
     /// C, the number of classes.
     pub classes: usize,
     /// D, the length of an embedding.
     pub embedding_size: usize,
-    /// `class_embeddings`: `[C, D]` row-major, each row of norm 1. For a conditional head, the classes
-    /// as the mean calibration image conditions them.
+    /// `class_embeddings`: `[C, D]` row-major, each row of norm 1. Of a conditional head:
+    /// as conditioned on the mean calibration image.
     pub class_embeddings: Vec<f32>,
     /// `negative_embeddings`: `[N, D]`, each row of norm 1, for the texts of
     /// [`UnknownPolicy::negatives`](crate::UnknownPolicy::negatives); empty if there are none.
     pub negative_embeddings: Vec<f32>,
-    /// The other tensors by name: `context` `[n_ctx, width]` where new classes can be named or the head
-    /// is conditional, and for that `meta_net.linear1.weight` `[hidden, D]`, `meta_net.linear1.bias`,
+    /// The other tensors by name: `context` `[n_ctx, width]` if new classes can be added or the head is
+    /// conditional; for a conditional head also `meta_net.linear1.weight` `[hidden, D]`, `meta_net.linear1.bias`,
     /// `meta_net.linear2.weight` `[width, hidden]`, `meta_net.linear2.bias`, the first-order head's
-    /// `linear.*`, and, to fit that to new classes, `calibration_embeddings` `[images, D]`.
+    /// `linear.*`, and `calibration_embeddings` `[images, D]`.
     pub learned: BTreeMap<String, Tensor>,
 }
 
-/// How far a row's norm may be from 1: f32 rounding over D terms, with room to spare.
+/// Tolerance of a row's norm: several times the f32 rounding over D terms.
 const NORM_TOLERANCE: f32 = 1e-3;
 
 const CLASSES: &str = "class_embeddings";
@@ -40,8 +40,7 @@ impl Head {
         dots(&self.class_embeddings, embedding)
     }
 
-    /// Cosine similarity of a unit `embedding` `[D]` with the most similar negative text, if there is
-    /// any.
+    /// Cosine similarity of a unit `embedding` `[D]` with the most similar negative text, if there is one.
     pub fn negative_similarity(&self, embedding: &[f32]) -> Option<f32> {
         dots(&self.negative_embeddings, embedding)
             .into_iter()
@@ -107,7 +106,7 @@ impl Head {
             let values = numbers(tensor.data());
             for (i, row) in values.chunks_exact(embedding_size).enumerate() {
                 let norm = row.iter().map(|v| v * v).sum::<f32>().sqrt();
-                // Written so that NaN fails, too.
+                // NaN must fail too.
                 if (norm - 1.0).abs() < NORM_TOLERANCE {
                     continue;
                 }
@@ -136,7 +135,7 @@ impl Head {
                 return Err(Error::field(
                     path,
                     name,
-                    "an f32 tensor that such a head has",
+                    "an f32 tensor of such a head",
                     format!("{:?} {:?}", view.dtype(), view.shape()),
                 ));
             }

@@ -3,27 +3,27 @@
 //! ```text
 //! manifest.json             what the bundle is, how to preprocess, the classes, every file's size and SHA-256
 //! image_encoder.onnx        pixels u8 `[N, S, S, 3]` to embedding f32 `[N, D]`, L2-normalised
-//! image_encoder.weights     the graph's external data, where the weights exceed 64 MiB
-//! head.safetensors          class_embeddings f32 `[C, D]`, and what [`Head`] lists beside
-//! text_encoder.safetensors  the text tower, for a conditional head or to name new classes on the board
-//! golden/embeddings.json    the embeddings that the exporter got for the images beside it
-//! golden/*.png              a few images, to compare the board with the exporter's machine
+//! image_encoder.weights     the graph's external data, if the weights exceed 64 MiB
+//! head.safetensors          class_embeddings f32 `[C, D]`, and the other tensors of [`Head`]
+//! text_encoder.safetensors  the text encoder, for a conditional head or new classes on the board
+//! golden/embeddings.json    the exporter's embeddings of the images in this folder
+//! golden/*.png              a few images, to compare the board with the exporter
 //! ```
 //!
-//! A folder, so that each part can be looked at, diffed and copied alone. [`Manifest`] documents every
-//! field of `manifest.json`.
+//! It is a folder so that each part can be inspected, compared and copied by itself. [`Manifest`] documents
+//! every field of `manifest.json`.
 //!
 //! # Reading
 //! [`Bundle::open`] checks before it returns: format and version, unknown fields, ranges of every
-//! number, that each file listed exists with its size and SHA-256 and lies inside the folder, and the
-//! head's type, shape, finiteness and norms. [`Bundle::open_with`] checks the same, the hashes while
-//! the files are loaded. An error names the file and the field. What it does not
-//! check is the ONNX graph: the runtime does, when it builds the network.
+//! number, that each file listed lies inside the folder and has its size and SHA-256, and the
+//! head's types, shapes, finiteness and norms. [`Bundle::open_with`] checks the same, with the hashes computed
+//! while the files are loaded. An error names the file and the field. The ONNX graph is not checked here but by
+//! the runtime, when it builds the network.
 //!
 //! # Writing
-//! [`BundleWriter`] collects the files in a temporary folder beside the destination and
-//! [`BundleWriter::finish`] writes the manifest, syncs everything and renames the folder into place. A
-//! killed export leaves no half bundle, and an existing folder is never touched.
+//! [`BundleWriter`] collects the files in a temporary folder beside the destination.
+//! [`BundleWriter::finish`] syncs them and renames the folder to the destination, so that an export that is
+//! killed leaves no partial bundle. An existing folder is replaced only by [`BundleWriter::replace`].
 
 mod calibration;
 pub mod dialect;
@@ -51,11 +51,11 @@ pub use write::BundleWriter;
 pub const MANIFEST: &str = "manifest.json";
 /// File name of the image encoder.
 pub const IMAGE_ENCODER: &str = "image_encoder.onnx";
-/// File name of the image encoder's external data, where it has any.
+/// File name of the image encoder's external data, if it has any.
 pub const IMAGE_ENCODER_WEIGHTS: &str = "image_encoder.weights";
 /// File name of the head.
 pub const HEAD: &str = "head.safetensors";
-/// File name of the text encoder, where the bundle has one.
+/// File name of the text encoder, if the bundle has one.
 pub const TEXT_ENCODER: &str = "text_encoder.safetensors";
 /// File name of the golden embeddings.
 pub const GOLDEN: &str = "golden/embeddings.json";

@@ -1,4 +1,4 @@
-//! Reading a bundle with every check.
+//! Opening and checking bundles.
 
 use std::fs::File;
 use std::io::Read;
@@ -18,15 +18,15 @@ pub struct Bundle {
     golden: Golden,
 }
 
-/// A manifest is a page of text and a list of class names; anything longer is not one.
+/// Far more than a page of text and a list of class names.
 const MAX_MANIFEST_BYTES: u64 = 64 << 20;
-/// The files that [`Bundle::open`] itself reads.
+/// The files that [`Bundle::open`] reads.
 const OWN: [&str; 2] = [HEAD, GOLDEN];
 /// The head and the golden embeddings are read whole.
 const MAX_SMALL_FILE_BYTES: u64 = 1 << 30;
 
 impl Bundle {
-    /// Opens the bundle in `folder` and checks it as the crate's documentation says.
+    /// Opens the bundle in `folder`, with the checks in the crate's documentation.
     ///
     /// # Errors
     /// [`Error`], which names the file and the field.
@@ -36,12 +36,12 @@ impl Bundle {
         Ok(bundle)
     }
 
-    /// As [`Bundle::open`], the files hashed in a thread of their own while `load` makes something of them: a hash
-    /// takes as long as what it protects. `load` sees files of the right size whose content may be anything, and
-    /// what it made is given out only if every hash is right.
+    /// As [`Bundle::open`], but `load` reads the files while another thread hashes them, because hashing takes as
+    /// long as loading. `load` gets files of the right size with unchecked content; its result is returned only
+    /// if every hash is right.
     ///
     /// # Errors
-    /// As [`Bundle::open`], whatever `load` said.
+    /// As [`Bundle::open`], whatever `load` returned.
     pub fn open_with<T>(folder: &Path, load: impl FnOnce(&Self) -> T) -> Result<(Self, T), Error> {
         let bundle = Self::open_unhashed(folder)?;
         let (checked, loaded) = std::thread::scope(|scope| {
@@ -50,7 +50,7 @@ impl Bundle {
             let loaded = load(&bundle);
             let checked = match hashes {
                 Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
-                // Without another thread it takes longer.
+                // No thread available: slower, but the same.
                 Err(_) => bundle.check_hashes(),
             };
             (checked, loaded)
@@ -99,7 +99,7 @@ impl Bundle {
         Ok(bundle)
     }
 
-    /// Those of the files that [`Bundle::open_unhashed`] has not read.
+    /// Checks the files that [`Bundle::open_unhashed`] has not read.
     fn check_hashes(&self) -> Result<(), Error> {
         let files = self.manifest.files.iter();
         files
@@ -112,7 +112,7 @@ impl Bundle {
         &self.folder
     }
 
-    /// What the bundle is.
+    /// The contents of `manifest.json`.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
@@ -127,7 +127,7 @@ impl Bundle {
         &self.golden
     }
 
-    /// Whether `path`, relative to the folder, is one of the files that were checked.
+    /// Whether `path`, relative to the folder, is a file of the manifest.
     pub fn lists(&self, path: &str) -> bool {
         self.manifest.files.iter().any(|f| f.path == path)
     }
@@ -140,11 +140,13 @@ fn read_manifest(folder: &Path) -> Result<Manifest, Error> {
     };
     let metadata = std::fs::metadata(folder).map_err(|e| Error::io(folder, "cannot open", e))?;
     if !metadata.is_dir() {
-        return Err(not_a_bundle("it is a file; a bundle is a folder".into()));
+        return Err(not_a_bundle("expected a folder, found a file".into()));
     }
     let path = folder.join(MANIFEST);
     if !path.exists() {
-        return Err(not_a_bundle(format!("it has no {MANIFEST}")));
+        return Err(not_a_bundle(format!(
+            "expected a folder with {MANIFEST}, found none"
+        )));
     }
     let bytes = read_small(&path, MAX_MANIFEST_BYTES)?;
     let malformed = |e: serde_json::Error| Error::Malformed {
@@ -152,7 +154,7 @@ fn read_manifest(folder: &Path) -> Result<Manifest, Error> {
         expected: "a valid manifest",
         reason: e.to_string(),
     };
-    // Format and version first: another version may have other fields, and should be named as such.
+    // Format and version first: another version may have other fields, which would hide the reason.
     let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(malformed)?;
     if value.get("format").and_then(|v| v.as_str()) != Some(FORMAT) {
         let found = value.get("format").map_or("none".into(), |v| v.to_string());
@@ -187,7 +189,7 @@ fn check_size(folder: &Path, entry: &FileEntry) -> Result<(), Error> {
         return Err(Error::field(
             &path,
             "size",
-            format!("{} bytes as the manifest says", entry.bytes),
+            format!("{} bytes, as in the manifest", entry.bytes),
             format!("{length} bytes; copy the bundle again"),
         ));
     }
@@ -208,8 +210,8 @@ fn check_hash(folder: &Path, entry: &FileEntry) -> Result<(), Error> {
     Ok(())
 }
 
-/// Opens a regular file and tells its length. What is not one is refused before it is opened: a named
-/// pipe would block.
+/// Opens a regular file; also returns its length. Anything else is refused before it is opened, because
+/// opening a named pipe would block.
 pub(crate) fn open_regular(path: &Path) -> Result<(File, u64), Error> {
     let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, "cannot open", e))?;
     if !metadata.is_file() {
@@ -224,7 +226,7 @@ pub(crate) fn open_regular(path: &Path) -> Result<(File, u64), Error> {
     Ok((file, metadata.len()))
 }
 
-/// SHA-256 of all that `reader` holds, in lower-case hexadecimal.
+/// SHA-256 of all bytes of `reader`, in lower-case hexadecimal.
 pub(crate) fn sha256(reader: &mut impl Read) -> std::io::Result<String> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 16];

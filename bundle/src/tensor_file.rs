@@ -1,4 +1,4 @@
-//! A safetensors file whose tensors are read one at a time.
+//! Safetensors files whose tensors are read one at a time.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -1,4 +1,4 @@
-//! Writing a bundle whole or not at all.
+//! Writing bundles atomically.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -18,27 +18,27 @@ pub struct BundleWriter {
 }
 
 impl BundleWriter {
-    /// Starts a bundle that will appear at `destination`, which must not exist; its parent must.
+    /// Starts a bundle that will appear at `destination`, which must not exist; its parent folder must.
     ///
     /// # Errors
-    /// [`Error::Exists`], or [`Error::Io`] where the parent cannot be written to.
+    /// [`Error::Exists`]; [`Error::Io`] if the parent folder cannot be written to.
     pub fn create(destination: &Path) -> Result<Self, Error> {
         if fs::symlink_metadata(destination).is_ok() {
             return Err(Error::Exists(destination.to_owned()));
         }
-        Self::beside(destination)
+        Self::at(destination)
     }
 
-    /// Starts the successor of `bundle` with all its files but the head and the manifest;
-    /// [`BundleWriter::replace`] puts it into the bundle's place.
+    /// Starts a replacement of `bundle`, with all its files but the head and the manifest;
+    /// [`BundleWriter::replace`] completes it.
     ///
     /// # Errors
-    /// [`Error::Io`] where the bundle's parent folder cannot be written to.
+    /// [`Error::Io`] if the bundle's parent folder cannot be written to.
     pub fn succeed(bundle: &Bundle) -> Result<Self, Error> {
-        // Through links, so that it is the folder itself that is replaced.
+        // Links are resolved, so that the folder itself is replaced.
         let folder = fs::canonicalize(bundle.folder())
             .map_err(|e| Error::io(bundle.folder(), "cannot open", e))?;
-        let writer = Self::beside(&folder)?;
+        let writer = Self::at(&folder)?;
         for file in &bundle.manifest().files {
             if file.path == HEAD {
                 continue;
@@ -49,7 +49,7 @@ impl BundleWriter {
             );
             let parent = to.parent().unwrap_or(writer.folder());
             fs::create_dir_all(parent).map_err(|e| Error::io(parent, "cannot create", e))?;
-            // Nothing here changes in place, so one copy on the disk serves both.
+            // No file is changed in place, so both bundles can share it.
             if fs::hard_link(&from, &to).is_err() {
                 fs::copy(&from, &to).map_err(|e| Error::io(&to, "cannot write", e))?;
             }
@@ -57,7 +57,7 @@ impl BundleWriter {
         Ok(writer)
     }
 
-    fn beside(destination: &Path) -> Result<Self, Error> {
+    fn at(destination: &Path) -> Result<Self, Error> {
         let folder = AtomicFolder::create(destination).map_err(|e| {
             let parent = destination.parent().filter(|p| !p.as_os_str().is_empty());
             let parent = parent.unwrap_or(Path::new("."));
@@ -69,12 +69,12 @@ impl BundleWriter {
         })
     }
 
-    /// Where to write files that are too large to pass in memory.
+    /// The temporary folder, for files that are too large to pass in memory.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Writes `bytes` to `path` inside the bundle, making its folder where needed.
+    /// Writes `bytes` to `path` inside the bundle, and creates its folder if needed.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -101,11 +101,11 @@ impl BundleWriter {
         self.add(GOLDEN, &to_json(golden, &self.destination.join(GOLDEN))?)
     }
 
-    /// Writes the manifest, its `files` filled in from what is in the folder, and nothing else: the
-    /// bundle can then be opened in [`BundleWriter::folder`] before it is published.
+    /// Fills in the manifest's `files` from the folder and writes it. The bundle can then be opened in
+    /// [`BundleWriter::folder`] before it is published.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Field`] where the manifest is not valid.
+    /// [`Error::Io`]; [`Error::Field`] if the manifest is not valid.
     pub fn write_manifest(&self, manifest: &mut Manifest) -> Result<(), Error> {
         let mut files = Vec::new();
         list(self.folder(), "", &mut files)?;
@@ -136,8 +136,7 @@ impl BundleWriter {
     /// Syncs everything and renames the folder to its destination.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Exists`] where something appeared at the destination meanwhile. Nothing
-    /// is left behind then.
+    /// [`Error::Io`]; [`Error::Exists`] if the destination exists by now. Nothing is left then.
     pub fn finish(self) -> Result<(), Error> {
         self.folder.create_new().map_err(|e| match e.kind() {
             std::io::ErrorKind::AlreadyExists => Error::Exists(self.destination.clone()),
@@ -149,12 +148,12 @@ impl BundleWriter {
         })
     }
 
-    /// Syncs everything and exchanges the folder with the one at its destination, which is removed: at
-    /// any moment one of the two whole bundles stands there. (Where the file system cannot exchange two
-    /// folders, a power cut between two renames leaves both under temporary names beside their place.)
+    /// Syncs everything and exchanges the folder with the one at its destination, which is then removed: at any
+    /// moment one of the two whole bundles is there. (On a file system that cannot exchange two folders, a
+    /// power cut between two renames leaves both under temporary names in the parent folder.)
     ///
     /// # Errors
-    /// [`Error::Io`]; the old bundle is in its place then.
+    /// [`Error::Io`]; the old bundle stays then.
     pub fn replace(self) -> Result<(), Error> {
         let replaced = self.folder.replace();
         replaced.map_err(|e| Error::io(&self.destination, "cannot replace", e))

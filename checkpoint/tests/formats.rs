@@ -1,4 +1,4 @@
-//! Every format of the same model reads to the same tensors and the same configuration.
+//! The same model in every format gives the same tensors and configuration.
 
 mod common;
 
@@ -34,7 +34,7 @@ fn every_file_reads_to_the_golden_tensors() {
 }
 
 #[test]
-fn a_folder_reads_as_the_file_in_it() {
+fn a_folder_is_read_as_the_file_in_it() {
     for (family, folder) in [
         ("vit-quickgelu", "open-clip"),
         ("vit-quickgelu", "open-clip-bin"),
@@ -109,7 +109,7 @@ fn configurations_are_inferred() {
         *found.config(),
         config(vit(64, 1, 1), &text, Activation::QuickGelu)
     );
-    // That OpenAI's archives say nothing about preprocessing is worth a line; heads are their rule.
+    // OpenAI's archives state no preprocessing, which is noted; their number of heads follows from the width.
     assert_eq!(found.assumptions().len(), 1, "{:?}", found.assumptions());
     assert!(found.assumptions()[0].contains("preprocessing"));
 }
@@ -138,7 +138,7 @@ fn deflated_entries_read_as_stored_ones() {
 }
 
 #[test]
-fn a_flag_that_contradicts_a_file_wins_and_is_noted() {
+fn the_activation_option_overrides_a_file_and_is_noted() {
     let path = models().join("vit-quickgelu/open-clip");
     let options = OpenOptions {
         activation: Some(Activation::Gelu),
@@ -159,7 +159,7 @@ fn a_flag_that_contradicts_a_file_wins_and_is_noted() {
 }
 
 #[test]
-fn bare_weights_need_their_activation() {
+fn weights_without_a_configuration_need_the_activation_option() {
     let (folder, path) = copy("vit-quickgelu", "open-clip/open_clip_model.safetensors");
     fs::remove_file(folder.path().join("open_clip_config.json")).unwrap();
     let error = open(&path).unwrap_err();
@@ -168,7 +168,7 @@ fn bare_weights_need_their_activation() {
         error.to_string().contains("--activation quickgelu"),
         "{error}"
     );
-    // Width 32 is not a multiple of 64, so the heads stay unknown too.
+    // Width 32 is not a multiple of 64, so the number of heads is unknown too.
     let options = OpenOptions {
         activation: Some(Activation::Gelu),
     };
@@ -180,7 +180,7 @@ fn bare_weights_need_their_activation() {
 }
 
 #[test]
-fn bare_wide_weights_get_a_head_for_every_64() {
+fn weights_without_a_configuration_get_one_head_per_64_of_width() {
     let state = read_state_dict(&models().join("vit-openai/openai.pt")).unwrap();
     let tensors: Vec<_> = state
         .names()
@@ -308,8 +308,8 @@ fn preprocessing_is_read_from_transformers() {
 }
 
 #[test]
-fn a_training_checkpoint_keeps_what_it_cannot_read() {
-    // Beside the weights lie a scheduler and arguments, which are objects of unknown classes.
+fn a_training_checkpoint_with_unknown_objects_is_read() {
+    // The file also has a scheduler and arguments, which are objects of unknown classes.
     let state = read_state_dict(&models().join("vit-quickgelu/training/epoch_1.pt")).unwrap();
     assert!(state.names().all(|name| !name.starts_with("module.")));
     assert_eq!(state.info("logit_scale").unwrap().dtype, Dtype::F16);

@@ -1,4 +1,4 @@
-//! Prompt learners from the reference's files and from our own.
+//! Prompt learners in the reference's files and in Pinhole's.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ fn cocoop() -> PromptLearner {
 }
 
 #[test]
-fn the_references_files_are_read_past_their_optimiser_and_scheduler() {
+fn files_of_the_reference_with_optimiser_and_scheduler_are_read() {
     for (name, shape) in [
         ("coop.pth.tar", vec![4, 24]),
         ("coop-specific.pth.tar", vec![3, 4, 24]),
@@ -59,7 +59,7 @@ fn the_references_files_are_read_past_their_optimiser_and_scheduler() {
 }
 
 #[test]
-fn what_is_written_is_read_again() {
+fn a_written_file_is_read_back() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("prompt_learner.safetensors");
     let learner = PromptLearner {
@@ -68,7 +68,7 @@ fn what_is_written_is_read_again() {
     };
     write_prompt_learner(&path, &learner).unwrap();
     assert_eq!(read_prompt_learner(&path).unwrap(), learner);
-    // Another time it replaces the file, and a refused one leaves it.
+    // A second write replaces the file, and a failed one leaves it.
     write_prompt_learner(&path, &cocoop()).unwrap();
     let mut broken = learner;
     broken.context.data[5] = f32::NAN;
@@ -81,7 +81,7 @@ fn what_is_written_is_read_again() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
-/// The message for a file of these tensors.
+/// The error for a file of these tensors.
 fn refused(tensors: &[(&str, Tensor)], metadata: Option<&str>) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("learner.safetensors");
@@ -104,7 +104,7 @@ fn refused(tensors: &[(&str, Tensor)], metadata: Option<&str>) -> String {
 }
 
 #[test]
-fn what_is_no_prompt_learner_is_refused_by_name() {
+fn other_tensors_are_refused_by_name() {
     let ctx = ("ctx", numbers(0, &[4, 24]));
     let mut nan = ctx.clone();
     nan.1.data[30] = f32::NAN;
@@ -123,7 +123,7 @@ fn what_is_no_prompt_learner_is_refused_by_name() {
     for (tensors, metadata, expected) in [
         (vec![net("other", &[2])], None, "tensor other"),
         (vec![net("token_prefix", &[2])], None, "ctx: expected"),
-        // MaPLe's and others' learners have a context too.
+        // MaPLe and other methods have a context too.
         (
             vec![ctx.clone(), net("proj.weight", &[2])],
             None,

@@ -1,4 +1,4 @@
-//! What is written reads back the same, and a failed writing leaves nothing behind.
+//! A written checkpoint is read back unchanged, and a failed write leaves nothing.
 
 mod common;
 
@@ -19,7 +19,7 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn every_family_reads_back_without_flags() {
+fn every_family_is_read_back_without_options() {
     let folder = tempfile::tempdir().unwrap();
     for from in [
         "vit-quickgelu/open-clip",
@@ -46,7 +46,7 @@ fn every_family_reads_back_without_flags() {
 }
 
 #[test]
-fn a_folder_is_replaced_only_on_request_and_only_a_checkpoint() {
+fn only_a_checkpoint_is_replaced_and_only_on_request() {
     let parent = tempfile::tempdir().unwrap();
     let to = parent.path().join("model");
     let quick = open(&models().join("vit-quickgelu/open-clip")).unwrap();
@@ -109,7 +109,7 @@ fn a_bad_tensor_leaves_nothing() {
 }
 
 #[test]
-fn what_the_format_cannot_say_is_refused() {
+fn what_the_format_cannot_express_is_refused() {
     let parent = tempfile::tempdir().unwrap();
     let original = open(&models().join("vit-quickgelu/open-clip")).unwrap();
     let refuse = |config: &pinhole_model::ClipConfig, expected: &str| {

@@ -183,7 +183,7 @@ fn write(
     safetensors::serialize_to_file(views, None, &path)
         .with_context(|| format!("{}: cannot write", path.display()))?;
     Ok(TextEncoderInfo {
-        tower: config.text.clone(),
+        config: config.text.clone(),
         activation: config.activation,
         precision,
         tokens,

@@ -56,7 +56,7 @@ pub enum Filter {
     Lanczos,
 }
 
-/// How `(side - size) / 2` becomes a whole number of pixels.
+/// How `(side - size) / 2` is rounded to whole pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CropRounding {

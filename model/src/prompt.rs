@@ -16,14 +16,14 @@ pub enum PromptRow {
     Context(usize),
 }
 
-/// Where the class name stands in a learned prompt (CoOp, section 3.2).
+/// Position of the class name in a learned prompt (CoOp, section 3.2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClassPosition {
-    /// Behind the context.
+    /// After the context.
     #[default]
     End,
-    /// Between the context's halves, of which the first is the smaller one.
+    /// Between the halves of the context, of which the first is the smaller one if they differ.
     Middle,
     /// Before the context.
     Front,
@@ -57,11 +57,11 @@ impl FromStr for ClassPosition {
 #[derive(Clone, Debug, PartialEq)]
 pub struct PromptLearner {
     /// Context vectors [n_ctx, width], or class-specific ones [classes, n_ctx, width], width being
-    /// the text tower's.
+    /// the text encoder's.
     pub context: Tensor,
     /// CoCoOp's network.
     pub meta_net: Option<MetaNet>,
-    /// Where the class name stands; the reference's files do not say.
+    /// Position of the class name; the reference's files do not have it.
     pub class_position: Option<ClassPosition>,
 }
 
@@ -84,7 +84,7 @@ impl PromptLearner {
         self.context.shape[self.context.shape.len() - 2]
     }
 
-    /// Length of a context vector, which is the width of the text tower.
+    /// Length of a context vector, which is the width of the text encoder.
     pub fn width(&self) -> usize {
         self.context.shape[self.context.shape.len() - 1]
     }

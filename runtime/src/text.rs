@@ -149,7 +149,7 @@ pub fn text_tower(bundle: &Bundle) -> Result<TextEncoder, Error> {
     };
     let info = manifest.text_encoder.as_ref().ok_or_else(missing)?;
     let file = TensorFile::open(&path)?;
-    let (config, embedding) = (info.tower.clone(), manifest.model.embedding_size);
+    let (config, embedding) = (info.config.clone(), manifest.model.embedding_size);
     let integers = info.precision == Precision::Int8;
     let read = |name: &str| -> Result<Weight, pinhole_bundle::Error> {
         Ok(match integers && TextEncoder::takes_int8(name) {
