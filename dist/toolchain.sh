@@ -48,15 +48,14 @@ cargo_arm() {
 }
 
 # board_program pinhole|pinhole-firmware static|dynamic [RUSTC'S OPTION...]: builds the program as boards get it, into
-# $arm/$target/dist. Only the last step differs between static and dynamic, and both programs ask the same of the crates
-# below, so that tract is compiled once.
+# $arm/$target/dist. Only the last step differs between static and dynamic, and workspace-hack/ gives tract the same
+# features in both programs, so that it is compiled once.
 board_program() {
-    local last=("${@:3}") sources features=()
-    [ "$1" != pinhole ] || features=(--features same-tract)
+    local last=("${@:3}") sources
     # Messages of panics must not name this machine's folders.
     sources=${CARGO_HOME:-$HOME/.cargo}/registry/src
     [ "$2" = dynamic ] || last+=(-C target-feature=+crt-static)
     CARGO_ENCODED_RUSTFLAGS="--remap-path-prefix=$sources=crates"$'\x1f'"--remap-path-prefix=$PWD=pinhole" \
         RUSTC=$compiler CARGO_TARGET_DIR=$arm \
-        cargo rustc --locked --profile dist --target $target -p "$1" "${features[@]}" --bin "$1" -- "${last[@]}"
+        cargo rustc --locked --profile dist --target $target -p "$1" --bin "$1" -- "${last[@]}"
 }

@@ -1,0 +1,3 @@
+//! Cargo heeds build dependencies only of a crate with a build script.
+
+fn main() {}
