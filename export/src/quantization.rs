@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
-use pinhole_kernels::{Before, Input, PackedLinear, PackedLinearInt8};
+use pinhole_kernels::{Int8Input, PackedLinear, PackedLinearInt8, Prologue};
 use pinhole_model::Activation;
 
 use crate::rounding::{clipped_scales, mean, powers, quantize, scale_rows, scales, settle};
@@ -434,12 +434,12 @@ impl Layer {
     }
 
     /// Rows for [`Self::packed`], prepared already.
-    pub(crate) fn input<'a>(&self, x: &'a [f32]) -> Input<'a> {
+    pub(crate) fn input<'a>(&self, x: &'a [f32]) -> Int8Input<'a> {
         match self.offset {
-            Some(offset) => Input::Offset { x, offset },
-            None => Input::F32 {
+            Some(offset) => Int8Input::Offset { x, offset },
+            None => Int8Input::F32 {
                 x,
-                before: Before::Nothing,
+                prologue: Prologue::None,
             },
         }
     }
@@ -459,7 +459,7 @@ impl Layer {
         if self.source == Source::Pixels {
             let x: Vec<u8> = x.iter().map(|&x| x as u8).collect();
             packed.apply(
-                Input::U8 { x: &x, scale: 1.0 },
+                Int8Input::U8 { x: &x, scale: 1.0 },
                 rows,
                 activation,
                 None,

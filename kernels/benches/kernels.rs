@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Bencher, Criterion, Throughput};
 use pinhole_kernels::{
-    Affine, Before, Input, PackedLinear, PackedLinearAffine, PackedLinearF16, PackedLinearInt8,
-    Rows, activate, attention, available, check, f16_arithmetic, fake_quantize, layer_norm,
-    patch_embedding, patch_embedding_int8, quantize_rows,
+    Affine, Int8Input, PackedLinear, PackedLinearAffine, PackedLinearF16, PackedLinearInt8,
+    Prologue, StridedRows, activate, attention, available, check, f16_arithmetic, fake_quantize,
+    layer_norm, patch_embedding, patch_embedding_int8, quantize_rows,
 };
 use pinhole_model::Activation;
 
@@ -59,7 +59,7 @@ fn main() {
 }
 
 fn run(name: &'static str) {
-    let peaks = peaks::peaks(name);
+    let peaks = peaks::peaks();
     let shown = |peak: Option<f64>| peak.map_or("not known".into(), |p| format!("{p:.1} GMAC/s"));
     println!(
         "\n{name}: peak in f32 {}, in 8-bit integers {}{}\n",
@@ -159,9 +159,9 @@ impl Bench {
                     layer.apply(&x, m, activation, None, &mut out);
                 });
                 let layer = layer_int8(k, n);
-                let input = Input::F32 {
+                let input = Int8Input::F32 {
                     x: &x,
-                    before: Before::Nothing,
+                    prologue: Prologue::None,
                 };
                 self.products(&format!("int8 linear {shape}"), products, int8, || {
                     layer.apply(input, m, activation, None, &mut out);
@@ -187,17 +187,17 @@ impl Bench {
         let (x, gain) = (values(TOKENS * WIDTH), values(WIDTH));
         let mut scales = vec![0.0; TOKENS];
         let mut quantized = vec![0; x.len()];
-        let norm = Before::LayerNorm {
+        let norm = Prologue::LayerNorm {
             gain: &gain,
             bias: &gain,
             epsilon: EPSILON,
         };
-        for (what, before) in [
-            ("quantise rows", Before::Nothing),
+        for (what, prologue) in [
+            ("quantise rows", Prologue::None),
             ("quantise rows behind layer norm", norm),
         ] {
             self.measure(&format!("{what} {TOKENS}x{WIDTH}"), x.len(), |b| {
-                b.iter(|| quantize_rows(&x, WIDTH, before, &mut quantized, &mut scales));
+                b.iter(|| quantize_rows(&x, WIDTH, prologue, &mut quantized, &mut scales));
             });
         }
         let mut out = vec![0.0; x.len()];
@@ -212,7 +212,7 @@ impl Bench {
 
     fn attention(&mut self) {
         let qkv = values(TOKENS * 3 * WIDTH);
-        let part = |i: usize| Rows {
+        let part = |i: usize| StridedRows {
             data: &qkv[i * WIDTH..],
             stride: 3 * WIDTH,
         };

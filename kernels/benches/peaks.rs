@@ -3,9 +3,11 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-/// One thread's multiply-adds in 1e9 a second, by what is multiplied; none where the compiler picks the
-/// instructions, or where there are none.
-#[derive(Clone, Copy, Debug, Default)]
+use pinhole_kernels::{PackedLinearF16, PackedLinearInt8, chosen_f32};
+
+/// One thread's multiply-adds in 1e9 a second, by the kernels' element type; none for scalar kernels, and where no peak
+/// is measured below.
+#[derive(Clone, Copy, Debug)]
 #[allow(dead_code, reason = "the example leaves f16 out")]
 pub(crate) struct Peaks {
     pub(crate) float: Option<f64>,
@@ -13,28 +15,15 @@ pub(crate) struct Peaks {
     pub(crate) half: Option<f64>,
 }
 
-impl Peaks {
-    #[allow(dead_code, reason = "not every architecture has any")]
-    fn new(float: f64, int8: f64) -> Self {
-        Peaks {
-            float: Some(float),
-            int8: Some(int8),
-            half: None,
-        }
+/// Measures the instructions of the chosen kernels.
+pub(crate) fn peaks() -> Peaks {
+    let int8 = PackedLinearInt8::from_out_in(&[1], &[1.0], 1, 1, None).expect("a weight in range");
+    let half = PackedLinearF16::from_out_in(&[0], 1, 1, None).expect("a finite weight");
+    Peaks {
+        float: limits::float(chosen_f32()),
+        int8: limits::int8(int8.kernel()),
+        half: limits::half(half.kernel()),
     }
-
-    #[allow(dead_code, reason = "ARM has them alone")]
-    fn with_half(self, half: f64) -> Self {
-        Peaks {
-            half: Some(half),
-            ..self
-        }
-    }
-}
-
-/// Measures the instructions of the kernels `name`, which the processor has.
-pub(crate) fn peaks(name: &str) -> Peaks {
-    limits::peaks(name)
 }
 
 /// The shortest of many runs, in seconds.
@@ -75,10 +64,10 @@ macro_rules! peak {
     };
 }
 
-/// [`peaks`] of this architecture.
+/// The peaks of this architecture, by the name of a kernel.
 #[cfg(target_arch = "x86_64")]
 mod limits {
-    use super::{Peaks, best, black_box};
+    use super::{best, black_box};
     use std::arch::x86_64::*;
 
     peak!(avx512, "avx512f", 16, 16, _mm512_set1_ps(0.5), |sum, x| {
@@ -88,7 +77,7 @@ mod limits {
         _mm256_fmadd_ps(sum, x, x)
     });
     peak!(
-        vnni_int8,
+        avx512vnni_int8,
         "avx512f,avx512vnni",
         64,
         16,
@@ -100,20 +89,31 @@ mod limits {
         _mm256_add_epi32(sum, _mm256_madd_epi16(sum, x))
     });
 
-    pub(super) fn peaks(name: &str) -> Peaks {
-        match name {
-            "avx512vnni" => Peaks::new(avx512(), vnni_int8()),
-            "avx512" => Peaks::new(avx512(), avx2_int8()),
-            "avx2" => Peaks::new(avx2(), avx2_int8()),
-            _ => Peaks::default(),
+    pub(super) fn float(kernel: &str) -> Option<f64> {
+        match kernel {
+            "avx512" => Some(avx512()),
+            "avx2" => Some(avx2()),
+            _ => None,
         }
+    }
+
+    pub(super) fn int8(kernel: &str) -> Option<f64> {
+        match kernel {
+            "avx512vnni" => Some(avx512vnni_int8()),
+            "avx2" => Some(avx2_int8()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn half(_: &str) -> Option<f64> {
+        None
     }
 }
 
 /// As on x86.
 #[cfg(target_arch = "aarch64")]
 mod limits {
-    use super::{Peaks, best, black_box};
+    use super::{best, black_box};
     use std::arch::aarch64::*;
     use std::arch::asm;
 
@@ -160,7 +160,7 @@ mod limits {
         instruction!("smmla", "4s", "16b")
     );
     peak!(
-        half,
+        fp16,
         "neon,fp16",
         8,
         16,
@@ -168,14 +168,26 @@ mod limits {
         instruction!("fmla", "8h", "8h")
     );
 
-    pub(super) fn peaks(name: &str) -> Peaks {
-        match name {
-            "i8mm" => Peaks::new(neon(), i8mm()).with_half(half()),
-            "dotprod" => Peaks::new(neon(), dotprod()).with_half(half()),
-            "dotprod-nofp16" => Peaks::new(neon(), dotprod()),
-            "fp16" => Peaks::new(neon(), neon_int8()).with_half(half()),
-            "neon" => Peaks::new(neon(), neon_int8()),
-            _ => Peaks::default(),
+    pub(super) fn float(kernel: &str) -> Option<f64> {
+        match kernel {
+            "neon" => Some(neon()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn int8(kernel: &str) -> Option<f64> {
+        match kernel {
+            "i8mm" => Some(i8mm()),
+            "dotprod" => Some(dotprod()),
+            "neon" => Some(neon_int8()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn half(kernel: &str) -> Option<f64> {
+        match kernel {
+            "fp16" => Some(fp16()),
+            _ => None,
         }
     }
 }
@@ -183,7 +195,15 @@ mod limits {
 /// As on x86.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod limits {
-    pub(super) fn peaks(_: &str) -> Peaks {
-        Peaks::default()
+    pub(super) fn float(_: &str) -> Option<f64> {
+        None
+    }
+
+    pub(super) fn int8(_: &str) -> Option<f64> {
+        None
+    }
+
+    pub(super) fn half(_: &str) -> Option<f64> {
+        None
     }
 }

@@ -10,8 +10,8 @@
 use std::time::Instant;
 
 use pinhole_kernels::{
-    Before, Input, PackedLinear, PackedLinearF16, PackedLinearInt8, Rows, attention, check,
-    l2_normalize, layer_norm, patch_embedding, patch_embedding_f16, patch_embedding_int8,
+    Int8Input, PackedLinear, PackedLinearF16, PackedLinearInt8, Prologue, StridedRows, attention,
+    check, l2_normalize, layer_norm, patch_embedding, patch_embedding_f16, patch_embedding_int8,
 };
 use pinhole_model::Activation;
 
@@ -160,9 +160,9 @@ impl Linear for PackedLinearInt8 {
         residual: Option<&[f32]>,
         out: &mut [f32],
     ) {
-        let before = match norm {
-            None => Before::Nothing,
-            Some(norm) => Before::LayerNorm {
+        let prologue = match norm {
+            None => Prologue::None,
+            Some(norm) => Prologue::LayerNorm {
                 gain: norm,
                 bias: norm,
                 epsilon: EPSILON,
@@ -171,8 +171,8 @@ impl Linear for PackedLinearInt8 {
         let rows = x.len() / self.inputs();
         let x = match self.inputs() {
             // What an activation function gave.
-            MLP => Input::Offset { x, offset: 0.17 },
-            _ => Input::F32 { x, before },
+            MLP => Int8Input::Offset { x, offset: 0.17 },
+            _ => Int8Input::F32 { x, prologue },
         };
         self.apply(x, rows, activation, residual, out);
     }
@@ -200,7 +200,7 @@ fn run<L: Linear>(iterations: usize) -> (f32, Vec<f64>) {
         std::mem::swap(&mut x, &mut y);
         for _ in 0..BLOCKS {
             qkv.apply(&x, Some(&norm), None, None, &mut heads);
-            let part = |i: usize| Rows {
+            let part = |i: usize| StridedRows {
                 data: &heads[i * WIDTH..],
                 stride: 3 * WIDTH,
             };

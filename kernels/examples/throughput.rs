@@ -12,7 +12,7 @@ mod peaks;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use pinhole_kernels::{Before, Input, PackedLinear, PackedLinearInt8, check};
+use pinhole_kernels::{Int8Input, PackedLinear, PackedLinearInt8, Prologue, check};
 use rayon::prelude::*;
 
 use peaks::{Peaks, best, peaks};
@@ -38,7 +38,7 @@ fn main() {
 }
 
 fn run(name: &str, threads: usize) {
-    let Peaks { float, int8, .. } = peaks(name);
+    let Peaks { float, int8, .. } = peaks();
     let all = |peak: Option<f64>| peak.map_or(f64::NAN, |peak| peak * threads as f64);
     let (float, int8) = (all(float), all(int8));
     println!("kernels {name}, threads {threads}");
@@ -79,9 +79,9 @@ fn run(name: &str, threads: usize) {
         blocks("f32", m, 4, seconds, float);
         let seconds = best(|| {
             for layer in &quantized {
-                let input = Input::F32 {
+                let input = Int8Input::F32 {
                     x: &wide[..m * layer.inputs()],
-                    before: Before::Nothing,
+                    prologue: Prologue::None,
                 };
                 let out = &mut out[..m * layer.outputs()];
                 layer.apply(input, m, None, None, out);
@@ -135,9 +135,9 @@ fn idle_seconds() -> Option<f64> {
         });
         Some(nanoseconds.sum::<Option<f64>>()? / 1e9)
     };
-    let before = used()?;
+    let prologue = used()?;
     std::thread::sleep(Duration::from_millis(500));
-    Some(used()? - before)
+    Some(used()? - prologue)
 }
 
 fn values(len: usize) -> Vec<f32> {

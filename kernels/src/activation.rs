@@ -1,14 +1,13 @@
 //! Exponential and activation functions on registers.
 
-use pinhole_model::Activation;
-
-use crate::select::Kernels;
+use crate::dispatch::Kernels;
 use crate::simd::{Simd, map_in_place};
 use crate::{reference, threads};
+use pinhole_model::Activation;
 
 /// [`crate::activate`] by the given kernels.
 pub(crate) fn activate(kernels: Kernels, x: &mut [f32], activation: Option<Activation>) {
-    // An exponential is worth some 16 multiply-adds.
+    // An exponential takes as long as about 16 multiply-adds.
     let threads = threads::count(x.len().saturating_mul(16));
     threads::share_chunks(threads, x, 1 << 14, |_, x| match kernels.float {
         None => {
@@ -19,10 +18,10 @@ pub(crate) fn activate(kernels: Kernels, x: &mut [f32], activation: Option<Activ
     });
 }
 
-/// 2^t for t in -126 ..= 126, relative error below 2^-22; anything for other t. NaN stays NaN.
+/// 2^t for t in -126 ..= 126, relative error below 2^-22; unspecified for other t. NaN stays NaN.
 ///
-/// t = n + r with |r| <= 1/2, both exact, and the polynomial of degree 5 in r, 1 + r ln 2 near 0, with the least
-/// relative error.
+/// t = n + r with |r| <= 1/2, both exact; 2^r by the minimax polynomial (relative error) of degree 5 that begins with
+/// 1 + r ln 2.
 #[inline(always)]
 pub(crate) fn exp2<S: Simd>(simd: S, t: S::V) -> S::V {
     let c = |v| simd.splat(v);
@@ -43,11 +42,11 @@ pub(crate) fn exp2<S: Simd>(simd: S, t: S::V) -> S::V {
 
 /// x · sigmoid(1.702 x), absolute error below 2^-22 max(1, |x|).
 ///
-/// That the exponent is rounded makes the power's relative error larger, the more so the larger the exponent; what the
-/// power is multiplied with shrinks faster.
+/// Rounding the exponent makes the power's relative error grow with the exponent, but the factor that it is multiplied by
+/// shrinks faster.
 #[inline(always)]
 pub(crate) fn quick_gelu<S: Simd>(simd: S, x: S::V) -> S::V {
-    // Beyond these the result is x, or less than the error.
+    // Beyond these limits the result is x, or below the error.
     let t = simd.mul(x, simd.splat(-1.702 * std::f32::consts::LOG2_E));
     let t = simd.max(simd.splat(-126.0), simd.min(simd.splat(86.0), t));
     simd.div(x, simd.add(simd.splat(1.0), exp2(simd, t)))
@@ -55,8 +54,8 @@ pub(crate) fn quick_gelu<S: Simd>(simd: S, x: S::V) -> S::V {
 
 /// x Φ(x), absolute error below 2^-22 max(1, |x|).
 ///
-/// max(x, 0) - a exp(-a²/2) u R(u) with a = |x|, u = 1 / (1 + 0.35 a). R, of degree 8, is fitted to
-/// erfc(a / √2) / 2 · exp(a²/2) / u for a in 0 ..= 14 with a largest relative error of 3.2e-8.
+/// max(x, 0) - a exp(-a²/2) u R(u) with a = |x|, u = 1 / (1 + 0.35 a). R, of degree 8, approximates
+/// erfc(a / √2) / 2 · exp(a²/2) / u for a in 0 ..= 14 with a relative error of at most 3.2e-8.
 #[inline(always)]
 pub(crate) fn gelu<S: Simd>(simd: S, x: S::V) -> S::V {
     let c = |v| simd.splat(v);
@@ -81,7 +80,7 @@ pub(crate) fn gelu<S: Simd>(simd: S, x: S::V) -> S::V {
     simd.sub(simd.max(c(0.0), x), small)
 }
 
-/// One register through the activation function.
+/// The activation function of one register.
 #[inline(always)]
 pub(crate) fn activated<S: Simd>(simd: S, x: S::V, activation: Option<Activation>) -> S::V {
     match activation {
@@ -91,8 +90,8 @@ pub(crate) fn activated<S: Simd>(simd: S, x: S::V, activation: Option<Activation
     }
 }
 
-/// Calls `$by` with the arguments and, as the last, the activation function on a register: code of its own for each
-/// function, its constants in registers.
+/// Calls `$by` with the arguments and, last, the activation function of a register, so that each function gets code of its
+/// own with its constants in registers.
 macro_rules! by_activation {
     ($activation:expr, $simd:ident, $by:path, $($argument:expr),+) => {
         match $activation {
@@ -116,7 +115,7 @@ macro_rules! by_activation {
 }
 pub(crate) use by_activation;
 
-/// All of x in place.
+/// The activation function of all values, in place.
 #[inline(always)]
 pub(crate) fn activate_slice<S: Simd>(simd: S, x: &mut [f32], activation: Option<Activation>) {
     by_activation!(activation, simd, map_in_place, simd, x);

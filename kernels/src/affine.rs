@@ -1,43 +1,23 @@
-//! f32 to 8-bit integers with one scale and zero point for all values, as ONNX's QuantizeLinear has them.
+//! Affine quantisation: f32 to 8-bit integers with one scale and zero point, as ONNX's QuantizeLinear.
 
-use crate::pointwise::{TABLE_BLOCK, look_up};
-use crate::select::{Kernels, kernels};
+use crate::dispatch::Kernels;
 use crate::simd::{Simd, load_part, store_part};
 use crate::threads::{self, Shared};
+use crate::types::Affine;
 use crate::{reference, scratch};
 
-/// One scale and zero point: x counts as q = round(x / scale) + zero point, rounded half to even and saturated to
-/// s8, and q stands for (q - zero point) · scale. A u8 file's numbers are all 128 less here, its zero point
-/// included, which changes nothing of what they stand for.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Affine {
-    /// Above 0.
-    pub scale: f32,
-    /// What zero is.
-    pub zero_point: i8,
-}
+/// Values that are quantised before they are looked up, few enough for the first-level cache.
+pub(crate) const TABLE_BLOCK: usize = 1024;
 
-impl Affine {
-    /// ONNX's DynamicQuantizeLinear: from the least to the largest of x and 0 in 255 steps. The scale is NaN if a
-    /// value is infinite or NaN, so that all that depends on it is NaN.
-    pub fn dynamic(x: &[f32]) -> Self {
-        dynamic(kernels(), x)
-    }
-
-    /// What x / scale is limited to before it is rounded.
-    pub(crate) fn limits(self) -> (f32, f32) {
-        let zero = f32::from(self.zero_point);
-        (-128.0 - zero, 127.0 - zero)
+/// out = values[q + 128]
+pub(crate) fn look_up(q: &[i8], values: &[f32; 256], out: &mut [f32]) {
+    for (out, q) in out.iter_mut().zip(q) {
+        *out = values[usize::from(q.cast_unsigned() ^ 0x80)];
     }
 }
 
-/// Quantises x and gives back what the numbers stand for: QuantizeLinear and DequantizeLinear in one. NaN stays.
-pub fn fake_quantize(x: &[f32], by: Affine, out: &mut [f32]) {
-    assert_eq!(out.len(), x.len(), "out: as many values as x");
-    fake_quantize_by(kernels(), x, by, out);
-}
-
-pub(crate) fn fake_quantize_by(kernels: Kernels, x: &[f32], by: Affine, out: &mut [f32]) {
+/// [`crate::fake_quantize`] by the given kernels.
+pub(crate) fn fake_quantize(kernels: Kernels, x: &[f32], by: Affine, out: &mut [f32]) {
     let threads = threads::count(x.len().saturating_mul(4));
     let size = x.len().div_ceil(threads).max(1);
     threads::share_chunks(threads, out, size, |i, out| {
@@ -49,13 +29,8 @@ pub(crate) fn fake_quantize_by(kernels: Kernels, x: &[f32], by: Affine, out: &mu
     });
 }
 
-/// A function of one value on what x stands for after quantising: out = values[q + 128]. NaN stays.
-pub fn map_quantized(x: &[f32], by: Affine, values: &[f32; 256], out: &mut [f32]) {
-    assert_eq!(out.len(), x.len(), "out: as many values as x");
-    map_quantized_by(kernels(), x, by, values, out);
-}
-
-pub(crate) fn map_quantized_by(
+/// [`crate::map_quantized`] by the given kernels.
+pub(crate) fn map_quantized(
     kernels: Kernels,
     x: &[f32],
     by: Affine,
@@ -82,6 +57,7 @@ pub(crate) fn map_quantized_by(
     });
 }
 
+/// [`Affine::dynamic`] by the given kernels.
 pub(crate) fn dynamic(kernels: Kernels, x: &[f32]) -> Affine {
     let range = |x: &[f32]| match kernels.float {
         None => reference::range(x),
@@ -105,7 +81,7 @@ pub(crate) fn dynamic(kernels: Kernels, x: &[f32]) -> Affine {
     })
 }
 
-/// The rows of x [rows, k] to s8, each row's sum and its scale: that of `by`, or NaN if a value is.
+/// Quantises the rows of x [rows, k] to s8; writes each row's sum and its scale: that of `by`, or NaN if a value is NaN.
 pub(crate) fn quantize(
     kernels: Kernels,
     x: &[f32],
@@ -156,7 +132,7 @@ pub(crate) fn quantize_slice<S: Simd>(simd: S, x: &[f32], by: Affine, out: &mut 
             largest = simd.larger_magnitude(largest, v);
             *y = simd.add(rounded(v), zero);
         }
-        // SAFETY: the chunk has 4 registers' values, whole numbers of -128 ..= 127 apart from NaN.
+        // SAFETY: the chunk has 4 registers' values, integers in -128 ..= 127 or NaN.
         unsafe { simd.store_s8(y, out.as_mut_ptr()) };
     }
     let finite = reference::quantize_affine(rest, by, &mut out[whole.len()..]);
@@ -192,7 +168,7 @@ pub(crate) fn fake_quantized<S: Simd>(simd: S, by: Affine) -> impl Fn(S::V) -> S
     move |v| simd.mul(rounded(v), scale)
 }
 
-/// x / scale, limited and rounded.
+/// x / scale, clamped and rounded.
 #[inline(always)]
 fn rounded<S: Simd>(simd: S, by: Affine) -> impl Fn(S::V) -> S::V {
     let (low, high) = by.limits();

@@ -1,45 +1,28 @@
-//! Attention of one head: two small products with the softmax between them.
+//! Attention: for each head two matrix products with a softmax between them.
 
-use crate::linear::{Tile, blocks};
+use crate::dispatch::{AttentionHead, Kernels, Shape};
+use crate::linear::pack::blocks;
 use crate::norm::softmax;
-use crate::pointwise::{self, Pointwise};
-use crate::select::{Kernels, Shape};
-use crate::simd::Simd;
+use crate::simd::{Simd, Tile};
 use crate::threads::Shared;
 use crate::transpose::transposed;
-use crate::{Rows, Stages, reference, scratch, threads};
-
-/// One head's operands: rows of `width` values.
-pub(crate) struct Head<'a> {
-    pub(crate) q: Rows<'a>,
-    pub(crate) tq: usize,
-    pub(crate) k: Rows<'a>,
-    pub(crate) v: Rows<'a>,
-    pub(crate) tk: usize,
-    pub(crate) width: usize,
-    pub(crate) causal: bool,
-    pub(crate) scale: f32,
-    /// Between the stages; those of the scores work before `scale` does.
-    pub(crate) stages: &'a Stages,
-    /// tq rows of `width` values, `stride` apart, which nobody else touches meanwhile.
-    pub(crate) out: *mut f32,
-    pub(crate) stride: usize,
-}
+use crate::types::{AttentionStages, Pointwise, StridedRows};
+use crate::{pointwise, reference, scratch, threads};
 
 /// [`crate::attention`] and [`crate::staged_attention`] by the given kernels, with their operands checked.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn attention(
     kernels: Kernels,
-    q: Rows,
+    q: StridedRows,
     tq: usize,
-    k: Rows,
-    v: Rows,
+    k: StridedRows,
+    v: StridedRows,
     tk: usize,
     heads: usize,
     head_width: usize,
     causal: bool,
     scale: f32,
-    stages: &Stages,
+    stages: &AttentionStages,
     out: &mut [f32],
 ) {
     let Some(vector) = kernels.float else {
@@ -55,7 +38,7 @@ pub(crate) fn attention(
     // SAFETY: each head writes columns of its own.
     let out = unsafe { Shared::new(out) };
     threads::share(threads, heads, |head| {
-        let operands = Head {
+        let operands = AttentionHead {
             q: q.starting_at(head * head_width),
             tq,
             k: k.starting_at(head * head_width),
@@ -75,20 +58,20 @@ pub(crate) fn attention(
     });
 }
 
-/// Values of a head's working memory, part by part.
+/// The sizes of the parts of a head's working memory, in values.
 struct Sizes {
-    /// Zero where the rows can be used in place.
+    /// 0 if the rows are used in place.
     queries: usize,
     keys: usize,
     scores: usize,
     values: usize,
     sums: usize,
-    /// An operand after the functions of its stage.
+    /// Keys or values after the functions of their stage.
     staged: usize,
 }
 
 impl Sizes {
-    fn new(shape: Shape, tq: usize, tk: usize, width: usize, stages: &Stages) -> Self {
+    fn new(shape: Shape, tq: usize, tk: usize, width: usize, stages: &AttentionStages) -> Self {
         let staged = !stages.k.is_empty() || !stages.v.is_empty();
         let (width4, tk4) = (width.next_multiple_of(4), tk.next_multiple_of(4));
         Sizes {
@@ -110,12 +93,12 @@ impl Sizes {
     }
 }
 
-/// Computes a head in `memory` of `Sizes::all` values, whose content is arbitrary.
+/// Computes a head. `memory` has `Sizes::all` values of arbitrary content.
 ///
 /// # Safety
-/// As [`Head::out`] says.
+/// As [`AttentionHead::out`] says.
 #[inline(always)]
-pub(crate) unsafe fn head<S: Simd>(simd: S, shape: Shape, h: &Head, memory: &mut [f32]) {
+pub(crate) unsafe fn head<S: Simd>(simd: S, shape: Shape, h: &AttentionHead, memory: &mut [f32]) {
     let sizes = Sizes::new(shape, h.tq, h.tk, h.width, h.stages);
     let (queries, memory) = memory.split_at_mut(sizes.queries);
     let (keys, memory) = memory.split_at_mut(sizes.keys);
@@ -152,7 +135,7 @@ pub(crate) unsafe fn head<S: Simd>(simd: S, shape: Shape, h: &Head, memory: &mut
         }
     }
 
-    let weights = Rows {
+    let weights = StridedRows {
         data: scores,
         stride,
     };
@@ -198,7 +181,7 @@ pub(crate) unsafe fn head<S: Simd>(simd: S, shape: Shape, h: &Head, memory: &mut
     }
 }
 
-/// `steps` on the whole registers of each of the rows' `seen` values.
+/// Applies `steps` to the `seen` values of each row, rounded up to whole registers.
 #[inline(always)]
 fn apply_to_rows<S: Simd>(
     simd: S,
@@ -214,16 +197,16 @@ fn apply_to_rows<S: Simd>(
     }
 }
 
-/// `count` rows of `width` values after `steps`: in place if there are none, else in `memory`.
+/// `count` rows of `width` values after `steps`: in place if there are no steps, else in `memory`.
 #[inline(always)]
 fn staged<'a, S: Simd>(
     simd: S,
     steps: &[Pointwise],
-    rows: Rows<'a>,
+    rows: StridedRows<'a>,
     count: usize,
     width: usize,
     memory: &'a mut [f32],
-) -> Rows<'a> {
+) -> StridedRows<'a> {
     match steps {
         [] => rows,
         _ => copied(simd, steps, rows, count, width, memory),
@@ -235,11 +218,11 @@ fn staged<'a, S: Simd>(
 fn copied<'a, S: Simd>(
     simd: S,
     steps: &[Pointwise],
-    rows: Rows,
+    rows: StridedRows,
     count: usize,
     width: usize,
     memory: &'a mut [f32],
-) -> Rows<'a> {
+) -> StridedRows<'a> {
     let stride = width.next_multiple_of(4);
     for (i, to) in memory.chunks_exact_mut(stride).take(count).enumerate() {
         let (values, rest) = to.split_at_mut(width);
@@ -247,7 +230,7 @@ fn copied<'a, S: Simd>(
         pointwise::apply(simd, steps, values);
         rest.fill(0.0);
     }
-    Rows {
+    StridedRows {
         data: memory,
         stride,
     }
@@ -260,7 +243,7 @@ fn copied<'a, S: Simd>(
 #[inline(always)]
 unsafe fn product<S: Simd>(
     simd: S,
-    x: Rows,
+    x: StridedRows,
     rows: usize,
     panel: &[f32],
     depth: usize,
@@ -286,9 +269,9 @@ unsafe fn product<S: Simd>(
     }
 }
 
-/// A panel [width4, COLUMNS] for each COLUMNS of the tk keys: their transpose, filled up with zeros.
+/// Packs the tk keys into panels [width4, COLUMNS]: each is the transpose of COLUMNS keys, padded with zeros.
 #[inline(always)]
-fn pack_keys<S: Simd>(k: Rows, tk: usize, width: usize, to: &mut [f32]) {
+fn pack_keys<S: Simd>(k: StridedRows, tk: usize, width: usize, to: &mut [f32]) {
     const { assert!(S::COLUMNS.is_multiple_of(4)) };
     let width4 = width.next_multiple_of(4);
     for (i, panel) in to.chunks_exact_mut(width4 * S::COLUMNS).enumerate() {
@@ -321,7 +304,7 @@ fn pack_keys<S: Simd>(k: Rows, tk: usize, width: usize, to: &mut [f32]) {
     }
 }
 
-/// The values 4 p .. 4 p + 4 of `values`, filled up with zeros.
+/// The values 4 p .. 4 p + 4 of `values`, padded with zeros.
 #[inline(always)]
 fn quad(values: &[f32], p: usize) -> [f32; 4] {
     let (quads, rest) = values.as_chunks();
@@ -337,9 +320,9 @@ fn quad(values: &[f32], p: usize) -> [f32; 4] {
     }
 }
 
-/// A panel [tk4, COLUMNS] for each COLUMNS values of one of the tk rows, filled up with zeros.
+/// Packs the tk rows of v into panels [tk4, COLUMNS] of COLUMNS columns each, padded with zeros.
 #[inline(always)]
-fn pack_values<S: Simd>(simd: S, v: Rows, tk: usize, width: usize, to: &mut [f32]) {
+fn pack_values<S: Simd>(simd: S, v: StridedRows, tk: usize, width: usize, to: &mut [f32]) {
     let tk4 = tk.next_multiple_of(4);
     for (i, panel) in to.chunks_exact_mut(tk4 * S::COLUMNS).enumerate() {
         let from = i * S::COLUMNS..width.min((i + 1) * S::COLUMNS);

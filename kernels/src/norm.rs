@@ -1,7 +1,7 @@
 //! Reductions over a row: layer norm and softmax.
 
 use crate::activation::exp2;
-use crate::select::Kernels;
+use crate::dispatch::Kernels;
 use crate::simd::{MOST_LANES, Simd, map_in_place};
 use crate::{reference, threads};
 
@@ -26,11 +26,10 @@ pub(crate) fn layer_norm(
     });
 }
 
-/// Four sums at a time hide the latency of an addition.
+/// Independent sums, which hide the latency of an addition.
 const CHAINS: usize = 4;
 
-/// The sums of `f(i, value)` of R rows over whole registers; the rest of fewer than LANES values is `tail`'s. The rows
-/// are of one length.
+/// The sums of `f(i, value)` over each of R rows of one length; `tail` replaces `f` for the last values, fewer than LANES.
 #[inline(always)]
 fn sums<S: Simd, const R: usize>(
     simd: S,
@@ -77,7 +76,7 @@ pub(crate) fn layer_norm_rows<S: Simd>(
     epsilon: f32,
     out: &mut [f32],
 ) {
-    // Two rows side by side: each waits for its mean, and then for its deviation.
+    // Two rows at once: each has to wait for its mean, then for its deviation.
     let mut pairs = x.chunks_exact(2 * width);
     let mut outs = out.chunks_exact_mut(2 * width);
     for (x, out) in pairs.by_ref().zip(outs.by_ref()) {
@@ -146,11 +145,12 @@ fn layer_norm_together<S: Simd, const R: usize>(
     }
 }
 
-/// Rows whose softmax is computed side by side: in one alone, each operation waits for the one before.
+/// Rows whose softmax is computed at once: in a single one each operation waits for the previous one.
 const TOGETHER: usize = 4;
 
-/// Softmax of scale · x in place in rows of x, `stride` apart. Row i has `seen(i)` values, at least one and not fewer than
-/// the row before; what lies behind them, up to a whole number of registers, is finite and becomes less than 2^-125.
+/// Softmax of scale · x, in place, of the rows of x, `stride` apart. Row i has `seen(i)` values, at least one and at least as
+/// many as the previous row. The values that follow, up to a whole number of registers, must be finite and become less than
+/// 2^-125.
 ///
 /// In powers of two: e^(scale · x) = 2^(scale · log2 e · x).
 #[inline(always)]
@@ -162,7 +162,7 @@ pub(crate) fn softmax<S: Simd>(
     scale: f32,
 ) {
     let scale = scale * std::f32::consts::LOG2_E;
-    // As many registers as a tile has for its sums.
+    // The registers that a tile uses for its sums.
     let most = S::ROWS * (S::COLUMNS / S::LANES);
     for (block, x) in x.chunks_mut(TOGETHER * stride).enumerate() {
         let first = block * TOGETHER;
@@ -196,7 +196,7 @@ fn softmax_short<S: Simd, const R: usize>(
     seen: [usize; R],
     scale: f32,
 ) {
-    // Rows this short stay in registers, and without loops the processor works on several at once.
+    // Rows this short stay in registers; without loops the processor overlaps several of them.
     match n {
         1 => softmax_registers::<S, R, 1>(simd, x, stride, seen, scale),
         2 => softmax_registers::<S, R, 2>(simd, x, stride, seen, scale),
@@ -225,7 +225,7 @@ fn masked<S: Simd>(simd: S, x: S::V, seen: usize, scale: S::V) -> S::V {
     simd.mul_add(x, scale, mask)
 }
 
-/// 2^(x - top), below 2^-125 where that lies lower.
+/// 2^(x - top), or 2^-126 if that is less.
 #[inline(always)]
 fn weight<S: Simd>(simd: S, x: S::V, top: S::V) -> S::V {
     exp2(simd, simd.max(simd.splat(-126.0), simd.sub(x, top)))
@@ -263,7 +263,7 @@ fn softmax_registers<S: Simd, const R: usize, const N: usize>(
         }
         tops[row] = top;
     }
-    // Loops: what an array's map() calls is not always inlined.
+    // Loops, because a closure passed to an array's map() is not always inlined.
     for top in &mut tops {
         *top = simd.splat(simd.largest(*top));
     }

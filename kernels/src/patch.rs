@@ -1,12 +1,15 @@
-//! A vision transformer's first layer.
+//! Patch embedding, a vision transformer's first layer.
 
-use crate::{Input, PackedLinear, PackedLinearF16, PackedLinearInt8, scratch};
+use crate::half::PackedLinearF16;
+use crate::int8::{Int8Input, PackedLinearInt8};
+use crate::linear::PackedLinear;
+use crate::scratch;
 
-/// Patch embedding of one image: a convolution whose stride is its kernel's side, straight from pixels.
+/// Patch embedding of one image: a convolution whose stride equals its kernel size.
 ///
-/// `pixels` is u8 [height, width, 3], `weights` takes the patch * patch * 3 values of a patch as they lie in
-/// the image (row, column, channel) in 0 ..= 255: scale, mean and deviation are folded into it. out is
-/// [(height / patch) * (width / patch), weights.outputs()], patches in reading order.
+/// `pixels` is u8 [height, width, 3]. `weights` has patch * patch * 3 inputs in the order row, column, channel, each in
+/// 0 ..= 255: scale, mean and deviation are folded into it. out is [(height / patch) * (width / patch), weights.outputs()],
+/// patches in row-major order.
 pub fn patch_embedding(
     pixels: &[u8],
     height: usize,
@@ -22,7 +25,7 @@ pub fn patch_embedding(
     });
 }
 
-/// As [`patch_embedding`] in 8-bit integers: a pixel is multiplied as it is and counts `scale`.
+/// As [`patch_embedding`] in 8-bit integers; products of pixels and weights are multiplied by `scale`.
 pub fn patch_embedding_int8(
     pixels: &[u8],
     height: usize,
@@ -35,12 +38,12 @@ pub fn patch_embedding_int8(
     check(pixels, height, width, patch, weights.inputs());
     scratch::with(pixels.len(), |rows| {
         let patches = gather(pixels, width, patch, rows, |pixel| pixel);
-        let x = Input::U8 { x: rows, scale };
+        let x = Int8Input::U8 { x: rows, scale };
         weights.apply(x, patches, None, None, out);
     });
 }
 
-/// As [`patch_embedding`] in f16, which holds a pixel's value: it is multiplied as it is and counts `scale`.
+/// As [`patch_embedding`] in f16, which represents pixels exactly; products are multiplied by `scale`.
 pub fn patch_embedding_f16(
     pixels: &[u8],
     height: usize,
@@ -60,7 +63,7 @@ pub fn patch_embedding_f16(
 fn check(pixels: &[u8], height: usize, width: usize, patch: usize, inputs: usize) {
     assert!(
         patch > 0 && height.is_multiple_of(patch) && width.is_multiple_of(patch),
-        "{height} x {width} pixels do not divide into patches of {patch}"
+        "pixels: expected a multiple of {patch} in height and width, found {height} x {width}"
     );
     assert_eq!(
         pixels.len(),
@@ -70,11 +73,11 @@ fn check(pixels: &[u8], height: usize, width: usize, patch: usize, inputs: usize
     assert_eq!(
         inputs,
         patch * patch * 3,
-        "weights: one input a value of the patch"
+        "weights: one input per value of a patch"
     );
 }
 
-/// One row of `rows` for each patch, in reading order; gives their number.
+/// Copies each patch into a row of `rows`, in row-major order; returns the number of patches.
 fn gather<T>(
     pixels: &[u8],
     width: usize,

@@ -1,45 +1,17 @@
-//! Rows of f32 to 8-bit integers with one scale each.
+//! Quantisation of f32 rows to 8-bit integers with one scale per row.
 
-use pinhole_model::Activation;
-
-use crate::select::Kernels;
+use crate::dispatch::Kernels;
 use crate::simd::Simd;
 use crate::threads::Shared;
+use crate::types::Prologue;
 use crate::{reference, scratch, threads};
-
-/// What happens to a row of f32 before it is quantised.
-#[derive(Clone, Copy, Debug)]
-pub enum Before<'a> {
-    /// Nothing.
-    Nothing,
-    /// [`crate::layer_norm`].
-    LayerNorm {
-        /// One value a column.
-        gain: &'a [f32],
-        /// One value a column.
-        bias: &'a [f32],
-        /// Added to the variance.
-        epsilon: f32,
-    },
-    /// [`crate::activate`].
-    Activation(Activation),
-}
-
-impl Before<'_> {
-    pub(crate) fn check(self, width: usize) {
-        if let Before::LayerNorm { gain, bias, .. } = self {
-            assert_eq!(gain.len(), width, "gain: one value a column");
-            assert_eq!(bias.len(), width, "bias: one value a column");
-        }
-    }
-}
 
 /// [`crate::quantize_rows`] by the given kernels, with its operands checked.
 pub(crate) fn quantize_rows(
     kernels: Kernels,
     x: &[f32],
     width: usize,
-    before: Before,
+    prologue: Prologue,
     out: &mut [i8],
     scales: &mut [f32],
 ) {
@@ -53,19 +25,19 @@ pub(crate) fn quantize_rows(
             let first = scales.pointer().add(i * TOGETHER);
             std::slice::from_raw_parts_mut(first, out.len() / width)
         };
-        rows(kernels, x, width, before, out, scales);
+        rows(kernels, x, width, prologue, out, scales);
     });
 }
 
-/// Rows that go through one step after the other; layer norm works on two side by side.
+/// Rows that are processed at once; layer norm overlaps two.
 const TOGETHER: usize = 2;
 
-/// Rows of x through `before` to s8, and their scales.
+/// Applies `prologue` to the rows of x and quantises them to s8.
 pub(crate) fn rows(
     kernels: Kernels,
     x: &[f32],
     width: usize,
-    before: Before,
+    prologue: Prologue,
     out: &mut [i8],
     scales: &mut [f32],
 ) {
@@ -79,11 +51,11 @@ pub(crate) fn rows(
     let block = TOGETHER * width;
     let outs = out.chunks_mut(block).zip(scales.chunks_mut(TOGETHER));
     for (x, (out, scales)) in x.chunks(block).zip(outs) {
-        match before {
-            Before::Nothing => {
+        match prologue {
+            Prologue::None => {
                 each(x, width, out, scales, s8);
             }
-            Before::LayerNorm {
+            Prologue::LayerNorm {
                 gain,
                 bias,
                 epsilon,
@@ -94,7 +66,7 @@ pub(crate) fn rows(
                 }
                 each(y, width, out, scales, s8);
             }),
-            Before::Activation(activation) => scratch::with(x.len(), |y| {
+            Prologue::Activation(activation) => scratch::with(x.len(), |y| {
                 y.copy_from_slice(x);
                 match kernels.float {
                     None => y
@@ -108,7 +80,7 @@ pub(crate) fn rows(
     }
 }
 
-/// Rows of x plus `offset` to u8, and their scales.
+/// Quantises the rows of x plus `offset` to u8.
 pub(crate) fn rows_offset(
     kernels: Kernels,
     x: &[f32],
@@ -124,7 +96,7 @@ pub(crate) fn rows_offset(
     each(x, width, out, scales, u8);
 }
 
-/// Each row through `quantize`, which gives its scale.
+/// Quantises each row with `quantize`, which returns its scale.
 fn each<T>(
     x: &[f32],
     width: usize,
@@ -141,8 +113,7 @@ fn each<T>(
     }
 }
 
-/// [`reference::quantize_row`] bit for bit: the largest of numbers does not depend on their order, and the
-/// rest is arithmetic on each value by itself.
+/// [`reference::quantize_row`] bit for bit: a maximum does not depend on the order of values, and all else is element-wise.
 #[inline(always)]
 pub(crate) fn quantize_row<S: Simd>(simd: S, x: &[f32], out: &mut [i8]) -> f32 {
     assert_eq!(x.len(), out.len());
@@ -160,7 +131,7 @@ pub(crate) fn quantize_row<S: Simd>(simd: S, x: &[f32], out: &mut [i8]) -> f32 {
             // SAFETY: the chunk has 4 registers.
             *y = simd.mul(*y, unsafe { simd.load(x.as_ptr().add(i * S::LANES)) });
         }
-        // SAFETY: the chunk has 4 registers' values. None is above 127 by more than two roundings.
+        // SAFETY: the chunk has 4 registers' values. None exceeds 127 by more than two roundings.
         unsafe { simd.store_s8(y, out.as_mut_ptr()) };
     }
     for (q, v) in out[whole.len()..].iter_mut().zip(rest) {
@@ -189,7 +160,7 @@ pub(crate) fn quantize_row_offset<S: Simd>(simd: S, x: &[f32], offset: f32, out:
             let v = unsafe { simd.load(x.as_ptr().add(i * S::LANES)) };
             *y = simd.mul_add(v, factors, *y);
         }
-        // SAFETY: the chunk has 4 registers' values, of magnitudes up to 255 but for roundings.
+        // SAFETY: the chunk has 4 registers' values. No magnitude exceeds 255 by more than two roundings.
         unsafe { simd.store_u8(y, out.as_mut_ptr()) };
     }
     for (q, v) in out[whole.len()..].iter_mut().zip(rest) {
@@ -198,7 +169,7 @@ pub(crate) fn quantize_row_offset<S: Simd>(simd: S, x: &[f32], offset: f32, out:
     scale
 }
 
-/// The bits of the largest magnitude: infinity above all numbers, and NaN above infinity.
+/// The bits of the largest magnitude; as bits, infinity is above all finite numbers and NaN above infinity.
 #[inline(always)]
 pub(crate) fn largest<S: Simd>(simd: S, x: &[f32]) -> u32 {
     let line = 4 * S::LANES;

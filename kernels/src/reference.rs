@@ -1,9 +1,7 @@
-//! The definition of every result, in plain loops, for every target. A SIMD variant agrees with these
-//! functions within the bound that its test states.
+//! The scalar reference: it defines every result. The SIMD variants agree with it within the bounds that the tests state.
 
+use crate::types::{Affine, AttentionStages, Pointwise, StridedRows};
 use pinhole_model::Activation;
-
-use crate::{Affine, Pointwise, Rows, Stages};
 
 /// out [m, n] = activation(x [m, k] · weight [k, n] + bias [n]) + residual [m, n]
 #[allow(clippy::too_many_arguments)]
@@ -33,12 +31,12 @@ pub(crate) fn linear(
     }
 }
 
-/// The largest magnitude of a row counts as at least this, 2^-119, so that its 127th part is a normal number
-/// and the inverse of that is finite.
+/// A row's largest magnitude is raised to at least this, 2^-119, so that the scale is a normal number and its inverse is
+/// finite.
 pub(crate) const SMALLEST: f32 = f32::from_bits(8 << 23);
 
-/// The scale of a row whose largest magnitude has these bits, and the factor that brings it to -127 ..= 127.
-/// NaN and zero if a value is not finite: the bits of infinity lie above all numbers' and NaN's above those.
+/// The scale of a row whose largest magnitude has these bits, and its inverse. NaN and 0 if a value is not finite: as bits,
+/// infinity is above all finite numbers and NaN above infinity.
 pub(crate) fn row_scale(largest: u32) -> (f32, f32) {
     if largest >= f32::INFINITY.to_bits() {
         return (f32::NAN, 0.0);
@@ -47,18 +45,18 @@ pub(crate) fn row_scale(largest: u32) -> (f32, f32) {
     (largest / 127.0, 127.0 / largest)
 }
 
-/// x to s8, rounded half to even; gives the scale.
+/// Quantises x to s8, rounding half to even; returns the scale.
 pub(crate) fn quantize_row(x: &[f32], out: &mut [i8]) -> f32 {
     let magnitudes = x.iter().map(|v| v.abs().to_bits());
     let (scale, factor) = row_scale(magnitudes.max().unwrap_or(0));
     for (q, v) in out.iter_mut().zip(x) {
-        // Saturating, and zero for NaN, which is what NaN and infinity times zero are.
+        // The cast saturates, and turns NaN (from NaN or infinity times 0) into 0.
         *q = (v * factor).round_ties_even() as i8;
     }
     scale
 }
 
-/// As [`row_scale`] for rows that `offset` is added to: the factor brings 0 ..= largest + offset to 0 ..= 255.
+/// As [`row_scale`] for rows plus `offset`, quantised to 0 ..= 255.
 pub(crate) fn row_scale_offset(largest: u32, offset: f32) -> (f32, f32) {
     let range = f32::from_bits(largest) + offset;
     if !range.is_finite() {
@@ -68,7 +66,7 @@ pub(crate) fn row_scale_offset(largest: u32, offset: f32) -> (f32, f32) {
     (range / 255.0, 255.0 / range)
 }
 
-/// x + offset to u8, in one rounding, half to even; what is below zero becomes zero. Gives the scale.
+/// Quantises x + offset to u8 with one rounding, half to even; negative values become 0. Returns the scale.
 pub(crate) fn quantize_row_offset(x: &[f32], offset: f32, out: &mut [u8]) -> f32 {
     let magnitudes = x.iter().map(|v| v.abs().to_bits());
     let (scale, factor) = row_scale_offset(magnitudes.max().unwrap_or(0), offset);
@@ -82,9 +80,9 @@ pub(crate) fn quantize_row_offset(x: &[f32], offset: f32, out: &mut [u8]) -> f32
     scale
 }
 
-/// out [m, n] = activation(sum · (scales [m] · weight_scales [n]) + bias [n]) + residual [m, n], the sum that
-/// of x [m, k] · weight [n, k] in whole numbers. The scales' product is rounded, then its product with the
-/// sum plus bias, once.
+/// out [m, n] = activation(sum · (scales [m] · weight_scales [n]) + bias [n]) + residual [m, n], with the sum
+/// x [m, k] · weight [n, k] in integers. The product of the scales is rounded; its product with the sum plus the bias is
+/// rounded once.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn linear_int8<T: Copy + Into<i32>>(
     x: &[T],
@@ -113,7 +111,7 @@ pub(crate) fn linear_int8<T: Copy + Into<i32>>(
     }
 }
 
-/// x to s8 by one scale and zero point; whether none is NaN, else all become zero.
+/// Quantises x to s8 by one scale and zero point; returns whether no value is NaN. With a NaN all become 0.
 pub(crate) fn quantize_affine(x: &[f32], by: Affine, out: &mut [i8]) -> bool {
     let (low, high) = by.limits();
     for (q, v) in out.iter_mut().zip(x) {
@@ -127,7 +125,7 @@ pub(crate) fn quantize_affine(x: &[f32], by: Affine, out: &mut [i8]) -> bool {
     finite
 }
 
-/// What x stands for after [`quantize_affine`]; NaN stays.
+/// x after [`quantize_affine`] and dequantisation; NaN stays NaN.
 pub(crate) fn fake_quantize(x: &[f32], by: Affine, out: &mut [f32]) {
     let (low, high) = by.limits();
     for (y, v) in out.iter_mut().zip(x) {
@@ -135,7 +133,7 @@ pub(crate) fn fake_quantize(x: &[f32], by: Affine, out: &mut [f32]) {
     }
 }
 
-/// Each value through the functions, one after the other; NaN stays.
+/// Applies the functions to each value, in order; NaN stays NaN.
 pub(crate) fn pointwise(steps: &[Pointwise], x: &mut [f32]) {
     for step in steps {
         for v in &mut *x {
@@ -155,7 +153,7 @@ pub(crate) fn pointwise(steps: &[Pointwise], x: &mut [f32]) {
     }
 }
 
-/// The least and the largest of x and 0, and 0; NaN in the last place if a value is not finite.
+/// The smallest and the largest of x and 0, then 0, or NaN if a value is not finite.
 pub(crate) fn range(x: &[f32]) -> [f32; 3] {
     if x.iter().any(|v| !v.is_finite()) {
         return [0.0, 0.0, f32::NAN];
@@ -170,7 +168,7 @@ pub(crate) fn range(x: &[f32]) -> [f32; 3] {
 /// [`Affine::dynamic`] from a [`range`].
 pub(crate) fn affine([least, largest, finite]: [f32; 3]) -> Affine {
     let scale = (largest - least) / 255.0 + finite;
-    // Zeros alone: any scale will do.
+    // All values are 0: any scale will do.
     let scale = if scale == 0.0 { 1.0 } else { scale };
     let zero = (-least / scale).round_ties_even().clamp(0.0, 255.0);
     Affine {
@@ -179,8 +177,8 @@ pub(crate) fn affine([least, largest, finite]: [f32; 3]) -> Affine {
     }
 }
 
-/// One row: out [n] = activation(sum · (scale · weight_scales [n]) + bias [n]) + residual [n], the sum that of
-/// (x [k] - zero_point) · (weight [n, k] - zero_points [n]) in whole numbers; `zero_points` may be empty.
+/// One row: out [n] = activation(sum · (scale · weight_scales [n]) + bias [n]) + residual [n], with the sum
+/// (x [k] - zero_point) · (weight [n, k] - zero_points [n]) in integers; `zero_points` may be empty.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn linear_affine(
     x: &[i8],
@@ -206,21 +204,19 @@ pub(crate) fn linear_affine(
     }
 }
 
-/// Products that are summed in f16 before the sum goes over to f32. Where the signs are mixed, 64 in a row cost a
-/// relative error of about 2^-11 · sqrt(64 / 6), 0.16 %, where rows in 8 bits cost some 0.9 %. On a ViT-B/32 with
-/// outlier channels and photos the embedding's cosine to f32 is 0.999996. Half as many would cost 0.11 % and some
-/// 6 % more instructions.
+/// Products per partial sum in f16; partial sums are added in f32. With mixed signs 64 products have a relative error of
+/// about 2^-11 · sqrt(64 / 6) = 0.16 %; quantising rows to 8 bits has about 0.9 %. On a ViT-B/32 with outlier channels, on
+/// photos, the embedding's cosine to f32 is 0.999996. 32 products would have 0.11 % and need about 6 % more instructions.
 pub(crate) const F16_BLOCK: usize = 64;
 
-/// Rows are scaled such that no sum in f16 leaves ±2^15 by more than its own rounding, well inside of f16's range
-/// of 65504: its largest value lies below 2^(1 + this), and the largest sum of magnitudes of a column's weights in
-/// a block is `reach`.
+/// The exponent that rows are scaled to: their largest magnitude is below 2^(1 + exponent). `reach` is the largest sum of
+/// magnitudes of a column's weights in a block, so no sum in f16 exceeds 2^15 by more than its rounding; f16 reaches 65504.
 pub(crate) fn f16_exponent(reach: f32) -> i32 {
-    // reach lies below 2^(1 + its exponent), and no f16 is as large as 2^16.
+    // reach is below 2^(1 + its exponent), and every f16 below 2^16.
     (13 - exponent(reach.to_bits())).min(14)
 }
 
-/// That of the power of two below a positive number with these bits; -127 below the normal ones.
+/// The exponent of a positive number with these bits; -127 for subnormal numbers.
 fn exponent(bits: u32) -> i32 {
     (bits >> 23).cast_signed() - 127
 }
@@ -229,9 +225,9 @@ fn power_of_two(exponent: i32) -> f32 {
     f32::from_bits((exponent + 127).cast_unsigned() << 23)
 }
 
-/// As [`row_scale`] for f16: the factor is the power of two that brings the largest magnitude, which has these
-/// bits, to 2^`to` .. 2^(to + 1), and the scale is its inverse. The factor is 2^126 at most, so that its inverse is
-/// a normal number. NaN and zero if a value is not finite, or of 2^112 or more, for which the scale could overflow.
+/// As [`row_scale`] for f16: the factor is the power of two that scales the largest magnitude, given by its bits, to
+/// 2^`to` .. 2^(to + 1), and the scale is its inverse. The factor is at most 2^126, so that its inverse is a normal number.
+/// NaN and 0 if a value is not finite, or 2^112 or above, where the scale could overflow.
 pub(crate) fn row_scale_f16(largest: u32, to: i32) -> (f32, f32) {
     match exponent(largest) {
         112.. => (f32::NAN, 0.0),
@@ -242,28 +238,28 @@ pub(crate) fn row_scale_f16(largest: u32, to: i32) -> (f32, f32) {
     }
 }
 
-/// The f16 nearest to v, half to even, for |v| below 65520; but for the sign of zero, which no sum shows.
+/// v rounded to f16, half to even, for |v| below 65520. The sign of zero may be lost, which no sum depends on.
 #[inline(always)]
 pub(crate) fn round_f16(v: f64) -> f64 {
     const EXPONENT: u64 = 0x7ff << 52;
-    /// Of the normal numbers.
+    /// The smallest normal f16.
     const SMALLEST: f64 = 1.0 / (1 << 14) as f64;
     // The power of two below |v|.
     let power = f64::from_bits(v.to_bits() & EXPONENT);
     let power = if power < SMALLEST { SMALLEST } else { power };
-    // A number whose last place counts 2^-10 of `power`, as f16's does: adding it rounds once.
+    // Adding a number whose last bit is 2^-10 of `power`, as in f16, rounds once.
     let shift = power * (1.5 * (1u64 << 42) as f64);
     (v + shift) - shift
 }
 
-/// The value of an f16 by its bits, infinity and NaN left out.
+/// The value of a finite f16, given by its bits.
 pub(crate) fn f16_value(bits: u16) -> f32 {
     // The exponent's bias is 112 less than that of f32.
     let value = f32::from_bits(u32::from(bits & 0x7fff) << 13) * power_of_two(112);
     if bits >> 15 == 0 { value } else { -value }
 }
 
-/// x · factor, rounded to f16; gives the scale. See [`row_scale_f16`].
+/// x · factor, rounded to f16; returns the scale. See [`row_scale_f16`].
 pub(crate) fn row_f16(x: &[f32], to: i32, out: &mut [f32]) -> f32 {
     let magnitudes = x.iter().map(|v| v.abs().to_bits());
     let (scale, factor) = row_scale_f16(magnitudes.max().unwrap_or(0), to);
@@ -276,9 +272,8 @@ pub(crate) fn row_f16(x: &[f32], to: i32, out: &mut [f32]) -> f32 {
     scale
 }
 
-/// out [m, n] = sums · scales [m] + bias [n], of x [m, k] by [`row_f16`] and weight [n, k], numbers of f16. A sum is
-/// that of its blocks of [`F16_BLOCK`] products in f32, a block's that of its products in the order of k in f16,
-/// each added by a fused multiply-add.
+/// out [m, n] = sums · scales [m] + bias [n], of x [m, k] by [`row_f16`] and weight [n, k], whose values are f16. A block of
+/// [`F16_BLOCK`] products is summed in f16 by fused multiply-adds in the order of k; the blocks' sums are added in f32.
 #[cfg(test)]
 pub(crate) fn linear_f16(
     x: &[f32],
@@ -313,7 +308,7 @@ pub(crate) fn linear_f16(
     }
 }
 
-/// The sums of `linear_f16` for one row x [k] and N columns, side by side: weight [k, N].
+/// The sums of `linear_f16` for one row x [k] and N columns: weight [k, N].
 #[inline(always)]
 pub(crate) fn sums_f16<const N: usize>(x: &[f32], weight: &[[f32; N]], sums: &mut [f32; N]) {
     sums.fill(0.0);
@@ -321,8 +316,8 @@ pub(crate) fn sums_f16<const N: usize>(x: &[f32], weight: &[[f32; N]], sums: &mu
         let mut block = [0.0; N];
         for (&x, weight) in x.iter().zip(weight) {
             for (sum, &w) in block.iter_mut().zip(weight) {
-                // The product is exact in f64. So is the sum wherever f16 could round it another way: a product
-                // has 22 bits, and what is below the last of f64's 53 cannot lie between two f16 halves.
+                // The product is exact in f64: it has 22 bits. The sum is rounded to f64's 53 bits only where that
+                // cannot change its rounding to f16.
                 *sum = round_f16(f64::from(x) * f64::from(w) + *sum);
             }
         }
@@ -332,7 +327,7 @@ pub(crate) fn sums_f16<const N: usize>(x: &[f32], weight: &[[f32; N]], sums: &mu
     }
 }
 
-/// One value through the activation function.
+/// The activation function of one value.
 pub(crate) fn activated(x: f32, activation: Option<Activation>) -> f32 {
     match activation {
         None => x,
@@ -341,7 +336,7 @@ pub(crate) fn activated(x: f32, activation: Option<Activation>) -> f32 {
             let z = (-(1.702 * x).abs()).exp();
             (if x >= 0.0 { x } else { x * z }) / (1.0 + z)
         }
-        // x Φ(x); erfc keeps the small values of the negative side.
+        // x Φ(x); erfc is accurate for the small values of negative x.
         Some(Activation::Gelu) => {
             let x = f64::from(x);
             (0.5 * x * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2)) as f32
@@ -369,20 +364,19 @@ pub(crate) fn layer_norm(
     }
 }
 
-/// Scaled dot-product attention for each head apart, as [`crate::attention`] and [`crate::staged_attention`]
-/// document it.
+/// [`crate::attention`] and [`crate::staged_attention`].
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn attention(
-    q: Rows,
+    q: StridedRows,
     tq: usize,
-    k: Rows,
-    v: Rows,
+    k: StridedRows,
+    v: StridedRows,
     tk: usize,
     heads: usize,
     head_width: usize,
     causal: bool,
     scale: f32,
-    stages: &Stages,
+    stages: &AttentionStages,
     out: &mut [f32],
 ) {
     let width = heads * head_width;
@@ -418,7 +412,7 @@ pub(crate) fn attention(
     }
 }
 
-/// exp(x) / sum exp(x), shifted by the largest so that nothing overflows.
+/// exp(x) / sum exp(x), shifted by the largest value to avoid overflow.
 pub(crate) fn softmax(x: &mut [f32]) {
     let largest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut sum = 0.0;

@@ -1,16 +1,16 @@
-//! Memory aligned to cache lines: packed weights, and working memory that each thread keeps for reuse.
+//! Memory aligned to cache lines, for packed weights and for working memory that each thread reuses.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
-/// Bytes of a cache line, which is also the widest register.
+/// Bytes of a cache line, which is also the size of the widest register.
 const LINE: usize = 64;
 
 /// Numbers that [`Aligned`] can hold.
 ///
 /// # Safety
-/// No padding, any bits are a value, the size divides a cache line's and so does the alignment.
+/// The type has no padding, every bit pattern is a value, and its size and alignment divide a cache line's size.
 pub(crate) unsafe trait Plain: Copy {}
 // SAFETY: a primitive number.
 unsafe impl Plain for f32 {}
@@ -23,14 +23,14 @@ unsafe impl Plain for i8 {}
 // SAFETY: a primitive number.
 unsafe impl Plain for u8 {}
 
-/// Zeroed memory that starts on a cache line. Of a type without alignment: memory that is asked for with one is
-/// zeroed by hand, so that every page is touched once more.
+/// Zeroed memory that starts on a cache line. Allocated without that alignment, since the allocator would zero over-aligned
+/// memory by writing to it, which touches every page.
 #[derive(Default)]
 struct Lines {
     memory: Vec<u128>,
     /// Where in the memory the first line starts, in bytes.
     start: usize,
-    /// Bytes from there on.
+    /// Bytes from `start`.
     len: usize,
 }
 
@@ -81,7 +81,7 @@ impl<T: Plain> Deref for Aligned<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: the lines are at least `len` initialised values, on a line's boundary.
+        // SAFETY: the lines hold at least `len` initialised values and start on a cache line.
         unsafe { std::slice::from_raw_parts(self.lines.start().cast(), self.len) }
     }
 }
@@ -97,8 +97,8 @@ thread_local! {
     static SPARE: RefCell<Vec<Lines>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs `f` on `len` values of this thread's working memory, whose content is arbitrary. Calls nest: a
-/// thread that waits for others inside `f` may take up work that needs memory of its own.
+/// Runs `f` on `len` values of this thread's working memory, whose content is arbitrary. Calls nest: a thread that waits for
+/// others inside `f` may run a job that calls this function.
 pub(crate) fn with<T: Plain, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
     let mut lines = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
     if lines.len < len * size_of::<T>() {

@@ -1,12 +1,12 @@
-//! Sharing work among the threads of rayon's current pool.
+//! Splits work among the threads of rayon's current pool.
 
 use rayon::prelude::*;
 
-/// Fewer multiply-adds than this take less time than waking another thread.
+/// Fewer multiply-adds take less time than waking another thread.
 const WORTH_SHARING: usize = 1 << 19;
 
-/// The threads to share `work` multiply-adds among. Asks rayon only if it pays, as asking starts the
-/// global pool where there is no other.
+/// The number of threads to split `work` multiply-adds among. Calls rayon only if splitting pays, as the call starts the
+/// global pool if there is no other.
 pub(crate) fn count(work: usize) -> usize {
     if work < WORTH_SHARING {
         1
@@ -42,18 +42,18 @@ pub(crate) fn share_chunks<T: Send>(
     }
 }
 
-/// A pointer to memory whose parts several threads write.
+/// A pointer to memory that several threads write parts of.
 #[derive(Clone, Copy)]
 pub(crate) struct Shared<T>(*mut T);
 
-// SAFETY: who makes one promises (in `Shared::new`) that no two threads touch the same value through it.
+// SAFETY: the caller of `Shared::new` promises that no two threads access the same value through it.
 unsafe impl<T: Send> Send for Shared<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
     /// # Safety
-    /// While `all` stays borrowed, no two threads may use the same value through the result.
+    /// While `all` is borrowed, no two threads may access the same value through the result.
     pub(crate) unsafe fn new(all: &mut [T]) -> Self {
         Shared(all.as_mut_ptr())
     }

@@ -1,17 +1,22 @@
-//! Squares of four times four words, the step of every packing that turns rows into columns.
+//! Transposes 4 x 4 words, for packing rows into columns.
 
-/// Four bytes of any bits.
-pub(crate) trait Word: Copy {}
+/// A word of a register.
+///
+/// # Safety
+/// The type has four bytes without padding, and every bit pattern is a value.
+pub(crate) unsafe trait Word: Copy {}
 
-impl Word for u32 {}
-impl Word for f32 {}
+// SAFETY: a primitive number of four bytes.
+unsafe impl Word for u32 {}
+// SAFETY: a primitive number of four bytes.
+unsafe impl Word for f32 {}
 
-/// Rows to columns.
+/// The transpose of `rows`.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(crate) fn transposed<T: Word>(rows: [[T; 4]; 4]) -> [[T; 4]; 4] {
     use std::arch::x86_64::*;
-    // SAFETY: every x86-64 has SSE2, and four words are any register and any register four words.
+    // SAFETY: every x86-64 has SSE2; four words and a register of 16 bytes convert into each other ([`Word`]).
     unsafe {
         let r = std::mem::transmute_copy::<[[T; 4]; 4], [__m128i; 4]>(&rows);
         let (a, b) = (
@@ -32,12 +37,12 @@ pub(crate) fn transposed<T: Word>(rows: [[T; 4]; 4]) -> [[T; 4]; 4] {
     }
 }
 
-/// Rows to columns.
+/// The transpose of `rows`.
 #[cfg(target_arch = "aarch64")]
 #[inline(always)]
 pub(crate) fn transposed<T: Word>(rows: [[T; 4]; 4]) -> [[T; 4]; 4] {
     use std::arch::aarch64::*;
-    // SAFETY: every aarch64 has NEON, and four words are any register and any register four words.
+    // SAFETY: every aarch64 has NEON; four words and a register of 16 bytes convert into each other ([`Word`]).
     unsafe {
         let r = std::mem::transmute_copy::<[[T; 4]; 4], [uint32x4_t; 4]>(&rows);
         let (a, b) = (vtrn1q_u32(r[0], r[1]), vtrn1q_u32(r[2], r[3]));
@@ -49,7 +54,7 @@ pub(crate) fn transposed<T: Word>(rows: [[T; 4]; 4]) -> [[T; 4]; 4] {
     }
 }
 
-/// Rows to columns.
+/// The transpose of `rows`.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) fn transposed<T: Word>(rows: [[T; 4]; 4]) -> [[T; 4]; 4] {
     [0, 1, 2, 3].map(|j| rows.map(|row| row[j]))

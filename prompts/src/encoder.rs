@@ -2,7 +2,7 @@
 
 mod weights;
 
-use pinhole_kernels::{PackedLinear, Rows, attention, l2_normalize};
+use pinhole_kernels::{PackedLinear, StridedRows, attention, l2_normalize};
 use pinhole_model::{Activation, ClipWeights, TextEncoderConfig as Config};
 use rayon::prelude::*;
 
@@ -442,13 +442,13 @@ impl TextEncoder {
         let (trunk, mut own) = work.projected.split_at(shared * stride);
         let mut queries_left = &work.query[..];
         let known_rows = known.len() / (2 * width);
-        let known_key_value = Rows {
+        let known_key_value = StridedRows {
             data: known,
             stride: 2 * width,
         };
         if shared > 0 && !last {
             let out = mixed.split_off_mut(..shared * width).unwrap_or_default();
-            let query = Rows {
+            let query = StridedRows {
                 data: trunk,
                 stride,
             };
@@ -465,7 +465,7 @@ impl TextEncoder {
                 false => (own, stride),
             };
             let text = Text {
-                query: Rows {
+                query: StridedRows {
                     data: query,
                     stride: query_stride,
                 },
@@ -484,14 +484,14 @@ impl TextEncoder {
             for text in texts {
                 let rows = text.own.len() / stride;
                 let key_value = match known {
-                    [] => Rows {
+                    [] => StridedRows {
                         data: &text.own[key..],
                         stride,
                     },
                     _ => {
                         together.truncate(known.len());
                         append_key_values(text.own, key, stride, width, &mut together);
-                        Rows {
+                        StridedRows {
                             data: &together,
                             ..known_key_value
                         }
@@ -509,10 +509,16 @@ impl TextEncoder {
 
     /// The attention of the last rows of a text into `mixed` [queries, width], to `rows` rows of a key and
     /// then its value.
-    fn attend_text(&self, query: Rows, key_value: Rows, rows: usize, mixed: &mut [f32]) {
+    fn attend_text(
+        &self,
+        query: StridedRows,
+        key_value: StridedRows,
+        rows: usize,
+        mixed: &mut [f32],
+    ) {
         let width = self.config.width;
         let head_width = width / self.config.heads;
-        let value = Rows {
+        let value = StridedRows {
             data: &key_value.data[width..],
             ..key_value
         };
@@ -596,7 +602,7 @@ const WORTH_SHARING: usize = 1 << 19;
 
 /// What the attention of one text reads and writes.
 struct Text<'a> {
-    query: Rows<'a>,
+    query: StridedRows<'a>,
     /// Its own rows, as [`Work::project`] leaves them.
     own: &'a [f32],
     mixed: &'a mut [f32],

@@ -1,8 +1,8 @@
-//! f16 where the processor has none: the definition itself, compiled for the registers there are.
+//! Emulation of f16 arithmetic: the scalar reference, auto-vectorised for the processor.
 
 use crate::reference;
 
-/// Columns that are computed together, so that their chains of additions hide each other's latency.
+/// Columns that are computed at once, which hides the latency of their additions.
 pub(super) const COLUMNS: usize = 64;
 
 /// [`reference::sums_f16`]

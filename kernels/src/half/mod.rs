@@ -1,25 +1,21 @@
-//! Linear layers in f16: weights packed once as they are, rows turned to f16 on the way in, sums of a few
-//! products in f16, and f32 for all that follows.
+//! Linear layers in f16: packed f16 weights, rows converted to f16, sums of up to 64 products in f16, all else in f32.
 
 mod emulated;
-#[cfg(target_arch = "aarch64")]
-mod neon;
 
 use std::fmt;
-use std::ops::Range;
 
 use crate::activation::activate;
-use crate::linear::{MOST_ROWS, blocks, group_size, pack_weights};
+use crate::dispatch::{F16Group, F16Kernels, Kernels, Shape};
+use crate::linear::pack::{blocks, pack_weights};
+use crate::linear::{MOST_ROWS, group_size};
 use crate::reference::{self, F16_BLOCK};
 use crate::scratch::{self, Aligned};
-use crate::select::{Kernels, Shape, VectorF16, kernels};
+use crate::select::kernels;
 use crate::threads::{self, Shared};
 use emulated::COLUMNS;
-#[cfg(target_arch = "aarch64")]
-pub(crate) use neon::Fp16;
 use pinhole_model::Activation;
 
-/// A linear layer with weights in f16, packed once for the chosen kernels: y = act(x W + b) + residual.
+/// A linear layer with f16 weights packed for the chosen variant: y = activation(x W + b) + residual.
 #[derive(Clone)]
 pub struct PackedLinearF16 {
     k: usize,
@@ -30,55 +26,30 @@ pub struct PackedLinearF16 {
     packed: Packed,
 }
 
-/// The one copy of the weights that stays in memory.
+/// The weights as the kernels read them.
 #[derive(Clone)]
 enum Packed {
     /// weight [n / COLUMNS][k][COLUMNS], bias [n]
     Emulated { weight: Vec<f32>, bias: Vec<f32> },
-    /// panels [panel][depth of k][columns of a tile], bias [panel][columns of a tile], zeros where there
-    /// is no weight.
+    /// panels [panel][depth of k][columns of a tile], bias [panel][columns of a tile], padded with zeros.
     Panels {
-        vector: &'static dyn VectorF16,
+        vector: &'static dyn F16Kernels,
         panels: Aligned<u16>,
         bias: Aligned<f32>,
     },
 }
 
-/// Panels that are computed together.
-#[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "ARM's alone"))]
-pub(crate) struct Group<'a> {
-    /// Packed rows: blocks of a tile's rows, each as [`VectorF16::pack_rows`] leaves it.
-    pub(crate) x: &'a [u16],
-    /// [rows]
-    pub(crate) scales: &'a [f32],
-    /// [`depth`] of k.
-    pub(crate) depth: usize,
-    /// Whole panels.
-    pub(crate) panels: &'a [u16],
-    /// One value a column of the panels.
-    pub(crate) bias: &'a [f32],
-    /// The columns of `out` that the panels make.
-    pub(crate) columns: Range<usize>,
-    pub(crate) activation: Option<Activation>,
-    /// [rows, width]
-    pub(crate) residual: Option<&'a [f32]>,
-    /// n: the columns of `out` and `residual`.
-    pub(crate) width: usize,
-    /// [rows, width], of which the group writes `columns`, and nobody else touches them meanwhile.
-    pub(crate) out: *mut f32,
-}
-
-/// A weight that is infinite or not a number.
+/// A weight is not finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("weight: output {output}, input {input}: expected a finite number, found NaN or infinity")]
-pub struct NotFinite {
+pub struct NonFiniteWeight {
     /// The column of the product.
     pub output: usize,
-    /// The row's value that it belongs to.
+    /// The row of the product.
     pub input: usize,
 }
 
-/// A weight in either order, as bits of f16.
+/// The weights, as bits of f16, in either order.
 #[derive(Clone, Copy)]
 pub(crate) enum Weight<'a> {
     /// [n, k]
@@ -104,24 +75,23 @@ impl Weight<'_> {
 }
 
 impl PackedLinearF16 {
-    /// From a weight [n, k], row-major, each value the 16 bits of an f16 (IEEE 754's binary16): an output's
-    /// weights are adjacent, as in PyTorch's `nn.Linear`.
+    /// From weights [n, k], row-major, as in PyTorch's `nn.Linear`; each is the bits of an f16 (IEEE 754's binary16).
     pub fn from_out_in(
         weight: &[u16],
         n: usize,
         k: usize,
         bias: Option<&[f32]>,
-    ) -> Result<Self, NotFinite> {
+    ) -> Result<Self, NonFiniteWeight> {
         Self::pack(kernels(), Weight::OutIn(weight), k, n, bias)
     }
 
-    /// As [`Self::from_out_in`] from a weight [k, n], row-major, as in ONNX's MatMul.
+    /// As [`Self::from_out_in`] from weights [k, n], row-major, as in ONNX's MatMul.
     pub fn from_in_out(
         weight: &[u16],
         k: usize,
         n: usize,
         bias: Option<&[f32]>,
-    ) -> Result<Self, NotFinite> {
+    ) -> Result<Self, NonFiniteWeight> {
         Self::pack(kernels(), Weight::InOut(weight), k, n, bias)
     }
 
@@ -131,7 +101,7 @@ impl PackedLinearF16 {
         k: usize,
         n: usize,
         bias: Option<&[f32]>,
-    ) -> Result<Self, NotFinite> {
+    ) -> Result<Self, NonFiniteWeight> {
         let data = weight.data();
         assert_eq!(Some(data.len()), n.checked_mul(k), "weight: {n} x {k}");
         assert!(bias.is_none_or(|b| b.len() == n), "bias: [{n}]");
@@ -141,7 +111,7 @@ impl PackedLinearF16 {
                 Weight::OutIn(_) => (at / k, at % k),
                 Weight::InOut(_) => (at % n, at / n),
             };
-            return Err(NotFinite { output, input });
+            return Err(NonFiniteWeight { output, input });
         }
         let exponent = reference::f16_exponent(reach(weight, k, n));
         let packed = match kernels.half {
@@ -187,17 +157,17 @@ impl PackedLinearF16 {
         })
     }
 
-    /// k: the values of an input row.
+    /// k: values of an input row.
     pub fn inputs(&self) -> usize {
         self.k
     }
 
-    /// n: the values of an output row.
+    /// n: values of an output row.
     pub fn outputs(&self) -> usize {
         self.n
     }
 
-    /// The name of the kernel that [`Self::apply`] runs on.
+    /// The name of the kernels that [`Self::apply`] runs.
     pub fn kernel(&self) -> &'static str {
         match &self.packed {
             Packed::Emulated { .. } => "emulated",
@@ -205,16 +175,15 @@ impl PackedLinearF16 {
         }
     }
 
-    /// out [m, n] = activation(x [m, k] W + b) + residual [m, n], the product in f16.
+    /// out [m, n] = activation(x [m, k] W + b) + residual [m, n], with the product in f16.
     ///
-    /// Each row of x is multiplied by a power of two, which brings its largest value to where no sum can leave the
-    /// range of f16, and rounded to f16. A sum of 64 products in the order of k is made in f16 by fused
-    /// multiply-adds, each rounded to nearest, half to even. These sums are added up in f32, and the row's scale,
-    /// the bias and what follows are in f32 too: sum · scale + bias is rounded once. So all kernels give the same
-    /// bits, apart from those of a NaN and from the activation function, whose bound is that of [`crate::activate`].
+    /// Each row of x is multiplied by a power of two, such that no sum can exceed the range of f16, and rounded to f16. Blocks
+    /// of 64 products, in the order of k, are summed in f16 by fused multiply-adds that round to nearest, half to even. The
+    /// blocks' sums are added in f32, and so is all that follows; sum · scale + bias is rounded once. So all variants are
+    /// bit-identical, apart from the bits of a NaN and from the activation function ([`crate::activate`]).
     ///
-    /// A row with an infinity or a NaN, or with a magnitude of 2^112 or more, gives NaN. A row's result does not
-    /// depend on the other rows.
+    /// A row with an infinity, a NaN or a magnitude of 2^112 or more gives NaN. A row's result does not depend on the other
+    /// rows.
     pub fn apply(
         &self,
         x: &[f32],
@@ -226,7 +195,7 @@ impl PackedLinearF16 {
         self.apply_scaled(x, m, 1.0, activation, residual, out);
     }
 
-    /// As [`Self::apply`] with a product that counts `scale`.
+    /// As [`Self::apply`] with the product multiplied by `scale`.
     pub(crate) fn apply_scaled(
         &self,
         x: &[f32],
@@ -287,7 +256,7 @@ impl PackedLinearF16 {
                 reference::row_f16(&x[row.clone()], self.exponent, &mut halves[row]) * scale;
         }
         let mut sums = vec![[0.0; COLUMNS]; n.div_ceil(COLUMNS) * rows];
-        // A product takes the time of a dozen in f32.
+        // An emulated product takes as long as a dozen in f32.
         let threads = threads::count(rows * n * k * 12);
         threads::share_chunks(threads, &mut sums, rows, |chunk, sums| {
             let weight = &weight[chunk * k * COLUMNS..][..k * COLUMNS];
@@ -310,7 +279,7 @@ impl PackedLinearF16 {
     #[allow(clippy::too_many_arguments)]
     fn apply_panels(
         &self,
-        vector: &dyn VectorF16,
+        vector: &dyn F16Kernels,
         panels: &[u16],
         bias: &[f32],
         x: &[f32],
@@ -327,7 +296,7 @@ impl PackedLinearF16 {
             ..
         } = vector.shape();
         let depth = depth(k);
-        // Two products in f16 take the time of one in f32.
+        // Two products in f16 take as long as one in f32.
         let threads = threads::count(rows * n * k / 2);
         let group = group_size(n.div_ceil(width), threads, rows * width * size_of::<f32>());
         // SAFETY: each group writes columns of its own.
@@ -342,7 +311,7 @@ impl PackedLinearF16 {
                         let Some((first, count)) = blocks(rows, tile).nth(i) else {
                             return;
                         };
-                        // SAFETY: the block's rows have scales, which are this job's alone.
+                        // SAFETY: the block's rows have scales, which only this job accesses.
                         let scales = unsafe {
                             std::slice::from_raw_parts_mut(shared.pointer().add(first), count)
                         };
@@ -355,7 +324,7 @@ impl PackedLinearF16 {
                     threads::share(threads, n.div_ceil(columns), |i| {
                         let columns = i * columns..n.min((i + 1) * columns);
                         let count = columns.len().div_ceil(width);
-                        let group = Group {
+                        let group = F16Group {
                             x: packed,
                             scales,
                             depth,
@@ -383,7 +352,7 @@ fn depth(k: usize) -> usize {
     k.next_multiple_of(4).max(4)
 }
 
-/// The largest sum of magnitudes of a column's weights in a block.
+/// The largest sum of magnitudes of a column's weights within a block.
 fn reach(weight: Weight, k: usize, n: usize) -> f32 {
     let mut most = vec![0.0f32; n.div_ceil(COLUMNS)];
     threads::share_chunks(threads::count(k * n), &mut most, 1, |i, most| {

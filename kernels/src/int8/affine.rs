@@ -1,15 +1,16 @@
 //! Linear layers as other programs quantise them: zero points on both sides, one scale for all of x.
 
 use std::fmt;
-use std::ops::Range;
 
+use super::pack::Weight;
+use super::{Int8Input, Packed, PackedLinearInt8, WeightError};
+use crate::dispatch::{Kernels, Offsets};
+use crate::linear::MOST_ROWS;
+use crate::linear::pack::blocks;
+use crate::select::kernels;
+use crate::types::Affine;
+use crate::{affine, reference, scratch, threads};
 use pinhole_model::Activation;
-
-use super::{Input, Packed, PackedLinearInt8, Weight, WeightError};
-use crate::affine::{self, Affine};
-use crate::linear::{MOST_ROWS, blocks};
-use crate::select::{Kernels, kernels};
-use crate::{reference, scratch, threads};
 
 /// y = act((x - zero point) (W - zero points) + b) + residual in whole numbers with zero points: W is s8 with one
 /// scale and zero point an output, x is f32 quantised by an [`Affine`]. Packed once, on [`PackedLinearInt8`]'s
@@ -21,45 +22,6 @@ pub struct PackedLinearAffine {
     column_sums: Vec<i32>,
     /// [n], or empty if all are zero.
     zero_points: Vec<i32>,
-}
-
-/// What zero points add to the sum of row i and column j: columns[j] + rows[i] · zero_points[j], wrapping.
-#[derive(Clone, Copy)]
-pub(crate) struct Offsets<'a> {
-    /// [n]
-    pub(crate) columns: &'a [i32],
-    /// [m]
-    pub(crate) rows: &'a [i32],
-    /// [n], or empty.
-    pub(crate) zero_points: &'a [i32],
-}
-
-impl Offsets<'_> {
-    /// The sums [rows, width] before any product, of the columns `columns` of out; those behind them become zeros.
-    pub(crate) fn write(
-        self,
-        corrections: Option<&[i32]>,
-        columns: Range<usize>,
-        width: usize,
-        sums: &mut [i32],
-    ) {
-        let from = &self.columns[columns.clone()];
-        for (sums, &row) in sums.chunks_exact_mut(width).zip(self.rows) {
-            match corrections {
-                Some(corrections) => sums.copy_from_slice(corrections),
-                None => sums.fill(0),
-            }
-            for (sum, from) in sums.iter_mut().zip(from) {
-                *sum = sum.wrapping_add(*from);
-            }
-            if !self.zero_points.is_empty() {
-                let zero_points = &self.zero_points[columns.clone()];
-                for (sum, zero) in sums.iter_mut().zip(zero_points) {
-                    *sum = sum.wrapping_add(row.wrapping_mul(*zero));
-                }
-            }
-        }
-    }
 }
 
 impl PackedLinearAffine {
@@ -267,7 +229,7 @@ impl PackedLinearAffine {
         let (k, n) = (self.inputs(), self.outputs());
         match &self.layer.packed {
             Packed::Panels { vector, panels } => {
-                let x = Input::S8 { x, scales };
+                let x = Int8Input::S8 { x, scales };
                 let layer = &self.layer;
                 layer.apply_panels(
                     *vector,

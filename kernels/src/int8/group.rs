@@ -3,17 +3,16 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
-use pinhole_model::Activation;
-
-use super::affine::Offsets;
 use super::pack::Layout;
 use crate::activation::by_activation;
-use crate::linear::heights;
+use crate::dispatch::Int8Group;
+use crate::linear::pack::heights;
 use crate::simd::{Simd, load_part, store_part};
+use pinhole_model::Activation;
 
 /// Products of bytes in registers, as [`Simd`] is of f32. A value is the proof that the processor has the
 /// instructions.
-pub(crate) trait Int8: Copy + Debug + Send + Sync + 'static {
+pub(crate) trait Int8Simd: Copy + Debug + Send + Sync + 'static {
     /// For the way from sums to outputs.
     type Float: Simd;
 
@@ -35,7 +34,7 @@ pub(crate) trait Int8: Copy + Debug + Send + Sync + 'static {
     /// For each tile: `t.x` points to a block's `t.steps` steps of `rows` rows, `t.panel` to as many of a panel;
     /// `t.from`, unless null, to rows of as many sums as the panel has columns; `t.sums` to rows * columns writable
     /// values, and the pointers of `t.finish` to what [`Finish`] says.
-    unsafe fn tiles(self, rows: usize, count: usize, t: Tile);
+    unsafe fn tiles(self, rows: usize, count: usize, t: Int8Tile);
 }
 
 /// A tile's operands.
@@ -44,7 +43,7 @@ pub(crate) trait Int8: Copy + Debug + Send + Sync + 'static {
     dead_code,
     reason = "ARM's processors are left to fetch ahead by themselves"
 )]
-pub(crate) struct Tile {
+pub(crate) struct Int8Tile {
     /// Blocks of rows, `block_size` bytes apart.
     pub(crate) x: *const u8,
     /// Of whole rows: bytes between two.
@@ -65,7 +64,7 @@ pub(crate) struct Tile {
     pub(crate) ahead: usize,
 }
 
-impl Tile {
+impl Int8Tile {
     /// Moves on by `count` tiles of `rows` rows each.
     #[inline(always)]
     pub(crate) fn advance(&mut self, count: usize, rows: usize, columns: usize) {
@@ -94,7 +93,7 @@ pub(crate) struct Finish {
     pub(crate) column_scales: *const f32,
     /// [columns]
     pub(crate) bias: *const f32,
-    /// None, unless [`Int8::ACTIVATES`].
+    /// None, unless [`Int8Simd::ACTIVATES`].
     pub(crate) activation: Option<Activation>,
     /// Null, or rows `stride` apart.
     pub(crate) residual: *const f32,
@@ -228,40 +227,14 @@ impl Finish {
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Panels that are computed together.
-pub(crate) struct Group<'a> {
-    /// Blocks of packed rows, each [`Layout::block_size`] from the one before.
-    pub(crate) x: &'a [u8],
-    pub(crate) rows: usize,
-    /// [rows]
-    pub(crate) scales: &'a [f32],
-    /// Steps of k.
-    pub(crate) steps: usize,
-    /// Whether the packed values are off by 128.
-    pub(crate) shifted: bool,
-    /// What zero points add to the sums.
-    pub(crate) offsets: Option<Offsets<'a>>,
-    /// Whole panels.
-    pub(crate) panels: &'a [u8],
-    /// The columns of `out` that the panels make.
-    pub(crate) columns: Range<usize>,
-    pub(crate) activation: Option<Activation>,
-    /// [rows, width]
-    pub(crate) residual: Option<&'a [f32]>,
-    /// n: the columns of `out` and `residual`.
-    pub(crate) width: usize,
-    /// [rows, width], of which the group writes `columns`, and nobody else touches them meanwhile.
-    pub(crate) out: *mut f32,
-}
-
-/// Computes a group of panels, the block of k outermost as in [`crate::linear::group`].
+/// Computes a group of panels, the block of k outermost as in [`crate::linear::tile::group`].
 ///
 /// `sums` has a value for each row and column of the panels.
 ///
 /// # Safety
-/// As [`Group::out`] says.
+/// As [`Int8Group::out`] says.
 #[inline(always)]
-pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
+pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]) {
     let layout = I::LAYOUT;
     let k = g.steps * layout.step;
     let panel_size = layout.panel_size(k);
@@ -310,8 +283,7 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
             };
             let last = start + steps == g.steps;
             // Without anything between, the tiles write the outputs; otherwise f32 in place of their sums.
-            let direct =
-                columns.len() == layout.columns && (I::ACTIVATES || g.activation.is_none());
+            let direct = columns.len() == layout.columns && (I::ACTIVATES || g.activation == None);
             let mut finish = Finish {
                 scales: g.scales.as_ptr(),
                 column_scales: header.scales.as_ptr(),
@@ -330,7 +302,7 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
                 finish.out = g.out.wrapping_add(columns.start);
                 finish.stride = g.width;
             }
-            let mut tile = Tile {
+            let mut tile = Int8Tile {
                 x: g.x.as_ptr(),
                 x_stride: layout.row_size(k),
                 block_size,
@@ -373,9 +345,9 @@ pub(crate) unsafe fn group<I: Int8>(simd: I, g: &Group, sums: &mut [i32]) {
 /// out = f(y) + residual in the columns `columns` of `out`; y [rows, 2 * LANES].
 ///
 /// # Safety
-/// As [`Group::out`] says.
+/// As [`Int8Group::out`] says.
 #[inline(always)]
-unsafe fn activate<S: Simd>(simd: S, g: &Group, columns: Range<usize>, y: &[f32]) {
+unsafe fn activate<S: Simd>(simd: S, g: &Int8Group, columns: Range<usize>, y: &[f32]) {
     // SAFETY: the caller's promise.
     unsafe { by_activation!(g.activation, simd, activate_by, simd, g, columns, y) }
 }
@@ -387,7 +359,7 @@ unsafe fn activate<S: Simd>(simd: S, g: &Group, columns: Range<usize>, y: &[f32]
 #[inline(always)]
 unsafe fn activate_by<S: Simd>(
     simd: S,
-    g: &Group,
+    g: &Int8Group,
     columns: Range<usize>,
     y: &[f32],
     f: impl Fn(S::V) -> S::V,
@@ -421,34 +393,34 @@ unsafe fn activate_by<S: Simd>(
     }
 }
 
-/// Gives the token `$token` its [`crate::select::VectorInt8`].
+/// Gives the token `$token` its [`crate::dispatch::Int8Kernels`].
 macro_rules! vector_int8 {
     ($token:ident, $name:literal, $features:literal) => {
-        impl crate::select::VectorInt8 for $token {
+        impl crate::dispatch::Int8Kernels for $token {
             fn name(&self) -> &'static str {
                 $name
             }
 
-            fn layout(&self) -> crate::int8::Layout {
-                <$token as crate::int8::Int8>::LAYOUT
+            fn layout(&self) -> crate::int8::pack::Layout {
+                <$token as crate::int8::group::Int8Simd>::LAYOUT
             }
 
             #[cfg(test)]
             fn depth(&self) -> usize {
-                <$token as crate::int8::Int8>::DEPTH
+                <$token as crate::int8::group::Int8Simd>::DEPTH
             }
 
             #[cfg(test)]
             fn activate(&self, x: &mut [f32], activation: Option<pinhole_model::Activation>) {
-                let float = crate::int8::Int8::float(*self);
-                crate::select::Vector::activate(&float, x, activation);
+                let float = crate::int8::group::Int8Simd::float(*self);
+                crate::dispatch::FloatKernels::activate(&float, x, activation);
             }
 
-            unsafe fn group(&self, group: &crate::int8::Group, sums: &mut [i32]) {
+            unsafe fn group(&self, group: &crate::dispatch::Int8Group, sums: &mut [i32]) {
                 #[target_feature(enable = $features)]
-                unsafe fn run(token: $token, group: &crate::int8::Group, sums: &mut [i32]) {
+                unsafe fn run(token: $token, group: &crate::dispatch::Int8Group, sums: &mut [i32]) {
                     // SAFETY: the caller's promise.
-                    unsafe { crate::int8::group(token, group, sums) }
+                    unsafe { crate::int8::group::group(token, group, sums) }
                 }
                 // SAFETY: the token proves the features; the rest is the caller's promise.
                 unsafe { run(*self, group, sums) }
@@ -461,13 +433,13 @@ macro_rules! vector_int8 {
 macro_rules! tiles_int8 {
     ($token:ident, $features:literal, $($rows:literal => $tile:expr),+ $(,)?) => {
         #[inline(always)]
-        unsafe fn tiles(self, rows: usize, count: usize, t: crate::int8::Tile) {
+        unsafe fn tiles(self, rows: usize, count: usize, t: crate::int8::group::Int8Tile) {
             match rows {
                 $($rows => {
                     #[target_feature(enable = $features)]
                     #[inline(never)]
-                    unsafe fn run(token: $token, count: usize, mut t: crate::int8::Tile) {
-                        let columns = <$token as crate::int8::Int8>::LAYOUT.columns;
+                    unsafe fn run(token: $token, count: usize, mut t: crate::int8::group::Int8Tile) {
+                        let columns = <$token as crate::int8::group::Int8Simd>::LAYOUT.columns;
                         for _ in 0..count {
                             // SAFETY: the caller's promise.
                             unsafe { $tile(token, &t) }

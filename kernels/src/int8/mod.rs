@@ -1,31 +1,22 @@
 //! Linear layers in 8-bit integers: weights packed once with their scales, and their product with rows that
 //! are quantised on the way in.
 
-mod affine;
-mod group;
-#[cfg(target_arch = "aarch64")]
-mod neon;
-mod pack;
-#[cfg(target_arch = "x86_64")]
-mod x86;
+pub(crate) mod affine;
+pub(crate) mod group;
+pub(crate) mod pack;
 
 use std::fmt;
 
-use pinhole_model::Activation;
-
-use crate::linear::{MOST_ROWS, blocks, group_size};
-use crate::quantize::{self, Before};
-use crate::reference;
+use crate::dispatch::{Int8Group, Int8Kernels, Kernels, Offsets};
+use crate::linear::pack::blocks;
+use crate::linear::{MOST_ROWS, group_size};
 use crate::scratch::{self, Aligned};
-use crate::select::{Kernels, VectorInt8, kernels};
+use crate::select::kernels;
 use crate::threads::{self, Shared};
-pub use affine::PackedLinearAffine;
-pub(crate) use group::{Group, Int8, Tile, group};
-#[cfg(target_arch = "aarch64")]
-pub(crate) use neon::{Dotprod, I8mm};
-pub(crate) use pack::{Layout, Weight};
-#[cfg(target_arch = "x86_64")]
-pub(crate) use x86::Vnni;
+use crate::types::Prologue;
+use crate::{quantize, reference};
+use pack::{Layout, Weight};
+use pinhole_model::Activation;
 
 /// A quantised linear layer, packed once for the chosen kernels: y = act(x W + b) + residual, where W is s8
 /// with one scale an output and x is s8 or u8 with one scale a row.
@@ -43,7 +34,7 @@ enum Packed {
     Reference(Weights),
     /// Panels as [`pack::pack_panel`] leaves them.
     Panels {
-        vector: &'static dyn VectorInt8,
+        vector: &'static dyn Int8Kernels,
         panels: Aligned<u8>,
     },
 }
@@ -61,13 +52,13 @@ struct Weights {
 
 /// The rows that [`PackedLinearInt8::apply`] takes.
 #[derive(Clone, Copy, Debug)]
-pub enum Input<'a> {
+pub enum Int8Input<'a> {
     /// [m, k], each row quantised as [`crate::quantize_rows`] does it.
     F32 {
         /// The values.
         x: &'a [f32],
         /// What happens to a row first.
-        before: Before<'a>,
+        prologue: Prologue<'a>,
     },
     /// [m, k], to each of which `offset` is added before a row is quantised to u8: for rows none of whose values is
     /// much below zero, such as those behind an activation function, twice as fine as s8. The largest magnitude of a
@@ -245,7 +236,7 @@ impl PackedLinearInt8 {
     /// A row's result does not depend on the other rows.
     pub fn apply(
         &self,
-        x: Input,
+        x: Int8Input,
         m: usize,
         activation: Option<Activation>,
         residual: Option<&[f32]>,
@@ -279,14 +270,14 @@ impl PackedLinearInt8 {
     #[allow(clippy::too_many_arguments)]
     fn apply_panels(
         &self,
-        vector: &dyn VectorInt8,
+        vector: &dyn Int8Kernels,
         panels: &[u8],
-        x: Input,
+        x: Int8Input,
         rows: usize,
         activation: Option<Activation>,
         residual: Option<&[f32]>,
         out: &mut [f32],
-        offsets: Option<affine::Offsets>,
+        offsets: Option<Offsets>,
     ) {
         let (k, n) = (self.k, self.n);
         let layout = vector.layout();
@@ -308,7 +299,7 @@ impl PackedLinearInt8 {
                 threads::share(threads, n.div_ceil(width), |i| {
                     let columns = i * width..n.min((i + 1) * width);
                     let count = columns.len().div_ceil(layout.columns);
-                    let group = Group {
+                    let group = Int8Group {
                         x: packed,
                         rows,
                         scales,
@@ -335,7 +326,7 @@ impl PackedLinearInt8 {
     fn pack_rows(
         &self,
         layout: Layout,
-        x: Input,
+        x: Int8Input,
         rows: usize,
         threads: usize,
         packed: &mut [u8],
@@ -357,46 +348,48 @@ impl PackedLinearInt8 {
                 )
             };
             match x.rows(first, count, k) {
-                Input::U8 { x, scale } => {
+                Int8Input::U8 { x, scale } => {
                     scales.fill(scale);
                     pack::pack_rows(layout, x, k, count, packed);
                 }
-                Input::S8 { x, scales: from } => {
+                Int8Input::S8 { x, scales: from } => {
                     scales.copy_from_slice(from);
                     pack::pack_rows(layout, x, k, count, packed);
                 }
-                Input::Offset { x, offset } => {
+                Int8Input::Offset { x, offset } => {
                     scratch::with(count * k, |quantized: &mut [u8]| {
                         quantize::rows_offset(self.kernels, x, k, offset, quantized, scales);
                         pack::pack_rows(layout, quantized, k, count, packed);
                     })
                 }
-                Input::F32 { x, before } => scratch::with(count * k, |quantized: &mut [i8]| {
-                    quantize::rows(self.kernels, x, k, before, quantized, scales);
-                    pack::pack_rows(layout, quantized, k, count, packed);
-                }),
+                Int8Input::F32 { x, prologue } => {
+                    scratch::with(count * k, |quantized: &mut [i8]| {
+                        quantize::rows(self.kernels, x, k, prologue, quantized, scales);
+                        pack::pack_rows(layout, quantized, k, count, packed);
+                    })
+                }
             }
         });
     }
 }
 
-impl<'a> Input<'a> {
+impl<'a> Int8Input<'a> {
     fn check(self, m: usize, k: usize) {
         let (name, len) = match self {
-            Input::F32 { x, before } => {
-                before.check(k);
+            Int8Input::F32 { x, prologue } => {
+                prologue.check(k);
                 ("f32", x.len())
             }
-            Input::Offset { x, offset } => {
+            Int8Input::Offset { x, offset } => {
                 let valid = offset.is_finite() && offset >= 0.0;
                 assert!(valid, "offset: expected 0 or above, found {offset}");
                 ("f32", x.len())
             }
-            Input::S8 { x, scales } => {
+            Int8Input::S8 { x, scales } => {
                 assert_eq!(scales.len(), m, "scales of x: [{m}]");
                 ("s8", x.len())
             }
-            Input::U8 { x, .. } => ("u8", x.len()),
+            Int8Input::U8 { x, .. } => ("u8", x.len()),
         };
         assert_eq!(Some(len), m.checked_mul(k), "x: {name} [{m}, {k}]");
     }
@@ -404,27 +397,27 @@ impl<'a> Input<'a> {
     /// Whether the rows are u8 once they are quantised; otherwise they are s8.
     fn is_unsigned(self) -> bool {
         match self {
-            Input::F32 { .. } | Input::S8 { .. } => false,
-            Input::Offset { .. } | Input::U8 { .. } => true,
+            Int8Input::F32 { .. } | Int8Input::S8 { .. } => false,
+            Int8Input::Offset { .. } | Int8Input::U8 { .. } => true,
         }
     }
 
     /// The rows first .. first + count of k values.
-    fn rows(self, first: usize, count: usize, k: usize) -> Input<'a> {
+    fn rows(self, first: usize, count: usize, k: usize) -> Int8Input<'a> {
         match self {
-            Input::F32 { x, before } => Input::F32 {
+            Int8Input::F32 { x, prologue } => Int8Input::F32 {
                 x: &x[first * k..][..count * k],
-                before,
+                prologue,
             },
-            Input::Offset { x, offset } => Input::Offset {
+            Int8Input::Offset { x, offset } => Int8Input::Offset {
                 x: &x[first * k..][..count * k],
                 offset,
             },
-            Input::S8 { x, scales } => Input::S8 {
+            Int8Input::S8 { x, scales } => Int8Input::S8 {
                 x: &x[first * k..][..count * k],
                 scales: &scales[first..][..count],
             },
-            Input::U8 { x, scale } => Input::U8 {
+            Int8Input::U8 { x, scale } => Int8Input::U8 {
                 x: &x[first * k..][..count * k],
                 scale,
             },
@@ -436,28 +429,30 @@ impl Weights {
     fn apply(
         &self,
         layer: &PackedLinearInt8,
-        x: Input,
+        x: Int8Input,
         rows: usize,
         activation: Option<Activation>,
         residual: Option<&[f32]>,
         out: &mut [f32],
     ) {
         match x {
-            Input::F32 { x, before } => {
+            Int8Input::F32 { x, prologue } => {
                 let (mut quantized, mut scales) = (vec![0; x.len()], vec![0.0; rows]);
                 let kernels = layer.kernels;
-                quantize::rows(kernels, x, layer.k, before, &mut quantized, &mut scales);
+                quantize::rows(kernels, x, layer.k, prologue, &mut quantized, &mut scales);
                 self.apply_to(layer, &quantized, &scales, activation, residual, out);
             }
-            Input::Offset { x, offset } => {
+            Int8Input::Offset { x, offset } => {
                 let (mut quantized, mut scales) = (vec![0; x.len()], vec![0.0; rows]);
                 let kernels = layer.kernels;
                 let k = layer.k;
                 quantize::rows_offset(kernels, x, k, offset, &mut quantized, &mut scales);
                 self.apply_to(layer, &quantized, &scales, activation, residual, out);
             }
-            Input::S8 { x, scales } => self.apply_to(layer, x, scales, activation, residual, out),
-            Input::U8 { x, scale } => {
+            Int8Input::S8 { x, scales } => {
+                self.apply_to(layer, x, scales, activation, residual, out)
+            }
+            Int8Input::U8 { x, scale } => {
                 self.apply_to(layer, x, &vec![scale; rows], activation, residual, out);
             }
         }

@@ -1,23 +1,20 @@
-//! Linear layers: weights packed once, and their product with a few rows.
+//! Linear layers in f32: weights packed once, multiplied by a few rows.
 
-mod pack;
-mod tile;
+pub(crate) mod pack;
+pub(crate) mod tile;
 
 use std::fmt;
-use std::ops::Range;
 
+use crate::dispatch::{FloatKernels, Kernels, LinearGroup};
+use crate::scratch::Aligned;
+use crate::select::kernels;
+use crate::threads::{self, Shared};
+use crate::types::StridedRows;
+use crate::{reference, scratch};
+use pack::{blocks, pack_panel, pack_rows};
 use pinhole_model::Activation;
 
-use crate::scratch::Aligned;
-use crate::select::{Kernels, Vector, kernels};
-use crate::threads::{self, Shared};
-use crate::{Rows, reference, scratch};
-pub(crate) use pack::{blocks, heights, pack_rows, pack_weights};
-#[cfg(target_arch = "aarch64")]
-pub(crate) use tile::finish;
-pub(crate) use tile::{Tile, group, tile};
-
-/// A linear layer's weight and bias, packed once for the chosen kernels: y = act(x W + b) + residual.
+/// A linear layer, packed for the chosen variant: y = activation(x W + b) + residual.
 #[derive(Clone)]
 pub struct PackedLinear {
     k: usize,
@@ -25,53 +22,32 @@ pub struct PackedLinear {
     packed: Packed,
 }
 
-/// The one copy of the weights that stays in memory.
+/// The weights as the kernels read them.
 #[derive(Clone)]
 enum Packed {
     /// weight [k, n], bias [n]
     Reference { weight: Vec<f32>, bias: Vec<f32> },
-    /// [panel][bias, then k rounded up to 4 rows][columns of a tile], zeros where there is no weight.
+    /// [panel][bias, then k rounded up to 4 rows][columns of a tile], padded with zeros.
     Panels {
-        vector: &'static dyn Vector,
+        vector: &'static dyn FloatKernels,
         panels: Aligned<f32>,
     },
 }
 
-/// Panels that are computed together.
-pub(crate) struct Group<'a> {
-    /// Packed rows: in blocks of k, each as [`pack_rows`] leaves it.
-    pub(crate) x: &'a [f32],
-    /// Rows of x.
-    pub(crate) rows: usize,
-    /// k rounded up to a multiple of 4.
-    pub(crate) depth: usize,
-    /// Whole panels.
-    pub(crate) panels: &'a [f32],
-    /// The columns of `out` that the panels make.
-    pub(crate) columns: Range<usize>,
-    pub(crate) activation: Option<Activation>,
-    /// [rows, width]
-    pub(crate) residual: Option<&'a [f32]>,
-    /// n: the columns of `out` and `residual`.
-    pub(crate) width: usize,
-    /// [rows, width], of which the group writes `columns`, and nobody else touches them meanwhile.
-    pub(crate) out: *mut f32,
-}
-
-/// More rows are computed in parts, so that the packed ones do not leave the cache.
+/// More rows are computed in blocks of this many, so that the packed rows stay in the cache.
 pub(crate) const MOST_ROWS: usize = 256;
 
-/// Bytes of sums that a group may keep between blocks of k.
+/// Most bytes of sums that a group keeps between blocks of k.
 const MOST_SUMS: usize = 96 << 10;
 
 impl PackedLinear {
-    /// From a weight [n, k], row-major: an output's weights are adjacent, as in PyTorch's `nn.Linear`.
+    /// From weights [n, k], row-major, as in PyTorch's `nn.Linear`.
     pub fn from_out_in(weight: &[f32], n: usize, k: usize, bias: Option<&[f32]>) -> Self {
         assert_eq!(Some(weight.len()), n.checked_mul(k), "weight: [{n}, {k}]");
         Self::pack(kernels(), k, n, bias, |p, j| weight[j * k + p])
     }
 
-    /// From a weight [k, n], row-major, as in ONNX's MatMul.
+    /// From weights [k, n], row-major, as in ONNX's MatMul.
     pub fn from_in_out(weight: &[f32], k: usize, n: usize, bias: Option<&[f32]>) -> Self {
         assert_eq!(Some(weight.len()), n.checked_mul(k), "weight: [{k}, {n}]");
         Self::pack(kernels(), k, n, bias, |p, j| weight[p * n + j])
@@ -97,7 +73,7 @@ impl PackedLinear {
                 let mut panels = Aligned::zeros(n.div_ceil(columns) * size);
                 threads::share_chunks(threads::count(k * n), &mut panels, size, |i, panel| {
                     let range = i * columns..n.min((i + 1) * columns);
-                    pack::pack_panel(k, range, columns, bias, &weight, panel);
+                    pack_panel(k, range, columns, bias, &weight, panel);
                 });
                 Packed::Panels { vector, panels }
             }
@@ -105,17 +81,17 @@ impl PackedLinear {
         PackedLinear { k, n, packed }
     }
 
-    /// k: the values of an input row.
+    /// k: values of an input row.
     pub fn inputs(&self) -> usize {
         self.k
     }
 
-    /// n: the values of an output row.
+    /// n: values of an output row.
     pub fn outputs(&self) -> usize {
         self.n
     }
 
-    /// The name of the kernel that [`Self::apply`] runs on.
+    /// The name of the kernels that [`Self::apply`] runs.
     pub fn kernel(&self) -> &'static str {
         match &self.packed {
             Packed::Reference { .. } => "scalar",
@@ -125,8 +101,7 @@ impl PackedLinear {
 
     /// out [m, n] = activation(x [m, k] W + b) + residual [m, n]
     ///
-    /// A row's result does not depend on the other rows, so that rows computed together or apart give the
-    /// same bits.
+    /// A row's result does not depend on the other rows: rows computed together or separately are bit-identical.
     pub fn apply(
         &self,
         x: &[f32],
@@ -167,7 +142,7 @@ impl PackedLinear {
     #[allow(clippy::too_many_arguments)]
     fn apply_panels(
         &self,
-        vector: &dyn Vector,
+        vector: &dyn FloatKernels,
         panels: &[f32],
         x: &[f32],
         rows: usize,
@@ -191,7 +166,7 @@ impl PackedLinear {
             threads::share_chunks(threads, packed, rows * shape.depth, |block, packed| {
                 let columns = block * shape.depth..k.min((block + 1) * shape.depth);
                 pack_rows(
-                    Rows { data: x, stride: k },
+                    StridedRows { data: x, stride: k },
                     rows,
                     columns,
                     shape.rows,
@@ -203,7 +178,7 @@ impl PackedLinear {
             threads::share(threads, n.div_ceil(width), |i| {
                 let columns = i * width..n.min((i + 1) * width);
                 let count = columns.len().div_ceil(shape.columns);
-                let group = Group {
+                let group = LinearGroup {
                     x: packed,
                     rows,
                     depth,
@@ -223,13 +198,13 @@ impl PackedLinear {
     }
 }
 
-/// Values of a panel: its bias, and k rounded up to a multiple of 4 rows.
+/// Values of a panel: its bias, then k rounded up to a multiple of 4 rows.
 fn panel_size(k: usize, columns: usize) -> usize {
     (1 + k.next_multiple_of(4)) * columns
 }
 
-/// How many of `panels` to compute together: two groups a thread to even out, one thread none, and no more
-/// than the sums, `bytes` a panel, leave in the cache.
+/// How many of `panels` to compute together: two groups per thread balance the load; their sums, `bytes` per panel, must fit
+/// the cache.
 pub(crate) fn group_size(panels: usize, threads: usize, bytes: usize) -> usize {
     let most = (MOST_SUMS / bytes).clamp(1, 16);
     let share = if threads == 1 {

@@ -1,39 +1,16 @@
-//! The inner loop: a tile of the product, its sums in registers.
+//! The micro-kernel: a tile of the product with its sums in registers.
 
-use pinhole_model::Activation;
-
-use super::Group;
 use super::pack::blocks;
 use crate::activation::activated;
-use crate::simd::{Simd, load_part, store_part};
-
-/// A tile's operands.
-#[derive(Clone, Copy)]
-pub(crate) struct Tile {
-    /// depth / 4 steps of one quad a row; or rows in place, `x_stride` apart.
-    pub(crate) x: *const f32,
-    /// Used of rows in place alone.
-    pub(crate) x_stride: usize,
-    /// [depth, columns]
-    pub(crate) panel: *const f32,
-    /// A multiple of 4.
-    pub(crate) depth: usize,
-    /// [rows, columns], rows `stride` apart.
-    pub(crate) sums: *mut f32,
-    pub(crate) stride: usize,
-    /// Whether `sums` has sums already, of the steps of k before these.
-    pub(crate) add: bool,
-    /// What a later tile will read, for the cache to fetch meanwhile: `ahead` lines in each step of a quad.
-    pub(crate) next: *const f32,
-    pub(crate) ahead: usize,
-}
+use crate::dispatch::LinearGroup;
+use crate::simd::{Simd, Tile, load_part, store_part};
+use pinhole_model::Activation;
 
 /// Values of a cache line.
 const LINE: usize = 16;
 
-/// sums [ROWS, VECTORS * LANES] = (sums if `add`) + x [ROWS, depth] · panel [depth, VECTORS * LANES]. Each
-/// sum is one chain of fused multiply-adds in the order of k, whatever the tile's height and the block's
-/// depth: neither changes a bit of the result.
+/// sums [ROWS, VECTORS * LANES] = (sums if `add`) + x [ROWS, depth] · panel [depth, VECTORS * LANES]. Each sum is one chain of
+/// fused multiply-adds in the order of k, so that the tile's height and the block's depth do not change the result.
 ///
 /// # Safety
 /// - `x` points to ROWS * depth readable values, packed, or if IN_PLACE in rows `x_stride` apart; `panel` to
@@ -70,7 +47,7 @@ pub(crate) unsafe fn tile<
             simd.prefetch(next);
             next = next.wrapping_add(LINE);
         }
-        // One of the quad's four steps of k.
+        // One of a quad's four steps of k.
         macro_rules! step {
             ($quads:ident, $lane:literal) => {
                 let mut w = [simd.splat(0.0); VECTORS];
@@ -106,16 +83,16 @@ pub(crate) unsafe fn tile<
     }
 }
 
-/// Computes a group of panels. The block of k is the outermost loop, so that the packed rows of a block
-/// stay in the second-level cache for all panels, and a panel's block in the first-level one for all rows:
-/// each weight comes from memory once.
+/// Computes a group of panels. The outermost loop is over blocks of k, so that the packed rows of a block stay in the
+/// second-level cache for all panels, and a panel's block in the first-level cache for all rows: each weight is loaded from
+/// memory once.
 ///
 /// `sums` has a value for each row and column of the panels.
 ///
 /// # Safety
-/// As [`Group::out`] says.
+/// As [`LinearGroup::out`] says.
 #[inline(always)]
-pub(crate) unsafe fn group<S: Simd>(simd: S, g: &Group, sums: &mut [f32]) {
+pub(crate) unsafe fn group<S: Simd>(simd: S, g: &LinearGroup, sums: &mut [f32]) {
     let panel_size = (1 + g.depth) * S::COLUMNS;
     let panel_sums = g.rows * S::COLUMNS;
     if g.depth == 0 {
@@ -128,7 +105,7 @@ pub(crate) unsafe fn group<S: Simd>(simd: S, g: &Group, sums: &mut [f32]) {
         let panels = g.panels.chunks_exact(panel_size);
         for (panel, sums) in panels.zip(sums.chunks_exact_mut(panel_sums)) {
             let block = &panel[(1 + start) * S::COLUMNS..][..depth * S::COLUMNS];
-            // While the rows go by, the next panel's block comes from memory, a share with each tile.
+            // The tiles of this panel prefetch the next panel's block, a part each.
             let mut next = block.as_ptr().wrapping_add(panel_size);
             if next >= g.panels.as_ptr_range().end {
                 next = g
@@ -164,7 +141,7 @@ pub(crate) unsafe fn group<S: Simd>(simd: S, g: &Group, sums: &mut [f32]) {
             let sums = &sums[p * panel_sums + i * S::COLUMNS..][..S::COLUMNS];
             let at = i * g.width + first;
             let residual = g.residual.map(|r| &r[at..][..width]);
-            // SAFETY: `out` has row i and the columns first .. first + width, which are this group's alone.
+            // SAFETY: `out` has row i and the columns first .. first + width, which only this group accesses.
             let out = unsafe { std::slice::from_raw_parts_mut(g.out.add(at), width) };
             let one = simd.splat(1.0);
             finish(simd, sums, one, bias, g.activation, residual, out);

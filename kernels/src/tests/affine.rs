@@ -3,9 +3,10 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::{Values, edges, float, poison, same_bits_on_any_threads, vectors};
-use crate::affine::{dynamic, fake_quantize_by, map_quantized_by};
-use crate::int8::Weight;
-use crate::select::{Kernels, variants};
+use crate::affine::{dynamic, fake_quantize, map_quantized};
+use crate::dispatch::Kernels;
+use crate::int8::pack::Weight;
+use crate::select::variants;
 use crate::{Affine, PackedLinearAffine, WeightError, reference};
 
 /// `len` values of all of s8, the same for the same seed.
@@ -197,11 +198,11 @@ proptest! {
             assert!(vector.quantize_affine(&x, by, &mut found));
             assert_eq!(&found, &q, "{}", vector.name());
             let mut found = vec![1.0; len];
-            fake_quantize_by(float(vector), &x, by, &mut found);
+            fake_quantize(float(vector), &x, by, &mut found);
             assert_eq!(&found, &fake, "{}", vector.name());
             let values = std::array::from_fn(|q| (q as f32 - 128.0 - f32::from(zero_point)) * scale);
             found.fill(1.0);
-            map_quantized_by(float(vector), &x, by, &values, &mut found);
+            map_quantized(float(vector), &x, by, &values, &mut found);
             assert_eq!(&found, &fake, "{}", vector.name());
             let found = vector.range(&x);
             assert_eq!(found.map(f32::to_bits), range.map(f32::to_bits), "{}", vector.name());
@@ -256,7 +257,7 @@ fn not_a_number_stays() {
             assert!(out[..40].iter().all(|v| v.is_finite()));
         }
         let mut out = vec![0.0; case.x.len()];
-        fake_quantize_by(kernels, &case.x, case.by, &mut out);
+        fake_quantize(kernels, &case.x, case.by, &mut out);
         assert!(out[5 * 70].is_nan() && out[9 * 70 + 69].is_nan() && out[0].is_finite());
     }
 }

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use super::{UNIT, Values, edges, float, poison, same_bits_on_any_threads, vectors};
 use crate::attention::attention;
-use crate::select::{Kernels, SCALAR, Vector};
-use crate::{Affine, Pointwise, Rows, Stages, reference};
+use crate::dispatch::{FloatKernels, Kernels, SCALAR};
+use crate::{Affine, AttentionStages, Pointwise, StridedRows, reference};
 
 #[derive(Clone, Copy, Debug)]
 struct Case {
@@ -17,21 +17,25 @@ struct Case {
 
 impl Case {
     /// q in a matrix of its own with wide rows; k and v side by side in another.
-    fn run(self, seed: u64, by: impl Fn(Rows, Rows, Rows, &mut [f32])) -> Values {
+    fn run(
+        self,
+        seed: u64,
+        by: impl Fn(StridedRows, StridedRows, StridedRows, &mut [f32]),
+    ) -> Values {
         let width = self.heads * self.width;
         let q = Values::new(seed, self.tq * (width + 3));
         let kv = Values::new(seed + 1, self.tk * 2 * width);
         let mut out = Values::new(seed + 2, self.tq * width);
-        let k = Rows {
+        let k = StridedRows {
             data: &kv,
             stride: 2 * width,
         };
-        let v = Rows {
+        let v = StridedRows {
             data: &kv[width..],
             stride: 2 * width,
         };
         by(
-            Rows {
+            StridedRows {
                 data: &q,
                 stride: width + 3,
             },
@@ -42,7 +46,7 @@ impl Case {
         out
     }
 
-    fn by(self, kernels: Kernels, stages: &Stages) -> Values {
+    fn by(self, kernels: Kernels, stages: &AttentionStages) -> Values {
         let Case {
             tq,
             tk,
@@ -58,7 +62,7 @@ impl Case {
         })
     }
 
-    fn by_reference(self, stages: &Stages) -> Values {
+    fn by_reference(self, stages: &AttentionStages) -> Values {
         let Case {
             tq,
             tk,
@@ -75,13 +79,13 @@ impl Case {
     /// A score is a sum of `width` products below 1, so two ways differ by 2 (width + 2) units of
     /// scale * width; a weight then by a factor of exp of twice that, and by (tk + 6) units in each of two
     /// exponentials and sums; the weighted sum of values below 1 adds (tk + 1) units in each way.
-    fn check(self, vector: &'static dyn Vector) {
+    fn check(self, vector: &'static dyn FloatKernels) {
         let Case {
             tk, width, scale, ..
         } = self;
         poison();
-        let found = self.by(float(vector), Stages::NONE);
-        let expected = self.by_reference(Stages::NONE);
+        let found = self.by(float(vector), AttentionStages::NONE);
+        let expected = self.by_reference(AttentionStages::NONE);
         let scores = 2.0 * (width + 2) as f64 * UNIT * width as f64 * f64::from(scale);
         let bound = (2.0 * scores).exp_m1() + 4.0 * (tk + 6) as f64 * UNIT;
         for (i, (y, e)) in found.iter().zip(&*expected).enumerate() {
@@ -131,13 +135,13 @@ fn tile_edges() {
 }
 
 /// Functions at every stage, with powers of two as their scales, so that every sum is exact.
-fn every_stage(weights: f32) -> Stages {
+fn every_stage(weights: f32) -> AttentionStages {
     let by = |exponent: i32, zero_point| Affine {
         scale: 2f32.powi(exponent),
         zero_point,
     };
     let values: Vec<f32> = (0..256).map(|q| (q * 37 % 32 - 16) as f32 / 16.0).collect();
-    Stages {
+    AttentionStages {
         q: vec![
             Pointwise::FakeQuantize(by(-4, 3)),
             Pointwise::Scale(0.5),
@@ -203,7 +207,7 @@ fn nan_goes_through_stages() {
         let (q, k) = (Values::new(1, t * width), Values::new(2, t * width));
         let mut v = Values::new(3, t * width);
         v[4 * width + 2] = f32::NAN;
-        let rows = |data| Rows {
+        let rows = |data| StridedRows {
             data,
             stride: width,
         };
@@ -247,7 +251,7 @@ fn a_query_does_not_see_later_keys() {
         );
         let run = |k: &[f32], v: &[f32]| {
             let mut out = vec![0.0; tq * stride];
-            let rows = |data| Rows { data, stride };
+            let rows = |data| StridedRows { data, stride };
             attention(
                 kernels,
                 rows(&q),
@@ -259,7 +263,7 @@ fn a_query_does_not_see_later_keys() {
                 width,
                 true,
                 1.0,
-                Stages::NONE,
+                AttentionStages::NONE,
                 &mut out,
             );
             out
@@ -286,7 +290,7 @@ fn large_scores_pick_one_key() {
         k[17 * width..18 * width].fill(1.0);
         let v = Values::new(4, tk * width);
         let (q, mut out) = (vec![100.0; width], vec![0.0; width]);
-        let rows = |data| Rows {
+        let rows = |data| StridedRows {
             data,
             stride: width,
         };
@@ -301,7 +305,7 @@ fn large_scores_pick_one_key() {
             width,
             false,
             1.0,
-            Stages::NONE,
+            AttentionStages::NONE,
             &mut out,
         );
         assert_eq!(out, v[17 * width..18 * width]);
@@ -324,7 +328,7 @@ fn threads_do_not_change_a_bit() {
             ..case
         };
         same_bits_on_any_threads(|| staged.by(float(vector), &every_stage(1.0)).to_vec());
-        same_bits_on_any_threads(|| case.by(float(vector), Stages::NONE).to_vec());
+        same_bits_on_any_threads(|| case.by(float(vector), AttentionStages::NONE).to_vec());
     }
 }
 
@@ -332,7 +336,7 @@ fn threads_do_not_change_a_bit() {
 #[test]
 fn reference_by_hand() {
     let mut out = [0.0; 2];
-    let rows = |data| Rows { data, stride: 2 };
+    let rows = |data| StridedRows { data, stride: 2 };
     let k = [0.0, 5.0, 2.0 * 3f32.ln(), 5.0];
     reference::attention(
         rows(&[1.0, 0.0]),
@@ -344,7 +348,7 @@ fn reference_by_hand() {
         2,
         false,
         0.5,
-        Stages::NONE,
+        AttentionStages::NONE,
         &mut out,
     );
     assert!(
@@ -356,7 +360,7 @@ fn reference_by_hand() {
 #[test]
 #[should_panic(expected = "v: 3 rows of 4")]
 fn a_short_matrix_is_named() {
-    let rows = |data| Rows { data, stride: 8 };
+    let rows = |data| StridedRows { data, stride: 8 };
     crate::attention(
         rows(&[0.0; 4]),
         1,

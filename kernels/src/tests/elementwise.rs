@@ -4,8 +4,9 @@ use pinhole_model::Activation;
 
 use super::{UNIT, Values, float, same_bits_on_any_threads, vectors};
 use crate::activation::activate;
+use crate::dispatch::SCALAR;
 use crate::norm::layer_norm;
-use crate::select::{Error, SCALAR, choose};
+use crate::select::{Error, choose};
 use crate::{available, l2_normalize, reference};
 
 /// Every 4099th finite f32: all signs, exponents and, over the exponents, mantissas.

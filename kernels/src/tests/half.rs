@@ -5,10 +5,11 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::{Values, edges, poison, same_bits_on_any_threads};
 use crate::activation::activate;
+use crate::dispatch::Kernels;
 use crate::half::Weight;
 use crate::reference::{self, F16_BLOCK, f16_value, round_f16};
-use crate::select::{Kernels, variants};
-use crate::{NotFinite, PackedLinear, PackedLinearF16, patch_embedding, patch_embedding_f16};
+use crate::select::variants;
+use crate::{NonFiniteWeight, PackedLinear, PackedLinearF16, patch_embedding, patch_embedding_f16};
 
 /// The bits of the f16 nearest to v.
 fn f16(v: f32) -> u16 {
@@ -306,14 +307,14 @@ fn patches_count_their_scale() {
 fn a_weight_that_is_not_finite_is_named() {
     let mut weight = [0u16; 15];
     weight[7] = 0xfc00;
-    let expected = Err(NotFinite {
+    let expected = Err(NonFiniteWeight {
         output: 1,
         input: 2,
     });
     let found = PackedLinearF16::from_out_in(&weight, 3, 5, None);
     assert_eq!(found.map(|_| ()), expected);
     weight[7] = 0x7e00;
-    let expected = Err(NotFinite {
+    let expected = Err(NonFiniteWeight {
         output: 2,
         input: 1,
     });

@@ -5,10 +5,11 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::{Values, edges, poison, same_bits_on_any_threads};
 use crate::activation::activate;
-use crate::int8::Weight;
+use crate::dispatch::Kernels;
+use crate::int8::pack::Weight;
 use crate::quantize::quantize_rows;
-use crate::select::{Kernels, variants};
-use crate::{Before, Input, PackedLinearInt8, WeightError, patch_embedding_int8, reference};
+use crate::select::variants;
+use crate::{Int8Input, PackedLinearInt8, Prologue, WeightError, patch_embedding_int8, reference};
 
 /// `len` bytes, the same for the same seed, at an address that no register is aligned to.
 fn bytes(seed: u64, len: usize) -> Vec<u8> {
@@ -94,19 +95,19 @@ impl Case {
         let pixels: Vec<u8> = [0].into_iter().chain(self.x.iter().copied()).collect();
         let float: Vec<f32> = signed.iter().map(|&q| f32::from(q) / 97.0).collect();
         let x = match self.kind {
-            Kind::F32 => Input::F32 {
+            Kind::F32 => Int8Input::F32 {
                 x: &float[1..],
-                before: Before::Nothing,
+                prologue: Prologue::None,
             },
-            Kind::Offset => Input::Offset {
+            Kind::Offset => Int8Input::Offset {
                 x: &float[1..],
                 offset: OFFSET,
             },
-            Kind::S8 => Input::S8 {
+            Kind::S8 => Int8Input::S8 {
                 x: &signed[1..],
                 scales: &row_scales,
             },
-            Kind::U8 => Input::U8 {
+            Kind::U8 => Int8Input::U8 {
                 x: &pixels[1..],
                 scale: 1.0 / 255.0,
             },
@@ -327,8 +328,8 @@ fn a_row_does_not_depend_on_the_others() {
         x[4 * k..5 * k].fill(0.0);
         let apply = |x, m| {
             let mut out = vec![0.0; m * n];
-            let before = Before::Nothing;
-            layer.apply(Input::F32 { x, before }, m, None, None, &mut out);
+            let prologue = Prologue::None;
+            layer.apply(Int8Input::F32 { x, prologue }, m, None, None, &mut out);
             out
         };
         let together = apply(&x, m);
@@ -362,28 +363,32 @@ fn fused_quantisation_is_the_one_by_itself() {
         .unwrap();
         let x = Values::new(3, m * k);
         let (gain, bias) = (Values::new(4, k), Values::new(5, k));
-        let norm = Before::LayerNorm {
+        let norm = Prologue::LayerNorm {
             gain: &gain,
             bias: &bias,
             epsilon: 1e-5,
         };
-        for before in [
-            Before::Nothing,
+        for prologue in [
+            Prologue::None,
             norm,
-            Before::Activation(Activation::QuickGelu),
+            Prologue::Activation(Activation::QuickGelu),
         ] {
             let (mut q, mut scales) = (vec![0; m * k], vec![0.0; m]);
-            quantize_rows(kernels, &x, k, before, &mut q, &mut scales);
+            quantize_rows(kernels, &x, k, prologue, &mut q, &mut scales);
             let apply = |x| {
                 let mut out = vec![0.0; m * n];
                 layer.apply(x, m, None, None, &mut out);
                 out
             };
-            let apart = apply(Input::S8 {
+            let apart = apply(Int8Input::S8 {
                 x: &q,
                 scales: &scales,
             });
-            assert_eq!(apply(Input::F32 { x: &x, before }), apart, "{before:?}");
+            assert_eq!(
+                apply(Int8Input::F32 { x: &x, prologue }),
+                apart,
+                "{prologue:?}"
+            );
         }
     }
 }
@@ -416,7 +421,7 @@ fn weights_that_would_overflow_are_refused() {
 #[test]
 fn no_rows_and_no_columns() {
     for kernels in all() {
-        let x = Input::S8 {
+        let x = Int8Input::S8 {
             x: &[1; 10],
             scales: &[1.0; 2],
         };
@@ -424,7 +429,7 @@ fn no_rows_and_no_columns() {
         none.apply(x, 2, None, None, &mut []);
         let some = PackedLinearInt8::pack(kernels, Weight::InOut(&[1; 20]), &[1.0; 4], 4, 5, None)
             .unwrap();
-        let x = Input::U8 { x: &[], scale: 1.0 };
+        let x = Int8Input::U8 { x: &[], scale: 1.0 };
         some.apply(x, 0, None, None, &mut []);
     }
 }
@@ -433,7 +438,7 @@ fn no_rows_and_no_columns() {
 #[should_panic(expected = "x: u8 [2, 5]")]
 fn a_wrong_length_is_named() {
     let layer = PackedLinearInt8::from_out_in(&[1; 20], &[1.0; 4], 4, 5, None).unwrap();
-    let x = Input::U8 {
+    let x = Int8Input::U8 {
         x: &[0; 9],
         scale: 1.0,
     };

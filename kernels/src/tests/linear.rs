@@ -2,8 +2,9 @@ use pinhole_model::Activation;
 use proptest::prelude::*;
 
 use super::{UNIT, Values, edges, float, poison, same_bits_on_any_threads, vectors};
-use crate::linear::{PackedLinear, blocks, heights};
-use crate::select::{SCALAR, Vector};
+use crate::dispatch::{FloatKernels, SCALAR};
+use crate::linear::PackedLinear;
+use crate::linear::pack::{blocks, heights};
 use crate::{patch_embedding, reference};
 
 /// y of a variant against the reference's.
@@ -12,7 +13,7 @@ use crate::{patch_embedding, reference};
 /// two ways differ by twice that. The activation functions rise by at most 1.13 and have 2^-22 max(1, |x|) of
 /// their own; the residual adds one rounding.
 fn check(
-    vector: &'static dyn Vector,
+    vector: &'static dyn FloatKernels,
     [m, k, n]: [usize; 3],
     activation: Option<Activation>,
     with_bias: bool,

@@ -11,14 +11,15 @@ mod quantize;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+use crate::dispatch::{FloatKernels, Kernels};
 use crate::scratch;
-use crate::select::{Kernels, Vector, variants};
+use crate::select::variants;
 
 /// Half the distance from 1 to the next f32: the largest relative error of one rounding.
 const UNIT: f64 = 1.0 / (1 << 24) as f64;
 
 /// The f32 kernels of this processor, each once.
-fn vectors() -> Vec<&'static dyn Vector> {
+fn vectors() -> Vec<&'static dyn FloatKernels> {
     let mut vectors: Vec<_> = variants().into_iter().filter_map(|v| v.float).collect();
     vectors.dedup_by_key(|v| v.name());
     // Every aarch64 has NEON; where there is nothing to compare, most tests here would pass for nothing.
@@ -27,7 +28,7 @@ fn vectors() -> Vec<&'static dyn Vector> {
 }
 
 /// A variant of these f32 kernels and no others.
-fn float(vector: &'static dyn Vector) -> Kernels {
+fn float(vector: &'static dyn FloatKernels) -> Kernels {
     Kernels {
         name: vector.name(),
         float: Some(vector),

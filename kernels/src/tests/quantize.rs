@@ -2,21 +2,21 @@ use pinhole_model::Activation;
 
 use super::{Values, edges, float, poison, same_bits_on_any_threads, vectors};
 use crate::activation::activate;
-use crate::available;
+use crate::dispatch::{FloatKernels, Kernels, SCALAR};
 use crate::norm::layer_norm;
-use crate::quantize::{Before, quantize_rows, rows_offset};
+use crate::quantize::{quantize_rows, rows_offset};
 use crate::reference::{self, SMALLEST};
-use crate::select::{Kernels, SCALAR, Vector};
+use crate::{Prologue, available};
 
 /// Values and the scales of their rows.
 type Quantized<T> = (Vec<T>, Vec<f32>);
 
-fn quantized(kernels: Kernels, x: &[f32], width: usize, before: Before) -> Quantized<i8> {
+fn quantized(kernels: Kernels, x: &[f32], width: usize, prologue: Prologue) -> Quantized<i8> {
     // At an address that no register is aligned to.
     let mut out = vec![99; x.len() + 1];
     let mut scales = vec![99.0; x.len() / width];
     poison();
-    quantize_rows(kernels, x, width, before, &mut out[1..], &mut scales);
+    quantize_rows(kernels, x, width, prologue, &mut out[1..], &mut scales);
     (out.split_off(1), scales)
 }
 
@@ -47,7 +47,7 @@ fn assert_same<T: PartialEq + std::fmt::Debug>(
 }
 
 /// Three rows of every width that matters, in sizes from none to the largest.
-fn for_any_rows(mut check: impl FnMut(&'static dyn Vector, &[f32], usize, &str)) {
+fn for_any_rows(mut check: impl FnMut(&'static dyn FloatKernels, &[f32], usize, &str)) {
     for vector in vectors() {
         let registers = vector.shape().columns;
         for width in (1..70).chain(edges(2 * registers)).chain([768, 3072]) {
@@ -64,7 +64,7 @@ fn for_any_rows(mut check: impl FnMut(&'static dyn Vector, &[f32], usize, &str))
 #[test]
 fn rows_of_any_width_bit_for_bit() {
     for_any_rows(|vector, x, width, what| {
-        let found = quantized(float(vector), x, width, Before::Nothing);
+        let found = quantized(float(vector), x, width, Prologue::None);
         assert_same(found, &expected(x, width), what);
     });
 }
@@ -75,7 +75,7 @@ fn halves_go_to_the_even_number() {
     let mut x: Vec<f32> = (-126..127).map(|i| i as f32 + 0.5).collect();
     x.push(127.0);
     for kernels in vectors().into_iter().map(float).chain([SCALAR]) {
-        let (found, scales) = quantized(kernels, &x, x.len(), Before::Nothing);
+        let (found, scales) = quantized(kernels, &x, x.len(), Prologue::None);
         assert_eq!(scales, [1.0]);
         for (x, q) in x.iter().zip(&found) {
             let even = (x / 2.0).round() * 2.0;
@@ -111,7 +111,7 @@ fn spoils_its_row_alone<T: PartialEq + From<bool>>(
 #[test]
 fn values_that_are_not_finite_spoil_their_row_alone() {
     spoils_its_row_alone(
-        |kernels, x, width| quantized(kernels, x, width, Before::Nothing),
+        |kernels, x, width| quantized(kernels, x, width, Prologue::None),
         |row| row.contains(&127) || row.contains(&-127),
     );
     let offset = 0.17;
@@ -130,17 +130,17 @@ fn what_comes_before() {
     for kernels in vectors().into_iter().map(float).chain([SCALAR]) {
         let mut y = vec![0.0; rows * width];
         layer_norm(kernels, &x, width, &gain, &bias, 1e-5, &mut y);
-        let before = Before::LayerNorm {
+        let prologue = Prologue::LayerNorm {
             gain: &gain,
             bias: &bias,
             epsilon: 1e-5,
         };
-        let found = quantized(kernels, &x, width, before);
+        let found = quantized(kernels, &x, width, prologue);
         assert_same(found, &expected(&y, width), kernels.name);
         for activation in [Activation::Gelu, Activation::QuickGelu] {
             let mut y = x.to_vec();
             activate(kernels, &mut y, Some(activation));
-            let found = quantized(kernels, &x, width, Before::Activation(activation));
+            let found = quantized(kernels, &x, width, Prologue::Activation(activation));
             assert_same(found, &expected(&y, width), kernels.name);
         }
     }
@@ -152,8 +152,8 @@ fn threads_do_not_change_a_bit() {
     let x = Values::new(1, rows * width);
     for vector in vectors() {
         same_bits_on_any_threads(|| {
-            let before = Before::Activation(Activation::Gelu);
-            let (q, mut all) = quantized(float(vector), &x, width, before);
+            let prologue = Prologue::Activation(Activation::Gelu);
+            let (q, mut all) = quantized(float(vector), &x, width, prologue);
             all.extend(q.into_iter().map(f32::from));
             all
         });

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use pinhole_kernels::{Before, Input, PackedLinear, PackedLinearInt8, layer_norm, quantize_rows};
+use pinhole_kernels::{
+    Int8Input, PackedLinear, PackedLinearInt8, Prologue, layer_norm, quantize_rows,
+};
 use pinhole_model::{Activation, Tensor, TextEncoderConfig as Config};
 
 use crate::error::Error;
@@ -55,7 +57,7 @@ impl Weight {
             return Err(wrong(name, format!("a matrix {shape:?}"), found));
         }
         let (mut weight, mut scales) = (vec![0; data.len()], vec![0.0; outputs]);
-        quantize_rows(data, inputs, Before::Nothing, &mut weight, &mut scales);
+        quantize_rows(data, inputs, Prologue::None, &mut weight, &mut scales);
         Ok(Weight::Int8 {
             weight: Tensor {
                 shape: shape.clone(),
@@ -228,8 +230,14 @@ impl Linear {
             Linear::Int8(layer) => {
                 let rows = x.len() / layer.inputs();
                 out.resize(rows * layer.outputs(), 0.0);
-                let before = norm.map_or(Before::Nothing, LayerNorm::before);
-                layer.apply(Input::F32 { x, before }, rows, activation, residual, out);
+                let prologue = norm.map_or(Prologue::None, LayerNorm::prologue);
+                layer.apply(
+                    Int8Input::F32 { x, prologue },
+                    rows,
+                    activation,
+                    residual,
+                    out,
+                );
             }
         }
     }
@@ -248,8 +256,8 @@ impl LayerNorm {
         layer_norm(x, self.gain.len(), &self.gain, &self.bias, EPSILON, out);
     }
 
-    fn before(&self) -> Before<'_> {
-        Before::LayerNorm {
+    fn prologue(&self) -> Prologue<'_> {
+        Prologue::LayerNorm {
             gain: &self.gain,
             bias: &self.bias,
             epsilon: EPSILON,

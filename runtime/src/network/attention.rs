@@ -6,7 +6,7 @@
 //! kept in their order. A block is replaced only if its views are those of heads side by side; all else stays
 //! tract's.
 
-use pinhole_kernels::{self as kernels, Pointwise, Rows, Stages};
+use pinhole_kernels::{self as kernels, AttentionStages, Pointwise, StridedRows};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::ops::einsum::EinSum;
 use tract_onnx::tract_core::ops::nn::{Softmax, SoftmaxKind};
@@ -22,7 +22,7 @@ pub(super) fn fuse(model: &mut TypedModel) -> TractResult<()> {
     for found in found {
         let mut patch = TypedModelPatch::default();
         let inputs = patch.taps(model, &found.inputs)?;
-        let name = match found.attention.stages == Stages::default() {
+        let name = match found.attention.stages == AttentionStages::default() {
             true => "Attention",
             false => "FakeQuantizedAttention",
         };
@@ -102,7 +102,7 @@ fn find(model: &TypedModel, node: &TypedNode) -> Option<Found> {
     let shape = model.outlet_fact(output).ok()?.shape.as_concrete()?.into();
 
     let inputs = [queries.base, keys.base, values.base];
-    let mut stages = Stages {
+    let mut stages = AttentionStages {
         q: queries.steps,
         k: keys.steps,
         v: values.steps,
@@ -128,7 +128,7 @@ fn find(model: &TypedModel, node: &TypedNode) -> Option<Found> {
 
 /// If nothing but factors stand on the way to softmax and nothing else elsewhere: their product, the stages left
 /// empty.
-fn only_scale(stages: &mut Stages) -> f32 {
+fn only_scale(stages: &mut AttentionStages) -> f32 {
     let before = [&stages.q, &stages.k, &stages.scores];
     let factors: Option<Vec<f32>> = before
         .into_iter()
@@ -141,7 +141,7 @@ fn only_scale(stages: &mut Stages) -> f32 {
     let after = [&stages.v, &stages.weights, &stages.out];
     match factors {
         Some(factors) if after.iter().all(|s| s.is_empty()) => {
-            *stages = Stages::default();
+            *stages = AttentionStages::default();
             factors.into_iter().product()
         }
         _ => 1.0,
@@ -241,8 +241,8 @@ impl Heads {
         })
     }
 
-    fn rows<'a>(&self, data: &'a [f32]) -> Rows<'a> {
-        Rows {
+    fn rows<'a>(&self, data: &'a [f32]) -> StridedRows<'a> {
+        StridedRows {
             data: &data[self.offset..],
             stride: self.stride,
         }
@@ -257,7 +257,7 @@ struct Attention {
     v: Heads,
     /// Of the scores, where there are no stages.
     scale: f32,
-    stages: Stages,
+    stages: AttentionStages,
     /// The output's.
     shape: TVec<usize>,
 }
@@ -280,7 +280,7 @@ impl Compute for Attention {
         let keys = k.rows(plain(&inputs[1])?);
         let values = v.rows(plain(&inputs[2])?);
         let (tq, tk, heads, width) = (q.rows, k.rows, q.heads, q.width);
-        if self.stages == Stages::default() {
+        if self.stages == AttentionStages::default() {
             let scale = self.scale;
             kernels::attention(
                 queries, tq, keys, values, tk, heads, width, false, scale, output,
@@ -519,7 +519,7 @@ mod tests {
     /// A quantiser anywhere keeps every factor where it is.
     #[test]
     fn factors_alone_become_the_scale() {
-        let factors = Stages {
+        let factors = AttentionStages {
             q: vec![Pointwise::Scale(0.5)],
             k: vec![Pointwise::Scale(0.25)],
             scores: vec![Pointwise::Scale(3.0)],
@@ -527,8 +527,8 @@ mod tests {
         };
         let mut stages = factors.clone();
         assert_eq!(only_scale(&mut stages), 0.375);
-        assert_eq!(stages, Stages::default());
-        let quantized = Stages {
+        assert_eq!(stages, AttentionStages::default());
+        let quantized = AttentionStages {
             out: vec![Pointwise::FakeQuantize(kernels::Affine {
                 scale: 1.0,
                 zero_point: 0,

@@ -9,8 +9,8 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use pinhole_bundle::dialect;
 use pinhole_kernels::{
-    self as kernels, Before, Input, PackedLinear, PackedLinearF16, PackedLinearInt8, Pointwise,
-    Rows,
+    self as kernels, Int8Input, PackedLinear, PackedLinearF16, PackedLinearInt8, Pointwise,
+    Prologue, StridedRows,
 };
 use pinhole_model::Activation;
 use tract_onnx::model::{Onnx, ParsingContext};
@@ -581,19 +581,19 @@ impl Compute for QuantizedLinear {
         let residual = inputs.get(1).map(plain).transpose()?;
         let rows = x.len() / self.weights.inputs();
         let x = match &self.rows {
-            QuantizedRows::Plain => Input::F32 {
+            QuantizedRows::Plain => Int8Input::F32 {
                 x,
-                before: Before::Nothing,
+                prologue: Prologue::None,
             },
-            QuantizedRows::Normed(norm) => Input::F32 {
+            QuantizedRows::Normed(norm) => Int8Input::F32 {
                 x,
-                before: Before::LayerNorm {
+                prologue: Prologue::LayerNorm {
                     gain: &norm.gain,
                     bias: &norm.bias,
                     epsilon: norm.epsilon,
                 },
             },
-            QuantizedRows::Offset(offset) => Input::Offset { x, offset: *offset },
+            QuantizedRows::Offset(offset) => Int8Input::Offset { x, offset: *offset },
         };
         (self.weights).apply(x, rows, self.activation, residual, output);
         Ok(())
@@ -881,7 +881,7 @@ impl Compute for Attention {
         let keys = plain(keys)?.chunks_exact(tk * stride);
         let outs = output.chunks_exact_mut(tq * width);
         for ((query, key), out) in queries.zip(keys).zip(outs) {
-            let rows = |data, stride| Rows { data, stride };
+            let rows = |data, stride| StridedRows { data, stride };
             kernels::attention(
                 rows(query, columns),
                 tq,

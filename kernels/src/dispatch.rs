@@ -1,0 +1,226 @@
+//! What a variant consists of: kernels for f32, 8-bit integers and f16, and their operands.
+
+use std::fmt::Debug;
+use std::ops::Range;
+
+use pinhole_model::Activation;
+
+use crate::int8::pack::Layout;
+use crate::types::{Affine, AttentionStages, StridedRows};
+
+/// A variant: its name, and the kernels for f32, 8-bit integers and f16. Without kernels the scalar reference runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kernels {
+    pub(crate) name: &'static str,
+    pub(crate) float: Option<&'static dyn FloatKernels>,
+    pub(crate) int8: Option<&'static dyn Int8Kernels>,
+    pub(crate) half: Option<&'static dyn F16Kernels>,
+}
+
+/// The scalar reference.
+pub(crate) const SCALAR: Kernels = Kernels {
+    name: "scalar",
+    float: None,
+    int8: None,
+    half: None,
+};
+
+/// The size of a tile: [`crate::simd::Simd::ROWS`], `COLUMNS` and `DEPTH`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) depth: usize,
+}
+
+/// The f32 kernels of a SIMD variant. They run on the calling thread; the caller splits the work.
+pub(crate) trait FloatKernels: Debug + Send + Sync {
+    fn name(&self) -> &'static str;
+    fn shape(&self) -> Shape;
+    /// # Safety
+    /// As [`crate::linear::tile::group`].
+    unsafe fn group(&self, group: &LinearGroup, sums: &mut [f32]);
+    /// # Safety
+    /// As [`crate::attention::head`].
+    unsafe fn head(&self, head: &AttentionHead, memory: &mut [f32]);
+    fn layer_norm(
+        &self,
+        x: &[f32],
+        width: usize,
+        gain: &[f32],
+        bias: &[f32],
+        epsilon: f32,
+        out: &mut [f32],
+    );
+    fn activate(&self, x: &mut [f32], activation: Option<Activation>);
+    /// Quantises one row to s8 and returns its scale.
+    fn quantize(&self, x: &[f32], out: &mut [i8]) -> f32;
+    /// Quantises one row plus an offset to u8 and returns its scale.
+    fn quantize_offset(&self, x: &[f32], offset: f32, out: &mut [u8]) -> f32;
+    /// As [`crate::reference::quantize_affine`].
+    fn quantize_affine(&self, x: &[f32], by: Affine, out: &mut [i8]) -> bool;
+    fn fake_quantize(&self, x: &[f32], by: Affine, out: &mut [f32]);
+    /// As [`crate::reference::range`].
+    fn range(&self, x: &[f32]) -> [f32; 3];
+    /// [`crate::activation::exp2`] of each value.
+    #[cfg(test)]
+    fn exp2(&self, x: &mut [f32]);
+}
+
+/// The 8-bit integer kernels of a SIMD variant, on the calling thread.
+pub(crate) trait Int8Kernels: Debug + Send + Sync {
+    fn name(&self) -> &'static str;
+    fn layout(&self) -> Layout;
+    /// [`crate::int8::group::Int8Simd::DEPTH`]
+    #[cfg(test)]
+    fn depth(&self) -> usize;
+    /// As [`Self::group`] applies it to its outputs.
+    #[cfg(test)]
+    fn activate(&self, x: &mut [f32], activation: Option<Activation>);
+    /// # Safety
+    /// As [`crate::int8::group::group`].
+    unsafe fn group(&self, group: &Int8Group, sums: &mut [i32]);
+}
+
+/// The f16 kernels of a SIMD variant, on the calling thread.
+pub(crate) trait F16Kernels: Debug + Send + Sync {
+    fn name(&self) -> &'static str;
+    /// Packed rows are padded to `rows`.
+    fn shape(&self) -> Shape;
+    /// [`crate::reference::row_f16`] of each row of x [scales.len(), k], at most a tile's rows, into `to`
+    /// [steps of k][rows of a tile], padded with zeros.
+    fn pack_rows(&self, x: &[f32], k: usize, exponent: i32, scales: &mut [f32], to: &mut [u16]);
+    /// # Safety
+    /// As [`F16Group::out`] says.
+    unsafe fn group(&self, group: &F16Group, sums: &mut [f32]);
+}
+
+/// Panels that are computed together.
+pub(crate) struct LinearGroup<'a> {
+    /// Packed rows, in blocks of k, as by [`crate::linear::pack::pack_rows`].
+    pub(crate) x: &'a [f32],
+    /// Rows of x.
+    pub(crate) rows: usize,
+    /// k rounded up to a multiple of 4.
+    pub(crate) depth: usize,
+    /// Whole panels.
+    pub(crate) panels: &'a [f32],
+    /// The columns of `out` that the panels compute.
+    pub(crate) columns: Range<usize>,
+    pub(crate) activation: Option<Activation>,
+    /// [rows, width]
+    pub(crate) residual: Option<&'a [f32]>,
+    /// n: the columns of `out` and `residual`.
+    pub(crate) width: usize,
+    /// [rows, width]. The group writes `columns`, which nothing else accesses meanwhile.
+    pub(crate) out: *mut f32,
+}
+
+/// The operands of one attention head: rows of `width` values.
+pub(crate) struct AttentionHead<'a> {
+    pub(crate) q: StridedRows<'a>,
+    pub(crate) tq: usize,
+    pub(crate) k: StridedRows<'a>,
+    pub(crate) v: StridedRows<'a>,
+    pub(crate) tk: usize,
+    pub(crate) width: usize,
+    pub(crate) causal: bool,
+    pub(crate) scale: f32,
+    /// Those of the scores apply before `scale`.
+    pub(crate) stages: &'a AttentionStages,
+    /// tq rows of `width` values, `stride` apart, which nothing else accesses meanwhile.
+    pub(crate) out: *mut f32,
+    pub(crate) stride: usize,
+}
+
+/// Panels that are computed together.
+pub(crate) struct Int8Group<'a> {
+    /// Blocks of packed rows, [`Layout::block_size`] apart.
+    pub(crate) x: &'a [u8],
+    pub(crate) rows: usize,
+    /// [rows]
+    pub(crate) scales: &'a [f32],
+    /// Steps of k.
+    pub(crate) steps: usize,
+    /// Whether 128 was added to or subtracted from the packed values.
+    pub(crate) shifted: bool,
+    /// The zero points' contribution to the sums.
+    pub(crate) offsets: Option<Offsets<'a>>,
+    /// Whole panels.
+    pub(crate) panels: &'a [u8],
+    /// The columns of `out` that the panels compute.
+    pub(crate) columns: Range<usize>,
+    pub(crate) activation: Option<Activation>,
+    /// [rows, width]
+    pub(crate) residual: Option<&'a [f32]>,
+    /// n: the columns of `out` and `residual`.
+    pub(crate) width: usize,
+    /// [rows, width]. The group writes `columns`, which nothing else accesses meanwhile.
+    pub(crate) out: *mut f32,
+}
+
+/// The zero points' contribution to the sum of row i and column j: columns[j] + rows[i] · zero_points[j], wrapping.
+#[derive(Clone, Copy)]
+pub(crate) struct Offsets<'a> {
+    /// [n]
+    pub(crate) columns: &'a [i32],
+    /// [m]
+    pub(crate) rows: &'a [i32],
+    /// [n], or empty.
+    pub(crate) zero_points: &'a [i32],
+}
+
+impl Offsets<'_> {
+    /// Initialises the sums [rows, width] of the columns `columns`; sums of padding become 0.
+    pub(crate) fn write(
+        self,
+        corrections: Option<&[i32]>,
+        columns: Range<usize>,
+        width: usize,
+        sums: &mut [i32],
+    ) {
+        let from = &self.columns[columns.clone()];
+        for (sums, &row) in sums.chunks_exact_mut(width).zip(self.rows) {
+            match corrections {
+                Some(corrections) => sums.copy_from_slice(corrections),
+                None => sums.fill(0),
+            }
+            for (sum, from) in sums.iter_mut().zip(from) {
+                *sum = sum.wrapping_add(*from);
+            }
+            if !self.zero_points.is_empty() {
+                let zero_points = &self.zero_points[columns.clone()];
+                for (sum, zero) in sums.iter_mut().zip(zero_points) {
+                    *sum = sum.wrapping_add(row.wrapping_mul(*zero));
+                }
+            }
+        }
+    }
+}
+
+/// Panels that are computed together.
+#[cfg_attr(
+    not(target_arch = "aarch64"),
+    allow(dead_code, reason = "used on ARM only")
+)]
+pub(crate) struct F16Group<'a> {
+    /// Packed rows: blocks of a tile's rows, as by [`F16Kernels::pack_rows`].
+    pub(crate) x: &'a [u16],
+    /// [rows]
+    pub(crate) scales: &'a [f32],
+    /// k rounded up to a multiple of 4.
+    pub(crate) depth: usize,
+    /// Whole panels.
+    pub(crate) panels: &'a [u16],
+    /// One value per column of the panels.
+    pub(crate) bias: &'a [f32],
+    /// The columns of `out` that the panels compute.
+    pub(crate) columns: Range<usize>,
+    pub(crate) activation: Option<Activation>,
+    /// [rows, width]
+    pub(crate) residual: Option<&'a [f32]>,
+    /// n: the columns of `out` and `residual`.
+    pub(crate) width: usize,
+    /// [rows, width]. The group writes `columns`, which nothing else accesses meanwhile.
+    pub(crate) out: *mut f32,
+}

@@ -1,0 +1,256 @@
+//! AVX2 with FMA.
+
+use std::arch::x86_64::*;
+
+use crate::implement::{tiles, vector};
+use crate::int8::group::{Int8Simd, Int8Tile, tiles_int8, vector_int8};
+use crate::int8::pack::{Layout, Operand};
+use crate::simd::{Simd, operations};
+
+/// AVX2 with FMA: 16 registers of 8 values.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    pub(crate) fn new() -> Option<Self> {
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Avx2(()))
+    }
+}
+
+vector!(Avx2, "avx2", "avx2,fma");
+
+impl Simd for Avx2 {
+    type V = __m256;
+    type Quad = *const f32;
+
+    const LANES: usize = 8;
+    const ROWS: usize = 6;
+    const COLUMNS: usize = 16;
+    const DEPTH: usize = 256;
+
+    operations! {
+        add(a, b) = _mm256_add_ps(a, b);
+        sub(a, b) = _mm256_sub_ps(a, b);
+        mul(a, b) = _mm256_mul_ps(a, b);
+        div(a, b) = _mm256_div_ps(a, b);
+        min(a, b) = _mm256_min_ps(a, b);
+        max(a, b) = _mm256_max_ps(a, b);
+        mul_add(a, b, c) = _mm256_fmadd_ps(a, b, c);
+        round(a) = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
+        power_of_two(n) = {
+            let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
+        };
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m256 {
+        // SAFETY: the token proves that the processor has the instruction.
+        unsafe { _mm256_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    fn sum(self, a: __m256) -> f32 {
+        // SAFETY: the token proves that the processor has the instructions.
+        unsafe {
+            let a = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+            _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)))
+        }
+    }
+
+    #[inline(always)]
+    fn largest(self, a: __m256) -> f32 {
+        // SAFETY: the token proves that the processor has the instructions.
+        unsafe {
+            let a = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let a = _mm_max_ps(a, _mm_movehl_ps(a, a));
+            _mm_cvtss_f32(_mm_max_ss(a, _mm_movehdup_ps(a)))
+        }
+    }
+
+    #[inline(always)]
+    fn larger_magnitude(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: the token proves that the processor has the instructions.
+        unsafe {
+            let b = _mm256_and_si256(_mm256_castps_si256(b), _mm256_set1_epi32(i32::MAX));
+            _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), b))
+        }
+    }
+
+    #[inline(always)]
+    fn largest_magnitude(self, a: __m256) -> u32 {
+        // SAFETY: the token proves that the processor has the instructions.
+        unsafe {
+            let a = _mm256_castps_si256(a);
+            let a = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256::<1>(a));
+            let a = _mm_max_epi32(a, _mm_shuffle_epi32::<0b01_00_11_10>(a));
+            _mm_cvtsi128_si32(_mm_max_epi32(a, _mm_shuffle_epi32::<0b10_11_00_01>(a))) as u32
+        }
+    }
+
+    #[inline(always)]
+    fn mul_add_lane<const LANE: i32>(self, a: __m256, q: *const f32, c: __m256) -> __m256 {
+        // SAFETY: the token proves the instructions; `quad` had the promise of 4 readable values.
+        unsafe { _mm256_fmadd_ps(a, _mm256_broadcast_ss(&*q.add(LANE as usize)), c) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> __m256 {
+        // SAFETY: the token proves the instruction; the rest is the caller's promise.
+        unsafe { _mm256_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, v: __m256, to: *mut f32) {
+        // SAFETY: the token proves the instruction; the rest is the caller's promise.
+        unsafe { _mm256_storeu_ps(to, v) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_s8(self, v: [__m256; 4], to: *mut i8) {
+        // SAFETY: the token proves the instructions; the rest is the caller's promise.
+        unsafe {
+            let (ab, cd) = self.whole(v);
+            _mm256_storeu_si256(to.cast(), in_order(_mm256_packs_epi16(ab, cd)));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_u8(self, v: [__m256; 4], to: *mut u8) {
+        // SAFETY: the token proves the instructions; the rest is the caller's promise.
+        unsafe {
+            let (ab, cd) = self.whole(v);
+            _mm256_storeu_si256(to.cast(), in_order(_mm256_packus_epi16(ab, cd)));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn quad(self, from: *const f32) -> *const f32 {
+        from
+    }
+
+    #[inline(always)]
+    fn prefetch(self, at: *const f32) {
+        // SAFETY: a prefetch reads nothing, so that any address will do.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+
+    tiles!(Avx2, "avx2,fma", 2, [1 2 3 4 5 6]);
+}
+
+impl Avx2 {
+    /// Whole numbers of 16 bits, half to even: quads of the first two registers, in turn, and of the last two.
+    #[inline(always)]
+    fn whole(self, [a, b, c, d]: [__m256; 4]) -> (__m256i, __m256i) {
+        // SAFETY: the token proves the instructions.
+        unsafe {
+            (
+                _mm256_packs_epi32(_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b)),
+                _mm256_packs_epi32(_mm256_cvtps_epi32(c), _mm256_cvtps_epi32(d)),
+            )
+        }
+    }
+}
+
+/// Bytes that were packed in each half apart, quads of four registers and then again, one register after the other.
+///
+/// # Safety
+/// On a processor with AVX2.
+#[inline(always)]
+unsafe fn in_order(bytes: __m256i) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)) }
+}
+
+vector_int8!(Avx2, "avx2", "avx2,fma");
+
+/// Bytes widened to 16 bits, of which two products are added to each of 8 sums at once. The instruction that
+/// multiplies bytes (VPMADDUBSW) saturates, and what keeps it exact costs more than widening a weight once
+/// for all rows.
+impl Int8Simd for Avx2 {
+    type Float = Avx2;
+
+    const LAYOUT: Layout = Layout {
+        rows: 6,
+        rows_multiple: 1,
+        columns: 16,
+        step: 2,
+        whole_rows: false,
+        operand: Operand::Wide,
+    };
+    const DEPTH: usize = 512;
+
+    fn float(self) -> Avx2 {
+        self
+    }
+
+    tiles_int8!(Avx2, "avx2,fma", 1 => avx2::<1>, 2 => avx2::<2>, 3 => avx2::<3>, 4 => avx2::<4>, 5 => avx2::<5>, 6 => avx2::<6>);
+}
+
+/// # Safety
+/// As [`Int8Simd::tiles`], of one, on a processor with AVX2.
+#[inline(always)]
+unsafe fn avx2<const ROWS: usize>(float: Avx2, t: &Int8Tile) {
+    // SAFETY: the caller's promise; every step has 32 values of the panel and two i16 of each row.
+    unsafe {
+        let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
+        if !t.from.is_null() {
+            for (i, [a, b]) in sums.iter_mut().enumerate() {
+                let from = t.from.add(t.from_stride * i);
+                *a = _mm256_loadu_si256(from.cast());
+                *b = _mm256_loadu_si256(from.add(8).cast());
+            }
+        }
+        let (mut x, mut panel, mut next) = (t.x, t.panel, t.next);
+        for _ in 0..t.steps / 2 {
+            for _ in 0..t.ahead {
+                _mm_prefetch::<_MM_HINT_T0>(next);
+                next = next.wrapping_add(64);
+            }
+            avx2_step(&mut sums, x, panel);
+            avx2_step(&mut sums, x.add(4 * ROWS), panel.add(32));
+            x = x.add(8 * ROWS);
+            panel = panel.add(64);
+        }
+        if !t.steps.is_multiple_of(2) {
+            avx2_step(&mut sums, x, panel);
+        }
+        if let Some(finish) = &t.finish {
+            return finish.write::<Avx2, ROWS, 2>(
+                float,
+                0,
+                #[inline(always)]
+                |i, j| _mm256_cvtepi32_ps(sums[i][j]),
+            );
+        }
+        for (i, &[a, b]) in sums.iter().enumerate() {
+            _mm256_storeu_si256(t.sums.add(16 * i).cast(), a);
+            _mm256_storeu_si256(t.sums.add(16 * i + 8).cast(), b);
+        }
+    }
+}
+
+/// Two values of k: those of 16 columns in `panel`, of ROWS rows, widened, in `x`.
+///
+/// # Safety
+/// On a processor with AVX2; `panel` points to 32 values, `x` to 2 ROWS of 16 bits.
+#[inline(always)]
+unsafe fn avx2_step<const ROWS: usize>(
+    sums: &mut [[__m256i; 2]; ROWS],
+    x: *const u8,
+    panel: *const i8,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let w = [
+            _mm256_cvtepi8_epi16(_mm_loadu_si128(panel.cast())),
+            _mm256_cvtepi8_epi16(_mm_loadu_si128(panel.add(16).cast())),
+        ];
+        for (i, [a, b]) in sums.iter_mut().enumerate() {
+            let x = _mm256_set1_epi32(x.add(4 * i).cast::<i32>().read_unaligned());
+            *a = _mm256_add_epi32(*a, _mm256_madd_epi16(x, w[0]));
+            *b = _mm256_add_epi32(*b, _mm256_madd_epi16(x, w[1]));
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! AVX-512 VNNI.
+
+use std::arch::x86_64::*;
+
+use super::avx512::Avx512;
+use crate::int8::group::{Int8Simd, Int8Tile, tiles_int8, vector_int8};
+use crate::int8::pack::{Layout, Operand};
+
+/// AVX-512 VNNI: four products of an unsigned and a signed byte added to each of 16 sums at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx512Vnni(Avx512);
+
+impl Avx512Vnni {
+    pub(crate) fn new() -> Option<Self> {
+        let float = Avx512::new()?;
+        is_x86_feature_detected!("avx512vnni").then_some(Avx512Vnni(float))
+    }
+}
+
+vector_int8!(Avx512Vnni, "avx512vnni", "avx512f,avx512vnni");
+
+impl Int8Simd for Avx512Vnni {
+    type Float = Avx512;
+
+    const LAYOUT: Layout = Layout {
+        rows: 10,
+        rows_multiple: 1,
+        columns: 32,
+        step: 4,
+        whole_rows: true,
+        operand: Operand::Unsigned,
+    };
+    // Panels of this length stay in the second-level cache, which is near enough.
+    const DEPTH: usize = 4096;
+    const ACTIVATES: bool = true;
+
+    fn float(self) -> Avx512 {
+        self.0
+    }
+
+    tiles_int8!(Avx512Vnni, "avx512f,avx512vnni", 1 => vnni::<1>, 2 => vnni::<2>, 3 => vnni::<3>, 4 => vnni::<4>, 5 => vnni::<5>, 6 => vnni::<6>, 7 => vnni::<7>, 8 => vnni::<8>, 9 => vnni::<9>, 10 => vnni::<10>);
+}
+
+/// # Safety
+/// As [`Int8Simd::tiles`], of one, on a processor with AVX-512 VNNI.
+#[inline(always)]
+unsafe fn vnni<const ROWS: usize>(token: Avx512Vnni, t: &Int8Tile) {
+    // SAFETY: the caller's promise; every step has 64 values of each half of the panel and 4 of each row.
+    unsafe {
+        let mut sums = [[_mm512_setzero_si512(); 2]; ROWS];
+        if !t.from.is_null() {
+            for (i, [a, b]) in sums.iter_mut().enumerate() {
+                let from = t.from.add(t.from_stride * i);
+                *a = _mm512_loadu_si512(from.cast());
+                *b = _mm512_loadu_si512(from.add(16).cast());
+            }
+        }
+        let (mut x, mut panel, mut next) = (t.x, t.panel, t.next);
+        for _ in 0..t.steps / 2 {
+            for _ in 0..t.ahead {
+                _mm_prefetch::<_MM_HINT_T0>(next);
+                next = next.wrapping_add(64);
+            }
+            vnni_step(&mut sums, x, t.x_stride, panel);
+            vnni_step(&mut sums, x.add(4), t.x_stride, panel.add(128));
+            x = x.add(8);
+            panel = panel.add(256);
+        }
+        if !t.steps.is_multiple_of(2) {
+            vnni_step(&mut sums, x, t.x_stride, panel);
+        }
+        for (i, &[a, b]) in sums.iter().enumerate() {
+            _mm512_storeu_si512(t.sums.add(32 * i).cast(), a);
+            _mm512_storeu_si512(t.sums.add(32 * i + 16).cast(), b);
+        }
+        if let Some(finish) = &t.finish {
+            finish.rows(
+                token.0,
+                ROWS,
+                t.sums,
+                #[inline(always)]
+                |sums| _mm512_cvtepi32_ps(_mm512_loadu_si512(sums.cast())),
+            );
+        }
+    }
+}
+
+/// Four values of k: those of 32 columns in `panel`, of ROWS rows in `x`, `stride` apart.
+///
+/// # Safety
+/// On a processor with AVX-512 VNNI; `panel` points to 128 values, `x` to ROWS times 4.
+#[inline(always)]
+unsafe fn vnni_step<const ROWS: usize>(
+    sums: &mut [[__m512i; 2]; ROWS],
+    x: *const u8,
+    stride: usize,
+    panel: *const i8,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let w = [
+            _mm512_loadu_si512(panel.cast()),
+            _mm512_loadu_si512(panel.add(64).cast()),
+        ];
+        for (i, [a, b]) in sums.iter_mut().enumerate() {
+            let x = _mm512_set1_epi32(x.add(i * stride).cast::<i32>().read_unaligned());
+            *a = _mm512_dpbusd_epi32(*a, x, w[0]);
+            *b = _mm512_dpbusd_epi32(*b, x, w[1]);
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Instruction sets of x86-64.
+
+mod avx2;
+mod avx512;
+mod avx512vnni;
+
+pub(crate) use avx2::Avx2;
+pub(crate) use avx512::Avx512;
+pub(crate) use avx512vnni::Avx512Vnni;
