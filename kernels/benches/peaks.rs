@@ -121,7 +121,7 @@ mod limits {
     macro_rules! instruction {
         ($name:literal, $to:literal, $from:literal) => {
             |mut sum: int32x4_t, x: int32x4_t| {
-                // SAFETY: the caller's promise; the instruction touches registers alone.
+                // SAFETY: the caller's promise; the instruction accesses only registers.
                 unsafe {
                     asm!(
                         concat!($name, " {0:v}.", $to, ", {1:v}.", $from, ", {1:v}.", $from),

@@ -106,7 +106,7 @@ pub(crate) fn quantize(
             Some(vector) => vector.quantize_affine(x, by, out),
         };
         let sum = out.iter().map(|&q| i32::from(q)).sum();
-        // SAFETY: row i has a sum and a scale, which are this job's alone.
+        // SAFETY: row i has a sum and a scale, which only this job accesses.
         unsafe {
             sums.pointer().add(i).write(sum);
             let scale = if finite { by.scale } else { f32::NAN };

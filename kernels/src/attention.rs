@@ -96,7 +96,7 @@ impl Sizes {
 /// Computes a head. `memory` has `Sizes::all` values of arbitrary content.
 ///
 /// # Safety
-/// As [`AttentionHead::out`] says.
+/// As [`AttentionHead::out`] states.
 #[inline(always)]
 pub(crate) unsafe fn head<S: Simd>(simd: S, shape: Shape, h: &AttentionHead, memory: &mut [f32]) {
     let sizes = Sizes::new(shape, h.tq, h.tk, h.width, h.stages);
@@ -145,7 +145,7 @@ pub(crate) unsafe fn head<S: Simd>(simd: S, shape: Shape, h: &AttentionHead, mem
         let columns = i * S::COLUMNS..h.width.min((i + 1) * S::COLUMNS);
         if columns.len() == S::COLUMNS {
             let out = h.out.wrapping_add(columns.start);
-            // SAFETY: `out` has tq rows, `stride` apart, of these columns, which are this head's alone.
+            // SAFETY: `out` has tq rows, `stride` apart, of these columns, which only this head accesses.
             unsafe { product(simd, weights, h.tq, panel, tk4, out, h.stride) };
             continue;
         }
@@ -162,7 +162,7 @@ pub(crate) unsafe fn head<S: Simd>(simd: S, shape: Shape, h: &AttentionHead, mem
             )
         };
         for (i, sums) in sums.chunks_exact(S::COLUMNS).enumerate() {
-            // SAFETY: `out` has row i and these columns, which are this head's alone.
+            // SAFETY: `out` has row i and these columns, which only this head accesses.
             let out = unsafe {
                 std::slice::from_raw_parts_mut(
                     h.out.add(i * h.stride + columns.start),
@@ -174,7 +174,7 @@ pub(crate) unsafe fn head<S: Simd>(simd: S, shape: Shape, h: &AttentionHead, mem
     }
     if !h.stages.out.is_empty() {
         for i in 0..h.tq {
-            // SAFETY: `out` has row i, whose `width` values are this head's alone and have been written.
+            // SAFETY: `out` has row i, whose `width` values only this head accesses and has written.
             let out = unsafe { std::slice::from_raw_parts_mut(h.out.add(i * h.stride), h.width) };
             pointwise::apply(simd, &h.stages.out, out);
         }

@@ -91,7 +91,7 @@ pub(crate) trait F16Kernels: Debug + Send + Sync {
     /// [steps of k][rows of a tile], padded with zeros.
     fn pack_rows(&self, x: &[f32], k: usize, exponent: i32, scales: &mut [f32], to: &mut [u16]);
     /// # Safety
-    /// As [`F16Group::out`] says.
+    /// As [`F16Group::out`] states.
     unsafe fn group(&self, group: &F16Group, sums: &mut [f32]);
 }
 

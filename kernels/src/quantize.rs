@@ -20,7 +20,7 @@ pub(crate) fn quantize_rows(
     let scales = unsafe { Shared::new(scales) };
     threads::share_chunks(threads, out, TOGETHER * width, |i, out| {
         let x = &x[i * TOGETHER * width..][..out.len()];
-        // SAFETY: these rows have scales, which are this job's alone.
+        // SAFETY: these rows have scales, which only this job accesses.
         let scales = unsafe {
             let first = scales.pointer().add(i * TOGETHER);
             std::slice::from_raw_parts_mut(first, out.len() / width)

@@ -41,14 +41,13 @@ impl Int8Simd for Dotprod {
     tiles_int8!(Dotprod, "neon,dotprod", 1 => dotprod::<1, 1>, 2 => dotprod::<2, 1>, 3 => dotprod::<3, 1>, 4 => dotprod::<4, 1>, 5 => dotprod::<5, 2>, 6 => dotprod::<6, 2>, 7 => dotprod::<7, 2>, 8 => dotprod::<8, 2>, 9 => dotprod::<9, 3>, 10 => dotprod::<10, 3>, 11 => dotprod::<11, 3>, 12 => dotprod::<12, 3>);
 }
 
-/// sum + w · x's values 4 LANE .. 4 LANE + 4, for each of w's four columns. The compiler's own intrinsic is not
-/// stable yet.
+/// sum + w · (values 4 LANE .. 4 LANE + 4 of x), for each of w's four columns. Rust's intrinsic is not stable.
 ///
 /// # Safety
-/// In a function with dotprod turned on.
+/// In a function that enables dotprod.
 #[inline(always)]
 unsafe fn sdot<const LANE: usize>(mut sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
-    // SAFETY: the caller's promise; the instruction touches registers alone.
+    // SAFETY: the caller's promise; the instruction accesses only registers.
     unsafe {
         asm!(
             "sdot {sum:v}.4s, {w:v}.16b, {x:v}.4b[{lane}]",
@@ -56,7 +55,7 @@ unsafe fn sdot<const LANE: usize>(mut sum: int32x4_t, w: int8x16_t, x: int8x16_t
             w = in(vreg) w,
             x = in(vreg) x,
             lane = const LANE,
-            // Not `pure`, so that it keeps its place after the loads, whose registers are few.
+            // Not `pure`, so that it stays behind the loads, which have few registers.
             options(nomem, nostack, preserves_flags)
         );
     }
@@ -68,7 +67,7 @@ unsafe fn sdot<const LANE: usize>(mut sum: int32x4_t, w: int8x16_t, x: int8x16_t
 #[inline(always)]
 unsafe fn dotprod<const ROWS: usize, const QUADS: usize>(token: Dotprod, t: &Int8Tile) {
     // SAFETY: the caller's promise; every step has 4 values of each of 8 columns, and of each row, whose number
-    // is filled up to a multiple of 4.
+    // is padded to a multiple of 4.
     unsafe {
         let mut sums = [[vdupq_n_s32(0); 2]; ROWS];
         if !t.from.is_null() {
@@ -89,8 +88,8 @@ unsafe fn dotprod<const ROWS: usize, const QUADS: usize>(token: Dotprod, t: &Int
             dotprod_step::<ROWS, QUADS>(&mut sums, w, load_rows(&mut x));
             panel = panel.add(32);
         }
-        if let Some(finish) = &t.finish {
-            return finish.write::<Neon, ROWS, 2>(
+        if let Some(epilogue) = &t.epilogue {
+            return epilogue.write::<Neon, ROWS, 2>(
                 token.0,
                 0,
                 #[inline(always)]
@@ -105,7 +104,7 @@ unsafe fn dotprod<const ROWS: usize, const QUADS: usize>(token: Dotprod, t: &Int
 }
 
 /// # Safety
-/// In a function with dotprod turned on; `panel` and `x` point to two steps each.
+/// In a function that enables dotprod; `panel` and `x` point to two steps each.
 #[inline(always)]
 unsafe fn dotprod_two_steps<const ROWS: usize, const QUADS: usize>(
     sums: &mut [[int32x4_t; 2]; ROWS],
@@ -123,7 +122,7 @@ unsafe fn dotprod_two_steps<const ROWS: usize, const QUADS: usize>(
 /// Four values of k: those of 8 columns in `w`, of four rows in each register of `x`.
 ///
 /// # Safety
-/// In a function with dotprod turned on.
+/// In a function that enables dotprod.
 #[inline(always)]
 unsafe fn dotprod_step<const ROWS: usize, const QUADS: usize>(
     sums: &mut [[int32x4_t; 2]; ROWS],

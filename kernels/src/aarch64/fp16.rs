@@ -1,5 +1,5 @@
-//! ARMv8.2's FP16: FMLA of eight values of f16. The compiler's own intrinsics are newer than what this crate
-//! needs, so that registers of f16 are those of u16 here.
+//! FP16 of ARMv8.2: FMLA of eight f16 values. Rust's intrinsics need a newer compiler than this crate, so registers of f16 have
+//! the type of u16 registers here.
 
 use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
@@ -7,12 +7,12 @@ use std::arch::{asm, is_aarch64_feature_detected};
 use super::neon::Neon;
 use crate::dispatch::{F16Group, F16Kernels, Shape};
 use crate::linear::pack::blocks;
-use crate::linear::tile::finish;
+use crate::linear::tile::epilogue;
 use crate::quantize::largest;
 use crate::reference::{self, F16_BLOCK};
 use crate::simd::Simd;
 
-/// FP16, and NEON for the rest.
+/// FP16, with NEON for f32.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fp16(Neon);
 
@@ -23,13 +23,13 @@ impl Fp16 {
     }
 }
 
-/// Rows of a tile; one register holds a value of each.
+/// Rows of a tile; a register holds one value of each.
 const ROWS: usize = 8;
 /// Registers of columns.
 const VECTORS: usize = 3;
 const COLUMNS: usize = 8 * VECTORS;
-/// Values of k between two panels, a multiple of [`F16_BLOCK`]: a panel's block of 24 KiB and the rows' one of
-/// 8 KiB stay in the first-level cache together.
+/// Values of k per panel block, a multiple of [`F16_BLOCK`]: a panel's block of 24 KiB and a rows' block of 8 KiB fit the
+/// first-level cache together.
 const DEPTH: usize = 512;
 const _: () = assert!(DEPTH.is_multiple_of(F16_BLOCK) && F16_BLOCK.is_multiple_of(4));
 
@@ -79,7 +79,7 @@ fn pack_rows(simd: Neon, x: &[f32], k: usize, exponent: i32, scales: &mut [f32],
         // SAFETY: every aarch64 has NEON.
         let mut rows = [unsafe { vdupq_n_u16(0) }; ROWS];
         for (i, row) in rows[..scales.len()].iter_mut().enumerate() {
-            // A row that is NaN is zeros times NaN, its scale.
+            // A non-finite row stays zeros; its scale is NaN.
             if factors[i] == 0.0 {
                 continue;
             }
@@ -108,7 +108,7 @@ fn pack_rows(simd: Neon, x: &[f32], k: usize, exponent: i32, scales: &mut [f32],
     }
 }
 
-/// Columns of eight rows of eight values.
+/// The transpose of eight rows of eight values.
 #[inline(always)]
 fn transposed(rows: [uint16x8_t; 8]) -> [uint16x8_t; 8] {
     // SAFETY: every aarch64 has NEON.
@@ -146,7 +146,7 @@ fn transposed(rows: [uint16x8_t; 8]) -> [uint16x8_t; 8] {
 #[inline(always)]
 fn narrow(low: float32x4_t, high: float32x4_t) -> uint16x8_t {
     let mut all: uint16x8_t;
-    // SAFETY: every aarch64 has the instructions, which touch registers alone.
+    // SAFETY: every aarch64 has the instructions, which access only registers.
     unsafe {
         asm!(
             "fcvtn {all:v}.4h, {low:v}.4s",
@@ -164,7 +164,7 @@ fn narrow(low: float32x4_t, high: float32x4_t) -> uint16x8_t {
 #[inline(always)]
 fn widen(all: uint16x8_t) -> [float32x4_t; 2] {
     let (mut low, mut high): (float32x4_t, float32x4_t);
-    // SAFETY: every aarch64 has the instructions, which touch registers alone.
+    // SAFETY: every aarch64 has the instructions, which access only registers.
     unsafe {
         asm!(
             "fcvtl {low:v}.4s, {all:v}.4h",
@@ -178,12 +178,12 @@ fn widen(all: uint16x8_t) -> [float32x4_t; 2] {
     [low, high]
 }
 
-/// Computes a group of panels, the block of k outermost as in [`crate::linear::group`].
+/// Computes a group of panels, blocks of k outermost, as [`crate::linear::tile::group`].
 ///
 /// `sums` has a value for each row and column of the panels.
 ///
 /// # Safety
-/// In a function with fp16 turned on, and as [`F16Group::out`] says.
+/// In a function that enables fp16, and as [`F16Group::out`] states.
 #[inline(always)]
 unsafe fn group(simd: Neon, g: &F16Group, sums: &mut [f32]) {
     let rows = g.scales.len();
@@ -229,10 +229,10 @@ unsafe fn group(simd: Neon, g: &F16Group, sums: &mut [f32]) {
             let at = i * g.width + first;
             let residual = g.residual.map(|r| &r[at..][..width]);
             let sums = &sums[i * COLUMNS..][..COLUMNS];
-            // SAFETY: `out` has row i and the columns first .. first + width, which are this group's alone.
+            // SAFETY: `out` has row i and the columns first .. first + width, which only this group accesses.
             let out = unsafe { std::slice::from_raw_parts_mut(g.out.add(at), width) };
             let scale = simd.splat(scale);
-            finish(simd, sums, scale, bias, g.activation, residual, out);
+            epilogue(simd, sums, scale, bias, g.activation, residual, out);
         }
     }
 }
@@ -240,7 +240,7 @@ unsafe fn group(simd: Neon, g: &F16Group, sums: &mut [f32]) {
 /// A tile's operands.
 #[derive(Clone, Copy)]
 struct Tile {
-    /// [depth, ROWS], whatever the tile's height.
+    /// [depth, ROWS], for any number of rows.
     x: *const u16,
     /// [depth, COLUMNS]
     panel: *const u16,
@@ -248,12 +248,12 @@ struct Tile {
     depth: usize,
     /// [rows, COLUMNS]
     sums: *mut f32,
-    /// Whether `sums` has sums already, of the steps of k before these.
+    /// Whether to add to `sums`, which then has the sums of previous steps of k.
     add: bool,
 }
 
-/// sums [HEIGHT, COLUMNS] = (sums if `add`) + x · panel, as [`reference::sums_f16`] orders the additions; `depth`
-/// begins with a block.
+/// sums [HEIGHT, COLUMNS] = (sums if `add`) + x · panel, with additions in the order of [`reference::sums_f16`]. The first step
+/// begins a block.
 ///
 /// # Safety
 /// On a processor with fp16. `x` and `panel` have `depth` steps, `sums` HEIGHT rows, which are initialised if `add`.
@@ -280,7 +280,7 @@ unsafe fn tile_of<const HEIGHT: usize>(t: Tile) {
                     // SAFETY: `sums` has row i < HEIGHT of COLUMNS values; the caller's promise for what is in it.
                     unsafe {
                         let to = t.sums.add(i * COLUMNS + 8 * j + 4 * half);
-                        // Zero too, which takes the sign off a zero.
+                        // Adding 0 too, which clears the sign of a zero.
                         let before = match first {
                             true => vdupq_n_f32(0.0),
                             false => vld1q_f32(to),
@@ -296,14 +296,14 @@ unsafe fn tile_of<const HEIGHT: usize>(t: Tile) {
 /// One step of k: a value of each row in `x`, times the columns in `w`.
 ///
 /// # Safety
-/// In a function with fp16 turned on.
+/// In a function that enables fp16.
 #[inline(always)]
 unsafe fn step<const HEIGHT: usize>(
     block: &mut [[uint16x8_t; VECTORS]; HEIGHT],
     w: [uint16x8_t; VECTORS],
     x: uint16x8_t,
 ) {
-    // One by one, as the compiler leaves a loop of so much assembly a loop, and its sums in memory.
+    // Unrolled by hand: the compiler does not unroll a loop with so much assembly, and keeps its sums in memory.
     macro_rules! rows {
         ($($row:literal)*) => {$(
             if $row < HEIGHT {
@@ -321,26 +321,26 @@ unsafe fn step<const HEIGHT: usize>(
 /// sum + w · x[LANE], rounded once, for each of w's eight columns.
 ///
 /// # Safety
-/// In a function with fp16 turned on.
+/// In a function that enables fp16.
 #[inline(always)]
 unsafe fn fmla<const LANE: usize>(mut sum: uint16x8_t, w: uint16x8_t, x: uint16x8_t) -> uint16x8_t {
-    // SAFETY: the caller's promise; the instruction touches registers alone.
+    // SAFETY: the caller's promise; the instruction accesses only registers.
     unsafe {
         asm!(
             "fmla {sum:v}.8h, {w:v}.8h, {x:v}.h[{lane}]",
             sum = inout(vreg) sum,
             w = in(vreg) w,
-            // By element of f16 there are four bits for the register.
+            // The instruction has four bits for the register of an f16 element.
             x = in(vreg_low16) x,
             lane = const LANE,
-            // Not `pure`, so that it keeps its place after the loads, whose registers are few.
+            // Not `pure`, so that it stays behind the loads, which have few registers.
             options(nomem, nostack, preserves_flags)
         );
     }
     sum
 }
 
-/// Four steps of packed rows.
+/// Loads four steps of packed rows.
 ///
 /// # Safety
 /// `at` points to as many readable values.
@@ -362,7 +362,7 @@ unsafe fn load_rows(at: &mut *const u16) -> [uint16x8_t; 4] {
     [a, b, c, d]
 }
 
-/// One step of a panel.
+/// Loads one step of a panel.
 ///
 /// # Safety
 /// `at` points to as many readable values.

@@ -8,7 +8,7 @@ use super::neon::Neon;
 use crate::int8::group::{Int8Simd, Int8Tile, tiles_int8, vector_int8};
 use crate::int8::pack::{Layout, Operand};
 
-/// ARMv8.6's i8mm: SMMLA multiplies two rows of 8 values with two columns.
+/// i8mm: SMMLA multiplies two rows of 8 values by two columns.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct I8mm(Neon);
 
@@ -44,10 +44,10 @@ impl Int8Simd for I8mm {
 /// sum [2, 2] + x [2, 8] · the transpose of w [2, 8].
 ///
 /// # Safety
-/// In a function with i8mm turned on.
+/// In a function that enables i8mm.
 #[inline(always)]
 unsafe fn smmla(mut sum: int32x4_t, x: int8x16_t, w: int8x16_t) -> int32x4_t {
-    // SAFETY: the caller's promise; the instruction touches registers alone.
+    // SAFETY: the caller's promise; the instruction accesses only registers.
     unsafe {
         asm!(
             "smmla {sum:v}.4s, {x:v}.16b, {w:v}.16b",
@@ -65,7 +65,7 @@ unsafe fn smmla(mut sum: int32x4_t, x: int8x16_t, w: int8x16_t) -> int32x4_t {
 #[inline(always)]
 unsafe fn i8mm<const ROWS: usize, const PAIRS: usize>(token: I8mm, t: &Int8Tile) {
     // SAFETY: the caller's promise; every step has 8 values of each of 8 columns, and of each row, whose number
-    // is filled up to a multiple of 2.
+    // is padded to a multiple of 2.
     unsafe {
         // Two rows and two columns each.
         let mut sums = [[vdupq_n_s32(0); 4]; PAIRS];
@@ -94,8 +94,8 @@ unsafe fn i8mm<const ROWS: usize, const PAIRS: usize>(token: I8mm, t: &Int8Tile)
                 }
             }
         }
-        match &t.finish {
-            Some(finish) => finish.write::<Neon, ROWS, 2>(
+        match &t.epilogue {
+            Some(epilogue) => epilogue.write::<Neon, ROWS, 2>(
                 token.0,
                 0,
                 #[inline(always)]

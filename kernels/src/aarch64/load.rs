@@ -3,8 +3,8 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-/// Registers that follow each other from `$at`, which moves by `$bytes`, in one instruction; the compiler would
-/// make two and move the pointer apart.
+/// Loads consecutive registers from `$at` and advances it by `$bytes`, in one instruction; the compiler would emit two loads
+/// and an addition.
 macro_rules! load {
     ($at:ident, $registers:literal, $bytes:literal, $($register:tt $variable:ident)+) => {{
         $(let $variable: int8x16_t;)+
@@ -18,7 +18,7 @@ macro_rules! load {
     }};
 }
 
-/// The next four registers of a panel, which moves on by `bytes`.
+/// Loads the next four registers of a panel and advances by `bytes`.
 ///
 /// # Safety
 /// `at` points to 64 readable values.
@@ -41,7 +41,7 @@ pub(super) unsafe fn load_panel(at: &mut *const i8, bytes: usize) -> [int8x16_t;
     [a, b, c, d]
 }
 
-/// The next N registers of packed rows, of 1 ..= 4; others than a panel's.
+/// Loads the next N registers of packed rows, 1 ..= 4, into other registers than [`load_panel`].
 ///
 /// # Safety
 /// `at` points to 16 N readable values.

@@ -128,7 +128,7 @@ impl Simd for Neon {
 }
 
 impl Neon {
-    /// Whole numbers of 16 bits, half to even: of the first two registers, and of the last two.
+    /// Rounds to 16-bit integers, half to even: the first two registers, and the last two.
     #[inline(always)]
     fn whole(self, v: [float32x4_t; 4]) -> (int16x8_t, int16x8_t) {
         // SAFETY: the token proves the instructions.
@@ -147,9 +147,8 @@ impl Neon {
 
 vector_int8!(Neon, "neon", "neon");
 
-/// ARMv8.0: SMULL and SMLAL2 make two products in each of 8 lanes of 16 bits, which hold them (2 · 128 · 127 is
-/// below 2^15), and SADALP adds pairs of lanes to four sums, so that each row and column have four sums, of
-/// every fourth value, until the end.
+/// SMULL and SMLAL2 sum two products in each of 8 lanes of 16 bits (2 · 128 · 127 is below 2^15); SADALP adds pairs of lanes
+/// to four sums. Each row and column has four sums, of every fourth value, which are added at the end.
 impl Int8Simd for Neon {
     type Float = Neon;
 
@@ -176,7 +175,7 @@ impl Int8Simd for Neon {
 unsafe fn neon<const ROWS: usize>(float: Neon, t: &Int8Tile) {
     // Bytes of a step of the panel.
     const STEP: usize = 128;
-    // Four columns fill the registers.
+    // Four columns use all registers.
     for half in [0, 4] {
         // SAFETY: the caller's promise; every step has 16 values of each of 8 columns and of each row.
         unsafe {
@@ -198,8 +197,8 @@ unsafe fn neon<const ROWS: usize>(float: Neon, t: &Int8Tile) {
                     *row = vaddq_s32(*row, vld1q_s32(t.from.add(t.from_stride * i + half)));
                 }
             }
-            match &t.finish {
-                Some(finish) => finish.write::<Neon, ROWS, 1>(
+            match &t.epilogue {
+                Some(epilogue) => epilogue.write::<Neon, ROWS, 1>(
                     float,
                     half / 4,
                     #[inline(always)]

@@ -21,11 +21,11 @@ pub(super) fn sums(x: &[f32], weight: &[[f32; COLUMNS]], sums: &mut [f32; COLUMN
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
         {
-            // SAFETY: the processor has the instructions.
+            // SAFETY: the processor has these features.
             return unsafe { avx512(x, weight, sums) };
         }
         if is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has the instructions.
+            // SAFETY: the processor has these features.
             return unsafe { avx2(x, weight, sums) };
         }
     }

@@ -1,4 +1,4 @@
-//! Linear layers as other programs quantise them: zero points on both sides, one scale for all of x.
+//! Linear layers with affine quantisation, as in ONNX files: zero points on both sides, one scale for all of x.
 
 use std::fmt;
 
@@ -12,9 +12,9 @@ use crate::types::Affine;
 use crate::{affine, reference, scratch, threads};
 use pinhole_model::Activation;
 
-/// y = act((x - zero point) (W - zero points) + b) + residual in whole numbers with zero points: W is s8 with one
-/// scale and zero point an output, x is f32 quantised by an [`Affine`]. Packed once, on [`PackedLinearInt8`]'s
-/// kernels: zero points change sums by multiples of W's columns and x's rows, which are exact too.
+/// A linear layer with zero points: y = activation((x - zero point) (W - zero points) + b) + residual. W is s8 with one scale
+/// and zero point per output; x is f32, quantised by an [`Affine`]. It runs the kernels of [`PackedLinearInt8`]: the zero
+/// points add exact multiples of W's column sums and x's row sums.
 #[derive(Clone)]
 pub struct PackedLinearAffine {
     layer: PackedLinearInt8,
@@ -25,12 +25,12 @@ pub struct PackedLinearAffine {
 }
 
 impl PackedLinearAffine {
-    /// Most inputs where weights have zero points: 32,768 products of at most 255 · 255 fit an i32.
+    /// Most inputs with zero points of weights: the sum of 32,768 products of at most 255 · 255 fits an i32.
     pub const MOST_INPUTS: usize = 1 << 15;
 
-    /// From a weight of shape [outputs, inputs], row-major; `scales` and `zero_points` have one value an output,
-    /// `zero_points` may be empty for zeros. The weight of an output may hold both -128 and others, but not -128 and
-    /// 127: it is moved by one, with its zero point.
+    /// From weights [outputs, inputs], row-major. `scales` and `zero_points` have one value per output; `zero_points` may be
+    /// empty for zeros. An output's weights must not contain both -128 and 127: with -128 they are shifted by one, with the
+    /// zero point.
     pub fn from_out_in(
         weight: &[i8],
         scales: &[f32],
@@ -50,7 +50,7 @@ impl PackedLinearAffine {
         )
     }
 
-    /// As [`Self::from_out_in`] from a weight of shape [inputs, outputs].
+    /// As [`Self::from_out_in`] from weights [inputs, outputs].
     pub fn from_in_out(
         weight: &[i8],
         scales: &[f32],
@@ -93,7 +93,7 @@ impl PackedLinearAffine {
             [] => vec![0; n],
             some => some.iter().map(|&z| z.into()).collect(),
         };
-        // The kernels take -127 ..= 127.
+        // The kernels support -127 ..= 127.
         let mut moved: Option<Vec<i8>> = None;
         if data.contains(&i8::MIN) {
             let mut low = vec![false; n];
@@ -151,23 +151,23 @@ impl PackedLinearAffine {
         })
     }
 
-    /// k: the values of an input row.
+    /// k: values of an input row.
     pub fn inputs(&self) -> usize {
         self.layer.inputs()
     }
 
-    /// n: the values of an output row.
+    /// n: values of an output row.
     pub fn outputs(&self) -> usize {
         self.layer.outputs()
     }
 
-    /// The name of the kernel that computes it.
+    /// The name of the kernels that [`Self::apply`] runs.
     pub fn kernel(&self) -> &'static str {
         self.layer.kernel()
     }
 
-    /// out [m, n] = activation(sum · (scale of x · output scale) + bias) + residual [m, n], x [m, k] quantised by
-    /// `by`. The sum is exact; all kernels give the same bits as [`PackedLinearInt8::apply`] says.
+    /// out [m, n] = activation(sum · (scale of x · output scale) + bias) + residual [m, n], with x [m, k] quantised by `by`.
+    /// The sum is exact, and variants are bit-identical as for [`PackedLinearInt8::apply`].
     pub fn apply(
         &self,
         x: &[f32],
@@ -216,7 +216,7 @@ impl PackedLinearAffine {
         }
     }
 
-    /// x is the quantised values, their scales and their zero point.
+    /// x: the quantised values, their scales and their zero point.
     fn apply_rows(
         &self,
         (x, scales, z): (&[i8], &[f32], i32),

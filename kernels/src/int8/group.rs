@@ -1,4 +1,4 @@
-//! What is the same for all variants: the order in which tiles are computed, and the way from sums to outputs.
+//! Generic over variants: the order in which tiles are computed, and the epilogue from sums to outputs.
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -10,43 +10,39 @@ use crate::linear::pack::heights;
 use crate::simd::{Simd, load_part, store_part};
 use pinhole_model::Activation;
 
-/// Products of bytes in registers, as [`Simd`] is of f32. A value is the proof that the processor has the
-/// instructions.
+/// An instruction set's products of bytes, as [`Simd`] for f32. A value proves that the processor has the instructions.
 pub(crate) trait Int8Simd: Copy + Debug + Send + Sync + 'static {
-    /// For the way from sums to outputs.
+    /// For the epilogue.
     type Float: Simd;
 
     /// With two registers of columns.
     const LAYOUT: Layout;
-    /// Values of k between two visits to memory for the sums, a multiple of the step: a block of a panel
-    /// and one of rows stay in the first-level cache together.
+    /// Values of k between a load and a store of the sums, a multiple of the step: a panel's and a rows' block fit the
+    /// first-level cache together.
     const DEPTH: usize;
 
-    /// Whether a tile that finishes applies the activation function too; otherwise that comes after the panel.
+    /// Whether the epilogue of a tile applies the activation function; otherwise it is applied after the panel.
     const ACTIVATES: bool = false;
 
     fn float(self) -> Self::Float;
 
-    /// `count` tiles of `rows` rows of 1 ..= LAYOUT.rows, one below the other: sums [rows, columns] = the sums so far
-    /// + packed rows · panel; what becomes of them says `t.finish`.
+    /// Computes `count` tiles of `rows` rows, 1 ..= LAYOUT.rows, one below the other: sums [rows, columns] = the sums so far
+    /// + packed rows · panel, then `t.epilogue`.
     ///
     /// # Safety
     /// For each tile: `t.x` points to a block's `t.steps` steps of `rows` rows, `t.panel` to as many of a panel;
     /// `t.from`, unless null, to rows of as many sums as the panel has columns; `t.sums` to rows * columns writable
-    /// values, and the pointers of `t.finish` to what [`Finish`] says.
+    /// values, and the pointers of `t.epilogue` to what [`Epilogue`] states.
     unsafe fn tiles(self, rows: usize, count: usize, t: Int8Tile);
 }
 
 /// A tile's operands.
 #[derive(Clone, Copy)]
-#[allow(
-    dead_code,
-    reason = "ARM's processors are left to fetch ahead by themselves"
-)]
+#[allow(dead_code, reason = "the ARM kernels rely on hardware prefetching")]
 pub(crate) struct Int8Tile {
     /// Blocks of rows, `block_size` bytes apart.
     pub(crate) x: *const u8,
-    /// Of whole rows: bytes between two.
+    /// Bytes between two rows of a layout of whole rows.
     pub(crate) x_stride: usize,
     pub(crate) block_size: usize,
     pub(crate) panel: *const i8,
@@ -54,18 +50,17 @@ pub(crate) struct Int8Tile {
     /// The sums so far, rows `from_stride` apart; null for zeros.
     pub(crate) from: *const i32,
     pub(crate) from_stride: usize,
-    /// [rows, columns]; arbitrary behind a tile that finishes.
+    /// [rows, columns]; unspecified after a tile with an epilogue.
     pub(crate) sums: *mut i32,
-    /// After the last steps.
-    pub(crate) finish: Option<Finish>,
-    /// What a later tile will read, for the cache to fetch meanwhile: `ahead` lines in every two steps. It may be any
-    /// address.
+    /// After the last steps of k.
+    pub(crate) epilogue: Option<Epilogue>,
+    /// What a later tile reads, to be prefetched: `ahead` cache lines in every two steps. May be any address.
     pub(crate) next: *const i8,
     pub(crate) ahead: usize,
 }
 
 impl Int8Tile {
-    /// Moves on by `count` tiles of `rows` rows each.
+    /// Advances by `count` tiles of `rows` rows each.
     #[inline(always)]
     pub(crate) fn advance(&mut self, count: usize, rows: usize, columns: usize) {
         self.x = self.x.wrapping_add(count * self.block_size);
@@ -74,19 +69,19 @@ impl Int8Tile {
         let rows = count * rows;
         self.from = self.from.wrapping_add(rows * self.from_stride);
         self.sums = self.sums.wrapping_add(rows * columns);
-        if let Some(finish) = &mut self.finish {
-            finish.scales = finish.scales.wrapping_add(rows);
-            if !finish.residual.is_null() {
-                finish.residual = finish.residual.wrapping_add(rows * finish.stride);
+        if let Some(epilogue) = &mut self.epilogue {
+            epilogue.scales = epilogue.scales.wrapping_add(rows);
+            if !epilogue.residual.is_null() {
+                epilogue.residual = epilogue.residual.wrapping_add(rows * epilogue.stride);
             }
-            finish.out = finish.out.wrapping_add(rows * finish.stride);
+            epilogue.out = epilogue.out.wrapping_add(rows * epilogue.stride);
         }
     }
 }
 
 /// From a tile's sums to outputs: out = activation(sums · scales + bias) + residual.
 #[derive(Clone, Copy)]
-pub(crate) struct Finish {
+pub(crate) struct Epilogue {
     /// [rows]
     pub(crate) scales: *const f32,
     /// [columns]
@@ -102,12 +97,12 @@ pub(crate) struct Finish {
     pub(crate) stride: usize,
 }
 
-impl Finish {
-    /// Writes N registers of columns, the first of which is `first`, of ROWS rows, without any activation function;
-    /// `sum(i, j)` is that of row i and register j.
+impl Epilogue {
+    /// Writes N registers of columns, from register `first` on, of ROWS rows, without an activation function; `sum(i, j)` is
+    /// row i, register j.
     ///
     /// # Safety
-    /// The pointers have the rows and columns that the fields say.
+    /// The pointers are valid for the rows and columns that the fields state.
     #[inline(always)]
     pub(crate) unsafe fn write<S: Simd, const ROWS: usize, const N: usize>(
         &self,
@@ -152,14 +147,14 @@ impl Finish {
 }
 
 #[cfg(target_arch = "x86_64")]
-impl Finish {
-    /// Writes `rows` rows from sums in memory, two registers of columns each; `load` makes f32 of LANES sums.
+impl Epilogue {
+    /// Writes `rows` rows from sums in memory, two registers of columns each; `load` converts LANES sums to f32.
     ///
-    /// By way of memory, because the processor then begins with the next tile before the last row is done; straight
-    /// from a tile's registers it was slower.
+    /// Directly from a tile's registers it was slower: from memory the processor begins with the next tile before the last
+    /// row is done.
     ///
     /// # Safety
-    /// The pointers have the rows and columns that the fields say, `sums` 2 LANES a row.
+    /// The pointers are valid for the rows and columns that the fields state, `sums` for 2 LANES per row.
     #[inline(always)]
     pub(crate) unsafe fn rows<S: Simd>(
         &self,
@@ -183,7 +178,7 @@ impl Finish {
         }
     }
 
-    /// [`Self::rows`] by an activation function.
+    /// [`Self::rows`] with the activation function `f`.
     ///
     /// # Safety
     /// As [`Self::rows`].
@@ -232,7 +227,7 @@ const LINE: usize = 64;
 /// `sums` has a value for each row and column of the panels.
 ///
 /// # Safety
-/// As [`Int8Group::out`] says.
+/// As [`Int8Group::out`] states.
 #[inline(always)]
 pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]) {
     let layout = I::LAYOUT;
@@ -245,13 +240,13 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
     let ahead = (2 * layout.columns * layout.step)
         .div_ceil(LINE)
         .div_ceil(g.rows.div_ceil(layout.rows).max(1));
-    // Without any step there are sums all the same: zeros.
+    // Without any step the sums are zeros.
     let parts = g.steps.div_ceil(most).max(1);
     for part in 0..parts {
         let start = part * most;
         let steps = most.min(g.steps - start);
         for (p, panel) in g.panels.chunks_exact(panel_size).enumerate() {
-            // The sums of a panel with a single part stay in the cache for the next one's.
+            // With a single part all panels use the same sums, which stay in the cache.
             let slot = if parts == 1 { 0 } else { p };
             let sums = &mut sums[slot * g.rows * layout.columns..][..g.rows * layout.columns];
             let (header, weights) = layout.split(panel);
@@ -259,7 +254,7 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
             let weights = &weights[start * step..][..steps * step];
             let first = g.columns.start + p * layout.columns;
             let columns = first..g.columns.end.min(first + layout.columns);
-            // While the rows go by, the next panel's part comes from memory, a share with each tile.
+            // The tiles of this panel prefetch the next panel's part.
             let mut next = match start {
                 0 => panel.as_ptr().wrapping_add(panel_size),
                 _ => weights.as_ptr().wrapping_add(panel_size),
@@ -282,9 +277,9 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
                 (std::ptr::null(), 0)
             };
             let last = start + steps == g.steps;
-            // Without anything between, the tiles write the outputs; otherwise f32 in place of their sums.
+            // The tiles write the outputs directly if nothing has to be done in between, else f32 in place of their sums.
             let direct = columns.len() == layout.columns && (I::ACTIVATES || g.activation == None);
-            let mut finish = Finish {
+            let mut epilogue = Epilogue {
                 scales: g.scales.as_ptr(),
                 column_scales: header.scales.as_ptr(),
                 bias: header.bias.as_ptr(),
@@ -294,13 +289,13 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
                 stride: layout.columns,
             };
             if direct {
-                finish.activation = g.activation;
-                finish.residual = g.residual.map_or(std::ptr::null(), |r| {
+                epilogue.activation = g.activation;
+                epilogue.residual = g.residual.map_or(std::ptr::null(), |r| {
                     assert_eq!(r.len(), g.rows * g.width);
                     r[columns.start..].as_ptr()
                 });
-                finish.out = g.out.wrapping_add(columns.start);
-                finish.stride = g.width;
+                epilogue.out = g.out.wrapping_add(columns.start);
+                epilogue.stride = g.width;
             }
             let mut tile = Int8Tile {
                 x: g.x.as_ptr(),
@@ -311,7 +306,7 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
                 from,
                 from_stride,
                 sums: sums.as_mut_ptr(),
-                finish: last.then_some(finish),
+                epilogue: last.then_some(epilogue),
                 next: next.cast(),
                 ahead,
             };
@@ -325,8 +320,8 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
                 assert!(end <= g.x.len());
                 let step = layout.row_step(if layout.whole_rows { 1 } else { rows });
                 tile.x = blocks.wrapping_add(block * block_size + start * step);
-                // SAFETY: `x`, `sums` and the residual are as long as the tiles need, `out` has these columns, which
-                // are this group's alone, and heights() gives at most the layout's rows.
+                // SAFETY: `x`, `sums` and the residual are as long as the tiles need, `out` has these columns, which only
+                // this group accesses, and heights() gives at most the layout's rows.
                 unsafe { simd.tiles(rows, count, tile) };
                 tile.advance(count, rows, layout.columns);
                 block += count;
@@ -345,14 +340,14 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
 /// out = f(y) + residual in the columns `columns` of `out`; y [rows, 2 * LANES].
 ///
 /// # Safety
-/// As [`Int8Group::out`] says.
+/// As [`Int8Group::out`] states.
 #[inline(always)]
 unsafe fn activate<S: Simd>(simd: S, g: &Int8Group, columns: Range<usize>, y: &[f32]) {
     // SAFETY: the caller's promise.
     unsafe { by_activation!(g.activation, simd, activate_by, simd, g, columns, y) }
 }
 
-/// [`activate`] by an activation function.
+/// [`activate`] with the activation function `f`.
 ///
 /// # Safety
 /// As [`activate`].
@@ -369,7 +364,7 @@ unsafe fn activate_by<S: Simd>(
     for (i, y) in y.chunks_exact(panel).enumerate() {
         let at = i * g.width + columns.start;
         let residual = g.residual.map(|r| &r[at..][..columns.len()]);
-        // SAFETY: row i of `out` has these columns, which are this group's alone.
+        // SAFETY: row i of `out` has these columns, which only this group accesses.
         let out = unsafe { std::slice::from_raw_parts_mut(g.out.add(at), columns.len()) };
         for (j, out) in out.chunks_mut(S::LANES).enumerate() {
             // SAFETY: `y` has two registers.
@@ -393,7 +388,7 @@ unsafe fn activate_by<S: Simd>(
     }
 }
 
-/// Gives the token `$token` its [`crate::dispatch::Int8Kernels`].
+/// Implements [`crate::dispatch::Int8Kernels`] for `$token` with `$features` enabled, which the token must prove.
 macro_rules! vector_int8 {
     ($token:ident, $name:literal, $features:literal) => {
         impl crate::dispatch::Int8Kernels for $token {
@@ -429,7 +424,7 @@ macro_rules! vector_int8 {
     };
 }
 
-/// `Int8::tiles` by the function of each height up to the most rows.
+/// `Int8::tiles` with a function for each number of rows.
 macro_rules! tiles_int8 {
     ($token:ident, $features:literal, $($rows:literal => $tile:expr),+ $(,)?) => {
         #[inline(always)]

@@ -1,5 +1,5 @@
-//! Linear layers in 8-bit integers: weights packed once with their scales, and their product with rows that
-//! are quantised on the way in.
+//! Linear layers in 8-bit integers: weights packed once with their scales, multiplied by rows that are quantised at run
+//! time.
 
 pub(crate) mod affine;
 pub(crate) mod group;
@@ -18,8 +18,8 @@ use crate::{quantize, reference};
 use pack::{Layout, Weight};
 use pinhole_model::Activation;
 
-/// A quantised linear layer, packed once for the chosen kernels: y = act(x W + b) + residual, where W is s8
-/// with one scale an output and x is s8 or u8 with one scale a row.
+/// A quantised linear layer, packed for the chosen variant: y = activation(x W + b) + residual. W is s8 with one scale per
+/// output; x is s8 or u8 with one scale per row.
 #[derive(Clone)]
 pub struct PackedLinearInt8 {
     k: usize,
@@ -28,18 +28,18 @@ pub struct PackedLinearInt8 {
     packed: Packed,
 }
 
-/// The one copy of the weights that stays in memory.
+/// The weights as the kernels read them.
 #[derive(Clone)]
 enum Packed {
     Reference(Weights),
-    /// Panels as [`pack::pack_panel`] leaves them.
+    /// Panels by [`pack::pack_panel`].
     Panels {
         vector: &'static dyn Int8Kernels,
         panels: Aligned<u8>,
     },
 }
 
-/// As the scalar definition takes them.
+/// As the scalar reference reads them.
 #[derive(Clone)]
 struct Weights {
     /// [n, k]
@@ -50,75 +50,74 @@ struct Weights {
     bias: Vec<f32>,
 }
 
-/// The rows that [`PackedLinearInt8::apply`] takes.
+/// The rows that [`PackedLinearInt8::apply`] multiplies.
 #[derive(Clone, Copy, Debug)]
 pub enum Int8Input<'a> {
-    /// [m, k], each row quantised as [`crate::quantize_rows`] does it.
+    /// [m, k], each row quantised as by [`crate::quantize_rows`].
     F32 {
         /// The values.
         x: &'a [f32],
-        /// What happens to a row first.
+        /// Applied to each row before it is quantised.
         prologue: Prologue<'a>,
     },
-    /// [m, k], to each of which `offset` is added before a row is quantised to u8: for rows none of whose values is
-    /// much below zero, such as those behind an activation function, twice as fine as s8. The largest magnitude of a
-    /// row plus `offset`, by 255, is its scale; what lies below -`offset` counts as that. Rounding and values that are
-    /// not finite as in [`crate::quantize_rows`].
+    /// [m, k], quantised to u8 after adding `offset`: twice as fine as s8 for rows without values far below 0, such as the
+    /// outputs of an activation function. A row's scale is its largest magnitude plus `offset`, divided by 255; values below
+    /// -`offset` are clamped. Rounding and non-finite values as in [`crate::quantize_rows`].
     Offset {
         /// The values.
         x: &'a [f32],
         /// Finite, 0 or above.
         offset: f32,
     },
-    /// [m, k], quantised already.
+    /// [m, k], already quantised.
     S8 {
-        /// The values, of which -128 is one like the others.
+        /// The values; -128 is allowed.
         x: &'a [i8],
-        /// One a row: what its values count.
+        /// One scale per row.
         scales: &'a [f32],
     },
     /// [m, k], pixels.
     U8 {
         /// The values.
         x: &'a [u8],
-        /// What they count: 1/255, unless the weights' scales take care of it.
+        /// The scale of all rows: 1/255, unless it is folded into the weights' scales.
         scale: f32,
     },
 }
 
-/// Weights that the integer kernels cannot take.
+/// Weights that the integer kernels do not support.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WeightError {
-    /// The kernels add two products in 16 bits, which hold 2 · 128 · 127.
+    /// The kernels add two products in 16 bits, which hold 2 · 128 · 127 but not 2 · 128 · 128.
     #[error("weight: output {output}, input {input}: expected -127 to 127, found -128")]
     Range {
-        /// The row.
+        /// The output, from 0.
         output: usize,
-        /// The column.
+        /// The input, from 0.
         input: usize,
     },
-    /// A sum of this many products could leave 32 bits.
+    /// A sum of this many products could overflow 32 bits.
     #[error("weight: expected at most {most} inputs, found {found}")]
     Inputs {
-        /// What fits.
+        /// The most inputs.
         most: usize,
         /// k.
         found: usize,
     },
-    /// Weights with a zero point may hold -128 only where moving them by one is possible.
+    /// An output's weights contain both -128 and 127, so that they cannot be shifted by one with their zero point.
     #[error("weight: output {output}: expected at most 255 different values, found -128 and 127")]
     Span {
-        /// The row.
+        /// The output, from 0.
         output: usize,
     },
 }
 
 impl PackedLinearInt8 {
-    /// Most inputs: 65,536 products of at most 255 · 127 fit an i32.
+    /// Most inputs: the sum of 65,536 products of at most 255 · 127 fits an i32.
     pub const MOST_INPUTS: usize = 1 << 16;
 
-    /// From a weight of shape [outputs, inputs], row-major, in -127 ..= 127: an output's weights are adjacent, as in
-    /// PyTorch's `nn.Linear`. `scales` has one value an output: what its weights count.
+    /// From weights [outputs, inputs], row-major, as in PyTorch's `nn.Linear`, in -127 ..= 127. `scales` has one scale per
+    /// output.
     pub fn from_out_in(
         weight: &[i8],
         scales: &[f32],
@@ -136,7 +135,7 @@ impl PackedLinearInt8 {
         )
     }
 
-    /// As [`Self::from_out_in`] from a weight of shape [inputs, outputs], row-major, as in ONNX's MatMulInteger.
+    /// As [`Self::from_out_in`] from weights [inputs, outputs], row-major, as in ONNX's MatMulInteger.
     pub fn from_in_out(
         weight: &[i8],
         scales: &[f32],
@@ -172,7 +171,7 @@ impl PackedLinearInt8 {
                 found: k,
             });
         }
-        // The least of a chunk is found in vectors, the first of all is not.
+        // The minimum of a chunk is vectorised; the search for a position is not.
         let out_of_range = |chunk: &[i8]| chunk.iter().fold(0, |least, &w| w.min(least)) == i8::MIN;
         if data.chunks(4096).any(out_of_range)
             && let Some(at) = data.iter().position(|&w| w == i8::MIN)
@@ -210,17 +209,17 @@ impl PackedLinearInt8 {
         })
     }
 
-    /// k: the values of an input row.
+    /// k: values of an input row.
     pub fn inputs(&self) -> usize {
         self.k
     }
 
-    /// n: the values of an output row.
+    /// n: values of an output row.
     pub fn outputs(&self) -> usize {
         self.n
     }
 
-    /// The name of the kernel that [`Self::apply`] runs on.
+    /// The name of the kernels that [`Self::apply`] runs.
     pub fn kernel(&self) -> &'static str {
         match &self.packed {
             Packed::Reference(_) => "scalar",
@@ -228,10 +227,9 @@ impl PackedLinearInt8 {
         }
     }
 
-    /// out [m, n] = activation(sum · (row scale · output scale) + bias) + residual [m, n], the sum that of x's
-    /// and the weight's products in whole numbers, exact. The scales' product is rounded; its product with
-    /// the sum plus the bias is rounded once. So all kernels give the same bits, apart from those of a NaN
-    /// and from the activation function, whose bound is that of [`crate::activate`].
+    /// out [m, n] = activation(sum · (row scale · output scale) + bias) + residual [m, n], with the exact integer sum of the
+    /// products of x and W. The scales' product is rounded; its product with the sum plus the bias is rounded once. So all
+    /// variants are bit-identical, apart from the bits of a NaN and from the activation function ([`crate::activate`]).
     ///
     /// A row's result does not depend on the other rows.
     pub fn apply(
@@ -282,7 +280,7 @@ impl PackedLinearInt8 {
         let (k, n) = (self.k, self.n);
         let layout = vector.layout();
         let size = layout.panel_size(k);
-        // Four products of bytes take the time of one of f32.
+        // Four products of bytes take as long as one in f32.
         let threads = threads::count(rows * n * k / 4);
         let group = group_size(
             n.div_ceil(layout.columns),
@@ -322,7 +320,7 @@ impl PackedLinearInt8 {
         });
     }
 
-    /// The rows of x, quantised, in the order of the tiles, and their scales.
+    /// Quantises the rows of x and packs them for the tiles.
     fn pack_rows(
         &self,
         layout: Layout,
@@ -340,7 +338,7 @@ impl PackedLinearInt8 {
             let Some((first, count)) = blocks(rows, layout.rows).nth(i) else {
                 return;
             };
-            // SAFETY: the block has `size` bytes, and its rows have scales, which are this job's alone.
+            // SAFETY: the block has `size` bytes, and its rows have scales, which only this job accesses.
             let (packed, scales) = unsafe {
                 (
                     std::slice::from_raw_parts_mut(packed.pointer().add(i * size), size),
@@ -394,7 +392,7 @@ impl<'a> Int8Input<'a> {
         assert_eq!(Some(len), m.checked_mul(k), "x: {name} [{m}, {k}]");
     }
 
-    /// Whether the rows are u8 once they are quantised; otherwise they are s8.
+    /// Whether the quantised rows are u8; otherwise they are s8.
     fn is_unsigned(self) -> bool {
         match self {
             Int8Input::F32 { .. } | Int8Input::S8 { .. } => false,

@@ -1,49 +1,49 @@
-//! Operands in the order in which the inner loops read them: steps of k, in a step one row (or column) after
-//! the other, of each as many values as one instruction adds up; or rows as they are.
+//! Packs operands into the order in which the inner loops read them: [steps of k][rows or columns][values that one
+//! instruction sums]; or whole rows.
 
 use std::ops::Range;
 
 use crate::transpose::transposed;
 
-/// What the inner loop of a variant reads.
+/// The order of the operands of a variant's inner loop.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
     /// Most rows of a tile.
     pub(crate) rows: usize,
-    /// A block's rows are filled up to a multiple of this.
+    /// A block's rows are padded to a multiple of this.
     pub(crate) rows_multiple: usize,
-    /// Columns of a tile and so of a panel.
+    /// Columns of a tile and of a panel.
     pub(crate) columns: usize,
     /// Values of k in a step: 2, 4, 8 or 16.
     pub(crate) step: usize,
-    /// Whether a block of rows has one whole row after the other, for an instruction that reads a step of one row.
+    /// Whether a block consists of whole rows, for instructions that read a step of a single row.
     pub(crate) whole_rows: bool,
     pub(crate) operand: Operand,
 }
 
-/// What the rows' values are to the multiplication; the weights are s8 always.
+/// The type of the rows' values in the product; the weights are always s8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(dead_code, reason = "each instruction set has its own")]
 pub(crate) enum Operand {
-    /// s8: pixels lose 128.
+    /// s8: 128 is subtracted from u8 values.
     Signed,
-    /// u8: signed values gain 128.
+    /// u8: 128 is added to s8 values.
     Unsigned,
-    /// i16, which holds both.
+    /// i16: both fit.
     Wide,
 }
 
-/// What the sums of a panel's columns are turned into outputs with.
+/// A panel's parameters of the epilogue, one value per column.
 #[derive(Clone, Copy)]
 pub(crate) struct Header<'a> {
-    /// What 128 in each value of a row adds to a sum, to be put back.
+    /// Compensates the 128 that was added to or subtracted from each value of a row.
     pub(crate) corrections: &'a [i32],
     pub(crate) scales: &'a [f32],
     pub(crate) bias: &'a [f32],
 }
 
 impl Layout {
-    /// Bytes of a panel: its header, then [steps of k][columns][step], on whole cache lines.
+    /// Bytes of a panel: its header, then [steps of k][columns][step], in whole cache lines.
     pub(crate) const fn panel_size(&self, k: usize) -> usize {
         self.header_size() + (self.columns * self.depth(k)).next_multiple_of(64)
     }
@@ -57,7 +57,7 @@ impl Layout {
         k.next_multiple_of(self.step)
     }
 
-    /// Bytes that a step of `rows` rows takes.
+    /// Bytes of a step of `rows` rows.
     pub(crate) const fn row_step(&self, rows: usize) -> usize {
         rows.next_multiple_of(self.rows_multiple) * self.step * self.value_size()
     }
@@ -72,7 +72,7 @@ impl Layout {
     /// Bytes between the starts of two rows in a block of whole rows of k values.
     pub(crate) const fn row_size(&self, k: usize) -> usize {
         let size = self.depth(k) * self.value_size();
-        // At such a distance the rows of a tile would drive each other out of the first-level cache.
+        // At such a distance the rows of a tile would evict each other from the first-level cache.
         if size > 0 && size.is_multiple_of(2048) {
             size + 64
         } else {
@@ -89,7 +89,7 @@ impl Layout {
         }
     }
 
-    /// Bytes between the starts of two blocks of rows; all blocks have as many rows as the first or one less.
+    /// Bytes between the starts of two blocks of rows; blocks differ by at most one row, larger ones first.
     pub(crate) fn block_size(&self, rows: usize, k: usize) -> usize {
         let largest = rows.div_ceil(rows.div_ceil(self.rows).max(1));
         self.block_bytes(largest, k).next_multiple_of(64)
@@ -100,7 +100,7 @@ impl Layout {
         rows.div_ceil(self.rows) * self.block_size(rows, k)
     }
 
-    /// Whether the rows' values are moved by 128 to fit the multiplication.
+    /// Whether 128 is added to or subtracted from the rows' values.
     pub(crate) fn shifted(&self, pixels: bool) -> bool {
         match self.operand {
             Operand::Signed => pixels,
@@ -109,7 +109,7 @@ impl Layout {
         }
     }
 
-    /// The parts of a panel: its header and the weights.
+    /// Splits a panel into header and weights.
     #[inline(always)]
     pub(crate) fn split<'a>(&self, panel: &'a [u8]) -> (Header<'a>, &'a [u8]) {
         let (header, weights) = panel.split_at(self.header_size());
@@ -171,14 +171,14 @@ impl Value for u8 {
     const PIXELS: bool = true;
 }
 
-/// Packs `count` rows of x [count, k] as one block. What lies behind a row's last value is zero; filled-up
-/// rows are left as they are, since nobody uses their sums.
+/// Packs `count` rows of x [count, k] as one block. Rows are padded with zeros; rows of padding are not written, as their
+/// sums are not used.
 pub(crate) fn pack_rows<T: Value>(layout: Layout, x: &[T], k: usize, count: usize, to: &mut [u8]) {
     let to = &mut to[..layout.block_bytes(count, k)];
     let rows = count.next_multiple_of(layout.rows_multiple);
-    // Adding 128 to a signed byte and taking it from an unsigned one both turn the highest bit.
+    // Adding 128 to a signed byte and subtracting it from an unsigned one both flip the highest bit.
     let turn = if layout.shifted(T::PIXELS) { 0x80 } else { 0 };
-    // All of a step at once, as one number.
+    // The bytes of a whole step as one number.
     let (t4, t8, t16) = (
         u32::from_ne_bytes([turn; 4]),
         u64::from_ne_bytes([turn; 8]),
@@ -234,8 +234,8 @@ struct Block<'a, T> {
 }
 
 impl<T: Value> Block<'_, T> {
-    /// The rows of which there are four, in steps of four values, each word of which gets `turn`: four rows and four
-    /// steps at a time are a transposition of words. Gives the number of rows done.
+    /// Packs groups of four rows in steps of four values, and xors each word with `turn`: four rows by four steps are a
+    /// transposition of words. Returns the number of rows packed.
     fn pack_squares(&self, to: &mut [u8], turn: u32) -> usize {
         let fours = self.count - self.count % 4;
         if !self.k.is_multiple_of(16) {
@@ -261,7 +261,7 @@ impl<T: Value> Block<'_, T> {
         fours
     }
 
-    /// STEP values at a time, which `bytes` makes BYTES of.
+    /// Packs STEP values at a time, which `bytes` converts to BYTES.
     #[inline(always)]
     fn pack<const STEP: usize, const BYTES: usize>(
         &self,
@@ -279,7 +279,7 @@ impl<T: Value> Block<'_, T> {
         to: &mut [u8],
         bytes: impl Fn([T; STEP]) -> [u8; BYTES],
     ) {
-        // Rows together write what lies together.
+        // Four rows at a time write adjacent memory.
         let fours = self.count - self.count % 4;
         for first in (first..fours).step_by(4) {
             self.pack_some::<4, STEP, BYTES>(first, to, &bytes);
@@ -311,7 +311,7 @@ impl<T: Value> Block<'_, T> {
             return;
         };
         for (to, x) in to[first * BYTES..].chunks_exact_mut(BYTES).zip(x) {
-            // The weights behind the last value are zero, so that any value will do there.
+            // The weights of the padding are zero, so any value will do.
             let rest = &x[whole * STEP..];
             let mut step = [rest[0]; STEP];
             step[..rest.len()].copy_from_slice(rest);
@@ -320,7 +320,7 @@ impl<T: Value> Block<'_, T> {
     }
 }
 
-/// A weight of k inputs and n outputs, row-major.
+/// The weights of k inputs and n outputs, row-major.
 #[derive(Clone, Copy)]
 pub(crate) enum Weight<'a> {
     /// [n, k]
@@ -336,7 +336,7 @@ impl<'a> Weight<'a> {
         }
     }
 
-    /// Where the weight from input p to output j is in the data.
+    /// The index of the weight from input p to output j.
     pub(crate) fn at(self, p: usize, j: usize, k: usize, n: usize) -> usize {
         match self {
             Weight::OutIn(_) => j * k + p,
@@ -345,8 +345,8 @@ impl<'a> Weight<'a> {
     }
 }
 
-/// One panel from the columns `columns` of a weight of k inputs and n outputs, at most `layout.columns`, and their
-/// scales and bias; `panel` comes zeroed, and stays so beyond the last column and the last value.
+/// Packs a panel: at most `layout.columns` columns of weights of k inputs and n outputs, with their scales and bias. `panel`
+/// must be zeroed, as padding is not written.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn pack_panel(
     layout: Layout,
@@ -374,10 +374,10 @@ pub(crate) fn pack_panel(
     }
 }
 
-/// Bytes of the narrowest vector.
+/// Bytes of the narrowest vector register.
 const WIDE: usize = 16;
 
-/// The values of a panel; adds the columns' sums to `sums`.
+/// Packs the weights of a panel; adds the columns' sums to `sums`.
 #[inline(never)]
 fn pack_steps(
     layout: Layout,
@@ -402,7 +402,7 @@ fn pack_steps(
     }
 }
 
-/// [`pack_steps`] of 2 or 4 in wider vectors.
+/// [`pack_steps`] for steps of 2 or 4, compiled for wider vectors.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn pack_steps_avx2(
@@ -420,7 +420,7 @@ fn pack_steps_avx2(
     }
 }
 
-/// In steps of STEP.
+/// [`pack_steps`] for steps of STEP.
 #[inline(always)]
 fn pack_weight<const STEP: usize>(
     layout: Layout,
@@ -436,7 +436,7 @@ fn pack_weight<const STEP: usize>(
         let rows = i * STEP..k.min((i + 1) * STEP);
         let slots = to.as_chunks_mut::<STEP>().0;
         match weight {
-            // As many columns at a time as a vector has bytes.
+            // WIDE columns at a time.
             Weight::InOut(weight) if rows.len() == STEP && columns.len().is_multiple_of(WIDE) => {
                 let rows: [&[[i8; WIDE]]; STEP] = std::array::from_fn(|r| {
                     let row = &weight[(rows.start + r) * n..][columns.clone()];
@@ -452,7 +452,7 @@ fn pack_weight<const STEP: usize>(
                         }
                     }
                     for (j, sum) in sums.iter_mut().enumerate() {
-                        // At most 16 values of at most 127.
+                        // At most 16 values of at most 127 fit 16 bits.
                         *sum += i32::from(rows.iter().map(|row| i16::from(row[j])).sum::<i16>());
                     }
                 }

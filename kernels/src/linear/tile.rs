@@ -90,7 +90,7 @@ pub(crate) unsafe fn tile<
 /// `sums` has a value for each row and column of the panels.
 ///
 /// # Safety
-/// As [`LinearGroup::out`] says.
+/// As [`LinearGroup::out`] states.
 #[inline(always)]
 pub(crate) unsafe fn group<S: Simd>(simd: S, g: &LinearGroup, sums: &mut [f32]) {
     let panel_size = (1 + g.depth) * S::COLUMNS;
@@ -144,14 +144,14 @@ pub(crate) unsafe fn group<S: Simd>(simd: S, g: &LinearGroup, sums: &mut [f32]) 
             // SAFETY: `out` has row i and the columns first .. first + width, which only this group accesses.
             let out = unsafe { std::slice::from_raw_parts_mut(g.out.add(at), width) };
             let one = simd.splat(1.0);
-            finish(simd, sums, one, bias, g.activation, residual, out);
+            epilogue(simd, sums, one, bias, g.activation, residual, out);
         }
     }
 }
 
 /// out [width] = activation(sums · scale + bias) + residual, for width <= sums.len().
 #[inline(always)]
-pub(crate) fn finish<S: Simd>(
+pub(crate) fn epilogue<S: Simd>(
     simd: S,
     sums: &[f32],
     scale: S::V,

@@ -140,7 +140,7 @@ impl Simd for Avx2 {
 }
 
 impl Avx2 {
-    /// Whole numbers of 16 bits, half to even: quads of the first two registers, in turn, and of the last two.
+    /// Rounds to 16-bit integers, half to even: alternating quads of the first two registers, and of the last two.
     #[inline(always)]
     fn whole(self, [a, b, c, d]: [__m256; 4]) -> (__m256i, __m256i) {
         // SAFETY: the token proves the instructions.
@@ -153,7 +153,7 @@ impl Avx2 {
     }
 }
 
-/// Bytes that were packed in each half apart, quads of four registers and then again, one register after the other.
+/// Puts bytes that were packed within 128-bit lanes into the order of their registers.
 ///
 /// # Safety
 /// On a processor with AVX2.
@@ -165,9 +165,8 @@ unsafe fn in_order(bytes: __m256i) -> __m256i {
 
 vector_int8!(Avx2, "avx2", "avx2,fma");
 
-/// Bytes widened to 16 bits, of which two products are added to each of 8 sums at once. The instruction that
-/// multiplies bytes (VPMADDUBSW) saturates, and what keeps it exact costs more than widening a weight once
-/// for all rows.
+/// VPMADDWD on bytes widened to 16 bits adds two products to each of 8 sums. The product of bytes (VPMADDUBSW) saturates, and
+/// avoiding that costs more than widening a weight once for all rows.
 impl Int8Simd for Avx2 {
     type Float = Avx2;
 
@@ -216,8 +215,8 @@ unsafe fn avx2<const ROWS: usize>(float: Avx2, t: &Int8Tile) {
         if !t.steps.is_multiple_of(2) {
             avx2_step(&mut sums, x, panel);
         }
-        if let Some(finish) = &t.finish {
-            return finish.write::<Avx2, ROWS, 2>(
+        if let Some(epilogue) = &t.epilogue {
+            return epilogue.write::<Avx2, ROWS, 2>(
                 float,
                 0,
                 #[inline(always)]

@@ -109,7 +109,7 @@ impl Simd for Avx512 {
         for (i, v) in v.into_iter().enumerate() {
             // SAFETY: the token proves the instructions; the rest is the caller's promise.
             unsafe {
-                // The instruction that narrows takes its values for unsigned ones.
+                // The narrowing instruction treats its values as unsigned.
                 let whole = _mm512_max_epi32(_mm512_cvtps_epi32(v), _mm512_setzero_si512());
                 _mm_storeu_si128(to.add(16 * i).cast(), _mm512_cvtusepi32_epi8(whole));
             }

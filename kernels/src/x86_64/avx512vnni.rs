@@ -6,7 +6,7 @@ use super::avx512::Avx512;
 use crate::int8::group::{Int8Simd, Int8Tile, tiles_int8, vector_int8};
 use crate::int8::pack::{Layout, Operand};
 
-/// AVX-512 VNNI: four products of an unsigned and a signed byte added to each of 16 sums at once.
+/// AVX-512 VNNI: VPDPBUSD adds four products of an unsigned and a signed byte to each of 16 sums.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Avx512Vnni(Avx512);
 
@@ -30,7 +30,7 @@ impl Int8Simd for Avx512Vnni {
         whole_rows: true,
         operand: Operand::Unsigned,
     };
-    // Panels of this length stay in the second-level cache, which is near enough.
+    // Panels of this length stay in the second-level cache, which is fast enough.
     const DEPTH: usize = 4096;
     const ACTIVATES: bool = true;
 
@@ -73,8 +73,8 @@ unsafe fn vnni<const ROWS: usize>(token: Avx512Vnni, t: &Int8Tile) {
             _mm512_storeu_si512(t.sums.add(32 * i).cast(), a);
             _mm512_storeu_si512(t.sums.add(32 * i + 16).cast(), b);
         }
-        if let Some(finish) = &t.finish {
-            finish.rows(
+        if let Some(epilogue) = &t.epilogue {
+            epilogue.rows(
                 token.0,
                 ROWS,
                 t.sums,
