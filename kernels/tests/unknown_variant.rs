@@ -3,7 +3,7 @@
 use pinhole_kernels::{available, check, chosen, compiled};
 
 #[test]
-fn an_unknown_variant_is_an_error_and_the_best_one_runs() {
+fn unknown_variant_is_an_error_and_the_best_one_runs() {
     // SAFETY: the only test of this program, and nothing has read the environment yet.
     unsafe { std::env::set_var("PINHOLE_KERNELS", "avx1024") };
     let error = check().unwrap_err().to_string();

@@ -2,14 +2,14 @@ use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::{Values, edges, float, poison, same_bits_on_any_threads, vectors};
+use super::{Values, assert_bit_identical_for_any_threads, edges, float, poison, vectors};
 use crate::affine::{dynamic, fake_quantize, map_quantized};
 use crate::dispatch::Kernels;
 use crate::int8::pack::Weight;
 use crate::select::variants;
 use crate::{Affine, PackedLinearAffine, WeightError, reference};
 
-/// `len` values of all of s8, the same for the same seed.
+/// `len` pseudo-random values of s8.
 fn bytes(seed: u64, len: usize) -> Vec<i8> {
     let mut bytes = vec![0; len];
     ChaCha8Rng::seed_from_u64(seed).fill_bytes(&mut bytes);
@@ -36,7 +36,7 @@ impl Case {
             scale: 0.0173,
             zero_point,
         };
-        // A few beyond what the numbers reach.
+        // A few values are out of range.
         let x = Values::new(seed, m * k).iter().map(|v| v * 2.8).collect();
         Case {
             m,
@@ -75,7 +75,7 @@ impl Case {
         out.to_vec()
     }
 
-    /// The definition, from weights as they came.
+    /// The reference's result, from unpacked weights.
     fn expected(&self) -> Vec<f32> {
         let &Case { m, k, n, by, .. } = self;
         let (scales, bias) = (Values::new(3, n), Values::new(4, n));
@@ -119,7 +119,7 @@ impl Case {
     }
 }
 
-/// The variants with kernels for bytes, each once, and the scalar one.
+/// The variants with distinct int8 kernels, and the scalar one.
 fn all() -> Vec<Kernels> {
     let mut all = variants();
     all.dedup_by_key(|v| v.int8.map(|v| v.name()));
@@ -150,7 +150,7 @@ fn tile_edges() {
     }
 }
 
-/// As large as sums get with zero points at both ends.
+/// The largest sums, with zero points at both ends.
 #[test]
 fn nothing_overflows() {
     for kernels in all() {
@@ -180,7 +180,7 @@ proptest! {
         let by = Affine { scale, zero_point };
         let mut x = Values::new(len as u64, len);
         x.iter_mut().for_each(|v| *v *= scale * if large { 300.0 } else { 100.0 });
-        // Half-way between two numbers.
+        // Halfway between two integers.
         x.iter_mut().step_by(3).for_each(|v| *v = ((*v / scale).floor() + 0.5) * scale);
         if large && len > 5 {
             x[len / 2] = f32::INFINITY;
@@ -210,9 +210,9 @@ proptest! {
     }
 }
 
-/// By numbers of the ONNX specification's examples for DynamicQuantizeLinear, 128 less.
+/// The examples for DynamicQuantizeLinear of the ONNX specification, minus 128.
 #[test]
-fn dynamic_as_onnx_says() {
+fn dynamic_quantisation_of_onnx_examples() {
     for kernels in all() {
         for (x, scale, zero_point, expected) in [
             (
@@ -240,9 +240,9 @@ fn dynamic_as_onnx_says() {
     }
 }
 
-/// A broken image must not become an ordinary answer.
+/// A NaN must not become a valid-looking result.
 #[test]
-fn not_a_number_stays() {
+fn nan_propagates() {
     for kernels in all() {
         let mut case = Case::new(20, 70, 40, 3, true);
         for wrong in [f32::NAN, f32::INFINITY] {
@@ -262,9 +262,9 @@ fn not_a_number_stays() {
     }
 }
 
-/// -128 beside values below 127 is exact all the same, and refused beside 127.
+/// -128 is exact together with values below 127, and an error together with 127.
 #[test]
-fn the_least_byte_in_a_weight() {
+fn minus_128_in_a_weight() {
     for kernels in all() {
         for zero_points in [false, true] {
             let mut case = Case::new(4, 33, 21, -20, zero_points);
@@ -287,10 +287,10 @@ fn the_least_byte_in_a_weight() {
 }
 
 #[test]
-fn threads_do_not_change_a_bit() {
+fn bit_identical_for_any_number_of_threads() {
     for kernels in all() {
         let case = Case::new(270, 200, 130, -7, true);
-        same_bits_on_any_threads(|| {
+        assert_bit_identical_for_any_threads(|| {
             let by = dynamic(kernels, &case.x);
             let mut out = case.by(kernels);
             out.extend([by.scale, by.zero_point.into()]);

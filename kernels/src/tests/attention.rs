@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use super::{UNIT, Values, edges, float, poison, same_bits_on_any_threads, vectors};
+use super::{UNIT, Values, assert_bit_identical_for_any_threads, edges, float, poison, vectors};
 use crate::attention::attention;
 use crate::dispatch::{FloatKernels, Kernels, SCALAR};
 use crate::{Affine, AttentionStages, Pointwise, StridedRows, reference};
@@ -16,7 +16,7 @@ struct Case {
 }
 
 impl Case {
-    /// q in a matrix of its own with wide rows; k and v side by side in another.
+    /// q in a matrix with wide rows; k and v as columns of another.
     fn run(
         self,
         seed: u64,
@@ -76,9 +76,9 @@ impl Case {
         })
     }
 
-    /// A score is a sum of `width` products below 1, so two ways differ by 2 (width + 2) units of
-    /// scale * width; a weight then by a factor of exp of twice that, and by (tk + 6) units in each of two
-    /// exponentials and sums; the weighted sum of values below 1 adds (tk + 1) units in each way.
+    /// A score is a sum of `width` products below 1, so two methods differ by 2 (width + 2) units of scale * width; a weight by
+    /// the exponential of twice that and by (tk + 6) units of each method's exponentials and sum; the weighted sum of values
+    /// below 1 adds (tk + 1) units for each method.
     fn check(self, vector: &'static dyn FloatKernels) {
         let Case {
             tk, width, scale, ..
@@ -134,7 +134,7 @@ fn tile_edges() {
     }
 }
 
-/// Functions at every stage, with powers of two as their scales, so that every sum is exact.
+/// Functions at every stage, with powers of two as scales, so that every sum is exact.
 fn every_stage(weights: f32) -> AttentionStages {
     let by = |exponent: i32, zero_point| Affine {
         scale: 2f32.powi(exponent),
@@ -161,9 +161,9 @@ fn every_stage(weights: f32) -> AttentionStages {
     }
 }
 
-/// Only softmax is not exact: where its last bits could round a weight the other way, a row is left out.
+/// Only softmax is not exact: rows where its last bits could change the rounding of a weight are skipped.
 #[test]
-fn stages_are_those_of_the_reference() {
+fn stages_match_the_reference() {
     let (mut compared, mut left_out) = (0, 0);
     for vector in vectors() {
         let shape = vector.shape();
@@ -199,9 +199,9 @@ fn stages_are_those_of_the_reference() {
     assert!(left_out * 10 <= compared, "{left_out} of {compared}");
 }
 
-/// A NaN in a value reaches the whole column, and no other.
+/// A NaN in a value reaches its whole column, and no other one.
 #[test]
-fn nan_goes_through_stages() {
+fn nan_propagates_through_stages() {
     for kernels in vectors().into_iter().map(float).chain([SCALAR]) {
         let (t, width) = (19, 6);
         let (q, k) = (Values::new(1, t * width), Values::new(2, t * width));
@@ -281,9 +281,9 @@ fn a_query_does_not_see_later_keys() {
     }
 }
 
-/// Scores of hundreds leave one weight of 1 and must not overflow.
+/// Scores of hundreds give one weight of 1 and must not overflow.
 #[test]
-fn large_scores_pick_one_key() {
+fn large_scores_select_one_key() {
     for kernels in vectors().into_iter().map(float).chain([SCALAR]) {
         let (tk, width) = (40, 8);
         let mut k = vec![-1.0; tk * width];
@@ -313,7 +313,7 @@ fn large_scores_pick_one_key() {
 }
 
 #[test]
-fn threads_do_not_change_a_bit() {
+fn bit_identical_for_any_number_of_threads() {
     let case = Case {
         tq: 60,
         tk: 70,
@@ -327,12 +327,16 @@ fn threads_do_not_change_a_bit() {
             causal: false,
             ..case
         };
-        same_bits_on_any_threads(|| staged.by(float(vector), &every_stage(1.0)).to_vec());
-        same_bits_on_any_threads(|| case.by(float(vector), AttentionStages::NONE).to_vec());
+        assert_bit_identical_for_any_threads(|| {
+            staged.by(float(vector), &every_stage(1.0)).to_vec()
+        });
+        assert_bit_identical_for_any_threads(|| {
+            case.by(float(vector), AttentionStages::NONE).to_vec()
+        });
     }
 }
 
-/// Two keys with scores 0 and ln 3 weigh 1/4 and 3/4.
+/// Two keys with scores 0 and ln 3 have weights 1/4 and 3/4.
 #[test]
 fn reference_by_hand() {
     let mut out = [0.0; 2];
@@ -359,7 +363,7 @@ fn reference_by_hand() {
 
 #[test]
 #[should_panic(expected = "v: 3 rows of 4")]
-fn a_short_matrix_is_named() {
+fn short_matrix_panics_with_the_name() {
     let rows = |data| StridedRows { data, stride: 8 };
     crate::attention(
         rows(&[0.0; 4]),

@@ -2,14 +2,14 @@ use std::ffi::OsStr;
 
 use pinhole_model::Activation;
 
-use super::{UNIT, Values, float, same_bits_on_any_threads, vectors};
+use super::{UNIT, Values, assert_bit_identical_for_any_threads, float, vectors};
 use crate::activation::activate;
 use crate::dispatch::SCALAR;
 use crate::norm::layer_norm;
 use crate::select::{Error, choose};
 use crate::{available, l2_normalize, reference};
 
-/// Every 4099th finite f32: all signs, exponents and, over the exponents, mantissas.
+/// Every 4099th finite f32: both signs, all exponents, and mantissas of all sizes.
 fn all_magnitudes() -> Vec<f32> {
     let finite = f32::MAX.to_bits();
     (0..=finite)
@@ -19,7 +19,7 @@ fn all_magnitudes() -> Vec<f32> {
 }
 
 #[test]
-fn power_of_two_within_its_bound() {
+fn exp2_within_its_bound() {
     let t: Vec<f32> = all_magnitudes()
         .into_iter()
         .filter(|t| t.abs() <= 126.0)
@@ -43,7 +43,7 @@ fn power_of_two_within_its_bound() {
     }
 }
 
-/// Against f64 by the definition, over the whole range.
+/// Compared with f64 over the whole range.
 #[test]
 fn activations_within_their_bound() {
     let x = all_magnitudes();
@@ -93,8 +93,8 @@ fn activation_of_any_length() {
     }
 }
 
-/// Against f64. The mean is off by (width + 1) units of the largest |x|, a difference and the deviation
-/// likewise, and what a deviation is off counts as much again as the value is large.
+/// Compared with f64. The mean has an error of (width + 1) units of the largest |x|, and so have a difference and the
+/// deviation; the deviation's relative error multiplies the value.
 #[test]
 fn layer_norm_of_any_width() {
     let widths = (1..70).chain([127, 128, 129, 768, 1000]);
@@ -139,12 +139,12 @@ fn layer_norm_of_any_width() {
 }
 
 #[test]
-fn threads_do_not_change_a_bit() {
+fn bit_identical_for_any_number_of_threads() {
     let (rows, width) = (700, 250);
     let x = Values::new(1, rows * width);
     for vector in vectors() {
         let kernels = float(vector);
-        same_bits_on_any_threads(|| {
+        assert_bit_identical_for_any_threads(|| {
             let mut out = vec![0.0; rows * width];
             layer_norm(
                 kernels,
@@ -161,7 +161,7 @@ fn threads_do_not_change_a_bit() {
     }
 }
 
-/// Against x Φ(x) and x sigmoid(1.702 x) by Python's math module.
+/// x Φ(x) and x sigmoid(1.702 x) computed with Python's math module.
 #[test]
 fn activations_by_known_values() {
     for (x, gelu, quick_gelu) in [

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::{Values, edges, poison, same_bits_on_any_threads};
+use super::{Values, assert_bit_identical_for_any_threads, edges, poison};
 use crate::activation::activate;
 use crate::dispatch::Kernels;
 use crate::half::Weight;
@@ -58,7 +58,7 @@ impl Case {
         (bias, residual)
     }
 
-    /// What a variant computes, its weight packed from either order.
+    /// The result of a variant, with weights packed from either order.
     fn by(&self, kernels: Kernels) -> Vec<f32> {
         let &Case { m, k, n, .. } = self;
         let (bias, residual) = self.operands();
@@ -82,7 +82,7 @@ impl Case {
         out.to_vec()
     }
 
-    /// The definition, with the variant's own activation function, whose bound another test holds.
+    /// The reference's result, but with the variant's activation function, whose bound another test checks.
     fn expected(&self, kernels: Kernels) -> Vec<f32> {
         let &Case { m, k, n, .. } = self;
         let (bias, residual) = self.operands();
@@ -116,7 +116,7 @@ impl Case {
     }
 }
 
-/// The variants with kernels for f16, each once, and one that emulates them.
+/// The variants with distinct f16 kernels, and one that emulates them.
 fn all() -> Vec<Kernels> {
     let mut all = variants();
     all.sort_by_key(|v| v.half.map(|v| v.name()));
@@ -193,7 +193,7 @@ proptest! {
     }
 }
 
-/// The largest sums there can be: all of one sign, all as large as f16 or f32 hold.
+/// The largest sums: all of one sign and of the largest magnitude of f16 or f32.
 #[test]
 fn nothing_overflows() {
     const LARGEST: u16 = 0x7bff;
@@ -228,9 +228,9 @@ fn nothing_overflows() {
     }
 }
 
-/// What f16 cannot hold is not a number, in its own row alone.
+/// Rows that f16 cannot represent become NaN; others do not change.
 #[test]
-fn rows_that_are_not_finite() {
+fn non_finite_rows_become_nan() {
     for kernels in all() {
         let mut case = Case::new(12, 70, 30);
         let k = case.k;
@@ -253,7 +253,7 @@ fn rows_that_are_not_finite() {
 }
 
 #[test]
-fn rows_and_threads_do_not_change_a_bit() {
+fn rows_and_threads_do_not_change_results() {
     for kernels in all() {
         let case = Case::new(21, 200, 130);
         let weight = Weight::OutIn(&case.weight);
@@ -271,13 +271,13 @@ fn rows_and_threads_do_not_change_a_bit() {
         {
             assert_eq!(apply(x, 1), row);
         }
-        same_bits_on_any_threads(|| apply(&case.x, case.m));
+        assert_bit_identical_for_any_threads(|| apply(&case.x, case.m));
     }
 }
 
-/// Pixels are f16 already: the result is that of f32 but for the sums.
+/// f16 represents pixels exactly: the result differs from f32 by the rounding of sums only.
 #[test]
-fn patches_count_their_scale() {
+fn patch_embedding_applies_its_scale() {
     for kernels in all() {
         let (patch, n) = (8, 30);
         let k = patch * patch * 3;
@@ -304,7 +304,7 @@ fn patches_count_their_scale() {
 }
 
 #[test]
-fn a_weight_that_is_not_finite_is_named() {
+fn non_finite_weight_is_an_error() {
     let mut weight = [0u16; 15];
     weight[7] = 0xfc00;
     let expected = Err(NonFiniteWeight {
@@ -335,7 +335,7 @@ fn no_rows_and_no_columns() {
     }
 }
 
-/// a · b + c in f16, by whole numbers: all are multiples of 2^-48.
+/// a · b + c of f16 in integers, as multiples of 2^-48.
 fn fused(a: u16, b: u16, c: u16) -> i128 {
     let whole = |v: u16, places: i32| (f64::from(f16_value(v)) * 2f64.powi(places)) as i128;
     let exact = whole(a, 24) * whole(b, 24) + (whole(c, 24) << 24);
@@ -355,8 +355,7 @@ fn fused(a: u16, b: u16, c: u16) -> i128 {
     if exact < 0 { -rounded } else { rounded }
 }
 
-/// The way through f64 rounds once: against whole numbers, above all where a sum lies half-way between two f16 but
-/// for something far below.
+/// Emulation by f64 rounds once. Compared with integer arithmetic, in particular for sums close to halfway between two f16.
 #[test]
 fn fused_multiply_add_rounds_once() {
     let mut random = ChaCha8Rng::seed_from_u64(1);
@@ -365,7 +364,7 @@ fn fused_multiply_add_rounds_once() {
         let bits = random.next_u64();
         let mut v = [bits as u16, (bits >> 16) as u16, (bits >> 32) as u16];
         if i % 2 == 0 {
-            // Numbers of few bits, of which many are half-way.
+            // Numbers of few bits, many of which give sums halfway between two f16.
             v.iter_mut().for_each(|v| *v &= 0xfc03);
         }
         if v.iter().any(|v| v & 0x7c00 == 0x7c00) {
@@ -383,7 +382,7 @@ fn fused_multiply_add_rounds_once() {
 }
 
 #[test]
-fn every_f16_has_its_value() {
+fn every_f16_converts_exactly() {
     let expected = [
         (0x0000, 0.0),
         (0x0001, 2f32.powi(-24)),

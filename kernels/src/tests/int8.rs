@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::{Values, edges, poison, same_bits_on_any_threads};
+use super::{Values, assert_bit_identical_for_any_threads, edges, poison};
 use crate::activation::activate;
 use crate::dispatch::Kernels;
 use crate::int8::pack::Weight;
@@ -11,7 +11,7 @@ use crate::quantize::quantize_rows;
 use crate::select::variants;
 use crate::{Int8Input, PackedLinearInt8, Prologue, WeightError, patch_embedding_int8, reference};
 
-/// `len` bytes, the same for the same seed, at an address that no register is aligned to.
+/// `len` pseudo-random bytes.
 fn bytes(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     ChaCha8Rng::seed_from_u64(seed).fill_bytes(&mut bytes);
@@ -24,7 +24,7 @@ fn weights(seed: u64, len: usize) -> Vec<i8> {
     bytes(seed, len).into_iter().map(signed).collect()
 }
 
-/// What the rows hold.
+/// The type of the rows.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     F32,
@@ -71,7 +71,7 @@ impl Case {
         (Values::new(2, self.m), Values::new(3, self.n))
     }
 
-    /// What a variant computes, its weight packed from either order.
+    /// The result of a variant, with weights packed from either order.
     fn by(&self, kernels: Kernels) -> Vec<f32> {
         let &Case { m, k, n, .. } = self;
         let (row_scales, scales) = self.scales();
@@ -119,7 +119,7 @@ impl Case {
         out.to_vec()
     }
 
-    /// The definition, with the variant's own activation function, whose bound another test holds.
+    /// The reference's result, but with the variant's activation function, whose bound another test checks.
     fn expected(&self, kernels: Kernels) -> Vec<f32> {
         let &Case { m, k, n, .. } = self;
         let (row_scales, scales) = self.scales();
@@ -192,7 +192,7 @@ impl Case {
     }
 }
 
-/// The variants with kernels for bytes, each once, and the scalar one.
+/// The variants with distinct int8 kernels, and the scalar one.
 fn all() -> Vec<Kernels> {
     let mut all = variants();
     all.dedup_by_key(|v| v.int8.map(|v| v.name()));
@@ -237,8 +237,8 @@ fn every_tile_height() {
     }
 }
 
-/// Every product as large as it can be, of each sign, so that any step of 16 bits that is one too narrow
-/// shows; and sums as large as an i32 takes.
+/// Products of the largest magnitude and either sign, to reveal an overflow of 16 bits, and the largest sums that an i32
+/// holds.
 #[test]
 fn nothing_saturates() {
     for kernels in all() {
@@ -283,9 +283,9 @@ fn many_rows() {
     }
 }
 
-/// Vector variants agree bit for bit with each other even behind an activation function.
+/// SIMD variants are bit-identical even after an activation function.
 #[test]
-fn variants_give_the_same_bits() {
+fn variants_are_bit_identical() {
     for activation in [None, Some(Activation::QuickGelu), Some(Activation::Gelu)] {
         let mut case = Case::new(20, 200, 70, Kind::F32);
         case.activation = activation;
@@ -300,21 +300,21 @@ fn variants_give_the_same_bits() {
 }
 
 #[test]
-fn threads_do_not_change_a_bit() {
+fn bit_identical_for_any_number_of_threads() {
     for kernels in all() {
         for (m, k, n) in [(50, 400, 301), (1, 2000, 1600), (270, 128, 128)] {
             let case = Case {
                 activation: Some(Activation::Gelu),
                 ..Case::new(m, k, n, Kind::F32)
             };
-            same_bits_on_any_threads(|| case.by(kernels));
+            assert_bit_identical_for_any_threads(|| case.by(kernels));
         }
     }
 }
 
-/// Without this a batch would classify an image other than it does alone.
+/// So that an image's result does not depend on its batch.
 #[test]
-fn a_row_does_not_depend_on_the_others() {
+fn rows_are_independent() {
     for kernels in all() {
         let (m, k, n) = (19, 100, 30);
         let (weight, scales) = (weights(1, n * k), vec![0.01; n]);
@@ -347,9 +347,9 @@ fn a_row_does_not_depend_on_the_others() {
     }
 }
 
-/// Layer norm or an activation function first is the same as quantising by itself and then multiplying.
+/// A prologue gives the same as separate quantisation and multiplication.
 #[test]
-fn fused_quantisation_is_the_one_by_itself() {
+fn fused_prologue_matches_separate_steps() {
     for kernels in all() {
         let (m, k, n) = (11, 90, 20);
         let layer = PackedLinearInt8::pack(
@@ -394,7 +394,7 @@ fn fused_quantisation_is_the_one_by_itself() {
 }
 
 #[test]
-fn weights_that_would_overflow_are_refused() {
+fn weights_that_would_overflow_are_errors() {
     for kernels in all() {
         let pack = |weight: &[i8], n, k| {
             PackedLinearInt8::pack(kernels, Weight::OutIn(weight), &vec![1.0; n], n, k, None)
@@ -436,7 +436,7 @@ fn no_rows_and_no_columns() {
 
 #[test]
 #[should_panic(expected = "x: u8 [2, 5]")]
-fn a_wrong_length_is_named() {
+fn wrong_length_panics_with_the_name() {
     let layer = PackedLinearInt8::from_out_in(&[1; 20], &[1.0; 4], 4, 5, None).unwrap();
     let x = Int8Input::U8 {
         x: &[0; 9],
@@ -445,7 +445,7 @@ fn a_wrong_length_is_named() {
     layer.apply(x, 2, None, None, &mut [0.0; 8]);
 }
 
-/// The reference by numbers worked out by hand.
+/// The reference on numbers computed by hand.
 #[test]
 fn reference_by_hand() {
     let mut out = [0.0; 4];
@@ -468,9 +468,9 @@ fn reference_by_hand() {
     assert_eq!(out, [106.0, 10.0 * 0.05 + 1.0, 100.0, last]);
 }
 
-/// As the f32 patch embedding: the sums are whole numbers, which f32 holds.
+/// Equal to the f32 patch embedding: the sums are integers that f32 represents exactly.
 #[test]
-fn patches_in_reading_order() {
+fn patches_in_row_major_order() {
     let (height, width, patch) = (4, 6, 2);
     let pixels = bytes(1, height * width * 3);
     let weight = weights(2, 5 * 12);

@@ -1,17 +1,17 @@
 use pinhole_model::Activation;
 use proptest::prelude::*;
 
-use super::{UNIT, Values, edges, float, poison, same_bits_on_any_threads, vectors};
+use super::{UNIT, Values, assert_bit_identical_for_any_threads, edges, float, poison, vectors};
 use crate::dispatch::{FloatKernels, SCALAR};
 use crate::linear::PackedLinear;
 use crate::linear::pack::{blocks, heights};
 use crate::{patch_embedding, reference};
 
-/// y of a variant against the reference's.
+/// Compares a variant with the reference.
 ///
-/// A sum of k products by any order and any fusing is off by at most (k + 1) units of sum |x||w| + |b|, so
-/// two ways differ by twice that. The activation functions rise by at most 1.13 and have 2^-22 max(1, |x|) of
-/// their own; the residual adds one rounding.
+/// A sum of k products in any order, with any fusing, has an error of at most (k + 1) units of sum |x||w| + |b|, so two
+/// methods differ by twice that. The activation functions have a slope of at most 1.13 and an error of 2^-22 max(1, |x|); the
+/// residual adds one rounding.
 fn check(
     vector: &'static dyn FloatKernels,
     [m, k, n]: [usize; 3],
@@ -118,9 +118,9 @@ proptest! {
     }
 }
 
-/// Without this a batch would classify an image other than it does alone.
+/// So that an image's result does not depend on its batch.
 #[test]
-fn a_row_does_not_depend_on_the_others() {
+fn rows_are_independent() {
     for vector in vectors() {
         let (m, k, n) = (2 * vector.shape().rows + 3, 333, 70);
         let (mut x, weight) = (Values::new(1, m * k), Values::new(2, k * n));
@@ -144,7 +144,7 @@ fn a_row_does_not_depend_on_the_others() {
             match i {
                 2 => assert!(alone.iter().all(|v| v.is_nan()), "NaN was lost"),
                 3 => assert!(alone.iter().all(|v| v.is_infinite()), "infinity was lost"),
-                4 => assert_eq!(alone, *bias, "zeros leave the bias"),
+                4 => assert_eq!(alone, *bias, "expected the bias for zeros"),
                 _ => assert!(alone.iter().all(|v| v.is_finite())),
             }
         }
@@ -152,12 +152,12 @@ fn a_row_does_not_depend_on_the_others() {
 }
 
 #[test]
-fn threads_do_not_change_a_bit() {
+fn bit_identical_for_any_number_of_threads() {
     let variants = vectors().into_iter().map(float).chain([SCALAR]);
     for kernels in variants {
         for (m, k, n) in [(50, 200, 301), (1, 1000, 800), (270, 64, 64)] {
             let (x, weight) = (Values::new(1, m * k), Values::new(2, k * n));
-            same_bits_on_any_threads(|| {
+            assert_bit_identical_for_any_threads(|| {
                 let layer = PackedLinear::pack(kernels, k, n, None, |p, j| weight[p * n + j]);
                 let mut out = vec![0.0; m * n];
                 layer.apply(
@@ -174,7 +174,7 @@ fn threads_do_not_change_a_bit() {
 }
 
 #[test]
-fn both_orders_of_the_weight_are_one_layer() {
+fn both_weight_orders_give_the_same_layer() {
     let (m, k, n) = (3, 45, 50);
     let (x, weight, bias) = (
         Values::new(1, m * k),
@@ -207,7 +207,7 @@ fn no_rows_and_no_columns() {
 
 #[test]
 #[should_panic(expected = "x: [2, 5]")]
-fn a_wrong_length_is_named() {
+fn wrong_length_panics_with_the_name() {
     PackedLinear::from_in_out(&[0.0; 20], 5, 4, None).apply(
         &[0.0; 9],
         2,
@@ -217,7 +217,7 @@ fn a_wrong_length_is_named() {
     );
 }
 
-/// The reference by numbers worked out by hand.
+/// The reference on numbers computed by hand.
 #[test]
 fn reference_by_hand() {
     let mut out = [0.0; 4];
@@ -237,8 +237,8 @@ fn reference_by_hand() {
 }
 
 #[test]
-fn patches_in_reading_order() {
-    // 4 x 6 pixels in patches of 2: the weight picks pixel (1, 0)'s green and, apart, the whole sum.
+fn patches_in_row_major_order() {
+    // 4 x 6 pixels in patches of 2: one output is the green of pixel (1, 0), the other the sum of all values.
     let (height, width, patch) = (4, 6, 2);
     let pixels: Vec<u8> = (0..height * width * 3)
         .map(|i| (i * 3 % 256) as u8)
@@ -259,9 +259,8 @@ fn patches_in_reading_order() {
     }
 }
 
-/// Two ways to say the same: blocks of rows one by one, and how many there are of each height.
 #[test]
-fn heights_are_those_of_the_blocks() {
+fn heights_match_blocks() {
     for rows in 0..70 {
         for most in 1..15 {
             let one_by_one: Vec<usize> = blocks(rows, most).map(|(_, count)| count).collect();

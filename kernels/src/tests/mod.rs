@@ -1,4 +1,4 @@
-//! Every variant that this processor has against the scalar reference.
+//! Compares each variant that this processor can run with the scalar reference.
 
 mod affine;
 mod attention;
@@ -18,16 +18,16 @@ use crate::select::variants;
 /// Half the distance from 1 to the next f32: the largest relative error of one rounding.
 const UNIT: f64 = 1.0 / (1 << 24) as f64;
 
-/// The f32 kernels of this processor, each once.
+/// The distinct f32 kernels that this processor can run.
 fn vectors() -> Vec<&'static dyn FloatKernels> {
     let mut vectors: Vec<_> = variants().into_iter().filter_map(|v| v.float).collect();
     vectors.dedup_by_key(|v| v.name());
-    // Every aarch64 has NEON; where there is nothing to compare, most tests here would pass for nothing.
+    // Every aarch64 has NEON; without SIMD kernels most tests would compare nothing.
     assert!(!vectors.is_empty() || !cfg!(target_arch = "aarch64"));
     vectors
 }
 
-/// A variant of these f32 kernels and no others.
+/// A variant with these f32 kernels and no others.
 fn float(vector: &'static dyn FloatKernels) -> Kernels {
     Kernels {
         name: vector.name(),
@@ -37,7 +37,7 @@ fn float(vector: &'static dyn FloatKernels) -> Kernels {
     }
 }
 
-/// `len` values in -1 ..= 1, the same for the same seed, at an address that no register is aligned to.
+/// `len` pseudo-random values in -1 ..= 1, at an address that no register is aligned to.
 struct Values(Vec<f32>);
 
 impl Values {
@@ -65,7 +65,7 @@ impl std::ops::DerefMut for Values {
     }
 }
 
-/// Leaves NaN in this thread's working memory, so that a value read before it is written shows.
+/// Fills this thread's working memory with NaN, to reveal values that are read before they are written.
 fn poison() {
     scratch::with(1 << 16, |outer| {
         outer.fill(f32::NAN);
@@ -73,7 +73,7 @@ fn poison() {
     });
 }
 
-/// The numbers around a tile's size.
+/// Sizes around a tile's.
 fn edges(tile: usize) -> Vec<usize> {
     let mut edges = vec![1, tile - 1, tile, tile + 1, 2 * tile + 3];
     edges.retain(|&e| e > 0);
@@ -81,8 +81,8 @@ fn edges(tile: usize) -> Vec<usize> {
     edges
 }
 
-/// `f` in pools of 1, 2 and 3 threads gives the same bits.
-fn same_bits_on_any_threads(f: impl Fn() -> Vec<f32> + Sync) {
+/// Runs `f` in pools of 1, 2 and 3 threads and compares the results.
+fn assert_bit_identical_for_any_threads(f: impl Fn() -> Vec<f32> + Sync) {
     let bits = |threads| {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)

@@ -1,6 +1,6 @@
 use pinhole_model::Activation;
 
-use super::{Values, edges, float, poison, same_bits_on_any_threads, vectors};
+use super::{Values, assert_bit_identical_for_any_threads, edges, float, poison, vectors};
 use crate::activation::activate;
 use crate::dispatch::{FloatKernels, Kernels, SCALAR};
 use crate::norm::layer_norm;
@@ -20,7 +20,7 @@ fn quantized(kernels: Kernels, x: &[f32], width: usize, prologue: Prologue) -> Q
     (out.split_off(1), scales)
 }
 
-/// As [`quantized`] by the scalar definition.
+/// As [`quantized`] by the scalar reference.
 fn expected(x: &[f32], width: usize) -> Quantized<i8> {
     let mut out = vec![99; x.len()];
     let rows = x.chunks(width).zip(out.chunks_mut(width));
@@ -46,7 +46,7 @@ fn assert_same<T: PartialEq + std::fmt::Debug>(
     );
 }
 
-/// Three rows of every width that matters, in sizes from none to the largest.
+/// Calls `check` with three rows of each relevant width and magnitudes from 0 to the largest.
 fn for_any_rows(mut check: impl FnMut(&'static dyn FloatKernels, &[f32], usize, &str)) {
     for vector in vectors() {
         let registers = vector.shape().columns;
@@ -69,9 +69,9 @@ fn rows_of_any_width_bit_for_bit() {
     });
 }
 
-/// Halves lie exactly between two numbers, in whole registers and in what is left of them.
+/// Halves lie exactly between two integers, in whole registers and in the remainder.
 #[test]
-fn halves_go_to_the_even_number() {
+fn halves_round_to_even() {
     let mut x: Vec<f32> = (-126..127).map(|i| i as f32 + 0.5).collect();
     x.push(127.0);
     for kernels in vectors().into_iter().map(float).chain([SCALAR]) {
@@ -85,8 +85,8 @@ fn halves_go_to_the_even_number() {
     }
 }
 
-/// A NaN or an infinity in any lane makes the row's scale NaN; other rows stay as they are, which `whole` tells.
-fn spoils_its_row_alone<T: PartialEq + From<bool>>(
+/// A NaN or an infinity in any lane makes the row's scale NaN and does not change other rows, which equal `whole`.
+fn affects_only_its_row<T: PartialEq + From<bool>>(
     quantized: impl Fn(Kernels, &[f32], usize) -> Quantized<T>,
     whole: impl Fn(&[T]) -> bool,
 ) {
@@ -109,21 +109,21 @@ fn spoils_its_row_alone<T: PartialEq + From<bool>>(
 }
 
 #[test]
-fn values_that_are_not_finite_spoil_their_row_alone() {
-    spoils_its_row_alone(
+fn non_finite_values_affect_only_their_row() {
+    affects_only_its_row(
         |kernels, x, width| quantized(kernels, x, width, Prologue::None),
         |row| row.contains(&127) || row.contains(&-127),
     );
     let offset = 0.17;
-    spoils_its_row_alone(
+    affects_only_its_row(
         |kernels, x, width| quantized_offset(kernels, x, width, offset),
         |row| row.iter().any(|&q| q > 0),
     );
 }
 
-/// The fused forms are the kernels' own layer norm or activation function and then the definition.
+/// A prologue equals the variant's layer norm or activation function, followed by the reference's quantisation.
 #[test]
-fn what_comes_before() {
+fn prologues_match_separate_steps() {
     let (rows, width) = (5, 333);
     let x = Values::new(1, rows * width);
     let (gain, bias) = (Values::new(2, width), Values::new(3, width));
@@ -147,11 +147,11 @@ fn what_comes_before() {
 }
 
 #[test]
-fn threads_do_not_change_a_bit() {
+fn bit_identical_for_any_number_of_threads() {
     let (rows, width) = (700, 250);
     let x = Values::new(1, rows * width);
     for vector in vectors() {
-        same_bits_on_any_threads(|| {
+        assert_bit_identical_for_any_threads(|| {
             let prologue = Prologue::Activation(Activation::Gelu);
             let (q, mut all) = quantized(float(vector), &x, width, prologue);
             all.extend(q.into_iter().map(f32::from));
@@ -173,9 +173,9 @@ fn reference_by_hand() {
     assert_eq!(reference::quantize_row(&[], &mut []), SMALLEST / 127.0);
 }
 
-/// What is above 127 by rounding of the factor is 127 all the same, over all mantissas' leading bits.
+/// For all leading bits of mantissas, even where the rounding of the factor gives more than 127.
 #[test]
-fn the_largest_becomes_127() {
+fn largest_magnitude_becomes_127() {
     for i in 0..1 << 16 {
         let largest = f32::from_bits(0x3f80_0000 + (i << 7) + (i & 127));
         let mut out = [0; 2];
@@ -206,9 +206,9 @@ fn rows_with_an_offset_bit_for_bit() {
     });
 }
 
-/// Halves lie exactly between two numbers: the scale is 1, as 254.5 and 0.5 make 255.
+/// Halves lie exactly between two integers: the scale is 1, as 254.5 + 0.5 = 255.
 #[test]
-fn halves_with_an_offset_go_to_the_even_number() {
+fn halves_with_an_offset_round_to_even() {
     let x: Vec<f32> = (-3..=254).map(|i| i as f32).chain([254.5]).collect();
     for kernels in vectors().into_iter().map(float).chain([SCALAR]) {
         let (found, scales) = quantized_offset(kernels, &x, x.len(), 0.5);
@@ -221,9 +221,9 @@ fn halves_with_an_offset_go_to_the_even_number() {
     }
 }
 
-/// So near to halves that a second rounding would make other numbers of some.
+/// Values so close to halves that a second rounding would change some.
 #[test]
-fn an_offset_is_added_without_a_rounding_of_its_own() {
+fn offset_is_added_without_extra_rounding() {
     let (offset, largest) = (0.17f32, 3.3);
     let range = largest + offset;
     let halves = (0..250).map(|n| (n as f32 + 0.5) * range / 255.0 - offset);
