@@ -4,7 +4,11 @@ use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "aarch64")]
+use crate::aarch64::*;
 use crate::dispatch::{Kernels, SCALAR};
+#[cfg(target_arch = "x86_64")]
+use crate::x86_64::*;
 
 /// The environment variable that forces a variant.
 const VARIABLE: &str = "PINHOLE_KERNELS";
@@ -58,7 +62,7 @@ pub fn chosen_f32() -> &'static str {
 /// The table of variants: for each architecture, best first, the name and the instruction sets whose kernels compute in
 /// f32, in 8-bit integers and, where there is a third, in f16. A processor can run a variant if it has all of them.
 macro_rules! variants {
-    ($($target:literal $module:ident { $($name:literal: $float:ident, $int8:ident $(, $half:ident)?;)+ })+) => {
+    ($($target:literal { $($name:literal: $float:ident, $int8:ident $(, $half:ident)?;)+ })+) => {
         /// The names of the variants that this processor can run, best first. All variants, and the instruction sets of
         /// their kernels:
         ///
@@ -87,7 +91,6 @@ macro_rules! variants {
         pub(crate) fn variants() -> Vec<Kernels> {
             let mut variants = Vec::new();
             $(#[cfg(target_arch = $target)] {
-                use crate::$module::*;
                 $({
                     fn variant() -> Option<Kernels> {
                         Some(Kernels {
@@ -109,12 +112,12 @@ macro_rules! variants {
 }
 
 variants! {
-    "x86_64" x86_64 {
+    "x86_64" {
         "avx512vnni": Avx512, Avx512Vnni;
         "avx512": Avx512, Avx2;
         "avx2": Avx2, Avx2;
     }
-    "aarch64" aarch64 {
+    "aarch64" {
         "i8mm": Neon, I8mm, Fp16;
         "dotprod": Neon, Dotprod, Fp16;
         // Every processor with dotprod so far has FP16 too.
