@@ -101,8 +101,7 @@ impl BundleWriter {
         self.add(GOLDEN, &to_json(golden, &self.destination.join(GOLDEN))?)
     }
 
-    /// Fills in the manifest's `files` from the folder and writes it. The bundle can then be opened in
-    /// [`BundleWriter::folder`] before it is published.
+    /// Fills in the manifest's `files` from the folder and writes it.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Field`] if the manifest is not valid.
@@ -133,11 +132,13 @@ impl BundleWriter {
         self.add(MANIFEST, &to_json(manifest, &path)?)
     }
 
-    /// Syncs everything and renames the folder to its destination.
+    /// Fills in and writes the manifest, syncs everything and renames the folder to its destination.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Exists`] if the destination exists by now. Nothing is left then.
-    pub fn finish(self) -> Result<(), Error> {
+    /// [`Error::Io`]; [`Error::Field`] if the manifest is not valid; [`Error::Exists`] if the destination exists by now.
+    /// Nothing is left then.
+    pub fn finish(self, manifest: &mut Manifest) -> Result<(), Error> {
+        self.write_manifest(manifest)?;
         self.folder.create_new().map_err(|e| match e.kind() {
             std::io::ErrorKind::AlreadyExists => Error::Exists(self.destination.clone()),
             _ => Error::io(
@@ -148,13 +149,14 @@ impl BundleWriter {
         })
     }
 
-    /// Syncs everything and exchanges the folder with the one at its destination, which is then removed: at any
-    /// moment one of the two whole bundles is there. (On a file system that cannot exchange two folders, a
-    /// power cut between two renames leaves both under temporary names in the parent folder.)
+    /// Fills in and writes the manifest, syncs everything and exchanges the folder with the one at its destination,
+    /// which is then removed: at any moment one of the two whole bundles is there. (On a file system that cannot
+    /// exchange two folders, a power cut between two renames leaves both under temporary names in the parent folder.)
     ///
     /// # Errors
-    /// [`Error::Io`]; the old bundle stays then.
-    pub fn replace(self) -> Result<(), Error> {
+    /// [`Error::Io`]; [`Error::Field`] if the manifest is not valid. The old bundle stays then.
+    pub fn replace(self, manifest: &mut Manifest) -> Result<(), Error> {
+        self.write_manifest(manifest)?;
         let replaced = self.folder.replace();
         replaced.map_err(|e| Error::io(&self.destination, "cannot replace", e))
     }

@@ -151,8 +151,8 @@ pub fn export(request: &Request, progress: &mut dyn FnMut(Step, u64, u64)) -> Re
         manifest.unknown = fitted.policy(&manifest.unknown);
         manifest.calibration = Some(fitted.calibration);
     }
-    record_golden(&writer, &mut manifest)?;
-    writer.finish()?;
+    record_golden(&writer, &manifest)?;
+    writer.finish(&mut manifest)?;
     Ok(Exported { manifest, report })
 }
 
@@ -446,7 +446,7 @@ pub(crate) fn assemble(
     Ok(())
 }
 
-fn record_golden(writer: &BundleWriter, manifest: &mut Manifest) -> Result<()> {
+fn record_golden(writer: &BundleWriter, manifest: &Manifest) -> Result<()> {
     let classifier = Classifier::open(writer.folder())?;
     let images = golden::images()?
         .into_iter()
@@ -461,7 +461,6 @@ fn record_golden(writer: &BundleWriter, manifest: &mut Manifest) -> Result<()> {
         min_cosine: self_test_cosine(manifest),
         images,
     })?;
-    writer.write_manifest(manifest)?;
     Ok(())
 }
 

@@ -4,9 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use half::f16;
-use pinhole_bundle::{
-    Bundle, BundleWriter, Head, Manifest, TEXT_ENCODER, TextEncoderInfo, TextFidelity,
-};
+use pinhole_bundle::{BundleWriter, Head, Manifest, TEXT_ENCODER, TextEncoderInfo, TextFidelity};
 use pinhole_checkpoint::{Checkpoint, Dtype};
 use pinhole_model::{Precision, PromptLearner};
 use pinhole_prompts::{
@@ -34,7 +32,9 @@ pub(crate) fn add(
     let (folder, precision) = (writer.folder(), request.precision);
     manifest.text_encoder = Some(write(request.checkpoint, folder, precision, tokens)?);
     writer.write_manifest(manifest)?;
-    let tower = pinhole::text_tower(&Bundle::open(folder)?)?;
+    let info = manifest.text_encoder.as_ref();
+    let info = info.context("no text encoder in the manifest")?;
+    let tower = pinhole::text_encoder_in(folder, info, exact.embedding_size)?;
     if precision != Precision::F32 {
         let found = embed_classes(request, &tower, progress)?;
         let fidelity = compare(

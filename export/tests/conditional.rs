@@ -246,10 +246,7 @@ fn a_head_without_one_of_its_tensors_is_an_error() {
         let mut head = bundle.head().clone();
         head.learned.remove(name);
         writer.add_head(&head).unwrap();
-        writer
-            .write_manifest(&mut bundle.manifest().clone())
-            .unwrap();
-        writer.finish().unwrap();
+        writer.finish(&mut bundle.manifest().clone()).unwrap();
         let error = Classifier::open(&forged).err().unwrap().to_string();
         assert!(
             error.contains("head.safetensors") && error.contains(name),

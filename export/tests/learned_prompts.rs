@@ -264,10 +264,7 @@ fn forge(bundle: &Bundle, to: &Path, change: impl Fn(&str, Stored) -> Option<Sto
         let bytes = if text { &forged } else { &bytes };
         writer.add(&file.path, bytes).unwrap();
     }
-    writer
-        .write_manifest(&mut bundle.manifest().clone())
-        .unwrap();
-    writer.finish().unwrap();
+    writer.finish(&mut bundle.manifest().clone()).unwrap();
 }
 
 type Stored = (Dtype, Vec<usize>, Vec<u8>);
@@ -443,10 +440,7 @@ fn tensors_are_as_wide_as_they_claim() {
     };
     head.learned.insert("context".into(), flat);
     writer.add_head(&head).unwrap();
-    writer
-        .write_manifest(&mut bundle.manifest().clone())
-        .unwrap();
-    writer.finish().unwrap();
+    writer.finish(&mut bundle.manifest().clone()).unwrap();
     let error = Bundle::open(&scene.path("forged")).unwrap_err().to_string();
     assert!(
         error.contains("head.safetensors") && error.contains("context"),

@@ -33,6 +33,7 @@ mod conditional;
 mod error;
 mod network;
 mod selftest;
+mod standalone;
 pub mod system;
 mod text;
 
@@ -51,4 +52,8 @@ pub use pinhole_preprocessing::{
 };
 pub use pinhole_prompts::Classes;
 pub use selftest::{GoldenResult, SelfTest, cosine};
-pub use text::{set_classes, text_tower};
+#[doc(hidden)]
+pub use standalone::StandaloneEncoder;
+pub use text::set_classes;
+#[doc(hidden)]
+pub use text::text_encoder_in;

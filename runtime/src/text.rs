@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use pinhole_bundle::{
-    Bundle, BundleWriter, HEAD, Head, HeadKind, Manifest, TEXT_ENCODER, TensorFile, UnknownPolicy,
+    Bundle, BundleWriter, HEAD, Head, HeadKind, Manifest, TEXT_ENCODER, TensorFile,
+    TextEncoderInfo, UnknownPolicy,
 };
 use pinhole_model::{Precision, PromptLearner};
 use pinhole_prompts::{
@@ -102,8 +103,7 @@ pub fn set_classes(
     };
     let writer = BundleWriter::succeed(&bundle)?;
     writer.add_head(&new_head)?;
-    writer.write_manifest(&mut manifest)?;
-    writer.replace()?;
+    writer.replace(&mut manifest)?;
     Ok(manifest)
 }
 
@@ -139,17 +139,28 @@ fn embed(
 /// The bundle's text tower, with the rows of the tokens that it holds.
 ///
 /// # Errors
-/// [`Error::NoTextEncoder`]; [`Error::TextEncoder`] for one that is not as the manifest says, and
-/// [`Error::Text`] for one that cannot be read.
-pub fn text_tower(bundle: &Bundle) -> Result<TextEncoder, Error> {
+/// [`Error::NoTextEncoder`]; as [`text_encoder_in`].
+pub(crate) fn text_tower(bundle: &Bundle) -> Result<TextEncoder, Error> {
     let manifest = bundle.manifest();
-    let path = bundle.folder().join(TEXT_ENCODER);
-    let missing = || Error::NoTextEncoder {
+    let info = manifest.text_encoder.as_ref();
+    let info = info.ok_or_else(|| Error::NoTextEncoder {
         bundle: bundle.folder().to_owned(),
-    };
-    let info = manifest.text_encoder.as_ref().ok_or_else(missing)?;
+    })?;
+    text_encoder_in(bundle.folder(), info, manifest.model.embedding_size)
+}
+
+/// The text encoder of `text_encoder.safetensors` in `folder`, which `info` describes.
+///
+/// # Errors
+/// [`Error::TextEncoder`] for one that is not as `info` says, and [`Error::Text`] for one that cannot be read.
+pub fn text_encoder_in(
+    folder: &Path,
+    info: &TextEncoderInfo,
+    embedding_size: usize,
+) -> Result<TextEncoder, Error> {
+    let path = folder.join(TEXT_ENCODER);
     let file = TensorFile::open(&path)?;
-    let (config, embedding) = (info.config.clone(), manifest.model.embedding_size);
+    let (config, embedding) = (info.config.clone(), embedding_size);
     let integers = info.precision == Precision::Int8;
     let read = |name: &str| -> Result<Weight, pinhole_bundle::Error> {
         Ok(match integers && TextEncoder::takes_int8(name) {

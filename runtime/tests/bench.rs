@@ -255,8 +255,7 @@ fn a_bundle_with_wrong_answers_is_not_measured() {
         }
         writer.add(&entry.path, &bytes).unwrap();
     }
-    writer.write_manifest(&mut manifest).unwrap();
-    writer.finish().unwrap();
+    writer.finish(&mut manifest).unwrap();
     let output = bench(&path).output().unwrap();
     assert_error(
         &output,

@@ -88,8 +88,7 @@ fn rewritten(
         writer.add(&entry.path, &bytes).unwrap();
     }
     edit(&mut manifest);
-    writer.write_manifest(&mut manifest).unwrap();
-    writer.finish().unwrap();
+    writer.finish(&mut manifest).unwrap();
     (folder, path)
 }
 
@@ -418,10 +417,7 @@ fn hashes_that_fit_do_not_make_a_bad_file_good() {
     let writer = BundleWriter::create(&folder.path().join("bundle")).unwrap();
     let mut manifest = Bundle::open(&assets("demo")).unwrap().manifest().clone();
     first_class(&mut manifest);
-    let message = writer
-        .write_manifest(&mut manifest)
-        .unwrap_err()
-        .to_string();
+    let message = writer.finish(&mut manifest).unwrap_err().to_string();
     assert!(message.contains("classes[1]"), "{message}");
 
     // A NaN in a class embedding: the last four bytes of the head.

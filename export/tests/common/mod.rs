@@ -119,8 +119,7 @@ pub fn finish_bundle(
         model_card: String::new(),
         files: vec![],
     };
-    writer.write_manifest(&mut manifest).unwrap();
-    writer.finish().unwrap();
+    writer.finish(&mut manifest).unwrap();
 }
 
 pub fn checkpoint() -> PathBuf {

@@ -1,6 +1,6 @@
 //! What must hold for an ONNX file before tract sees it.
 
-use pinhole_bundle::{Bundle, IMAGE_ENCODER, dialect};
+use pinhole_bundle::{IMAGE_ENCODER, dialect};
 use tract_onnx::pb::{
     GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataType,
     tensor_shape_proto, type_proto,
@@ -8,10 +8,13 @@ use tract_onnx::pb::{
 
 use super::initializer::is_external;
 
+/// The length in bytes of a file that may hold external data, by its name; `None` for any other name.
+pub(super) type FileLength<'a> = &'a dyn Fn(&str) -> Option<u64>;
+
 /// Checks version, input, output, every operator and every initialiser.
 pub(super) fn model(
     proto: &ModelProto,
-    bundle: &Bundle,
+    external: FileLength,
     image_size: usize,
     embedding_size: usize,
 ) -> Result<(), String> {
@@ -69,7 +72,7 @@ pub(super) fn model(
         &[embedding_size as i64],
     )?;
     for tensor in &graph.initializer {
-        initializer(tensor, bundle)?;
+        initializer(tensor, external)?;
     }
     for node in &graph.node {
         operator(node)?;
@@ -117,8 +120,8 @@ fn value(
     }
 }
 
-/// The data's length must be what shape and type say, inside the file or in one that the manifest lists.
-fn initializer(tensor: &TensorProto, bundle: &Bundle) -> Result<(), String> {
+/// The data's length must be what shape and type say, inside the file or in one of `external`.
+fn initializer(tensor: &TensorProto, external: FileLength) -> Result<(), String> {
     let fail = |what: &str, expected: String, found: String| {
         Err(format!(
             "initializer {}: {what}: expected {expected}, found {found}",
@@ -173,7 +176,7 @@ fn initializer(tensor: &TensorProto, bundle: &Bundle) -> Result<(), String> {
             location.into(),
         );
     }
-    let Some(file) = bundle.manifest().files.iter().find(|f| f.path == location) else {
+    let Some(file_bytes) = external(location) else {
         return fail(
             "external_data.location",
             "a file of the bundle".into(),
@@ -197,10 +200,10 @@ fn initializer(tensor: &TensorProto, bundle: &Bundle) -> Result<(), String> {
         );
     }
     match offset.checked_add(length) {
-        Some(end) if end <= file.bytes => Ok(()),
+        Some(end) if end <= file_bytes => Ok(()),
         _ => fail(
             "external_data",
-            format!("a range inside the {} bytes of {location}", file.bytes),
+            format!("a range inside the {file_bytes} bytes of {location}"),
             format!("{length} bytes from {offset}"),
         ),
     }

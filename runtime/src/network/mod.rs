@@ -13,7 +13,7 @@ mod view;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use pinhole_bundle::{Bundle, IMAGE_ENCODER};
+use pinhole_bundle::{Bundle, IMAGE_ENCODER, IMAGE_ENCODER_WEIGHTS};
 use prost::Message;
 use serde::Serialize;
 use tract_onnx::pb;
@@ -64,19 +64,48 @@ impl ImageEncoder {
     /// Loads the encoder of `bundle`, whose files have been checked, its f16 weights to be multiplied in `f16` or
     /// else in f32.
     pub(crate) fn load(bundle: &Bundle, f16: bool) -> Result<Self, Error> {
-        let path = bundle.folder().join(IMAGE_ENCODER);
-        let model = &bundle.manifest().model;
-        let (image_size, embedding_size) = (model.image_size as usize, model.embedding_size);
+        let manifest = bundle.manifest();
+        let listed = |name: &str| {
+            let file = manifest.files.iter().find(|f| f.path == name);
+            file.map(|f| f.bytes)
+        };
+        let image_size = manifest.model.image_size as usize;
+        let embedding_size = manifest.model.embedding_size;
+        Self::load_checked(bundle.folder(), image_size, embedding_size, &listed, f16)
+    }
+
+    /// As [`ImageEncoder::load`], of a graph and its weights in `folder` without a manifest.
+    pub(crate) fn load_graph(
+        folder: &Path,
+        image_size: usize,
+        embedding_size: usize,
+        f16: bool,
+    ) -> Result<Self, Error> {
+        let weights = |name: &str| {
+            let path = (name == IMAGE_ENCODER_WEIGHTS).then(|| folder.join(name))?;
+            std::fs::metadata(path).ok().map(|m| m.len())
+        };
+        Self::load_checked(folder, image_size, embedding_size, &weights, f16)
+    }
+
+    fn load_checked(
+        folder: &Path,
+        image_size: usize,
+        embedding_size: usize,
+        external: check::FileLength,
+        f16: bool,
+    ) -> Result<Self, Error> {
+        let path = folder.join(IMAGE_ENCODER);
         let fail = |reason: String| Error::Network {
             path: path.clone(),
             reason,
         };
 
         let mut proto = read(&path)?;
-        check::model(&proto, bundle, image_size, embedding_size).map_err(fail)?;
-        foreign::rewrite(&mut proto, bundle.folder()).map_err(fail)?;
-        attach::parameters(&mut proto, bundle.folder()).map_err(fail)?;
-        let plan = guarded(|| build(&proto, bundle.folder(), image_size, f16))
+        check::model(&proto, external, image_size, embedding_size).map_err(fail)?;
+        foreign::rewrite(&mut proto, folder).map_err(fail)?;
+        attach::parameters(&mut proto, folder).map_err(fail)?;
+        let plan = guarded(|| build(&proto, folder, image_size, f16))
             .and_then(|plan| {
                 let output = plan.model().output_fact(0)?;
                 ensure!(
