@@ -2,6 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+/// The models that Pinhole reads.
+const SUPPORTED: &str = "CLIP models with a ViT or a ResNet of OpenAI's as image encoder and the causal CLIP text \
+                         encoder, as OpenAI, open_clip and transformers save them";
+
 /// Why a checkpoint cannot be read or written.
 ///
 /// Every variant names the file, and the tensor or field where one is at fault, with what was expected
@@ -176,8 +180,7 @@ impl Error {
         Error::Unsupported {
             path: path.to_owned(),
             found: found.into(),
-            supported: "CLIP models with a ViT or a ModifiedResNet image encoder and the causal CLIP text \
-                        encoder, as OpenAI, open_clip and transformers save them",
+            supported: SUPPORTED,
         }
     }
 

@@ -532,7 +532,7 @@ fn tensors_stay_inside_their_storage() {
             "{text}"
         );
     }
-    // An argument that is no storage.
+    // Arguments that describe no view.
     for (offset, shape, strides) in [
         (-1, [1].as_slice(), [1].as_slice()),
         (0, &[-1], &[1]),

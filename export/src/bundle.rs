@@ -10,7 +10,7 @@ use pinhole_bundle::{
     PromptLearnerInfo, UnknownPolicy, VERSION,
 };
 use pinhole_checkpoint::Checkpoint;
-use pinhole_model::{ClassPosition, ImageEncoderConfig, Precision, PromptLearner, Tensor};
+use pinhole_model::{ClassPosition, Precision, PromptLearner, Tensor};
 use pinhole_prompts::{Classes, Conditional, Templates, TextEncoder, Tokenizer};
 
 use crate::calibrate::{CalibrationImage, calibrate};
@@ -378,7 +378,7 @@ fn manifest(request: &Request, embedding_size: usize) -> Manifest {
         model: ModelInfo {
             name: match request.encoder {
                 Some(encoder) => encoder.name(),
-                None => (config.name.clone()).unwrap_or_else(|| model_name(&config.image)),
+                None => (config.name.clone()).unwrap_or_else(|| config.image.usual_name()),
             },
             image_size: config.preprocessing.size,
             embedding_size,
@@ -462,29 +462,4 @@ fn record_golden(writer: &BundleWriter, manifest: &Manifest) -> Result<()> {
         images,
     })?;
     Ok(())
-}
-
-/// The usual name of an image tower, or its sizes where it has none.
-pub fn model_name(tower: &ImageEncoderConfig) -> String {
-    match *tower {
-        ImageEncoderConfig::VisionTransformer {
-            patch_size,
-            width,
-            layers,
-            ..
-        } => match (width, layers) {
-            (768, 12) => format!("ViT-B/{patch_size}"),
-            (1024, 24) => format!("ViT-L/{patch_size}"),
-            (1280, 32) => format!("ViT-H/{patch_size}"),
-            _ => format!("ViT/{patch_size}, {layers} layers of {width}"),
-        },
-        ImageEncoderConfig::ModifiedResNet { layers, width, .. } => match (layers, width) {
-            ([3, 4, 6, 3], 64) => "RN50".into(),
-            ([3, 4, 23, 3], 64) => "RN101".into(),
-            ([4, 6, 10, 6], 80) => "RN50x4".into(),
-            ([6, 8, 18, 8], 96) => "RN50x16".into(),
-            ([3, 15, 36, 10], 128) => "RN50x64".into(),
-            _ => format!("ModifiedResNet {layers:?}, {width} wide"),
-        },
-    }
 }

@@ -13,6 +13,6 @@ mod quantization;
 mod rounding;
 mod text_encoder;
 
-pub use bundle::{Exported, Prompts, Request, Step, export, model_name};
+pub use bundle::{Exported, Prompts, Request, Step, export};
 pub use calibrate::{CalibrationImage, Label, images_below};
 pub use fidelity::Gate;

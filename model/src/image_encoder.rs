@@ -42,6 +42,39 @@ impl ImageEncoderConfig {
         }
     }
 
+    /// Name of the family.
+    pub fn family(&self) -> &'static str {
+        match self {
+            Self::VisionTransformer { .. } => "vision transformer",
+            Self::ModifiedResNet { .. } => "ModifiedResNet",
+        }
+    }
+
+    /// The usual name of an encoder of these sizes, such as "ViT-B/32"; the family and sizes if there is none.
+    pub fn usual_name(&self) -> String {
+        match *self {
+            Self::VisionTransformer {
+                patch_size,
+                width,
+                layers,
+                ..
+            } => match (width, layers) {
+                (768, 12) => format!("ViT-B/{patch_size}"),
+                (1024, 24) => format!("ViT-L/{patch_size}"),
+                (1280, 32) => format!("ViT-H/{patch_size}"),
+                _ => format!("ViT/{patch_size}, {layers} layers of {width}"),
+            },
+            Self::ModifiedResNet { layers, width, .. } => match (layers, width) {
+                ([3, 4, 6, 3], 64) => "RN50".into(),
+                ([3, 4, 23, 3], 64) => "RN101".into(),
+                ([4, 6, 10, 6], 80) => "RN50x4".into(),
+                ([6, 8, 18, 8], 96) => "RN50x16".into(),
+                ([3, 15, 36, 10], 128) => "RN50x64".into(),
+                _ => format!("ModifiedResNet {layers:?}, {width} wide"),
+            },
+        }
+    }
+
     /// Number of attention heads, and the width that they divide.
     pub fn attention(&self) -> (usize, usize) {
         match self {

@@ -129,9 +129,10 @@ pub fn encode_images(
     images: &[Pixels],
 ) -> Result<Tensor> {
     let ImageEncoderConfig::VisionTransformer { patch_size, .. } = config.image else {
-        return Err(Error::Config(
-            "image encoder: expected a vision transformer, found a ModifiedResNet".into(),
-        ));
+        return Err(Error::Config(format!(
+            "image encoder: expected a vision transformer, found a {}",
+            config.image.family()
+        )));
     };
     let patches = patches(images, &config.preprocessing, patch_size as usize)?;
     Ok(encoder.forward(&patches)?)

@@ -43,11 +43,10 @@ pub fn tensor_specs(config: &ClipConfig) -> Result<Vec<TensorSpec>> {
         ..
     } = config.image
     else {
-        return Err(Error::Config(
-            "image encoder: expected a vision transformer, found a ModifiedResNet, which cannot be \
-             pre-trained"
-                .into(),
-        ));
+        return Err(Error::Config(format!(
+            "image encoder: expected a vision transformer, found a {}, which cannot be pre-trained",
+            config.image.family()
+        )));
     };
     if patch_size == 0 || !image_size.is_multiple_of(patch_size) {
         return Err(Error::Config(format!(

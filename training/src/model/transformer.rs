@@ -59,12 +59,12 @@ impl VisionTransformer {
         mut tensor: impl FnMut(&str) -> Result<Tensor>,
     ) -> Result<Self> {
         let ImageEncoderConfig::VisionTransformer { layers, heads, .. } = config.image else {
-            return Err(Error::Config(
-                "image encoder: expected a vision transformer, found a ModifiedResNet, which runs from a \
-                 bundle only: export the checkpoint with pinhole-export bundle (any classes will do) \
-                 and evaluate that bundle or give it as --encoder"
-                    .into(),
-            ));
+            return Err(Error::Config(format!(
+                "image encoder: expected a vision transformer, found a {}, which runs from a bundle only: \
+                 export the checkpoint with pinhole-export bundle (any classes will do) and evaluate \
+                 that bundle or give it as --encoder",
+                config.image.family()
+            )));
         };
         let tensor = &mut tensor;
         let conv1 = tensor("visual.conv1.weight")?;
