@@ -1,507 +1,358 @@
-//! The appliance as a whole. One thread, the caller's, is told of everything that happens and decides what the screen,
-//! the log and the broker get of it:
+//! The appliance. The caller's thread receives the events of all other threads and decides what the display, the log
+//! and the broker get:
 //!
 //! ```text
 //! bundle thread --(bundles)------------+--> caller --(screens)--> display thread --> panel
 //! camera thread --(answers, reports)---+      |-----(records)--> log thread ------> files
-//! vitals thread --(temperature)--------+      '-----(events)---> MQTT thread -----> broker
+//! board thread  --(temperature)--------+      '-----(events)---> MQTT thread -----> broker
 //! ```
 //!
-//! The camera's thread waits for the caller, who waits for nobody.
+//! The camera thread waits for the caller. The caller never waits for another thread.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use pinhole::camera::{Answer, Counters, Report, ReportKind};
 use pinhole::system::System;
-use pinhole::{Classifier, PreprocessConfig};
 use sd_notify::NotifyState;
 
-use crate::bundle::{Opened, Outcome, Watch};
-use crate::config::Config;
-use crate::display::{self, Display};
-use crate::log::What;
-use crate::outlets::Outlets;
-use crate::screens::{Boot, Idle, Live, Picture, Problem, Screen, Step};
+use crate::board::BoardMonitor;
+use crate::bundle::{BundleWatcher, TestedBundle};
+use crate::camera::{self, CameraControl, CameraEvent};
+use crate::config::ApplianceConfig;
+use crate::counters::{RunCounters, sum_frames};
+use crate::display::{DisplayThread, OpenPanel};
+use crate::log::RecordKind;
+use crate::reporter::Reporter;
+use crate::systemd::{Watchdog, notify};
 use crate::text::Fonts;
-use crate::totals::Totals;
-use crate::vitals::Monitor;
-use crate::watching::{self, Shared, Told};
+use crate::validation::optional_duration;
+use crate::view::{Retry, View};
 
-/// How often is looked at the clock, and whether to stop.
+/// How often periodic work is done.
 const TICK: Duration = Duration::from_millis(100);
-/// A frame that takes longer than this will never be answered: the watchdog is not told that all is well.
-const STUCK: Duration = Duration::from_secs(60);
-/// How long the camera's thread has to end.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Least time between two records of damaged frames.
-const DAMAGED: Duration = Duration::from_secs(60);
-/// Messages that wait for the caller, each with an image.
-const WAITING: usize = 4;
+/// When one frame takes longer than this, classification hangs and systemd's watchdog gets no more notifications.
+const HANG: Duration = Duration::from_secs(60);
+/// How long to wait for the camera thread to end.
+const CAMERA_STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Minimum time between two log records about damaged frames.
+const DAMAGED_FRAME_INTERVAL: Duration = Duration::from_secs(60);
+/// Capacity of the channel to the caller's thread. Each message may hold an image.
+const MESSAGES: usize = 4;
 
-/// What is told to the caller's thread.
+/// An event for the caller's thread.
 enum Message {
-    Bundle(Outcome),
-    Camera(Told),
+    Bundle(Result<TestedBundle, String>),
+    Camera(CameraEvent),
 }
 
 /// Runs until the source ends or `stop` is set.
 ///
-/// `open` opens the display, again after each failure; `fonts` are for as many colours as it has. `system` tells of
-/// temperature and throttling.
+/// `open` opens the display, and reopens it after each failure. `fonts` must match the display (monochrome or colour).
+/// `system` reports temperature and throttling.
 ///
 /// # Errors
-/// What keeps the appliance from starting: threads, an option of the log or the broker. Everything that happens later
-/// is told on the screen and in the log, and the appliance goes on.
+/// What prevents the start: a thread that cannot be started, or an invalid MQTT user or password. Later errors are
+/// shown and logged, and the appliance continues.
 pub fn run(
-    config: &Config,
-    open: display::Open,
+    config: &ApplianceConfig,
+    open: OpenPanel,
     fonts: Fonts,
     system: System,
     stop: &AtomicBool,
-) -> Result<Totals> {
+) -> Result<RunCounters> {
     let start = Instant::now();
-    let mut outlets = Outlets::start(config, start)?;
-    let display = Display::start(open, fonts, config.screen.rate)
-        .context("cannot start the display's thread")?;
-    let monitor = Monitor::start(system).context("cannot start the thread vitals")?;
-    let (tell, told) = sync_channel(WAITING);
-    let mut builder = Classifier::builder();
-    if let Some(threads) = config.threads {
-        builder = builder.threads(threads);
-    }
-    if let Some(least) = config.thresholds.min_similarity {
-        builder = builder.min_similarity(least);
-    }
-    if let Some(least) = config.thresholds.min_margin {
-        builder = builder.min_margin(least);
-    }
-    outlets.record(What::Start {
+    let mut reporter = Reporter::start(config, start)?;
+    let display = DisplayThread::start(open, fonts, config.screen.rate)
+        .context("cannot start the display thread")?;
+    let board = BoardMonitor::start(system).context("cannot start the board thread")?;
+    let (sender, receiver) = sync_channel(MESSAGES);
+    reporter.record(RecordKind::Start {
         version: env!("CARGO_PKG_VERSION").into(),
         bundle: config.bundle.display().to_string(),
     });
+    let idle_after = optional_duration(config.screen.idle_seconds);
     let mut appliance = Appliance {
         config,
         start,
-        outlets,
+        reporter,
         display,
-        monitor,
-        shared: Arc::default(),
-        boot: Boot {
-            bundle: name_of(&config.bundle),
-            steps: vec![step("bundle"), step("self-test"), step("camera")],
-        },
-        rule: None,
-        watching: None,
-        live: None,
-        problem: None,
-        notice: None,
-        changed: start,
-        rate: Rate::default(),
-        past: Counters::default(),
-        present: Counters::default(),
-        damaged: None,
+        board,
+        camera_control: Arc::default(),
+        camera: None,
+        sender: sender.clone(),
+        view: View::new(folder_name(&config.bundle), idle_after),
+        closed_frames: Counters::default(),
+        open_frames: Counters::default(),
+        damaged_frame_recorded: None,
         recorded: start,
-        totals: Totals::default(),
-        display_failing: None,
+        counters: RunCounters::default(),
+        display_error: None,
     };
     appliance.show();
-    let watch = {
-        let tell = tell.clone();
-        Watch::start(config.bundle.clone(), builder, move |outcome| {
-            // Nobody listens once the appliance stops.
-            let _ = tell.send(Message::Bundle(outcome));
-        })
-    }
-    .context("cannot start the bundle's thread")?;
-    notify(&[NotifyState::Ready]);
-    let ended = appliance.serve(&tell, &told, stop);
-    notify(&[NotifyState::Stopping]);
-    appliance.stop(&told);
-    drop(told);
-    drop(watch);
-    let totals = appliance.end();
-    ended.map(|()| totals)
+    let watcher = BundleWatcher::start(
+        config.bundle.clone(),
+        config.classifier_builder(),
+        move |result| {
+            // There is no receiver once the appliance stops.
+            let _ = sender.send(Message::Bundle(result));
+        },
+    )
+    .context("cannot start the bundle thread")?;
+    notify(NotifyState::Ready);
+    let result = appliance.handle_events(&receiver, stop);
+    notify(NotifyState::Stopping);
+    appliance.stop_camera(&receiver);
+    drop(receiver);
+    drop(watcher);
+    let counters = appliance.finish();
+    result.map(|()| counters)
 }
 
 struct Appliance<'a> {
-    config: &'a Config,
+    config: &'a ApplianceConfig,
     start: Instant,
-    outlets: Outlets,
-    display: Display,
-    monitor: Monitor,
-    shared: Arc<Shared>,
-    boot: Boot,
-    /// How the bundle crops a frame.
-    rule: Option<Arc<PreprocessConfig>>,
-    /// The camera's thread, once there is a bundle.
-    watching: Option<JoinHandle<()>>,
-    live: Option<Live>,
-    /// Why nothing can be classified, and when that is tried again.
-    problem: Option<(&'static str, String, Retry)>,
-    /// What is wrong though the classification goes on.
-    notice: Option<String>,
-    /// When the state changed.
-    changed: Instant,
-    rate: Rate,
-    /// Frames of cameras that were closed, and of the one that is open.
-    past: Counters,
-    present: Counters,
+    reporter: Reporter,
+    display: DisplayThread,
+    board: BoardMonitor,
+    camera_control: Arc<CameraControl>,
+    /// The camera thread, which starts with the first bundle.
+    camera: Option<JoinHandle<()>>,
+    sender: SyncSender<Message>,
+    view: View,
+    /// Frames of cameras that were closed.
+    closed_frames: Counters,
+    /// Frames of the open camera.
+    open_frames: Counters,
     /// When a damaged frame was last recorded.
-    damaged: Option<Instant>,
-    /// When the last record was made.
+    damaged_frame_recorded: Option<Instant>,
+    /// When an event or heartbeat was last recorded.
     recorded: Instant,
-    totals: Totals,
-    display_failing: Option<String>,
-}
-
-/// When something that fails is tried again.
-enum Retry {
-    At(Instant),
-    With(&'static str),
+    counters: RunCounters,
+    /// The last display error that was reported.
+    display_error: Option<String>,
 }
 
 impl Appliance<'_> {
-    /// Takes what is told until the source has ended or `stop` is set.
-    fn serve(
-        &mut self,
-        tell: &std::sync::mpsc::SyncSender<Message>,
-        told: &Receiver<Message>,
-        stop: &AtomicBool,
-    ) -> Result<()> {
-        let watchdog = sd_notify::watchdog_enabled().map(|period| period / 3);
-        let mut barked = self.start;
-        let mut ticked = self.start;
+    /// Handles events until the source has ended or `stop` is set.
+    fn handle_events(&mut self, receiver: &Receiver<Message>, stop: &AtomicBool) -> Result<()> {
+        let mut watchdog = Watchdog::new();
+        let mut last_tick = self.start;
         while !stop.load(Ordering::Relaxed) {
-            match told.recv_timeout(TICK) {
-                Ok(Message::Bundle(Ok(opened))) => self.take_bundle(opened, tell)?,
+            match receiver.recv_timeout(TICK) {
+                Ok(Message::Bundle(Ok(bundle))) => self.use_bundle(bundle)?,
                 Ok(Message::Bundle(Err(reason))) => self.refuse_bundle(reason),
-                Ok(Message::Camera(Told::Answer(answer))) => self.take_answer(*answer),
-                Ok(Message::Camera(Told::Report(report))) => self.take_report(&report),
-                Ok(Message::Camera(Told::Failed {
+                Ok(Message::Camera(CameraEvent::Answer(answer))) => self.answered(*answer),
+                Ok(Message::Camera(CameraEvent::Report(report))) => self.reported(&report),
+                Ok(Message::Camera(CameraEvent::Failed {
                     reason,
                     wait,
                     counters,
                 })) => {
-                    self.close_camera(counters);
-                    self.outlets.error("camera", &reason);
-                    self.fail("Camera", reason, Retry::At(Instant::now() + wait));
+                    self.camera_closed(counters);
+                    self.reporter.error("camera", &reason);
+                    self.failed("Camera", reason, Retry::At(Instant::now() + wait));
                 }
-                Ok(Message::Camera(Told::Ended(counters))) => {
-                    self.close_camera(counters);
+                Ok(Message::Camera(CameraEvent::Ended(counters))) => {
+                    self.camera_closed(counters);
                     return Ok(());
                 }
-                // It tells its end before it ends.
+                // The thread always sends `Ended` first, unless it panicked.
                 Err(RecvTimeoutError::Timeout)
-                    if self.watching.as_ref().is_some_and(JoinHandle::is_finished) =>
+                    if self.camera.as_ref().is_some_and(JoinHandle::is_finished) =>
                 {
-                    bail!("the camera's thread failed; its last words are above");
+                    bail!("the camera thread panicked; its message is above");
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                // Not while `tell` is there.
+                // Impossible: `self` holds a sender.
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
-            if ticked.elapsed() >= TICK {
-                ticked = Instant::now();
+            if last_tick.elapsed() >= TICK {
+                last_tick = Instant::now();
                 self.tick();
             }
-            if let Some(period) = watchdog
-                && barked.elapsed() >= period
-                && self.shared.busy(self.start) < STUCK
-            {
-                barked = Instant::now();
-                notify(&[NotifyState::Watchdog]);
+            if self.camera_control.busy_for(self.start) < HANG {
+                watchdog.keep_alive();
             }
         }
         Ok(())
     }
 
-    fn take_bundle(
-        &mut self,
-        opened: Opened,
-        tell: &std::sync::mpsc::SyncSender<Message>,
-    ) -> Result<()> {
-        let manifest = opened.classifier.manifest();
+    fn use_bundle(&mut self, bundle: TestedBundle) -> Result<()> {
+        let manifest = bundle.classifier.manifest();
         let classes = manifest.classes.len();
         let name = format!(
             "{}, {classes} classes, {}",
-            name_of(&self.config.bundle),
+            folder_name(&self.config.bundle),
             manifest.precision
         );
-        self.totals.bundles_taken += 1;
-        self.rule = Some(Arc::new(manifest.preprocessing.clone()));
-        self.notice = None;
-        self.outlets
-            .say(&format!("bundle: {name} ({})", manifest.model.name));
-        self.outlets.record(What::Bundle { name: name.clone() });
-        self.boot.bundle = name;
-        self.boot.steps[0].result = Some(format!("{:.1} s", opened.opening.as_secs_f64()));
-        self.boot.steps[1].result = Some(format!("{} of {}", opened.tested, opened.tested));
-        if self.watching.is_some() {
-            self.shared.replace(opened.classifier);
+        self.counters.bundles_taken += 1;
+        self.reporter
+            .info(&format!("bundle: {name} ({})", manifest.model.name));
+        self.reporter
+            .record(RecordKind::Bundle { name: name.clone() });
+        self.view.bundle_accepted(name, &bundle);
+        if self.camera.is_some() {
+            self.camera_control.replace(bundle.classifier);
             return Ok(());
         }
-        self.problem = None;
+        self.view.clear_error();
         self.show();
-        let (config, shared, start, tell) = (
+        let (config, control, start, sender) = (
             self.config.clone(),
-            self.shared.clone(),
+            self.camera_control.clone(),
             self.start,
-            tell.clone(),
+            self.sender.clone(),
         );
-        let watching = std::thread::Builder::new()
+        let camera = std::thread::Builder::new()
             .name("camera".into())
             .spawn(move || {
-                let tell = |told| tell.send(Message::Camera(told)).is_ok();
-                watching::run(&config, opened.classifier, &shared, start, &tell);
+                let send = |event| sender.send(Message::Camera(event)).is_ok();
+                camera::run(&config, bundle.classifier, &control, start, &send);
             })
-            .context("cannot start the camera's thread")?;
-        self.watching = Some(watching);
+            .context("cannot start the camera thread")?;
+        self.camera = Some(camera);
         Ok(())
     }
 
-    /// The bundle before, if there is one, stays.
+    /// The previous bundle, if there is one, stays in use.
     fn refuse_bundle(&mut self, reason: String) {
-        self.totals.bundles_refused += 1;
-        self.outlets.error("bundle", &reason);
-        if self.watching.is_some() {
-            self.notice = Some(format!("new bundle refused: {reason}"));
+        self.counters.bundles_refused += 1;
+        self.reporter.error("bundle", &reason);
+        if self.camera.is_some() {
+            self.view.bundle_refused(&reason);
         } else {
-            self.fail("Bundle", reason, Retry::With("waiting for another"));
+            self.failed("Bundle", reason, Retry::When("waiting for another"));
         }
     }
 
-    fn take_answer(&mut self, answer: Answer) {
-        self.present = answer.counters;
-        self.problem = None;
-        self.rate.tick();
-        if self.boot.steps[2].result.is_none() {
-            self.boot.steps[2].result = Some("ready".into());
-        }
+    fn answered(&mut self, answer: Answer) {
+        self.open_frames = answer.counters;
         if let Some(change) = &answer.tracked.change {
-            self.changed = Instant::now();
-            self.totals.events += 1;
+            self.counters.events += 1;
             self.recorded = Instant::now();
-            let frame = self.past.read + answer.frame;
-            self.outlets.event(&answer, change, frame);
+            let frame = self.closed_frames.read + answer.frame;
+            self.reporter.event(&answer, change, frame);
         }
-        let top = answer.tracked.ranking.iter().take(3);
-        let picture = answer.image.zip(self.rule.clone());
-        let before = self.live.take().and_then(|live| live.picture);
-        self.live = Some(Live {
-            state: answer.state,
-            top: top.map(|c| (c.name.clone(), c.probability)).collect(),
-            // A still frame shows what the one before did.
-            picture: picture
-                .map(|(image, rule)| Picture {
-                    image: Arc::new(image),
-                    rule,
-                })
-                .or(before),
-            rate: 0.0,
-            temperature_c: None,
-            throttled: false,
-            notice: None,
-        });
+        self.view.answered(answer);
         self.show();
     }
 
-    fn take_report(&mut self, report: &Report) {
+    fn reported(&mut self, report: &Report) {
         let text = report.kind.to_string();
         match &report.kind {
             ReportKind::Corrupt { .. } | ReportKind::SkippedBytes { .. } => {
-                let due = self.damaged.is_none_or(|last| last.elapsed() >= DAMAGED);
-                if due {
-                    self.damaged = Some(Instant::now());
-                    self.outlets.error("frame", &text);
+                let last = self.damaged_frame_recorded;
+                if last.is_none_or(|last| last.elapsed() >= DAMAGED_FRAME_INTERVAL) {
+                    self.damaged_frame_recorded = Some(Instant::now());
+                    self.reporter.error("frame", &text);
                 }
             }
             ReportKind::Stalled { .. } => {
-                self.outlets.error("camera", &text);
-                self.fail("Camera", text, Retry::With("waiting for a frame"));
+                self.reporter.error("camera", &text);
+                self.failed("Camera", text, Retry::When("waiting for a frame"));
             }
             ReportKind::Lost { reason, wait } => {
-                self.outlets.error("camera", &text);
-                let again = Retry::At(Instant::now() + *wait);
-                self.fail("Camera", reason.clone(), again);
+                self.reporter.error("camera", &text);
+                let retry = Retry::At(Instant::now() + *wait);
+                self.failed("Camera", reason.clone(), retry);
             }
-            ReportKind::Resumed { .. } | ReportKind::Reopened => self.outlets.say(&text),
+            ReportKind::Resumed { .. } | ReportKind::Reopened => self.reporter.info(&text),
         }
     }
 
-    fn fail(&mut self, title: &'static str, reason: String, retry: Retry) {
-        self.problem = Some((title, reason, retry));
-        self.rate = Rate::default();
+    fn failed(&mut self, title: &'static str, reason: String, retry: Retry) {
+        self.view.failed(title, reason, retry);
         self.show();
     }
 
-    /// The camera's frames are counted with those of the ones before.
-    fn close_camera(&mut self, counters: Counters) {
-        self.past = sum(&self.past, &counters);
-        self.present = Counters::default();
+    fn camera_closed(&mut self, counters: Counters) {
+        self.closed_frames = sum_frames(&self.closed_frames, &counters);
+        self.open_frames = Counters::default();
     }
 
-    /// What the clock asks for.
+    /// Periodic work.
     fn tick(&mut self) {
-        let status = self.display.status();
-        if status.failing != self.display_failing {
-            if let Some(reason) = &status.failing {
-                self.outlets.error("display", reason);
-            } else {
-                self.outlets.say("display: it works again");
+        let error = self.display.status().error;
+        if error != self.display_error {
+            match &error {
+                Some(reason) => self.reporter.error("display", reason),
+                None => self.reporter.info("display: works again"),
             }
-            self.display_failing = status.failing;
+            self.display_error = error;
         }
-        self.outlets.look();
-        let interval = self.config.log.as_ref().map_or(0.0, |l| l.interval_seconds);
-        if interval > 0.0 && self.recorded.elapsed().as_secs_f64() >= interval {
+        self.reporter.poll();
+        let interval = (self.config.log.as_ref())
+            .and_then(|log| optional_duration(log.interval_seconds))
+            .filter(|interval| self.recorded.elapsed() >= *interval);
+        if interval.is_some() {
             self.recorded = Instant::now();
-            let live = self.live.as_ref().filter(|_| self.problem.is_none());
-            let state = live.and_then(|live| live.state.as_ref());
-            let state = state.map(|state| state.name().to_owned());
-            let totals = Box::new(self.totals());
-            self.outlets.record(What::StillThere { state, totals });
+            let state = self.view.state();
+            let counters = Box::new(self.counters());
+            self.reporter
+                .record(RecordKind::Heartbeat { state, counters });
         }
         self.show();
     }
 
     fn show(&mut self) {
-        self.display.set(self.screen());
+        let screen = (self.view).screen(self.board.status(), self.reporter.log_error());
+        self.display.set(screen);
     }
 
-    fn screen(&self) -> Screen {
-        if let Some((title, reason, retry)) = &self.problem {
-            let action = match retry {
-                Retry::With(what) => (*what).to_owned(),
-                Retry::At(at) => {
-                    let left = at.saturating_duration_since(Instant::now());
-                    format!("again in {:.0} s", left.as_secs_f64().ceil())
-                }
-            };
-            return Screen::Error(Problem {
-                title,
-                reason: reason.clone(),
-                action,
-            });
-        }
-        let Some(live) = &self.live else {
-            return Screen::Boot(self.boot.clone());
-        };
-        let vitals = self.monitor.vitals();
-        let idle = self.config.screen.idle_seconds;
-        let since = self.changed.elapsed();
-        let notice = (self.notice.clone()).or_else(|| self.outlets.notice());
-        if idle > 0.0 && since.as_secs_f64() >= idle && notice.is_none() {
-            return Screen::Idle(Idle {
-                state: live.state.clone(),
-                since,
-                temperature_c: vitals.temperature_c,
-            });
-        }
-        Screen::Live(Live {
-            rate: self.rate.per_second,
-            temperature_c: vitals.temperature_c,
-            throttled: vitals.throttled,
-            notice,
-            ..live.clone()
-        })
-    }
-
-    /// Ends the camera's thread, and takes what it tells meanwhile.
-    fn stop(&mut self, told: &Receiver<Message>) {
-        self.shared.stop();
-        let Some(watching) = self.watching.take() else {
+    /// Stops the camera thread and handles its last events.
+    fn stop_camera(&mut self, receiver: &Receiver<Message>) {
+        self.camera_control.stop();
+        let Some(camera) = self.camera.take() else {
             return;
         };
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + CAMERA_STOP_TIMEOUT;
         while Instant::now() < until {
-            match told.recv_timeout(TICK) {
-                Ok(Message::Camera(Told::Answer(answer))) => self.take_answer(*answer),
-                Ok(Message::Camera(Told::Ended(counters) | Told::Failed { counters, .. })) => {
-                    self.close_camera(counters);
-                }
+            match receiver.recv_timeout(TICK) {
+                Ok(Message::Camera(CameraEvent::Answer(answer))) => self.answered(*answer),
+                Ok(Message::Camera(
+                    CameraEvent::Ended(counters) | CameraEvent::Failed { counters, .. },
+                )) => self.camera_closed(counters),
                 Ok(_) => {}
-                Err(_) if watching.is_finished() => {
-                    // A thread that panicked has said so.
-                    let _ = watching.join();
+                Err(_) if camera.is_finished() => {
+                    // A panic has already been printed.
+                    let _ = camera.join();
                     return;
                 }
                 Err(_) => {}
             }
         }
-        self.outlets
-            .error("camera", "its thread does not end; left alone");
+        let seconds = CAMERA_STOP_TIMEOUT.as_secs();
+        let reason = format!("its thread did not stop within {seconds} s and was abandoned");
+        self.reporter.error("camera", &reason);
     }
 
-    fn end(mut self) -> Totals {
-        let totals = Box::new(self.totals());
-        self.outlets.record(What::End { totals });
-        self.outlets.stop();
-        self.totals()
+    fn finish(mut self) -> RunCounters {
+        let counters = Box::new(self.counters());
+        self.reporter.record(RecordKind::End { counters });
+        self.reporter.stop();
+        self.counters()
     }
 
-    fn totals(&self) -> Totals {
-        let mut totals = self.totals.clone();
+    fn counters(&self) -> RunCounters {
+        let mut counters = self.counters.clone();
+        counters.seconds = self.start.elapsed().as_secs_f64();
+        counters.set_frames(&sum_frames(&self.closed_frames, &self.open_frames));
         let display = self.display.status();
-        totals.seconds = self.start.elapsed().as_secs_f64();
-        totals.count_frames(&sum(&self.past, &self.present));
-        totals.screens_shown = display.shown;
-        totals.display_failures = display.failures;
-        self.outlets.count(&mut totals);
-        totals
+        counters.screens_shown = display.shown;
+        counters.display_failures = display.failures;
+        self.reporter.set_counters(&mut counters);
+        counters
     }
 }
 
-/// Answers a second, smoothed over ten.
-#[derive(Default)]
-struct Rate {
-    last: Option<Instant>,
-    per_second: f64,
-}
-
-impl Rate {
-    fn tick(&mut self) {
-        let now = Instant::now();
-        if let Some(last) = self.last.replace(now) {
-            let rate = 1.0 / (now - last).as_secs_f64().max(1e-6);
-            // The first one as it is: it need not be smoothed up from nothing.
-            let weight = if self.per_second == 0.0 { 1.0 } else { 0.1 };
-            self.per_second += weight * (rate - self.per_second);
-        }
-    }
-}
-
-fn step(name: &'static str) -> Step {
-    Step { name, result: None }
-}
-
-fn name_of(path: &std::path::Path) -> String {
+/// The last component of `path`.
+fn folder_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or(path.as_os_str());
     name.to_string_lossy().into_owned()
-}
-
-fn sum(a: &Counters, b: &Counters) -> Counters {
-    Counters {
-        read: a.read + b.read,
-        classified: a.classified + b.classified,
-        still: a.still + b.still,
-        skipped: a.skipped + b.skipped,
-        dropped: a.dropped + b.dropped,
-        corrupt: a.corrupt + b.corrupt,
-        skipped_bytes: a.skipped_bytes + b.skipped_bytes,
-        stalls: a.stalls + b.stalls,
-        reopened: a.reopened + b.reopened,
-        unreported: a.unreported + b.unreported,
-    }
-}
-
-/// Tells systemd, where it started the program.
-fn notify(state: &[NotifyState<'_>]) {
-    if let Err(e) = sd_notify::notify(state) {
-        eprintln!("systemd cannot be told {state:?}: {e}");
-    }
 }

@@ -1,5 +1,5 @@
-//! The bundle's thread: opens and tests the bundle, and again whenever its folder has become another one. What was
-//! opened before goes on being used until the new one has passed its self-test.
+//! The bundle thread: opens and tests the bundle, and again whenever its folder has changed. The bundle in use stays in
+//! use until a new one has passed its self-test.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -10,44 +10,42 @@ use std::time::{Duration, SystemTime};
 
 use pinhole::{Builder, Classifier};
 
-/// How often the folder is looked at. A change counts once it has been the same in two looks: a copy is over then.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// What came of opening the bundle.
-pub type Outcome = Result<Opened, String>;
+/// Poll interval. A changed folder is opened when two polls found it in the same state, because it is then no longer
+/// being copied.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A bundle that passed its self-test.
 #[derive(Clone)]
-pub struct Opened {
+pub struct TestedBundle {
     /// Ready to classify.
     pub classifier: Arc<Classifier>,
-    /// Images of the self-test.
+    /// Number of self-test images.
     pub tested: usize,
-    /// Time that opening took, without the self-test.
-    pub opening: Duration,
+    /// Time to open it, without the self-test.
+    pub load_time: Duration,
 }
 
-/// The bundle's thread. Dropping it stops the thread.
-pub struct Watch {
+/// The bundle thread. Dropping it stops the thread.
+pub struct BundleWatcher {
     stopped: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Watch {
-    /// Opens the bundle in `folder`, now and whenever it has changed, and tells the outcome each time.
+impl BundleWatcher {
+    /// Opens the bundle in `folder`, now and whenever it has changed, and passes the result to `report` each time.
     ///
     /// # Errors
-    /// Where the system gives no thread.
+    /// The thread cannot be started.
     pub fn start(
         folder: PathBuf,
         builder: Builder,
-        tell: impl Fn(Outcome) + Send + 'static,
+        report: impl Fn(Result<TestedBundle, String>) + Send + 'static,
     ) -> std::io::Result<Self> {
         let stopped = Arc::new(AtomicBool::new(false));
         let stop = stopped.clone();
         let thread = std::thread::Builder::new()
             .name("bundle".into())
-            .spawn(move || watch(&folder, builder, &tell, &stop))?;
+            .spawn(move || watch(&folder, builder, &report, &stop))?;
         Ok(Self {
             stopped,
             thread: Some(thread),
@@ -55,27 +53,32 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for BundleWatcher {
     fn drop(&mut self) {
         self.stopped.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
-            // A thread that panicked has said so.
+            // A panic has already been printed.
             let _ = thread.join();
         }
     }
 }
 
-fn watch(folder: &Path, builder: Builder, tell: &impl Fn(Outcome), stop: &AtomicBool) {
-    let mut tried = fingerprint(folder);
-    tell(open(folder, builder));
-    let mut before = tried.clone();
+fn watch(
+    folder: &Path,
+    builder: Builder,
+    report: &impl Fn(Result<TestedBundle, String>),
+    stop: &AtomicBool,
+) {
+    let mut opened = fingerprint(folder);
+    report(open(folder, builder));
+    let mut before = opened.clone();
     while !stop.load(Ordering::Relaxed) {
-        std::thread::park_timeout(LOOK);
+        std::thread::park_timeout(POLL_INTERVAL);
         let now = fingerprint(folder);
-        if now != tried && now == before {
-            tried = now.clone();
-            tell(open(folder, builder));
+        if now != opened && now == before {
+            opened = now.clone();
+            report(open(folder, builder));
         }
         before = now;
     }
@@ -84,12 +87,12 @@ fn watch(folder: &Path, builder: Builder, tell: &impl Fn(Outcome), stop: &Atomic
 /// Opens the bundle in `folder` and tests it.
 ///
 /// # Errors
-/// Why it cannot be used, in words.
-pub fn open(folder: &Path, builder: Builder) -> Outcome {
+/// Why it cannot be used.
+pub fn open(folder: &Path, builder: Builder) -> Result<TestedBundle, String> {
     let start = std::time::Instant::now();
     let classifier = builder.open(folder).map_err(|e| e.to_string())?;
-    let opening = start.elapsed();
-    // What the camera's thread will ask for: a bundle that lacks it is refused here, while the old one goes on.
+    let load_time = start.elapsed();
+    // The camera thread needs a stream: refuse a bundle without one here, while the old one is still in use.
     classifier.stream().map_err(|e| e.to_string())?;
     let test = classifier.self_test().map_err(|e| e.to_string())?;
     let failed = (test.images.iter()).find(|i| i.cosine.is_nan() || i.cosine < test.min_cosine);
@@ -101,23 +104,22 @@ pub fn open(folder: &Path, builder: Builder) -> Outcome {
             test.min_cosine,
             image.cosine
         )),
-        None => Ok(Opened {
+        None => Ok(TestedBundle {
             classifier: Arc::new(classifier),
             tested: test.images.len(),
-            opening,
+            load_time,
         }),
     }
 }
 
-/// What tells that a folder has become another one: its files with their inodes, sizes and times. Bundles have one
-/// folder inside (golden/).
+/// The folder's files with inode, size and modification time. Bundles have one subfolder (golden/).
 fn fingerprint(folder: &Path) -> Vec<(PathBuf, u64, u64, Option<SystemTime>)> {
     let mut files = vec![];
     for folder in [folder.to_owned(), folder.join("golden")] {
         let Ok(entries) = std::fs::read_dir(&folder) else {
             continue;
         };
-        // Many more files than a bundle has are no bundle: enough of them to see a change.
+        // A bundle has far fewer files. This bounds the work in any other folder.
         for entry in entries.flatten().take(1000) {
             if let Ok(metadata) = entry.metadata() {
                 let (inode, size) = (metadata.ino(), metadata.len());

@@ -1,4 +1,4 @@
-//! The picture of a screen, in memory.
+//! A picture in memory, to draw a screen on.
 
 use std::convert::Infallible;
 
@@ -6,8 +6,7 @@ use embedded_graphics::pixelcolor::Rgb888;
 use embedded_graphics::prelude::*;
 use embedded_graphics::primitives::Rectangle;
 
-/// Pixels in rows from the top, each from the left. Screens are drawn on it whole; a
-/// [`Panel`](crate::panel::Panel) shows it.
+/// RGB pixels in row-major order. A [`Panel`](crate::panel::Panel) shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Canvas {
     size: Size,
@@ -23,7 +22,7 @@ impl Canvas {
         }
     }
 
-    /// The pixels, row after row.
+    /// The pixels in row-major order.
     pub fn pixels(&self) -> &[Rgb888] {
         &self.pixels
     }
@@ -31,7 +30,7 @@ impl Canvas {
     /// The pixels of row `y`.
     ///
     /// # Panics
-    /// If there is no such row.
+    /// If `y` is not less than the height.
     pub fn row(&self, y: u32) -> &[Rgb888] {
         let width = self.size.width as usize;
         &self.pixels[y as usize * width..][..width]
@@ -42,7 +41,7 @@ impl Canvas {
         self.index(at).map(|i| self.pixels[i])
     }
 
-    /// Mixes `colour` into the pixel at `at`, `coverage` parts of 255. Without effect outside the picture.
+    /// Blends `colour` into the pixel at `at` with opacity `coverage` / 255. No effect outside the picture.
     pub fn blend(&mut self, at: Point, colour: Rgb888, coverage: u8) {
         let Some(i) = self.index(at) else { return };
         let under = self.pixels[i];

@@ -1,10 +1,12 @@
-//! The command line's grammar. `pinhole-dist` reads it too, for manual pages and completions.
+//! The command line. `pinhole-dist` reads it too, for manual pages and completions.
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-/// Classifies what a camera sees and shows it on a small display, offline.
+/// Classify what a camera sees and show it on a small display, offline
+///
+/// Example: pinhole-firmware run /etc/pinhole/firmware.toml
 #[derive(Parser)]
 #[command(name = "pinhole-firmware", version, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -15,44 +17,56 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Run the appliance until the source ends, or SIGTERM or Ctrl-C
+    ///
+    /// Prints each change of state to standard output, and errors and final counters (JSON) to standard error.
+    ///
+    /// Example: pinhole-firmware run firmware.toml
     Run {
-        /// The configuration (TOML)
+        /// Configuration file (TOML)
         config: PathBuf,
     },
-    /// Check the configuration, the bundle, the fonts and the display, and say what is wrong
+    /// Check the configuration, the bundle, the fonts and the display, and report the first error
+    ///
+    /// Shows a test screen on the display.
+    ///
+    /// Example: pinhole-firmware check firmware.toml
     Check {
-        /// The configuration (TOML)
+        /// Configuration file (TOML)
         config: PathBuf,
     },
-    /// Run the appliance and write what the display shows as an animated PNG
-    Record(Record),
-    /// Print the log, oldest first, a JSON object a line
+    /// Run the appliance and record what the display shows as an animated PNG
+    ///
+    /// Example: pinhole-firmware record firmware.toml --out live.png --display 128x64 --monochrome
+    Record(RecordArgs),
+    /// Print the log as JSON lines, oldest first
+    ///
+    /// Example: pinhole-firmware log /var/lib/pinhole/log
     Log {
-        /// The log's folder
+        /// Folder of the log
         folder: PathBuf,
     },
 }
 
 #[derive(Args)]
-pub(crate) struct Record {
-    /// The configuration (TOML); its display is not used
+pub(crate) struct RecordArgs {
+    /// Configuration file (TOML); its table [display] is ignored
     pub(crate) config: PathBuf,
-    /// File to write
-    #[arg(long)]
+    /// PNG file to write; it must not exist
+    #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
-    /// Size of the display in pixels
-    #[arg(long, default_value = "240x240", value_parser = size)]
+    /// Size of the display in pixels, 64 to 2000 each way
+    #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "240x240", value_parser = size)]
     pub(crate) display: [u32; 2],
-    /// Whether a pixel is either black or lit
+    /// Record a monochrome display, such as an OLED
     #[arg(long)]
     pub(crate) monochrome: bool,
-    /// How long to run, in seconds
+    /// Duration in seconds, 0.1 to 120
     #[arg(long, default_value_t = 10.0, value_parser = seconds)]
     pub(crate) seconds: f64,
-    /// Write the last picture alone
+    /// Write only the last picture
     #[arg(long)]
     pub(crate) still: bool,
-    /// How many times as large the pixels are written
+    /// Enlarge the picture this many times, 1 to 8
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
     pub(crate) scale: u32,
 }

@@ -1,34 +1,34 @@
-//! The display's thread: draws the newest screen and shows it, at most as often as the configuration says. A display
-//! that fails is told of once and initialised again, with growing pauses; nobody waits for it.
+//! The display thread: draws the newest screen and shows it, at most at the configured rate. A display that fails is
+//! reinitialised after increasing pauses. No other thread waits for it.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::canvas::Canvas;
-use crate::panel::{Error, Panel};
+use crate::panel::{Panel, PanelError};
 use crate::screens::{Screen, draw};
 use crate::text::Fonts;
 
-/// First and longest pause before a display that failed is initialised again.
+/// First and longest pause before a failed display is reinitialised.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 
-/// How a display is opened; `None` where there is none.
-pub type Open = Box<dyn FnMut() -> Result<Option<Box<dyn Panel>>, Error> + Send>;
+/// Opens the display; `None` if there is none.
+pub type OpenPanel = Box<dyn FnMut() -> Result<Option<Box<dyn Panel>>, PanelError> + Send>;
 
-/// What became of the screens.
+/// Status of the display.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Status {
-    /// Pictures shown.
+pub struct DisplayStatus {
+    /// Number of pictures shown.
     pub shown: u64,
-    /// Times that the display failed.
+    /// Number of failures.
     pub failures: u64,
-    /// Why it shows nothing now; `None` if it does.
-    pub failing: Option<String>,
+    /// The current error; `None` if the display works.
+    pub error: Option<String>,
 }
 
-/// The display's thread. Dropping it stops the thread behind the last picture.
-pub struct Display {
+/// The display thread. Dropping it shows the last screen and stops the thread.
+pub struct DisplayThread {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -41,9 +41,9 @@ struct Shared {
 #[derive(Default)]
 struct State {
     screen: Option<Screen>,
-    /// Counts the screens that were set.
+    /// Number of screens set so far.
     version: u64,
-    status: Status,
+    status: DisplayStatus,
     stopped: bool,
 }
 
@@ -53,38 +53,38 @@ impl Shared {
     }
 }
 
-impl Display {
-    /// Starts the thread, which opens the display. `fonts` must be for as many colours as it has; at most `rate`
-    /// pictures a second are shown.
+impl DisplayThread {
+    /// Starts the thread, which opens the display. `fonts` must match the display (monochrome or colour). At most `rate`
+    /// pictures per second are shown.
     ///
     /// # Errors
-    /// Where the system gives no thread.
-    pub fn start(open: Open, fonts: Fonts, rate: f64) -> std::io::Result<Self> {
+    /// The thread cannot be started.
+    pub fn start(open: OpenPanel, fonts: Fonts, rate: f64) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             changed: Condvar::new(),
         });
-        let mut showing = Showing {
+        let mut worker = Worker {
             shared: shared.clone(),
             open,
             fonts,
             panel: None,
             pause: PAUSES[0],
-            again: Instant::now(),
+            retry_at: Instant::now(),
             subject: String::new(),
             since: Instant::now(),
         };
         let period = Duration::from_secs_f64(1.0 / rate);
         let thread = std::thread::Builder::new()
             .name("display".into())
-            .spawn(move || showing.run(period))?;
+            .spawn(move || worker.run(period))?;
         Ok(Self {
             shared,
             thread: Some(thread),
         })
     }
 
-    /// Shows `screen` as soon as there is time; one that was not shown yet is passed over.
+    /// Sets the screen to show next. A previous one that was not shown yet is skipped.
     pub fn set(&self, screen: Screen) {
         let mut state = self.shared.lock();
         state.screen = Some(screen);
@@ -92,37 +92,37 @@ impl Display {
         self.shared.changed.notify_all();
     }
 
-    /// What became of the screens.
-    pub fn status(&self) -> Status {
+    /// The current status.
+    pub fn status(&self) -> DisplayStatus {
         self.shared.lock().status.clone()
     }
 }
 
-impl Drop for Display {
+impl Drop for DisplayThread {
     fn drop(&mut self) {
         self.shared.lock().stopped = true;
         self.shared.changed.notify_all();
         if let Some(thread) = self.thread.take() {
-            // A thread that panicked has said so.
+            // A panic has already been printed.
             let _ = thread.join();
         }
     }
 }
 
-struct Showing {
+struct Worker {
     shared: Arc<Shared>,
-    open: Open,
+    open: OpenPanel,
     fonts: Fonts,
     panel: Option<Box<dyn Panel>>,
-    /// Pause before the display is opened again, and until when the present one lasts.
+    /// Length of the next pause, and end of the current one.
     pause: Duration,
-    again: Instant,
-    /// What the screen is about, and since when: texts that turn begin anew with another.
+    retry_at: Instant,
+    /// What is shown, and since when: a new subject restarts scrolling texts.
     subject: String,
     since: Instant,
 }
 
-impl Showing {
+impl Worker {
     fn run(&mut self, period: Duration) {
         let mut drawn = 0;
         loop {
@@ -132,7 +132,7 @@ impl Showing {
                 (state.screen.clone(), state.version, state.stopped)
             };
             if let Some(screen) = &screen
-                && (version > drawn || moves(screen))
+                && (version > drawn || is_animated(screen))
             {
                 match self.show(screen) {
                     Ok(true) => drawn = version,
@@ -155,10 +155,10 @@ impl Showing {
         }
     }
 
-    /// Whether `screen` was shown; not while the display rests after a failure, or where there is none.
-    fn show(&mut self, screen: &Screen) -> Result<bool, Error> {
+    /// Shows `screen`. Returns `false` during the pause after a failure.
+    fn show(&mut self, screen: &Screen) -> Result<bool, PanelError> {
         if self.panel.is_none() {
-            if Instant::now() < self.again {
+            if Instant::now() < self.retry_at {
                 return Ok(false);
             }
             self.panel = (self.open)()?;
@@ -178,29 +178,29 @@ impl Showing {
         self.pause = PAUSES[0];
         let status = &mut self.shared.lock().status;
         status.shown += 1;
-        status.failing = None;
+        status.error = None;
         Ok(true)
     }
 
-    fn failed(&mut self, error: &Error) {
+    fn failed(&mut self, error: &PanelError) {
         self.panel = None;
-        self.again = Instant::now() + self.pause;
+        self.retry_at = Instant::now() + self.pause;
         self.pause = (self.pause * 2).min(PAUSES[1]);
         let status = &mut self.shared.lock().status;
         status.failures += 1;
-        status.failing = Some(error.to_string());
+        status.error = Some(error.to_string());
     }
 }
 
-/// Whether the screen is another one later, though nothing new is told.
-fn moves(screen: &Screen) -> bool {
+/// Whether the picture of an unchanged screen changes over time.
+fn is_animated(screen: &Screen) -> bool {
     match screen {
         Screen::Boot(_) | Screen::Error(_) => false,
         Screen::Live(_) | Screen::Idle(_) => true,
     }
 }
 
-/// What a screen is about.
+/// What a screen shows, as a key.
 fn subject(screen: &Screen) -> String {
     match screen {
         Screen::Boot(_) => "boot".into(),
@@ -208,7 +208,7 @@ fn subject(screen: &Screen) -> String {
             let state = live.state.as_ref().map_or("", |state| state.name());
             format!("live {state} {}", live.notice.as_deref().unwrap_or(""))
         }
-        Screen::Error(problem) => format!("error {}", problem.title),
+        Screen::Error(error) => format!("error {}", error.title),
         Screen::Idle(_) => "idle".into(),
     }
 }

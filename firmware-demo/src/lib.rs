@@ -1,18 +1,21 @@
-//! The appliance: a camera, a classifier and a small display.
+//! The appliance: classifies what a camera sees and shows it on a small display.
 
 pub mod app;
+mod board;
 pub mod bundle;
+mod camera;
 pub mod canvas;
 pub mod config;
+pub mod counters;
 pub mod display;
+pub mod image_file;
 pub mod log;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
-mod outlets;
 pub mod panel;
-pub mod picture;
+mod reporter;
 pub mod screens;
+mod systemd;
 pub mod text;
-pub mod totals;
-pub mod vitals;
-mod watching;
+pub mod validation;
+mod view;

@@ -1,8 +1,8 @@
-//! Text of any script on small screens.
+//! Text in any script on small screens.
 //!
-//! Lines are shaped (ligatures, joined letters, right to left) by cosmic-text with DejaVu Sans, which is built in,
-//! and the fonts of the configuration. A character that none of them has is drawn from GNU Unifont's pixels, which
-//! has all of Unicode's first plane, unshaped; one that is not there either is an empty box.
+//! cosmic-text shapes lines (ligatures, joined letters, right-to-left text) with the built-in DejaVu Sans and the
+//! configured fonts. Characters that none of them has are drawn unshaped from GNU Unifont, a bitmap font of Unicode's
+//! Basic Multilingual Plane. Any other character is drawn as an empty box.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -21,32 +21,32 @@ use crate::canvas::Canvas;
 const FAMILY: &str = "DejaVu Sans";
 const REGULAR: &[u8] = include_bytes!("../fonts/DejaVuSans.ttf");
 const BOLD: &[u8] = include_bytes!("../fonts/DejaVuSans-Bold.ttf");
-/// Rows of a glyph of Unifont, and columns of a wide one.
-const PIXELS: usize = 16;
-/// Unifont's baseline is this many rows from its top.
-const PIXEL_ASCENT: i32 = 14;
-/// In font sizes: DejaVu's ascent, and line height (with its descent).
+/// Height of a Unifont glyph in pixels, and width of a wide one.
+const UNIFONT_SIZE: usize = 16;
+/// Rows of a Unifont glyph above the baseline.
+const UNIFONT_ASCENT: i32 = 14;
+/// DejaVu Sans's ascent and line height, in multiples of the font size.
 const ASCENT: f32 = 0.93;
 const LINE_HEIGHT: f32 = 1.17;
-/// A text is cut behind this many characters before it is looked at: no screen shows more.
+/// Texts are truncated to this many characters before layout: no screen shows more.
 const MAX_CHARS: usize = 400;
-/// Lines kept laid out: those of a few screens.
-const MAX_KEPT: usize = 128;
-/// Where monochrome pixels are lit: a little below half, so that thin strokes do not break.
+/// Maximum number of cached lines: those of a few screens.
+const MAX_CACHED: usize = 128;
+/// Minimum coverage of a lit monochrome pixel: a little below half, so that thin strokes do not break.
 const LIT: u8 = 105;
-/// A text that scrolls starts again behind a gap of this many font sizes.
+/// Gap between two repetitions of a scrolling text, in multiples of the font size.
 const GAP: f32 = 2.0;
 
-/// Size and weight of a text.
+/// Font size and weight.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Style {
+pub struct TextStyle {
     /// Font size in pixels.
     pub size: f32,
-    /// Bold.
+    /// Whether the weight is bold instead of regular.
     pub bold: bool,
 }
 
-impl Style {
+impl TextStyle {
     /// Regular weight.
     pub fn regular(size: f32) -> Self {
         Self { size, bold: false }
@@ -63,50 +63,50 @@ impl Style {
     }
 }
 
-/// A text laid out in one line.
+/// A line of text, laid out and rasterised.
 #[derive(Debug)]
-pub struct Line {
+pub struct TextLine {
     glyphs: Vec<Glyph>,
-    /// Pixels from the first glyph's start to the last one's end.
+    /// Width in pixels.
     pub width: i32,
-    /// Pixels from the top to the bottom: the style's, or more where Unifont's pixels stand in.
+    /// Height in pixels: the style's, or more with Unifont glyphs.
     pub height: i32,
     /// Pixels from the top to the baseline.
     ascent: i32,
     size: f32,
 }
 
-/// Pixels of a glyph.
+/// A rasterised glyph.
 #[derive(Debug)]
 struct Glyph {
-    /// Upper left corner, from the line's start on the baseline.
+    /// Upper left corner, relative to the line's start on the baseline.
     at: Point,
     width: usize,
     coverage: Vec<u8>,
 }
 
-/// Fonts, and what was laid out with them.
+/// Fonts, and a cache of lines laid out with them.
 pub struct Fonts {
     system: FontSystem,
     images: SwashCache,
     monochrome: bool,
-    kept: HashMap<(String, u32, bool), Arc<Line>>,
+    cache: HashMap<(String, u32, bool), Arc<TextLine>>,
 }
 
-/// A font file of the configuration cannot be used.
+/// A configured font file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("screen.fonts: {}: expected a TrueType or OpenType font, found {found}", path.display())]
-pub struct Error {
+pub struct FontError {
     path: PathBuf,
     found: String,
 }
 
 impl Fonts {
-    /// The built-in fonts, then those of `files`. `monochrome`: a pixel is either lit or not.
+    /// Loads the built-in fonts and those of `files`. With `monochrome`, glyphs have no grey pixels.
     ///
     /// # Errors
-    /// [`Error`] names the file.
-    pub fn new(files: &[PathBuf], monochrome: bool) -> Result<Self, Error> {
+    /// A file of `files` is not a readable font.
+    pub fn new(files: &[PathBuf], monochrome: bool) -> Result<Self, FontError> {
         let mut fonts = fontdb::Database::new();
         fonts.load_font_data(REGULAR.to_vec());
         fonts.load_font_data(BOLD.to_vec());
@@ -114,19 +114,19 @@ impl Fonts {
             load(&mut fonts, path)?;
         }
         Ok(Self {
-            // The locale only chooses between the Han glyphs of Chinese and Japanese: the order of the files does.
+            // The locale would only choose between Chinese and Japanese glyphs; here the order of the files does.
             system: FontSystem::new_with_locale_and_db("en".into(), fonts),
             images: SwashCache::new(),
             monochrome,
-            kept: HashMap::new(),
+            cache: HashMap::new(),
         })
     }
 
-    /// Characters of `text` that are drawn as an empty box.
-    pub fn lacking(&mut self, text: &str) -> Vec<char> {
-        let style = Style::regular(16.0);
+    /// The characters of `text` that no font has, sorted.
+    pub fn missing_characters(&mut self, text: &str) -> Vec<char> {
+        let style = TextStyle::regular(16.0);
         let text = clean(text);
-        let mut lacking: Vec<char> = self
+        let mut missing: Vec<char> = self
             .lay_out(&text, style, None)
             .into_iter()
             .flatten()
@@ -134,16 +134,16 @@ impl Fonts {
             .flat_map(|glyph| text[glyph.start..glyph.end].chars())
             .filter(|c| unifont::get_glyph(*c).is_none())
             .collect();
-        lacking.sort_unstable();
-        lacking.dedup();
-        lacking
+        missing.sort_unstable();
+        missing.dedup();
+        missing
     }
 
-    /// `text` in one line.
-    pub fn line(&mut self, text: &str, style: Style) -> Arc<Line> {
+    /// Lays out `text` in one line.
+    pub fn line(&mut self, text: &str, style: TextStyle) -> Arc<TextLine> {
         let text = clean(text);
         let key = (text, style.size.to_bits(), style.bold);
-        if let Some(line) = self.kept.get(&key) {
+        if let Some(line) = self.cache.get(&key) {
             return line.clone();
         }
         let glyphs = self
@@ -152,15 +152,15 @@ impl Fonts {
             .next()
             .unwrap_or_default();
         let line = Arc::new(self.draw_glyphs(&key.0, &glyphs, style));
-        if self.kept.len() >= MAX_KEPT {
-            self.kept.clear();
+        if self.cache.len() >= MAX_CACHED {
+            self.cache.clear();
         }
-        self.kept.insert(key, line.clone());
+        self.cache.insert(key, line.clone());
         line
     }
 
-    /// `text` in one line of at most `width` pixels, its end cut and replaced by an ellipsis where it is longer.
-    pub fn cut(&mut self, text: &str, style: Style, width: i32) -> Arc<Line> {
+    /// Lays out `text` in one line of at most `width` pixels, truncated with an ellipsis if it is longer.
+    pub fn truncate(&mut self, text: &str, style: TextStyle, width: i32) -> Arc<TextLine> {
         let whole = self.line(text, style);
         if whole.width <= width {
             return whole;
@@ -175,7 +175,7 @@ impl Fonts {
         ends.sort_unstable();
         ends.dedup();
         let cut = |end: usize| format!("{}…", text[..end].trim_end());
-        // Longer beginnings are wider, but for kerning and joined letters, which change a pixel or two.
+        // Longer prefixes are wider, except for a pixel or two due to kerning and joined letters.
         let fitting = ends.partition_point(|end| self.line(&cut(*end), style).width <= width);
         (0..fitting)
             .rev()
@@ -184,27 +184,28 @@ impl Fonts {
             .unwrap_or_else(|| self.line("…", style))
     }
 
-    /// `text` in one line of at most `width` pixels: in the first of `styles` that it fits in, else cut in the last.
-    pub fn fit(&mut self, text: &str, styles: &[Style], width: i32) -> Arc<Line> {
+    /// Lays out `text` in one line of at most `width` pixels, in the first of `styles` in which it fits, else truncated
+    /// in the last one.
+    pub fn fit(&mut self, text: &str, styles: &[TextStyle], width: i32) -> Arc<TextLine> {
         for style in styles {
             let line = self.line(text, *style);
             if line.width <= width {
                 return line;
             }
         }
-        let last = styles.last().copied().unwrap_or(Style::regular(12.0));
-        self.cut(text, last, width)
+        let last = styles.last().copied().unwrap_or(TextStyle::regular(12.0));
+        self.truncate(text, last, width)
     }
 
-    /// `text` in at most `lines` lines of at most `width` pixels each, broken between words where it can be, the
-    /// last one cut.
+    /// Lays out `text` in at most `lines` lines of at most `width` pixels, broken between words where possible. The last
+    /// line is truncated.
     pub fn paragraph(
         &mut self,
         text: &str,
-        style: Style,
+        style: TextStyle,
         width: i32,
         lines: usize,
-    ) -> Vec<Arc<Line>> {
+    ) -> Vec<Arc<TextLine>> {
         let text = clean(text);
         let runs = self.lay_out(&text, style, Some(width));
         let starts: Vec<usize> = runs
@@ -218,15 +219,20 @@ impl Fonts {
                 let rest = &text[starts[i]..];
                 match starts.get(i + 1) {
                     Some(next) => self.line(text[starts[i]..*next].trim_end(), style),
-                    None if more => self.cut(rest, style, width),
+                    None if more => self.truncate(rest, style, width),
                     None => self.line(rest, style),
                 }
             })
             .collect()
     }
 
-    /// Runs of glyphs, one a line, each from left to right.
-    fn lay_out(&mut self, text: &str, style: Style, width: Option<i32>) -> Vec<Vec<LayoutGlyph>> {
+    /// Shapes `text`. Returns the glyphs of each line, from left to right.
+    fn lay_out(
+        &mut self,
+        text: &str,
+        style: TextStyle,
+        width: Option<i32>,
+    ) -> Vec<Vec<LayoutGlyph>> {
         let mut buffer = Buffer::new(
             &mut self.system,
             Metrics::new(style.size, style.size * LINE_HEIGHT),
@@ -248,17 +254,17 @@ impl Fonts {
             .collect()
     }
 
-    fn draw_glyphs(&mut self, text: &str, glyphs: &[LayoutGlyph], style: Style) -> Line {
-        // Text from right to left is set against the right end of the line.
+    fn draw_glyphs(&mut self, text: &str, glyphs: &[LayoutGlyph], style: TextStyle) -> TextLine {
+        // Right-to-left text is aligned to the right end of the line.
         let left = glyphs.iter().map(|g| g.x).fold(f32::INFINITY, f32::min);
-        let mut line = Line {
+        let mut line = TextLine {
             glyphs: vec![],
             width: 0,
             height: style.height(),
             ascent: (style.size * ASCENT).round() as i32,
             size: style.size,
         };
-        // How far what stands in for lacking glyphs moved those behind it.
+        // How far the substitutes for missing glyphs have shifted the following ones.
         let mut shift = if glyphs.is_empty() { 0.0 } else { -left };
         let mut end = 0.0_f32;
         for glyph in glyphs {
@@ -267,7 +273,7 @@ impl Fonts {
                 let mut advance = 0;
                 for c in text[glyph.start..glyph.end].chars() {
                     let at = Point::new(x.round() as i32 + advance, 0);
-                    let (glyph, width) = pixels(c, style, at);
+                    let (glyph, width) = unifont_glyph(c, style, at);
                     let below = (line.height - line.ascent)
                         .max(glyph.at.y + glyph.coverage.len() as i32 / width);
                     line.ascent = line.ascent.max(-glyph.at.y);
@@ -305,19 +311,25 @@ impl Fonts {
     }
 }
 
-impl Line {
+impl TextLine {
     /// Draws the line with its upper left corner at `at`.
     pub fn draw(&self, canvas: &mut Canvas, at: Point, colour: Rgb888) {
         let all = canvas.bounding_box();
         self.draw_within(canvas, at, colour, &all);
     }
 
-    /// Draws the line moved to the left by `moved` pixels into `window`, and again behind a gap: a band that turns.
-    pub fn draw_turning(&self, canvas: &mut Canvas, window: Rectangle, colour: Rgb888, moved: i32) {
-        let round = self.width + (self.size * GAP) as i32;
-        let first = window.top_left - Point::new(moved.rem_euclid(round.max(1)), 0);
+    /// Draws the line inside `window`, scrolled to the left by `offset` pixels, and repeats it after a gap.
+    pub fn draw_scrolling(
+        &self,
+        canvas: &mut Canvas,
+        window: Rectangle,
+        colour: Rgb888,
+        offset: i32,
+    ) {
+        let period = self.width + (self.size * GAP) as i32;
+        let first = window.top_left - Point::new(offset.rem_euclid(period.max(1)), 0);
         self.draw_within(canvas, first, colour, &window);
-        self.draw_within(canvas, first + Point::new(round, 0), colour, &window);
+        self.draw_within(canvas, first + Point::new(period, 0), colour, &window);
     }
 
     fn draw_within(&self, canvas: &mut Canvas, at: Point, colour: Rgb888, window: &Rectangle) {
@@ -334,21 +346,21 @@ impl Line {
     }
 }
 
-/// Loads a file, and says so where nothing in it is a font.
-fn load(fonts: &mut fontdb::Database, path: &Path) -> Result<(), Error> {
-    let error = |found: String| Error {
+/// Loads a font file.
+fn load(fonts: &mut fontdb::Database, path: &Path) -> Result<(), FontError> {
+    let error = |found: String| FontError {
         path: path.to_owned(),
         found,
     };
     let before = fonts.len();
-    (fonts.load_font_file(path)).map_err(|e| error(format!("no file that can be read: {e}")))?;
+    (fonts.load_font_file(path)).map_err(|e| error(format!("a file that cannot be read: {e}")))?;
     match fonts.len() > before {
         true => Ok(()),
-        false => Err(error("something else".into())),
+        false => Err(error("another format".into())),
     }
 }
 
-/// One line, without what is not to be drawn.
+/// Truncates `text` and replaces control characters by spaces.
 fn clean(text: &str) -> String {
     text.chars()
         .take(MAX_CHARS)
@@ -356,29 +368,29 @@ fn clean(text: &str) -> String {
         .collect()
 }
 
-/// A character in Unifont's pixels, or an empty box, and how far the next one is.
-fn pixels(c: char, style: Style, at: Point) -> (Glyph, i32) {
+/// The Unifont glyph of `c`, or an empty box, and its advance in pixels.
+fn unifont_glyph(c: char, style: TextStyle, at: Point) -> (Glyph, i32) {
     let glyph = unifont::get_glyph(c);
-    let width = glyph.map_or(PIXELS / 2, |glyph| glyph.get_width());
+    let width = glyph.map_or(UNIFONT_SIZE / 2, |glyph| glyph.get_width());
     let lit = |x: usize, y: usize| match glyph {
         Some(glyph) => glyph.get_pixel(x, y),
         None => {
-            let (left, right, top, bottom) = (0, PIXELS / 2 - 2, 3, 13);
+            let (left, right, top, bottom) = (0, UNIFONT_SIZE / 2 - 2, 3, 13);
             (left..=right).contains(&x)
                 && (top..=bottom).contains(&y)
                 && (x == left || x == right || y == top || y == bottom)
         }
     };
-    // Whole multiples keep the pixels square; three quarters up are taken as the next one.
-    let times = ((style.size / PIXELS as f32 + 0.25) as usize).max(1);
-    let coverage = (0..PIXELS * times)
-        .flat_map(|y| (0..width * times).map(move |x| (x / times, y / times)))
+    // Whole multiples keep the pixels square. Fractions from 0.75 are rounded up.
+    let scale = ((style.size / UNIFONT_SIZE as f32 + 0.25) as usize).max(1);
+    let coverage = (0..UNIFONT_SIZE * scale)
+        .flat_map(|y| (0..width * scale).map(move |x| (x / scale, y / scale)))
         .map(|(x, y)| if lit(x, y) { 255 } else { 0 })
         .collect();
     let glyph = Glyph {
-        at: at - Point::new(0, PIXEL_ASCENT * times as i32),
-        width: width * times,
+        at: at - Point::new(0, UNIFONT_ASCENT * scale as i32),
+        width: width * scale,
         coverage,
     };
-    (glyph, (width * times) as i32)
+    (glyph, (width * scale) as i32)
 }

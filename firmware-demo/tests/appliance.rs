@@ -1,4 +1,4 @@
-//! The appliance as a whole, with what goes wrong around it: the source, the display, the bundle.
+//! The whole appliance under failures of the source, the display and the bundle.
 
 mod support;
 
@@ -14,32 +14,32 @@ use embedded_graphics::prelude::*;
 use pinhole::system::System;
 use pinhole_firmware::app;
 use pinhole_firmware::canvas::Canvas;
-use pinhole_firmware::config::Config;
-use pinhole_firmware::display::Open;
-use pinhole_firmware::log::{self, What};
-use pinhole_firmware::panel::{Error, Panel};
+use pinhole_firmware::config::ApplianceConfig;
+use pinhole_firmware::counters::RunCounters;
+use pinhole_firmware::display::OpenPanel;
+use pinhole_firmware::log::{self, RecordKind};
+use pinhole_firmware::panel::{Panel, PanelError};
 use pinhole_firmware::text::Fonts;
-use pinhole_firmware::totals::Totals;
 use support::{assert_sums, assets, copy, make_pipe, scenes};
 
-/// A panel that keeps the last picture, and fails when it is told to.
+/// A panel that keeps the last picture, and fails on request.
 #[derive(Clone, Default)]
-struct Glass {
+struct FakePanel {
     last: Arc<Mutex<Option<Canvas>>>,
     fails: Arc<AtomicBool>,
     opened: Arc<AtomicU64>,
 }
 
-impl Panel for Glass {
+impl Panel for FakePanel {
     fn size(&self) -> Size {
         Size::new(240, 240)
     }
 
-    fn show(&mut self, canvas: &Canvas) -> Result<(), Error> {
+    fn show(&mut self, canvas: &Canvas) -> Result<(), PanelError> {
         if self.fails.load(Ordering::Relaxed) {
-            return Err(Error::Bus {
+            return Err(PanelError::Bus {
                 path: "/dev/i2c-1".into(),
-                reason: "no answer".into(),
+                reason: "no response".into(),
             });
         }
         *self.last.lock().unwrap() = Some(canvas.clone());
@@ -47,15 +47,15 @@ impl Panel for Glass {
     }
 }
 
-impl Glass {
-    /// Whether the newest picture has a pixel of `colour` in the rows from `top` to `bottom`.
+impl FakePanel {
+    /// Whether the last picture has a pixel of `colour` in the rows from `top` to `bottom`.
     fn has(&self, colour: Rgb888, top: u32, bottom: u32) -> bool {
         let last = self.last.lock().unwrap();
         let last = last.as_ref();
         last.is_some_and(|canvas| (top..bottom).any(|y| canvas.row(y).contains(&colour)))
     }
 
-    /// The error screen has a red head.
+    /// The error screen has a red header.
     fn shows_an_error(&self) -> bool {
         self.has(Rgb888::new(214, 48, 49), 0, 40)
     }
@@ -65,31 +65,31 @@ impl Glass {
         self.has(Rgb888::new(64, 208, 190), 150, 180)
     }
 
-    /// What is told on the live screen stands on its end.
+    /// The live screen has a notice at the bottom.
     fn shows_a_notice(&self) -> bool {
         self.shows_an_answer() && self.has(Rgb888::new(255, 184, 48), 205, 240)
     }
 }
 
-/// An appliance that runs.
+/// A running appliance.
 struct Running {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Totals>,
-    glass: Glass,
+    thread: JoinHandle<RunCounters>,
+    panel: FakePanel,
     folder: tempfile::TempDir,
 }
 
 impl Running {
-    /// `lines` of the configuration in front of those for the log, `log/` in a new folder.
+    /// Starts it with the configuration `lines` and a log in `log/`.
     fn start(folder: tempfile::TempDir, lines: &str) -> Self {
         let path = folder.path().join("firmware.toml");
         let text = format!("{lines}\n[log]\nfolder = \"log\"\n");
-        let config = Config::parse(&text, &path).unwrap();
-        let glass = Glass::default();
-        let panel = glass.clone();
-        let open: Open = Box::new(move || {
-            panel.opened.fetch_add(1, Ordering::Relaxed);
-            Ok(Some(Box::new(panel.clone())))
+        let config = ApplianceConfig::parse(&text, &path).unwrap();
+        let panel = FakePanel::default();
+        let opened = panel.clone();
+        let open: OpenPanel = Box::new(move || {
+            opened.opened.fetch_add(1, Ordering::Relaxed);
+            Ok(Some(Box::new(opened.clone())))
         });
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
@@ -100,66 +100,66 @@ impl Running {
         Self {
             stop,
             thread,
-            glass,
+            panel,
             folder,
         }
     }
 
-    /// Waits until the log has `count` records such as `is` asks for.
+    /// Waits until the log has `count` records for which `is` holds.
     #[track_caller]
-    fn until_recorded(&self, what: &str, count: usize, is: impl Fn(&What) -> bool) {
+    fn until_recorded(&self, expected: &str, count: usize, is: impl Fn(&RecordKind) -> bool) {
         let folder = self.folder.path().join("log");
-        until(what, || {
+        until(expected, || {
             let records = log::read(&folder).unwrap();
             records
-                .filter(|r| r.as_ref().is_ok_and(|r| is(&r.what)))
+                .filter(|r| r.as_ref().is_ok_and(|r| is(&r.kind)))
                 .count()
                 >= count
         });
     }
 
-    /// Stops the appliance; what its log says, and what became of everything.
-    fn stop(self) -> (Vec<What>, Totals) {
+    /// Stops the appliance. Returns the records of its log and its counters.
+    fn stop(self) -> (Vec<RecordKind>, RunCounters) {
         self.stop.store(true, Ordering::Relaxed);
         self.end()
     }
 
-    fn end(self) -> (Vec<What>, Totals) {
-        let totals = self.thread.join().unwrap();
-        let records: Vec<What> = log::read(self.folder.path().join("log"))
+    fn end(self) -> (Vec<RecordKind>, RunCounters) {
+        let counters = self.thread.join().unwrap();
+        let records: Vec<RecordKind> = log::read(self.folder.path().join("log"))
             .unwrap()
-            .map(|record| record.unwrap().what)
+            .map(|record| record.unwrap().kind)
             .collect();
-        assert!(matches!(records.first(), Some(What::Start { .. })));
-        assert!(matches!(records.last(), Some(What::End { .. })));
-        assert_sums(&totals);
-        assert_eq!(totals.records, records.len() as u64);
-        (records, totals)
+        assert!(matches!(records.first(), Some(RecordKind::Start { .. })));
+        assert!(matches!(records.last(), Some(RecordKind::End { .. })));
+        assert_sums(&counters);
+        assert_eq!(counters.records, records.len() as u64);
+        (records, counters)
     }
 }
 
-/// Waits until `is` holds, for at most half a minute: these machines are slow at times.
+/// Waits until `is` holds, for at most 30 s, as the machine may be busy.
 #[track_caller]
-fn until(what: &str, mut is: impl FnMut() -> bool) {
+fn until(expected: &str, mut is: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is() {
-        assert!(start.elapsed() < Duration::from_secs(30), "{what}");
+        assert!(start.elapsed() < Duration::from_secs(30), "{expected}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-fn errors(records: &[What], about: &str) -> Vec<String> {
+fn errors(records: &[RecordKind], of: &str) -> Vec<String> {
     (records.iter())
         .filter_map(|record| match record {
-            What::Error { what, text } if what == about => Some(text.clone()),
+            RecordKind::Error { component, text } if component == of => Some(text.clone()),
             _ => None,
         })
         .collect()
 }
 
-/// A named pipe with frames, ten a second, of scene 0 until it is told otherwise.
+/// Writes ten frames per second to a named pipe, at first of scene 0.
 struct Feed {
-    /// Number of the scene, or `usize::MAX` for silence.
+    /// Number of the scene, or `usize::MAX` for no frames.
     scene: Arc<Mutex<usize>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -175,7 +175,7 @@ impl Feed {
             let (scene, stop, path) = (scene.clone(), stop.clone(), path.to_owned());
             std::thread::spawn(move || {
                 let scenes = scenes();
-                // Waits for the appliance.
+                // Blocks until the appliance opens the pipe.
                 let mut pipe = std::fs::File::options().write(true).open(path).unwrap();
                 while !stop.load(Ordering::Relaxed) {
                     let scene = *scene.lock().unwrap();
@@ -203,7 +203,7 @@ impl Feed {
 impl Drop for Feed {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // Without a reader the thread waits for one for ever.
+        // Without a reader the thread never ends.
         if let Some(thread) = self.thread.take().filter(JoinHandle::is_finished) {
             thread.join().unwrap();
         }
@@ -229,41 +229,41 @@ fn a_file_is_classified_to_its_end() {
         assets("demo"),
         assets("scenes.mjpeg")
     );
-    let (records, totals) = Running::start(folder, &lines).end();
-    assert_eq!(totals.frames, 60);
-    assert_eq!(totals.classified, 60);
+    let (records, counters) = Running::start(folder, &lines).end();
+    assert_eq!(counters.frames, 60);
+    assert_eq!(counters.classified, 60);
     let names = std::fs::read_to_string(assets("scenes.txt")).unwrap();
     let mut expected: Vec<&str> = names.lines().collect();
     expected.dedup();
     let seen: Vec<&str> = (records.iter())
         .filter_map(|record| match record {
-            What::Event { to, .. } => Some(to.as_str()),
+            RecordKind::Event { to, .. } => Some(to.as_str()),
             _ => None,
         })
         .collect();
     assert_eq!(seen, expected);
-    assert_eq!(totals.events, expected.len() as u64);
+    assert_eq!(counters.events, expected.len() as u64);
 }
 
 #[test]
-fn a_source_that_stalls_and_closes_is_told_of_and_taken_up_again() {
+fn a_source_that_stalls_or_closes_is_reported_and_used_again() {
     let (running, feed) = with_pipe("");
-    until("an answer", || running.glass.shows_an_answer());
+    until("an answer", || running.panel.shows_an_answer());
     feed.show(usize::MAX);
     let start = Instant::now();
-    until("the stall", || running.glass.shows_an_error());
+    until("the stall", || running.panel.shows_an_error());
     assert!(
         start.elapsed() < Duration::from_secs(5),
         "{:?}",
         start.elapsed()
     );
     feed.show(1);
-    until("a frame again", || running.glass.shows_an_answer());
+    until("a frame again", || running.panel.shows_an_answer());
     drop(feed);
-    until("the end of the pipe", || running.glass.shows_an_error());
+    until("the end of the pipe", || running.panel.shows_an_error());
     let _feed = Feed::start(&running.folder.path().join("camera"));
-    until("another writer", || running.glass.shows_an_answer());
-    let (records, totals) = running.stop();
+    until("another writer", || running.panel.shows_an_answer());
+    let (records, counters) = running.stop();
     let errors = errors(&records, "camera");
     assert!(
         errors.iter().any(|e| e == "no frame for 1.0 s"),
@@ -273,120 +273,125 @@ fn a_source_that_stalls_and_closes_is_told_of_and_taken_up_again() {
         errors.iter().any(|e| e.contains("the source ended")),
         "{errors:?}"
     );
-    assert!(totals.stalls >= 1 && totals.reopened >= 1, "{totals:?}");
+    assert!(
+        counters.stalls >= 1 && counters.reopened >= 1,
+        "{counters:?}"
+    );
 }
 
 #[test]
-fn a_camera_that_cannot_be_opened_is_tried_again() {
+fn a_camera_that_cannot_be_opened_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let lines = format!(
         "bundle = {:?}\n[source]\ncommand = [\"./no-such-program\"]\n",
         assets("demo")
     );
     let running = Running::start(folder, &lines);
-    until("the error", || running.glass.shows_an_error());
-    let (records, totals) = running.stop();
-    assert_eq!(totals.frames, 0);
+    until("the error", || running.panel.shows_an_error());
+    let (records, counters) = running.stop();
+    assert_eq!(counters.frames, 0);
     let errors = errors(&records, "camera");
     assert!(errors[0].contains("no-such-program"), "{errors:?}");
 }
 
 #[test]
-fn a_display_that_fails_holds_nobody_up() {
+fn a_failing_display_does_not_stop_the_classification() {
     let (running, feed) = with_pipe("");
-    until("an answer", || running.glass.shows_an_answer());
-    running.glass.fails.store(true, Ordering::Relaxed);
-    let opened = running.glass.opened.load(Ordering::Relaxed);
-    // It is opened again, and fails again.
-    until("another try", || {
-        running.glass.opened.load(Ordering::Relaxed) > opened + 1
+    until("an answer", || running.panel.shows_an_answer());
+    running.panel.fails.store(true, Ordering::Relaxed);
+    let opened = running.panel.opened.load(Ordering::Relaxed);
+    // It is reopened and fails again.
+    until("another attempt", || {
+        running.panel.opened.load(Ordering::Relaxed) > opened + 1
     });
     feed.show(1);
-    running.until_recorded("the other scene", 2, |what| {
-        matches!(what, What::Event { .. })
+    running.until_recorded("the other scene", 2, |kind| {
+        matches!(kind, RecordKind::Event { .. })
     });
-    *running.glass.last.lock().unwrap() = None;
-    running.glass.fails.store(false, Ordering::Relaxed);
-    until("it works again", || running.glass.shows_an_answer());
-    let (records, totals) = running.stop();
+    *running.panel.last.lock().unwrap() = None;
+    running.panel.fails.store(false, Ordering::Relaxed);
+    until("a working display", || running.panel.shows_an_answer());
+    let (records, counters) = running.stop();
     assert_eq!(
         errors(&records, "display"),
-        ["display on /dev/i2c-1: no answer"]
+        ["display on /dev/i2c-1: no response"]
     );
-    assert!(totals.display_failures >= 2, "{totals:?}");
-    // The change of scenes came while nothing was shown.
-    assert_eq!(totals.events, 2, "{records:?}");
+    assert!(counters.display_failures >= 2, "{counters:?}");
+    // The scene changed while the display failed.
+    assert_eq!(counters.events, 2, "{records:?}");
 }
 
 #[test]
-fn a_bad_bundle_in_the_place_of_a_good_one_is_refused_and_a_good_one_taken() {
+fn a_bad_new_bundle_is_refused_and_a_good_one_used() {
     let folder = tempfile::tempdir().unwrap();
     let (bundle, pipe) = (folder.path().join("bundle"), folder.path().join("camera"));
     copy(&assets("demo"), &bundle);
-    // Nothing good is there at first.
+    // The first bundle is bad.
     let manifest = std::fs::read(bundle.join("manifest.json")).unwrap();
     std::fs::write(bundle.join("manifest.json"), "{}").unwrap();
     let lines = format!("bundle = {bundle:?}\n[source]\nmjpeg = {pipe:?}\n");
     let feed = Feed::start(&pipe);
     let running = Running::start(folder, &lines);
-    until("the error", || running.glass.shows_an_error());
+    until("the error", || running.panel.shows_an_error());
     std::fs::write(bundle.join("manifest.json"), &manifest).unwrap();
-    until("an answer", || running.glass.shows_an_answer());
-    // A byte of the network is changed: its hash does not fit.
+    until("an answer", || running.panel.shows_an_answer());
+    // With one byte changed, the network does not match its hash.
     let network = bundle.join("image_encoder.onnx");
     let good = std::fs::read(&network).unwrap();
     let mut bad = good.clone();
     bad[good.len() / 2] ^= 1;
     std::fs::write(&network, &bad).unwrap();
-    until("the notice", || running.glass.shows_a_notice());
+    until("the notice", || running.panel.shows_a_notice());
     feed.show(1);
-    let is_event = |what: &What| matches!(what, What::Event { .. });
+    let is_event = |kind: &RecordKind| matches!(kind, RecordKind::Event { .. });
     running.until_recorded("the other scene", 2, is_event);
-    assert!(running.glass.shows_a_notice());
+    assert!(running.panel.shows_a_notice());
     std::fs::write(&network, &good).unwrap();
-    until("the good one", || !running.glass.shows_a_notice());
-    assert!(running.glass.shows_an_answer());
-    // One with other names: it is the one that is used from then on.
+    until("the good one", || !running.panel.shows_a_notice());
+    assert!(running.panel.shows_an_answer());
+    // A bundle with another class name is used from then on.
     let manifest = String::from_utf8(manifest).unwrap();
     let renamed = manifest.replace("\"green heart\"", "\"emerald heart\"");
     assert!(renamed != manifest);
     std::fs::write(bundle.join("manifest.json"), renamed).unwrap();
-    running.until_recorded("the renamed one", 3, |what| {
-        matches!(what, What::Bundle { .. })
+    running.until_recorded("the renamed one", 3, |kind| {
+        matches!(kind, RecordKind::Bundle { .. })
     });
     feed.show(0);
     running.until_recorded("the first scene", 3, is_event);
-    let (records, totals) = running.stop();
-    assert_eq!((totals.bundles_taken, totals.bundles_refused), (3, 2));
+    let (records, counters) = running.stop();
+    assert_eq!((counters.bundles_taken, counters.bundles_refused), (3, 2));
     let last = records.iter().rev().find_map(|record| match record {
-        What::Event { to, .. } => Some(to.as_str()),
+        RecordKind::Event { to, .. } => Some(to.as_str()),
         _ => None,
     });
     assert_eq!(last, Some("emerald heart"));
     let errors = errors(&records, "bundle");
     assert!(errors[0].contains("manifest.json"), "{errors:?}");
     assert!(errors[1].contains("image_encoder.onnx"), "{errors:?}");
-    // The old one went on classifying.
+    // The old one was used meanwhile.
     let refused = records
         .iter()
-        .rposition(|r| matches!(r, What::Error { what, .. } if what == "bundle"));
+        .rposition(|r| matches!(r, RecordKind::Error { component, .. } if component == "bundle"));
     let taken = records
         .iter()
-        .rposition(|r| matches!(r, What::Bundle { .. }));
+        .rposition(|r| matches!(r, RecordKind::Bundle { .. }));
     let between = &records[refused.unwrap()..taken.unwrap()];
     assert!(
-        between.iter().any(|r| matches!(r, What::Event { .. })),
+        between
+            .iter()
+            .any(|r| matches!(r, RecordKind::Event { .. })),
         "{records:?}"
     );
 }
 
 #[test]
-fn what_stays_the_same_for_long_is_idle() {
+fn the_idle_screen_follows_a_long_time_without_a_change() {
     let (running, feed) = with_pipe("[screen]\nidle_seconds = 1.5\n");
-    until("an answer", || running.glass.shows_an_answer());
-    until("the idle screen", || !running.glass.shows_an_answer());
-    assert!(!running.glass.shows_an_error());
+    until("an answer", || running.panel.shows_an_answer());
+    until("the idle screen", || !running.panel.shows_an_answer());
+    assert!(!running.panel.shows_an_error());
     feed.show(1);
-    until("an answer", || running.glass.shows_an_answer());
+    until("an answer", || running.panel.shows_an_answer());
     running.stop();
 }

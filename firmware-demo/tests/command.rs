@@ -1,4 +1,4 @@
-//! The command line: what systemd hears, a clean stop, what is said of bad configurations.
+//! The command line: notifications to systemd, a clean stop, errors about the configuration.
 
 mod support;
 
@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use pinhole_firmware::log::{self, What};
+use pinhole_firmware::log::{self, RecordKind};
 use support::{Program, assets};
 
 fn firmware() -> Command {
     Command::new(env!("CARGO_BIN_EXE_pinhole-firmware"))
 }
 
-/// A configuration in `folder` whose source repeats the scenes for ever.
+/// A configuration in `folder` whose source repeats the scenes endlessly.
 fn configuration(folder: &Path, more: &str) -> PathBuf {
     let path = folder.join("firmware.toml");
     let scenes = assets("scenes.mjpeg");
@@ -36,7 +36,7 @@ fn wait(program: &mut Program, seconds: u64) -> std::process::ExitStatus {
         }
         assert!(
             start.elapsed() < Duration::from_secs(seconds),
-            "it does not end"
+            "the program does not stop"
         );
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -48,16 +48,16 @@ fn terminate(program: &Program) {
 }
 
 #[test]
-fn systemd_hears_of_the_start_the_watchdog_and_the_end() {
+fn systemd_is_notified_of_start_watchdog_and_stop() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("notify");
-    let heard = UnixDatagram::bind(&socket).unwrap();
-    heard
+    let receiver = UnixDatagram::bind(&socket).unwrap();
+    receiver
         .set_read_timeout(Some(Duration::from_secs(30)))
         .unwrap();
-    let hear = || {
+    let notification = || {
         let mut buffer = [0; 1000];
-        let length = heard.recv(&mut buffer).unwrap();
+        let length = receiver.recv(&mut buffer).unwrap();
         String::from_utf8_lossy(&buffer[..length]).trim().to_owned()
     };
     let child = firmware()
@@ -70,10 +70,10 @@ fn systemd_hears_of_the_start_the_watchdog_and_the_end() {
         .spawn()
         .unwrap();
     let mut appliance = Program(child);
-    assert_eq!(hear(), "READY=1");
+    assert_eq!(notification(), "READY=1");
     for _ in 0..3 {
         let start = Instant::now();
-        assert_eq!(hear(), "WATCHDOG=1");
+        assert_eq!(notification(), "WATCHDOG=1");
         assert!(
             start.elapsed() < Duration::from_millis(600),
             "{:?}",
@@ -81,21 +81,21 @@ fn systemd_hears_of_the_start_the_watchdog_and_the_end() {
         );
     }
     terminate(&appliance);
-    while hear() != "STOPPING=1" {}
+    while notification() != "STOPPING=1" {}
     let status = wait(&mut appliance, 30);
     assert!(status.success(), "{status}");
-    let records: Vec<What> = log::read(folder.path().join("log"))
+    let records: Vec<RecordKind> = log::read(folder.path().join("log"))
         .unwrap()
-        .map(|record| record.unwrap().what)
+        .map(|record| record.unwrap().kind)
         .collect();
     assert!(
-        matches!(records.last(), Some(What::End { .. })),
+        matches!(records.last(), Some(RecordKind::End { .. })),
         "{records:?}"
     );
 }
 
 #[test]
-fn a_recording_is_an_animated_png_of_what_was_shown() {
+fn record_writes_an_animated_png() {
     let folder = tempfile::tempdir().unwrap();
     let config = configuration(folder.path(), "");
     let record = |name: &str, more: &[&str]| {
@@ -133,7 +133,7 @@ fn a_recording_is_an_animated_png_of_what_was_shown() {
     let image = pinhole::open_image(&still, &pinhole::DecodeOptions::default()).unwrap();
     assert_eq!((image.width, image.height), (256, 128));
     assert!(image.data.iter().all(|v| [0, 255].contains(v)));
-    // What is there is not written over.
+    // An existing file is not overwritten.
     let (_, output) = record("still.png", &oled);
     assert_error(&output, "still.png: exists already");
 }
@@ -147,7 +147,7 @@ fn assert_error(output: &Output, expected: &str) {
 }
 
 #[test]
-fn check_says_what_is_right_and_what_is_wrong() {
+fn check_reports_results_and_errors() {
     let folder = tempfile::tempdir().unwrap();
     let check = |more: &str| {
         let config = configuration(folder.path(), more);
@@ -200,7 +200,7 @@ fn check_says_what_is_right_and_what_is_wrong() {
 }
 
 #[test]
-fn a_source_must_be_one() {
+fn two_sources_are_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("two.toml");
     std::fs::write(
@@ -216,7 +216,7 @@ fn a_source_must_be_one() {
 }
 
 #[test]
-fn wrong_usage_is_told_apart_from_errors() {
+fn wrong_usage_has_exit_code_2() {
     let output = firmware().arg("fly").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     let output = firmware()

@@ -1,30 +1,35 @@
-//! The file that the package installs: it is right, its examples are, and it has every field with its default.
+//! The configuration file that the package installs: it and its examples are valid and list every field with its
+//! default.
 
 use std::path::Path;
 
 use pinhole_firmware::config::{
-    Config, Display, Error, Framebuffer, Screen, Source, Ssd1306, Tft, Thresholds,
+    ApplianceConfig, ConfigError, ScreenConfig, SourceConfig, ThresholdsConfig,
+};
+use pinhole_firmware::panel::{
+    DisplayConfig, FramebufferConfig, ILI9341, Ili9341Config, ST7789, Ssd1306Config, St7789Config,
+    TftConfig, TftLayout,
 };
 
 const FILE: &str = include_str!("../pinhole-firmware.toml");
 
-fn parse(text: &str) -> Result<Config, Error> {
-    Config::parse(text, Path::new("/etc/pinhole/firmware.toml"))
+fn parse(text: &str) -> Result<ApplianceConfig, ConfigError> {
+    ApplianceConfig::parse(text, Path::new("/etc/pinhole/firmware.toml"))
 }
 
-/// What is between two lines that are empty.
+/// The paragraphs of the file.
 fn blocks() -> Vec<&'static str> {
     FILE.split("\n\n").collect()
 }
 
-/// An example's TOML; `None` for a line that is none.
+/// The TOML of an example line; `None` for any other line.
 fn example(line: &str) -> Option<&str> {
     line.strip_prefix('#')
         .filter(|rest| !rest.is_empty() && !rest.starts_with(' '))
 }
 
-/// A block whose header is an example, switched on.
-fn switched_on(block: &str) -> Option<String> {
+/// A block whose header is an example, uncommented.
+fn uncommented(block: &str) -> Option<String> {
     let lines: Vec<_> = block.lines().filter_map(example).collect();
     lines
         .first()
@@ -32,7 +37,7 @@ fn switched_on(block: &str) -> Option<String> {
         .map(|_| lines.join("\n"))
 }
 
-/// The file with `block` in the place of the table of its name, if it has one.
+/// The file with `block` replacing or adding its table.
 fn with(block: &str) -> String {
     let header = block.lines().next().unwrap();
     let mut kept: Vec<_> = (blocks().into_iter())
@@ -42,45 +47,45 @@ fn with(block: &str) -> String {
     kept.join("\n\n")
 }
 
-fn display(kind: &str) -> Display {
+fn display(kind: &str) -> DisplayConfig {
     let kind = format!("kind = {kind:?}");
     let mut found = (blocks().into_iter())
-        .filter_map(switched_on)
+        .filter_map(uncommented)
         .filter(|block| block.contains(&kind));
     let block = found.next().unwrap();
-    assert_eq!(found.next(), None, "{kind} twice");
+    assert_eq!(found.next(), None, "{kind}: expected one example");
     parse(&with(&block)).unwrap().display
 }
 
 #[test]
-fn the_file_has_the_defaults() {
+fn the_file_states_the_defaults() {
     let config = parse(FILE).unwrap();
-    let least = parse("bundle = 'b'\nsource.command = ['c']\nlog.folder = 'l'").unwrap();
+    let minimal = parse("bundle = 'b'\nsource.command = ['c']\nlog.folder = 'l'").unwrap();
     assert_eq!(config.bundle, Path::new("/usr/share/pinhole/demo"));
     assert_eq!(config.threads, None);
     let command = config.source.command.clone();
     assert_eq!(command.as_deref().unwrap()[0], "rpicam-vid");
     assert_eq!(
         config.source,
-        Source {
+        SourceConfig {
             command,
-            ..Source::default()
+            ..SourceConfig::default()
         }
     );
-    assert_eq!(config.thresholds, Thresholds::default());
-    assert_eq!(config.display, Display::None);
-    assert_eq!(config.screen, Screen::default());
-    let (log, least_log) = (config.log.unwrap(), least.log.unwrap());
+    assert_eq!(config.thresholds, ThresholdsConfig::default());
+    assert_eq!(config.display, DisplayConfig::None);
+    assert_eq!(config.screen, ScreenConfig::default());
+    let (log, minimal_log) = (config.log.unwrap(), minimal.log.unwrap());
     assert_eq!(log.folder, Path::new("/var/lib/pinhole/log"));
-    assert_eq!(log.megabytes, least_log.megabytes);
-    assert_eq!(log.interval_seconds, least_log.interval_seconds);
+    assert_eq!(log.megabytes, minimal_log.megabytes);
+    assert_eq!(log.interval_seconds, minimal_log.interval_seconds);
     assert_eq!(config.mqtt, None);
 }
 
 #[test]
-fn examples_of_tables_are_right_and_have_the_defaults() {
+fn example_tables_are_valid_and_state_the_defaults() {
     let lines = [Some(27), Some(24)];
-    let tft = |size: [u32; 2], rotation, inverted, bgr| Tft {
+    let tft = |size: [u32; 2], rotation, inverted, bgr| TftConfig {
         reset: lines[0],
         backlight: lines[1],
         width: Some(size[0]),
@@ -88,65 +93,65 @@ fn examples_of_tables_are_right_and_have_the_defaults() {
         rotation: Some(rotation),
         inverted: Some(inverted),
         bgr: Some(bgr),
-        ..Tft::default()
+        ..TftConfig::default()
     };
-    assert_eq!(display("ssd1306"), Display::Ssd1306(Ssd1306::default()));
-    let st7789 = tft([240, 240], 0, true, false);
-    assert_eq!(display("st7789"), Display::St7789(st7789));
-    let ili9341 = tft([320, 240], 90, false, true);
-    assert_eq!(display("ili9341"), Display::Ili9341(ili9341));
-    let framebuffer = Framebuffer::default();
-    assert_eq!(display("framebuffer"), Display::Framebuffer(framebuffer));
-    let Display::Simulator(simulator) = display("simulator") else {
+    let ssd1306 = Ssd1306Config::default();
+    assert_eq!(display("ssd1306"), DisplayConfig::Ssd1306(ssd1306));
+    let st7789 = St7789Config(tft([240, 240], 0, true, false));
+    assert_eq!(display("st7789"), DisplayConfig::St7789(st7789));
+    let ili9341 = Ili9341Config(tft([320, 240], 90, false, true));
+    assert_eq!(display("ili9341"), DisplayConfig::Ili9341(ili9341));
+    let framebuffer = FramebufferConfig::default();
+    assert_eq!(
+        display("framebuffer"),
+        DisplayConfig::Framebuffer(framebuffer)
+    );
+    let DisplayConfig::Simulator(simulator) = display("simulator") else {
         panic!("expected a simulator");
     };
     assert_eq!(simulator.folder, Path::new("/var/lib/pinhole/screens"));
 
-    let mqtt = (blocks().into_iter().filter_map(switched_on))
+    let mqtt = (blocks().into_iter().filter_map(uncommented))
         .find(|block| block.starts_with("[mqtt]"))
         .unwrap();
     let mqtt = parse(&with(&mqtt)).unwrap().mqtt.unwrap();
-    let least = parse("bundle = 'b'\nsource.command = ['c']\nmqtt.host = 'h'").unwrap();
-    let least = least.mqtt.unwrap();
+    let minimal = parse("bundle = 'b'\nsource.command = ['c']\nmqtt.host = 'h'").unwrap();
+    let minimal = minimal.mqtt.unwrap();
     assert_eq!(
         (mqtt.port, &mqtt.topic, mqtt.keep),
-        (least.port, &least.topic, least.keep)
+        (minimal.port, &minimal.topic, minimal.keep)
     );
 }
 
-/// What a TFT's layout comes to is the same with the example's fields and without any.
 #[test]
-fn a_display_is_as_its_example_without_a_field_too() {
-    use pinhole_firmware::panel::{Controller, Layout};
-    let plain = Tft::default();
-    for (kind, controller) in [
-        ("st7789", Controller::St7789),
-        ("ili9341", Controller::Ili9341),
-    ] {
-        let (Display::St7789(tft) | Display::Ili9341(tft)) = display(kind) else {
-            panic!("{kind}: expected a TFT");
-        };
+fn the_example_of_a_tft_states_the_defaults_of_its_controller() {
+    let DisplayConfig::St7789(St7789Config(st7789)) = display("st7789") else {
+        panic!("expected an ST7789");
+    };
+    let DisplayConfig::Ili9341(Ili9341Config(ili9341)) = display("ili9341") else {
+        panic!("expected an ILI9341");
+    };
+    for (controller, example) in [(&ST7789, st7789), (&ILI9341, ili9341)] {
         assert_eq!(
-            Layout::new(controller, &tft),
-            Layout::new(controller, &plain),
-            "{kind}"
+            TftLayout::new(controller, &example),
+            TftLayout::new(controller, &TftConfig::default())
         );
     }
 }
 
 #[test]
-fn examples_of_fields_are_right() {
+fn example_fields_are_valid_and_have_an_effect() {
     let mut tried = 0;
     for block in blocks()
         .into_iter()
-        .filter(|block| switched_on(block).is_none())
+        .filter(|block| uncommented(block).is_none())
     {
         for line in block.lines().filter_map(example) {
             let field = line.split(" = ").next().unwrap();
-            // A source is one thing.
-            let instead = ["command", "mjpeg", "y4m", "folder", "device"].contains(&field);
+            // There is exactly one source.
+            let replaces_command = ["command", "mjpeg", "y4m", "folder", "device"].contains(&field);
             let changed: Vec<_> = (block.lines())
-                .filter(|old| !(instead && old.starts_with("command = ")))
+                .filter(|old| !(replaces_command && old.starts_with("command = ")))
                 .map(|old| match example(old) == Some(line) {
                     true => line,
                     false => old,
@@ -161,9 +166,9 @@ fn examples_of_fields_are_right() {
     assert!(tried >= 10, "found {tried} examples of fields");
 }
 
-/// A field that is not known is answered with those that are: the file has them all.
+/// The error about an unknown field lists the known ones.
 #[test]
-fn the_file_has_every_field() {
+fn the_file_lists_every_field() {
     let mut tables = vec![String::new()];
     tables
         .extend(["source", "thresholds", "screen", "log", "mqtt"].map(|name| format!("[{name}]")));
@@ -184,7 +189,7 @@ fn the_file_has_every_field() {
             true => FILE.split_once("[source]").unwrap().0.to_owned(),
             false => (blocks().into_iter())
                 .find(|block| {
-                    let text = switched_on(block).unwrap_or_else(|| block.replace('#', ""));
+                    let text = uncommented(block).unwrap_or_else(|| block.replace('#', ""));
                     text.contains(&table)
                 })
                 .unwrap_or_else(|| panic!("{table}: expected it in the file"))
@@ -192,7 +197,7 @@ fn the_file_has_every_field() {
         };
         assert!(!known.is_empty(), "{table}: {error}");
         for field in known {
-            // Below, each is a table of the file.
+            // A field of the top level may be a table.
             let header = format!("[{field}]");
             let named = (block.lines()).any(|line| {
                 let line = example(line).unwrap_or(line);
@@ -207,7 +212,7 @@ fn the_file_has_every_field() {
 }
 
 #[test]
-fn a_geometry_that_does_not_fit_is_found_with_the_file() {
+fn invalid_tft_fields_are_errors_that_name_file_and_field() {
     for (fields, expected) in [
         (
             "kind = 'st7789'\nwidth = 241",
@@ -231,7 +236,7 @@ fn a_geometry_that_does_not_fit_is_found_with_the_file() {
         ),
     ] {
         let error = parse(&with(&format!("[display]\n{fields}"))).unwrap_err();
-        assert!(matches!(error, Error::Field { .. }), "{error}");
+        assert!(matches!(error, ConfigError::Field { .. }), "{error}");
         let error = error.to_string();
         assert!(error.starts_with("/etc/pinhole/firmware.toml: "), "{error}");
         assert!(error.contains(expected), "{error}");

@@ -1,25 +1,27 @@
-//! The log of results: what is in a line, what is left after a power cut, how much space it takes.
+//! The log of results: its lines, recovery after a power cut, and its size limit.
 
 mod log_support;
 
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use log_support::{bytes, config, error, event, files, frames};
-use pinhole_firmware::log::{Error, Log, MAX_LINE, Record, Top, What, read};
-use pinhole_firmware::totals::Totals;
+use pinhole_firmware::counters::RunCounters;
+use pinhole_firmware::log::{
+    ClassScore, LogAppender, LogError, LogRecord, MAX_LINE, RecordKind, read,
+};
 
-/// Programs read these lines: names and forms of the fields stay.
+/// Other programs read these lines: names and types of the fields are a contract.
 #[test]
 fn a_record_is_a_line_of_json() {
-    let at = |what| Record {
+    let at = |kind| LogRecord {
         time: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
         seconds: 12.5,
-        what,
+        kind,
     };
     let head = r#"{"time":"2023-11-14T22:13:20.123Z","seconds":12.5,"kind":"#;
     let top = |probability, similarity| {
         let class = "red heart".into();
-        vec![Top {
+        vec![ClassScore {
             class,
             probability,
             similarity,
@@ -27,14 +29,14 @@ fn a_record_is_a_line_of_json() {
     };
     let records = [
         (
-            What::Start {
+            RecordKind::Start {
                 version: "0.1.0".into(),
                 bundle: "demo".into(),
             },
             r#""start","version":"0.1.0","bundle":"demo"}"#,
         ),
         (
-            What::Event {
+            RecordKind::Event {
                 from: None,
                 to: "red heart".into(),
                 top: top(0.5, 0.25),
@@ -46,13 +48,13 @@ fn a_record_is_a_line_of_json() {
             ),
         ),
         (
-            What::StillThere {
+            RecordKind::Heartbeat {
                 state: Some("unknown".into()),
-                totals: Box::new(Totals {
+                counters: Box::new(RunCounters {
                     frames: 3,
                     classified: 2,
                     dropped: 1,
-                    ..Totals::default()
+                    ..RunCounters::default()
                 }),
             },
             concat!(
@@ -64,36 +66,39 @@ fn a_record_is_a_line_of_json() {
             ),
         ),
         (
-            What::Error {
-                what: "camera".into(),
+            RecordKind::Error {
+                component: "camera".into(),
                 text: "no frame for 5.0 s".into(),
             },
             r#""error","what":"camera","text":"no frame for 5.0 s"}"#,
         ),
         (
-            What::Bundle {
+            RecordKind::Bundle {
                 name: "demo, 64 classes, f16".into(),
             },
             r#""bundle","name":"demo, 64 classes, f16"}"#,
         ),
     ];
-    for (what, tail) in records {
-        let record = at(what);
+    for (kind, tail) in records {
+        let record = at(kind);
         let line = serde_json::to_string(&record).unwrap();
         assert_eq!(line, format!("{head}{tail}"));
-        assert_eq!(serde_json::from_str::<Record>(&line).unwrap(), record);
+        assert_eq!(serde_json::from_str::<LogRecord>(&line).unwrap(), record);
     }
-    // A field of a later version; a number that JSON has no word for; clocks that are far off.
+    // A field of a later version; NaN, which JSON does not have; clocks that are far off.
     let later = format!("{head}\"end\",\"totals\":{{}},\"more\":[1]}}");
-    assert_eq!(serde_json::from_str::<Record>(&later).unwrap(), at(end()));
-    let odd = at(What::Event {
+    assert_eq!(
+        serde_json::from_str::<LogRecord>(&later).unwrap(),
+        at(end())
+    );
+    let odd = at(RecordKind::Event {
         from: None,
         to: "a".into(),
         top: top(f32::NAN, 0.0),
         frame: 0,
     });
-    let odd: Record = serde_json::from_str(&serde_json::to_string(&odd).unwrap()).unwrap();
-    assert!(matches!(&odd.what, What::Event { top, .. } if top[0].probability.is_nan()));
+    let odd: LogRecord = serde_json::from_str(&serde_json::to_string(&odd).unwrap()).unwrap();
+    assert!(matches!(&odd.kind, RecordKind::Event { top, .. } if top[0].probability.is_nan()));
     for (time, text) in [
         (UNIX_EPOCH - Duration::from_secs(9), "1970-01-01T00:00:00"),
         (
@@ -101,7 +106,7 @@ fn a_record_is_a_line_of_json() {
             "9999-12-31T23:59:59",
         ),
     ] {
-        let record = Record {
+        let record = LogRecord {
             time,
             ..odd.clone()
         };
@@ -110,21 +115,21 @@ fn a_record_is_a_line_of_json() {
     }
 }
 
-/// Whatever of the newest file a power cut has left, all records before are read, and the log goes on.
+/// Wherever a power cut truncated the newest file, all earlier records are read and the log can be continued.
 #[test]
-fn a_log_cut_off_anywhere_reads_back_and_goes_on() {
+fn a_log_truncated_anywhere_is_read_and_continued() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    let mut log = Log::open(&config(path, 1.0)).unwrap();
+    let mut log = LogAppender::open(&config(path, 1.0)).unwrap();
     for frame in 0..3 {
         let (to, top) = ("猫 \"1\"\n".into(), vec![]);
-        let event = What::Event {
+        let event = RecordKind::Event {
             from: None,
             to,
             top,
             frame,
         };
-        assert!(log.append(&Record::now(event, Instant::now())).unwrap());
+        assert!(log.append(&LogRecord::now(event, Instant::now())).unwrap());
     }
     drop(log);
     let file = files(path).remove(0);
@@ -134,17 +139,18 @@ fn a_log_cut_off_anywhere_reads_back_and_goes_on() {
         .map(|(at, _)| at + 1)
         .collect();
     assert_eq!(ends.len(), 3);
-    // Nothing behind the cut; what ext4 may leave; a torn line of something else.
+    // Nothing after the cut; zeros, as ext4 may leave; a torn line with other bytes.
     let tails: [&[u8]; 3] = [b"", &[0; 5000], b"\xFF\xFE{\"time\""];
     for at in 0..=whole.len() {
-        // Each disk access takes its time: of the tails that are something, some will do.
+        // Disk access is slow: try the non-empty tails only at some positions.
         let tails = &tails[..if at % 8 == 0 { 3 } else { 1 }];
         for tail in tails.iter().copied() {
             std::fs::write(&file, [&whole[..at], tail].concat()).unwrap();
-            // A record that lacks its line's end alone is whole.
-            let lacks_end = tail.is_empty() && ends.contains(&(at + 1));
-            let kept = ends.iter().filter(|end| **end <= at).count() as u64 + u64::from(lacks_end);
-            let torn = !lacks_end && !(tail.is_empty() && (at == 0 || ends.contains(&at)));
+            // A record that lacks only the newline is complete.
+            let lacks_newline = tail.is_empty() && ends.contains(&(at + 1));
+            let kept =
+                ends.iter().filter(|end| **end <= at).count() as u64 + u64::from(lacks_newline);
+            let torn = !lacks_newline && !(tail.is_empty() && (at == 0 || ends.contains(&at)));
             let before: Vec<u64> = (0..kept).collect();
             assert_eq!(
                 frames(path),
@@ -152,7 +158,7 @@ fn a_log_cut_off_anywhere_reads_back_and_goes_on() {
                 "{at} {tail:?}"
             );
 
-            let mut log = Log::open(&config(path, 1.0)).unwrap();
+            let mut log = LogAppender::open(&config(path, 1.0)).unwrap();
             assert_eq!(log.damaged(), u64::from(torn), "{at} {tail:?}");
             assert!(log.append(&event(99)).unwrap());
             drop(log);
@@ -163,7 +169,7 @@ fn a_log_cut_off_anywhere_reads_back_and_goes_on() {
     }
 }
 
-/// Damage in the midst of a file is counted and passed over.
+/// Damage in the middle of a file is counted and skipped.
 #[test]
 fn damaged_lines_are_counted() {
     let folder = tempfile::tempdir().unwrap();
@@ -182,18 +188,18 @@ fn damaged_lines_are_counted() {
     ];
     std::fs::write(path.join("results-000007.jsonl"), text.join("\n")).unwrap();
     assert_eq!(frames(path), (vec![0, 1, 2], 5));
-    let mut log = Log::open(&config(path, 10.0)).unwrap();
+    let mut log = LogAppender::open(&config(path, 10.0)).unwrap();
     assert_eq!(log.damaged(), 5);
     log.append(&event(3)).unwrap();
     assert_eq!(frames(path), (vec![0, 1, 2, 3], 5));
 }
 
 #[test]
-fn the_space_is_held_and_the_newest_records_are_kept() {
+fn the_log_keeps_the_newest_records_within_its_size_limit() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("new/log");
     let limit = 100_000;
-    let mut log = Log::open(&config(&path, 0.1)).unwrap();
+    let mut log = LogAppender::open(&config(&path, 0.1)).unwrap();
     let long = error("x".repeat(50_000));
     for frame in 0..3000 {
         log.append(&event(frame)).unwrap();
@@ -203,10 +209,10 @@ fn the_space_is_held_and_the_newest_records_are_kept() {
         let used = bytes(&path);
         assert!(used <= limit, "frame {frame}: {used} bytes");
     }
-    // Opened anew it goes on in the same file, within the same space.
+    // After reopening, the same file is continued within the same limit.
     drop(log);
     let before = files(&path);
-    let mut log = Log::open(&config(&path, 0.1)).unwrap();
+    let mut log = LogAppender::open(&config(&path, 0.1)).unwrap();
     log.append(&event(3000)).unwrap();
     assert_eq!(files(&path), before);
     let used = bytes(&path);
@@ -216,37 +222,36 @@ fn the_space_is_held_and_the_newest_records_are_kept() {
     let first = kept[0];
     assert_eq!(kept, (first..=3000).collect::<Vec<_>>());
 
-    // With less space than there was, the oldest go at once; whatever else is in the folder stays.
+    // With a smaller limit, the oldest files are deleted at once. Other files stay.
     drop(log);
     std::fs::write(path.join("notes.jsonl"), [b'x'; 1000]).unwrap();
     for _ in 0..3 {
         let name = format!("results-9000{:02}.jsonl", files(&path).len());
         std::fs::write(path.join(name), [b'\n'; 60_000]).unwrap();
     }
-    drop(Log::open(&config(&path, 0.1)).unwrap());
+    drop(LogAppender::open(&config(&path, 0.1)).unwrap());
     assert!(bytes(&path) <= limit + 1000, "{}", bytes(&path));
     assert!(path.join("notes.jsonl").exists());
 }
 
-/// Longer than a reader takes, a record would be damage.
+/// The reader would count it as damaged.
 #[test]
 fn a_record_that_is_too_long_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let mut log = Log::open(&config(folder.path(), 1.0)).unwrap();
+    let mut log = LogAppender::open(&config(folder.path(), 1.0)).unwrap();
     let empty = serde_json::to_string(&error(String::new())).unwrap().len() + 1;
     assert!(log.append(&error("x".repeat(MAX_LINE - empty))).unwrap());
     let refused = log.append(&error("x".repeat(MAX_LINE - empty + 1)));
-    assert!(matches!(refused, Err(Error::TooLong { bytes }) if bytes == MAX_LINE + 1));
+    assert!(matches!(refused, Err(LogError::TooLong { bytes }) if bytes == MAX_LINE + 1));
     assert!(log.append(&event(1)).unwrap());
     assert_eq!((log.written(), log.lost(), log.is_failing()), (2, 1, false));
     let mut reader = read(folder.path()).unwrap();
     assert_eq!((reader.by_ref().count(), reader.damaged()), (2, 0));
 }
 
-/// Things in the folder that carry a name of the log's: a folder, a pipe that nobody writes, a link, a number that
-/// leaves none after it.
+/// Entries named like log files: a folder, a pipe without a writer, a symbolic link, the largest number.
 #[test]
-fn strange_names_in_the_folder_do_no_harm() {
+fn entries_that_are_not_log_files_are_ignored() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     std::fs::create_dir(path.join("results-000003.jsonl")).unwrap();
@@ -256,31 +261,31 @@ fn strange_names_in_the_folder_do_no_harm() {
     std::os::unix::fs::symlink("/dev/zero", path.join("results-000005.jsonl")).unwrap();
     std::fs::write(path.join(format!("results-{}.jsonl", u64::MAX)), "x").unwrap();
     std::fs::write(path.join("results-1.jsonl"), "x").unwrap();
-    let mut log = Log::open(&config(path, 1.0)).unwrap();
+    let mut log = LogAppender::open(&config(path, 1.0)).unwrap();
     log.append(&event(5)).unwrap();
     assert!(path.join("results-000006.jsonl").is_file());
     assert_eq!(frames(path), (vec![5], 0));
 }
 
 #[test]
-fn two_processes_do_not_write_one_log() {
+fn a_log_is_locked_for_one_writer() {
     let folder = tempfile::tempdir().unwrap();
-    let first = Log::open(&config(folder.path(), 1.0)).unwrap();
-    let second = Log::open(&config(folder.path(), 1.0));
-    assert!(matches!(second, Err(Error::InUse { .. })));
+    let first = LogAppender::open(&config(folder.path(), 1.0)).unwrap();
+    let second = LogAppender::open(&config(folder.path(), 1.0));
+    assert!(matches!(second, Err(LogError::InUse { .. })));
     drop(first);
-    Log::open(&config(folder.path(), 1.0)).unwrap();
+    LogAppender::open(&config(folder.path(), 1.0)).unwrap();
 }
 
-fn end() -> What {
-    What::End {
-        totals: Box::default(),
+fn end() -> RecordKind {
+    RecordKind::End {
+        counters: Box::default(),
     }
 }
 
 #[test]
-fn the_time_of_a_record_is_since_the_start() {
+fn seconds_of_a_record_count_from_the_start() {
     let start = Instant::now() - Duration::from_millis(1500);
-    let record = Record::now(end(), start);
+    let record = LogRecord::now(end(), start);
     assert!((1.5..10.0).contains(&record.seconds), "{}", record.seconds);
 }

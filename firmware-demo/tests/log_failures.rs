@@ -1,4 +1,4 @@
-//! The log when things go wrong: kills, full disks, folders that are no folders, hostile files, slow disks.
+//! The log under failures: kills, full disks, a file in the place of the folder, hostile files, slow disks.
 
 mod log_support;
 
@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use log_support::{bytes, config, error, event, event_of, files, frames};
-use pinhole_firmware::log::{Log, LogStatus, LogWriter, What};
+use log_support::{bytes, config, error, event, event_kind, files, frames};
+use pinhole_firmware::log::{LogAppender, LogStatus, LogWriter, RecordKind};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const FOLDER: &str = "PINHOLE_TEST_LOG";
 
-/// This program again, to run one of its ignored tests.
-fn again(test: &str, folder: &Path) -> Command {
+/// This program with one of its ignored tests.
+fn child(test: &str, folder: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args(["--exact", test, "--ignored", "--nocapture"])
@@ -28,15 +28,15 @@ fn folder_of_parent() -> PathBuf {
     std::env::var_os(FOLDER).expect("started by a test").into()
 }
 
-/// Killed in the midst of writing, 50 times: every event that was synced reads back, and the log goes on.
+/// Killed 50 times while writing: every synced event is read, and the log is continued.
 #[test]
-fn no_acknowledged_record_is_lost_by_a_kill() {
+fn no_synced_record_is_lost_by_a_kill() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     let mut next = 0;
     let mut random = 1u64;
     for round in 0..50 {
-        let mut child = again("writes_until_it_is_killed", path)
+        let mut child = child("writes_until_it_is_killed", path)
             .env("PINHOLE_TEST_NEXT", next.to_string())
             .stdout(Stdio::piped())
             .spawn()
@@ -45,11 +45,11 @@ fn no_acknowledged_record_is_lost_by_a_kill() {
         random = random.wrapping_mul(6364136223846793005).wrapping_add(1);
         let alive = Duration::from_micros(random >> 48);
         let reader = std::thread::spawn(move || {
-            let acknowledged =
+            let synced =
                 |line: String| -> Option<u64> { line.rsplit_once("synced ")?.1.parse().ok() };
-            lines.map_while(Result::ok).filter_map(acknowledged).last()
+            lines.map_while(Result::ok).filter_map(synced).last()
         });
-        // From its first record on, up to 65 ms.
+        // Kill it up to 65 ms after its first record.
         let until = Instant::now() + Duration::from_secs(20);
         while frames(path).0.last().is_none_or(|last| *last < next) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(1));
@@ -57,16 +57,16 @@ fn no_acknowledged_record_is_lost_by_a_kill() {
         std::thread::sleep(alive);
         child.kill().unwrap();
         child.wait().unwrap();
-        let acknowledged = reader.join().unwrap();
+        let synced = reader.join().unwrap();
 
         let (kept, damaged) = frames(path);
         assert!(damaged <= 1, "round {round}: {damaged} damaged lines");
         let last = *kept.last().unwrap();
         assert_eq!(kept, (0..=last).collect::<Vec<_>>(), "round {round}");
         assert!(last >= next, "round {round}: nothing was written");
-        assert!(acknowledged.is_none_or(|n| n <= last), "round {round}");
+        assert!(synced.is_none_or(|n| n <= last), "round {round}");
         next = last + 1;
-        // What a power cut leaves behind synced records.
+        // What a power cut may leave after the synced records.
         let torn: &[u8] = [&b""[..], b"{\"time\":\"2", &[0; 100]][round % 3];
         let newest = files(path).pop().unwrap();
         let mut newest = std::fs::File::options().append(true).open(newest).unwrap();
@@ -79,23 +79,24 @@ fn no_acknowledged_record_is_lost_by_a_kill() {
 #[ignore = "started by the test above"]
 fn writes_until_it_is_killed() {
     let next = std::env::var("PINHOLE_TEST_NEXT").unwrap();
-    let mut log = Log::open(&config(&folder_of_parent(), 100.0)).unwrap();
+    let mut log = LogAppender::open(&config(&folder_of_parent(), 100.0)).unwrap();
     for frame in next.parse().unwrap().. {
         assert!(log.append(&event(frame)).unwrap());
         println!("synced {frame}");
     }
 }
 
-/// A disk that takes half a record: told once, counted, and gone on with when there is room again.
+/// A disk that takes half a record: the error is returned once, lost records are counted, and the log continues when
+/// there is space again.
 #[test]
-fn a_full_disk_is_told_once_and_survived() {
+fn a_full_disk_is_reported_once_and_survived() {
     let folder = tempfile::tempdir().unwrap();
-    let ran = again("fills_its_disk", folder.path()).output().unwrap();
+    let ran = child("fills_its_disk", folder.path()).output().unwrap();
     assert!(ran.status.success(), "{ran:?}");
     assert_eq!(frames(folder.path()), (vec![0, 1, 2, 6, 7], 0));
 }
 
-/// A process of its own, as its files may not grow: that limit cuts a write in two as a full disk does.
+/// A separate process, because of its file size limit, which splits a write as a full disk does.
 #[test]
 #[ignore = "started by the test above"]
 fn fills_its_disk() {
@@ -106,19 +107,19 @@ fn fills_its_disk() {
         let maximum = getrlimit(Resource::Fsize).maximum;
         setrlimit(Resource::Fsize, Rlimit { current, maximum }).unwrap();
     };
-    let mut log = Log::open(&config(&folder, 1.0)).unwrap();
+    let mut log = LogAppender::open(&config(&folder, 1.0)).unwrap();
     for frame in 0..3 {
         assert!(log.append(&event(frame)).unwrap());
     }
     let before = bytes(&folder);
     limit(Some(before + 20));
-    let told = log.append(&event(3)).unwrap_err().to_string();
+    let error_text = log.append(&event(3)).unwrap_err().to_string();
     assert!(
-        told.contains("results-000001.jsonl: cannot write: File too large"),
-        "{told}"
+        error_text.contains("results-000001.jsonl: cannot write: File too large"),
+        "{error_text}"
     );
     assert_eq!(bytes(&folder), before + 20);
-    // Not tried again at once; tried again, it is no news.
+    // Not retried at once. The same error after a retry is not returned again.
     assert!(!log.append(&event(4)).unwrap());
     std::thread::sleep(Duration::from_millis(1100));
     assert!(!log.append(&event(5)).unwrap());
@@ -131,7 +132,7 @@ fn fills_its_disk() {
     assert_eq!(log.damaged(), 0);
 }
 
-/// Waits until the status is as it should be, which it must be within 10 s.
+/// Waits until the status fits, for at most 10 s.
 #[track_caller]
 fn wait(writer: &LogWriter, fits: impl Fn(&LogStatus) -> bool) -> LogStatus {
     let until = Instant::now() + Duration::from_secs(10);
@@ -145,43 +146,49 @@ fn wait(writer: &LogWriter, fits: impl Fn(&LogStatus) -> bool) -> LogStatus {
     }
 }
 
-/// A log that cannot be opened does not keep the program from starting, and is opened once it can be.
+/// A log that cannot be opened does not prevent the start, and is opened later.
 #[test]
-fn a_folder_that_is_a_file_is_told_and_tried_again() {
+fn a_file_in_the_place_of_the_folder_is_reported_and_retried() {
     let parent = tempfile::tempdir().unwrap();
     let path = parent.path().join("log");
     std::fs::write(&path, "in the way").unwrap();
     let writer = LogWriter::start(&config(&path, 1.0), Instant::now()).unwrap();
     let status = wait(&writer, |status| status.failing);
-    let told = status.last_error.unwrap();
-    assert!(told.contains("log: cannot make the folder: "), "{told}");
-    writer.write(event_of(0));
+    let error_text = status.last_error.unwrap();
+    assert!(
+        error_text.contains("log: cannot create the folder: "),
+        "{error_text}"
+    );
+    writer.write(event_kind(0));
     wait(&writer, |status| status.lost == 1);
     std::fs::remove_file(&path).unwrap();
     std::thread::sleep(Duration::from_millis(1100));
-    writer.write(event_of(1));
+    writer.write(event_kind(1));
     let status = wait(&writer, |status| status.written == 1 && !status.failing);
-    assert_eq!((status.lost, status.last_error), (1, Some(told)));
+    assert_eq!((status.lost, status.last_error), (1, Some(error_text)));
     drop(writer);
     assert_eq!(frames(&path), (vec![1], 0));
 }
 
-/// A log that is deleted while it is written must not be written to in vain.
+/// Records must not be written to a deleted file.
 #[test]
-fn a_deleted_log_is_made_again() {
+fn a_deleted_log_is_created_again() {
     let parent = tempfile::tempdir().unwrap();
     let path = parent.path().join("log");
-    let mut log = Log::open(&config(&path, 1.0)).unwrap();
+    let mut log = LogAppender::open(&config(&path, 1.0)).unwrap();
     log.append(&event(0)).unwrap();
     std::fs::remove_dir_all(&path).unwrap();
-    let told = log.append(&event(1)).unwrap_err().to_string();
-    assert!(told.contains("deleted while it was written"), "{told}");
+    let error_text = log.append(&event(1)).unwrap_err().to_string();
+    assert!(
+        error_text.contains("deleted while it was open"),
+        "{error_text}"
+    );
     std::thread::sleep(Duration::from_millis(1100));
     assert!(log.append(&event(2)).unwrap());
     assert_eq!(frames(&path), (vec![2], 0));
 }
 
-/// A burst faster than any disk: no call waits, and every record is either in the log or counted as lost.
+/// A burst that no disk can keep up with: no call waits, and every record is either in the log or counted as lost.
 #[test]
 fn the_writer_never_waits_and_counts_what_it_loses() {
     let folder = tempfile::tempdir().unwrap();
@@ -189,8 +196,8 @@ fn the_writer_never_waits_and_counts_what_it_loses() {
     let text = "x".repeat(30_000);
     let start = Instant::now();
     for _ in 0..5000 {
-        let (what, text) = ("camera".into(), text.clone());
-        writer.write(What::Error { what, text });
+        let (component, text) = ("camera".into(), text.clone());
+        writer.write(RecordKind::Error { component, text });
     }
     let took = start.elapsed();
     let status = writer.stop();
@@ -203,14 +210,14 @@ fn the_writer_never_waits_and_counts_what_it_loses() {
     assert_eq!(reader.damaged(), 0);
 }
 
-/// What a writer was given is in the log once it has stopped; what a power cut has left is told by its status.
+/// The status also counts the line that a power cut damaged.
 #[test]
-fn a_writer_that_stops_has_written_everything() {
+fn a_stopped_writer_has_written_every_record() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("results-000001.jsonl"), "torn").unwrap();
     let writer = LogWriter::start(&config(folder.path(), 1.0), Instant::now()).unwrap();
     for frame in 0..100 {
-        writer.write(event_of(frame));
+        writer.write(event_kind(frame));
     }
     let status = writer.stop();
     let expected = LogStatus {
@@ -228,7 +235,7 @@ fn peak_kib() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// 100 MB without an end of a line, and 100 MB of ends.
+/// 100 MB of zeros, and an unterminated line of 100 MB.
 #[test]
 fn hostile_files_are_read_in_bounded_memory() {
     let folder = tempfile::tempdir().unwrap();
@@ -238,10 +245,10 @@ fn hostile_files_are_read_in_bounded_memory() {
     let line = serde_json::to_string(&event(1)).unwrap();
     let after = format!("\n{line}\n{{\"time\":\"{}", "x".repeat(100 << 20));
     std::fs::write(path.join("results-000002.jsonl"), after).unwrap();
-    let ran = again("reads_hostile_files", path).output().unwrap();
-    let told = String::from_utf8_lossy(&ran.stdout);
-    assert!(ran.status.success(), "{told}");
-    // Left as it was, not cut off: it is none of ours.
+    let ran = child("reads_hostile_files", path).output().unwrap();
+    let output = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success(), "{output}");
+    // Left as it was: a file of this size is not from this program.
     assert!(files(path)[1].metadata().unwrap().len() > 100 << 20);
 }
 
@@ -252,7 +259,7 @@ fn reads_hostile_files() {
     let before = peak_kib();
     assert_eq!(frames(&path), (vec![1], 3));
     let start = Instant::now();
-    let mut log = Log::open(&config(&path, 1000.0)).unwrap();
+    let mut log = LogAppender::open(&config(&path, 1000.0)).unwrap();
     assert!(start.elapsed() < Duration::from_secs(1), "{start:?}");
     assert!(log.append(&event(2)).unwrap());
     assert!(log.append(&error("y".into())).unwrap());

@@ -1,5 +1,5 @@
-//! Events to a broker that is played by the test: what is sent, and what becomes of events when the broker is away,
-//! silent, full of errors or gone in the midst of it.
+//! Publishing to a fake broker: what is sent, and what happens to events when the broker is unreachable, silent, faulty or
+//! disconnects.
 #![cfg(feature = "mqtt")]
 
 mod mqtt_support;
@@ -9,11 +9,11 @@ use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use mqtt_support::wait;
-use pinhole_firmware::config;
-use pinhole_firmware::mqtt::{Counters, Publisher};
+use pinhole_firmware::config::MqttConfig;
+use pinhole_firmware::mqtt::{PublishCounters, Publisher};
 
-fn config(port: u16, keep: usize) -> config::Mqtt {
-    config::Mqtt {
+fn config(port: u16, keep: usize) -> MqttConfig {
+    MqttConfig {
         host: "127.0.0.1".into(),
         port,
         topic: "house/door".into(),
@@ -54,7 +54,7 @@ impl Broker {
         let stream = loop {
             match listener.accept() {
                 Ok((stream, _)) => break stream,
-                Err(e) => assert!(Instant::now() < until, "nobody connects: {e}"),
+                Err(e) => assert!(Instant::now() < until, "no connection: {e}"),
             }
             std::thread::sleep(Duration::from_millis(5));
         };
@@ -167,18 +167,18 @@ impl Broker {
     }
 }
 
-fn numbers(c: &Counters) -> [u64; 4] {
+fn numbers(c: &PublishCounters) -> [u64; 4] {
     [c.queued, c.sent, c.lost, c.waiting]
 }
 
-/// Programs read these topics and payloads: they stay.
+/// Other programs read these topics and payloads: they are a contract.
 #[test]
-fn what_a_broker_is_told() {
+fn topics_and_payloads() {
     let (listener, port) = listen();
     let folder = tempfile::tempdir().unwrap();
     let password = folder.path().join("password");
     std::fs::write(&password, "s3cret word\n").unwrap();
-    let config = config::Mqtt {
+    let config = MqttConfig {
         client_id: Some("door-7".into()),
         user: Some("camera".into()),
         password_file: Some(password),
@@ -208,7 +208,7 @@ fn what_a_broker_is_told() {
     broker.acknowledge(id);
     let c = wait(&publisher, 20, |c| c.sent == 1);
     assert_eq!((c.connected, c.last_error), (true, None));
-    // The end is told by the appliance itself.
+    // The appliance itself publishes `offline`.
     let stop = std::thread::spawn(|| publisher.stop());
     assert_eq!(broker.status(), "offline");
     assert_eq!(broker.read(), Packet::Disconnect);
@@ -216,9 +216,9 @@ fn what_a_broker_is_told() {
     assert_eq!((numbers(&c), c.connected), ([1, 1, 0, 0], false));
 }
 
-/// Events that a connection took down with it are sent again, in order, before those after them.
+/// In order, before newer events.
 #[test]
-fn what_was_not_acknowledged_is_sent_again() {
+fn events_that_were_not_acknowledged_are_sent_again() {
     let (listener, port) = listen();
     let publisher = Publisher::start(&config(port, 1000)).unwrap();
     for n in 0..100 {
@@ -226,7 +226,7 @@ fn what_was_not_acknowledged_is_sent_again() {
     }
     let mut broker = Broker::welcome(&listener);
     assert_eq!(broker.take(3), [0, 1, 2]);
-    // Out of turn, and the last that this connection acknowledges.
+    // Acknowledged out of order, and the last on this connection.
     let (_, _) = broker.event();
     let (four, id) = broker.event();
     assert_eq!(four, "4");
@@ -235,8 +235,11 @@ fn what_was_not_acknowledged_is_sent_again() {
     drop(broker);
     let c = wait(&publisher, 20, |c| !c.connected);
     assert_eq!(numbers(&c), [100, 4, 0, 96]);
-    let told = c.last_error.unwrap();
-    assert!(told.contains(&format!("127.0.0.1:{port}: ")), "{told}");
+    let error_text = c.last_error.unwrap();
+    assert!(
+        error_text.contains(&format!("127.0.0.1:{port}: ")),
+        "{error_text}"
+    );
     let mut broker = Broker::welcome(&listener);
     let rest = broker.take(96);
     assert_eq!(rest[0], 3);
@@ -245,9 +248,9 @@ fn what_was_not_acknowledged_is_sent_again() {
     assert_eq!(numbers(&c), [100, 100, 0, 0]);
 }
 
-/// A broker that is away: the last events are kept, and are sent once it is there.
+/// The newest events are kept, and sent after the reconnection.
 #[test]
-fn while_the_broker_is_away_the_oldest_events_are_lost() {
+fn without_a_broker_the_oldest_events_are_dropped() {
     let (listener, port) = listen();
     drop(listener);
     let publisher = Publisher::start(&config(port, 20)).unwrap();
@@ -256,8 +259,8 @@ fn while_the_broker_is_away_the_oldest_events_are_lost() {
     }
     let c = wait(&publisher, 20, |c| c.last_error.is_some());
     assert_eq!(numbers(&c), [50, 0, 30, 20]);
-    let told = c.last_error.unwrap();
-    assert!(told.contains("Connection refused"), "{told}");
+    let error_text = c.last_error.unwrap();
+    assert!(error_text.contains("Connection refused"), "{error_text}");
     let start = Instant::now();
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
     let mut broker = Broker::welcome(&listener);
@@ -267,9 +270,9 @@ fn while_the_broker_is_away_the_oldest_events_are_lost() {
     assert_eq!(numbers(&c), [50, 20, 30, 0]);
 }
 
-/// A broker that takes the connection and is silent: no call waits for it, and the end comes in time.
+/// The broker accepts the connection and is silent.
 #[test]
-fn a_broker_that_hangs_holds_nobody_up() {
+fn no_call_waits_for_a_broker_that_hangs() {
     let (listener, port) = listen();
     let publisher = Publisher::start(&config(port, 10)).unwrap();
     let silent = listener.accept().unwrap();
@@ -279,7 +282,7 @@ fn a_broker_that_hangs_holds_nobody_up() {
     }
     assert!(start.elapsed() < Duration::from_millis(500), "{start:?}");
     let c = wait(&publisher, 20, |c| c.last_error.is_some());
-    assert!(c.last_error.unwrap().contains("no answer in time"));
+    assert!(c.last_error.unwrap().contains("no response in time"));
     drop(silent);
     let start = Instant::now();
     let c = publisher.stop();
@@ -288,9 +291,9 @@ fn a_broker_that_hangs_holds_nobody_up() {
     assert_eq!(numbers(&c), [1000, 0, 990, 10]);
 }
 
-/// A broker that takes events and acknowledges none: `offline` is sent in time nonetheless.
+/// The broker receives events and acknowledges none. `offline` is still sent in time.
 #[test]
-fn the_end_does_not_wait_for_ever() {
+fn stopping_does_not_wait_for_ever() {
     let (listener, port) = listen();
     let publisher = Publisher::start(&config(port, 10)).unwrap();
     publisher.publish(&0);
@@ -305,9 +308,8 @@ fn the_end_does_not_wait_for_ever() {
     assert_eq!(numbers(&stop.join().unwrap()), [1, 0, 0, 1]);
 }
 
-/// Without anything to send, the end is at once, connected or not.
 #[test]
-fn the_end_is_at_once_without_a_broker() {
+fn stopping_with_an_empty_queue_is_immediate() {
     let (listener, port) = listen();
     drop(listener);
     let publisher = Publisher::start(&config(port, 10)).unwrap();
@@ -317,9 +319,9 @@ fn the_end_is_at_once_without_a_broker() {
     assert!(start.elapsed() < Duration::from_millis(500), "{start:?}");
 }
 
-/// The end may come while the broker is away for a moment.
+/// The broker may be unreachable only for a moment.
 #[test]
-fn the_end_tries_once_more() {
+fn stopping_reconnects_to_send_the_queue() {
     let (listener, port) = listen();
     drop(listener);
     let publisher = Publisher::start(&config(port, 10)).unwrap();
@@ -333,9 +335,9 @@ fn the_end_tries_once_more() {
     assert_eq!(numbers(&stop.join().unwrap()), [1, 1, 0, 0]);
 }
 
-/// A broker that refuses is told in words and asked again; so is one that is none.
+/// So is a server that is not an MQTT broker.
 #[test]
-fn a_broker_that_refuses_is_told_and_tried_again() {
+fn a_broker_that_refuses_is_reported_and_retried() {
     for (code, part) in [
         (1, "MQTT 3.1.1"),
         (2, "mqtt.client_id"),
@@ -347,24 +349,29 @@ fn a_broker_that_refuses_is_told_and_tried_again() {
         publisher.publish(&1);
         let (mut broker, _) = Broker::accept(&listener);
         broker.connack(code);
-        let told = wait(&publisher, 20, |c| c.last_error.is_some())
+        let error_text = wait(&publisher, 20, |c| c.last_error.is_some())
             .last_error
             .unwrap();
-        assert!(told.contains(part), "{told}");
+        assert!(error_text.contains(part), "{error_text}");
         let (mut broker, _) = Broker::accept(&listener);
         broker.0.write_all(&[0xFF; 5]).unwrap();
-        let told = wait(&publisher, 20, |c| c.last_error.as_ref() != Some(&told));
-        let told = told.last_error.unwrap();
-        assert!(told.contains("no MQTT broker"), "{told}");
+        let error_text = wait(&publisher, 20, |c| {
+            c.last_error.as_ref() != Some(&error_text)
+        });
+        let error_text = error_text.last_error.unwrap();
+        assert!(
+            error_text.contains("expected an MQTT broker"),
+            "{error_text}"
+        );
         let mut broker = Broker::welcome(&listener);
         assert_eq!(broker.take(1), [1]);
         wait(&publisher, 20, |c| c.sent == 1);
     }
 }
 
-/// Damage in the midst of a connection, and acknowledgements of what was never sent.
+/// Invalid packets, and acknowledgements of messages that were never sent.
 #[test]
-fn a_broker_that_talks_nonsense_is_survived() {
+fn invalid_packets_are_survived() {
     for nonsense in [
         &b"\xFF\xFF\xFF\xFF\xFF"[..],
         &[0x40, 2, 0xFF, 0xFF],
@@ -382,30 +389,30 @@ fn a_broker_that_talks_nonsense_is_survived() {
     }
 }
 
-/// Names that cannot be, so that nobody is asked for them.
+/// The name is invalid, so that no name server is asked.
 #[test]
-fn a_name_that_does_not_resolve_is_told() {
+fn a_host_name_that_does_not_resolve_is_reported() {
     let host = "x".repeat(64);
-    let config = config::Mqtt {
+    let config = MqttConfig {
         host: host.clone(),
         ..config(1883, 10)
     };
     let publisher = Publisher::start(&config).unwrap();
     let c = wait(&publisher, 20, |c| c.last_error.is_some());
-    let told = c.last_error.unwrap();
+    let error_text = c.last_error.unwrap();
     assert!(
-        told.starts_with(&format!("{host}:1883: failed to lookup")),
-        "{told}"
+        error_text.starts_with(&format!("{host}:1883: failed to lookup")),
+        "{error_text}"
     );
 }
 
 #[test]
-fn an_address_of_version_6_is_reached() {
+fn an_ipv6_address_works() {
     let Ok(listener) = TcpListener::bind("[::1]:0") else {
         eprintln!("SKIPPED: this machine has no IPv6");
         return;
     };
-    let config = config::Mqtt {
+    let config = MqttConfig {
         host: "::1".into(),
         ..config(listener.local_addr().unwrap().port(), 10)
     };
@@ -415,11 +422,11 @@ fn an_address_of_version_6_is_reached() {
 }
 
 #[test]
-fn a_password_that_cannot_be_had_is_an_error_that_names_the_field() {
+fn an_unusable_password_file_is_an_error_that_names_the_field() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("password");
     let error = |user: Option<&str>| {
-        let config = config::Mqtt {
+        let config = MqttConfig {
             user: user.map(Into::into),
             password_file: Some(path.clone()),
             ..config(1, 1)
@@ -429,12 +436,12 @@ fn a_password_that_cannot_be_had_is_an_error_that_names_the_field() {
             Err(e) => e.to_string(),
         }
     };
-    let told = error(Some("camera"));
+    let error_text = error(Some("camera"));
     let start = format!(
         "mqtt.password_file: {}: cannot read: No such file",
         path.display()
     );
-    assert!(told.starts_with(&start), "{told}");
+    assert!(error_text.starts_with(&start), "{error_text}");
     for (bytes, part) in [
         (&b""[..], "expected one line"),
         (b"\r\n", "expected one line"),
@@ -443,12 +450,12 @@ fn a_password_that_cannot_be_had_is_an_error_that_names_the_field() {
         (&[b'x'; 70_000], "expected one line"),
     ] {
         std::fs::write(&path, bytes).unwrap();
-        let told = error(Some("camera"));
-        assert!(told.contains(part), "{told}");
+        let error_text = error(Some("camera"));
+        assert!(error_text.contains(part), "{error_text}");
     }
     std::fs::write(&path, "right").unwrap();
     assert!(error(None).starts_with("mqtt.user: "));
     std::fs::remove_file(&path).unwrap();
     std::fs::create_dir(&path).unwrap();
-    assert!(error(Some("camera")).contains("expected a file"));
+    assert!(error(Some("camera")).contains("expected a regular file"));
 }

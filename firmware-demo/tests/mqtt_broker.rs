@@ -1,7 +1,7 @@
-//! Events to a real broker, mosquitto: through its restart, and what it says when the appliance vanishes.
+//! Publishing to a real broker, mosquitto: its restart, passwords, and the last will.
 //!
-//! Without mosquitto these tests are skipped, and say so. `PINHOLE_MOSQUITTO=required` makes that a failure, and
-//! keeps the broker away for a minute where it is away for seconds else: `tests/firmware/run` does.
+//! Without mosquitto these tests are skipped with a message. With `PINHOLE_MOSQUITTO=required`, as in
+//! `tests/firmware/run`, they fail instead, and the broker stays stopped for a minute instead of seconds.
 #![cfg(feature = "mqtt")]
 
 mod mqtt_support;
@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use mqtt_support::wait;
-use pinhole_firmware::config;
+use pinhole_firmware::config::MqttConfig;
 use pinhole_firmware::mqtt::Publisher;
 use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
 
@@ -24,7 +24,7 @@ fn required() -> bool {
     std::env::var("PINHOLE_MOSQUITTO").is_ok_and(|value| value == "required")
 }
 
-/// A mosquitto on a port of its own, with what it keeps in a temporary folder.
+/// mosquitto on its own port, with its files in a temporary folder.
 struct Mosquitto {
     folder: tempfile::TempDir,
     port: u16,
@@ -32,14 +32,14 @@ struct Mosquitto {
 }
 
 impl Mosquitto {
-    /// For everybody, or for one user with a password. `None` where there is no mosquitto.
+    /// For anonymous users, or one user with a password. `None` if mosquitto is not installed.
     fn start(user: Option<[&str; 2]>) -> Option<Self> {
         if let Err(e) = Command::new(program("mosquitto")).arg("-h").output() {
             assert!(!required(), "mosquitto: {e}");
-            // Not by `eprintln`, which is kept from view where a test passes.
+            // Not by `eprintln`: the test harness hides its output when a test passes.
             let _ = writeln!(
                 std::io::stderr(),
-                "\nSKIPPED: there is no mosquitto (Debian: apt-get install mosquitto)"
+                "\nSKIPPED: mosquitto is not installed (Debian: apt-get install mosquitto)"
             );
             return None;
         }
@@ -48,7 +48,7 @@ impl Mosquitto {
         let port = free.local_addr().unwrap().port();
         drop(free);
         let path = folder.path().display();
-        // Sessions outlive a restart, so that a subscriber that is late misses nothing.
+        // Sessions survive a restart, so that a subscriber that reconnects late misses nothing.
         let mut config = format!(
             "listener {port} 127.0.0.1\npersistence true\npersistence_location {path}/\nuser root\n"
         );
@@ -72,12 +72,12 @@ impl Mosquitto {
             port,
             process: None,
         };
-        broker.again();
+        broker.launch();
         Some(broker)
     }
 
-    /// Starts it where it is stopped.
-    fn again(&mut self) {
+    /// Starts the stopped broker.
+    fn launch(&mut self) {
         let log = self.folder.path().join("log");
         let process = Command::new(program("mosquitto"))
             .arg("-c")
@@ -89,8 +89,8 @@ impl Mosquitto {
         self.process = Some(process);
         let until = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            let told = std::fs::read_to_string(&log).unwrap();
-            assert!(Instant::now() < until, "it does not listen: {told}");
+            let log = std::fs::read_to_string(&log).unwrap();
+            assert!(Instant::now() < until, "mosquitto does not listen: {log}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -98,15 +98,15 @@ impl Mosquitto {
     fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
             let id = process.id().to_string();
-            // Not SIGKILL: it writes down its sessions.
-            let told = Command::new("kill").arg(id).status();
-            assert!(told.unwrap().success());
+            // SIGTERM, so that it saves its sessions.
+            let status = Command::new("kill").arg(id).status();
+            assert!(status.unwrap().success());
             process.wait().unwrap();
         }
     }
 
-    fn config(&self, keep: usize) -> config::Mqtt {
-        config::Mqtt {
+    fn config(&self, keep: usize) -> MqttConfig {
+        MqttConfig {
             host: "127.0.0.1".into(),
             port: self.port,
             topic: TOPIC.into(),
@@ -117,7 +117,7 @@ impl Mosquitto {
         }
     }
 
-    /// All that comes under the topic from now on: topic, payload, whether it was retained.
+    /// Receives all messages under the topic: topic, payload, whether it was retained.
     fn subscribe(&self, id: &str) -> Receiver<(String, String, bool)> {
         let mut options = MqttOptions::new(id, "127.0.0.1", self.port);
         options.set_clean_session(false);
@@ -128,7 +128,7 @@ impl Mosquitto {
         let (sender, receiver) = channel();
         let (subscribed, ready) = channel();
         std::thread::spawn(move || {
-            // As long as the connection is used, requests can come.
+            // The connection ends when the client is dropped.
             let _client = client;
             for event in connection.iter() {
                 let gone = match event {
@@ -165,7 +165,7 @@ impl Drop for Mosquitto {
     }
 }
 
-/// Debian has it where only root looks.
+/// Debian installs it in a folder that is only in the PATH of root.
 fn program(name: &str) -> String {
     let path = format!("/usr/sbin/{name}");
     match Path::new(&path).exists() {
@@ -179,7 +179,7 @@ fn next(subscriber: &Receiver<(String, String, bool)>) -> (String, String, bool)
     subscriber.recv_timeout(Duration::from_secs(20)).unwrap()
 }
 
-/// The next events' payloads.
+/// The payloads of the next events.
 #[track_caller]
 fn take(subscriber: &Receiver<(String, String, bool)>, count: u32) -> Vec<u32> {
     let number = |_| loop {
@@ -195,10 +195,9 @@ fn status(text: &str, retained: bool) -> (String, String, bool) {
     (format!("{TOPIC}/status"), text.into(), retained)
 }
 
-/// The broker goes and comes back: of the events meanwhile exactly the last `keep` arrive, in order, and the others
-/// are counted as lost.
+/// Of the events while the broker was stopped, exactly the last `keep` arrive, in order; the others are counted as lost.
 #[test]
-fn a_broker_that_comes_back_gets_the_last_events() {
+fn a_restarted_broker_receives_the_newest_events() {
     let Some(mut broker) = Mosquitto::start(None) else {
         return;
     };
@@ -227,11 +226,11 @@ fn a_broker_that_comes_back_gets_the_last_events() {
     assert!(c.last_error.is_some());
     std::thread::sleep(away.saturating_sub(stopped.elapsed()));
     println!(
-        "away for {:.1} s; the slowest publish took {slowest:?}",
+        "stopped for {:.1} s; the slowest publish took {slowest:?}",
         stopped.elapsed().as_secs_f64()
     );
-    broker.again();
-    // It is looked for every 30 s at the least.
+    broker.launch();
+    // The publisher reconnects at least every 30 s.
     let c = wait(&publisher, 45, |c| c.waiting == 0);
     assert_eq!([c.queued, c.sent, c.lost, c.waiting], [55, 25, 30, 0]);
     assert!(slowest < Duration::from_millis(100), "{slowest:?}");
@@ -242,14 +241,13 @@ fn a_broker_that_comes_back_gets_the_last_events() {
     assert_eq!(next(&late), status("offline", true));
 }
 
-/// A broker that asks for a password gets it, and says when it is the wrong one.
 #[test]
-fn a_password_is_right_or_wrong() {
+fn a_wrong_password_is_reported_and_the_right_one_accepted() {
     let Some(broker) = Mosquitto::start(Some(["camera", "right"])) else {
         return;
     };
     let password_file = broker.folder.path().join("password");
-    let config = config::Mqtt {
+    let config = MqttConfig {
         user: Some("camera".into()),
         password_file: Some(password_file.clone()),
         ..broker.config(10)
@@ -260,14 +258,17 @@ fn a_password_is_right_or_wrong() {
         publisher.publish(&1);
         let c = wait(&publisher, 10, |c| c.last_error.is_some() || c.sent == 1);
         assert_eq!(c.sent == 1, right, "{c:?}");
-        let told = c.last_error.unwrap_or_default();
-        assert_eq!(told.contains("refuses this user"), !right, "{told}");
+        let error_text = c.last_error.unwrap_or_default();
+        assert_eq!(
+            error_text.contains("refuses this user"),
+            !right,
+            "{error_text}"
+        );
     }
 }
 
-/// An appliance that is killed is offline by the broker's word.
 #[test]
-fn a_killed_appliance_is_offline() {
+fn the_last_will_of_a_killed_appliance_is_offline() {
     let Some(broker) = Mosquitto::start(None) else {
         return;
     };
@@ -288,7 +289,7 @@ fn a_killed_appliance_is_offline() {
 #[ignore = "started by the test above"]
 fn publishes_until_it_is_killed() {
     let port = std::env::var("PINHOLE_TEST_PORT").unwrap();
-    let _publisher = Publisher::start(&config::Mqtt {
+    let _publisher = Publisher::start(&MqttConfig {
         host: "127.0.0.1".into(),
         port: port.parse().unwrap(),
         topic: TOPIC.into(),

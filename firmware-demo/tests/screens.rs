@@ -1,6 +1,6 @@
-//! Every screen on every kind of display, pixel by pixel as in tests/screens/, which were looked at.
+//! Compares every screen on every kind of display with the reviewed picture in tests/screens/, pixel by pixel.
 //!
-//! `PINHOLE_UPDATE_SCREENS=1 cargo test -p pinhole-firmware --test screens` draws them anew: look at what changed.
+//! `PINHOLE_UPDATE_SCREENS=1 cargo test -p pinhole-firmware --test screens` writes new pictures: review the changes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,8 +10,10 @@ use embedded_graphics::prelude::*;
 use pinhole::camera::Seen;
 use pinhole::{DecodeOptions, PreprocessConfig};
 use pinhole_firmware::canvas::Canvas;
-use pinhole_firmware::picture::write_png;
-use pinhole_firmware::screens::{Boot, Idle, Live, Picture, Problem, Screen, Step, draw};
+use pinhole_firmware::image_file::write_png;
+use pinhole_firmware::screens::{
+    BootScreen, BootStep, CroppedFrame, ErrorScreen, IdleScreen, LiveScreen, Screen, draw,
+};
 use pinhole_firmware::text::Fonts;
 
 fn folder() -> PathBuf {
@@ -27,20 +29,20 @@ fn displays() -> [(&'static str, Size, bool); 4] {
     ]
 }
 
-fn sample(name: &str) -> Picture {
+fn sample(name: &str) -> CroppedFrame {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/samples");
     let image = pinhole::open_image(path.join(name), &DecodeOptions::default()).unwrap();
-    Picture {
+    CroppedFrame {
         image: Arc::new(image),
-        rule: Arc::new(PreprocessConfig::openai(224)),
+        preprocessing: Arc::new(PreprocessConfig::openai(224)),
     }
 }
 
-fn live(state: Option<Seen>, top: [(&str, f32); 3], picture: &str) -> Live {
-    Live {
+fn live(state: Option<Seen>, top: [(&str, f32); 3], sample_name: &str) -> LiveScreen {
+    LiveScreen {
         state,
         top: top.map(|(name, p)| (name.to_owned(), p)).to_vec(),
-        picture: Some(sample(picture)),
+        frame: Some(sample(sample_name)),
         rate: 5.24,
         temperature_c: Some(53.7),
         throttled: false,
@@ -52,9 +54,9 @@ fn class(name: &str) -> Option<Seen> {
     Some(Seen::Class(name.into()))
 }
 
-/// The screens with for how long each is shown.
+/// The screens, and how long each has been shown, in milliseconds.
 fn screens() -> Vec<(&'static str, Screen, u64)> {
-    let step = |name, result: Option<&str>| Step {
+    let step = |name, result: Option<&str>| BootStep {
         name,
         result: result.map(str::to_owned),
     };
@@ -62,7 +64,7 @@ fn screens() -> Vec<(&'static str, Screen, u64)> {
     vec![
         (
             "boot",
-            Screen::Boot(Boot {
+            Screen::Boot(BootScreen {
                 bundle: "shapes, 64 classes, f16".into(),
                 steps: vec![
                     step("bundle", Some("0.2 s")),
@@ -83,7 +85,7 @@ fn screens() -> Vec<(&'static str, Screen, u64)> {
         ),
         (
             "live-unknown",
-            Screen::Live(Live {
+            Screen::Live(LiveScreen {
                 throttled: true,
                 temperature_c: Some(84.2),
                 rate: 12.4,
@@ -128,7 +130,7 @@ fn screens() -> Vec<(&'static str, Screen, u64)> {
         ),
         (
             "live-notice",
-            Screen::Live(Live {
+            Screen::Live(LiveScreen {
                 notice: Some("new bundle refused: manifest.json: expected version 1, found 7".into()),
                 throttled: true,
                 ..live(
@@ -141,10 +143,10 @@ fn screens() -> Vec<(&'static str, Screen, u64)> {
         ),
         (
             "waiting",
-            Screen::Live(Live {
+            Screen::Live(LiveScreen {
                 state: None,
                 top: vec![],
-                picture: None,
+                frame: None,
                 rate: 0.0,
                 temperature_c: None,
                 throttled: false,
@@ -154,7 +156,7 @@ fn screens() -> Vec<(&'static str, Screen, u64)> {
         ),
         (
             "error",
-            Screen::Error(Problem {
+            Screen::Error(ErrorScreen {
                 title: "Camera",
                 reason: "rpicam-vid: exit status 255 (no cameras available)".into(),
                 action: "again in 4 s".into(),
@@ -163,7 +165,7 @@ fn screens() -> Vec<(&'static str, Screen, u64)> {
         ),
         (
             "error-long",
-            Screen::Error(Problem {
+            Screen::Error(ErrorScreen {
                 title: "Bundle",
                 reason: "/usr/share/pinhole/demo/image_encoder.onnx: expected the SHA-256 \
                          9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08 of manifest.json, found \
@@ -175,9 +177,9 @@ fn screens() -> Vec<(&'static str, Screen, u64)> {
         ),
         (
             "idle",
-            Screen::Idle(Idle {
+            Screen::Idle(IdleScreen {
                 state: class("white heart"),
-                since: Duration::from_secs(760),
+                unchanged: Duration::from_secs(760),
                 temperature_c: Some(47.1),
             }),
             12_000,
@@ -186,7 +188,7 @@ fn screens() -> Vec<(&'static str, Screen, u64)> {
 }
 
 #[test]
-fn screens_are_as_they_were_reviewed() {
+fn screens_equal_the_reviewed_pictures() {
     let update = std::env::var_os("PINHOLE_UPDATE_SCREENS").is_some();
     let mut differing = vec![];
     for (display, size, monochrome) in displays() {
@@ -205,7 +207,7 @@ fn screens_are_as_they_were_reviewed() {
                 .flat_map(|pixel| [pixel.r(), pixel.g(), pixel.b()])
                 .collect();
             let expected = pinhole::open_image(&path, &DecodeOptions::default())
-                .unwrap_or_else(|e| panic!("{e}: draw it with PINHOLE_UPDATE_SCREENS=1"));
+                .unwrap_or_else(|e| panic!("{e}: create it with PINHOLE_UPDATE_SCREENS=1"));
             if drawn != expected.data {
                 let actual = Path::new(env!("CARGO_TARGET_TMPDIR")).join(path.file_name().unwrap());
                 write_png(std::fs::File::create(&actual).unwrap(), &canvas).unwrap();

@@ -1,8 +1,8 @@
-//! The appliance for some time with faults at random: damaged frames, a source that stalls or closes, a display, a
-//! log and a broker that fail, bundles that come and are bad. It must not crash or grow, and its counters must add up.
+//! Runs the appliance under random faults: damaged frames, a source that stalls or closes, failures of the display, the
+//! log and the broker, new bundles, some of them bad. It must not crash or leak, and its counters must add up.
 //!
-//! `PINHOLE_SOAK_SECONDS=1200 tests/firmware/run` does so for 20 minutes; `cargo test` for 10 seconds.
-//! The broker is mosquitto where it is installed, else nobody.
+//! The default is 10 seconds; `PINHOLE_SOAK_SECONDS=1200 tests/firmware/run` takes 20 minutes. The broker is mosquitto;
+//! without it, there is no broker.
 
 mod support;
 
@@ -12,37 +12,37 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pinhole_firmware::log::{self, What};
-use pinhole_firmware::totals::Totals;
+use pinhole_firmware::counters::RunCounters;
+use pinhole_firmware::log::{self, RecordKind};
 use support::{Program, assert_sums, assets, copy, make_pipe, scenes};
 
-/// A linear congruential generator (Numerical Recipes): any faults will do.
-struct Chance(u32);
+/// A linear congruential generator (Numerical Recipes).
+struct Random(u32);
 
-impl Chance {
+impl Random {
     fn below(&mut self, n: u32) -> u32 {
         self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         ((u64::from(self.0) * u64::from(n)) >> 32) as u32
     }
 }
 
-/// The camera's end of the pipe: 25 frames a second until `until`, with faults.
+/// Writes 25 frames per second to the pipe until `until`, with faults.
 fn film(pipe: &Path, until: Instant) {
     let scenes = scenes();
-    let mut chance = Chance(1);
+    let mut random = Random(1);
     let mut out = open_pipe(pipe, until);
     let mut scene = 0;
     let mut number = 0;
     while Instant::now() < until {
         let frame = &scenes[scene];
         number += 1;
-        let sent = match chance.below(200) {
+        let sent = match random.below(200) {
             _ if number % 50 == 0 => out.write_all(&without_tables(frame)),
             // Truncated; zeros; noise; a frame without an end.
             0 => out.write_all(&frame[..frame.len() / 2]),
             1 => out.write_all(&[0; 5000]),
             2 => {
-                let noise: Vec<u8> = (0..50_000).map(|_| chance.below(256) as u8).collect();
+                let noise: Vec<u8> = (0..50_000).map(|_| random.below(256) as u8).collect();
                 out.write_all(&noise)
             }
             3 => {
@@ -50,16 +50,16 @@ fn film(pipe: &Path, until: Instant) {
                 out.write_all(&frame[..frame.len() - 2])
                     .and_then(|()| (0..40).try_for_each(|_| out.write_all(&endless)))
             }
-            4 if chance.below(4) == 0 => {
+            4 if random.below(4) == 0 => {
                 std::thread::sleep(Duration::from_secs(3));
                 Ok(())
             }
-            5 if chance.below(4) == 0 => {
+            5 if random.below(4) == 0 => {
                 out = open_pipe(pipe, until);
                 Ok(())
             }
             6..10 => {
-                scene = chance.below(scenes.len() as u32) as usize;
+                scene = random.below(scenes.len() as u32) as usize;
                 Ok(())
             }
             _ => out.write_all(frame),
@@ -71,7 +71,7 @@ fn film(pipe: &Path, until: Instant) {
     }
 }
 
-/// A JPEG that is whole but cannot be decoded: its Huffman tables (ITU T.81, B.2.4.2) are zeros.
+/// A complete JPEG that cannot be decoded: its Huffman tables (ITU T.81, B.2.4.2) are zeros.
 fn without_tables(jpeg: &[u8]) -> Vec<u8> {
     let mut damaged = jpeg.to_vec();
     for at in 0..jpeg.len() - 4 {
@@ -83,11 +83,11 @@ fn without_tables(jpeg: &[u8]) -> Vec<u8> {
     damaged
 }
 
-/// Opens the pipe for writing once somebody reads it.
+/// Opens the pipe for writing once it has a reader.
 fn open_pipe(pipe: &Path, until: Instant) -> File {
     use std::os::unix::fs::OpenOptionsExt;
     loop {
-        // Without a reader this fails at once, so that the test ends in any case.
+        // Without a reader this fails at once, so that the test always ends.
         let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
         let file = File::options().write(true).custom_flags(flags).open(pipe);
         if let Ok(file) = file {
@@ -95,12 +95,12 @@ fn open_pipe(pipe: &Path, until: Instant) -> File {
             return file;
         }
         let late = Instant::now() > until + Duration::from_secs(60);
-        assert!(!late, "nobody reads the pipe");
+        assert!(!late, "the pipe has no reader");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
-/// mosquitto on `port`, if it is installed.
+/// Starts mosquitto on `port`, if it is installed.
 fn broker(folder: &Path, port: u16) -> Option<Program> {
     let config = folder.join("mosquitto.conf");
     std::fs::write(
@@ -122,8 +122,8 @@ fn broker(folder: &Path, port: u16) -> Option<Program> {
     None
 }
 
-/// Memory in use, threads and open files of a process.
-fn size(child: &Child) -> (u64, u64, usize) {
+/// Memory in kB, number of threads and number of open files of a process.
+fn usage(child: &Child) -> (u64, u64, usize) {
     let proc = PathBuf::from(format!("/proc/{}", child.id()));
     let status = std::fs::read_to_string(proc.join("status")).unwrap();
     let field = |name: &str| -> u64 {
@@ -141,7 +141,7 @@ fn median(mut values: Vec<u64>) -> u64 {
 }
 
 #[test]
-fn faults_at_random_do_no_lasting_harm() {
+fn random_faults_cause_no_crash_or_leak() {
     let seconds = std::env::var("PINHOLE_SOAK_SECONDS").map_or(10, |s| s.parse().unwrap());
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
@@ -164,7 +164,7 @@ fn faults_at_random_do_no_lasting_harm() {
     .unwrap();
     let mut mosquitto = broker(folder.path(), port);
     if mosquitto.is_none() {
-        eprintln!("mosquitto is not installed: nobody takes the events");
+        eprintln!("mosquitto is not installed: there is no broker");
     }
     let stderr = at("stderr");
     let child = Command::new(env!("CARGO_BIN_EXE_pinhole-firmware"))
@@ -181,8 +181,8 @@ fn faults_at_random_do_no_lasting_harm() {
         let pipe = at("camera");
         std::thread::spawn(move || film(&pipe, end))
     };
-    let mut chance = Chance(2);
-    let mut sizes = vec![];
+    let mut random = Random(2);
+    let mut usages = vec![];
     let network = at("bundle/image_encoder.onnx");
     let good = std::fs::read(&network).unwrap();
     let mut faults = [0_u32; 4];
@@ -191,25 +191,25 @@ fn faults_at_random_do_no_lasting_harm() {
         if let Some(status) = appliance.0.try_wait().unwrap() {
             panic!("{status}: {}", std::fs::read_to_string(&stderr).unwrap());
         }
-        sizes.push(size(&appliance.0));
-        match chance.below(24) {
-            // The display fails, or works again.
+        usages.push(usage(&appliance.0));
+        match random.below(24) {
+            // The display fails or works again.
             0 | 1 => {
                 let _ = std::fs::remove_dir_all(at("screens"));
-                // The appliance may have made it again meanwhile.
-                let wrote = std::fs::write(at("screens"), "no folder");
+                // The appliance may have created it again.
+                let wrote = std::fs::write(at("screens"), "not a folder");
                 faults[0] += u32::from(wrote.is_ok());
             }
             2..5 if at("screens").is_file() => std::fs::remove_file(at("screens")).unwrap(),
-            // Another bundle, bad or good.
+            // A new bundle, bad or good.
             5 => {
                 let mut bad = good.clone();
-                bad[chance.below(good.len() as u32) as usize] ^= 0x10;
+                bad[random.below(good.len() as u32) as usize] ^= 0x10;
                 std::fs::write(&network, &bad).unwrap();
                 faults[1] += 1;
             }
             6 | 7 => std::fs::write(&network, &good).unwrap(),
-            // The broker goes or comes.
+            // The broker stops or starts.
             8 | 9 => {
                 mosquitto = match mosquitto.take() {
                     Some(running) => {
@@ -220,7 +220,7 @@ fn faults_at_random_do_no_lasting_harm() {
                     None => broker(folder.path(), port),
                 }
             }
-            // The log's folder is gone, or cannot be made.
+            // The log's folder is deleted.
             10 => {
                 let _ = std::fs::remove_dir_all(at("log"));
                 faults[3] += 1;
@@ -228,7 +228,7 @@ fn faults_at_random_do_no_lasting_harm() {
             _ => {}
         }
     }
-    // All is well at the end, so that what is left can be written.
+    // End all faults, so that what is waiting can be written.
     if at("screens").is_file() {
         std::fs::remove_file(at("screens")).unwrap();
     }
@@ -244,12 +244,12 @@ fn faults_at_random_do_no_lasting_harm() {
     film.join().unwrap();
     drop(mosquitto);
 
-    let said = std::fs::read_to_string(&stderr).unwrap();
-    assert!(status.success(), "{status}: {said}");
-    assert!(!said.contains("panicked"), "{said}");
+    let stderr = std::fs::read_to_string(&stderr).unwrap();
+    assert!(status.success(), "{status}: {stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
     assert!(ending < Duration::from_secs(20), "{ending:?}");
-    let totals: Totals = serde_json::from_str(said.lines().last().unwrap()).unwrap();
-    let t = &totals;
+    let counters: RunCounters = serde_json::from_str(stderr.lines().last().unwrap()).unwrap();
+    let t = &counters;
     eprintln!(
         "faults: display {}, bundle {}, broker {}, log {}",
         faults[0], faults[1], faults[2], faults[3]
@@ -259,15 +259,15 @@ fn faults_at_random_do_no_lasting_harm() {
     assert_eq!(t.published, t.events, "{t:?}");
     assert!(t.classified > 0 && t.events > 0 && t.corrupt > 0, "{t:?}");
     let last = log::read(at("log")).unwrap().last().unwrap().unwrap();
-    assert!(matches!(last.what, What::End { .. }), "{last:?}");
+    assert!(matches!(last.kind, RecordKind::End { .. }), "{last:?}");
     let bytes: u64 = std::fs::read_dir(at("log"))
         .unwrap()
         .map(|entry| entry.unwrap().metadata().unwrap().len())
         .sum();
     assert!(bytes <= 200_000, "{bytes}");
 
-    // The second quarter of the time beside the last: no growth of memory (kB), threads or files.
-    let quarter = sizes.len() / 4;
+    // Compare the second quarter of the time with the last: memory, threads and files must not grow.
+    let quarter = usages.len() / 4;
     let of = |part: &[(u64, u64, usize)]| {
         (
             median(part.iter().map(|s| s.0).collect()),
@@ -275,8 +275,8 @@ fn faults_at_random_do_no_lasting_harm() {
             median(part.iter().map(|s| s.2 as u64).collect()),
         )
     };
-    let quarters = [0, 1, 2, 3].map(|i| of(&sizes[i * quarter..(i + 1) * quarter]));
-    eprintln!("kB, threads, files, in the quarters of the time: {quarters:?}");
+    let quarters = [0, 1, 2, 3].map(|i| of(&usages[i * quarter..(i + 1) * quarter]));
+    eprintln!("kB, threads and files in each quarter: {quarters:?}");
     let (early, late) = (quarters[1], quarters[3]);
     assert!(late.0 < early.0 + early.0 / 4, "{early:?} {late:?}");
     assert!(

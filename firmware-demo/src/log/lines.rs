@@ -1,75 +1,27 @@
-//! Files of records, and their lines.
+//! The lines of a log file.
 
 use std::io::{BufRead, ErrorKind};
-use std::path::{Path, PathBuf};
 
-use super::{Error, Record};
+use super::LogRecord;
 
-/// Most bytes of a line, its end among them. A longer one is damaged: 64 KiB.
+/// Maximum length of a line in bytes, including the newline: 64 KiB. Longer lines count as damaged.
 pub const MAX_LINE: usize = 64 << 10;
 
-/// A file of the log.
-#[derive(Clone, Debug)]
-pub(super) struct Segment {
-    pub(super) number: u64,
-    pub(super) path: PathBuf,
-    pub(super) bytes: u64,
-}
-
-pub(super) fn segment_path(folder: &Path, number: u64) -> PathBuf {
-    folder.join(format!("results-{number:06}.jsonl"))
-}
-
-/// The files of the log in `folder`, the oldest first, and the largest number that a name has, of whatever it names.
-pub(super) fn segments(folder: &Path) -> Result<(Vec<Segment>, u64), Error> {
-    let failed = || Error::io(folder, "list the folder");
-    let mut segments = vec![];
-    let mut last = 0;
-    for entry in std::fs::read_dir(folder).map_err(failed())? {
-        let entry = entry.map_err(failed())?;
-        let name = entry.file_name();
-        let Some(number) = name.to_str().and_then(number) else {
-            continue;
-        };
-        last = last.max(number);
-        // Deleted meanwhile, or no file: a pipe could not be opened without waiting.
-        let Ok(metadata) = std::fs::symlink_metadata(entry.path()) else {
-            continue;
-        };
-        if metadata.is_file() {
-            segments.push(Segment {
-                number,
-                path: entry.path(),
-                bytes: metadata.len(),
-            });
-        }
-    }
-    segments.sort_by_key(|segment| segment.number);
-    Ok((segments, last))
-}
-
-fn number(name: &str) -> Option<u64> {
-    let digits = name.strip_prefix("results-")?.strip_suffix(".jsonl")?;
-    // Of more digits a name is not ours: numbers do not get there.
-    let fits = (6..=15).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
-    fits.then(|| digits.parse().ok())?
-}
-
-/// A line of a file.
+/// A line of a log file.
 pub(super) enum Line {
-    Record(Record),
-    /// With an end, but no record.
+    Record(LogRecord),
+    /// Terminated by a newline, but not a record.
     Damaged,
-    /// The last one, without an end; it may be a record nonetheless.
-    Unended(Option<Record>),
+    /// The last line, without a newline; it may still be a record.
+    Unterminated(Option<LogRecord>),
 }
 
-/// The lines of a file, in memory for one.
+/// Reads a file line by line, in memory for one line.
 pub(super) struct Lines<R> {
     input: R,
     line: Vec<u8>,
-    /// Bytes of the lines so far that have an end.
-    pub(super) ended: u64,
+    /// Total length so far of the lines terminated by a newline.
+    pub(super) terminated: u64,
 }
 
 impl<R: BufRead> Lines<R> {
@@ -77,15 +29,15 @@ impl<R: BufRead> Lines<R> {
         Self {
             input,
             line: vec![],
-            ended: 0,
+            terminated: 0,
         }
     }
 
-    /// The next line; `None` at the end.
+    /// The next line; `None` at the end of the file.
     pub(super) fn next(&mut self) -> std::io::Result<Option<Line>> {
         self.line.clear();
         let mut bytes = 0;
-        let end = loop {
+        let terminated = loop {
             let chunk = match self.input.fill_buf() {
                 Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                 other => other?,
@@ -107,14 +59,14 @@ impl<R: BufRead> Lines<R> {
         if bytes == 0 {
             return Ok(None);
         }
-        // What is too long was not kept whole.
+        // A line that is too long was not stored completely.
         let line = (bytes <= MAX_LINE as u64).then_some(&self.line);
         let record = line.and_then(|line| serde_json::from_slice(line).ok());
-        if end {
-            self.ended += bytes;
+        if terminated {
+            self.terminated += bytes;
         }
         Ok(Some(match record {
-            record if !end => Line::Unended(record),
+            record if !terminated => Line::Unterminated(record),
             Some(record) => Line::Record(record),
             None => Line::Damaged,
         }))

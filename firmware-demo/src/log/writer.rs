@@ -1,100 +1,100 @@
-//! Writing the log from a thread of its own.
+//! The log thread.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Error, Log, Record, What};
-use crate::config;
+use super::{LogAppender, LogError, LogRecord, RecordKind};
+use crate::config::LogConfig;
 
-/// Records that may wait for the disk.
-const WAITING: usize = 256;
-/// How long the end waits for the disk.
-const LAST_WAIT: Duration = Duration::from_secs(10);
+/// Maximum number of records waiting for the disk.
+const QUEUE_LENGTH: usize = 256;
+/// How long stopping waits for the disk.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Writes the log, so that a slow SD card holds nobody up: [`LogWriter::write`] never waits. Dropping it writes and
-/// syncs what is left.
+/// Writes the log from its own thread, so that a slow SD card delays nothing else: [`LogWriter::write`] never waits.
+/// Dropping it writes and syncs the remaining records.
 pub struct LogWriter {
-    sender: Option<SyncSender<Record>>,
-    told: Arc<Mutex<Told>>,
+    sender: Option<SyncSender<LogRecord>>,
+    shared: Arc<Mutex<Shared>>,
     start: Instant,
-    /// Closed by the thread's end.
+    /// Disconnected when the thread ends.
     ended: Receiver<()>,
 }
 
-/// How the log does.
+/// Status of the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogStatus {
-    /// Records written. Those of the last second may not be synced yet, events are soon.
+    /// Number of records written. Those of the last second may not be synced yet, except events.
     pub written: u64,
-    /// Records that are not in the log: they came faster than the disk takes them, or while it took none.
+    /// Number of records lost because the disk was too slow or failed.
     pub lost: u64,
-    /// Lines of the newest file that were no records when the log was opened, or the torn rest of one.
+    /// Number of damaged lines in the newest file when the log was opened.
     pub damaged_at_start: u64,
-    /// What went wrong last, in words; it stays when the log works again.
+    /// The last error. It is kept when the log works again.
     pub last_error: Option<String>,
-    /// Whether the log cannot be written now; `false` again once a record is synced.
+    /// Whether the log cannot be written; `false` again after the next sync.
     pub failing: bool,
 }
 
 #[derive(Default)]
-struct Told {
-    /// As the thread knows it.
+struct Shared {
+    /// As known to the thread.
     status: LogStatus,
-    /// Records that did not reach the thread.
+    /// Number of records that did not fit into the queue.
     overflow: u64,
 }
 
-/// A thread that panicked has left whole numbers.
-fn lock(told: &Mutex<Told>) -> MutexGuard<'_, Told> {
-    told.lock().unwrap_or_else(PoisonError::into_inner)
+/// The counters stay valid when a thread panics.
+fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl LogWriter {
-    /// Starts the thread, which opens the log. Where it cannot be opened, [`LogWriter::status`] says why, and it is
-    /// tried again. `start` is when the program started.
+    /// Starts the thread, which opens the log. If that fails, [`LogWriter::status`] has the error and the thread retries.
+    /// `start` is when the program started.
     ///
     /// # Errors
-    /// The system gives no thread.
-    pub fn start(config: &config::Log, start: Instant) -> std::io::Result<Self> {
-        let (sender, records) = sync_channel(WAITING);
+    /// The thread cannot be started.
+    pub fn start(config: &LogConfig, start: Instant) -> std::io::Result<Self> {
+        let (sender, records) = sync_channel(QUEUE_LENGTH);
         let (end, ended) = sync_channel(0);
-        let told = Arc::default();
-        let mut log = Log::new(config);
+        let shared = Arc::default();
+        let mut log = LogAppender::new(config);
         let thread = std::thread::Builder::new().name("log".into());
         thread.spawn({
-            let told = Arc::clone(&told);
+            let shared = Arc::clone(&shared);
             move || {
-                run(&mut log, &records, &told);
+                run(&mut log, &records, &shared);
                 drop(end);
             }
         })?;
         Ok(Self {
             sender: Some(sender),
-            told,
+            shared,
             start,
             ended,
         })
     }
 
-    /// Has a record of now written. Without room for it, it is lost, and counted.
-    pub fn write(&self, what: What) {
-        let record = Record::now(what, self.start);
+    /// Writes a record with the current time. If the queue is full, the record is counted as lost.
+    pub fn write(&self, kind: RecordKind) {
+        let record = LogRecord::now(kind, self.start);
         let sender = self.sender.as_ref();
         if sender.is_none_or(|sender| sender.try_send(record).is_err()) {
-            lock(&self.told).overflow += 1;
+            lock(&self.shared).overflow += 1;
         }
     }
 
-    /// How the log does.
+    /// The current status.
     pub fn status(&self) -> LogStatus {
-        let told = lock(&self.told);
-        let mut status = told.status.clone();
-        status.lost += told.overflow;
+        let shared = lock(&self.shared);
+        let mut status = shared.status.clone();
+        status.lost += shared.overflow;
         status
     }
 
-    /// Writes and syncs what waits, for at most 10 s, and ends the thread.
+    /// Writes and syncs the remaining records, for at most 10 s, and stops the thread.
     pub fn stop(mut self) -> LogStatus {
         self.end();
         self.status()
@@ -102,8 +102,8 @@ impl LogWriter {
 
     fn end(&mut self) {
         drop(self.sender.take());
-        // Stuck in a driver, the thread is left alone.
-        let _ = self.ended.recv_timeout(LAST_WAIT);
+        // A thread that hangs in a driver is abandoned.
+        let _ = self.ended.recv_timeout(STOP_TIMEOUT);
     }
 }
 
@@ -113,10 +113,10 @@ impl Drop for LogWriter {
     }
 }
 
-fn run(log: &mut Log, records: &Receiver<Record>, told: &Mutex<Told>) {
-    // The first record may be long in coming, and what is wrong with the log is told before.
-    let opened = log.ready();
-    note(log, opened, told);
+fn run(log: &mut LogAppender, records: &Receiver<LogRecord>, shared: &Mutex<Shared>) {
+    // Report an unusable log without waiting for the first record.
+    let opened = log.ensure_open();
+    update_status(log, opened, shared);
     loop {
         let first = match log.next_sync() {
             Some(due) => records.recv_timeout(due),
@@ -127,24 +127,28 @@ fn run(log: &mut Log, records: &Receiver<Record>, told: &Mutex<Told>) {
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => break,
         };
-        // One sync is enough for all that came during the last.
+        // One sync covers all records that arrived during the last one.
         let mut event = false;
-        for record in first.into_iter().chain(records.try_iter()).take(WAITING) {
+        for record in first
+            .into_iter()
+            .chain(records.try_iter())
+            .take(QUEUE_LENGTH)
+        {
             event |= record.is_event();
             let written = log.write(&record);
-            note(log, written.map(|_| ()), told);
+            update_status(log, written.map(|_| ()), shared);
         }
         if event || log.next_sync().is_some_and(|due| due.is_zero()) {
             let synced = log.sync();
-            note(log, synced, told);
+            update_status(log, synced, shared);
         }
     }
     let synced = log.sync();
-    note(log, synced, told);
+    update_status(log, synced, shared);
 }
 
-fn note(log: &Log, result: Result<(), Error>, told: &Mutex<Told>) {
-    let status = &mut lock(told).status;
+fn update_status(log: &LogAppender, result: Result<(), LogError>, shared: &Mutex<Shared>) {
+    let status = &mut lock(shared).status;
     status.written = log.written();
     status.lost = log.lost();
     status.damaged_at_start = log.damaged();

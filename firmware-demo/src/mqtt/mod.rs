@@ -1,9 +1,9 @@
-//! Events to an MQTT broker (MQTT 3.1.1, without TLS).
+//! Publishes events to an MQTT broker (MQTT 3.1.1, without TLS).
 //!
-//! Events are JSON at QoS 1 on the topic. `topic/status` is `online` or `offline`, retained; the broker sets it to
-//! `offline` too when the appliance vanishes. Events wait while the broker is away, and are sent in order when it is
-//! back. One whose acknowledgement was lost with the connection is sent again: subscribers may see an event twice,
-//! and none is missing that counts as sent.
+//! Events are JSON with QoS 1 on the configured topic. `TOPIC/status` is `online` or `offline`, retained; the last will
+//! sets it to `offline` when the connection is lost. While the broker is unreachable, events are queued; they are sent in
+//! order after the reconnection. An event whose acknowledgement was lost is sent again, so subscribers may receive it
+//! twice (at-least-once delivery).
 
 mod queue;
 mod session;
@@ -16,58 +16,58 @@ use std::time::{Duration, Instant};
 use rumqttc::{LastWill, MqttOptions, QoS};
 use serde::Serialize;
 
-pub use queue::{Counters, MAX_PAYLOAD};
+pub use queue::{MAX_PAYLOAD, PublishCounters};
 
-use crate::config;
+use crate::config::MqttConfig;
 use queue::Queue;
 use session::{OFFLINE, WINDOW};
 
-/// How long the end waits for the broker to take what waits.
-const LAST_WAIT: Duration = Duration::from_secs(2);
+/// How long stopping waits until the queued events are sent.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A broker that is silent for up to twice as long is away.
+/// Keep-alive interval. A broker that is silent for up to twice as long counts as unreachable.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// The password's file is read no further: MQTT has no longer ones.
+/// Maximum length of a password in MQTT, in bytes.
 const MAX_PASSWORD: usize = 65535;
 
-/// Publishes events from a thread of its own. Dropping it ends that as [`Publisher::stop`] does.
+/// Publishes events from its own thread. Dropping it stops the thread as [`Publisher::stop`] does.
 pub struct Publisher {
     queue: Arc<Queue>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Why a publisher cannot start.
+/// Why a publisher cannot be started.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The password cannot be had.
+pub enum MqttError {
+    /// The password file cannot be used.
     #[error("mqtt.password_file: {}: {reason}", path.display())]
     Password {
         /// The file.
         path: PathBuf,
-        /// The system's answer, or what was expected and what was found.
+        /// The system's error, or what was expected and what was found.
         reason: String,
     },
-    /// A password alone means nothing.
-    #[error("mqtt.user: expected the name that mqtt.password_file goes with, found none")]
+    /// There is a password without a user name.
+    #[error("mqtt.user: expected the user name for mqtt.password_file, found none")]
     User,
-    /// The system gives no thread.
+    /// The thread cannot be started.
     #[error("mqtt: cannot start a thread: {0}")]
     Thread(std::io::Error),
 }
 
 impl Publisher {
-    /// Starts the thread, which connects. A broker that is away is no error: [`Publisher::counters`] tells, and it
-    /// is tried again, after 1 s at first and after 30 s at most.
+    /// Starts the thread, which connects. If the broker is unreachable, [`PublishCounters::last_error`] has the reason and
+    /// the thread retries, after 1 s at first and at most every 30 s.
     ///
     /// # Errors
-    /// [`Error`]; all name the field.
-    pub fn start(config: &config::Mqtt) -> Result<Self, Error> {
+    /// Any of [`MqttError`].
+    pub fn start(config: &MqttConfig) -> Result<Self, MqttError> {
         let options = options(config)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(Error::Thread)?;
+            .map_err(MqttError::Thread)?;
         let queue = Arc::new(Queue::new(config.keep));
         let thread = std::thread::Builder::new().name("mqtt".into());
         let thread = thread.spawn({
@@ -75,38 +75,38 @@ impl Publisher {
             let topic = config.topic.clone();
             move || {
                 runtime.block_on(session::run(&options, &topic, &queue));
-                queue.note_disconnected();
-                // A name that is still looked up is left alone.
+                queue.disconnected();
+                // Do not wait for a pending name lookup.
                 runtime.shutdown_background();
             }
         });
         Ok(Self {
-            thread: Some(thread.map_err(Error::Thread)?),
+            thread: Some(thread.map_err(MqttError::Thread)?),
             queue,
         })
     }
 
-    /// Has an event sent, as JSON. It never waits: where as many events wait as may, the oldest is lost, and
-    /// counted; and so is one of more than [`MAX_PAYLOAD`] bytes.
+    /// Queues an event, which is sent as JSON. This never waits. If the queue is full, the oldest event is counted as
+    /// lost; so is an event of more than [`MAX_PAYLOAD`] bytes.
     pub fn publish(&self, event: &impl Serialize) {
         self.queue.push(serde_json::to_vec(event));
     }
 
-    /// What became of the events so far.
-    pub fn counters(&self) -> Counters {
+    /// The current counters.
+    pub fn counters(&self) -> PublishCounters {
         self.queue.counters()
     }
 
-    /// Sends what waits, for at most 2 s, says `offline`, and ends the thread.
-    pub fn stop(mut self) -> Counters {
+    /// Sends the queued events, for at most 2 s, publishes `offline`, and stops the thread.
+    pub fn stop(mut self) -> PublishCounters {
         self.end();
         self.counters()
     }
 
     fn end(&mut self) {
-        self.queue.stop(Instant::now() + LAST_WAIT);
+        self.queue.stop(Instant::now() + STOP_TIMEOUT);
         if let Some(thread) = self.thread.take() {
-            // A thread that panicked has said so.
+            // A panic has already been printed.
             let _ = thread.join();
         }
     }
@@ -118,14 +118,14 @@ impl Drop for Publisher {
     }
 }
 
-fn options(config: &config::Mqtt) -> Result<MqttOptions, Error> {
+fn options(config: &MqttConfig) -> Result<MqttOptions, MqttError> {
     let topic = &config.topic;
     let id = config.client_id.as_ref().unwrap_or(topic);
     let mut options = MqttOptions::new(id, &config.host, config.port);
     options
         .set_keep_alive(KEEP_ALIVE)
         .set_inflight(WINDOW as u16)
-        // Topic and header come on top. Nothing is subscribed to.
+        // The limit for sending includes topic and header. Nothing large is received.
         .set_max_packet_size(4096, MAX_PAYLOAD + 2048)
         .set_last_will(LastWill::new(
             format!("{topic}/status"),
@@ -141,26 +141,26 @@ fn options(config: &config::Mqtt) -> Result<MqttOptions, Error> {
         Some(user) => {
             options.set_credentials(user, password);
         }
-        None if config.password_file.is_some() => return Err(Error::User),
+        None if config.password_file.is_some() => return Err(MqttError::User),
         None => {}
     }
     Ok(options)
 }
 
-/// The first line of the file; there may be no other.
-fn password(path: &std::path::Path) -> Result<String, Error> {
+/// Reads the password: the only line of the file.
+fn password(path: &std::path::Path) -> Result<String, MqttError> {
     use std::io::Read;
 
-    let failed = |reason: String| Error::Password {
+    let failed = |reason: String| MqttError::Password {
         path: path.to_owned(),
         reason,
     };
     let mut text = vec![];
-    // A pipe would be waited for.
+    // Opening a pipe would block.
     let is_file = std::fs::metadata(path).map(|metadata| metadata.is_file());
     let file = match is_file {
         Ok(true) => std::fs::File::open(path),
-        Ok(false) => return Err(failed("expected a file".into())),
+        Ok(false) => return Err(failed("expected a regular file".into())),
         Err(e) => Err(e),
     };
     file.and_then(|file| file.take(MAX_PASSWORD as u64 + 3).read_to_end(&mut text))
@@ -171,7 +171,7 @@ fn password(path: &std::path::Path) -> Result<String, Error> {
     if line.is_empty() || line.len() > MAX_PASSWORD || line.contains(['\n', '\0']) {
         let lines = text.lines().count();
         return Err(failed(format!(
-            "expected one line of 1 to {MAX_PASSWORD} bytes without NUL, found {lines} lines of {} bytes in all",
+            "expected one line of 1 to {MAX_PASSWORD} bytes without NUL, found {lines} lines with {} bytes in total",
             text.len()
         )));
     }

@@ -1,4 +1,4 @@
-//! Events that wait for the broker.
+//! The queue of events for the broker.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,67 +6,67 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-/// Most bytes of an event: 64 KiB.
+/// Maximum size of an event in bytes: 64 KiB.
 pub const MAX_PAYLOAD: usize = 64 << 10;
 
-/// What became of the events. `queued` is the sum of the three counters after it.
+/// Counters of events. `queued` is the sum of `sent`, `lost` and `waiting`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Events given to the publisher.
+pub struct PublishCounters {
+    /// Events passed to the publisher.
     pub queued: u64,
-    /// That the broker has acknowledged.
+    /// Events acknowledged by the broker.
     pub sent: u64,
-    /// That made room for newer ones, or are too long. One that was on its way may have arrived nonetheless.
+    /// Events dropped because the queue was full or they were too long. One that was in flight may still have arrived.
     pub lost: u64,
-    /// That wait for the broker or for its acknowledgement.
+    /// Events waiting for the broker or its acknowledgement.
     pub waiting: u64,
     /// Whether the broker is connected.
     pub connected: bool,
-    /// What went wrong last, in words; it stays when things work again.
+    /// The last error. It is kept after the reconnection.
     pub last_error: Option<String>,
 }
 
-/// The events that wait, the oldest first.
+/// The events that are not acknowledged yet, oldest first.
 pub(super) struct Queue {
     state: Mutex<State>,
     keep: usize,
-    /// Told of each event and of the end.
+    /// Notified of each new event and of the stop request.
     pub(super) changed: Notify,
 }
 
 struct State {
-    waiting: VecDeque<Event>,
-    /// How many of the oldest are on their way.
-    given: usize,
+    waiting: VecDeque<QueuedEvent>,
+    /// Number of events in flight: the first ones of `waiting`.
+    in_flight: usize,
     next: u64,
-    counters: Counters,
-    stop: Option<Instant>,
+    counters: PublishCounters,
+    stop_deadline: Option<Instant>,
 }
 
-/// An event that waits.
+/// An event in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Event {
+pub(super) struct QueuedEvent {
     pub(super) number: u64,
     pub(super) payload: Vec<u8>,
 }
 
 impl Queue {
-    /// A queue of at most `keep` events, at least 1.
+    /// A queue for at most `keep` events, and at least one.
     pub(super) fn new(keep: usize) -> Self {
         Self {
             state: Mutex::new(State {
                 waiting: VecDeque::new(),
-                given: 0,
+                in_flight: 0,
                 next: 0,
-                counters: Counters::default(),
-                stop: None,
+                counters: PublishCounters::default(),
+                stop_deadline: None,
             }),
             keep: keep.max(1),
             changed: Notify::new(),
         }
     }
 
-    /// A thread that panicked has left whole numbers.
+    /// The state stays valid when a thread panics.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -82,70 +82,71 @@ impl Queue {
                 return;
             }
             Ok(payload) => format!(
-                "an event: expected {MAX_PAYLOAD} bytes or less, found {}",
+                "event: expected at most {MAX_PAYLOAD} bytes, found {}",
                 payload.len()
             ),
-            Err(e) => format!("an event cannot be written as JSON: {e}"),
+            Err(e) => format!("event: cannot be written as JSON: {e}"),
         };
         state.counters.lost += 1;
         state.counters.last_error = Some(reason);
     }
 
-    pub(super) fn counters(&self) -> Counters {
+    pub(super) fn counters(&self) -> PublishCounters {
         let state = self.lock();
-        Counters {
+        PublishCounters {
             waiting: state.waiting.len() as u64,
             ..state.counters.clone()
         }
     }
 
-    /// Asks for the end, at `at` whatever waits.
-    pub(super) fn stop(&self, at: Instant) {
-        self.lock().stop.get_or_insert(at);
+    /// Requests the stop: when all events are sent, at the latest at `deadline`.
+    pub(super) fn stop(&self, deadline: Instant) {
+        self.lock().stop_deadline.get_or_insert(deadline);
         self.changed.notify_one();
     }
 
-    /// When the end is due, if it was asked for.
-    pub(super) fn stop_at(&self) -> Option<Instant> {
-        self.lock().stop
+    /// Deadline of the stop, if one was requested.
+    pub(super) fn stop_deadline(&self) -> Option<Instant> {
+        self.lock().stop_deadline
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.lock().waiting.is_empty()
     }
 
-    /// Gives the oldest event that is not on its way to `send`, unless `window` are; whether it was taken.
-    pub(super) fn give(&self, window: usize, send: impl FnOnce(&Event) -> bool) -> bool {
+    /// Passes the oldest event that is not in flight to `send`, unless `window` events are in flight. Returns whether it was
+    /// sent.
+    pub(super) fn send_next(&self, window: usize, send: impl FnOnce(&QueuedEvent) -> bool) -> bool {
         let state = &mut *self.lock();
-        let next = state.waiting.get(state.given);
-        let taken = state.given < window && next.is_some_and(send);
-        state.given += usize::from(taken);
-        taken
+        let next = state.waiting.get(state.in_flight);
+        let sent = state.in_flight < window && next.is_some_and(send);
+        state.in_flight += usize::from(sent);
+        sent
     }
 
-    /// The broker has acknowledged an event. It may be lost already.
+    /// The broker acknowledged an event, which may already have been dropped.
     pub(super) fn acknowledge(&self, number: u64) {
         let state = &mut *self.lock();
-        let mut given = state.waiting.iter().take(state.given);
-        if let Some(at) = given.position(|event| event.number == number) {
+        let mut in_flight = state.waiting.iter().take(state.in_flight);
+        if let Some(at) = in_flight.position(|event| event.number == number) {
             state.waiting.remove(at);
-            state.given -= 1;
+            state.in_flight -= 1;
             state.counters.sent += 1;
         }
     }
 
-    pub(super) fn note_connected(&self) {
+    pub(super) fn connected(&self) {
         self.lock().counters.connected = true;
     }
 
-    /// What was on its way is to be sent again.
-    pub(super) fn note_disconnected(&self) {
+    /// Events in flight have to be sent again.
+    pub(super) fn disconnected(&self) {
         let mut state = self.lock();
         state.counters.connected = false;
-        state.given = 0;
+        state.in_flight = 0;
     }
 
-    pub(super) fn note_error(&self, reason: String) {
+    pub(super) fn set_error(&self, reason: String) {
         self.lock().counters.last_error = Some(reason);
     }
 }
@@ -153,16 +154,16 @@ impl Queue {
 impl State {
     fn push(&mut self, payload: Vec<u8>, keep: usize) {
         if self.waiting.len() >= keep {
-            // Rather one that was not sent yet; what is on its way will most likely arrive.
-            let all_given = self.given >= self.waiting.len();
-            let oldest = if all_given { 0 } else { self.given };
-            self.given -= usize::from(all_given);
+            // Prefer an event that was not sent yet: those in flight will most likely arrive.
+            let all_in_flight = self.in_flight >= self.waiting.len();
+            let oldest = if all_in_flight { 0 } else { self.in_flight };
+            self.in_flight -= usize::from(all_in_flight);
             self.waiting.remove(oldest);
             self.counters.lost += 1;
         }
         let number = self.next;
         self.next += 1;
-        self.waiting.push_back(Event { number, payload });
+        self.waiting.push_back(QueuedEvent { number, payload });
     }
 }
 
@@ -174,21 +175,21 @@ mod tests {
         queue.push(Ok(vec![n]));
     }
 
-    /// Gives out as many as go, and returns them.
-    fn give(queue: &Queue, window: usize) -> Vec<Event> {
-        let mut given = vec![];
-        while queue.give(window, |event| {
-            given.push(event.clone());
+    /// Sends as many events as the window allows and returns them.
+    fn send(queue: &Queue, window: usize) -> Vec<QueuedEvent> {
+        let mut sent = vec![];
+        while queue.send_next(window, |event| {
+            sent.push(event.clone());
             true
         }) {}
-        given
+        sent
     }
 
-    fn payloads(events: &[Event]) -> Vec<u8> {
+    fn payloads(events: &[QueuedEvent]) -> Vec<u8> {
         events.iter().map(|event| event.payload[0]).collect()
     }
 
-    /// queued, sent, lost, waiting
+    /// Checks queued, sent, lost and waiting.
     #[track_caller]
     fn assert_counts(queue: &Queue, expected: [u64; 4]) {
         let c = queue.counters();
@@ -197,78 +198,81 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_make_room() {
+    fn a_full_queue_drops_the_oldest_events() {
         let queue = Queue::new(3);
         for n in 0..5 {
             push(&queue, n);
         }
         assert_counts(&queue, [5, 0, 2, 3]);
-        assert_eq!(payloads(&give(&queue, 10)), [2, 3, 4]);
+        assert_eq!(payloads(&send(&queue, 10)), [2, 3, 4]);
     }
 
     #[test]
-    fn what_is_on_its_way_makes_room_last() {
+    fn events_in_flight_are_dropped_last() {
         let queue = Queue::new(3);
         for n in 0..3 {
             push(&queue, n);
         }
-        let given = give(&queue, 2);
-        assert_eq!(payloads(&given), [0, 1]);
-        // 2 is lost, which was not sent.
+        let in_flight = send(&queue, 2);
+        assert_eq!(payloads(&in_flight), [0, 1]);
+        // Drops 2, which was not sent.
         push(&queue, 3);
         assert_counts(&queue, [4, 0, 1, 3]);
-        queue.acknowledge(given[0].number);
+        queue.acknowledge(in_flight[0].number);
         assert_counts(&queue, [4, 1, 1, 2]);
-        assert_eq!(payloads(&give(&queue, 2)), [3]);
+        assert_eq!(payloads(&send(&queue, 2)), [3]);
         push(&queue, 4);
-        assert_eq!(payloads(&give(&queue, 3)), [4]);
-        // All are on their way: 1 is lost, and its late acknowledgement counts no more.
+        assert_eq!(payloads(&send(&queue, 3)), [4]);
+        // All are in flight: drops 1 and ignores its late acknowledgement.
         push(&queue, 5);
         assert_counts(&queue, [6, 1, 2, 3]);
-        queue.acknowledge(given[1].number);
+        queue.acknowledge(in_flight[1].number);
         assert_counts(&queue, [6, 1, 2, 3]);
-        assert_eq!(payloads(&give(&queue, 3)), [5]);
+        assert_eq!(payloads(&send(&queue, 3)), [5]);
     }
 
-    /// In the order of the events, those that were acknowledged not among them.
+    /// In the original order, without those that were acknowledged.
     #[test]
-    fn what_was_on_its_way_is_sent_again() {
+    fn events_in_flight_are_sent_again_after_a_reconnection() {
         let queue = Queue::new(9);
         for n in 0..4 {
             push(&queue, n);
         }
-        let given = give(&queue, 3);
-        queue.acknowledge(given[1].number);
-        queue.note_disconnected();
-        // Of the connection before.
-        queue.acknowledge(given[2].number);
+        let in_flight = send(&queue, 3);
+        queue.acknowledge(in_flight[1].number);
+        queue.disconnected();
+        // From the previous connection.
+        queue.acknowledge(in_flight[2].number);
         assert_counts(&queue, [4, 1, 0, 3]);
-        assert_eq!(payloads(&give(&queue, 9)), [0, 2, 3]);
+        assert_eq!(payloads(&send(&queue, 9)), [0, 2, 3]);
     }
 
     #[test]
-    fn what_is_not_taken_waits() {
+    fn an_event_that_was_not_sent_stays_in_the_queue() {
         let queue = Queue::new(9);
         push(&queue, 0);
-        assert!(!queue.give(1, |_| false));
-        assert!(queue.give(1, |_| true));
-        assert!(!queue.give(1, |_| true));
+        assert!(!queue.send_next(1, |_| false));
+        assert!(queue.send_next(1, |_| true));
+        assert!(!queue.send_next(1, |_| true));
     }
 
     #[test]
-    fn what_cannot_be_sent_is_lost_and_told() {
+    fn an_event_that_cannot_be_sent_is_lost_and_reported() {
         let queue = Queue::new(9);
         queue.push(Ok(vec![b'x'; MAX_PAYLOAD]));
         queue.push(Ok(vec![b'x'; MAX_PAYLOAD + 1]));
         assert_counts(&queue, [2, 0, 1, 1]);
-        let told = queue.counters().last_error.unwrap();
-        assert!(told.contains("65536") && told.contains("65537"), "{told}");
+        let error = queue.counters().last_error.unwrap();
+        assert!(
+            error.contains("65536") && error.contains("65537"),
+            "{error}"
+        );
         queue.push(serde_json::to_vec(&std::collections::HashMap::from([(
             [1],
             2,
         )])));
         assert_counts(&queue, [3, 0, 2, 1]);
-        let told = queue.counters().last_error.unwrap();
-        assert!(told.contains("as JSON: key must be a string"), "{told}");
+        let error = queue.counters().last_error.unwrap();
+        assert!(error.contains("as JSON: key must be a string"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Connections to the broker, one after the other.
+//! Connections to the broker.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
@@ -11,82 +11,83 @@ use rumqttc::{
 
 use super::queue::Queue;
 
-/// Packets that may wait for an acknowledgement at a time.
+/// Maximum number of unacknowledged packets.
 pub(super) const WINDOW: usize = 16;
 
 const ONLINE: &str = "online";
 pub(super) const OFFLINE: &str = "offline";
 
-/// Pauses until the broker is tried again.
+/// First and longest pause before reconnecting.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
 
-/// The same when the end was asked for.
-const LAST_TRIES: Duration = Duration::from_millis(250);
+/// Pause before reconnecting once a stop was requested.
+const STOP_PAUSE: Duration = Duration::from_millis(250);
 
-/// Time for `offline` to be acknowledged, behind the time for the events.
-const GOODBYE: Duration = Duration::from_millis(500);
+/// Additional time after the stop deadline for the acknowledgement of `offline`.
+const OFFLINE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Connects again and again until the end is due.
+/// Connects, and reconnects after errors, until the stop is due.
 pub(super) async fn run(options: &MqttOptions, topic: &str, queue: &Queue) {
     let mut pause = FIRST_PAUSE;
     loop {
-        // A new one each time. The old one would send what it has by itself, or drop it, as the broker keeps the
-        // session or not; here the queue knows what was not acknowledged.
+        // A new client for each connection. The old one would resend or drop its own events, depending on whether the
+        // broker kept the session; here the queue knows which events are not acknowledged.
         let (client, eventloop) = AsyncClient::new(options.clone(), WINDOW);
         let mut session = Session {
             client,
             topic,
             queue,
             connected: false,
-            worked: false,
+            acknowledged: false,
             online: false,
-            offline: Goodbye::NotYet,
-            unnumbered: VecDeque::new(),
-            numbered: HashMap::new(),
+            offline: OfflineStatus::Pending,
+            unsent: VecDeque::new(),
+            sent: HashMap::new(),
         };
         let ended = session.run(eventloop).await;
-        queue.note_disconnected();
+        queue.disconnected();
         let Err(error) = ended else {
             return;
         };
         let (host, port) = options.broker_address();
-        queue.note_error(format!("{host}:{port}: {}", in_words(&error)));
-        if session.worked {
+        queue.set_error(format!("{host}:{port}: {}", describe(&error)));
+        if session.acknowledged {
             pause = FIRST_PAUSE;
         }
         let failed = Instant::now();
         loop {
-            let stop = queue.stop_at();
-            // Gone with the connection, the broker says "offline" itself.
+            let stop = queue.stop_deadline();
+            // The connection is lost, so the last will publishes `offline`.
             if stop.is_some_and(|stop| queue.is_empty() || Instant::now() >= stop) {
                 return;
             }
-            let again = failed + stop.map_or(pause, |_| LAST_TRIES);
-            if Instant::now() >= again {
+            let retry_at = failed + stop.map_or(pause, |_| STOP_PAUSE);
+            if Instant::now() >= retry_at {
                 break;
             }
             tokio::select! {
                 () = queue.changed.notified() => {}
-                () = tokio::time::sleep_until(again.into()) => {}
+                () = tokio::time::sleep_until(retry_at.into()) => {}
             }
         }
         pause = (pause * 2).min(LAST_PAUSE);
     }
 }
 
-/// What was given to the client.
-enum Given {
+/// A message that was passed to the client.
+enum InFlight {
     Event(u64),
     Online,
     Offline,
 }
 
 #[derive(PartialEq)]
-enum Goodbye {
-    NotYet,
-    Given,
-    /// `offline` was acknowledged, and the connection is being closed.
+enum OfflineStatus {
+    /// Not passed to the client yet.
+    Pending,
+    InFlight,
+    /// Acknowledged, and the connection is being closed.
     Closing,
 }
 
@@ -95,48 +96,48 @@ struct Session<'a> {
     topic: &'a str,
     queue: &'a Queue,
     connected: bool,
-    /// The broker has acknowledged something.
-    worked: bool,
+    /// Whether the broker acknowledged anything.
+    acknowledged: bool,
     online: bool,
-    offline: Goodbye,
-    /// Given, in that order, and not sent yet.
-    unnumbered: VecDeque<Given>,
+    offline: OfflineStatus,
+    /// Passed to the client but not sent yet, in order.
+    unsent: VecDeque<InFlight>,
     /// Sent, by packet identifier.
-    numbered: HashMap<u16, Given>,
+    sent: HashMap<u16, InFlight>,
 }
 
 impl Session<'_> {
-    /// Runs until the connection fails; `Ok` when the end was asked for.
+    /// Runs until the connection fails; `Ok` after a stop request.
     async fn run(&mut self, mut eventloop: EventLoop) -> Result<(), ConnectionError> {
         loop {
             let event = {
-                // Never dropped half way but at the end: what it was writing would be lost.
+                // Not cancelled before it is ready, except at the end: a partly written packet would be lost.
                 let mut poll = pin!(eventloop.poll());
                 loop {
-                    self.give();
-                    let stop = self.queue.stop_at();
+                    self.send();
+                    let stop = self.queue.stop_deadline();
                     if stop.is_some() && !self.connected && self.queue.is_empty() {
                         return Ok(());
                     }
                     tokio::select! {
                         event = &mut poll => break event,
                         () = self.queue.changed.notified() => {}
-                        // When events are no longer waited for, `offline` goes out.
-                        () = at(stop.filter(|stop| *stop > Instant::now())) => {}
-                        () = at(stop.map(|stop| stop + GOODBYE)) => return Ok(()),
+                        // At the deadline, `offline` is sent without waiting for further events.
+                        () = sleep_until(stop.filter(|stop| *stop > Instant::now())) => {}
+                        () = sleep_until(stop.map(|stop| stop + OFFLINE_TIMEOUT)) => return Ok(()),
                     }
                 }
             };
             match event {
                 Ok(Event::Outgoing(Outgoing::Disconnect)) => return Ok(()),
-                Ok(event) => self.note(event),
+                Ok(event) => self.handle(event),
                 Err(error) => {
-                    // Acknowledgements that came before.
+                    // Acknowledgements that arrived before the error.
                     for event in std::mem::take(&mut eventloop.state.events) {
-                        self.note(event);
+                        self.handle(event);
                     }
                     return match self.offline {
-                        Goodbye::Closing => Ok(()),
+                        OfflineStatus::Closing => Ok(()),
                         _ => Err(error),
                     };
                 }
@@ -144,61 +145,61 @@ impl Session<'_> {
         }
     }
 
-    /// Gives the client what it may have now.
-    fn give(&mut self) {
-        if !self.connected || self.offline != Goodbye::NotYet {
+    /// Passes as much to the client as it may have now.
+    fn send(&mut self) {
+        if !self.connected || self.offline != OfflineStatus::Pending {
             return;
         }
         if !self.online {
-            self.online = self.give_status(ONLINE, Given::Online);
+            self.online = self.send_status(ONLINE, InFlight::Online);
         }
         let (client, topic) = (&self.client, self.topic);
-        let unnumbered = &mut self.unnumbered;
-        // Room is left for the status.
-        while self.queue.give(WINDOW - 2, |event| {
+        let unsent = &mut self.unsent;
+        // Leave room for the status messages.
+        while self.queue.send_next(WINDOW - 2, |event| {
             let payload = event.payload.clone();
-            let taken = client.try_publish(topic, QoS::AtLeastOnce, false, payload);
-            if taken.is_ok() {
-                unnumbered.push_back(Given::Event(event.number));
+            let accepted = client.try_publish(topic, QoS::AtLeastOnce, false, payload);
+            if accepted.is_ok() {
+                unsent.push_back(InFlight::Event(event.number));
             }
-            taken.is_ok()
+            accepted.is_ok()
         }) {}
-        let stop = self.queue.stop_at();
+        let stop = self.queue.stop_deadline();
         let due = stop.is_some_and(|stop| self.queue.is_empty() || Instant::now() >= stop);
-        if due && self.give_status(OFFLINE, Given::Offline) {
-            self.offline = Goodbye::Given;
+        if due && self.send_status(OFFLINE, InFlight::Offline) {
+            self.offline = OfflineStatus::InFlight;
         }
     }
 
-    fn give_status(&mut self, status: &str, given: Given) -> bool {
+    fn send_status(&mut self, status: &str, message: InFlight) -> bool {
         let topic = format!("{}/status", self.topic);
-        let taken = self
+        let accepted = self
             .client
             .try_publish(topic, QoS::AtLeastOnce, true, status);
-        if taken.is_ok() {
-            self.unnumbered.push_back(given);
+        if accepted.is_ok() {
+            self.unsent.push_back(message);
         }
-        taken.is_ok()
+        accepted.is_ok()
     }
 
-    fn note(&mut self, event: Event) {
+    fn handle(&mut self, event: Event) {
         match event {
             Event::Incoming(Packet::ConnAck(_)) => {
                 self.connected = true;
-                self.queue.note_connected();
+                self.queue.connected();
             }
-            // The client numbers in the order in which it was given them.
+            // The client assigns packet identifiers in the order in which it received the messages.
             Event::Outgoing(Outgoing::Publish(id)) => {
-                if let Some(given) = self.unnumbered.pop_front() {
-                    self.numbered.insert(id, given);
+                if let Some(message) = self.unsent.pop_front() {
+                    self.sent.insert(id, message);
                 }
             }
             Event::Incoming(Packet::PubAck(acknowledged)) => {
-                self.worked = true;
-                match self.numbered.remove(&acknowledged.pkid) {
-                    Some(Given::Event(number)) => self.queue.acknowledge(number),
-                    Some(Given::Offline) if self.client.try_disconnect().is_ok() => {
-                        self.offline = Goodbye::Closing;
+                self.acknowledged = true;
+                match self.sent.remove(&acknowledged.pkid) {
+                    Some(InFlight::Event(number)) => self.queue.acknowledge(number),
+                    Some(InFlight::Offline) if self.client.try_disconnect().is_ok() => {
+                        self.offline = OfflineStatus::Closing;
                     }
                     _ => {}
                 }
@@ -208,40 +209,42 @@ impl Session<'_> {
     }
 }
 
-/// Waits until `time`, or for ever.
-async fn at(time: Option<Instant>) {
+/// Sleeps until `time`; for ever if it is `None`.
+async fn sleep_until(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time.into()).await,
         None => std::future::pending().await,
     }
 }
 
-/// What is wrong and what to do, where the client's words are its own.
-fn in_words(error: &ConnectionError) -> String {
+/// The error with what to do about it.
+fn describe(error: &ConnectionError) -> String {
     match error {
         ConnectionError::ConnectionRefused(code) => match code {
             ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized => {
-                "the broker refuses this user; see mqtt.user and mqtt.password_file".into()
+                "the broker refuses this user; check mqtt.user and mqtt.password_file".into()
             }
             ConnectReturnCode::BadClientId => {
-                "the broker refuses this client's name; see mqtt.client_id".into()
+                "the broker refuses the client identifier; change mqtt.client_id".into()
             }
             ConnectReturnCode::RefusedProtocolVersion => {
-                "the broker does not speak MQTT 3.1.1".into()
+                "the broker does not support MQTT 3.1.1".into()
             }
             ConnectReturnCode::ServiceUnavailable => "the broker is not available".into(),
-            ConnectReturnCode::Success => "the broker refuses".into(),
+            ConnectReturnCode::Success => "the broker refuses the connection".into(),
         },
         ConnectionError::Io(e) => e.to_string(),
         ConnectionError::NetworkTimeout | ConnectionError::FlushTimeout => {
-            "no answer in time".into()
+            "no response in time".into()
         }
-        ConnectionError::MqttState(StateError::AwaitPingResp) => "no answer to a ping".into(),
+        ConnectionError::MqttState(StateError::AwaitPingResp) => "no response to a ping".into(),
         ConnectionError::MqttState(StateError::ConnectionAborted) => {
-            "the broker has closed the connection; another client of the same mqtt.client_id \
-             makes it do so"
+            "the broker closed the connection, as it does when another client has the same \
+             mqtt.client_id"
                 .into()
         }
-        other => format!("this is no MQTT broker, or the connection is damaged: {other}"),
+        other => {
+            format!("expected an MQTT broker, found an invalid packet or another protocol: {other}")
+        }
     }
 }

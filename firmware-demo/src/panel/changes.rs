@@ -1,6 +1,6 @@
-//! What of a picture is new.
+//! Finds the changed areas of a picture.
 
-/// Part of a picture; all four edges belong to it.
+/// Part of a picture. All four bounds are inclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Area {
     pub(super) left: usize,
@@ -9,9 +9,9 @@ pub(super) struct Area {
     pub(super) bottom: usize,
 }
 
-/// Where `new` differs from `old`, both in rows of `width`: an area for each run of rows that changed, from the first
-/// column that changed in one of them to the last. All of it where nothing is known of the old.
-pub(super) fn changes<T: PartialEq>(old: Option<&[T]>, new: &[T], width: usize) -> Vec<Area> {
+/// Compares two pictures with rows of `width` values. Returns one area for each run of changed rows, from the leftmost
+/// changed column to the rightmost; the whole picture if `old` is `None`.
+pub(super) fn changed_areas<T: PartialEq>(old: Option<&[T]>, new: &[T], width: usize) -> Vec<Area> {
     let mut areas: Vec<Area> = Vec::new();
     for (row, line) in new.chunks_exact(width).enumerate() {
         let columns = match old.and_then(|old| old.get(row * width..)?.get(..width)) {
@@ -44,7 +44,7 @@ pub(super) fn changes<T: PartialEq>(old: Option<&[T]>, new: &[T], width: usize) 
 
 #[cfg(test)]
 mod tests {
-    use super::{Area, changes};
+    use super::{Area, changed_areas};
 
     fn area(left: usize, top: usize, right: usize, bottom: usize) -> Area {
         Area {
@@ -56,25 +56,25 @@ mod tests {
     }
 
     #[test]
-    fn unknown_is_all_new() {
-        assert_eq!(changes(None, &[0; 12], 4), [area(0, 0, 3, 2)]);
+    fn without_an_old_picture_everything_changed() {
+        assert_eq!(changed_areas(None, &[0; 12], 4), [area(0, 0, 3, 2)]);
     }
 
     #[test]
-    fn same_is_nothing() {
-        assert_eq!(changes(Some(&[7; 12]), &[7; 12], 4), []);
+    fn identical_pictures_have_no_changed_area() {
+        assert_eq!(changed_areas(Some(&[7; 12]), &[7; 12], 4), []);
     }
 
     #[test]
-    fn neighbouring_rows_are_one_area_and_others_are_not() {
+    fn only_adjacent_rows_share_an_area() {
         let old = b"....................";
         let new = b".x....x.........x..x";
         assert_eq!(
-            changes(Some(&old[..]), new, 4),
+            changed_areas(Some(&old[..]), new, 4),
             [area(1, 0, 2, 1), area(0, 4, 3, 4)]
         );
-        // The later row begins further left and ends before the first one.
+        // The second row starts further left and ends before the first one.
         let new = b"...xx...............";
-        assert_eq!(changes(Some(&old[..]), new, 4), [area(0, 0, 3, 1)]);
+        assert_eq!(changed_areas(Some(&old[..]), new, 4), [area(0, 0, 3, 1)]);
     }
 }

@@ -1,44 +1,66 @@
-//! Linux's framebuffer device, by its file and sysfs: its ioctls would need `unsafe`.
+//! Linux framebuffer. The geometry is read from sysfs, because the device's ioctls would need `unsafe`.
 
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use embedded_graphics::pixelcolor::{Rgb565, Rgb888};
 use embedded_graphics::prelude::*;
+use serde::Deserialize;
 
-use super::changes::changes;
-use super::{Error, Panel};
+use super::changes::changed_areas;
+use super::{Panel, PanelConfig, PanelError};
 use crate::canvas::Canvas;
-use crate::config;
 
-/// A framebuffer device. It is written line by line, where a line changed.
+/// The table `[display]` of a framebuffer.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FramebufferConfig {
+    /// FramebufferPanel device; its geometry is read from /sys/class/graphics.
+    pub device: PathBuf,
+}
+
+impl Default for FramebufferConfig {
+    fn default() -> Self {
+        Self {
+            device: "/dev/fb0".into(),
+        }
+    }
+}
+
+impl PanelConfig for FramebufferConfig {
+    fn open(&self) -> Result<Box<dyn Panel>, PanelError> {
+        Ok(Box::new(FramebufferPanel::open(self)?))
+    }
+}
+
+/// An open framebuffer device. Only the changed part of each row is written.
 #[derive(Debug)]
-pub struct Framebuffer {
+pub struct FramebufferPanel {
     file: File,
     path: String,
     geometry: Geometry,
     shown: Option<Vec<Rgb888>>,
 }
 
-impl Framebuffer {
-    /// Opens the device, and reads its geometry under /sys/class/graphics.
+impl FramebufferPanel {
+    /// Opens the device and reads its geometry from /sys/class/graphics.
     ///
     /// # Errors
-    /// [`Error::Open`], also for a geometry or pixel format that is not usable.
-    pub fn open(config: &config::Framebuffer) -> Result<Self, Error> {
-        // A name such as /dev/fb may be a link to the device that sysfs knows.
+    /// [`PanelError::Open`], also for a geometry or pixel format that is not usable.
+    pub fn open(config: &FramebufferConfig) -> Result<Self, PanelError> {
+        // The device may be a symbolic link; sysfs has the name of its target.
         let device = (config.device.canonicalize()).map_err(|e| open_error(&config.device, e))?;
         let name = device.file_name().unwrap_or_default();
         Self::with_sysfs(config, &Path::new("/sys/class/graphics").join(name))
     }
 
-    /// The same with the device's folder in sysfs.
+    /// Opens the device; `sysfs` is its folder in sysfs.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn with_sysfs(config: &config::Framebuffer, sysfs: &Path) -> Result<Self, Error> {
+    pub fn with_sysfs(config: &FramebufferConfig, sysfs: &Path) -> Result<Self, PanelError> {
         let file = (File::options().write(true).open(&config.device))
             .map_err(|e| open_error(&config.device, e))?;
         Ok(Self {
@@ -58,7 +80,7 @@ impl Framebuffer {
         } = &self.geometry;
         let width = size.width as usize;
         let mut bytes = Vec::with_capacity(width * 4);
-        for area in changes(self.shown.as_deref(), pixels, width) {
+        for area in changed_areas(self.shown.as_deref(), pixels, width) {
             for row in area.top..=area.bottom {
                 bytes.clear();
                 for pixel in &pixels[row * width..][area.left..=area.right] {
@@ -74,13 +96,13 @@ impl Framebuffer {
     }
 }
 
-impl Panel for Framebuffer {
+impl Panel for FramebufferPanel {
     fn size(&self) -> Size {
         self.geometry.size
     }
 
-    fn show(&mut self, canvas: &Canvas) -> Result<(), Error> {
-        self.write(canvas.pixels()).map_err(|e| Error::Bus {
+    fn show(&mut self, canvas: &Canvas) -> Result<(), PanelError> {
+        self.write(canvas.pixels()).map_err(|e| PanelError::Bus {
             path: self.path.clone(),
             reason: e.to_string(),
         })?;
@@ -89,7 +111,7 @@ impl Panel for Framebuffer {
     }
 }
 
-/// How a pixel lies in memory; sysfs tells its bits alone, and this is the order that drivers have.
+/// Pixel format. sysfs reports only the number of bits; these are the usual orders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
     Rgb565,
@@ -106,7 +128,7 @@ impl Format {
         }
     }
 
-    /// Little endian. What does not count is 255, in case that it is read as opaque.
+    /// Appends the pixel in little-endian order. The unused byte is 255, in case it is read as alpha.
     fn append(self, pixel: Rgb888, bytes: &mut Vec<u8>) {
         let (r, g, b) = (pixel.r(), pixel.g(), pixel.b());
         match self {
@@ -122,20 +144,20 @@ impl Format {
 
 #[derive(Debug)]
 struct Geometry {
-    /// What is seen.
+    /// Visible pixels.
     size: Size,
-    /// First column and line that are seen.
+    /// First visible column and row.
     pan: (u32, u32),
-    /// Bytes from one line to the next.
+    /// Bytes from one row to the next.
     stride: u32,
     format: Format,
 }
 
 impl Geometry {
-    /// Of a device's folder in sysfs, whose files are those of Linux's drivers/video/fbdev/core/fbsysfs.c.
-    fn read(sysfs: &Path) -> Result<Self, Error> {
+    /// Reads a device's folder in sysfs. Its files are defined in Linux's drivers/video/fbdev/core/fbsysfs.c.
+    fn read(sysfs: &Path) -> Result<Self, PanelError> {
         let all = pair(sysfs, "virtual_size", ',')?;
-        // Empty where the driver keeps no current mode, as those of DRM; they have one mode alone.
+        // Empty for drivers without a current mode, such as those of DRM, which have exactly one mode.
         let mode = match value(sysfs, "mode")? {
             mode if mode.is_empty() => value(sysfs, "modes")?,
             mode => mode,
@@ -154,7 +176,7 @@ impl Geometry {
                 "{} x {} at {}, {} of {} x {}",
                 size.0, size.1, pan.0, pan.1, all.0, all.1
             );
-            let expected = "a picture of 64 to 4096 pixels each way, inside the memory";
+            let expected = "64 to 4096 visible pixels each way, inside the virtual size";
             return Err(wrong(sysfs, "virtual_size", expected, &found));
         }
         let bits = value(sysfs, "bits_per_pixel")?;
@@ -169,7 +191,7 @@ impl Geometry {
         let stride = (text.parse().ok())
             .filter(|stride| (line..=1 << 20).contains(&u64::from(*stride)))
             .ok_or_else(|| {
-                let expected = format!("{line} to {} bytes a line", 1 << 20);
+                let expected = format!("{line} to {} bytes per row", 1 << 20);
                 wrong(sysfs, "stride", &expected, &text)
             })?;
         Ok(Self {
@@ -181,8 +203,8 @@ impl Geometry {
     }
 }
 
-/// What a file in sysfs says, without the end of its line.
-fn value(sysfs: &Path, name: &str) -> Result<String, Error> {
+/// The content of a file in sysfs, without white space around it.
+fn value(sysfs: &Path, name: &str) -> Result<String, PanelError> {
     let path = sysfs.join(name);
     let mut text = String::new();
     (File::open(&path).and_then(|file| file.take(4096).read_to_string(&mut text)))
@@ -190,7 +212,7 @@ fn value(sysfs: &Path, name: &str) -> Result<String, Error> {
     Ok(text.trim().to_owned())
 }
 
-fn pair(sysfs: &Path, name: &str, between: char) -> Result<(u32, u32), Error> {
+fn pair(sysfs: &Path, name: &str, between: char) -> Result<(u32, u32), PanelError> {
     let text = value(sysfs, name)?;
     let parsed = text
         .split_once(between)
@@ -198,7 +220,7 @@ fn pair(sysfs: &Path, name: &str, between: char) -> Result<(u32, u32), Error> {
     parsed.ok_or_else(|| wrong(sysfs, name, "two numbers", &text))
 }
 
-/// Width and height of the first of the modes.
+/// Width and height of the first mode in `text`.
 fn parse_mode(text: &str) -> Option<(u32, u32)> {
     let (width, rest) = text.lines().next()?.split_once(':')?.1.split_once('x')?;
     let height = rest
@@ -207,21 +229,21 @@ fn parse_mode(text: &str) -> Option<(u32, u32)> {
     Some((width.parse().ok()?, height.parse().ok()?))
 }
 
-fn wrong(sysfs: &Path, name: &str, expected: &str, found: &str) -> Error {
-    Error::Open {
+fn wrong(sysfs: &Path, name: &str, expected: &str, found: &str) -> PanelError {
+    PanelError::Open {
         path: sysfs.join(name).display().to_string(),
         reason: format!("expected {expected}, found {found:?}"),
     }
 }
 
-fn open_error(path: &Path, error: std::io::Error) -> Error {
+fn open_error(path: &Path, error: std::io::Error) -> PanelError {
     use std::io::ErrorKind;
     let advice = match error.kind() {
-        ErrorKind::NotFound => "; ls /dev/fb* lists the framebuffers of this system",
+        ErrorKind::NotFound => "; ls /dev/fb* lists the framebuffers",
         ErrorKind::PermissionDenied => "; run as a user in the group video, or as root",
         _ => "",
     };
-    Error::Open {
+    PanelError::Open {
         path: path.display().to_string(),
         reason: format!("{error}{advice}"),
     }

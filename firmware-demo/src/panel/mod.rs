@@ -1,127 +1,136 @@
-//! The displays: each shows a [`Canvas`] whole.
+//! Display drivers. Each shows a whole [`Canvas`].
+//!
+//! A display is one file here, with its configuration ([`PanelConfig`]) and its driver ([`Panel`]), and one entry
+//! in `registry.rs`.
 
 mod changes;
 mod framebuffer;
-mod layout;
-#[cfg(feature = "ssd1306")]
-mod oled;
+mod ili9341;
 mod recorder;
+mod registry;
 mod simulator;
-#[cfg(feature = "mipidsi")]
+mod ssd1306;
+mod st7789;
 mod tft;
+
+use std::path::Path;
 
 use embedded_graphics::prelude::Size;
 
 use crate::canvas::Canvas;
-use crate::config::Display;
+use crate::validation::FieldError;
 
-pub use framebuffer::Framebuffer;
-pub use layout::{Controller, Layout};
+pub use self::ssd1306::Ssd1306Config;
 #[cfg(feature = "ssd1306")]
-pub use oled::Oled;
-pub use recorder::Recorder;
-pub use simulator::Simulator;
+pub use self::ssd1306::Ssd1306Panel;
+pub use framebuffer::{FramebufferConfig, FramebufferPanel};
+pub use ili9341::{ILI9341, Ili9341Config};
+pub use recorder::RecordingPanel;
+pub use registry::DisplayConfig;
+pub use simulator::{SimulatorConfig, SimulatorPanel};
+pub use st7789::{ST7789, St7789Config};
+pub use tft::{TftConfig, TftController, TftLayout};
 #[cfg(feature = "mipidsi")]
-pub use tft::{Pins, Tft};
+pub use tft::{TftPanel, TftPins};
 
-/// A display that is ready.
+/// An initialised display.
 pub trait Panel: Send {
-    /// Width and height in pixels, as it is mounted.
+    /// Width and height in pixels, as mounted.
     fn size(&self) -> Size;
 
-    /// Whether a pixel is either black or lit.
+    /// Whether each pixel is either black or lit.
     fn is_monochrome(&self) -> bool {
         false
     }
 
-    /// Shows `canvas`, which has the panel's size. After an error the panel is in no known state: open it again.
+    /// Shows `canvas`, which has the panel's size. After an error the panel's state is undefined: open it again.
     ///
     /// # Errors
-    /// [`Error::Bus`].
-    fn show(&mut self, canvas: &Canvas) -> Result<(), Error>;
+    /// [`PanelError::Bus`].
+    fn show(&mut self, canvas: &Canvas) -> Result<(), PanelError>;
 }
 
-/// Why a display shows nothing.
+/// The table `[display]` of one kind of display.
+pub trait PanelConfig {
+    /// Checks the fields.
+    ///
+    /// # Errors
+    /// The first field that is out of range.
+    fn validate(&self) -> Result<(), FieldError> {
+        Ok(())
+    }
+
+    /// Resolves relative paths against `folder`, the configuration file's folder.
+    fn resolve_paths(&mut self, _folder: &Path) {}
+
+    /// Whether each pixel is either black or lit.
+    fn is_monochrome(&self) -> bool {
+        false
+    }
+
+    /// Opens and initialises the display.
+    ///
+    /// # Errors
+    /// Any of [`PanelError`].
+    fn open(&self) -> Result<Box<dyn Panel>, PanelError>;
+}
+
+/// Why a display cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum PanelError {
     /// A device or file of the display cannot be opened.
     #[error("{path}: cannot open: {reason}")]
     Open {
         /// Device or file.
         path: String,
-        /// The system's answer, or what was expected and what was found.
+        /// The system's error, or what was expected and what was found.
         reason: String,
     },
-    /// The display's bus, or the file in its place, failed.
+    /// Writing to the display failed.
     #[error("display on {path}: {reason}")]
     Bus {
         /// Device or file.
         path: String,
-        /// The driver's or the system's answer.
+        /// The error of the driver or the system.
         reason: String,
     },
-    /// This program was built without the display's driver.
-    #[error("display kind {kind:?}: this pinhole-firmware was built without the feature {feature}")]
+    /// The program was built without the display's driver.
+    #[error(
+        "display.kind: {kind}: this pinhole-firmware was built without the Cargo feature {feature}; build it with \
+         --features {feature}"
+    )]
     Feature {
         /// As in the configuration.
         kind: &'static str,
-        /// Cargo's feature.
+        /// Cargo feature.
         feature: &'static str,
     },
 }
 
-/// Opens the display that the configuration names and initialises it; `None` for none.
-///
-/// # Errors
-/// Any of [`Error`].
-pub fn open(display: &Display) -> Result<Option<Box<dyn Panel>>, Error> {
-    Ok(Some(match display {
-        Display::None => return Ok(None),
-        #[cfg(feature = "ssd1306")]
-        Display::Ssd1306(config) => Box::new(oled::open(config)?),
-        #[cfg(not(feature = "ssd1306"))]
-        Display::Ssd1306(_) => {
-            return Err(Error::Feature {
-                kind: "ssd1306",
-                feature: "ssd1306",
-            });
+impl PanelError {
+    /// A device file cannot be opened. `field` names it in the configuration, `bus` is what has to be enabled, and
+    /// members of `group` may use it.
+    #[cfg(any(feature = "ssd1306", feature = "mipidsi"))]
+    fn open_device(
+        path: &Path,
+        field: &str,
+        bus: &str,
+        group: &str,
+        error: &std::io::Error,
+    ) -> Self {
+        use std::io::ErrorKind;
+        let advice = match error.kind() {
+            ErrorKind::NotFound => {
+                format!("; enable {bus} (sudo raspi-config), or correct {field}")
+            }
+            ErrorKind::PermissionDenied => {
+                format!("; run as a user in the group {group}, or as root")
+            }
+            _ => String::new(),
+        };
+        Self::Open {
+            path: path.display().to_string(),
+            reason: format!("{error}{advice}"),
         }
-        #[cfg(feature = "mipidsi")]
-        Display::St7789(config) => Box::new(tft::open_st7789(config)?),
-        #[cfg(feature = "mipidsi")]
-        Display::Ili9341(config) => Box::new(tft::open_ili9341(config)?),
-        #[cfg(not(feature = "mipidsi"))]
-        Display::St7789(_) | Display::Ili9341(_) => {
-            return Err(Error::Feature {
-                kind: "st7789 or ili9341",
-                feature: "mipidsi",
-            });
-        }
-        Display::Framebuffer(config) => Box::new(Framebuffer::open(config)?),
-        Display::Simulator(config) => Box::new(Simulator::open(config)?),
-    }))
-}
-
-/// The error of a device file that cannot be opened, with what to do about it. `field` names it in the configuration,
-/// `bus` is what must be enabled, and `group` may use it.
-#[cfg(any(feature = "ssd1306", feature = "mipidsi"))]
-fn cannot_open(
-    path: &std::path::Path,
-    field: &str,
-    bus: &str,
-    group: &str,
-    error: &std::io::Error,
-) -> Error {
-    use std::io::ErrorKind;
-    let advice = match error.kind() {
-        ErrorKind::NotFound => format!("; enable {bus} (sudo raspi-config), or correct {field}"),
-        ErrorKind::PermissionDenied => {
-            format!("; run as a user in the group {group}, or as root")
-        }
-        _ => String::new(),
-    };
-    Error::Open {
-        path: path.display().to_string(),
-        reason: format!("{error}{advice}"),
     }
 }

@@ -1,24 +1,24 @@
-//! A run, kept in memory.
+//! Records the pictures of a run in memory.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use embedded_graphics::prelude::Size;
 
-use super::{Error, Panel};
+use super::{Panel, PanelError};
 use crate::canvas::Canvas;
 
-/// A panel that keeps what it shows, with the time of each picture.
+/// A panel that keeps every new picture and the time when it was shown.
 #[derive(Clone, Debug)]
-pub struct Recorder {
+pub struct RecordingPanel {
     size: Size,
     monochrome: bool,
     limit: usize,
     shown: Arc<Mutex<Vec<(Canvas, Instant)>>>,
 }
 
-impl Recorder {
-    /// A recorder of pictures of `size`, at most `limit` of them.
+impl RecordingPanel {
+    /// A panel of `size` pixels that keeps at most `limit` pictures.
     pub fn new(size: Size, monochrome: bool, limit: usize) -> Self {
         Self {
             size,
@@ -28,7 +28,7 @@ impl Recorder {
         }
     }
 
-    /// What was shown, each picture with the time until the next one, the last one with the time until now.
+    /// Removes and returns the pictures, each with the time until the next one, the last with the time until now.
     pub fn take(&self) -> Vec<(Canvas, Duration)> {
         let shown = std::mem::take(&mut *self.shown.lock().unwrap_or_else(PoisonError::into_inner));
         let mut ends: Vec<Instant> = shown.iter().skip(1).map(|(_, at)| *at).collect();
@@ -39,7 +39,7 @@ impl Recorder {
     }
 }
 
-impl Panel for Recorder {
+impl Panel for RecordingPanel {
     fn size(&self) -> Size {
         self.size
     }
@@ -48,7 +48,7 @@ impl Panel for Recorder {
         self.monochrome
     }
 
-    fn show(&mut self, canvas: &Canvas) -> Result<(), Error> {
+    fn show(&mut self, canvas: &Canvas) -> Result<(), PanelError> {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         let new = shown.last().is_none_or(|(last, _)| last != canvas);
         if new && shown.len() < self.limit {

@@ -1,4 +1,4 @@
-//! Colour screens of any size.
+//! The colour layout.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use embedded_graphics::prelude::*;
 use embedded_graphics::primitives::{PrimitiveStyle, Rectangle, RoundedRectangle};
 use pinhole::camera::Seen;
 
-use super::{Boot, Idle, Live, Picture, Problem, Screen};
+use super::{BootScreen, CroppedFrame, ErrorScreen, IdleScreen, LiveScreen, Screen};
 use crate::canvas::Canvas;
-use crate::text::{Fonts, Style};
+use crate::text::{Fonts, TextStyle};
 
 const BACKGROUND: Rgb888 = Rgb888::new(10, 12, 16);
 const TEXT: Rgb888 = Rgb888::new(245, 246, 248);
@@ -35,13 +35,13 @@ pub(super) fn draw(screen: &Screen, canvas: &mut Canvas, fonts: &mut Fonts, show
     match screen {
         Screen::Boot(boot) => page.boot(boot),
         Screen::Live(live) => page.live(live),
-        Screen::Error(problem) => page.problem(problem),
+        Screen::Error(error) => page.error(error),
         Screen::Idle(idle) => page.idle(idle),
     }
 }
 
 struct Page<'a> {
-    /// Pixels in a unit: 240 units are the shorter side.
+    /// Pixels per unit: the shorter side has 240 units.
     unit: f32,
     width: i32,
     height: i32,
@@ -55,15 +55,15 @@ impl Page<'_> {
         (units * self.unit).round() as i32
     }
 
-    fn regular(&self, units: f32) -> Style {
-        Style::regular((units * self.unit).round())
+    fn regular(&self, units: f32) -> TextStyle {
+        TextStyle::regular((units * self.unit).round())
     }
 
-    fn bold(&self, units: f32) -> Style {
-        Style::bold((units * self.unit).round())
+    fn bold(&self, units: f32) -> TextStyle {
+        TextStyle::bold((units * self.unit).round())
     }
 
-    fn boot(&mut self, boot: &Boot) {
+    fn boot(&mut self, boot: &BootScreen) {
         let margin = self.px(14.0);
         let room = self.width - 2 * margin;
         let mut y = self.px(24.0);
@@ -76,9 +76,9 @@ impl Page<'_> {
         y += self.px(46.0);
         for step in &boot.steps {
             let result = step.result.as_deref().unwrap_or("...");
-            let result = self.fonts.cut(result, self.regular(17.0), room / 2);
+            let result = self.fonts.truncate(result, self.regular(17.0), room / 2);
             let name = room - result.width - self.px(8.0);
-            let name = self.fonts.cut(step.name, self.regular(17.0), name);
+            let name = self.fonts.truncate(step.name, self.regular(17.0), name);
             let colour = if step.result.is_some() { TEXT } else { QUIET };
             name.draw(self.canvas, Point::new(margin, y), QUIET);
             let x = self.width - margin - result.width;
@@ -87,32 +87,32 @@ impl Page<'_> {
         }
     }
 
-    /// The state on top in the whole width, then the frame; the bars beside it on a wide screen, below it else.
-    /// Where there is something to tell, it takes the last row.
-    fn live(&mut self, live: &Live) {
+    /// The state on top, then the frame; the bars to the right of it on wide displays, else below it. A notice takes the
+    /// last row.
+    fn live(&mut self, live: &LiveScreen) {
         let wide = self.width * 10 > self.height * 12;
         let margin = self.px(8.0);
         let room = self.width - 2 * margin;
         self.state(live, area(margin, self.px(4.0), room, self.px(34.0)));
         let top = self.px(44.0);
         let side = self.px(if wide { 126.0 } else { 94.0 });
-        self.picture(live.picture.as_ref(), Point::new(margin, top), side);
-        let beside = 2 * margin + side;
-        let room_beside = self.width - beside - margin;
+        self.frame(live.frame.as_ref(), Point::new(margin, top), side);
+        let right = 2 * margin + side;
+        let right_room = self.width - right - margin;
         let notice = live.notice.as_deref();
         if wide {
             self.bars(
                 live,
-                area(beside, top, room_beside, self.px(42.0)),
+                area(right, top, right_room, self.px(42.0)),
                 3,
                 &[19.0, 17.0, 15.0],
             );
             let y = top + side + self.px(10.0);
-            self.vitals(live, area(margin, y, room, self.height - y), true);
+            self.board_status(live, area(margin, y, room, self.height - y), true);
             let y = y + self.px(26.0);
             self.notice(notice, area(margin, y, room, self.height - y), 15.0);
         } else {
-            self.vitals(live, area(beside, top, room_beside, side), false);
+            self.board_status(live, area(right, top, right_room, side), false);
             let y = top + side + self.px(5.0);
             // Taller screens spread the bars.
             let pitch = ((self.height - y) / 3).min(self.px(60.0));
@@ -123,7 +123,7 @@ impl Page<'_> {
         }
     }
 
-    fn state(&mut self, live: &Live, window: Rectangle) {
+    fn state(&mut self, live: &LiveScreen, window: Rectangle) {
         let (name, colour) = match &live.state {
             Some(state @ Seen::Class(_)) => (state.name(), TEXT),
             Some(Seen::Unknown) => ("unknown", WARNING),
@@ -139,38 +139,39 @@ impl Page<'_> {
             }
         }
         let line = self.fonts.line(name, self.bold(24.0));
-        let moved = super::turned(self.shown, 40.0 * self.unit);
-        line.draw_turning(self.canvas, window, colour, moved);
+        let offset = super::scroll_offset(self.shown, 40.0 * self.unit);
+        line.draw_scrolling(self.canvas, window, colour, offset);
     }
 
-    fn picture(&mut self, picture: Option<&Picture>, at: Point, side: i32) {
+    fn frame(&mut self, frame: Option<&CroppedFrame>, at: Point, side: i32) {
         let side = side.max(1) as u32;
-        let frame = Rectangle::new(at, Size::new_equal(side));
-        self.fill(frame, TRACK);
-        let Some(picture) = picture else { return };
-        let rule = pinhole::PreprocessConfig {
+        let window = Rectangle::new(at, Size::new_equal(side));
+        self.fill(window, TRACK);
+        let Some(frame) = frame else { return };
+        let preprocessing = pinhole::PreprocessConfig {
             size: side,
-            ..(*picture.rule).clone()
+            ..(*frame.preprocessing).clone()
         };
-        // An image that the rule does not fit was not classified either.
-        let Ok(pixels) = pinhole::preprocess(&rule, &*picture.image) else {
+        // An image that cannot be preprocessed was not classified either.
+        let Ok(pixels) = pinhole::preprocess(&preprocessing, &*frame.image) else {
             return;
         };
         let colours = pixels.data.chunks_exact(3);
         let Ok(()) = self.canvas.fill_contiguous(
-            &frame,
+            &window,
             colours.map(|rgb| Rgb888::new(rgb[0], rgb[1], rgb[2])),
         );
     }
 
-    /// Rows with name, percentage and bar; `first` is the first row's place. Names are as large as fits of `units`.
-    fn bars(&mut self, live: &Live, first: Rectangle, rows: usize, units: &[f32]) {
+    /// Rows with name, percentage and bar. `first` is the area of the first row. Each name has the first of the sizes
+    /// `units` in which it fits.
+    fn bars(&mut self, live: &LiveScreen, first: Rectangle, rows: usize, units: &[f32]) {
         let width = first.size.width as i32;
         let pitch = first.size.height as i32;
-        let styles: Vec<Style> = units.iter().map(|units| self.regular(*units)).collect();
+        let styles: Vec<TextStyle> = units.iter().map(|units| self.regular(*units)).collect();
         let height = styles.first().map_or(0, |style| style.height()) + self.px(1.0);
         let thick = self.px(6.0);
-        // Name and bar stand in the middle of their row.
+        // Name and bar are centred in their row.
         let down = ((pitch - height - thick) / 2).clamp(0, self.px(8.0));
         for (i, (name, probability)) in live.top.iter().take(rows).enumerate() {
             let at = first.top_left + Point::new(0, pitch * i as i32 + down);
@@ -194,8 +195,8 @@ impl Page<'_> {
         }
     }
 
-    /// Rate, temperature and throttling, in a row or one below the other.
-    fn vitals(&mut self, live: &Live, window: Rectangle, in_a_row: bool) {
+    /// Rate, temperature and throttling, side by side or one below the other.
+    fn board_status(&mut self, live: &LiveScreen, window: Rectangle, in_a_row: bool) {
         let mut at = window.top_left;
         let right = at.x + window.size.width as i32;
         let style = self.regular(if in_a_row { 18.0 } else { 20.0 });
@@ -206,7 +207,7 @@ impl Page<'_> {
         let mut texts = vec![super::rate(live.rate)];
         texts.extend(live.temperature_c.map(super::temperature));
         for text in texts {
-            let text = self.fonts.cut(&text, style, right - at.x);
+            let text = self.fonts.truncate(&text, style, right - at.x);
             text.draw(self.canvas, at, TEXT);
             at += step(text.width, self.unit);
         }
@@ -215,7 +216,7 @@ impl Page<'_> {
         }
     }
 
-    /// What is wrong, in as many lines as there is room for.
+    /// The notice, in as many lines as fit.
     fn notice(&mut self, notice: Option<&str>, window: Rectangle, units: f32) {
         let Some(notice) = notice else { return };
         let style = self.regular(units);
@@ -228,10 +229,10 @@ impl Page<'_> {
         }
     }
 
-    /// Dark text on a warning's colour.
+    /// Dark text on the warning colour.
     fn tag(&mut self, text: &str, at: Point, room: i32) {
         let pad = self.px(5.0);
-        let text = self.fonts.cut(text, self.bold(14.0), room - 2 * pad);
+        let text = self.fonts.truncate(text, self.bold(14.0), room - 2 * pad);
         let size = Size::new(
             (text.width + 2 * pad) as u32,
             (text.height + self.px(3.0)) as u32,
@@ -240,57 +241,57 @@ impl Page<'_> {
         text.draw(self.canvas, at + Point::new(pad, self.px(1.0)), BACKGROUND);
     }
 
-    fn problem(&mut self, problem: &Problem) {
+    fn error(&mut self, error: &ErrorScreen) {
         let margin = self.px(12.0);
         let room = self.width - 2 * margin;
         let head = self.px(44.0);
         self.fill(area(0, 0, self.width, head), ALARM);
-        let title = self.fonts.cut(problem.title, self.bold(26.0), room);
+        let title = self.fonts.truncate(error.title, self.bold(26.0), room);
         let down = (head - title.height) / 2;
         title.draw(self.canvas, Point::new(margin, down), TEXT);
         let foot = self.px(34.0);
         let y = head + self.px(10.0);
         let free = self.height - y - foot;
-        // The largest font in which the reason is whole, else the smallest.
+        // The largest font in which the whole reason fits, else the smallest.
         let mut lines = vec![];
         for units in [22.0, 19.0, 16.0] {
             let style = self.regular(units);
             let fitting = (free / style.height()).max(1) as usize;
-            lines = (self.fonts).paragraph(&problem.reason, style, room, fitting + 1);
+            lines = (self.fonts).paragraph(&error.reason, style, room, fitting + 1);
             if lines.len() <= fitting {
                 break;
             }
-            lines = (self.fonts).paragraph(&problem.reason, style, room, fitting);
+            lines = (self.fonts).paragraph(&error.reason, style, room, fitting);
         }
         let mut at = Point::new(margin, y);
         for line in &lines {
             line.draw(self.canvas, at, TEXT);
             at.y += line.height;
         }
-        let action = self.fonts.cut(&problem.action, self.regular(17.0), room);
+        let action = self.fonts.truncate(&error.action, self.regular(17.0), room);
         let y = self.height - foot + self.px(4.0);
         action.draw(self.canvas, Point::new(margin, y), WARNING);
     }
 
-    fn idle(&mut self, idle: &Idle) {
+    fn idle(&mut self, idle: &IdleScreen) {
         let name = idle.state.as_ref().map_or("...", Seen::name);
         let room = self.width - self.px(16.0);
-        let name = self.fonts.cut(name, self.regular(22.0), room);
-        let mut text = super::duration(idle.since);
+        let name = self.fonts.truncate(name, self.regular(22.0), room);
+        let mut text = super::duration(idle.unchanged);
         if let Some(celsius) = idle.temperature_c {
             text.push_str("   ");
             text.push_str(&super::temperature(celsius));
         }
-        let since = self.fonts.cut(&text, self.regular(16.0), room);
+        let unchanged = self.fonts.truncate(&text, self.regular(16.0), room);
         let needed = Size::new(
-            name.width.max(since.width) as u32,
-            (name.height + since.height) as u32,
+            name.width.max(unchanged.width) as u32,
+            (name.height + unchanged.height) as u32,
         );
         let edge = Size::new_equal(2 * self.px(8.0) as u32);
         let free = (self.canvas.size().saturating_sub(edge)).saturating_sub(needed);
-        let at = super::wandering(free, self.shown) + Size::new_equal(self.px(8.0) as u32);
+        let at = super::idle_position(free, self.shown) + Size::new_equal(self.px(8.0) as u32);
         name.draw(self.canvas, at, IDLE);
-        since.draw(self.canvas, at + Point::new(0, name.height), QUIET);
+        unchanged.draw(self.canvas, at + Point::new(0, name.height), QUIET);
     }
 
     fn fill(&mut self, area: Rectangle, colour: Rgb888) {

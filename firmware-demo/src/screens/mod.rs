@@ -1,7 +1,7 @@
-//! What the display shows, and how it is drawn on each kind of display.
+//! The screens, and how they are drawn.
 //!
-//! Colour screens of every size have one layout, in units of 1/240 of the shorter side; monochrome ones of 128 x 64
-//! pixels and more another, with fonts that are legible at arm's length there.
+//! There is one layout for colour displays of any size, in units of 1/240 of the shorter side, and one for monochrome
+//! displays of at least 128 x 64 pixels.
 
 mod colour;
 mod monochrome;
@@ -16,88 +16,88 @@ use pinhole::{PreprocessConfig, RgbImage};
 use crate::canvas::Canvas;
 use crate::text::Fonts;
 
-/// What the display shows.
+/// A screen with its content.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Screen {
-    /// While the appliance starts.
-    Boot(Boot),
-    /// What the camera sees.
-    Live(Live),
+    /// The appliance starts.
+    Boot(BootScreen),
+    /// The camera works.
+    Live(LiveScreen),
     /// Nothing can be classified.
-    Error(Problem),
-    /// The same has been seen for long.
-    Idle(Idle),
+    Error(ErrorScreen),
+    /// The state has not changed for a long time.
+    Idle(IdleScreen),
 }
 
-/// While the appliance starts.
+/// Shown until the first answer.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Boot {
+pub struct BootScreen {
     /// Name of the bundle.
     pub bundle: String,
-    /// What is done, one after the other.
-    pub steps: Vec<Step>,
+    /// The steps of the start, in order.
+    pub steps: Vec<BootStep>,
 }
 
-/// One thing that is done at the start.
+/// A step of the start.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Step {
-    /// Such as "self-test".
+pub struct BootStep {
+    /// Name, such as "self-test".
     pub name: &'static str,
-    /// What came of it, such as "4 images"; `None` while it is under way.
+    /// Result, such as "4 of 4"; `None` until the step has finished.
     pub result: Option<String>,
 }
 
-/// What the camera sees.
+/// Shown while frames are classified.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Live {
-    /// What it sees, for long enough to say so; `None` for nothing yet.
+pub struct LiveScreen {
+    /// The state; `None` until there is one.
     pub state: Option<Seen>,
-    /// The most probable classes with their probability (0..1), the best first.
+    /// The most probable classes with their probability (0 to 1), in descending order.
     pub top: Vec<(String, f32)>,
-    /// The frame, for screens that have room for it.
-    pub picture: Option<Picture>,
-    /// Answers a second.
+    /// The frame, for colour displays.
+    pub frame: Option<CroppedFrame>,
+    /// Classified frames per second.
     pub rate: f64,
-    /// Of the processor, in degrees Celsius.
+    /// Temperature of the processor in degrees Celsius.
     pub temperature_c: Option<f64>,
-    /// Whether the board has slowed down for heat or for want of power.
+    /// Whether the board is throttled because of heat or low voltage.
     pub throttled: bool,
-    /// Something that is wrong though the classification goes on.
+    /// A problem that does not stop the classification.
     pub notice: Option<String>,
 }
 
-/// A frame and how the encoder crops it.
+/// A frame and the preprocessing that crops it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Picture {
+pub struct CroppedFrame {
     /// The frame.
     pub image: Arc<RgbImage>,
-    /// The bundle's rule.
-    pub rule: Arc<PreprocessConfig>,
+    /// The bundle's preprocessing configuration.
+    pub preprocessing: Arc<PreprocessConfig>,
 }
 
-/// Nothing can be classified.
+/// Shown while nothing can be classified.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// What is concerned, such as "camera".
+pub struct ErrorScreen {
+    /// The part that failed, such as "Camera".
     pub title: &'static str,
-    /// The reason in words.
+    /// The error.
     pub reason: String,
-    /// What is being done about it.
+    /// What happens next, such as "again in 4 s".
     pub action: String,
 }
 
-/// The same has been seen for long.
+/// Shown after a long time without a change of state.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Idle {
-    /// What is seen.
+pub struct IdleScreen {
+    /// The state.
     pub state: Option<Seen>,
-    /// For how long.
-    pub since: Duration,
-    /// Of the processor, in degrees Celsius.
+    /// Time since the last change of state.
+    pub unchanged: Duration,
+    /// Temperature of the processor in degrees Celsius.
     pub temperature_c: Option<f64>,
 }
 
-/// Draws `screen`. `shown`: for how long it has shown the same state, which moves what scrolls.
+/// Draws `screen`. `shown` is how long the same state has been shown; it moves scrolling texts.
 pub fn draw(
     screen: &Screen,
     canvas: &mut Canvas,
@@ -111,22 +111,22 @@ pub fn draw(
     }
 }
 
-/// How far a text that turns has moved, in pixels: it rests at first, so that its beginning can be read.
-fn turned(shown: Duration, pixels_per_second: f32) -> i32 {
+/// Scroll offset of a text in pixels. The text rests at first, so that its beginning can be read.
+fn scroll_offset(shown: Duration, pixels_per_second: f32) -> i32 {
     let moving = shown.saturating_sub(Duration::from_millis(1500));
-    // Wraps after months, by then to where nobody remembers it.
+    // Wraps after months, which only makes the text jump.
     (moving.as_secs_f64() * f64::from(pixels_per_second)) as i64 as i32
 }
 
-/// Where the idle screen's text stands: somewhere else every 10 seconds, so that no pixel of an OLED burns in. The
-/// four corners and the middle of what is free, in turn.
-fn wandering(free: Size, shown: Duration) -> Point {
+/// Position of the idle screen's text within the `free` area. It changes every 10 seconds between the centre and the
+/// corners, so that no pixel of an OLED burns in.
+fn idle_position(free: Size, shown: Duration) -> Point {
     let place = (shown.as_secs() / 10) as usize % 5;
     let (x, y) = [(1, 1), (0, 0), (2, 2), (2, 0), (0, 2)][place];
     Point::new(free.width as i32 * x / 2, free.height as i32 * y / 2)
 }
 
-/// "12 min", in the largest unit that says enough.
+/// "12 min", in a suitable unit.
 fn duration(duration: Duration) -> String {
     match duration.as_secs() {
         seconds @ 0..60 => format!("{seconds} s"),

@@ -1,4 +1,4 @@
-//! Screens whose pixels are lit or not: OLEDs of 128 x 64 pixels.
+//! The monochrome layout, for OLEDs of 128 x 64 pixels.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use embedded_graphics::prelude::*;
 use embedded_graphics::primitives::{PrimitiveStyle, Rectangle};
 use pinhole::camera::Seen;
 
-use super::{Boot, Idle, Live, Problem, Screen};
+use super::{BootScreen, ErrorScreen, IdleScreen, LiveScreen, Screen};
 use crate::canvas::Canvas;
-use crate::text::{Fonts, Style};
+use crate::text::{Fonts, TextStyle};
 
 const LIT: Rgb888 = Rgb888::WHITE;
 const DARK: Rgb888 = Rgb888::BLACK;
@@ -22,50 +22,50 @@ pub(super) fn draw(screen: &Screen, canvas: &mut Canvas, fonts: &mut Fonts, show
     match screen {
         Screen::Boot(boot) => draw_boot(boot, canvas, fonts),
         Screen::Live(live) => draw_live(live, canvas, fonts, shown),
-        Screen::Error(problem) => draw_problem(problem, canvas, fonts),
+        Screen::Error(error) => draw_error(error, canvas, fonts),
         Screen::Idle(idle) => draw_idle(idle, canvas, fonts, shown),
     }
 }
 
-fn small() -> Style {
-    Style::regular(10.0)
+fn small() -> TextStyle {
+    TextStyle::regular(10.0)
 }
 
-fn draw_boot(boot: &Boot, canvas: &mut Canvas, fonts: &mut Fonts) {
+fn draw_boot(boot: &BootScreen, canvas: &mut Canvas, fonts: &mut Fonts) {
     let width = canvas.size().width as i32;
-    (fonts.fit("Pinhole", &[Style::bold(14.0)], width)).draw(canvas, Point::zero(), LIT);
+    (fonts.fit("Pinhole", &[TextStyle::bold(14.0)], width)).draw(canvas, Point::zero(), LIT);
     (fonts.fit(&boot.bundle, &[small()], width)).draw(canvas, Point::new(0, 17), LIT);
     for (i, step) in boot.steps.iter().take(3).enumerate() {
         let result = step.result.as_deref().unwrap_or("...");
         let y = 29 + ROW * i as i32;
-        let result = fonts.cut(result, small(), width / 2);
-        let name = fonts.cut(step.name, small(), width - result.width - 4);
+        let result = fonts.truncate(result, small(), width / 2);
+        let name = fonts.truncate(step.name, small(), width - result.width - 4);
         name.draw(canvas, Point::new(0, y), LIT);
         result.draw(canvas, Point::new(width - result.width, y), LIT);
     }
 }
 
-fn draw_live(live: &Live, canvas: &mut Canvas, fonts: &mut Fonts, shown: Duration) {
+fn draw_live(live: &LiveScreen, canvas: &mut Canvas, fonts: &mut Fonts, shown: Duration) {
     let Size { width, height } = canvas.size();
     let (width, height) = (width as i32, height as i32);
     let name = live.state.as_ref().map_or("...", Seen::name);
     let unknown = live.state == Some(Seen::Unknown);
     let colour = if unknown { DARK } else { LIT };
-    // "unknown" stands inverted, so that it is no class's name.
+    // Inverted, to distinguish "unknown" from a class name.
     if unknown {
         fill(canvas, rectangle(0, 0, width, 16), LIT);
     }
     let top = rectangle(1, 0, width - 2, 16);
-    let styles = [Style::bold(14.0), Style::bold(12.0)];
+    let styles = [TextStyle::bold(14.0), TextStyle::bold(12.0)];
     let line = styles.map(|style| fonts.line(name, style));
     match line.iter().find(|line| line.width <= width - 2) {
         Some(line) => line.draw(canvas, top.top_left, colour),
-        None => line[0].draw_turning(canvas, top, colour, super::turned(shown, 30.0)),
+        None => line[0].draw_scrolling(canvas, top, colour, super::scroll_offset(shown, 30.0)),
     }
     let names: Vec<_> = (live.top.iter().take(3))
-        .map(|(name, _)| fonts.cut(name, small(), width - BAR - 3))
+        .map(|(name, _)| fonts.truncate(name, small(), width - BAR - 3))
         .collect();
-    // Scripts that need more pixels get fewer rows.
+    // Taller scripts get fewer rows.
     let pitch = names.iter().map(|name| name.height).fold(ROW, i32::max);
     let rows = 3 * ROW / pitch;
     for (i, (_, probability)) in live.top.iter().take(rows as usize).enumerate() {
@@ -84,7 +84,7 @@ fn draw_live(live: &Live, canvas: &mut Canvas, fonts: &mut Fonts, shown: Duratio
         let window = rectangle(1, y - 1, width - 2, 12);
         match notice.width <= width - 2 {
             true => notice.draw(canvas, window.top_left, DARK),
-            false => notice.draw_turning(canvas, window, DARK, super::turned(shown, 30.0)),
+            false => notice.draw_scrolling(canvas, window, DARK, super::scroll_offset(shown, 30.0)),
         }
         return;
     }
@@ -98,41 +98,41 @@ fn draw_live(live: &Live, canvas: &mut Canvas, fonts: &mut Fonts, shown: Duratio
     }
     if live.throttled {
         let room = right - left.width - 10;
-        let text = fonts.cut("slowed", small(), room);
+        let text = fonts.truncate("slowed", small(), room);
         let x = left.width + 5 + (room - text.width) / 2;
         fill(canvas, rectangle(x - 2, y, text.width + 4, 11), LIT);
         text.draw(canvas, Point::new(x, y - 1), DARK);
     }
 }
 
-fn draw_problem(problem: &Problem, canvas: &mut Canvas, fonts: &mut Fonts) {
+fn draw_error(error: &ErrorScreen, canvas: &mut Canvas, fonts: &mut Fonts) {
     let Size { width, height } = canvas.size();
     let (width, height) = (width as i32, height as i32);
     fill(canvas, rectangle(0, 0, width, 15), LIT);
-    let title = fonts.cut(problem.title, Style::bold(12.0), width - 4);
+    let title = fonts.truncate(error.title, TextStyle::bold(12.0), width - 4);
     title.draw(canvas, Point::new(2, 0), DARK);
-    let action = !problem.action.is_empty();
+    let action = !error.action.is_empty();
     let lines = (height - 16) / ROW - i32::from(action);
-    let reason = fonts.paragraph(&problem.reason, small(), width, lines.max(1) as usize);
+    let reason = fonts.paragraph(&error.reason, small(), width, lines.max(1) as usize);
     for (i, line) in reason.iter().enumerate() {
         line.draw(canvas, Point::new(0, 16 + ROW * i as i32), LIT);
     }
-    let action = fonts.cut(&problem.action, small(), width);
+    let action = fonts.truncate(&error.action, small(), width);
     action.draw(canvas, Point::new(0, height - ROW), LIT);
 }
 
-fn draw_idle(idle: &Idle, canvas: &mut Canvas, fonts: &mut Fonts, shown: Duration) {
+fn draw_idle(idle: &IdleScreen, canvas: &mut Canvas, fonts: &mut Fonts, shown: Duration) {
     let Size { width, height } = canvas.size();
     let name = idle.state.as_ref().map_or("...", Seen::name);
-    let name = fonts.cut(name, Style::regular(12.0), width as i32 - 8);
-    let since = fonts.cut(&super::duration(idle.since), small(), width as i32 - 8);
+    let name = fonts.truncate(name, TextStyle::regular(12.0), width as i32 - 8);
+    let unchanged = fonts.truncate(&super::duration(idle.unchanged), small(), width as i32 - 8);
     let needed = Size::new(
-        name.width.max(since.width) as u32,
-        (name.height + since.height) as u32,
+        name.width.max(unchanged.width) as u32,
+        (name.height + unchanged.height) as u32,
     );
-    let at = super::wandering(Size::new(width, height).saturating_sub(needed), shown);
+    let at = super::idle_position(Size::new(width, height).saturating_sub(needed), shown);
     name.draw(canvas, at, LIT);
-    since.draw(canvas, at + Point::new(0, name.height), LIT);
+    unchanged.draw(canvas, at + Point::new(0, name.height), LIT);
 }
 
 fn rectangle(x: i32, y: i32, width: i32, height: i32) -> Rectangle {

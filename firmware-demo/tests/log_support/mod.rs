@@ -1,31 +1,35 @@
-//! What tests of the log share.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+//! Helpers for tests of the log.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test program uses only some of these"
+)]
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use pinhole_firmware::config;
-use pinhole_firmware::log::{Record, Top, What, read};
+use pinhole_firmware::config::LogConfig;
+use pinhole_firmware::log::{ClassScore, LogRecord, RecordKind, read};
 
-pub fn config(folder: &Path, megabytes: f64) -> config::Log {
-    config::Log {
+pub fn config(folder: &Path, megabytes: f64) -> LogConfig {
+    LogConfig {
         folder: folder.to_owned(),
         megabytes,
         interval_seconds: 60.0,
     }
 }
 
-pub fn event(frame: u64) -> Record {
-    Record::now(event_of(frame), Instant::now())
+pub fn event(frame: u64) -> LogRecord {
+    LogRecord::now(event_kind(frame), Instant::now())
 }
 
-pub fn event_of(frame: u64) -> What {
-    let top = |class: &str, probability| Top {
+pub fn event_kind(frame: u64) -> RecordKind {
+    let top = |class: &str, probability| ClassScore {
         class: class.into(),
         probability,
         similarity: probability / 4.0,
     };
-    What::Event {
+    RecordKind::Event {
         from: None,
         to: "grüne Tür \"1\"\n".into(),
         top: vec![top("grüne Tür \"1\"\n", 0.75), top("猫", 0.25)],
@@ -33,25 +37,25 @@ pub fn event_of(frame: u64) -> What {
     }
 }
 
-pub fn error(text: String) -> Record {
-    let what = "camera".into();
-    Record::now(What::Error { what, text }, Instant::now())
+pub fn error(text: String) -> LogRecord {
+    let component = "camera".into();
+    LogRecord::now(RecordKind::Error { component, text }, Instant::now())
 }
 
-/// Numbers of the frames of all events, and the number of damaged lines.
+/// Frame numbers of all events, and the number of damaged lines.
 #[track_caller]
 pub fn frames(folder: &Path) -> (Vec<u64>, u64) {
     let mut reader = read(folder).unwrap();
     let frames = (reader.by_ref())
-        .filter_map(|record| match record.unwrap().what {
-            What::Event { frame, .. } => Some(frame),
+        .filter_map(|record| match record.unwrap().kind {
+            RecordKind::Event { frame, .. } => Some(frame),
             _ => None,
         })
         .collect();
     (frames, reader.damaged())
 }
 
-/// The log's files, the oldest first.
+/// The log's files, oldest first.
 pub fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = (std::fs::read_dir(folder).unwrap())
         .map(|entry| entry.unwrap().path())

@@ -1,16 +1,16 @@
-//! What tests of the events share.
+//! Helpers for tests of MQTT.
 
 use std::time::{Duration, Instant};
 
-use pinhole_firmware::mqtt::{Counters, Publisher};
+use pinhole_firmware::mqtt::{PublishCounters, Publisher};
 
-/// Waits until the counters are as they should be, which they must be within so many seconds. They add up at all times.
+/// Waits until the counters fit, for at most `within` seconds. They must add up at all times.
 #[track_caller]
 pub(crate) fn wait(
     publisher: &Publisher,
     within: u64,
-    fits: impl Fn(&Counters) -> bool,
-) -> Counters {
+    fits: impl Fn(&PublishCounters) -> bool,
+) -> PublishCounters {
     let until = Instant::now() + Duration::from_secs(within);
     loop {
         let c = publisher.counters();

@@ -4,10 +4,12 @@ use std::sync::{Arc, Mutex};
 use embedded_hal::digital::{self, OutputPin};
 use embedded_hal::spi::{self, Operation, SpiDevice};
 use embedded_hal_mock::eh1::delay::NoopDelay;
-use pinhole_firmware::config;
-use pinhole_firmware::panel::{Controller, Error, Panel, Pins, Tft};
+use mipidsi::models::{ILI9341Rgb565, ST7789 as St7789Model};
+use pinhole_firmware::panel::{
+    ILI9341, Panel, PanelError, ST7789, TftConfig, TftController, TftPanel, TftPins,
+};
 
-/// Bus, lines and controller in one: what is written goes where the datasheets say.
+/// Emulates bus, lines and controller according to the datasheets.
 #[derive(Clone)]
 pub(crate) struct Emulated(pub(crate) Arc<Mutex<Memory>>);
 
@@ -46,8 +48,8 @@ impl Emulated {
         })))
     }
 
-    fn pins(&self) -> Pins<Line> {
-        Pins {
+    fn pins(&self) -> TftPins<Line> {
+        TftPins {
             dc: Line(self.clone(), |memory, high| memory.data = high),
             reset: None,
             backlight: Some(Line(self.clone(), |memory, high| memory.lit = high)),
@@ -56,13 +58,29 @@ impl Emulated {
 
     pub(crate) fn panel(
         &self,
-        controller: Controller,
-        config: &config::Tft,
-    ) -> Result<Box<dyn Panel>, Error> {
+        controller: &TftController,
+        config: &TftConfig,
+    ) -> Result<Box<dyn Panel>, PanelError> {
         let (spi, pins) = (self.clone(), self.pins());
-        Ok(match controller {
-            Controller::St7789 => Box::new(Tft::st7789(spi, pins, &mut NoopDelay, config)?),
-            Controller::Ili9341 => Box::new(Tft::ili9341(spi, pins, &mut NoopDelay, config)?),
+        let delay = &mut NoopDelay;
+        Ok(if *controller == ST7789 {
+            Box::new(TftPanel::new(
+                St7789Model,
+                &ST7789,
+                spi,
+                pins,
+                delay,
+                config,
+            )?)
+        } else {
+            Box::new(TftPanel::new(
+                ILI9341Rgb565,
+                &ILI9341,
+                spi,
+                pins,
+                delay,
+                config,
+            )?)
         })
     }
 }
@@ -91,7 +109,7 @@ impl Memory {
 
     fn pixel(&mut self, pixel: u16) {
         let [x, y] = self.at.map(usize::from);
-        // MV exchanges, then MX and MY count from the other end.
+        // MADCTL: MV swaps rows and columns, then MX and MY mirror them.
         let (mut column, mut row) = if self.madctl & 0x20 != 0 {
             (y, x)
         } else {
@@ -140,7 +158,7 @@ impl SpiDevice for Emulated {
         }
         for operation in operations {
             let Operation::Write(bytes) = operation else {
-                panic!("{operation:?}: expected writes alone");
+                panic!("{operation:?}: expected only writes");
             };
             assert!((1..=4096).contains(&bytes.len()), "{} bytes", bytes.len());
             memory.writes += 1;

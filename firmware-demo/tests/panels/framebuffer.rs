@@ -4,12 +4,11 @@ use std::path::PathBuf;
 use embedded_graphics::pixelcolor::Rgb888;
 use embedded_graphics::prelude::*;
 use pinhole_firmware::canvas::Canvas;
-use pinhole_firmware::config;
-use pinhole_firmware::panel::{Error, Framebuffer, Panel};
+use pinhole_firmware::panel::{FramebufferConfig, FramebufferPanel, Panel, PanelError};
 
 use crate::{pattern, set};
 
-/// A device's file and its folder in sysfs.
+/// A file as the device, and its folder in sysfs.
 struct Device {
     folder: tempfile::TempDir,
 }
@@ -34,15 +33,15 @@ impl Device {
         self.folder.path().join("dev")
     }
 
-    fn open(&self) -> Result<Framebuffer, Error> {
-        let config = config::Framebuffer {
+    fn open(&self) -> Result<FramebufferPanel, PanelError> {
+        let config = FramebufferConfig {
             device: self.file(),
         };
-        Framebuffer::with_sysfs(&config, &self.folder.path().join("fb0"))
+        FramebufferPanel::with_sysfs(&config, &self.folder.path().join("fb0"))
     }
 }
 
-/// 70 x 64 pixels are seen of 72 x 130, from 1, 66 on.
+/// 70 x 64 visible pixels of 72 x 130, at (1, 66).
 fn device(bits: u32, stride: usize) -> Device {
     Device::new(&[
         ("virtual_size", "72,130\n"),
@@ -69,7 +68,7 @@ fn bytes(bits: u32, pixel: Rgb888) -> Vec<u8> {
     }
 }
 
-/// What the device holds, where it was 0x55 before.
+/// The content of the device, which was filled with 0x55 before.
 fn memory(bits: u32, stride: usize, canvas: &Canvas) -> Vec<u8> {
     let mut memory = vec![0x55; stride * 130];
     let size = bits as usize / 8;
@@ -83,9 +82,9 @@ fn memory(bits: u32, stride: usize, canvas: &Canvas) -> Vec<u8> {
 }
 
 #[test]
-fn pixels_are_where_and_as_the_geometry_says() {
+fn pixels_follow_geometry_and_format() {
     for bits in [16, 24, 32] {
-        // With and without padding behind a line.
+        // Without and with padding after each row.
         for stride in [72 * bits as usize / 8, 384] {
             let device = device(bits, stride);
             fs::write(device.file(), vec![0x55; stride * 130]).unwrap();
@@ -104,18 +103,18 @@ fn pixels_are_where_and_as_the_geometry_says() {
 }
 
 #[test]
-fn lines_that_did_not_change_are_left_alone() {
+fn only_changes_are_written() {
     let device = device(32, 384);
     let mut panel = device.open().unwrap();
     let mut canvas = pattern(SIZE, 3);
     panel.show(&canvas).unwrap();
-    // As if another program had written there.
+    // Another program overwrites the picture.
     let other = vec![0x55; 384 * 130];
     fs::write(device.file(), &other).unwrap();
     panel.show(&canvas).unwrap();
     assert!(
         fs::read(device.file()).unwrap() == other,
-        "the same picture was written again"
+        "the unchanged picture was written again"
     );
 
     set(&mut canvas, 5, 10, Rgb888::WHITE);
@@ -134,7 +133,7 @@ fn lines_that_did_not_change_are_left_alone() {
 }
 
 #[test]
-fn the_current_mode_counts_where_there_is_one() {
+fn the_current_mode_comes_before_the_list_of_modes() {
     let device = device(16, 256);
     device.set("mode", "D:64x64p-59\n");
     assert_eq!(device.open().unwrap().size(), Size::new(64, 64));
@@ -145,13 +144,13 @@ fn the_current_mode_counts_where_there_is_one() {
 }
 
 #[test]
-fn wrong_sysfs_is_an_error_that_names_the_file() {
+fn invalid_sysfs_values_are_errors_that_name_the_file() {
     let wrong = [
         ("virtual_size", ""),
         ("virtual_size", "72"),
         ("virtual_size", "72,-1"),
         ("virtual_size", "0,0"),
-        // Less than what is seen.
+        // Smaller than the visible part.
         ("virtual_size", "72,129"),
         ("virtual_size", "70,130"),
         ("pan", "4294967295,4294967295"),
@@ -176,14 +175,14 @@ fn wrong_sysfs_is_an_error_that_names_the_file() {
         device.open().unwrap();
         device.set(name, text);
         let error = device.open().unwrap_err();
-        assert!(matches!(error, Error::Open { .. }));
+        assert!(matches!(error, PanelError::Open { .. }));
         let error = error.to_string();
         let expected = "expected ";
         assert!(
             error.contains(expected) && error.contains("found "),
             "{name} {text:?}: {error}"
         );
-        // A picture that is not inside the memory may have either wrong.
+        // When the visible part is outside the memory, either file may be wrong.
         let named = if ["modes", "pan"].contains(&name) {
             "fb0/"
         } else {
@@ -194,30 +193,30 @@ fn wrong_sysfs_is_an_error_that_names_the_file() {
 }
 
 #[test]
-fn what_is_missing_is_named_with_what_to_do() {
+fn a_missing_file_or_device_is_named() {
     let device = device(32, 288);
     fs::remove_file(device.folder.path().join("fb0/stride")).unwrap();
     let error = device.open().unwrap_err().to_string();
     assert!(error.contains("fb0/stride: cannot open: "), "{error}");
 
-    let gone = config::Framebuffer {
+    let gone = FramebufferConfig {
         device: device.folder.path().join("fb7"),
     };
-    let error = Framebuffer::open(&gone).unwrap_err().to_string();
+    let error = FramebufferPanel::open(&gone).unwrap_err().to_string();
     assert!(error.contains("fb7: cannot open: "), "{error}");
     assert!(error.contains("ls /dev/fb*"), "{error}");
 }
 
-/// Linux refuses to write behind the end of a framebuffer; this device is full from the start.
+/// /dev/full fails like a framebuffer when data is written after its end.
 #[test]
-fn a_device_that_takes_nothing_is_named() {
+fn a_write_error_names_the_device() {
     let device = device(32, 288);
-    let config = config::Framebuffer {
+    let config = FramebufferConfig {
         device: "/dev/full".into(),
     };
     let sysfs = device.folder.path().join("fb0");
-    let mut panel = Framebuffer::with_sysfs(&config, &sysfs).unwrap();
+    let mut panel = FramebufferPanel::with_sysfs(&config, &sysfs).unwrap();
     let error = panel.show(&Canvas::new(SIZE)).unwrap_err();
-    assert!(matches!(&error, Error::Bus { path, .. } if path == "/dev/full"));
+    assert!(matches!(&error, PanelError::Bus { path, .. } if path == "/dev/full"));
     assert!(error.to_string().starts_with("display on /dev/full: "));
 }

@@ -1,20 +1,21 @@
-//! The displays down to the bytes that they are sent, and without a device.
+//! The display drivers: the bytes that they send, and their errors.
 
 #[cfg(feature = "mipidsi")]
 mod emulated;
 mod framebuffer;
 #[cfg(feature = "ssd1306")]
-mod oled;
+mod ssd1306;
 #[cfg(feature = "mipidsi")]
 mod tft;
 
 use embedded_graphics::pixelcolor::Rgb888;
 use embedded_graphics::prelude::*;
 use pinhole_firmware::canvas::Canvas;
-use pinhole_firmware::config::{self, Display};
-use pinhole_firmware::panel;
+use pinhole_firmware::panel::{
+    DisplayConfig, Ili9341Config, Ssd1306Config, St7789Config, TftConfig,
+};
 
-/// Every pixel different from its neighbours.
+/// A picture in which every pixel differs from its neighbours.
 fn pattern(size: Size, seed: u32) -> Canvas {
     let mut canvas = Canvas::new(size);
     for y in 0..size.height {
@@ -32,9 +33,9 @@ fn set(canvas: &mut Canvas, x: u32, y: u32, colour: Rgb888) {
     let Ok(()) = canvas.draw_iter([Pixel(at, colour)]);
 }
 
-/// What opening it answers.
-fn refusal(display: &Display) -> String {
-    match panel::open(display) {
+/// The error of opening the display.
+fn open_error(display: &DisplayConfig) -> String {
+    match display.open() {
         Ok(_) => panic!("{display:?}: expected an error"),
         Err(error) => error.to_string(),
     }
@@ -42,11 +43,11 @@ fn refusal(display: &Display) -> String {
 
 #[cfg(feature = "ssd1306")]
 #[test]
-fn an_i2c_bus_that_is_none_is_named_with_what_to_do() {
+fn a_wrong_i2c_bus_is_an_error_that_names_it() {
     let ssd1306 = |i2c: &str| {
-        refusal(&Display::Ssd1306(config::Ssd1306 {
+        open_error(&DisplayConfig::Ssd1306(Ssd1306Config {
             i2c: i2c.into(),
-            ..config::Ssd1306::default()
+            ..Ssd1306Config::default()
         }))
     };
     let text = ssd1306("/dev/i2c-that-is-missing");
@@ -62,12 +63,16 @@ fn an_i2c_bus_that_is_none_is_named_with_what_to_do() {
 
 #[cfg(feature = "mipidsi")]
 #[test]
-fn an_spi_device_that_is_none_is_named_with_what_to_do() {
-    for kind in [Display::St7789, Display::Ili9341] {
+fn a_wrong_spi_device_is_an_error_that_names_it() {
+    let displays: [fn(TftConfig) -> DisplayConfig; 2] = [
+        |config| DisplayConfig::St7789(St7789Config(config)),
+        |config| DisplayConfig::Ili9341(Ili9341Config(config)),
+    ];
+    for display in displays {
         let tft = |spi: &str| {
-            refusal(&kind(config::Tft {
+            open_error(&display(TftConfig {
                 spi: spi.into(),
-                ..config::Tft::default()
+                ..TftConfig::default()
             }))
         };
         let text = tft("/dev/spi-that-is-missing");
@@ -85,7 +90,7 @@ fn an_spi_device_that_is_none_is_named_with_what_to_do() {
 
 #[cfg(not(feature = "ssd1306"))]
 #[test]
-fn a_display_without_its_driver_names_the_feature() {
-    let text = refusal(&Display::Ssd1306(config::Ssd1306::default()));
+fn a_display_without_its_driver_is_an_error_that_names_the_feature() {
+    let text = open_error(&DisplayConfig::Ssd1306(Ssd1306Config::default()));
     assert!(text.contains("feature ssd1306"), "{text}");
 }

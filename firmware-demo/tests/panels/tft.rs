@@ -4,14 +4,16 @@ use embedded_hal_mock::eh1::MockError;
 use embedded_hal_mock::eh1::delay::{CheckedDelay, NoopDelay, Transaction as Wait};
 use embedded_hal_mock::eh1::digital::{Mock as Pin, State, Transaction as Level};
 use embedded_hal_mock::eh1::spi::{Mock as Spi, Transaction};
+use mipidsi::models::{ILI9341Rgb565, ST7789 as St7789Model};
 use pinhole_firmware::canvas::Canvas;
-use pinhole_firmware::config;
-use pinhole_firmware::panel::{Controller, Error, Layout, Panel, Pins, Tft};
+use pinhole_firmware::panel::{
+    ILI9341, Panel, PanelError, ST7789, TftConfig, TftLayout, TftPanel, TftPins,
+};
 
 use crate::emulated::Emulated;
 use crate::{pattern, set};
 
-/// What the bus and the line for data and commands see.
+/// Traffic on the bus and the data/command line.
 #[derive(Default)]
 struct Wire {
     spi: Vec<Transaction<u8>>,
@@ -37,7 +39,7 @@ impl Wire {
         self
     }
 
-    /// Pixels of a window: columns and rows, first and last.
+    /// Pixels of a window. `columns` and `rows` are the first and the last.
     fn window(&mut self, columns: [u16; 2], rows: [u16; 2], pixels: &[u16]) {
         let bytes = |range: [u16; 2]| range.map(u16::to_be_bytes).concat();
         self.command(0x2a, &bytes(columns)); // CASET
@@ -50,15 +52,15 @@ impl Wire {
     }
 }
 
-/// What is to come.
-struct Expected {
+/// The mocks of bus and lines.
+struct Mocks {
     spi: Spi<u8>,
     dc: Pin,
     backlight: Pin,
 }
 
-impl Expected {
-    fn are(&mut self, wire: Wire, light: &[Level]) {
+impl Mocks {
+    fn expect(&mut self, wire: Wire, light: &[Level]) {
         self.spi.update_expectations(&wire.spi);
         self.dc.update_expectations(&wire.dc);
         self.backlight.update_expectations(light);
@@ -77,15 +79,15 @@ fn rgb565(canvas: &Canvas) -> Vec<u16> {
         .collect()
 }
 
-/// ST7789V datasheet, 9.1: the commands by name; 120 ms between a reset and SLPOUT.
+/// ST7789V datasheet, 9.1: names of the commands; 120 ms between a reset and SLPOUT.
 #[test]
-fn st7789_is_initialised_shows_what_changed_and_goes_dark() {
+fn st7789_is_initialised_shows_only_changes_and_turns_off() {
     let mut wire = Wire::default();
     wire.command(0x01, &[]) // SWRESET
         .command(0x11, &[]) // SLPOUT
-        .command(0x36, &[0x00]) // MADCTL: not turned, RGB
+        .command(0x36, &[0x00]) // MADCTL: not rotated, RGB
         .command(0x21, &[]) // INVON
-        .command(0x3a, &[0x55]) // COLMOD: 16 bits a pixel
+        .command(0x3a, &[0x55]) // COLMOD: 16 bits per pixel
         .command(0x13, &[]) // NORON
         .command(0x29, &[]); // DISPON
     let (spi, dc) = (Spi::new(&wire.spi), Pin::new(&wire.dc));
@@ -100,32 +102,40 @@ fn st7789_is_initialised_shows_what_changed_and_goes_dark() {
         Wait::delay_us(10_000),
         Wait::delay_us(120_000),
     ]);
-    let pins = Pins {
+    let pins = TftPins {
         dc: dc.clone(),
         reset: Some(reset.clone()),
         backlight: Some(backlight.clone()),
     };
-    let mut tft = Tft::st7789(spi.clone(), pins, &mut delay, &config::Tft::default()).unwrap();
+    let mut tft = TftPanel::new(
+        St7789Model,
+        &ST7789,
+        spi.clone(),
+        pins,
+        &mut delay,
+        &TftConfig::default(),
+    )
+    .unwrap();
     assert_eq!(tft.size(), Size::new(240, 240));
     assert!(!tft.is_monochrome());
     reset.done();
     delay.done();
-    let mut expected = Expected { spi, dc, backlight };
-    expected.done();
+    let mut mocks = Mocks { spi, dc, backlight };
+    mocks.done();
 
     let mut canvas = pattern(tft.size(), 1);
     let mut wire = Wire::default();
     wire.window([0, 239], [0, 239], &rgb565(&canvas));
-    expected.are(wire, &[Level::set(State::High)]);
+    mocks.expect(wire, &[Level::set(State::High)]);
     tft.show(&canvas).unwrap();
-    expected.done();
+    mocks.done();
 
-    // The same again.
-    expected.are(Wire::default(), &[]);
+    // The same picture again.
+    mocks.expect(Wire::default(), &[]);
     tft.show(&canvas).unwrap();
-    expected.done();
+    mocks.done();
 
-    // Two neighbouring rows, and one by itself.
+    // Two adjacent rows and a separate one.
     let red = Rgb888::new(255, 0, 0);
     for (x, y) in [(7, 100), (9, 101), (239, 200)] {
         set(&mut canvas, x, y, red);
@@ -135,24 +145,24 @@ fn st7789_is_initialised_shows_what_changed_and_goes_dark() {
     let part = [&pixels[100 * 240..][7..=9], &pixels[101 * 240..][7..=9]].concat();
     wire.window([7, 9], [100, 101], &part);
     wire.window([239, 239], [200, 200], &[0xf800]);
-    expected.are(wire, &[]);
+    mocks.expect(wire, &[]);
     tft.show(&canvas).unwrap();
-    expected.done();
+    mocks.done();
 
-    expected.are(Wire::default(), &[Level::set(State::Low)]);
+    mocks.expect(Wire::default(), &[Level::set(State::Low)]);
     drop(tft);
-    expected.done();
+    mocks.done();
 }
 
-/// ILI9341 datasheet, 8.2: the commands by name; 5 ms behind a reset, 120 ms until SLPOUT.
+/// ILI9341 datasheet, 8.2: names of the commands; 5 ms after a reset, 120 ms until SLPOUT.
 #[test]
 fn ili9341_is_initialised_in_landscape() {
     let mut wire = Wire::default();
     wire.command(0x01, &[]) // SWRESET
-        .command(0x36, &[0x28]) // MADCTL: rows and columns exchanged, BGR
+        .command(0x36, &[0x28]) // MADCTL: rows and columns swapped, BGR
         .command(0xb4, &[0x00]) // display inversion control: by line
         .command(0x20, &[]) // INVOFF
-        .command(0x3a, &[0x55]) // COLMOD: 16 bits a pixel
+        .command(0x3a, &[0x55]) // COLMOD: 16 bits per pixel
         .command(0x13, &[]) // NORON
         .command(0x11, &[]) // SLPOUT
         .command(0x29, &[]); // DISPON
@@ -164,12 +174,20 @@ fn ili9341_is_initialised_in_landscape() {
         Wait::delay_us(120_000),
         Wait::delay_us(140_000),
     ]);
-    let pins = Pins {
+    let pins = TftPins {
         dc: dc.clone(),
         reset: None,
         backlight: None,
     };
-    let mut tft = Tft::ili9341(spi.clone(), pins, &mut delay, &config::Tft::default()).unwrap();
+    let mut tft = TftPanel::new(
+        ILI9341Rgb565,
+        &ILI9341,
+        spi.clone(),
+        pins,
+        &mut delay,
+        &TftConfig::default(),
+    )
+    .unwrap();
     delay.done();
     tft.show(&canvas).unwrap();
     drop(tft);
@@ -180,24 +198,31 @@ fn ili9341_is_initialised_in_landscape() {
 #[test]
 fn a_line_that_fails_is_named() {
     let failing = Level::set(State::Low).with_error(MockError::Io(std::io::ErrorKind::Other));
-    let config = config::Tft::default();
+    let config = TftConfig::default();
     let (mut spi, mut dc) = (Spi::new(&[]), Pin::new(&[failing]));
-    let pins = Pins {
+    let pins = TftPins {
         dc: dc.clone(),
         reset: None,
         backlight: None,
     };
-    let Err(error) = Tft::st7789(spi.clone(), pins, &mut NoopDelay, &config) else {
-        panic!("a display without a line was initialised");
+    let Err(error) = TftPanel::new(
+        St7789Model,
+        &ST7789,
+        spi.clone(),
+        pins,
+        &mut NoopDelay,
+        &config,
+    ) else {
+        panic!("expected an error of the line");
     };
     spi.done();
     dc.done();
-    assert!(matches!(&error, Error::Bus { path, .. } if path == "/dev/spidev0.0"));
+    assert!(matches!(&error, PanelError::Bus { path, .. } if path == "/dev/spidev0.0"));
     assert!(error.to_string().contains("display.dc"), "{error}");
 }
 
-/// The picture turned clockwise, on the glass as it lies in the memory.
-fn on_glass(canvas: &Canvas, layout: &Layout) -> Vec<u16> {
+/// The expected memory: the picture rotated clockwise and placed on the glass.
+fn expected_memory(canvas: &Canvas, layout: &TftLayout) -> Vec<u16> {
     let mut memory = vec![0xdead; 320 * 240];
     let pixels = rgb565(canvas);
     let [columns, rows] = layout.glass.map(usize::from);
@@ -222,7 +247,7 @@ fn on_glass(canvas: &Canvas, layout: &Layout) -> Vec<u16> {
 }
 
 #[test]
-fn pictures_lie_on_the_glass_as_configured() {
+fn pictures_follow_glass_offset_and_rotation() {
     let glasses = [
         ([240, 240], [0, 0]),
         ([240, 320], [0, 0]),
@@ -230,34 +255,34 @@ fn pictures_lie_on_the_glass_as_configured() {
         ([135, 240], [52, 40]),
         ([170, 320], [35, 0]),
     ];
-    for controller in [Controller::St7789, Controller::Ili9341] {
+    for controller in [ST7789, ILI9341] {
         for ([columns, rows], offset) in glasses {
             for rotation in [0, 90, 180, 270] {
-                let turned = rotation % 180 == 90;
-                let config = config::Tft {
-                    width: Some(if turned { rows } else { columns }),
-                    height: Some(if turned { columns } else { rows }),
+                let sideways = rotation % 180 == 90;
+                let config = TftConfig {
+                    width: Some(if sideways { rows } else { columns }),
+                    height: Some(if sideways { columns } else { rows }),
                     offset,
                     rotation: Some(rotation),
-                    ..config::Tft::default()
+                    ..TftConfig::default()
                 };
-                let layout = Layout::new(controller, &config).unwrap();
+                let layout = TftLayout::new(&controller, &config).unwrap();
                 let emulated = Emulated::new();
-                let mut panel = emulated.panel(controller, &config).unwrap();
+                let mut panel = emulated.panel(&controller, &config).unwrap();
                 let lit = || emulated.0.lock().unwrap().lit;
                 assert!(!lit(), "lit before the first picture");
                 let mut canvas = pattern(panel.size(), rotation + columns);
                 panel.show(&canvas).unwrap();
                 assert!(lit());
-                // What is sent of the next picture is right too.
+                // A partial update is placed correctly too.
                 for (x, y) in [(3, 5), (60, 7), (61, 8), (0, 63)] {
                     set(&mut canvas, x, y, Rgb888::WHITE);
                 }
                 panel.show(&canvas).unwrap();
-                let same = emulated.0.lock().unwrap().pixels == on_glass(&canvas, &layout);
+                let same = emulated.0.lock().unwrap().pixels == expected_memory(&canvas, &layout);
                 assert!(same, "{controller:?}: {config:?}");
                 drop(panel);
-                assert!(!lit(), "lit to the end");
+                assert!(!lit(), "lit after the end");
             }
         }
     }
@@ -266,103 +291,102 @@ fn pictures_lie_on_the_glass_as_configured() {
 #[test]
 fn a_bus_that_fails_is_named() {
     let emulated = Emulated::new();
-    let config = config::Tft {
+    let config = TftConfig {
         spi: "/dev/spidev1.2".into(),
-        ..config::Tft::default()
+        ..TftConfig::default()
     };
-    let mut panel = emulated.panel(Controller::St7789, &config).unwrap();
+    let mut panel = emulated.panel(&ST7789, &config).unwrap();
     emulated.0.lock().unwrap().fails = true;
     let error = panel.show(&Canvas::new(panel.size())).unwrap_err();
-    assert!(matches!(&error, Error::Bus { path, .. } if path == "/dev/spidev1.2"));
+    assert!(matches!(&error, PanelError::Bus { path, .. } if path == "/dev/spidev1.2"));
     assert!(!emulated.0.lock().unwrap().lit, "lit without a picture");
-    let Err(again) = emulated.panel(Controller::Ili9341, &config) else {
-        panic!("a display that is not there was initialised");
+    let Err(again) = emulated.panel(&ILI9341, &config) else {
+        panic!("expected an error of the bus");
     };
-    assert!(matches!(again, Error::Bus { .. }), "{again}");
+    assert!(matches!(again, PanelError::Bus { .. }), "{again}");
 }
 
 #[test]
-fn what_does_not_fit_the_memory_is_an_error_that_names_the_field() {
-    use Controller::{Ili9341, St7789};
-    let tft = config::Tft::default;
+fn a_glass_outside_the_memory_is_an_error_that_names_the_field() {
+    let tft = TftConfig::default;
     let wrong = [
         (
-            St7789,
+            ST7789,
             "display.rotation",
-            config::Tft {
+            TftConfig {
                 rotation: Some(45),
                 ..tft()
             },
         ),
         (
-            St7789,
+            ST7789,
             "display.width",
-            config::Tft {
+            TftConfig {
                 width: Some(241),
                 ..tft()
             },
         ),
         (
-            St7789,
+            ST7789,
             "display.width",
-            config::Tft {
+            TftConfig {
                 width: Some(0),
                 ..tft()
             },
         ),
         (
-            St7789,
+            ST7789,
             "display.height",
-            config::Tft {
+            TftConfig {
                 height: Some(321),
                 ..tft()
             },
         ),
         (
-            St7789,
+            ST7789,
             "display.height",
-            config::Tft {
+            TftConfig {
                 height: Some(u32::MAX),
                 ..tft()
             },
         ),
         // In landscape the memory is 320 x 240.
         (
-            Ili9341,
+            ILI9341,
             "display.width",
-            config::Tft {
+            TftConfig {
                 width: Some(321),
                 ..tft()
             },
         ),
         (
-            Ili9341,
+            ILI9341,
             "display.height",
-            config::Tft {
+            TftConfig {
                 height: Some(241),
                 ..tft()
             },
         ),
         (
-            St7789,
+            ST7789,
             "display.offset",
-            config::Tft {
+            TftConfig {
                 offset: [1, 0],
                 ..tft()
             },
         ),
         (
-            St7789,
+            ST7789,
             "display.offset",
-            config::Tft {
+            TftConfig {
                 offset: [0, 81],
                 ..tft()
             },
         ),
         (
-            Ili9341,
+            ILI9341,
             "display.offset",
-            config::Tft {
+            TftConfig {
                 offset: [u32::MAX, u32::MAX],
                 ..tft()
             },
@@ -370,26 +394,26 @@ fn what_does_not_fit_the_memory_is_an_error_that_names_the_field() {
     ];
     for (controller, field, config) in wrong {
         let emulated = Emulated::new();
-        let Err(error) = emulated.panel(controller, &config) else {
+        let Err(error) = emulated.panel(&controller, &config) else {
             panic!("{config:?}: expected an error");
         };
-        assert!(matches!(&error, Error::Open { path, .. } if path == "/dev/spidev0.0"));
+        assert!(matches!(&error, PanelError::Open { path, .. } if path == "/dev/spidev0.0"));
         assert!(
             error.to_string().contains(&format!(": {field}: expected ")),
             "{error}"
         );
         assert_eq!(emulated.0.lock().unwrap().writes, 0, "{field}");
     }
-    // The last that fits.
-    let config = config::Tft {
+    // The largest offset that fits.
+    let config = TftConfig {
         offset: [0, 80],
         ..tft()
     };
-    assert!(Emulated::new().panel(St7789, &config).is_ok());
+    assert!(Emulated::new().panel(&ST7789, &config).is_ok());
 }
 
 #[test]
-fn colours_are_rounded_to_the_nearest() {
+fn colours_are_rounded_to_nearest() {
     for value in 0..=255 {
         let colour = Rgb565::from(Rgb888::new(value, value, value));
         let nearest = |steps: f64| (f64::from(value) / 255.0 * steps).round() as u8;

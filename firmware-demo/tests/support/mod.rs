@@ -1,11 +1,15 @@
-//! What tests of the whole appliance share.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+//! Helpers for tests of the whole appliance.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test program uses only some of these"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::Child;
 
 use pinhole::camera::{MjpegReader, Piece};
-use pinhole_firmware::totals::Totals;
+use pinhole_firmware::counters::RunCounters;
 
 /// A file or folder of `assets/`.
 pub fn assets(path: &str) -> PathBuf {
@@ -14,7 +18,7 @@ pub fn assets(path: &str) -> PathBuf {
         .join(path)
 }
 
-/// The JPEG files of `assets/scenes.mjpeg`, a scene each.
+/// The JPEG images of `assets/scenes.mjpeg`, one per scene.
 pub fn scenes() -> Vec<Vec<u8>> {
     let bytes = std::fs::read(assets("scenes.mjpeg")).unwrap();
     let mut reader = MjpegReader::new(&bytes[..], bytes.len());
@@ -28,7 +32,7 @@ pub fn scenes() -> Vec<Vec<u8>> {
     scenes
 }
 
-/// Copies a folder with what is in it.
+/// Copies a folder recursively.
 pub fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
@@ -42,14 +46,14 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A named pipe.
+/// Creates a named pipe.
 pub fn make_pipe(path: &Path) {
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     let fifo = rustix::fs::FileType::Fifo;
     rustix::fs::mknodat(rustix::fs::CWD, path, fifo, mode, 0).unwrap();
 }
 
-/// A program that ends with the test, however that ends.
+/// A child process that is killed when the test ends.
 pub struct Program(pub Child);
 
 impl Drop for Program {
@@ -59,12 +63,12 @@ impl Drop for Program {
     }
 }
 
-/// Every frame and every record became something.
+/// Every frame, record and event is counted exactly once.
 #[track_caller]
-pub fn assert_sums(t: &Totals) {
+pub fn assert_sums(t: &RunCounters) {
     let used = t.classified + t.still + t.skipped + t.dropped + t.corrupt;
     assert_eq!(t.frames, used, "{t:?}");
     assert_eq!(t.records, t.records_written + t.records_lost, "{t:?}");
-    let told = t.published_sent + t.published_lost + t.published_waiting;
-    assert_eq!(t.published, told, "{t:?}");
+    let published = t.published_sent + t.published_lost + t.published_waiting;
+    assert_eq!(t.published, published, "{t:?}");
 }

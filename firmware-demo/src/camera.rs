@@ -1,5 +1,5 @@
-//! The camera's thread: opens the camera, classifies what it sees and tells the answers; opens it again where it
-//! cannot be opened or has failed. A new bundle is taken between two frames.
+//! The camera thread: opens the camera, classifies its frames and sends the answers to the caller. It reopens a camera
+//! that failed. A new bundle replaces the old one between two frames.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,62 +12,64 @@ use pinhole::camera::{
     TrackerOptions, Update,
 };
 
-use crate::config::{self, Config};
+use crate::config::ApplianceConfig;
+use crate::validation::optional_duration;
 
-/// First and longest pause before a camera that cannot be opened is tried again.
+/// First and longest pause before a failed camera is reopened.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 
-/// What the camera's thread tells.
-pub(crate) enum Told {
-    /// A frame was answered.
+/// An event of the camera thread.
+pub(crate) enum CameraEvent {
+    /// A frame was classified.
     Answer(Box<Answer>),
-    /// Something happened to the source.
+    /// The source reported something.
     Report(Report),
-    /// The camera cannot be opened or has failed; it is opened again after a pause.
+    /// The camera cannot be opened or has failed. It is reopened after a pause.
     Failed {
-        /// Why, in words.
+        /// The error.
         reason: String,
         /// The pause.
         wait: Duration,
-        /// Frames of the camera that was open until now.
+        /// Frames since the camera was opened.
         counters: Counters,
     },
-    /// No more frames will come: the source's end, or the thread was stopped.
+    /// The source has ended or the thread was stopped.
     Ended(Counters),
 }
 
-/// What the camera's thread shares with the others.
+/// Controls the camera thread from other threads.
 #[derive(Default)]
-pub(crate) struct Shared {
-    /// A bundle to be taken in the place of the one before.
+pub(crate) struct CameraControl {
+    /// The next classifier.
     replacement: Mutex<Option<Arc<Classifier>>>,
     stopper: Mutex<Option<Stopper>>,
     stopped: AtomicBool,
+    /// Wakes the thread from the pause before it reopens the camera.
     wake: Condvar,
-    asleep: Mutex<()>,
-    /// Since when a frame has been being classified, in milliseconds of `start`, 0 for none.
-    busy: AtomicU64,
+    pause: Mutex<()>,
+    /// When the classification of the current frame began, in milliseconds since `start`; 0 without one.
+    busy_since: AtomicU64,
 }
 
-impl Shared {
-    /// Has the next frame classified by `classifier`.
+impl CameraControl {
+    /// Uses `classifier` from the next frame on.
     pub(crate) fn replace(&self, classifier: Arc<Classifier>) {
         *lock(&self.replacement) = Some(classifier);
     }
 
-    /// Ends the thread.
+    /// Stops the thread.
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
         if let Some(stopper) = &*lock(&self.stopper) {
             stopper.stop();
         }
-        let _asleep = lock(&self.asleep);
+        let _pause = lock(&self.pause);
         self.wake.notify_all();
     }
 
-    /// For how long the present frame has been being classified.
-    pub(crate) fn busy(&self, start: Instant) -> Duration {
-        match self.busy.load(Ordering::Relaxed) {
+    /// How long the classification of the current frame has taken so far.
+    pub(crate) fn busy_for(&self, start: Instant) -> Duration {
+        match self.busy_since.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
             since => (start.elapsed()).saturating_sub(Duration::from_millis(since)),
         }
@@ -75,14 +77,14 @@ impl Shared {
 
     fn sleep(&self, pause: Duration) {
         let until = Instant::now() + pause;
-        let mut asleep = lock(&self.asleep);
+        let mut guard = lock(&self.pause);
         while !self.stopped.load(Ordering::SeqCst) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
-            let waited = self.wake.wait_timeout(asleep, left);
-            asleep = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let waited = self.wake.wait_timeout(guard, left);
+            guard = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -91,49 +93,50 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs until the source has ended for good, the thread is stopped, or nobody listens to `tell`, which answers whether
-/// somebody does. `start` is what [`Shared::busy`] counts from.
+/// Runs until the source has ended, the thread is stopped, or `send` returns `false` because the receiver is gone.
+/// `start` is the start time for [`CameraControl::busy_for`].
 pub(crate) fn run(
-    config: &Config,
+    config: &ApplianceConfig,
     classifier: Arc<Classifier>,
-    shared: &Shared,
+    control: &CameraControl,
     start: Instant,
-    tell: &dyn Fn(Told) -> bool,
+    send: &dyn Fn(CameraEvent) -> bool,
 ) {
     let mut classifier = classifier;
     let mut pause = PAUSES[0];
-    while !shared.stopped.load(Ordering::SeqCst) {
-        let (counters, failed) = match watch(config, &mut classifier, shared, start, tell) {
-            (counters, Ok(())) => {
-                tell(Told::Ended(counters));
-                return;
-            }
-            (counters, Err(reason)) => (counters, reason),
-        };
+    while !control.stopped.load(Ordering::SeqCst) {
+        let (counters, reason) =
+            match classify_frames(config, &mut classifier, control, start, send) {
+                (counters, Ok(())) => {
+                    send(CameraEvent::Ended(counters));
+                    return;
+                }
+                (counters, Err(reason)) => (counters, reason),
+            };
         if counters.read > 0 {
             pause = PAUSES[0];
         }
-        let told = Told::Failed {
-            reason: failed,
+        let failed = CameraEvent::Failed {
+            reason,
             wait: pause,
             counters,
         };
-        if !tell(told) {
+        if !send(failed) {
             return;
         }
-        shared.sleep(pause);
+        control.sleep(pause);
         pause = (pause * 2).min(PAUSES[1]);
     }
-    tell(Told::Ended(Counters::default()));
+    send(CameraEvent::Ended(Counters::default()));
 }
 
-/// Opens the camera and classifies until it ends or fails. A classifier that came meanwhile is left in `classifier`.
-fn watch(
-    config: &Config,
+/// Opens the camera and classifies its frames until it ends or fails. `classifier` is updated if it is replaced.
+fn classify_frames(
+    config: &ApplianceConfig,
     classifier: &mut Arc<Classifier>,
-    shared: &Shared,
+    control: &CameraControl,
     start: Instant,
-    tell: &dyn Fn(Told) -> bool,
+    send: &dyn Fn(CameraEvent) -> bool,
 ) -> (Counters, Result<(), String>) {
     let opened = source(config)
         .and_then(|source| Camera::open(source, options(config)).map_err(|e| e.to_string()));
@@ -141,8 +144,8 @@ fn watch(
         Ok(camera) => camera,
         Err(reason) => return (Counters::default(), Err(reason)),
     };
-    *lock(&shared.stopper) = Some(camera.stopper());
-    if shared.stopped.load(Ordering::SeqCst) {
+    *lock(&control.stopper) = Some(camera.stopper());
+    if control.stopped.load(Ordering::SeqCst) {
         return (Counters::default(), Ok(()));
     }
     let mut stream = match pinhole::Stream::new(classifier.clone()) {
@@ -151,13 +154,13 @@ fn watch(
     };
     let classify = |image: &pinhole::RgbImage| {
         let since = start.elapsed().as_millis() as u64;
-        shared.busy.store(since.max(1), Ordering::Relaxed);
-        if let Some(new) = lock(&shared.replacement).take() {
+        control.busy_since.store(since.max(1), Ordering::Relaxed);
+        if let Some(new) = lock(&control.replacement).take() {
             *classifier = new.clone();
             stream = pinhole::Stream::new(new)?;
         }
         let answer = stream.classify(image);
-        shared.busy.store(0, Ordering::Relaxed);
+        control.busy_since.store(0, Ordering::Relaxed);
         answer
     };
     let thresholds = &config.thresholds;
@@ -168,26 +171,27 @@ fn watch(
     };
     let mut pipeline = Pipeline::new(camera, classify, tracker);
     let ended = pipeline.by_ref().try_for_each(|update| {
-        let told = match update.map_err(|e| e.to_string())? {
-            Update::Answer(answer) => Told::Answer(answer),
-            Update::Report(report) => Told::Report(report),
+        let event = match update.map_err(|e| e.to_string())? {
+            Update::Answer(answer) => CameraEvent::Answer(answer),
+            Update::Report(report) => CameraEvent::Report(report),
         };
-        match tell(told) {
-            true => Ok(()),
-            false => Err("nobody listens".to_owned()),
+        if send(event) {
+            Ok(())
+        } else {
+            Err("the receiver is gone".to_owned())
         }
     });
-    shared.busy.store(0, Ordering::Relaxed);
+    control.busy_since.store(0, Ordering::Relaxed);
     (pipeline.camera().counters(), ended)
 }
 
-fn options(config: &Config) -> Options {
+fn options(config: &ApplianceConfig) -> Options {
     let source = &config.source;
     Options {
-        // A folder has no rate of its own.
+        // A folder has no frame rate.
         timeout: match source.folder {
             Some(_) => None,
-            None => config::duration(source.timeout_seconds),
+            None => optional_duration(source.timeout_seconds),
         },
         every: source.every,
         region: source.region.map(|[x, y, width, height]| Region {
@@ -201,7 +205,7 @@ fn options(config: &Config) -> Options {
     }
 }
 
-fn source(config: &Config) -> Result<Source, String> {
+fn source(config: &ApplianceConfig) -> Result<Source, String> {
     let source = &config.source;
     let input = |path: &std::path::Path| match path.as_os_str() == "-" {
         true => Input::Stdin,
@@ -232,7 +236,7 @@ fn source(config: &Config) -> Result<Source, String> {
                 watch: true,
             },
             (.., Some(path)) => device(path)?,
-            _ => return Err("source: expected one, found none".into()),
+            _ => return Err("source: expected a source, found none".into()),
         },
     )
 }

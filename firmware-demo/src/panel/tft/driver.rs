@@ -1,4 +1,4 @@
-//! ST7789 and ILI9341 by SPI.
+//! The driver of the TFTs: SPI, GPIO lines and mipidsi.
 
 use std::error::Error as _;
 use std::fmt::Display;
@@ -13,17 +13,18 @@ use linux_embedded_hal::gpio_cdev::{Chip, LineRequestFlags};
 use linux_embedded_hal::spidev::{SpiModeFlags, SpidevOptions};
 use linux_embedded_hal::{CdevPin, Delay, SpidevDevice};
 use mipidsi::interface::{Interface, InterfaceKind};
-use mipidsi::models::{ILI9341Rgb565, Model, ST7789};
+use mipidsi::models::Model;
 use mipidsi::options::{ColorInversion, ColorOrder, Orientation, Rotation};
 use mipidsi::{Builder, InitError, NoResetPin};
 
-use super::changes::changes;
-use super::{Controller, Error, Layout, Panel, cannot_open};
+use super::config::TftConfig;
+use super::layout::{TftController, TftLayout};
 use crate::canvas::Canvas;
-use crate::config;
+use crate::panel::changes::changed_areas;
+use crate::panel::{Panel, PanelError};
 
-/// A TFT. Its backlight is on from the first picture to the end.
-pub struct Tft<SPI, PIN, MODEL>
+/// An initialised TFT. Its backlight is on from the first picture until it is dropped.
+pub struct TftPanel<SPI, PIN, MODEL>
 where
     SPI: SpiDevice,
     SPI::Error: Display,
@@ -36,78 +37,36 @@ where
     size: Size,
     shown: Option<Vec<Rgb565>>,
     backlight: Option<PIN>,
-    /// Kept, as a line that nobody holds may fall.
+    /// Kept open: a line that no process holds may change its level.
     _reset: Option<PIN>,
 }
 
-/// The lines beside the bus.
+/// The GPIO lines.
 #[derive(Debug)]
-pub struct Pins<PIN> {
-    /// Low for commands, high for data.
+pub struct TftPins<PIN> {
+    /// Data/command: low for commands, high for data.
     pub dc: PIN,
-    /// Resets when low.
+    /// Reset, active low.
     pub reset: Option<PIN>,
-    /// Lights when high.
+    /// Backlight, active high.
     pub backlight: Option<PIN>,
 }
 
-pub(super) fn open_st7789(
-    config: &config::Tft,
-) -> Result<Tft<SpidevDevice, CdevPin, ST7789>, Error> {
-    let (spi, pins) = devices(config)?;
-    Tft::st7789(spi, pins, &mut Delay, config)
-}
-
-pub(super) fn open_ili9341(
-    config: &config::Tft,
-) -> Result<Tft<SpidevDevice, CdevPin, ILI9341Rgb565>, Error> {
-    let (spi, pins) = devices(config)?;
-    Tft::ili9341(spi, pins, &mut Delay, config)
-}
-
-impl<SPI, PIN> Tft<SPI, PIN, ST7789>
+/// Opens the devices and initialises the display.
+pub(in crate::panel) fn open<MODEL>(
+    model: MODEL,
+    controller: &TftController,
+    config: &TftConfig,
+) -> Result<Box<dyn Panel>, PanelError>
 where
-    SPI: SpiDevice,
-    SPI::Error: Display,
-    PIN: OutputPin,
-    PIN::Error: Display,
+    MODEL: Model<ColorFormat = Rgb565> + Send + 'static,
 {
-    /// Initialises an ST7789.
-    ///
-    /// # Errors
-    /// [`Error::Open`] for a configuration that does not fit it, [`Error::Bus`].
-    pub fn st7789(
-        spi: SPI,
-        pins: Pins<PIN>,
-        delay: &mut impl DelayNs,
-        config: &config::Tft,
-    ) -> Result<Self, Error> {
-        Self::new(ST7789, Controller::St7789, spi, pins, delay, config)
-    }
+    let (spi, pins) = devices(config)?;
+    let panel = TftPanel::new(model, controller, spi, pins, &mut Delay, config)?;
+    Ok(Box::new(panel))
 }
 
-impl<SPI, PIN> Tft<SPI, PIN, ILI9341Rgb565>
-where
-    SPI: SpiDevice,
-    SPI::Error: Display,
-    PIN: OutputPin,
-    PIN::Error: Display,
-{
-    /// Initialises an ILI9341.
-    ///
-    /// # Errors
-    /// [`Error::Open`] for a configuration that does not fit it, [`Error::Bus`].
-    pub fn ili9341(
-        spi: SPI,
-        pins: Pins<PIN>,
-        delay: &mut impl DelayNs,
-        config: &config::Tft,
-    ) -> Result<Self, Error> {
-        Self::new(ILI9341Rgb565, Controller::Ili9341, spi, pins, delay, config)
-    }
-}
-
-impl<SPI, PIN, MODEL> Tft<SPI, PIN, MODEL>
+impl<SPI, PIN, MODEL> TftPanel<SPI, PIN, MODEL>
 where
     SPI: SpiDevice,
     SPI::Error: Display,
@@ -115,41 +74,43 @@ where
     PIN::Error: Display,
     MODEL: Model<ColorFormat = Rgb565>,
 {
-    fn new(
+    /// Initialises the display. `controller` and `model` must be of the same kind.
+    ///
+    /// # Errors
+    /// [`PanelError::Open`] for a configuration that the controller does not support, [`PanelError::Bus`].
+    pub fn new(
         model: MODEL,
-        controller: Controller,
+        controller: &TftController,
         spi: SPI,
-        pins: Pins<PIN>,
+        pins: TftPins<PIN>,
         delay: &mut impl DelayNs,
-        config: &config::Tft,
-    ) -> Result<Self, Error> {
+        config: &TftConfig,
+    ) -> Result<Self, PanelError> {
         let path = config.spi.display().to_string();
-        let layout = Layout::new(controller, config).map_err(|(field, expected, found)| {
-            let reason = format!("{field}: expected {expected}, found {found}");
-            open_error(&config.spi, reason)
-        })?;
-        let bus_error = |reason| Error::Bus {
+        let layout = TftLayout::new(controller, config)
+            .map_err(|e| open_error(&config.spi, e.to_string()))?;
+        let bus_error = |reason| PanelError::Bus {
             path: path.clone(),
             reason,
         };
-        let Pins {
+        let TftPins {
             dc,
             mut reset,
             mut backlight,
         } = pins;
         if let Some(pin) = &mut backlight {
-            (pin.set_low()).map_err(|e| bus_error(format!("line of the backlight: {e}")))?;
+            (pin.set_low()).map_err(|e| bus_error(format!("backlight line: {e}")))?;
         }
         if let Some(pin) = &mut reset {
             let mut pulse = || {
                 pin.set_low()?;
-                // Both want 10 µs or more, and 120 ms until they may be woken.
+                // The controllers need a pulse of at least 10 µs, and 120 ms until they accept SLPOUT.
                 delay.delay_ms(1);
                 pin.set_high()?;
                 delay.delay_ms(120);
                 Ok(())
             };
-            pulse().map_err(|e: PIN::Error| bus_error(format!("line of the reset: {e}")))?;
+            pulse().map_err(|e: PIN::Error| bus_error(format!("reset line: {e}")))?;
         }
         let bus = Bus {
             spi,
@@ -187,7 +148,7 @@ where
 
     fn send(&mut self, pixels: &[Rgb565]) -> Result<(), String> {
         let width = self.size.width as usize;
-        for area in changes(self.shown.as_deref(), pixels, width) {
+        for area in changed_areas(self.shown.as_deref(), pixels, width) {
             let rows = pixels.chunks_exact(width);
             let rows = rows.take(area.bottom + 1).skip(area.top);
             let part = rows.flat_map(|row| row[area.left..=area.right].iter().copied());
@@ -199,7 +160,7 @@ where
     }
 }
 
-impl<SPI, PIN, MODEL> Panel for Tft<SPI, PIN, MODEL>
+impl<SPI, PIN, MODEL> Panel for TftPanel<SPI, PIN, MODEL>
 where
     SPI: SpiDevice + Send,
     SPI::Error: Display,
@@ -211,15 +172,15 @@ where
         self.size
     }
 
-    fn show(&mut self, canvas: &Canvas) -> Result<(), Error> {
-        // The conversion rounds to the nearest.
+    fn show(&mut self, canvas: &Canvas) -> Result<(), PanelError> {
+        // The conversion rounds to nearest.
         let pixels: Vec<_> = canvas.pixels().iter().map(|&p| Rgb565::from(p)).collect();
         let first = self.shown.is_none();
         let mut sent = self.send(&pixels);
         if let (true, Ok(()), Some(pin)) = (first, &sent, &mut self.backlight) {
-            sent = (pin.set_high()).map_err(|e| format!("line of the backlight: {e}"));
+            sent = (pin.set_high()).map_err(|e| format!("backlight line: {e}"));
         }
-        sent.map_err(|reason| Error::Bus {
+        sent.map_err(|reason| PanelError::Bus {
             path: self.path.clone(),
             reason,
         })?;
@@ -228,7 +189,7 @@ where
     }
 }
 
-impl<SPI, PIN, MODEL> Drop for Tft<SPI, PIN, MODEL>
+impl<SPI, PIN, MODEL> Drop for TftPanel<SPI, PIN, MODEL>
 where
     SPI: SpiDevice,
     SPI::Error: Display,
@@ -236,16 +197,16 @@ where
     PIN::Error: Display,
     MODEL: Model<ColorFormat = Rgb565>,
 {
-    /// Dark, as an answer that nobody keeps up to date is wrong.
+    /// Turns the backlight off, so that the display does not go on showing an outdated answer.
     fn drop(&mut self) {
         if let Some(pin) = &mut self.backlight {
-            // Of a line that is gone nothing can be asked.
+            // A destructor cannot report the error.
             let _ = pin.set_low();
         }
     }
 }
 
-fn orientation(layout: &Layout) -> Orientation {
+fn orientation(layout: &TftLayout) -> Orientation {
     let rotation = match layout.rotation {
         90 => Rotation::Deg90,
         180 => Rotation::Deg180,
@@ -259,16 +220,17 @@ fn orientation(layout: &Layout) -> Orientation {
     }
 }
 
-fn open_error(path: &Path, reason: String) -> Error {
-    Error::Open {
+fn open_error(path: &Path, reason: String) -> PanelError {
+    PanelError::Open {
         path: path.display().to_string(),
         reason,
     }
 }
 
-fn devices(config: &config::Tft) -> Result<(SpidevDevice, Pins<CdevPin>), Error> {
-    let mut spi = SpidevDevice::open(&config.spi)
-        .map_err(|e| cannot_open(&config.spi, "display.spi", "SPI", "spi", e.inner()))?;
+fn devices(config: &TftConfig) -> Result<(SpidevDevice, TftPins<CdevPin>), PanelError> {
+    let mut spi = SpidevDevice::open(&config.spi).map_err(|e| {
+        PanelError::open_device(&config.spi, "display.spi", "SPI", "spi", e.inner())
+    })?;
     let mode = match config.spi_mode {
         3 => SpiModeFlags::SPI_MODE_3,
         _ => SpiModeFlags::SPI_MODE_0,
@@ -288,7 +250,7 @@ fn devices(config: &config::Tft) -> Result<(SpidevDevice, Pins<CdevPin>), Error>
 
     let mut chip =
         Chip::new(&config.gpio).map_err(|e| match e.source().and_then(|e| e.downcast_ref()) {
-            Some(e) => cannot_open(&config.gpio, "display.gpio", "GPIO", "gpio", e),
+            Some(e) => PanelError::open_device(&config.gpio, "display.gpio", "GPIO", "gpio", e),
             None => open_error(&config.gpio, e.to_string()),
         })?;
     let mut pin = |field: &str, line: u32, high: bool| {
@@ -297,11 +259,11 @@ fn devices(config: &config::Tft) -> Result<(SpidevDevice, Pins<CdevPin>), Error>
             .and_then(CdevPin::new)
             .map_err(|e| {
                 let reason =
-                    format!("{field} = {line}: {e}; gpioinfo lists the lines and who uses them");
+                    format!("{field} = {line}: {e}; gpioinfo lists the lines and their users");
                 open_error(&config.gpio, reason)
             })
     };
-    let pins = Pins {
+    let pins = TftPins {
         dc: pin("display.dc", config.dc, false)?,
         reset: (config.reset.map(|line| pin("display.reset", line, true))).transpose()?,
         backlight: (config
@@ -312,10 +274,10 @@ fn devices(config: &config::Tft) -> Result<(SpidevDevice, Pins<CdevPin>), Error>
     Ok((spi, pins))
 }
 
-/// Bytes that Linux's spidev takes at once, unless its module was told otherwise.
+/// Default buffer size of Linux's spidev: the largest message in bytes.
 const MESSAGE: usize = 4096;
 
-/// Four wires: SPI, and a line that tells data from commands. Unlike mipidsi's, it owns its buffer.
+/// Four-wire SPI: SPI and a data/command line. Unlike mipidsi's own interface, it owns its buffer.
 struct Bus<SPI, PIN> {
     spi: SPI,
     dc: PIN,
@@ -347,7 +309,7 @@ where
     const KIND: InterfaceKind = InterfaceKind::Serial4Line;
 
     fn send_command(&mut self, command: u8, arguments: &[u8]) -> Result<(), String> {
-        let line = |e: PIN::Error| format!("line display.dc: {e}");
+        let line = |e: PIN::Error| format!("display.dc line: {e}");
         self.dc.set_low().map_err(line)?;
         self.write(&[command])?;
         self.dc.set_high().map_err(line)?;

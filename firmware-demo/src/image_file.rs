@@ -1,4 +1,4 @@
-//! Screens as PNG files, still or moving.
+//! Writes pictures as PNG and animated PNG files.
 
 use std::io::Write;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::canvas::Canvas;
 /// Writes `canvas` as a PNG file.
 ///
 /// # Errors
-/// What writing answers.
+/// Any error of `out`.
 pub fn write_png(out: impl Write, canvas: &Canvas) -> std::io::Result<()> {
     let Size { width, height } = canvas.size();
     let mut encoder = png::Encoder::new(out, width, height);
@@ -21,11 +21,11 @@ pub fn write_png(out: impl Write, canvas: &Canvas) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Writes `frames`, each with the time until the next one, as an animated PNG that plays for ever, every pixel
-/// `scale` times as large.
+/// Writes `frames`, each with the time until the next one, as an endlessly repeating animated PNG, enlarged `scale`
+/// times.
 ///
 /// # Errors
-/// Where there are no frames or they differ in size; what writing answers.
+/// No frames, or frames that differ in size; any error of `out`.
 pub fn write_apng(
     out: impl Write,
     frames: &[(Canvas, Duration)],
@@ -33,7 +33,7 @@ pub fn write_apng(
 ) -> std::io::Result<()> {
     let Some((first, _)) = frames.first() else {
         return Err(std::io::Error::other(
-            "expected a picture or more, found none",
+            "expected at least one picture, found none",
         ));
     };
     let Size { width, height } = first.size() * scale;
@@ -43,7 +43,7 @@ pub fn write_apng(
     encoder.set_animated(count, 0)?;
     let mut writer = encoder.write_header()?;
     for (canvas, delay) in frames {
-        // As many milliseconds as there is room for: a minute.
+        // The format holds at most 65.535 s.
         let milliseconds = u16::try_from(delay.as_millis()).unwrap_or(u16::MAX);
         writer.set_frame_delay(milliseconds, 1000)?;
         writer.write_image_data(&bytes(canvas, scale as usize))?;
@@ -52,7 +52,7 @@ pub fn write_apng(
     Ok(())
 }
 
-/// R, G, B of each pixel, each `scale` times to the right and down.
+/// RGB bytes, enlarged `scale` times by repeating pixels.
 fn bytes(canvas: &Canvas, scale: usize) -> Vec<u8> {
     let mut bytes = vec![];
     for y in 0..canvas.size().height {

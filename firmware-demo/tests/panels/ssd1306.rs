@@ -3,26 +3,25 @@ use embedded_graphics::prelude::*;
 use embedded_hal::i2c::{ErrorKind, NoAcknowledgeSource};
 use embedded_hal_mock::eh1::i2c::{Mock, Transaction};
 use pinhole_firmware::canvas::Canvas;
-use pinhole_firmware::config::Ssd1306;
-use pinhole_firmware::panel::{Error, Oled, Panel};
+use pinhole_firmware::panel::{Panel, PanelError, Ssd1306Config, Ssd1306Panel};
 
 use crate::set;
 
 const ADDRESS: u8 = 0x3c;
 
-/// A control byte 0x00 says that commands follow (datasheet, 8.1.5.2).
+/// Control byte 0x00: commands follow (datasheet, 8.1.5.2).
 fn command(bytes: &[u8]) -> Transaction {
     Transaction::write(ADDRESS, [&[0x00], bytes].concat())
 }
 
-/// A control byte 0x40 says that data follow; the driver sends 16 at once.
+/// Control byte 0x40: data follows. The driver sends 16 bytes at a time.
 fn data(bytes: &[u8]) -> Vec<Transaction> {
     (bytes.chunks(16))
         .map(|part| Transaction::write(ADDRESS, [&[0x40], part].concat()))
         .collect()
 }
 
-/// Part of a page, as the datasheet's page addressing mode wants it (10.1.3).
+/// Part of a page, in page addressing mode (datasheet, 10.1.3).
 fn page(page: u8, column: u8, bytes: &[u8]) -> Vec<Transaction> {
     let mut sent = vec![
         command(&[0xb0 | page]),
@@ -74,40 +73,40 @@ fn off() -> Transaction {
 fn canvas(lit: &[(u32, u32)]) -> Canvas {
     let mut canvas = Canvas::new(Size::new(128, 64));
     for &(x, y) in lit {
-        // As dark as can be without being black.
+        // The darkest colour other than black.
         set(&mut canvas, x, y, Rgb888::new(0, 0, 1));
     }
     canvas
 }
 
 #[test]
-fn initialises_and_goes_dark() {
+fn initialises_and_turns_off() {
     for (upside_down, brightness) in [(false, 0x7f), (true, 0x01)] {
-        let config = Ssd1306 {
+        let config = Ssd1306Config {
             upside_down,
             brightness,
-            ..Ssd1306::default()
+            ..Ssd1306Config::default()
         };
         let mut expected = initialisation(upside_down, brightness);
         expected.push(off());
         let mut i2c = Mock::new(&expected);
-        let oled = Oled::new(i2c.clone(), &config).unwrap();
-        assert_eq!(oled.size(), Size::new(128, 64));
-        assert!(oled.is_monochrome());
-        drop(oled);
+        let panel = Ssd1306Panel::new(i2c.clone(), &config).unwrap();
+        assert_eq!(panel.size(), Size::new(128, 64));
+        assert!(panel.is_monochrome());
+        drop(panel);
         i2c.done();
     }
 }
 
 #[test]
-fn sends_what_changed() {
+fn sends_only_changes() {
     let mut i2c = Mock::new(&initialisation(false, 0x7f));
-    let mut oled = Oled::new(i2c.clone(), &Ssd1306::default()).unwrap();
+    let mut panel = Ssd1306Panel::new(i2c.clone(), &Ssd1306Config::default()).unwrap();
     i2c.done();
 
-    // Black, as it is after the initialisation.
+    // All black, as after the initialisation.
     i2c.update_expectations(&[]);
-    oled.show(&canvas(&[])).unwrap();
+    panel.show(&canvas(&[])).unwrap();
     i2c.done();
 
     let first = canvas(&[(0, 0), (5, 10), (127, 63)]);
@@ -117,33 +116,34 @@ fn sends_what_changed() {
         page(7, 127, &[0x80]),
     ];
     i2c.update_expectations(&expected.concat());
-    oled.show(&first).unwrap();
+    panel.show(&first).unwrap();
     i2c.done();
 
     i2c.update_expectations(&[]);
-    oled.show(&first).unwrap();
+    panel.show(&first).unwrap();
     i2c.done();
 
     i2c.update_expectations(&page(1, 5, &[0x0c]));
-    oled.show(&canvas(&[(0, 0), (5, 10), (5, 11), (127, 63)]))
+    panel
+        .show(&canvas(&[(0, 0), (5, 10), (5, 11), (127, 63)]))
         .unwrap();
     i2c.done();
 
     i2c.update_expectations(&[off()]);
-    drop(oled);
+    drop(panel);
     i2c.done();
 }
 
 #[test]
-fn no_answer_names_the_bus_and_what_to_do() {
+fn a_missing_display_is_an_error_that_names_bus_and_address() {
     let silent = ErrorKind::NoAcknowledge(NoAcknowledgeSource::Address);
-    // Nothing is sent behind an error.
+    // Nothing is sent after an error.
     let mut i2c = Mock::new(&[command(&[0x20, 0x02]).with_error(silent)]);
-    let Err(error) = Oled::new(i2c.clone(), &Ssd1306::default()) else {
-        panic!("a display that is not there was initialised");
+    let Err(error) = Ssd1306Panel::new(i2c.clone(), &Ssd1306Config::default()) else {
+        panic!("expected an error of the bus");
     };
     i2c.done();
-    assert!(matches!(&error, Error::Bus { path, .. } if path == "/dev/i2c-1"));
+    assert!(matches!(&error, PanelError::Bus { path, .. } if path == "/dev/i2c-1"));
     let text = error.to_string();
     assert!(text.starts_with("display on /dev/i2c-1: "), "{text}");
     for part in ["acknowledge", "address 0x3c", "display.address = 0x3d"] {
@@ -152,19 +152,19 @@ fn no_answer_names_the_bus_and_what_to_do() {
 }
 
 #[test]
-fn an_error_while_showing_is_told() {
+fn an_error_while_showing_names_the_bus() {
     let mut i2c = Mock::new(&initialisation(false, 0x7f));
-    let mut oled = Oled::new(i2c.clone(), &Ssd1306::default()).unwrap();
+    let mut panel = Ssd1306Panel::new(i2c.clone(), &Ssd1306Config::default()).unwrap();
     i2c.done();
     i2c.update_expectations(&[
         command(&[0xb0]),
         command(&[0x00, 0x10]).with_error(ErrorKind::Bus),
     ]);
-    let error = oled.show(&canvas(&[(0, 0)])).unwrap_err();
+    let error = panel.show(&canvas(&[(0, 0)])).unwrap_err();
     assert!(
         error.to_string().starts_with("display on /dev/i2c-1: "),
         "{error}"
     );
-    drop(oled);
+    drop(panel);
     i2c.done();
 }

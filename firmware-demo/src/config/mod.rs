@@ -1,0 +1,164 @@
+//! The configuration: one TOML file. Unknown fields are errors.
+//!
+//! `pinhole-firmware.toml` in this crate's folder lists every field with its default. The table `[display]` belongs
+//! to [`crate::panel`].
+
+mod log;
+mod mqtt;
+mod screen;
+mod source;
+mod thresholds;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use pinhole::{Builder, Classifier};
+use serde::Deserialize;
+
+use crate::panel::DisplayConfig;
+use crate::validation::{FieldError, require};
+
+pub use log::LogConfig;
+pub use mqtt::MqttConfig;
+pub use screen::ScreenConfig;
+pub use source::SourceConfig;
+pub use thresholds::ThresholdsConfig;
+
+/// Only this many bytes of the file are read.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// The configuration. Relative paths are relative to the file's folder.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApplianceConfig {
+    /// Folder of the bundle. It is watched: a new bundle there is used if it passes its self-test.
+    pub bundle: PathBuf,
+    /// Number of threads for classification; all processors if `None`.
+    pub threads: Option<usize>,
+    /// Source of the frames.
+    pub source: SourceConfig,
+    /// When the state changes and when it is "unknown".
+    #[serde(default)]
+    pub thresholds: ThresholdsConfig,
+    /// The display.
+    #[serde(default)]
+    pub display: DisplayConfig,
+    /// The screens.
+    #[serde(default)]
+    pub screen: ScreenConfig,
+    /// The log of results; no log if `None`.
+    pub log: Option<LogConfig>,
+    /// Events over MQTT; none if `None`.
+    pub mqtt: Option<MqttConfig>,
+    /// The file's folder.
+    #[serde(skip)]
+    pub folder: PathBuf,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: cannot read: {reason}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        reason: String,
+    },
+    /// The file is not valid TOML, lacks a field, or has an unknown one.
+    #[error("{}: {reason}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// The error with line and column.
+        reason: String,
+    },
+    /// A field is out of range.
+    #[error("{}: {error}", path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// The field.
+        error: FieldError,
+    },
+}
+
+impl ApplianceConfig {
+    /// Reads and validates the file.
+    ///
+    /// # Errors
+    /// Any of [`ConfigError`].
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let read = || {
+            let mut text = String::new();
+            (std::fs::File::open(path)?.take(MAX_BYTES)).read_to_string(&mut text)?;
+            Ok(text)
+        };
+        let text = read().map_err(|e: std::io::Error| ConfigError::Read {
+            path: path.to_owned(),
+            reason: e.to_string(),
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Parses and validates `text`. `path` is used in errors and to resolve relative paths.
+    ///
+    /// # Errors
+    /// [`ConfigError::Parse`], [`ConfigError::Field`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let mut config: Self = toml::from_str(text).map_err(|e| ConfigError::Parse {
+            path: path.to_owned(),
+            reason: e.to_string().trim_end().to_owned(),
+        })?;
+        config.validate().map_err(|error| ConfigError::Field {
+            path: path.to_owned(),
+            error,
+        })?;
+        config.resolve_paths(path.parent().unwrap_or(Path::new("")));
+        Ok(config)
+    }
+
+    /// A builder of classifiers with the configured threads and thresholds.
+    pub fn classifier_builder(&self) -> Builder {
+        let mut builder = Classifier::builder();
+        if let Some(threads) = self.threads {
+            builder = builder.threads(threads);
+        }
+        if let Some(similarity) = self.thresholds.min_similarity {
+            builder = builder.min_similarity(similarity);
+        }
+        if let Some(margin) = self.thresholds.min_margin {
+            builder = builder.min_margin(margin);
+        }
+        builder
+    }
+
+    fn validate(&self) -> Result<(), FieldError> {
+        if let Some(threads) = self.threads {
+            require(threads > 0, "threads", "1 or more", threads)?;
+        }
+        self.source.validate()?;
+        self.thresholds.validate()?;
+        self.display.validate()?;
+        self.screen.validate()?;
+        self.log.as_ref().map_or(Ok(()), LogConfig::validate)?;
+        self.mqtt.as_ref().map_or(Ok(()), MqttConfig::validate)
+    }
+
+    fn resolve_paths(&mut self, folder: &Path) {
+        self.folder = folder.to_owned();
+        self.bundle = folder.join(&self.bundle);
+        self.source.resolve_paths(folder);
+        self.display.resolve_paths(folder);
+        for font in &mut self.screen.fonts {
+            *font = folder.join(&*font);
+        }
+        if let Some(log) = &mut self.log {
+            log.folder = folder.join(&log.folder);
+        }
+        if let Some(password_file) = self.mqtt.as_mut().and_then(|m| m.password_file.as_mut()) {
+            *password_file = folder.join(&*password_file);
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The table `[thresholds]`.
+
+use serde::Deserialize;
+
+use crate::validation::{FieldError, require};
+
+/// When the state changes and when it is "unknown".
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ThresholdsConfig {
+    /// Minimum cosine similarity of the top class, -1 to 1; the bundle's if `None`.
+    pub min_similarity: Option<f32>,
+    /// Minimum difference in similarity between the top two classes; the bundle's if `None`.
+    pub min_margin: Option<f32>,
+    /// Time constant of the smoothing in frames; 0 for none.
+    pub smoothing: f32,
+    /// Number of consecutive frames for which a class must lead before it becomes the state, at least 1.
+    pub hysteresis: u32,
+    /// Lead in probability (0 to 1) that makes a class the state at once.
+    pub lead: Option<f32>,
+}
+
+impl Default for ThresholdsConfig {
+    fn default() -> Self {
+        let tracker = pinhole::camera::TrackerOptions::default();
+        Self {
+            min_similarity: None,
+            min_margin: None,
+            smoothing: tracker.smoothing,
+            hysteresis: tracker.hysteresis,
+            lead: tracker.margin,
+        }
+    }
+}
+
+impl ThresholdsConfig {
+    pub(super) fn validate(&self) -> Result<(), FieldError> {
+        for (field, value) in [
+            ("thresholds.min_similarity", self.min_similarity),
+            ("thresholds.min_margin", self.min_margin),
+        ] {
+            if let Some(value) = value {
+                require((-1.0..=1.0).contains(&value), field, "-1 to 1", value)?;
+            }
+        }
+        let smoothing = self.smoothing;
+        let valid = (0.0..=1e6).contains(&smoothing);
+        require(valid, "thresholds.smoothing", "0 to 1000000", smoothing)?;
+        let hysteresis = self.hysteresis;
+        require(
+            hysteresis > 0,
+            "thresholds.hysteresis",
+            "1 or more",
+            hysteresis,
+        )?;
+        if let Some(lead) = self.lead {
+            let valid = (0.0..=1.0).contains(&lead);
+            require(valid, "thresholds.lead", "0 to 1", lead)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,163 @@
+//! Reports results and errors: to standard output and error, the log and the broker.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use pinhole::camera::{Answer, Change};
+
+use crate::config::ApplianceConfig;
+use crate::counters::RunCounters;
+use crate::log::{ClassScore, LogStatus, LogWriter, RecordKind};
+#[cfg(feature = "mqtt")]
+use crate::mqtt::{PublishCounters, Publisher};
+
+/// The log, the broker, and standard output and error.
+pub(crate) struct Reporter {
+    log: Option<LogWriter>,
+    /// Status of the log after it was closed.
+    closed_log: Option<LogStatus>,
+    /// Number of records passed to the log.
+    records: u64,
+    /// The log error that was last printed.
+    log_error: Option<String>,
+    #[cfg(feature = "mqtt")]
+    start: Instant,
+    #[cfg(feature = "mqtt")]
+    publisher: Option<Publisher>,
+    /// Counters of the publisher after it was stopped.
+    #[cfg(feature = "mqtt")]
+    stopped_publisher: Option<PublishCounters>,
+    /// The broker error that was last printed.
+    #[cfg(feature = "mqtt")]
+    broker_error: Option<String>,
+}
+
+impl Reporter {
+    /// Opens the outputs of the configuration. `start` is when the program started.
+    pub(crate) fn start(config: &ApplianceConfig, start: Instant) -> Result<Self> {
+        #[cfg(not(feature = "mqtt"))]
+        if config.mqtt.is_some() {
+            eprintln!(
+                "mqtt: ignored: this pinhole-firmware was built without the Cargo feature mqtt"
+            );
+        }
+        Ok(Self {
+            log: (config.log.as_ref())
+                .map(|log| LogWriter::start(log, start))
+                .transpose()
+                .context("cannot start the log thread")?,
+            closed_log: None,
+            records: 0,
+            log_error: None,
+            #[cfg(feature = "mqtt")]
+            start,
+            #[cfg(feature = "mqtt")]
+            publisher: (config.mqtt.as_ref())
+                .map(Publisher::start)
+                .transpose()
+                .context("mqtt")?,
+            #[cfg(feature = "mqtt")]
+            stopped_publisher: None,
+            #[cfg(feature = "mqtt")]
+            broker_error: None,
+        })
+    }
+
+    /// Prints a line to standard error, which is the journal under systemd.
+    pub(crate) fn info(&self, text: &str) {
+        eprintln!("{text}");
+    }
+
+    /// Appends a record to the log.
+    pub(crate) fn record(&mut self, kind: RecordKind) {
+        if let Some(log) = &self.log {
+            self.records += 1;
+            log.write(kind);
+        }
+    }
+
+    /// Reports an error of `component` after which the appliance continues.
+    pub(crate) fn error(&mut self, component: &str, text: &str) {
+        eprintln!("{component}: {text}");
+        self.record(RecordKind::Error {
+            component: component.into(),
+            text: text.into(),
+        });
+    }
+
+    /// Reports a change of state. `frame` is the number of the frame since the start.
+    pub(crate) fn event(&mut self, answer: &Answer, change: &Change, frame: u64) {
+        let best = answer.tracked.ranking.first();
+        let probability = best.map_or(0.0, |best| best.probability);
+        println!("{} ({:.0} %)", change.to.name(), 100.0 * probability);
+        let event = RecordKind::Event {
+            from: change.from.as_ref().map(|seen| seen.name().to_owned()),
+            to: change.to.name().to_owned(),
+            top: (answer.tracked.ranking.iter().take(3))
+                .map(|class| ClassScore {
+                    class: class.name.clone(),
+                    probability: class.probability,
+                    similarity: class.similarity,
+                })
+                .collect(),
+            frame,
+        };
+        #[cfg(feature = "mqtt")]
+        if let Some(publisher) = &self.publisher {
+            publisher.publish(&crate::log::LogRecord::now(event.clone(), self.start));
+        }
+        self.record(event);
+    }
+
+    /// Prints errors of the log and the broker that began or ended since the last call.
+    pub(crate) fn poll(&mut self) {
+        let log_error = (self.log.as_ref().map(LogWriter::status))
+            .filter(|status| status.failing)
+            .and_then(|status| status.last_error);
+        if log_error != self.log_error {
+            self.info(log_error.as_deref().unwrap_or("log: works again"));
+            self.log_error = log_error;
+        }
+        #[cfg(feature = "mqtt")]
+        if let Some(publisher) = &self.publisher {
+            let counters = publisher.counters();
+            let broker_error = counters.last_error.filter(|_| !counters.connected);
+            if broker_error != self.broker_error {
+                let text = broker_error.as_deref().unwrap_or("connected");
+                self.info(&format!("mqtt: {text}"));
+                self.broker_error = broker_error;
+            }
+        }
+    }
+
+    /// The current error of the log, as of the last [`Reporter::poll`].
+    pub(crate) fn log_error(&self) -> Option<String> {
+        self.log_error.clone()
+    }
+
+    /// Writes and sends what is waiting, for at most some seconds.
+    pub(crate) fn stop(&mut self) {
+        #[cfg(feature = "mqtt")]
+        if let Some(publisher) = self.publisher.take() {
+            self.stopped_publisher = Some(publisher.stop());
+        }
+        self.closed_log = self.log.take().map(LogWriter::stop);
+    }
+
+    /// Sets the counters of records and events.
+    pub(crate) fn set_counters(&self, counters: &mut RunCounters) {
+        counters.records = self.records;
+        let open = self.log.as_ref().map(LogWriter::status);
+        if let Some(status) = open.or_else(|| self.closed_log.clone()) {
+            (counters.records_written, counters.records_lost) = (status.written, status.lost);
+        }
+        #[cfg(feature = "mqtt")]
+        if let Some(published) = (self.publisher.as_ref().map(Publisher::counters))
+            .or_else(|| self.stopped_publisher.clone())
+        {
+            counters.published = published.queued;
+            (counters.published_sent, counters.published_lost) = (published.sent, published.lost);
+            counters.published_waiting = published.waiting;
+        }
+    }
+}
