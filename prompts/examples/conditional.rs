@@ -1,4 +1,4 @@
-//! The time of CoCoOp's text side for one image, with random weights of ViT-B's text encoder (12
+//! Times CoCoOp's text side for one image, with random weights of ViT-B's text encoder (12
 //! layers, width 512, 8 heads), 4 context vectors and a meta-net of 32 hidden units:
 //!
 //!     cargo run --release -p pinhole-prompts --example conditional [THREADS] [RUNS]

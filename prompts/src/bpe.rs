@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::LazyLock;
 
-/// The merges as pairs of token ids, u16 little-endian, by falling priority; merge `i` makes token
+/// The merges as pairs of token ids, u16 little-endian, in order of decreasing priority; merge `i` makes token
 /// `FIRST_MERGED + i`. OpenAI's vocabulary (MIT licence, see data/README.md).
 const MERGES: &[u8] = include_bytes!("../data/merges.bin");
 
@@ -41,7 +41,7 @@ const BYTE_TOKENS: [u8; 256] = {
 };
 
 /// Marks a symbol that was merged into the one before it.
-const GONE: u32 = u32::MAX;
+const MERGED_AWAY: u32 = u32::MAX;
 
 /// Appends the tokens of one word (UTF-8, not empty) to `out`. Takes O(n log n) time.
 pub(crate) fn encode_word(word: &[u8], out: &mut Vec<u32>) {
@@ -53,9 +53,9 @@ pub(crate) fn encode_word(word: &[u8], out: &mut Vec<u32>) {
         return;
     };
     *last += WORD_END;
-    // A doubly linked list over the positions, and the merges that are possible now. A merge makes
-    // only pairs of lower priority than its own, so the order of the heap is that of the original,
-    // which merges one kind of pair everywhere, from left to right, before it takes up the next.
+    // A doubly linked list of the positions, and a heap of the possible merges. A merge creates only pairs of lower
+    // priority than its own, so the heap's order is that of the reference, which merges one pair everywhere, from left
+    // to right, before the next one.
     let end = symbols.len();
     let mut before: Vec<usize> = (0..end).map(|at| at.wrapping_sub(1)).collect();
     let mut after: Vec<usize> = (1..=end).collect();
@@ -65,13 +65,15 @@ pub(crate) fn encode_word(word: &[u8], out: &mut Vec<u32>) {
         .collect();
     while let Some(Reverse((token, at))) = heap.pop() {
         let right = after[at];
-        // One of the two may have been merged with another symbol since.
-        if symbols[at] == GONE || right == end || merged(symbols[at], symbols[right]) != Some(token)
+        // Skip an outdated entry: one of the two was merged with another symbol meanwhile.
+        if symbols[at] == MERGED_AWAY
+            || right == end
+            || merged(symbols[at], symbols[right]) != Some(token)
         {
             continue;
         }
         symbols[at] = token;
-        symbols[right] = GONE;
+        symbols[right] = MERGED_AWAY;
         let next = after[right];
         after[at] = next;
         if next < end {
@@ -82,14 +84,14 @@ pub(crate) fn encode_word(word: &[u8], out: &mut Vec<u32>) {
             heap.extend(merged(symbol, token).map(|token| Reverse((token, before[at]))));
         }
     }
-    out.extend(symbols.into_iter().filter(|&symbol| symbol != GONE));
+    out.extend(symbols.into_iter().filter(|&symbol| symbol != MERGED_AWAY));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// What makes the order of the heap right.
+    /// If this fails, the heap's order differs from the reference's.
     #[test]
     fn merges_join_earlier_tokens() {
         assert_eq!(MERGED.len(), 48_894);

@@ -7,20 +7,20 @@ use crate::error::{Error, excerpt};
 use crate::lines::read_text;
 use crate::{Templates, Tokenizer};
 
-/// Distinct class names, at least one, in their order, as people see them.
+/// A list of at least one class name, without duplicates, as shown to users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Classes(Vec<String>);
 
 impl Classes {
-    /// Takes names; white space around them is not part of them, and blank ones are left out.
+    /// A list of names. White space around a name is removed; blank names are skipped.
     ///
     /// # Errors
-    /// [`Error::NoClasses`] if none is left, [`Error::DuplicateClass`] if two are equal.
+    /// [`Error::NoClasses`] for an empty list, [`Error::DuplicateClass`] for equal names.
     pub fn new<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Result<Self, Error> {
         Self::collect("class list", names)
     }
 
-    /// Reads a UTF-8 file with one name a line; blank lines are left out.
+    /// Reads a UTF-8 file with one name per line; blank lines are skipped.
     ///
     /// # Errors
     /// [`Error::Read`], [`Error::NotText`], and those of [`Classes::new`], with line numbers.
@@ -63,10 +63,10 @@ impl Classes {
         &self.0
     }
 
-    /// Checks that every prompt fits `context_length` tokens, start and end included.
+    /// Checks that every prompt has at most `context_length` tokens, start and end included.
     ///
     /// # Errors
-    /// [`Error::TooLong`] with the first prompt that does not.
+    /// [`Error::TooLong`] for the first prompt that has more.
     pub fn check(
         &self,
         tokenizer: &Tokenizer,
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_read_by_line() {
+    fn a_file_has_one_name_per_line() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "\u{feff}cat\r\n\r\n dog\ncat").unwrap();
         let message = Classes::read(file.path()).unwrap_err().to_string();
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn prompts_that_do_not_fit_are_found() {
+    fn a_prompt_that_is_too_long_is_reported() {
         let templates = Templates::parse("a photo of a {}.").unwrap();
         let classes = Classes::new(["cat", "very long name"]).unwrap();
         let tokenizer = Tokenizer::new();

@@ -1,4 +1,4 @@
-//! CoCoOp: class embeddings that depend on the image.
+//! CoCoOp's conditional head: class embeddings that depend on the image.
 
 mod eigen;
 mod fidelity;
@@ -23,37 +23,37 @@ pub use linear::{LinearHead, LinearTerms};
 pub use reuse::{Reuse, Reused};
 pub use shortlist::{Auto, Costs, Plan, shortlist};
 
-/// CoCoOp's text side (Zhou et al., 2022, "Conditional prompt learning") for a list of classes: every
-/// image shifts the context by its own vector, and the text encoder makes class embeddings of it.
+/// CoCoOp's text side (Zhou et al., 2022, "Conditional prompt learning") for a list of classes: each image shifts the
+/// context vectors, and the text encoder computes class embeddings from the shifted prompts.
 ///
-/// The context stands before the name, so that SOT's keys and values are computed once, those of the
-/// shifted context once an image, and only the name, the full stop and EOT once a class. The result
-/// equals that of the whole prompts up to the rounding of f32.
+/// The context is before the name, so the keys and values of SOT are computed once, those of the shifted context once per
+/// image, and only the name, the full stop and EOT once per class. The result equals that of the whole prompts up to f32
+/// rounding.
 ///
-/// The encoder is given anew to each call, and must be the one that it was built with.
+/// Each call takes the text encoder; it must be the one passed to [`Conditional::new`].
 pub struct Conditional {
     /// [n_ctx, width]
     context: Vec<f32>,
     hidden: Hidden,
     linear2: PackedLinear,
-    /// SOT.
+    /// The prefix of SOT alone.
     start: Prefix,
-    /// The rows of each class behind the context, [sum of lengths, width].
+    /// The rows of each class after the context, [sum of lengths, width].
     rows: Vec<f32>,
-    /// Where each class's rows start, and the number of all.
+    /// The first row of each class, and the total number of rows.
     starts: Vec<usize>,
     names: Vec<String>,
     token_ids: Vec<u32>,
 }
 
 impl Conditional {
-    /// Lays out the prompts of the classes.
+    /// Lays out the prompts of `classes`.
     ///
     /// # Errors
-    /// [`Error::PromptLearner`] for one without meta-net, with class-specific contexts, trained with
-    /// the name elsewhere than behind the context, or of other widths than the encoder's;
+    /// [`Error::PromptLearner`] for a learner without meta-net, with class-specific contexts, with the name elsewhere than
+    /// after the context, or of other widths than the encoder's;
     /// [`Error::Shape`] and [`Error::NotFinite`] for its tensors; [`Error::ContextTooLong`];
-    /// [`Error::UnknownToken`] or [`Error::TokenNotHere`] for a encoder that lacks a name's tokens.
+    /// [`Error::UnknownToken`] or [`Error::TokenNotHere`] for an encoder without a name's tokens.
     pub fn new(
         encoder: &TextEncoder,
         tokenizer: &Tokenizer,
@@ -96,33 +96,33 @@ impl Conditional {
         Ok(conditional)
     }
 
-    /// The names of the classes, C of them.
+    /// The C class names.
     pub fn classes(&self) -> &[String] {
         &self.names
     }
 
-    /// The ids, ascending, of the tokens that the prompts use: a file that holds their rows holds
-    /// enough to build the encoder and this again ([`TextEncoder::with_token_ids`]).
+    /// The ids, ascending, of the tokens that the prompts use. Their rows of the token embedding suffice to build the
+    /// encoder and this head again ([`TextEncoder::with_token_ids`]).
     pub fn token_ids(&self) -> &[u32] {
         &self.token_ids
     }
 
-    /// H: the length of [`Conditional::hidden`].
+    /// H, the length of [`Conditional::hidden`].
     pub fn hidden_len(&self) -> usize {
         self.hidden.len()
     }
 
-    /// D: the length of an image's embedding and of a class's.
+    /// D, the length of an embedding.
     pub fn embedding(&self) -> usize {
         self.hidden.linear1.inputs()
     }
 
-    /// The meta-net's hidden vector `[H]` of an image: relu(W1 f + b1), f being the image's
-    /// L2-normalised embedding `[D]`.
+    /// The meta-net's hidden vector `[H]` of an image: relu(W1 f + b1) for its L2-normalised embedding
+    /// f `[D]`.
     ///
     /// # Errors
-    /// [`Error::Input`] for an embedding of another length; [`Error::NotUnit`], since what the
-    /// meta-net makes of an embedding that is not normalised is wrong but looks right.
+    /// [`Error::Input`] for an embedding of another length; [`Error::NotUnit`] for one that is not normalised, from which
+    /// the meta-net would compute plausible but wrong values.
     pub fn hidden(&self, embedding: &[f32]) -> Result<Vec<f32>, Error> {
         self.hidden.of(embedding)
     }
@@ -138,11 +138,11 @@ impl Conditional {
         Ok(shift)
     }
 
-    /// The class embeddings for an image's L2-normalised embedding, L2-normalised themselves: of all
-    /// classes [C, D], or [k, D] of those whose indices are given, in their order.
+    /// The L2-normalised class embeddings for an image's L2-normalised embedding: [C, D] of all classes, or [k, D] of the
+    /// classes with the given indices, in their order.
     ///
     /// # Errors
-    /// Those of [`Conditional::hidden`]; [`Error::Input`] for an index that is no class's;
+    /// Those of [`Conditional::hidden`]; [`Error::Input`] for an index of no class;
     /// [`Error::Prefix`] for another encoder; [`Error::Degenerate`].
     pub fn exact(
         &self,
@@ -154,7 +154,7 @@ impl Conditional {
         self.exact_shifted(encoder, &shift, classes)
     }
 
-    /// [`Conditional::exact`] for a shift that is known already.
+    /// [`Conditional::exact`] for a given shift.
     ///
     /// # Errors
     /// Those of [`Conditional::exact`].
@@ -183,8 +183,8 @@ impl Conditional {
             })
     }
 
-    /// The cosine similarities of the image with the classes, `[C]` or `[k]`: its embedding times
-    /// [`Conditional::exact`].
+    /// The cosine similarities of the image with the classes, `[C]` or `[k]`: the dot products of its embedding with those
+    /// of [`Conditional::exact`].
     ///
     /// # Errors
     /// Those of [`Conditional::exact`].
@@ -199,7 +199,7 @@ impl Conditional {
         Ok(rows.map(|class| dot(class, embedding)).collect())
     }
 
-    /// The rows of the classes behind the context, and how many each has.
+    /// The rows of the classes after the context, and the number of rows of each.
     fn rows(&self, classes: Option<&[usize]>) -> Result<(Cow<'_, [f32]>, Vec<usize>), Error> {
         let (width, all) = (self.linear2.outputs(), self.names.len());
         let length = |class: usize| self.starts[class + 1] - self.starts[class];
@@ -224,7 +224,7 @@ impl Conditional {
     }
 }
 
-/// The first layer of the meta-net: all of it that a [`LinearHead`] needs.
+/// The first layer of the meta-net, which is all that a [`LinearHead`] needs of it.
 #[derive(Debug)]
 pub struct Hidden {
     linear1: PackedLinear,
@@ -247,7 +247,7 @@ impl Hidden {
         })
     }
 
-    /// H.
+    /// H, the length of the hidden vector.
     #[allow(clippy::len_without_is_empty, reason = "a layer has at least one unit")]
     pub fn len(&self) -> usize {
         self.linear1.outputs()
@@ -256,7 +256,7 @@ impl Hidden {
     /// The hidden vector `[H]` of an image, as [`Conditional::hidden`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Conditional::hidden`].
     pub fn of(&self, embedding: &[f32]) -> Result<Vec<f32>, Error> {
         check_embedding(embedding, self.linear1.inputs())?;
         let mut hidden = vec![0.0; self.len()];
@@ -275,7 +275,7 @@ impl std::fmt::Debug for Conditional {
     }
 }
 
-/// That an image's embedding has this length and the norm 1.
+/// Checks that an image's embedding has this length and norm 1.
 pub(crate) fn check_embedding(embedding: &[f32], len: usize) -> Result<(), Error> {
     check_len("values of an image's embedding", embedding.len(), len)?;
     let norm = dot(embedding, embedding).sqrt();
@@ -297,7 +297,7 @@ pub(crate) fn check_len(what: &'static str, found: usize, expected: usize) -> Re
     }
 }
 
-/// The meta-net and the context, if they are CoCoOp's and fit the encoder.
+/// The meta-net and the context of a CoCoOp learner that fits the encoder.
 fn checked_learner<'a>(
     encoder: &TextEncoder,
     classes: &Classes,

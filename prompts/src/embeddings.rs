@@ -1,31 +1,31 @@
-//! Class embeddings: what an image embedding is compared with.
+//! Class embeddings from prompt templates.
 
 use pinhole_kernels::l2_normalize;
 
 use crate::error::{Error, excerpt};
 use crate::{Classes, Templates, TextEncoder, Tokenizer};
 
-/// One embedding for each class.
+/// One embedding per class.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClassEmbeddings {
-    /// The names as people see them, C of them.
+    /// The C class names.
     pub classes: Vec<String>,
-    /// The length of an embedding, D.
+    /// D, the length of an embedding.
     pub dim: usize,
     /// `[C, D]`, each row L2-normalised.
     pub data: Vec<f32>,
 }
 
-/// Rows that the encoder gets at once: enough to keep its weights busy, few enough to show progress.
+/// Rows per batch: enough to reuse the encoder's weights, few enough to show progress.
 const BATCH_ROWS: usize = 256;
 
-/// The embedding of each class: the mean of the L2-normalised embeddings of its prompts, one for
-/// each template, normalised again (CLIP, section 3.1.4). `progress` is called with the number of
-/// prompts done and the number of all, first at 0. The encoder's work is shared among rayon's threads.
+/// The embedding of each class: the mean of the L2-normalised embeddings of its prompts, one per template, normalised
+/// again (CLIP, section 3.1.4). `progress` is called with the number of prompts done and their total, first with 0.
+/// Runs on rayon's current thread pool.
 ///
 /// # Errors
-/// [`Error::TooLong`] for a prompt that does not fit, before anything is computed;
-/// [`Error::UnknownToken`] for a encoder of another vocabulary; [`Error::Degenerate`].
+/// [`Error::TooLong`] for a prompt that does not fit, before anything is computed; [`Error::UnknownToken`] for an
+/// encoder of another vocabulary; [`Error::Degenerate`].
 pub fn class_embeddings(
     encoder: &TextEncoder,
     tokenizer: &Tokenizer,

@@ -11,21 +11,19 @@ pub use weights::Weight;
 pub(crate) use weights::checked;
 use weights::{Block, LayerNorm, Linear, Projections, floats};
 
-/// The text encoder of a CLIP model: a causal transformer read at the end-of-text token. It computes in f32,
-/// its linear layers in 8-bit integers where their weights come so ([`Weight`]); the rows that go into
-/// these are quantised one by one, so that no row depends on those beside it.
+/// The text encoder of a CLIP model: a causal transformer whose output is taken at the end-of-text token. It computes in
+/// f32, or in 8-bit integers in linear layers whose weights are [`Weight::Int8`]; their input rows are quantised one by
+/// one, so that no row depends on another.
 ///
-/// Nothing behind that token has any effect, so nothing behind it is computed, and in the last
-/// block only its own row goes on after the attention. Rows that many texts begin with are computed
-/// once, as a [`Prefix`].
+/// Tokens after end-of-text have no effect and are not computed; in the last block only the end-of-text row is computed
+/// after the attention. Rows that several texts begin with are computed once, as a [`Prefix`].
 ///
-/// The work is shared among the threads of rayon's current pool; their number does not change a bit
-/// of any result.
+/// Runs on rayon's current thread pool; results are bit-identical for any number of threads.
 pub struct TextEncoder {
     config: Config,
     embedding: usize,
     activation: Activation,
-    /// The ids, ascending, whose rows are here; `None` if all are.
+    /// The ids, ascending, of the stored rows; `None` if all are stored.
     token_ids: Option<Vec<u32>>,
     /// [vocabulary or token_ids, width]
     token_embedding: Vec<f32>,
@@ -36,11 +34,11 @@ pub struct TextEncoder {
     text_projection: PackedLinear,
 }
 
-/// Rows that texts begin with, as the texts' other rows see them: the keys and values of every block.
+/// Rows that several texts begin with, as the keys and values of every block.
 #[derive(Clone, Debug)]
 pub struct Prefix {
     rows: usize,
-    /// Of each block [rows, 2 width], in a row its key and then its value.
+    /// Per block, [rows, 2 width]: each row is a key followed by its value.
     key_values: Vec<Vec<f32>>,
 }
 
@@ -51,8 +49,8 @@ impl Prefix {
     }
 }
 
-/// Rows that go through the blocks at once: enough that reading the weights takes little of the
-/// time, few enough that the working memory stays small (10 MB at a width of 512).
+/// Rows per batch: enough that reading the weights takes a small part of the time, few enough for small buffers (10 MB at
+/// width 512).
 const BATCH_ROWS: usize = 512;
 
 impl TextEncoder {
@@ -74,13 +72,13 @@ impl TextEncoder {
         )
     }
 
-    /// Builds the encoder from the tensors that `tensor` returns by open_clip's names, such as
-    /// `transformer.resblocks.0.ln_1.weight`. Each is asked for once, and dropped once packed.
+    /// Builds the encoder from tensors that `tensor` returns by their names in open_clip, such as
+    /// `transformer.resblocks.0.ln_1.weight`. Each is requested once, and dropped when it is packed.
     ///
     /// # Errors
-    /// Those of `tensor`; [`Error::Shape`] for a tensor of another shape than the configuration
-    /// says; [`Error::NotFinite`]; [`Error::Weight`] for scales that are not above 0, and for integers where
-    /// floats belong; [`Error::Int8`]; [`Error::Configuration`].
+    /// Those of `tensor`; [`Error::Shape`] for a shape other than the configuration gives; [`Error::NotFinite`];
+    /// [`Error::Weight`] for scales that are not positive, or integers where floats are expected; [`Error::Int8`];
+    /// [`Error::Configuration`].
     pub fn new<W: Into<Weight>>(
         config: Config,
         embedding: usize,
@@ -90,8 +88,8 @@ impl TextEncoder {
         Self::build(config, embedding, activation, None, tensor)
     }
 
-    /// [`TextEncoder::new`] with the rows of a few tokens: `token_embedding.weight` is [ids, width]
-    /// here, row i being token `ids[i]`'s. Any other token is an error wherever it is used.
+    /// [`TextEncoder::new`] with a part of the token embedding: `token_embedding.weight` is [ids, width], and row i
+    /// belongs to token `ids[i]`. Using any other token is an error.
     ///
     /// # Errors
     /// Those of [`TextEncoder::new`]; [`Error::TokenIds`] unless the ids ascend below the
@@ -147,19 +145,18 @@ impl TextEncoder {
         })
     }
 
-    /// Whether the weight of this name may be [`Weight::Int8`]: those of the blocks' linear layers.
+    /// Whether the tensor of this name may be [`Weight::Int8`]: the weights of the blocks' linear layers.
     pub fn takes_int8(name: &str) -> bool {
         weights::takes_int8(name)
     }
 
-    /// The name that a file has for the scales of such a weight.
+    /// The name of the scales of an 8-bit weight in a file.
     pub fn scales_name(weight: &str) -> String {
         weights::scales_name(weight)
     }
 
-    /// The names and shapes of the tensors that [`TextEncoder::with_token_ids`] asks for with this
-    /// many ids: what a file must hold from which the encoder is to be built again, beside the scales of
-    /// weights in 8-bit integers.
+    /// The names and shapes of the tensors that [`TextEncoder::with_token_ids`] requests for this number of ids; the
+    /// scales of 8-bit weights come in addition.
     pub fn tensors(
         config: &Config,
         embedding: usize,
@@ -168,18 +165,18 @@ impl TextEncoder {
         weights::tensors(config, embedding, token_ids)
     }
 
-    /// Its sizes.
+    /// The sizes.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// The length of an embedding, D.
+    /// D, the length of an embedding.
     pub fn embedding(&self) -> usize {
         self.embedding
     }
 
-    /// The embedding `[D]` of a text, L2-normalised. It is read, as in CLIP, at the first of the
-    /// greatest ids, which is the end-of-text token; padding may follow it.
+    /// The L2-normalised embedding `[D]` of a text. As in CLIP, the output is taken at the first occurrence of the largest
+    /// id, which is the end-of-text token; padding may follow.
     ///
     /// # Errors
     /// Those of [`TextEncoder::embed_batch`].
@@ -187,8 +184,8 @@ impl TextEncoder {
         self.embed_batch(&[tokens])
     }
 
-    /// The embeddings [texts, D] of several texts, each as from [`TextEncoder::embed_tokens`]. Texts
-    /// together take less time than one after the other.
+    /// The embeddings [texts, D] of several texts, each as from [`TextEncoder::embed_tokens`]. A batch is faster than single
+    /// texts.
     ///
     /// # Errors
     /// [`Error::Input`] for an empty or too long text, [`Error::UnknownToken`],
@@ -208,7 +205,7 @@ impl TextEncoder {
     ///
     /// # Errors
     /// [`Error::UnknownToken`] for an id outside the vocabulary, [`Error::TokenNotHere`] for one
-    /// that the encoder was built without.
+    /// whose row is not stored.
     pub fn token_rows(&self, tokens: &[u32]) -> Result<Vec<f32>, Error> {
         let mut rows = Vec::with_capacity(tokens.len() * self.config.width);
         self.append_token_rows(tokens, &mut rows)?;
@@ -238,9 +235,8 @@ impl TextEncoder {
         Ok(())
     }
 
-    /// The embedding `[D]`, L2-normalised, of a text given as rows [length, width]: token embeddings,
-    /// or learned context vectors in their place, without positions. The last row is the
-    /// end-of-text token's.
+    /// The L2-normalised embedding `[D]` of a text given as rows [length, width]: token embeddings or learned context
+    /// vectors, without position embeddings. The last row is the end-of-text token.
     ///
     /// # Errors
     /// [`Error::Input`] unless these are 1 to `context_length` whole rows; [`Error::DegenerateText`].
@@ -248,12 +244,12 @@ impl TextEncoder {
         self.embed_after(None, rows, &[self.whole_rows(rows)?])
     }
 
-    /// Computes rows [n, width], without positions, for texts to begin with; they stand behind those
-    /// of `after`, which become a part of the result.
+    /// The prefix of rows [n, width], without position embeddings, that follow the rows of `after`; the result includes
+    /// `after`.
     ///
     /// # Errors
-    /// [`Error::Input`] unless these are at least one whole row, fewer than `context_length` with
-    /// those before; [`Error::Prefix`] for one of another encoder.
+    /// [`Error::Input`] unless these are one or more complete rows, and fewer than `context_length` with those of `after`;
+    /// [`Error::Prefix`] for a prefix of another encoder.
     pub fn prefix(&self, rows: &[f32], after: Option<&Prefix>) -> Result<Prefix, Error> {
         let before = self.check_prefix(after)?;
         let length = self.whole_rows(rows)?;
@@ -261,15 +257,13 @@ impl TextEncoder {
         Ok(self.embed_batch_of_rows(after, rows, &[], &[], &mut Work::default(), &mut []))
     }
 
-    /// The embeddings [texts, D], L2-normalised, of texts that go on behind a prefix. `rows` [sum of
-    /// lengths, width] holds what is their own, one text after the other, without positions;
-    /// each text's last row is its end-of-text token's. Equal, up to the rounding of f32, to the
-    /// embeddings of the whole texts.
+    /// The L2-normalised embeddings [texts, D] of texts that begin with a prefix. `rows` [sum of lengths, width] holds the
+    /// rows after the prefix, one text after the other, without position embeddings; each text's last row is its
+    /// end-of-text token. Equal to the embeddings of the whole texts up to f32 rounding.
     ///
     /// # Errors
-    /// [`Error::Input`] for a text without rows of its own, for one that is too long with its prefix,
-    /// and for rows that are not those of `lengths`; [`Error::Prefix`] for one of another encoder;
-    /// [`Error::DegenerateText`].
+    /// [`Error::Input`] for a text without rows, for one that is too long with its prefix, and for rows that do not match
+    /// `lengths`; [`Error::Prefix`] for a prefix of another encoder; [`Error::DegenerateText`].
     pub fn embed_after(
         &self,
         prefix: Option<&Prefix>,
@@ -279,12 +273,12 @@ impl TextEncoder {
         self.embed_branches(prefix, &[], rows, lengths)
     }
 
-    /// [`TextEncoder::embed_after`] of texts whose prefix goes on with the same rows, `trunk` [n, width],
-    /// before their own: the same as with the [`TextEncoder::prefix`] of these rows, but the weights are
-    /// read once for both, which is half the time for a few short texts.
+    /// [`TextEncoder::embed_after`] for texts that share the rows `trunk` [n, width] after the prefix. Equal to extending
+    /// the prefix by these rows with [`TextEncoder::prefix`], but the weights are read once for both, which halves the
+    /// time for a few short texts.
     ///
     /// # Errors
-    /// Those of [`TextEncoder::embed_after`]; [`Error::Input`] for a trunk that is not whole rows.
+    /// Those of [`TextEncoder::embed_after`]; [`Error::Input`] for a trunk of incomplete rows.
     pub fn embed_branches(
         &self,
         prefix: Option<&Prefix>,
@@ -310,17 +304,17 @@ impl TextEncoder {
         }
         let mut embeddings = vec![0.0; lengths.len() * self.embedding];
         let (mut work, mut text, mut row) = (Work::default(), 0, 0);
-        // What the first batch leaves for the others.
-        let mut grown = None;
+        // The prefix extended by the trunk: computed with the first batch, used by the others.
+        let mut extended = None;
         while text < lengths.len() {
             let (mut end, mut batch) = (text + 1, lengths[text]);
             while end < lengths.len() && batch + lengths[end] <= BATCH_ROWS {
                 batch += lengths[end];
                 end += 1;
             }
-            let (prefix, trunk) = match &grown {
+            let (prefix, trunk) = match &extended {
                 None => (prefix, trunk),
-                Some(grown) => (Some(grown), &[][..]),
+                Some(extended) => (Some(extended), &[][..]),
             };
             let known = self.embed_batch_of_rows(
                 prefix,
@@ -331,7 +325,7 @@ impl TextEncoder {
                 &mut embeddings[text * self.embedding..end * self.embedding],
             );
             if shared > 0 && text == 0 {
-                grown = Some(known);
+                extended = Some(known);
             }
             (text, row) = (end, row + batch);
         }
@@ -344,9 +338,8 @@ impl TextEncoder {
         Ok(embeddings)
     }
 
-    /// The core: everything but the attention runs over the rows of the trunk and of all texts at once.
-    /// The embeddings are not normalised yet. Returns the prefix grown by the trunk, or an empty one
-    /// without a trunk.
+    /// Runs the blocks; all steps but the attention run over the rows of the trunk and of all texts at once. The embeddings
+    /// are not normalised. Returns the prefix extended by the trunk, or an empty one without a trunk.
     fn embed_batch_of_rows(
         &self,
         prefix: Option<&Prefix>,
@@ -365,7 +358,7 @@ impl TextEncoder {
         self.add_positions(first, before, &[shared]);
         self.add_positions(texts, before + shared, lengths);
 
-        let mut grown = Vec::new();
+        let mut extended = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
             let known = prefix.map_or(&[][..], |prefix| &prefix.key_values[i]);
             work.project(block);
@@ -381,8 +374,8 @@ impl TextEncoder {
                         width,
                         &mut all,
                     );
-                    grown.push(all);
-                    &grown[i]
+                    extended.push(all);
+                    &extended[i]
                 }
             };
             if let Projections::Apart { query, .. } = &block.projections {
@@ -402,11 +395,11 @@ impl TextEncoder {
         }
         Prefix {
             rows: before + shared,
-            key_values: grown,
+            key_values: extended,
         }
     }
 
-    /// Adds the positions, which start at `before` for each text.
+    /// Adds position embeddings; each text starts at position `before`.
     fn add_positions(&self, mut rest: &mut [f32], before: usize, lengths: &[usize]) {
         let width = self.config.width;
         for &length in lengths {
@@ -418,9 +411,9 @@ impl TextEncoder {
         }
     }
 
-    /// The attention of a block: of the trunk's rows to those before, and of each text to all `known`
-    /// rows [n, 2 width] of keys and values, the trunk's among them, and to its own. In the last block
-    /// there is one query a text and none of the trunk. Texts are shared among threads, each whole.
+    /// The attention of a block: of the trunk's rows to the prefix, and of each text to the `known` keys and values
+    /// [n, 2 width] (prefix and trunk) and to its own rows. The last block has one query per text and none of the trunk.
+    /// Each text is computed by one thread.
     fn attend(
         &self,
         work: &mut Work,
@@ -474,7 +467,7 @@ impl TextEncoder {
             };
             texts.push(text);
         }
-        // A few parts a thread even out; asking rayon for a small batch would cost more than it saves.
+        // Several parts per thread balance the load; for a small batch rayon would cost more than it saves.
         let part = match 2 * width * scores < WORTH_SHARING {
             true => texts.len(),
             false => texts.len().div_ceil(4 * rayon::current_num_threads()),
@@ -507,8 +500,8 @@ impl TextEncoder {
         }
     }
 
-    /// The attention of the last rows of a text into `mixed` [queries, width], to `rows` rows of a key and
-    /// then its value.
+    /// The attention of the last rows of a text to `rows` rows of a key followed by its value, into `mixed`
+    /// [queries, width].
     fn attend_text(
         &self,
         query: StridedRows,
@@ -536,7 +529,7 @@ impl TextEncoder {
         );
     }
 
-    /// The number of rows of a prefix, once it is known to be this encoder's.
+    /// The number of rows of a prefix; an error for a prefix of another encoder.
     fn check_prefix(&self, prefix: Option<&Prefix>) -> Result<usize, Error> {
         let Some(prefix) = prefix else { return Ok(0) };
         let (layers, values) = (self.blocks.len(), prefix.rows * 2 * self.config.width);
@@ -551,7 +544,7 @@ impl TextEncoder {
         Ok(prefix.rows)
     }
 
-    /// That `length` rows fit behind `before` others, with room for `behind` more.
+    /// Checks that `length` rows fit after `before` others, with room for `behind` more.
     fn check_length(
         &self,
         what: &'static str,
@@ -574,7 +567,7 @@ impl TextEncoder {
         Ok(())
     }
 
-    /// How many rows these values are.
+    /// The number of rows of these values; an error for an incomplete row.
     fn whole_rows(&self, rows: &[f32]) -> Result<usize, Error> {
         let width = self.config.width;
         if !rows.len().is_multiple_of(width) {
@@ -597,25 +590,25 @@ impl std::fmt::Debug for TextEncoder {
     }
 }
 
-/// Multiply-adds below which another thread does not pay, as in the kernels.
+/// Multiply-adds below which a second thread does not pay off, as in the kernels.
 const WORTH_SHARING: usize = 1 << 19;
 
-/// What the attention of one text reads and writes.
+/// Input and output of the attention of one text.
 struct Text<'a> {
     query: StridedRows<'a>,
-    /// Its own rows, as [`Work::project`] leaves them.
+    /// The text's rows, laid out as by [`Work::project`].
     own: &'a [f32],
     mixed: &'a mut [f32],
 }
 
-/// Working memory, which all blocks use in turn: one row each for every row of the batch.
+/// Buffers of the blocks, with one row per row of the batch.
 #[derive(Default)]
 struct Work {
     x: Vec<f32>,
     normed: Vec<f32>,
-    /// As [`Projections::row`] says.
+    /// Laid out as [`Projections::row`] gives.
     projected: Vec<f32>,
-    /// Of the last block alone: one row a text.
+    /// In the last block: one row per text.
     query: Vec<f32>,
     mixed: Vec<f32>,
     middle: Vec<f32>,
@@ -623,7 +616,7 @@ struct Work {
 }
 
 impl Work {
-    /// The block's first half: x to `projected`.
+    /// The block's projections: x to `projected`.
     fn project(&mut self, block: &Block) {
         let (Projections::Together(layer)
         | Projections::Apart {
@@ -638,7 +631,7 @@ impl Work {
         layer.apply(&self.x, Some(norm), None, None, normed, out);
     }
 
-    /// The block's second half: `mixed` and x to x.
+    /// The block's output projection and MLP: `mixed` and x to x.
     fn feed_forward(&mut self, block: &Block, activation: Activation) {
         let (x, normed) = (&mut self.x, &mut self.normed);
         let (mixed, middle, hidden) = (&self.mixed, &mut self.middle, &mut self.hidden);
@@ -663,14 +656,14 @@ fn append_key_values(rows: &[f32], key: usize, stride: usize, width: usize, to: 
     }
 }
 
-/// The tokens up to the first of the greatest ids.
+/// The tokens up to the first occurrence of the largest id.
 pub(crate) fn until_end(tokens: &[u32]) -> &[u32] {
     let greatest = tokens.iter().max();
     let end = tokens.iter().position(|token| Some(token) == greatest);
     &tokens[..end.map_or(0, |end| end + 1)]
 }
 
-/// The scalar product of two vectors of one length, in eight sums that the compiler keeps in registers.
+/// The dot product of two vectors of equal length, in eight partial sums that fit vector registers.
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let (a, a_rest) = a.as_chunks::<8>();
     let (b, b_rest) = b.as_chunks::<8>();
@@ -684,7 +677,7 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
-/// Leaves the last row of each text, the first of which stands behind `shared` rows.
+/// Keeps only the last row of each text; the first text starts after `shared` rows.
 fn keep_last_rows(x: &mut Vec<f32>, width: usize, shared: usize, lengths: &[usize]) {
     let mut end = shared;
     for (i, length) in lengths.iter().enumerate() {

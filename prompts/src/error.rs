@@ -1,10 +1,10 @@
 use std::path::PathBuf;
 
-/// What can go wrong between a text and its embedding.
+/// An error of reading classes or templates, or of computing text embeddings.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A text with more tokens than the text encoder has positions.
+    /// A text has more tokens than the text encoder has positions.
     #[error(
         "text {text:?} has {tokens} tokens with its start and end, but the text encoder takes at most \
          {context_length}; shorten the class name or the template"
@@ -18,7 +18,7 @@ pub enum Error {
         context_length: usize,
     },
 
-    /// A learned prompt with more rows than the text encoder has positions.
+    /// A learned prompt has more rows than the text encoder has positions.
     #[error(
         "class {class:?} with {context} context vectors has {rows} tokens, but the text encoder takes \
          at most {context_length}; shorten the class name, or train fewer context vectors"
@@ -34,14 +34,14 @@ pub enum Error {
         context_length: usize,
     },
 
-    /// A prompt learner that was made for another model or other classes.
+    /// A prompt learner of another model or other classes.
     #[error("prompt learner: {field}: found {found}, expected {expected}")]
     PromptLearner {
-        /// What does not fit.
+        /// The field that does not fit.
         field: &'static str,
-        /// What it is.
+        /// Its value.
         found: String,
-        /// What would fit, and what to do.
+        /// The value that would fit, and what to do.
         expected: String,
     },
 
@@ -50,22 +50,22 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
 
-    /// A file of templates or classes that is not text of a sensible size.
+    /// A file of templates or classes is not a text file of at most 16 MiB.
     #[error("{}: expected {expected}", path.display())]
     NotText {
         /// The file.
         path: PathBuf,
-        /// What such a file must be.
+        /// The expected kind of file.
         expected: &'static str,
     },
 
-    /// A template without exactly one place for the class name.
+    /// A template does not have exactly one placeholder.
     #[error(
-        "{origin}: template {template:?} has {found} times {{}}, expected exactly one, where the class name goes"
+        "{origin}: template {template:?}: expected exactly one {{}}, for the class name, found {found}"
     )]
     Placeholder {
         /// The file and line, or `--templates`.
@@ -77,7 +77,7 @@ pub enum Error {
     },
 
     /// A file without any template.
-    #[error("{}: no templates; write one a line, such as: a photo of a {{}}.", path.display())]
+    #[error("{}: no templates; write one per line, such as: a photo of a {{}}.", path.display())]
     NoTemplates {
         /// The file.
         path: PathBuf,
@@ -95,13 +95,13 @@ pub enum Error {
     },
 
     /// A list without any class.
-    #[error("{origin}: no classes; write one name a line")]
+    #[error("{origin}: no classes; write one name per line")]
     NoClasses {
         /// The file, or `class list`.
         origin: String,
     },
 
-    /// A class that is in the list twice.
+    /// A class is in the list twice.
     #[error("{origin}: class {name:?} in line {second} is already in line {first}")]
     DuplicateClass {
         /// The file, or `class list`.
@@ -114,53 +114,53 @@ pub enum Error {
         second: usize,
     },
 
-    /// A tensor that the source of the weights cannot give.
+    /// A tensor of the weights cannot be read.
     #[error(transparent)]
     Weights(Box<dyn std::error::Error + Send + Sync>),
 
-    /// A tensor of the text encoder with another shape than the configuration says.
+    /// A tensor of the text encoder has not the shape that the configuration gives.
     #[error("tensor {tensor}: expected shape {expected:?}, found {found:?}")]
     Shape {
         /// Its name.
         tensor: String,
-        /// The shape by the configuration.
+        /// The shape that the configuration gives.
         expected: Vec<usize>,
-        /// The shape, or the number of values, that it has.
+        /// Its shape, or its number of values.
         found: Vec<usize>,
     },
 
-    /// A tensor of the text encoder that its layer cannot take.
+    /// A tensor of the text encoder has unsuitable values or the wrong type.
     #[error("tensor {tensor}: expected {expected}, found {found}; is the file intact?")]
     Weight {
         /// Its name.
         tensor: String,
-        /// What the layer takes.
+        /// The expected values or type.
         expected: String,
-        /// What it is.
+        /// The values or type found.
         found: String,
     },
 
-    /// 8-bit weights that the kernels cannot take.
+    /// 8-bit weights that the kernels reject.
     #[error("tensor {tensor}: {reason}; is the file intact?")]
     Int8 {
         /// Its name.
         tensor: String,
-        /// The value or size.
+        /// The reason.
         reason: pinhole_kernels::WeightError,
     },
 
-    /// A configuration that no text encoder can have.
+    /// An invalid configuration of the text encoder.
     #[error("text encoder: {field} is {found}, expected {expected}")]
     Configuration {
         /// The field.
         field: &'static str,
         /// Its value.
         found: usize,
-        /// What it must be.
+        /// The expected value.
         expected: String,
     },
 
-    /// A token id that the text encoder has no row for.
+    /// A token id beyond the text encoder's vocabulary.
     #[error(
         "token {token} at position {position}: the text encoder's vocabulary has {vocabulary} tokens"
     )]
@@ -173,7 +173,7 @@ pub enum Error {
         vocabulary: usize,
     },
 
-    /// A token that is in the vocabulary, but not among the rows that the text encoder was built with.
+    /// A token of the vocabulary that the stored token embedding leaves out.
     #[error(
         "token {token} at position {position} is not among the {tokens} tokens that this text encoder \
          was stored with; export it again with the texts that need it"
@@ -183,35 +183,35 @@ pub enum Error {
         token: u32,
         /// Its position in the text.
         position: usize,
-        /// The number of tokens that are there.
+        /// The number of stored tokens.
         tokens: usize,
     },
 
-    /// A list of token ids that does not ascend, or leaves the vocabulary.
+    /// A list of token ids is not in ascending order or exceeds the vocabulary.
     #[error(
-        "token ids: found {id} at {index}, expected an ascending list of ids below {vocabulary}"
+        "token ids: expected ids below {vocabulary} in ascending order, found {id} at index {index}"
     )]
     TokenIds {
         /// The id.
         id: u32,
-        /// Its place in the list, from 0.
+        /// Its index in the list, from 0.
         index: usize,
         /// The size of the vocabulary.
         vocabulary: usize,
     },
 
-    /// A value of a tensor that is infinite or not a number.
+    /// A non-finite value in a tensor.
     #[error("tensor {tensor}: value {index} is {value}; is the file intact?")]
     NotFinite {
         /// Its name.
         tensor: String,
-        /// The place of the value, row-major, from 0.
+        /// The index of the value, row-major, from 0.
         index: usize,
         /// The value.
         value: f32,
     },
 
-    /// A prefix that another text encoder computed.
+    /// A prefix computed by another text encoder.
     #[error(
         "prefix of {layers} layers of width {width}, expected {expected_layers} of width \
          {expected_width}: it was computed by another text encoder"
@@ -227,28 +227,28 @@ pub enum Error {
         expected_width: usize,
     },
 
-    /// Input of the text encoder that is no text: no rows, too many, or rows cut short.
+    /// Input of the text encoder has no rows, too many rows or an incomplete row.
     #[error("{what}: found {found}, expected {expected}")]
     Input {
-        /// What was counted.
+        /// The quantity that is wrong.
         what: &'static str,
-        /// The number.
+        /// Its value.
         found: usize,
-        /// What it must be.
+        /// The expected value.
         expected: String,
     },
 
-    /// A setting of [`crate::conditional::Reuse`] that bounds nothing.
+    /// A parameter of [`crate::conditional::Reuse`] is negative or NaN.
     #[error("reuse of class embeddings: {field} is {value}, expected a number of at least 0")]
     Reuse {
-        /// The setting.
+        /// The parameter.
         field: &'static str,
         /// Its value.
         value: f32,
     },
 
-    /// The embedding of an image, given without having been normalised.
-    #[error("an image's embedding has the norm {norm}, expected 1: normalise it first")]
+    /// An image embedding that is not L2-normalised.
+    #[error("image embedding: expected norm 1, found {norm}; normalise it first")]
     NotUnit {
         /// Its Euclidean norm.
         norm: f32,
@@ -264,7 +264,7 @@ pub enum Error {
         text: usize,
     },
 
-    /// An embedding that is zero, infinite or not a number, as damaged weights give it.
+    /// An embedding is zero or non-finite, as a result of damaged weights.
     #[error(
         "the embedding of {text} cannot be normalised; are the weights of the text encoder intact?"
     )]
@@ -274,7 +274,7 @@ pub enum Error {
     },
 }
 
-/// `text`, cut to a length that fits a message.
+/// The beginning of `text`, short enough for a message.
 pub(crate) fn excerpt(text: &str) -> String {
     match text.char_indices().nth(80) {
         Some((end, _)) => format!("{}...", &text[..end]),

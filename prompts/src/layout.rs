@@ -1,17 +1,17 @@
-//! Learned prompts as rows of the text encoder's input.
+//! Learned prompts as input rows of the text encoder.
 
 use pinhole_model::{ClassPosition, PromptLearner, PromptRow};
 
 use crate::error::{Error, excerpt};
 use crate::{ClassEmbeddings, Classes, SOT, TextEncoder, Tokenizer, encoder::until_end};
 
-/// The rows of a class's prompt from the start of text to the row that the encoder is read at, as
-/// CoOp's `PromptLearner` lays them out: `_` in the name becomes a space, a full stop follows it, and
-/// `context` learned vectors stand before it, around it or behind it.
+/// The input rows of a class's prompt, from start of text to the row whose output is the embedding, laid out as by CoOp's
+/// `PromptLearner`: `_` in the name becomes a space, a full stop follows the name, and `context` learned vectors are
+/// before, around or after it.
 ///
-/// The reference replaces the tokens of `context` words before the name by the vectors and reads the
-/// encoder where that text's first end-of-text token stands, whatever the position of the name. So does
-/// this function, also for names whose last sign the tokenizer joins with the full stop.
+/// The reference replaces the tokens of `context` words before the name by the vectors, and reads the output at that
+/// text's first end-of-text token, whatever the position of the name. This function does the same, also for names whose
+/// last character the tokenizer merges with the full stop.
 ///
 /// # Errors
 /// [`Error::ContextTooLong`] if these are more than `context_length` rows.
@@ -23,7 +23,7 @@ pub fn prompt_rows(
     context_length: usize,
 ) -> Result<Vec<PromptRow>, Error> {
     let name = class.replace('_', " ");
-    // One token a word; the vectors take their places.
+    // The reference's placeholder words have one token each; the vectors replace them.
     let words = tokenizer.tokens(&format!("X {name}."), usize::MAX)?;
     let behind = &words[2..];
     let rows = 1usize.saturating_add(context).saturating_add(behind.len());
@@ -80,8 +80,8 @@ pub fn learned_embeddings(
     if learner.meta_net.is_some() {
         return Err(Error::PromptLearner {
             field: "meta_net",
-            found: "one".into(),
-            expected: "none: with it the class embeddings depend on the image".into(),
+            found: "a meta-net".into(),
+            expected: "none: with a meta-net the class embeddings depend on the image".into(),
         });
     }
     let (names, width) = (classes.names(), learner.width());
@@ -120,10 +120,10 @@ pub fn learned_embeddings(
     })
 }
 
-/// Checks what can be checked of a prompt learner without the images it was trained on.
+/// Checks that a prompt learner fits the text encoder and the number of classes.
 ///
 /// # Errors
-/// [`Error::PromptLearner`], which says what fits.
+/// [`Error::PromptLearner`] with the value that would fit.
 pub(crate) fn check_learner(
     encoder: &TextEncoder,
     learner: &PromptLearner,
@@ -159,7 +159,7 @@ pub(crate) fn check_learner(
         return wrong(
             "class-specific contexts",
             format!("{found}"),
-            format!("{classes}, one a class: give the classes of the training in its order"),
+            format!("{classes}, one per class: pass the classes of the training in their order"),
         );
     }
     if let Some(net) = &learner.meta_net
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_stands_where_it_was_trained_to() {
+    fn the_name_has_the_position_of_the_training() {
         use ClassPosition::{End, Front, Middle};
         // "polar" 12214, "bear" 4298, "." 269 in CLIP's vocabulary.
         assert_eq!(rows("polar_bear", 3, End), "< c0 c1 c2 12214 4298 269 >");
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn signs_that_join_the_full_stop_stay_with_the_name() {
+    fn characters_merged_with_the_full_stop_stay_with_the_name() {
         // "!." is one token, and the reference counts the name's tokens without the full stop.
         let id = Tokenizer::new().encode("cat!.")[1];
         let middle = rows("cat!", 2, ClassPosition::Middle);
@@ -210,13 +210,13 @@ mod tests {
     }
 
     #[test]
-    fn the_row_that_is_read_is_the_first_end_of_text() {
+    fn the_prompt_ends_at_the_first_end_of_text() {
         let named = rows("cat <end&#95;of&#95;text> dog", 2, ClassPosition::End);
         assert_eq!(named, "< c0 c1 2368 >");
     }
 
     #[test]
-    fn a_context_that_does_not_fit_is_said_with_the_class() {
+    fn a_context_that_does_not_fit_is_reported_with_its_class() {
         let fits = |context| {
             prompt_rows(
                 &Tokenizer::new(),

@@ -1,4 +1,4 @@
-//! From text to class embeddings: tokenizer, templates, text encoder
+//! From text to class embeddings: tokenizer, templates, text encoder, learned prompts.
 //!
 //! ```no_run
 //! # use pinhole_prompts::*;

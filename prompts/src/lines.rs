@@ -1,4 +1,4 @@
-//! Small text files given by users.
+//! Reading text files of the user.
 
 use std::fs::File;
 use std::io::Read;
@@ -6,10 +6,10 @@ use std::path::Path;
 
 use crate::error::Error;
 
-/// No list of names or templates is longer.
+/// Upper bound for a list of names or templates.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// Reads a UTF-8 file of at most 16 MiB, without its byte order mark.
+/// Reads a UTF-8 file of at most 16 MiB; a byte order mark is removed.
 pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
     let not_text = |expected| Error::NotText {
         path: path.to_path_buf(),
@@ -19,7 +19,7 @@ pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
         path: path.to_path_buf(),
         source,
     };
-    // Opening a named pipe would wait for its writer.
+    // Opening a named pipe would block until it has a writer.
     if !std::fs::metadata(path).map_err(read)?.is_file() {
         return Err(not_text("a regular file"));
     }

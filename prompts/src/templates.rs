@@ -5,10 +5,10 @@ use std::path::Path;
 use crate::error::{Error, excerpt};
 use crate::lines::read_text;
 
-/// Where a template takes the class name.
+/// The placeholder for the class name.
 const PLACEHOLDER: &str = "{}";
 
-/// The named sets: what [`Templates::named`] takes, and the templates.
+/// The built-in sets by name.
 const SETS: &[(&str, &[&str])] = &[
     ("photo", &["a photo of a {}."]),
     (
@@ -59,16 +59,15 @@ const SETS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// One or more templates, each with one `{}` where the class name goes.
+/// One or more prompt templates, each with exactly one `{}` for the class name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Templates(Vec<String>);
 
 impl Templates {
-    /// Reads an argument: a template if it holds `{}`, else the name of a set, else a file.
+    /// Parses an argument: a template if it contains `{}`, else the name of a built-in set, else a file.
     ///
     /// # Errors
-    /// [`Error::UnknownTemplates`] if it is none of these; else those of [`Templates::single`] and
-    /// [`Templates::read`].
+    /// [`Error::UnknownTemplates`] for none of these; those of [`Templates::single`] and [`Templates::read`].
     pub fn parse(argument: &str) -> Result<Self, Error> {
         if argument.contains(PLACEHOLDER) {
             Self::single(argument)
@@ -86,14 +85,14 @@ impl Templates {
     /// One template.
     ///
     /// # Errors
-    /// [`Error::Placeholder`] unless it holds exactly one `{}`.
+    /// [`Error::Placeholder`] unless it contains exactly one `{}`.
     pub fn single(template: &str) -> Result<Self, Error> {
         check(template, || "templates".to_string())?;
         Ok(Templates(vec![template.to_string()]))
     }
 
-    /// The set of this name: `photo`, one plain template, as CLIP's authors use it; `ensemble`, for
-    /// things in general; `camera`, for what small cameras see.
+    /// The built-in set of this name: `photo`, the single template of CLIP's authors; `ensemble`, 20 general templates;
+    /// `camera`, for images of small cameras.
     pub fn named(name: &str) -> Option<Self> {
         let (_, set) = SETS.iter().find(|&&(known, _)| known == name)?;
         Some(Templates(
@@ -101,13 +100,13 @@ impl Templates {
         ))
     }
 
-    /// The names that [`Templates::named`] knows.
+    /// The names of the built-in sets.
     pub fn names() -> impl Iterator<Item = &'static str> {
         SETS.iter().map(|&(name, _)| name)
     }
 
-    /// Reads a UTF-8 file with one template a line. Blank lines, and lines that begin with `#`, are
-    /// left out; white space around a template is not part of it.
+    /// Reads a UTF-8 file with one template per line. Blank lines and lines that begin with `#` are skipped; white space
+    /// around a template is removed.
     ///
     /// # Errors
     /// [`Error::Read`], [`Error::NotText`], [`Error::NoTemplates`], or [`Error::Placeholder`] for a
@@ -130,10 +129,10 @@ impl Templates {
         Ok(Templates(templates))
     }
 
-    /// Templates that were recorded; `origin` is where, for the messages.
+    /// Templates recorded in a manifest; `origin` names the file and field for errors.
     ///
     /// # Errors
-    /// [`Error::Placeholder`] unless each holds exactly one `{}`.
+    /// [`Error::Placeholder`] unless each contains exactly one `{}`.
     pub fn recorded(templates: &[String], origin: &str) -> Result<Self, Error> {
         for (i, template) in templates.iter().enumerate() {
             check(template, || format!("{origin}[{i}]"))?;
@@ -146,8 +145,8 @@ impl Templates {
         &self.0
     }
 
-    /// The prompts of one class, in the order of the templates. As in CoOp, an underscore in the
-    /// name stands for a space here; the name that people see keeps it.
+    /// The prompts of one class, in the order of the templates. As in CoOp, underscores in the name become spaces; the
+    /// displayed name keeps them.
     pub fn prompts(&self, class: &str) -> impl Iterator<Item = String> {
         let name = class.replace('_', " ");
         self.0

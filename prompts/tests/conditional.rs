@@ -1,4 +1,4 @@
-//! CoCoOp's cheaper ways against the exact one, and what is refused.
+//! CoCoOp's cheaper modes compared with the exact one, and refused input.
 
 mod common;
 
@@ -11,7 +11,7 @@ use pinhole_prompts::{Classes, Conditional, Error, TextEncoder, Tokenizer};
 
 const EMBEDDING: usize = 24;
 
-/// CoCoOp on the golden encoder with a shift `strength` times as far as the golden one.
+/// CoCoOp on the golden encoder, with the golden shift times `strength`.
 fn conditional(strength: f32) -> (TextEncoder, Conditional) {
     let golden = Golden::read();
     let mut learner = golden.cocoop();
@@ -25,7 +25,7 @@ fn conditional(strength: f32) -> (TextEncoder, Conditional) {
     (encoder, conditional)
 }
 
-/// Embeddings [count, D] around a common direction, as images have them.
+/// Embeddings [count, D] around a common direction, as those of images are.
 fn images(count: usize, seed: u32) -> Vec<f32> {
     let mut state = seed;
     let mut value = || {
@@ -60,7 +60,7 @@ fn head(conditional: &Conditional, terms: &LinearTerms) -> LinearHead {
     LinearHead::new(terms, conditional.classes().len(), conditional.hidden_len()).unwrap()
 }
 
-/// Everything that the fit can express.
+/// Options for a head that is not reduced.
 const WHOLE: FitOptions = FitOptions {
     unexplained: 0.0,
     most_terms: usize::MAX,
@@ -88,7 +88,7 @@ fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
     b
 }
 
-/// The head is the ridge regression of the exact class embeddings on the hidden vectors.
+/// If this fails, the head is not the ridge regression of the exact class embeddings on the hidden vectors.
 #[test]
 fn an_unreduced_head_is_the_solution_of_the_normal_equations() {
     let (encoder, conditional) = conditional(1.0);
@@ -150,7 +150,7 @@ fn an_unreduced_head_is_the_solution_of_the_normal_equations() {
 }
 
 #[test]
-fn a_head_follows_small_shifts() {
+fn a_head_approximates_small_shifts() {
     let (encoder, conditional) = conditional(0.1);
     let options = FitOptions::default();
     let fit = fitted(&encoder, &conditional, &images(60, 1), options);
@@ -173,7 +173,7 @@ fn a_head_follows_small_shifts() {
         quiet,
     )
     .unwrap();
-    // Without what depends on the image.
+    // Without the image-dependent part.
     let mut still = fit.terms.clone();
     still.core.data.fill(0.0);
     still.common.data.fill(0.0);
@@ -194,7 +194,7 @@ fn a_head_follows_small_shifts() {
         found.shortlists[1].1.mean_logit_difference < found.linear.mean_logit_difference,
         "{found:?}"
     );
-    // The same by hand.
+    // The same, computed directly.
     let mut sum = 0.0;
     for f in others.chunks(EMBEDDING) {
         let exact = conditional.similarities(&encoder, f, None).unwrap();
@@ -208,7 +208,7 @@ fn a_head_follows_small_shifts() {
     assert!((sum - f64::from(found.linear.mean_logit_difference)).abs() < 1e-6);
 }
 
-/// Fewer ranks, a head of fewer numbers, that stays near the whole one.
+/// If this fails, the reduced head is larger than allowed or too far from the unreduced one.
 #[test]
 fn a_head_is_reduced_as_far_as_allowed() {
     let (encoder, conditional) = conditional(0.5);
@@ -223,7 +223,7 @@ fn a_head_is_reduced_as_far_as_allowed() {
         let fit = fitted(&encoder, &conditional, &calibration, options);
         assert!(fit.unexplained <= f64::from(unexplained));
         sizes.push(fit.terms.core.data.len());
-        // The share that the fit claims is what the similarities show.
+        // The reported share equals the measured one.
         let (head, reference) = (
             head(&conditional, &fit.terms),
             head(&conditional, &whole.terms),
@@ -260,7 +260,7 @@ fn a_head_is_reduced_as_far_as_allowed() {
 }
 
 #[test]
-fn a_head_can_be_fitted_to_hardly_any_images() {
+fn a_head_can_be_fitted_to_one_or_two_images() {
     let (encoder, conditional) = conditional(1.0);
     let one = images(1, 3);
     for calibration in [one.clone(), one.repeat(4)] {
@@ -280,7 +280,7 @@ fn a_head_can_be_fitted_to_hardly_any_images() {
 }
 
 #[test]
-fn a_stored_head_is_the_same_head_and_a_damaged_one_is_refused() {
+fn a_stored_head_is_bit_identical_and_a_damaged_one_is_refused() {
     let (encoder, conditional) = conditional(0.5);
     let fit = fitted(
         &encoder,
@@ -345,7 +345,7 @@ fn a_stored_head_is_the_same_head_and_a_damaged_one_is_refused() {
 }
 
 #[test]
-fn a_shortlist_is_exact_where_it_looked() {
+fn a_shortlist_is_exact_for_its_classes() {
     let (encoder, conditional) = conditional(1.0);
     let fit = fitted(
         &encoder,
@@ -377,7 +377,7 @@ fn a_shortlist_is_exact_where_it_looked() {
             }
         }
     }
-    // Without any limit of time the text encoder does it all; without any time, the head.
+    // An unlimited budget gives the exact mode, no budget the first-order head.
     let costs = Costs::measure(&conditional, &encoder).unwrap();
     assert!(costs.fixed >= 0.0 && costs.per_class >= 0.0 && costs.fixed + costs.per_class > 0.0);
     let f = &images(1, 6);
@@ -396,12 +396,12 @@ fn a_shortlist_is_exact_where_it_looked() {
 }
 
 #[test]
-fn a_still_stream_spares_the_encoder_and_keeps_the_ranking() {
+fn a_static_stream_reuses_class_embeddings_and_keeps_the_ranking() {
     let (encoder, conditional) = conditional(0.2);
     let all = images(40, 1);
     let movement = fitted(&encoder, &conditional, &all, WHOLE).movement;
     assert!(movement > 0.0);
-    // A slow change from one calibration image to the next, as a camera sees it.
+    // A slow transition from one calibration image to the next, as in a camera's stream.
     let frame = |step: usize| {
         let (from, share) = (step / 100, (step % 100) as f32 / 100.0);
         let at = |i: usize| &all[i * EMBEDDING..][..EMBEDDING];
@@ -458,7 +458,7 @@ fn a_still_stream_spares_the_encoder_and_keeps_the_ranking() {
 }
 
 #[test]
-fn what_is_not_cocoop_is_refused_by_name() {
+fn other_learners_are_refused_with_the_field() {
     let golden = Golden::read();
     let (encoder, classes) = (golden.encoder(), golden.classes());
     let refused = |change: &dyn Fn(&mut PromptLearner)| {
@@ -521,7 +521,7 @@ fn what_is_not_cocoop_is_refused_by_name() {
             data: vec![0.0; 72 * 32],
         };
     };
-    // "St. Bernard dog" with its full stop takes six rows behind SOT and the context.
+    // "St. Bernard dog" with its full stop needs six rows after SOT and the context.
     says(refused(&long), &["72 context vectors", "77"]);
 
     let good = Conditional::new(&encoder, &Tokenizer::new(), &classes, &golden.cocoop()).unwrap();

@@ -1,4 +1,4 @@
-//! The text encoder against plain loops and against embeddings by open_clip.
+//! The text encoder compared with reference loops and with embeddings of open_clip.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ fn config(vocabulary: usize, layers: usize) -> Config {
     }
 }
 
-/// Pseudo-random weights by open_clip's names.
+/// Pseudo-random weights, by their names in open_clip.
 fn weights(config: &Config) -> Weights {
     let (w, mut state) = (config.width, 1u32);
     let mut shapes = vec![
@@ -80,7 +80,7 @@ fn encoder(
     TextEncoder::new(config.clone(), EMBEDDING, activation, tensor)
 }
 
-/// The tensor as a bundle in int8 holds it.
+/// The tensor as in an int8 bundle.
 fn int8(name: &str, tensor: Tensor) -> Weight {
     match TextEncoder::takes_int8(name) {
         true => Weight::int8(name, &tensor).unwrap(),
@@ -97,7 +97,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// open_clip's `encode_text` in plain loops and f64, over every position, padding included.
+/// open_clip's `encode_text` as plain loops in f64, over all positions including padding.
 fn reference(
     config: &Config,
     activation: Activation,
@@ -129,7 +129,7 @@ fn reference(
     let activate = |x: f64| match activation {
         Activation::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
         Activation::Gelu => {
-            // x times the normal distribution, by its Taylor series.
+            // x Φ(x), with the Taylor series of the normal distribution.
             let (mut term, mut sum) = (x, x);
             for k in 1..200 {
                 term *= -x * x / (2.0 * k as f64);
@@ -212,7 +212,7 @@ fn assert_close(found: &[f32], expected: &[f64], what: &str) {
 }
 
 #[test]
-fn encoder_equals_plain_loops() {
+fn encoder_equals_reference_loops() {
     let texts: [&[u32]; 5] = [
         &[38, 39],
         &[39],
@@ -239,7 +239,7 @@ fn encoder_equals_plain_loops() {
     }
 }
 
-/// The rows of each text's tokens, one text after the other, and the numbers of tokens.
+/// The token rows of the texts, one text after the other, and the numbers of tokens.
 fn joined(encoder: &TextEncoder, texts: &[Vec<u32>]) -> (Vec<f32>, Vec<usize>) {
     let rows = texts.iter().map(|text| encoder.token_rows(text).unwrap());
     (
@@ -249,7 +249,7 @@ fn joined(encoder: &TextEncoder, texts: &[Vec<u32>]) -> (Vec<f32>, Vec<usize>) {
 }
 
 #[test]
-fn texts_behind_a_prefix_equal_whole_texts() {
+fn texts_after_a_prefix_equal_whole_texts() {
     for layers in [1, 3] {
         let config = config(40, layers);
         let weights = weights(&config);
@@ -268,7 +268,7 @@ fn texts_behind_a_prefix_equal_whole_texts() {
             encoder.prefix(&rows, after).unwrap()
         };
         let whole = prefix(&start, None);
-        // Without prefixes of their own, and with the rows that they share split in two.
+        // Without a prefix, and with the shared rows split in two.
         for split in 0..=5 {
             let before = (split > 0).then(|| prefix(&start[..split], None));
             let trunk = encoder.token_rows(&start[split..]).unwrap();
@@ -297,18 +297,24 @@ fn texts_behind_a_prefix_equal_whole_texts() {
 }
 
 #[test]
-fn the_number_of_threads_changes_no_bit() {
+fn results_are_bit_identical_for_any_number_of_threads() {
     let config = config(40, 2);
     let weights = weights(&config);
-    threads_change_no_bit(&encoder(&config, Activation::Gelu, &weights).unwrap());
-    threads_change_no_bit(&int8_encoder(&config, Activation::Gelu, &weights));
+    assert_bit_identical_for_any_number_of_threads(
+        &encoder(&config, Activation::Gelu, &weights).unwrap(),
+    );
+    assert_bit_identical_for_any_number_of_threads(&int8_encoder(
+        &config,
+        Activation::Gelu,
+        &weights,
+    ));
 }
 
-fn threads_change_no_bit(encoder: &TextEncoder) {
+fn assert_bit_identical_for_any_number_of_threads(encoder: &TextEncoder) {
     let prefix = encoder
         .prefix(&encoder.token_rows(&[38, 7, 8]).unwrap(), None)
         .unwrap();
-    // More rows than go through the encoder at once, and enough to be shared among threads.
+    // More rows than one batch, and enough for several threads.
     let texts: Vec<Vec<u32>> = (0..500u32)
         .map(|i| {
             (0..i % 7)
@@ -341,7 +347,7 @@ fn threads_change_no_bit(encoder: &TextEncoder) {
             "{threads} threads"
         );
     }
-    // Nor do the other texts.
+    // Nor do they depend on the other texts.
     let last = encoder.embed_after(Some(&prefix), &rows[rows.len() - 24 * 3..], &[3]);
     assert_eq!(lengths[499], 3);
     assert_eq!(last.unwrap(), behind[499 * EMBEDDING..]);
@@ -351,11 +357,11 @@ fn threads_change_no_bit(encoder: &TextEncoder) {
 }
 
 #[test]
-fn integers_stay_near_floats() {
+fn int8_is_close_to_f32() {
     for layers in [1, 3] {
         let config = config(40, layers);
         let mut weights = weights(&config);
-        // Outputs of very different size, so that each needs its own scale.
+        // Output channels of very different magnitude, so that each needs its own scale.
         for (name, tensor) in &mut weights {
             if TextEncoder::takes_int8(name) {
                 let inputs = tensor.shape[1];
@@ -397,7 +403,7 @@ fn integers_stay_near_floats() {
 }
 
 #[test]
-fn damaged_integers_are_refused_by_name() {
+fn damaged_int8_tensors_are_refused_by_name() {
     let config = config(40, 2);
     let weights = weights(&config);
     const LAYER: &str = "transformer.resblocks.1.attn.in_proj_weight";
@@ -438,7 +444,7 @@ fn damaged_integers_are_refused_by_name() {
         assert!(named && error.contains(part), "{error}");
     }
     for (error, part) in [
-        // In the part of the values, behind that of the queries.
+        // In the rows of the values, after those of the queries.
         (values(&|w, _| w.data[60 * 24 + 3] = -128), "-128"),
         (values(&|w, _| w.data[3] = -128), "output 0, input 3"),
         (values(&|w, _| w.shape = vec![24, 72]), "[72, 24]"),
@@ -474,13 +480,13 @@ fn damaged_integers_are_refused_by_name() {
 }
 
 #[test]
-fn a_encoder_is_stored_with_the_tokens_in_use() {
+fn an_encoder_can_be_stored_with_the_tokens_in_use() {
     let config = config(40, 2);
     let weights = weights(&config);
     let quick = Activation::QuickGelu;
     let whole = encoder(&config, quick, &weights).unwrap();
     let ids = vec![0, 7, 38, 39];
-    // What a file would hold, by the list of what it must.
+    // The tensors of a file, by the list of required tensors.
     let stored: Weights = TextEncoder::tensors(&config, EMBEDDING, ids.len())
         .into_iter()
         .map(|(name, shape)| {
@@ -539,7 +545,7 @@ fn a_encoder_is_stored_with_the_tokens_in_use() {
 }
 
 #[test]
-fn rows_that_do_not_fit_behind_a_prefix_are_refused() {
+fn rows_that_do_not_fit_after_a_prefix_are_refused() {
     let config = config(40, 2);
     let weights = weights(&config);
     let encoder = encoder(&config, Activation::QuickGelu, &weights).unwrap();
@@ -673,7 +679,7 @@ fn class_embeddings_are_normalised_means() {
     let quick = Activation::QuickGelu;
     let encoder = encoder(&config, quick, &weights).unwrap();
     let tokenizer = Tokenizer::new();
-    // More prompts than fit one batch.
+    // More prompts than one batch holds.
     let names: Vec<String> = (0..40).map(|i| format!("class_{i}")).collect();
     let classes = Classes::new(&names).unwrap();
     let file = tempfile::NamedTempFile::new().unwrap();

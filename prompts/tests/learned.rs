@@ -1,4 +1,4 @@
-//! Learned prompts against CoOp's and CoCoOp's formulas in PyTorch.
+//! Learned prompts compared with CoOp's and CoCoOp's formulas in PyTorch.
 
 mod common;
 
@@ -74,7 +74,7 @@ fn cocoop_equals_the_reference() {
             assert!(apart <= TOLERANCE, "{logit} for {}", expected[i]);
             assert!((logit - 100.0 * similarities[i]).abs() < 1e-4);
         }
-        // Some of the classes, in an order of their own.
+        // A subset of the classes, in another order.
         let some = conditional
             .exact(&encoder, image, Some(&[4, 0, 4]))
             .unwrap();
@@ -90,7 +90,7 @@ fn cocoop_equals_the_reference() {
                 .is_empty()
         );
     }
-    // The golden file holds the rows that the prompts use, and those of CoOp's "X".
+    // The golden file holds only the rows of the prompts' tokens and of CoOp's "X".
     let ids = conditional.token_ids();
     assert!(
         ids.is_sorted() && !ids.contains(&343) && ids.len() == 19,
@@ -99,7 +99,7 @@ fn cocoop_equals_the_reference() {
 }
 
 #[test]
-fn a_encoder_without_the_tokens_of_a_class_says_so() {
+fn an_encoder_without_the_tokens_of_a_class_is_an_error() {
     let golden = Golden::read();
     let encoder = golden.encoder();
     let classes = pinhole_prompts::Classes::new(["cat", "tractor"]).unwrap();

@@ -1,4 +1,4 @@
-//! The tokenizer against open_clip's, over texts from tests/reference/make_tokens.py.
+//! The tokenizer compared with open_clip's on the texts of tests/reference/make_tokens.py.
 
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ fn ids_equal_those_of_open_clip() {
 }
 
 #[test]
-fn long_texts_are_refused_or_cut() {
+fn long_texts_are_refused_or_truncated() {
     let tokenizer = Tokenizer::new();
     assert_eq!(tokenizer.tokens("", 2).unwrap(), [SOT, EOT]);
     assert_eq!(tokenizer.tokens("a cat", 4).unwrap(), [SOT, 320, 2368, EOT]);
@@ -38,12 +38,12 @@ fn long_texts_are_refused_or_cut() {
     assert_eq!(tokenizer.tokens_truncated("a cat", 3), [SOT, 320, EOT]);
     assert_eq!(tokenizer.tokens_truncated("a cat", 1), [EOT]);
     assert!(tokenizer.tokens_truncated("a cat", 0).is_empty());
-    // The message quotes the beginning of a text only.
+    // The message quotes only the beginning of the text.
     let error = tokenizer.tokens(&"日本 ".repeat(10_000), 77).unwrap_err();
     assert!(error.to_string().len() < 500, "{error}");
 }
 
-/// Each would take hours if some step took quadratic time.
+/// If this fails, some step takes quadratic time, and such a text hours.
 #[test]
 fn hostile_texts_take_linear_time() {
     let n = 300_000;

@@ -1,13 +1,13 @@
 //! Eigenvectors of symmetric matrices.
 
-/// Eigenvalues, greatest first, and eigenvectors as rows [n, n] of a symmetric matrix [n, n], by
-/// Jacobi's cyclic rotations (Golub and Van Loan, section 8.5). For a few dozen rows.
+/// Eigenvalues, largest first, and eigenvectors as rows [n, n] of a symmetric matrix [n, n], by cyclic Jacobi rotations
+/// (Golub and Van Loan, section 8.5). For matrices of a few dozen rows.
 pub(super) fn eigen(matrix: &[f64], n: usize) -> (Vec<f64>, Vec<f64>) {
     let mut a = matrix.to_vec();
     let mut vectors = vec![0.0; n * n];
     (0..n).for_each(|i| vectors[i * n + i] = 1.0);
     let whole: f64 = a.iter().map(|v| v * v).sum();
-    // Convergence is quadratic: real matrices take fewer than ten sweeps.
+    // Convergence is quadratic: real matrices need fewer than ten sweeps.
     for _ in 0..50 {
         let apart = (0..n).flat_map(|i| (0..i).map(move |j| (i, j)));
         let off: f64 = apart.map(|(i, j)| a[i * n + j].powi(2)).sum();
@@ -27,7 +27,7 @@ pub(super) fn eigen(matrix: &[f64], n: usize) -> (Vec<f64>, Vec<f64>) {
     (values, rows.copied().collect())
 }
 
-/// One rotation, which makes a[p, q] zero.
+/// The rotation that makes a[p, q] zero.
 fn rotate(a: &mut [f64], vectors: &mut [f64], n: usize, p: usize, q: usize) {
     let off = a[p * n + q];
     if off == 0.0 {
@@ -52,9 +52,9 @@ fn rotate(a: &mut [f64], vectors: &mut [f64], n: usize, p: usize, q: usize) {
     }
 }
 
-/// Orthonormal rows [at most `count`, n]: `first`, normalised, and then the eigenvectors of the greatest
-/// eigenvalues of a symmetric, positive semidefinite matrix [n, n] on the space beside `first`, by
-/// subspace iteration (Golub and Van Loan, section 8.2.4). Fewer rows if the matrix has a smaller rank.
+/// Orthonormal rows [at most `count`, n]: `first`, normalised, then the eigenvectors of the largest eigenvalues of a
+/// symmetric positive semidefinite matrix [n, n] on the orthogonal complement of `first`, by subspace iteration (Golub and
+/// Van Loan, section 8.2.4). Fewer rows if the matrix has a smaller rank.
 pub(super) fn leading(matrix: &[f32], n: usize, first: &[f64], count: usize) -> Vec<f64> {
     const ROUNDS: usize = 12;
     let mut first = first.to_vec();
@@ -62,7 +62,7 @@ pub(super) fn leading(matrix: &[f32], n: usize, first: &[f64], count: usize) -> 
         first = vec![1.0 / (n as f64).sqrt(); n];
     }
     let count = count.min(n).saturating_sub(1);
-    // Any start serves that is not orthogonal to what is looked for.
+    // Any start that is not orthogonal to the eigenvectors.
     let mut state = 1u64;
     let mut rows: Vec<f64> = (0..count * n)
         .map(|_| {
@@ -90,7 +90,7 @@ pub(super) fn leading(matrix: &[f32], n: usize, first: &[f64], count: usize) -> 
         orthonormalize(&mut rows, n, &first, 0.0);
         rows = product(&rows);
     }
-    // What is left of rounding alone is no direction.
+    // Drops directions that are rounding errors only.
     orthonormalize(&mut rows, n, &first, 1e-6 * trace);
     let (kept, images) = (rows.len() / n, product(&rows));
     let mut small = vec![0.0; kept * kept];
@@ -112,7 +112,7 @@ pub(super) fn leading(matrix: &[f32], n: usize, first: &[f64], count: usize) -> 
     out
 }
 
-/// Gram-Schmidt, twice as one round leaves errors; rows of no more than `least` besides those before go.
+/// Gram-Schmidt, run twice because one round leaves errors; drops rows whose remainder has a norm of at most `least`.
 fn orthonormalize(rows: &mut Vec<f64>, n: usize, first: &[f64], least: f64) {
     let mut kept = 0;
     for i in 0..rows.len() / n {
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn eigenvectors_are_stretched_by_their_eigenvalues() {
+    fn eigenvectors_fulfil_their_equation() {
         let expected = [9.0, 4.0, 4.0, 1.0, 0.0, -2.0];
         let matrix = symmetric(&expected);
         let (values, vectors) = eigen(&matrix, 6);
@@ -190,11 +190,11 @@ mod tests {
     }
 
     #[test]
-    fn leading_vectors_span_what_the_matrix_reaches() {
+    fn leading_vectors_span_the_range_of_the_matrix() {
         let matrix = symmetric(&[8.0, 3.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
         let single: Vec<f32> = matrix.iter().map(|&v| v as f32).collect();
         let (_, vectors) = eigen(&matrix, 8);
-        // The first one is given; the matrix reaches two more directions beside it.
+        // The first one is given; the rank allows two more.
         let rows = leading(&single, 8, &vectors[8..16], 6);
         assert_eq!(rows.len(), 3 * 8, "{rows:?}");
         for (row, expected) in rows.chunks(8).zip([1, 0, 2]) {

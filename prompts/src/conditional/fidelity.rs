@@ -1,4 +1,4 @@
-//! How faithful the cheaper ways are to the exact one.
+//! Fidelity of the cheaper modes to the exact one.
 
 use pinhole_model::Agreement;
 
@@ -9,21 +9,21 @@ use super::shortlist::{first, linear, merged};
 use crate::TextEncoder;
 use crate::error::Error;
 
-/// What an exporter writes beside the head.
+/// Fidelity of the first-order head and of shortlists, for the manifest.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConditionalFidelity {
-    /// The images.
+    /// Number of images.
     pub images: usize,
-    /// Of the first-order head.
+    /// Agreement of the first-order head.
     pub linear: Agreement,
-    /// Of shortlists, by their length.
+    /// Agreement of shortlists, by their length.
     pub shortlists: Vec<(usize, Agreement)>,
 }
 
-/// Compares the first-order head and shortlists of some lengths with the exact similarities, for images
-/// given by their L2-normalised embeddings [N, D]: better others than those that the head was fitted to.
-/// Logits are similarities times `logit_scale`. Each image goes through the text encoder once, and nothing
-/// of it is kept. `progress` is called with the number of images done and the number of all, first at 0.
+/// Compares the first-order head, and shortlists of the given lengths, with the exact similarities on images given by their
+/// L2-normalised embeddings [N, D], which should be held-out images, not those of the fit. Logits are similarities times
+/// `logit_scale`. The text encoder runs once per image. `progress` is called with the number of images done and their
+/// total, first with 0.
 ///
 /// # Errors
 /// [`Error::Input`] for no images, values that are not rows of D, or a head of other classes; those of
@@ -46,7 +46,7 @@ pub fn fidelity(
         let linear = linear(conditional, head, image)?;
         of_linear.add(&exact, &linear, logit_scale);
         for (&k, sums) in shortlists.iter().zip(&mut of_shortlists) {
-            // A class's exact similarity is the same among few classes and among all.
+            // The exact similarity of a class does not depend on the other classes.
             let picked = first(&linear, k);
             let of_picked: Vec<f32> = picked.iter().map(|&class| exact[class]).collect();
             let merged = match picked.is_empty() {
@@ -65,7 +65,7 @@ pub fn fidelity(
     })
 }
 
-/// An [`Agreement`] that is being summed over images.
+/// Sums over images for an [`Agreement`].
 #[derive(Clone, Copy, Default)]
 struct Sums {
     top1: usize,

@@ -12,20 +12,19 @@ use crate::TextEncoder;
 use crate::encoder::dot;
 use crate::error::Error;
 
-/// How far a head may be reduced.
+/// Bounds for the reduction of the head.
 #[derive(Clone, Copy, Debug)]
 pub struct FitOptions {
-    /// The ranks are the smallest that leave at most this share of the energy (the sum of squares) of
-    /// what the unreduced head adds to the calibration images' similarities, class by class.
+    /// The ranks are the smallest that leave at most this share of the energy (sum of squares) of the image-dependent part
+    /// of the similarities, per class, over the calibration images.
     pub unexplained: f32,
-    /// The product r s of the ranks is at most this, whatever it leaves unexplained: a class costs
-    /// D + r s multiply-adds.
+    /// Largest product r s of the ranks; it takes precedence over `unexplained`. A class costs D + r s multiply-adds.
     pub most_terms: usize,
 }
 
 impl Default for FitOptions {
-    /// Of a trained model's similarities, 0.003 unexplained changes nothing beside what the first order
-    /// leaves out; 2,048 terms keep 1,000 classes at 10 MB to read for an image.
+    /// On a trained model, 0.003 is negligible compared with the error of the first order; 2,048 terms limit the weights of
+    /// 1,000 classes to 10 MB.
     fn default() -> Self {
         FitOptions {
             unexplained: 0.003,
@@ -34,45 +33,43 @@ impl Default for FitOptions {
     }
 }
 
-/// A fitted head and what was measured on the way.
+/// A fitted head with the measurements of its fit.
 #[derive(Clone, Debug)]
 pub struct Fit {
     /// The head.
     pub terms: LinearTerms,
-    /// N: the calibration images.
+    /// N, the number of calibration images.
     pub images: usize,
-    /// The ridge penalty, which generalised cross-validation chose.
+    /// The ridge penalty, chosen by generalised cross-validation.
     pub ridge: f64,
-    /// The share of the class embeddings' movement, in energy, that a first-order head leaves on the
-    /// calibration images before its ranks are reduced.
+    /// The share of the class embeddings' variance over the calibration images that the first-order head leaves unexplained
+    /// before its ranks are reduced.
     pub residual: f64,
-    /// The share of the similarities' energy that the reduction leaves unexplained, as in
+    /// The share of energy that the reduction leaves unexplained, as in
     /// [`FitOptions::unexplained`].
     pub unexplained: f64,
-    /// The greatest |t_c(i) - t_c(j)| / |pi_i - pi_j| seen, for [`super::Reuse`].
+    /// The largest measured |t_c(i) - t_c(j)| / |pi_i - pi_j|, for [`super::Reuse`].
     pub movement: f32,
 }
 
-/// Images on which the reduction is measured.
+/// Number of images on which the reduction is measured.
 const MEASURED: usize = 64;
 
-/// Most rows of the basis E that are looked at.
+/// Largest number of rows of the basis E.
 const MOST_BASIS: usize = 128;
 
-/// Fits the head to images given by their L2-normalised embeddings [N, D]. `progress` is called with the
-/// number of images done and the number of all, first at 0.
+/// Fits the head to images given by their L2-normalised embeddings [N, D]. `progress` is called with the number of images
+/// done and their total, first with 0.
 ///
-/// The class embeddings are fitted as they are compared, at unit length. With d the centred hidden
-/// vectors [N, H] = U S Vᵀ, the least squares solution with a ridge is diagonal in V: the exact
-/// embeddings T of one image after the other are added into Uᵀ T, from which the solution for every
-/// penalty, its residual and its degrees of freedom follow; the penalty is that of the least
-/// generalised cross-validation score (Golub, Heath and Wahba, 1979), so that few images and
-/// directions that hardly occur do no harm. Memory: min(H, N - 1) values for each of the C x D, whatever
-/// the number of images.
+/// The class embeddings are fitted at unit length, as they are compared. With the centred hidden vectors d [N, H] = U S Vᵀ,
+/// the ridge regression is diagonal in V: the exact embeddings T of the images are accumulated in Uᵀ T, which gives the
+/// solution for every penalty, its residual and its degrees of freedom. The penalty minimises the generalised
+/// cross-validation score (Golub, Heath and Wahba, 1979), which keeps the fit stable with few images and rare directions.
+/// Memory: min(H, N - 1) x C x D values, for any number of images.
 ///
-/// What remains of the derivative without the classes' mean is reduced as by Tucker (1966): along the
-/// leading directions of the hidden space, scaled to unit variance, and of the embedding space, of
-/// which the first is the images' mean embedding.
+/// The derivative without its mean over the classes is reduced by a Tucker decomposition (Tucker, 1966) along the leading
+/// directions of the hidden space, scaled to unit variance, and of the embedding space, whose first direction is the mean
+/// image embedding.
 ///
 /// # Errors
 /// [`Error::Input`] for no images or values that are not rows of D; [`Error::NotUnit`]; those of
@@ -129,11 +126,11 @@ pub(super) fn image_rows<'a>(
     Ok(rows)
 }
 
-/// The centred hidden vectors d [N, H] = U S Vᵀ, without directions that do not occur.
+/// The singular value decomposition of the centred hidden vectors d [N, H] = U S Vᵀ, without null directions.
 struct Design {
     hidden: Vec<Vec<f32>>,
     mean: Vec<f64>,
-    /// S, greatest first: q of them.
+    /// S, largest first: q values.
     values: Vec<f64>,
     /// Vᵀ [q, H]
     vectors: Vec<f64>,
@@ -163,7 +160,7 @@ impl Design {
             }
         }
         let (mut values, mut vectors) = eigen(&squares, h);
-        // Below this, relative to the greatest variance, f32 holds nothing but rounding.
+        // Below this, relative to the largest variance, f32 values are rounding errors.
         let least = 1e-10 * values.first().copied().unwrap_or(0.0);
         let kept = values
             .iter()
@@ -190,13 +187,13 @@ impl Design {
             .collect()
     }
 
-    /// The penalty of the least generalised cross-validation score, and the share of the energy that the
-    /// fit leaves with it.
+    /// The penalty with the smallest generalised cross-validation score, and the share of the variance that its fit leaves
+    /// unexplained.
     fn ridge(&self, sums: &Sums) -> (f64, f64) {
         let n = sums.count as f64;
         let total = sums.moved();
         let in_reach: Vec<f64> = sums.projected.iter().map(|y| energy(y)).collect();
-        // With as many directions as images nothing is left over but rounding.
+        // With as many directions as images the residual is rounding error.
         let left = match self.values.len() + 1 < sums.count {
             true => (total - in_reach.iter().sum::<f64>()).max(0.0),
             false => 0.0,
@@ -224,12 +221,11 @@ impl Design {
     }
 }
 
-/// What is added up over the images.
+/// Sums over the images.
 #[derive(Default)]
 struct Sums {
     count: usize,
-    /// The first image's embeddings [C, D], from which the others are counted: they are close, so that
-    /// f32 loses nothing.
+    /// The first image's embeddings [C, D], subtracted from those of the others: they are close, so f32 suffices.
     first: Vec<f32>,
     /// Sum of T - first, [C, D].
     sum: Vec<f64>,
@@ -313,13 +309,13 @@ impl Expansion {
         }
     }
 
-    /// The head with the smallest ranks that the options allow, and the share left unexplained.
+    /// The head with the smallest ranks that the options allow, and the share of energy left unexplained.
     fn reduce(self, design: &Design, images: &[&[f32]], options: FitOptions) -> (LinearTerms, f64) {
         let (q, dim, classes) = (self.apart.len(), self.dim, self.classes);
         let turns = self.hidden_directions();
         let basis = self.basis(images);
         let s_most = basis.len() / dim;
-        // Mixed by the turns, in the basis: [q][C, s_most].
+        // Rotated, in the basis: [q][C, s_most].
         let packed = PackedLinear::from_out_in(&basis, s_most, dim, None);
         let in_basis: Vec<Vec<f32>> = (self.apart.iter())
             .map(|y| {
@@ -383,7 +379,7 @@ impl Expansion {
         (terms, unexplained)
     }
 
-    /// Rotations [q, q] of w, the directions along which the classes move most apart first.
+    /// Rotations [q, q] of w, ordered by decreasing variance between the classes.
     fn hidden_directions(&self) -> Vec<f64> {
         let q = self.apart.len();
         let mut gram = vec![0.0; q * q];
@@ -395,7 +391,7 @@ impl Expansion {
                     *g = pairs.map(|(a, b)| f64::from(dot(a, b))).sum();
                 }
             });
-        // Rounding is not symmetric.
+        // Restores the symmetry lost by rounding.
         for i in 0..q {
             for j in 0..i {
                 gram[i * q + j] = gram[j * q + i];
@@ -404,7 +400,7 @@ impl Expansion {
         eigen(&gram, q).1
     }
 
-    /// E: the images' mean embedding, then the directions in which the classes move most apart.
+    /// E: the mean image embedding, then the directions of largest variance between the classes.
     fn basis(&self, images: &[&[f32]]) -> Vec<f32> {
         const ROWS: usize = 256;
         let dim = self.dim;
@@ -429,8 +425,8 @@ impl Expansion {
         basis.into_iter().map(|v| v as f32).collect()
     }
 
-    /// What each pair of ranks leaves of the similarities' energy, [q + 1, s_most + 1], as a share of
-    /// what rank 0 leaves.
+    /// The share of the similarities' energy that each pair of ranks leaves unexplained, [q + 1, s_most + 1], relative to
+    /// rank 0.
     fn left(
         &self,
         design: &Design,
@@ -485,8 +481,8 @@ impl Expansion {
     }
 }
 
-/// The ranks (r, s), each at least 1, of the least product that leaves no more than allowed, or else of
-/// the least left within the most terms; and what they leave.
+/// The ranks (r, s), each at least 1, with the smallest product within the allowed share, or else with the smallest share
+/// within the allowed product; and their share.
 fn choose(left: &[f64], q: usize, s_most: usize, options: FitOptions) -> (usize, usize, f64) {
     let mut best = (1, 1, left.get(s_most + 2).copied().unwrap_or(0.0));
     let allowed = f64::from(options.unexplained);

@@ -1,4 +1,4 @@
-//! The first-order head: CoCoOp's similarities without the text encoder.
+//! The first-order head: an approximation of CoCoOp's similarities without the text encoder.
 
 use pinhole_kernels::PackedLinear;
 use pinhole_model::Tensor;
@@ -7,23 +7,23 @@ use super::{check_embedding, check_len};
 use crate::encoder::{checked, dot};
 use crate::error::Error;
 
-/// The arrays of a first-order head, as a file holds them.
+/// The tensors of a first-order head as stored in a file.
 ///
 /// With f an image's L2-normalised embedding `[D]`, h its hidden vector `[H]` in the meta-net
 /// ([`crate::Conditional::hidden`]) and d = h - `mean`, the similarity with class c is
 ///
 /// f · (a_c + `common`ᵀ d) + (P d)ᵀ M_c (E f)
 ///
-/// It follows from the class embeddings' expansion a_c + B_c d, B_c being [D, H]: the part of B_c that
-/// all classes share is kept whole, and the rest of it is reduced to the r directions P of the hidden
-/// space and the s directions E of the embedding space in which the similarities differ most.
+/// It is derived from the first-order expansion a_c + B_c d of the class embeddings, B_c [D, H]: the part of B_c that all
+/// classes share is kept in full, and the rest is reduced to the r directions P of the hidden space and the s directions E
+/// of the embedding space in which the similarities vary most.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LinearTerms {
-    /// The calibration images' mean of h, `[H]`.
+    /// Mean of h over the calibration images, `[H]`.
     pub mean: Tensor,
     /// a, [C, D]: the class embeddings at the mean.
     pub class_embeddings: Tensor,
-    /// [H, D]: the derivative of the classes' mean embedding.
+    /// [H, D]: derivative of the mean class embedding.
     pub common: Tensor,
     /// P, [r, H]
     pub directions: Tensor,
@@ -34,7 +34,7 @@ pub struct LinearTerms {
 }
 
 impl LinearTerms {
-    /// The tensors by the names that a file gives them.
+    /// The tensors by their names in a file.
     pub fn tensors(&self) -> [(&'static str, &Tensor); 6] {
         [
             ("linear.mean", &self.mean),
@@ -49,7 +49,7 @@ impl LinearTerms {
     /// Collects the tensors that `tensor` returns by their names.
     ///
     /// # Errors
-    /// Those of `tensor`. What is in them is checked by [`LinearHead::new`].
+    /// Those of `tensor`. [`LinearHead::new`] checks the values.
     pub fn from_tensors(
         mut tensor: impl FnMut(&str) -> Result<Tensor, Error>,
     ) -> Result<Self, Error> {
@@ -64,8 +64,7 @@ impl LinearTerms {
     }
 }
 
-/// A first-order head, ready to run: [`LinearTerms`] with a_c and M_c side by side, so that a class
-/// costs one row of D + r s weights, read once.
+/// A packed first-order head: a_c and M_c of a class form one row of D + r s weights.
 #[derive(Debug)]
 pub struct LinearHead {
     mean: Vec<f32>,
@@ -80,7 +79,7 @@ impl LinearHead {
     /// Checks the terms for `classes` classes and a meta-net of `hidden` units, and packs them.
     ///
     /// # Errors
-    /// [`Error::Shape`] for shapes that do not fit each other or these sizes; [`Error::NotFinite`].
+    /// [`Error::Shape`] for shapes that do not match each other or these sizes; [`Error::NotFinite`].
     pub fn new(terms: &LinearTerms, classes: usize, hidden: usize) -> Result<Self, Error> {
         let size = |tensor: &Tensor, i: usize| tensor.shape.get(i).copied().unwrap_or(0);
         let embedding = size(&terms.class_embeddings, 1);
@@ -119,7 +118,7 @@ impl LinearHead {
         })
     }
 
-    /// The number of classes, C.
+    /// C, the number of classes.
     pub fn classes(&self) -> usize {
         self.rows.outputs()
     }

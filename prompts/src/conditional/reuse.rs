@@ -1,4 +1,4 @@
-//! Class embeddings kept from one image of a stream to the next.
+//! Reuse of class embeddings from one image of a stream to the next.
 
 use pinhole_kernels::PackedLinear;
 
@@ -7,18 +7,15 @@ use crate::TextEncoder;
 use crate::encoder::dot;
 use crate::error::Error;
 
-/// The class embeddings of an earlier image of a stream, used again while the shift pi has not moved
-/// beyond a bound.
+/// Class embeddings of an earlier image of a stream, reused while the shift pi stays within a bound.
 ///
-/// Let L be such that |t_c(pi) - t_c(pi')| <= L |pi - pi'| for the unit class embeddings t_c of every
-/// class. An image's embedding f has the norm 1, so that each similarity f · t_c(pi) differs from that
-/// with the kept class embedding, f · t_c(pi'), by at most e = L |pi - pi'| (Cauchy and Schwarz). Two
-/// similarities that differ by more than 2 e keep their order: the first class stays first if it leads
-/// by more than that. A logit is off by at most the logit scale times e. So the kept class embeddings
-/// are used while the margin is greater than 2 e and the scale times e is within the tolerance.
+/// Let L be a Lipschitz constant: |t_c(pi) - t_c(pi')| <= L |pi - pi'| for the unit class embeddings t_c of every class. An
+/// image's embedding f has norm 1, so each similarity f · t_c(pi) differs from that with the kept class embedding,
+/// f · t_c(pi'), by at most e = L |pi - pi'| (Cauchy-Schwarz). Two similarities that differ by more than 2 e keep their
+/// order, and the error of a logit is at most the logit scale times e. The kept class embeddings are therefore reused while
+/// the margin between the first two classes exceeds 2 e and the logit scale times e is within the tolerance.
 ///
-/// L is measured on calibration images ([`super::Fit::movement`]), not proven: images unlike them may move
-/// the class embeddings faster.
+/// L is measured on calibration images ([`super::Fit::movement`]), not proven: on images unlike them it may be larger.
 #[derive(Debug)]
 pub struct Reuse {
     movement: f32,
@@ -38,19 +35,18 @@ struct Kept {
 pub struct Reused {
     /// `[C]`
     pub similarities: Vec<f32>,
-    /// How far each may be off: 0 if the text encoder ran for this image.
+    /// Bound of their error; 0 if the text encoder ran for this image.
     pub error: f32,
-    /// Whether the text encoder was spared.
+    /// Whether kept class embeddings were used instead of the text encoder.
     pub reused: bool,
 }
 
 impl Reuse {
-    /// `movement` is L; `tolerance` the greatest error of a logit, which is `logit_scale` times a
-    /// similarity. An infinite tolerance lets the margin alone decide.
+    /// `movement` is L; `tolerance` is the largest accepted error of a logit, which is `logit_scale` times a similarity.
+    /// With an infinite tolerance only the margin counts.
     ///
     /// # Errors
-    /// [`Error::Reuse`] for a movement or scale that is negative or no finite number, or a tolerance
-    /// that is negative or no number.
+    /// [`Error::Reuse`] for a negative or non-finite movement or scale, or a negative or NaN tolerance.
     pub fn new(movement: f32, logit_scale: f32, tolerance: f32) -> Result<Self, Error> {
         for (field, value, most) in [
             ("movement", movement, f32::MAX),
@@ -70,11 +66,11 @@ impl Reuse {
         })
     }
 
-    /// The similarities of the stream's next image, by its L2-normalised embedding: with the kept class
-    /// embeddings if the bound allows, with new ones, kept from now on, if not.
+    /// The similarities of the stream's next image, given by its L2-normalised embedding: with the kept class embeddings
+    /// if the bound allows, else with new ones, which are then kept.
     ///
     /// # Errors
-    /// Those of [`Conditional::exact`]; after one of them nothing is kept.
+    /// Those of [`Conditional::exact`]; the kept class embeddings are dropped.
     pub fn similarities(
         &mut self,
         conditional: &Conditional,
@@ -123,7 +119,7 @@ impl Kept {
     }
 }
 
-/// By how much the greatest leads the second; without a second one nothing can overtake.
+/// Difference between the largest and the second largest value; infinite for a single one.
 fn margin(similarities: &[f32]) -> f32 {
     let (mut first, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
     for &value in similarities {
@@ -141,12 +137,12 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
     dot(&apart, &apart).sqrt()
 }
 
-/// Measures L over pairs of calibration images: each image with the one before it and with a few
-/// anchors. The images are taken in an order of short steps, as near pairs show the steepest slopes.
+/// Measures L over pairs of calibration images: each image with the previous one and with a few anchors. The images are
+/// ordered by short steps, since near pairs have the steepest slopes.
 pub(super) struct Movement<'a> {
     shifts: &'a [Vec<f32>],
     order: Vec<usize>,
-    /// Shorter distances show the rounding of f32 rather than a slope.
+    /// Shorter distances are skipped: they measure f32 rounding rather than a slope.
     least: f32,
     anchors: Vec<(usize, Vec<f32>)>,
     previous: Option<(usize, Vec<f32>)>,
@@ -154,12 +150,12 @@ pub(super) struct Movement<'a> {
     bound: f32,
 }
 
-/// Images whose class embeddings are kept to be compared with all later ones.
+/// Images whose class embeddings are compared with those of all later ones.
 const ANCHORS: usize = 8;
 
 impl<'a> Movement<'a> {
     pub(super) fn new(shifts: &'a [Vec<f32>]) -> Self {
-        // Always on to the nearest image that is left.
+        // Greedy order: next is the nearest remaining image.
         let mut order: Vec<usize> = (0..shifts.len()).collect();
         for i in 1..order.len() {
             let from = &shifts[order[i - 1]];
@@ -182,12 +178,12 @@ impl<'a> Movement<'a> {
         }
     }
 
-    /// The order in which the images are to be added.
+    /// The order in which to add the images.
     pub(super) fn order(&self) -> &[usize] {
         &self.order
     }
 
-    /// Takes the class embeddings [C, D] of an image.
+    /// Adds the class embeddings [C, D] of an image.
     pub(super) fn add(&mut self, image: usize, exact: Vec<f32>, dim: usize) {
         for (other, known) in self.anchors.iter().chain(&self.previous) {
             let moved = distance(&self.shifts[image], &self.shifts[*other]);

@@ -1,4 +1,4 @@
-//! The first-order head picks a few classes, and the text encoder ranks them.
+//! Shortlists: the first-order head picks a few classes, and the text encoder ranks them.
 
 use std::time::{Duration, Instant};
 
@@ -7,12 +7,11 @@ use super::{Conditional, check_len};
 use crate::TextEncoder;
 use crate::error::Error;
 
-/// The similarities `[C]` of an image: exact for the k classes that the first-order head puts first, the
-/// head's for all others. k beyond C means all.
+/// The similarities `[C]` of an image: exact for the top k classes of the first-order head, the head's for all others. A k
+/// above C means all classes.
 ///
-/// What the encoder and the head say is not mixed in the ranking: a class that was not picked stays below
-/// every one that was. If the head's similarity reaches the smallest exact one, the greatest number below
-/// that takes its place. Of classes that the head finds equal, the first in the list are picked.
+/// A class that was not picked ranks below every class that was: a head's similarity that reaches the smallest exact one
+/// is replaced by the next smaller number. Of classes with equal similarities, the first in the list are picked.
 ///
 /// # Errors
 /// [`Error::Input`] for a head of other classes; those of [`Conditional::exact`].
@@ -46,7 +45,7 @@ pub(super) fn linear(
     head.similarities(embedding, &conditional.hidden(embedding)?)
 }
 
-/// The indices of the k greatest, greatest first, of equal ones the first.
+/// The indices of the k largest values, largest first; of equal values, the first.
 pub(super) fn first(similarities: &[f32], k: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..similarities.len()).collect();
     let before =
@@ -70,43 +69,43 @@ pub(super) fn merged(mut linear: Vec<f32>, picked: &[usize], exact: &[f32]) -> V
     linear
 }
 
-/// How an image's similarities are computed.
+/// How to compute an image's similarities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
-    /// By the first-order head alone.
+    /// By the first-order head only.
     Linear,
-    /// By a [`shortlist`] of this many classes, fewer than all.
+    /// By a [`shortlist`] of this length, below the number of classes.
     Shortlist(usize),
-    /// By the text encoder alone.
+    /// By the text encoder only.
     Exact,
 }
 
-/// The time of the text side on one machine: `fixed` for an image and `per_class` for each class that
-/// goes through the text encoder, in seconds.
+/// The time of the text side on one machine, in seconds: `fixed` per image and `per_class` for each class that the text
+/// encoder computes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Costs {
     /// The hidden vector, the first-order head, the context's prefix, reading the encoder's weights.
     pub fixed: f64,
-    /// One more class.
+    /// Each class.
     pub per_class: f64,
 }
 
 impl Costs {
-    /// Measures both on this machine with the current number of threads: the shortest of a few runs with
-    /// one class, and with as many as there are up to 16.
+    /// Measures both on this machine with the current number of threads: the minimum of a few runs with one class, and with
+    /// up to 16 classes.
     ///
     /// # Errors
     /// Those of [`Conditional::exact`].
     pub fn measure(conditional: &Conditional, encoder: &TextEncoder) -> Result<Self, Error> {
         const RUNS: usize = 3;
-        // The embedding's values do not matter for the time.
+        // The time does not depend on the embedding's values.
         let mut embedding = vec![0.0; conditional.embedding()];
         embedding[0] = 1.0;
         let most = conditional.classes().len().min(16);
         let shortest = |count: usize| {
             let classes: Vec<usize> = (0..count).collect();
             let mut least = f64::INFINITY;
-            // The first run warms the caches.
+            // The first run is a warm-up.
             for _ in 0..=RUNS {
                 let start = Instant::now();
                 conditional.similarities(encoder, &embedding, Some(&classes))?;
@@ -126,34 +125,33 @@ impl Costs {
     }
 }
 
-/// Keeps the text side of a stream's images within a time: with as many classes in the shortlist as the
-/// measured costs allow.
+/// Keeps the text side of a stream's images within a time budget: picks the longest shortlist that the measured costs
+/// allow.
 ///
-/// The costs give the shape; their level follows the machine, which slows down when it is hot or busy:
-/// after each image it moves by 1/8 of the way to what was measured, and while the budget allows no
-/// class at all, so that nothing is measured, by 1/64 of the way back to the costs given. The plan is a
-/// function of the costs and the recorded times alone.
+/// A slowdown factor follows the machine, which slows down when it is hot or busy: an exponential moving average with
+/// weight 1/8 of measured time over expected time. While the budget allows no class at all, nothing is measured, and the
+/// factor decays towards 1 by 1/64 per image. The plan depends on the costs and the recorded times only.
 #[derive(Clone, Debug)]
 pub struct Auto {
     budget: f64,
     classes: usize,
     costs: Costs,
-    /// How many times slower than the costs the machine is.
-    level: f64,
+    /// Slowdown factor: measured time over the time that the costs give.
+    slowdown: f64,
 }
 
 impl Auto {
-    /// For a list of this many classes.
+    /// A budget per image for a list of `classes` classes.
     pub fn new(budget: Duration, classes: usize, costs: Costs) -> Self {
         Auto {
             budget: budget.as_secs_f64(),
             classes,
             costs,
-            level: 1.0,
+            slowdown: 1.0,
         }
     }
 
-    /// What fits the budget: all classes, else the longest shortlist, else the first-order head alone.
+    /// The best plan within the budget: all classes, else the longest shortlist, else the first-order head only.
     pub fn plan(&self) -> Plan {
         let fits = |k: usize| self.expected(k) <= self.budget;
         if self.classes == 0 || !fits(1) {
@@ -162,9 +160,9 @@ impl Auto {
         if fits(self.classes) {
             return Plan::Exact;
         }
-        let per_class = self.costs.per_class * self.level;
-        let most = (self.budget - self.costs.fixed * self.level) / per_class;
-        // The division's rounding must not cost more than the budget, nor name all classes a shortlist.
+        let per_class = self.costs.per_class * self.slowdown;
+        let most = (self.budget - self.costs.fixed * self.slowdown) / per_class;
+        // Rounding of the division must neither exceed the budget nor give a shortlist of all classes.
         let mut k = (most as usize).clamp(1, self.classes - 1);
         while k > 1 && !fits(k) {
             k -= 1;
@@ -172,11 +170,11 @@ impl Auto {
         Plan::Shortlist(k)
     }
 
-    /// Takes the time of an image computed by this plan.
+    /// Records the time of an image computed by this plan.
     pub fn record(&mut self, plan: Plan, took: Duration) {
         let k = match plan {
             Plan::Linear => {
-                self.level += (1.0 - self.level) / 64.0;
+                self.slowdown += (1.0 - self.slowdown) / 64.0;
                 return;
             }
             Plan::Shortlist(k) => k,
@@ -184,18 +182,19 @@ impl Auto {
         };
         let expected = self.costs.fixed + k as f64 * self.costs.per_class;
         if expected > 0.0 {
-            // One image that had to wait for the disk or a page must not count for more.
-            let level = (took.as_secs_f64() / expected).clamp(self.level / 4.0, self.level * 4.0);
-            self.level += (level - self.level) / 8.0;
+            // Bounds the effect of an outlier, such as an image that waited for the disk.
+            let measured =
+                (took.as_secs_f64() / expected).clamp(self.slowdown / 4.0, self.slowdown * 4.0);
+            self.slowdown += (measured - self.slowdown) / 8.0;
         }
     }
 
-    /// The time, in seconds, expected for k classes in the text encoder.
+    /// The expected time in seconds for k classes.
     pub fn expected(&self, k: usize) -> f64 {
-        self.level * (self.costs.fixed + k as f64 * self.costs.per_class)
+        self.slowdown * (self.costs.fixed + k as f64 * self.costs.per_class)
     }
 
-    /// The similarities of the next image by the plan of the moment, timed and recorded, and the plan.
+    /// The similarities of the next image by the current plan, and the plan; records the time.
     ///
     /// # Errors
     /// Those of [`shortlist`].
@@ -229,14 +228,14 @@ mod tests {
         assert_eq!(picked, [0, 2, 3]);
         let found = merged(linear.clone(), &picked, &[0.17, 0.12, 0.33]);
         assert_eq!(found, [0.17, 0.10, 0.12, 0.33, 0.05]);
-        // One that the head's error would lift above a picked class stays below it.
+        // A class that the head's error would rank above a picked class stays below it.
         let found = merged(linear, &picked, &[0.5, 0.08, 0.6]);
         assert_eq!(found, [0.5, 0.08f32.next_down(), 0.08, 0.6, 0.05]);
         assert_eq!(first(&[0.1, 0.2], 5), [1, 0]);
     }
 
     #[test]
-    fn a_budget_buys_what_it_can() {
+    fn the_plan_is_the_best_within_the_budget() {
         let costs = Costs {
             fixed: 0.010,
             per_class: 0.002,
@@ -256,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_slows_down_gets_shorter_lists_and_recovers() {
+    fn shortlists_shrink_on_a_slow_machine_and_recover() {
         let costs = Costs {
             fixed: 0.010,
             per_class: 0.002,
@@ -276,10 +275,10 @@ mod tests {
             auto.plan()
         };
         assert_eq!(run(1.0, 50), Plan::Shortlist(10));
-        // Twice as slow: 31 ms are worth 15.5.
+        // At half the speed, 31 ms correspond to 15.5.
         assert_eq!(run(2.0, 100), Plan::Shortlist(2));
         assert_eq!(run(1.0, 200), Plan::Shortlist(10));
-        // Too slow for any class; from time to time one is tried again.
+        // Too slow for any class; the factor's decay makes it try again.
         assert_eq!(run(8.0, 30), Plan::Linear);
         assert_eq!(run(1.0, 500), Plan::Shortlist(10));
     }

@@ -1,4 +1,4 @@
-//! The weights of a text encoder: their names and shapes, and how they are read.
+//! The weights of a text encoder: names, shapes, checks and packing.
 
 use std::ops::Range;
 
@@ -9,10 +9,10 @@ use pinhole_model::{Activation, Tensor, TextEncoderConfig as Config};
 
 use crate::error::Error;
 
-/// CLIP's layer norms all have it (OpenAI's model.py).
+/// Epsilon of all layer norms of CLIP (OpenAI's model.py).
 const EPSILON: f32 = 1e-5;
 
-/// The blocks' linear weights, [outputs, inputs]: what a encoder may have in 8-bit integers.
+/// The blocks' linear weights [outputs, inputs], which may be 8-bit integers.
 const LINEAR: [&str; 4] = [
     "attn.in_proj_weight",
     "attn.out_proj.weight",
@@ -20,18 +20,18 @@ const LINEAR: [&str; 4] = [
     "mlp.c_proj.weight",
 ];
 
-/// A tensor of a text encoder, as it is stored.
+/// A tensor of a text encoder as stored.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Weight {
     /// Floats.
     F32(Tensor),
-    /// A linear layer's weight in 8-bit integers, for those that [`TextEncoder::takes_int8`] names.
+    /// A linear layer's weight in 8-bit integers, for the layers that [`TextEncoder::takes_int8`] accepts.
     ///
     /// [`TextEncoder::takes_int8`]: crate::TextEncoder::takes_int8
     Int8 {
         /// [outputs, inputs], each in -127 ..= 127.
         weight: Tensor<i8>,
-        /// `[outputs]`: what an output's weights count.
+        /// `[outputs]`: per-channel scales.
         scales: Tensor,
     },
 }
@@ -43,10 +43,10 @@ impl From<Tensor> for Weight {
 }
 
 impl Weight {
-    /// A weight [outputs, inputs] in 8-bit integers, symmetric: the largest of an output is 127 or -127.
+    /// A weight [outputs, inputs] quantised symmetrically per output channel: the largest magnitude becomes 127.
     ///
     /// # Errors
-    /// [`Error::Weight`] for one that is no matrix.
+    /// [`Error::Weight`] unless it is a matrix.
     pub fn int8(name: &str, tensor: &Tensor) -> Result<Self, Error> {
         let Tensor { shape, data } = tensor;
         let &[outputs, inputs] = &shape[..] else {
@@ -87,22 +87,22 @@ pub(super) struct Block {
     pub(super) c_proj: Linear,
 }
 
-/// The layers in front of the attention.
+/// The projections to queries, keys and values.
 pub(super) enum Projections {
-    /// Query, key and value of a row, side by side.
+    /// One layer: query, key and value of a row, one after the other.
     Together(Linear),
-    /// Of the last block, which needs one query a text.
+    /// Two layers, in the last block, which needs one query per text.
     Apart {
         query: Linear,
-        /// A row's key and value.
+        /// Key and value of a row, one after the other.
         key_value: Linear,
     },
 }
 
-/// A linear layer, packed.
+/// A packed linear layer.
 pub(super) enum Linear {
     F32(PackedLinear),
-    /// Each row of the input is quantised on the way in.
+    /// Each input row is quantised before the product.
     Int8(PackedLinearInt8),
 }
 
@@ -111,7 +111,7 @@ pub(super) struct LayerNorm {
     bias: Vec<f32>,
 }
 
-/// Gives a tensor by its name.
+/// Returns a tensor by its name.
 pub(super) type Source<'a> = dyn FnMut(&str) -> Result<Weight, Error> + 'a;
 
 impl Block {
@@ -125,7 +125,7 @@ impl Block {
             );
             Linear::new(&weight, &bias, outputs, inputs, split, source)
         };
-        // The rows of q, k and v lie one after the other.
+        // The weight's rows of q, k and v follow one another.
         let split = if last { w } else { 0 };
         let (query, others) = packed("attn.in_proj", "_", 3 * w, w, split)?;
         let projections = match query {
@@ -150,7 +150,7 @@ impl Block {
 }
 
 impl Projections {
-    /// Where a row's key starts, its value behind it, and the length of a row.
+    /// The offset of the key in a row (its value follows it), and the length of a row.
     pub(super) fn row(&self, width: usize) -> (usize, usize) {
         match self {
             Projections::Together(_) => (width, 3 * width),
@@ -160,8 +160,8 @@ impl Projections {
 }
 
 impl Linear {
-    /// From a weight [outputs, inputs] and a bias `[outputs]`; the first `split` outputs, where there are any,
-    /// become a layer of their own.
+    /// Packs a weight [outputs, inputs] and a bias `[outputs]`. With `split` > 0 the first `split` outputs become a separate
+    /// layer, returned first.
     fn new(
         weight: &str,
         bias: &str,
@@ -203,8 +203,8 @@ impl Linear {
         Ok((first, pack(split..outputs)?))
     }
 
-    /// out [rows, outputs] = activation(norm(x) W + b) + residual. `normed` is working memory. A row of
-    /// the result does not depend on the other rows.
+    /// out [rows, outputs] = activation(norm(x) W + b) + residual. `normed` is a buffer. No row of the result depends on
+    /// another row.
     pub(super) fn apply(
         &self,
         x: &[f32],
@@ -250,7 +250,7 @@ impl LayerNorm {
         Ok(LayerNorm { gain, bias })
     }
 
-    /// Each row of x, normalised, into `out`, which gets the length of x.
+    /// Normalises each row of x into `out`, which is resized to the length of x.
     pub(super) fn apply(&self, x: &[f32], out: &mut Vec<f32>) {
         out.resize(x.len(), 0.0);
         layer_norm(x, self.gain.len(), &self.gain, &self.bias, EPSILON, out);
@@ -265,7 +265,7 @@ impl LayerNorm {
     }
 }
 
-/// Reads a tensor of floats, of exactly this shape.
+/// Reads a float tensor of exactly this shape.
 pub(super) fn floats(source: &mut Source, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
     match source(name)? {
         Weight::F32(tensor) => {
@@ -280,8 +280,8 @@ fn block_name(i: usize) -> String {
     format!("transformer.resblocks.{i}")
 }
 
-/// The names and shapes, open_clip's, of the tensors that `TextEncoder::new` asks for, the token
-/// embedding with `token_rows` rows.
+/// Names (open_clip's) and shapes of the tensors that `TextEncoder::new` requests; the token embedding has `token_rows`
+/// rows.
 pub(super) fn tensors(
     config: &Config,
     embedding: usize,
@@ -323,7 +323,7 @@ pub(super) fn tensors(
     all
 }
 
-/// Checks that a tensor has this shape and nothing but numbers.
+/// Checks that a tensor has this shape and finite values.
 pub(crate) fn checked(name: &str, tensor: &Tensor, shape: &[usize]) -> Result<(), Error> {
     checked_shape(name, tensor, shape)?;
     match tensor.data.iter().position(|value| !value.is_finite()) {
@@ -336,7 +336,7 @@ pub(crate) fn checked(name: &str, tensor: &Tensor, shape: &[usize]) -> Result<()
     }
 }
 
-/// Checks a weight in 8-bit integers and its scales.
+/// Checks an 8-bit weight and its scales.
 fn checked_int8(
     name: &str,
     weight: &Tensor<i8>,
@@ -350,12 +350,12 @@ fn checked_int8(
         None => Ok(()),
         Some(index) => {
             let found = format!("{} at {index}", scales.data[index]);
-            Err(wrong(&named, "numbers above 0".into(), found))
+            Err(wrong(&named, "positive numbers".into(), found))
         }
     }
 }
 
-/// The name of the scales of a weight in 8-bit integers.
+/// The name of the scales of an 8-bit weight.
 pub(super) fn scales_name(weight: &str) -> String {
     format!("{weight}_scale")
 }
@@ -386,7 +386,7 @@ fn wrong(tensor: &str, expected: String, found: String) -> Error {
     }
 }
 
-/// That the sizes are those of a text encoder.
+/// Checks the sizes.
 pub(super) fn check(config: &Config, embedding: usize) -> Result<(), Error> {
     let sizes = [
         ("embedding", embedding),
@@ -414,7 +414,7 @@ pub(super) fn check(config: &Config, embedding: usize) -> Result<(), Error> {
             expected,
         });
     }
-    // The greatest of the shapes: nothing below can overflow.
+    // The largest shape; no smaller product can overflow.
     if config
         .width
         .checked_mul(4)
@@ -424,7 +424,7 @@ pub(super) fn check(config: &Config, embedding: usize) -> Result<(), Error> {
         return Err(Error::Configuration {
             field: "width",
             found: config.width,
-            expected: "a width whose matrices fit memory".to_string(),
+            expected: "a width whose matrices fit into memory".to_string(),
         });
     }
     Ok(())
