@@ -1,15 +1,14 @@
-//! How long each kernel of each variant takes on the shapes of ViT-B/32, on one thread:
+//! Times each kernel of each variant on the shapes of ViT-B/32, on one thread:
 //!
 //!     cargo bench -p pinhole-kernels [-- PART_OF_A_NAME]
 //!
-//! A line's name begins with the variant. It is chosen once for a process, so each has one of its own;
-//! `PINHOLE_KERNELS` picks one of them. "50x768x3072" are rows, inputs and outputs.
+//! A benchmark's name begins with the variant. As a variant is chosen once per process, each runs in a process of its own;
+//! `PINHOLE_KERNELS` selects one. "50x768x3072" are rows, inputs and outputs.
 //!
-//! An element is a multiply-add of linear layers, attention and patches, so that Gelem/s are GMAC/s, and a value of
-//! all else. The line behind it says what share that is of the peak: what the same instructions reach on one thread
-//! when they need nothing but registers, measured before. Weights lie in the cache where it holds them; linear layers
-//! in 8-bit integers quantise their rows on the way in, as in the network. `examples/throughput.rs` has what the
-//! memory adds.
+//! Throughput counts multiply-adds for linear layers, attention and patch embedding (Gelem/s are GMAC/s), and values for the
+//! rest. The following line compares it with the peak: the same instructions on one thread from registers, measured first.
+//! Weights stay in the cache if they fit; int8 linear layers include the quantisation of their rows, as in the network.
+//! `examples/throughput.rs` includes the time to read weights from memory.
 
 mod peaks;
 
@@ -98,7 +97,7 @@ fn run(name: &'static str) {
 
 struct Bench {
     criterion: Criterion,
-    /// The kernels' variant.
+    /// The variant.
     name: &'static str,
     peaks: Peaks,
 }
@@ -111,9 +110,9 @@ impl Bench {
         group.finish();
     }
 
-    /// [`Self::measure`] of `products` multiply-adds, beside the peak of their instructions.
+    /// [`Self::measure`] of `products` multiply-adds, compared with the peak of their instructions.
     fn products(&mut self, what: &str, products: usize, peak: Option<f64>, mut run: impl FnMut()) {
-        // Seconds of one run, in the order of the samples; those of the warm-up come first.
+        // Seconds per run of each sample, after those of the warm-up.
         let mut seconds = vec![];
         self.measure(what, products, |b| {
             b.iter_custom(|runs| {
@@ -145,12 +144,12 @@ impl Bench {
                 (WIDTH, MLP, Some(Activation::QuickGelu)),
                 (MLP, WIDTH, None),
             ] {
-                let behind = match activation {
+                let suffix = match activation {
                     None => "",
                     Some(Activation::QuickGelu) => " QuickGELU",
                     Some(Activation::Gelu) => " GELU",
                 };
-                let (shape, products) = (format!("{m}x{k}x{n}{behind}"), m * k * n);
+                let (shape, products) = (format!("{m}x{k}x{n}{suffix}"), m * k * n);
                 let Peaks { float, int8, half } = self.peaks;
                 let x = values(m * k);
                 let mut out = vec![0.0; m * n];
@@ -182,7 +181,7 @@ impl Bench {
         });
     }
 
-    /// What works on a row: quantisation and layer norm.
+    /// Operations on rows: quantisation and layer norm.
     fn rows(&mut self) {
         let (x, gain) = (values(TOKENS * WIDTH), values(WIDTH));
         let mut scales = vec![0.0; TOKENS];
@@ -194,7 +193,7 @@ impl Bench {
         };
         for (what, prologue) in [
             ("quantise rows", Prologue::None),
-            ("quantise rows behind layer norm", norm),
+            ("layer norm and quantise rows", norm),
         ] {
             self.measure(&format!("{what} {TOKENS}x{WIDTH}"), x.len(), |b| {
                 b.iter(|| quantize_rows(&x, WIDTH, prologue, &mut quantized, &mut scales));
@@ -204,7 +203,7 @@ impl Bench {
         self.measure(&format!("layer norm {TOKENS}x{WIDTH}"), x.len(), |b| {
             b.iter(|| layer_norm(&x, WIDTH, &gain, &gain, EPSILON, &mut out));
         });
-        let what = format!("quantise by zero point and back {TOKENS}x{WIDTH}");
+        let what = format!("fake-quantise {TOKENS}x{WIDTH}");
         self.measure(&what, x.len(), |b| {
             b.iter(|| fake_quantize(&x, AFFINE, &mut out));
         });
@@ -220,8 +219,8 @@ impl Bench {
         let width = WIDTH / HEADS;
         let scale = 1.0 / (width as f32).sqrt();
         let mut out = vec![0.0; TOKENS * WIDTH];
-        for (causal, behind) in [(false, ""), (true, ", causal")] {
-            let what = format!("attention, {HEADS} heads, {TOKENS} tokens{behind}");
+        for (causal, suffix) in [(false, ""), (true, ", causal")] {
+            let what = format!("attention, {HEADS} heads, {TOKENS} tokens{suffix}");
             let products = 2 * TOKENS * TOKENS * WIDTH;
             self.products(&what, products, self.peaks.float, || {
                 attention(
@@ -238,7 +237,7 @@ impl Bench {
             ("GELU", Activation::Gelu),
         ] {
             self.measure(&format!("{what} {TOKENS}x{MLP}"), x.len(), |b| {
-                // A copy each time: applied again and again, the function leaves subnormal numbers.
+                // A copy each time: repeated application would give subnormal numbers.
                 b.iter_batched_ref(
                     || x.clone(),
                     |x| activate(x, activation),
@@ -313,7 +312,7 @@ fn layer_affine(k: usize, n: usize) -> PackedLinearAffine {
 }
 
 fn layer_f16(k: usize, n: usize) -> PackedLinearF16 {
-    // Between 0.5 and 2, by their bits.
+    // Bits of f16 between 0.5 and 2.
     let weight: Vec<u16> = (0..k * n)
         .map(|i| 0x3800 + (i * 7919 % 2048) as u16)
         .collect();

@@ -1,14 +1,13 @@
-//! The processor's limits: multiply-adds a second from registers.
+//! Measures the processor's peak: multiply-adds per second from registers.
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use pinhole_kernels::{PackedLinearF16, PackedLinearInt8, chosen_f32};
 
-/// One thread's multiply-adds in 1e9 a second, by the kernels' element type; none for scalar kernels, and where no peak
-/// is measured below.
+/// One thread's peak in 1e9 multiply-adds per second, by the kernels' element type; none for scalar and unknown kernels.
 #[derive(Clone, Copy, Debug)]
-#[allow(dead_code, reason = "the example leaves f16 out")]
+#[allow(dead_code, reason = "the example does not use f16")]
 pub(crate) struct Peaks {
     pub(crate) float: Option<f64>,
     pub(crate) int8: Option<f64>,
@@ -40,8 +39,8 @@ pub(crate) fn best(mut f: impl FnMut()) -> f64 {
     best
 }
 
-/// `$products` multiply-adds in each of `$chains` independent chains: enough of them to hide the latency, few
-/// enough for the registers.
+/// Defines `$function`, which times `$chains` independent chains of an instruction with `$products` multiply-adds: enough
+/// chains to hide the latency, few enough for the registers.
 macro_rules! peak {
     ($function:ident, $features:literal, $products:literal, $chains:literal, $start:expr, $step:expr) => {
         fn $function() -> f64 {
@@ -57,7 +56,7 @@ macro_rules! peak {
                 }
                 black_box(sums);
             }
-            // SAFETY: called only if the kernels of these instructions were chosen.
+            // SAFETY: called only for the chosen kernels, whose instructions the processor has.
             let seconds = best(|| unsafe { run() });
             (ROUNDS * $products * $chains) as f64 / seconds / 1e9
         }
@@ -85,7 +84,7 @@ mod limits {
         |sum, x| { _mm512_dpbusd_epi32(sum, x, x) }
     );
     peak!(avx2_int8, "avx2", 16, 12, _mm256_set1_epi8(1), |sum, x| {
-        // Each product depends on the sum before it, or the compiler would take it out of the loop.
+        // The product depends on the previous sum, or the compiler would hoist it out of the loop.
         _mm256_add_epi32(sum, _mm256_madd_epi16(sum, x))
     });
 
@@ -117,7 +116,7 @@ mod limits {
     use std::arch::aarch64::*;
     use std::arch::asm;
 
-    /// One instruction on a sum and two operands.
+    /// An instruction on a sum and two operands.
     macro_rules! instruction {
         ($name:literal, $to:literal, $from:literal) => {
             |mut sum: int32x4_t, x: int32x4_t| {

@@ -1,11 +1,11 @@
-//! The work of ViT-B/32's image encoder for one image, on made-up weights and pixels: patch embedding, twelve
-//! blocks, projection. `tests/arm/count --kernels` counts its instructions; what surrounds the kernels in a real
-//! encoder (the graph's executor, the class token, position embeddings) is not in it.
+//! Runs the kernels of ViT-B/32's image encoder for one image, on synthetic weights and pixels: patch embedding, twelve
+//! blocks, projection; without the graph's executor, class token and position embeddings. `tests/arm/count --kernels` counts
+//! its instructions.
 //!
 //!     cargo run --release -p pinhole-kernels --example encoder_shapes f32|f16|int8 ITERATIONS
 //!
-//! All blocks use the same weights, so that making them takes little of the whole. Prints the variant and the
-//! sum of the last embedding, and the shortest and the middle time of an iteration.
+//! All blocks share weights, so that creating them is a small part of the run. Prints the variant, the sum of the last
+//! embedding, and the minimum and the median time of an iteration.
 
 use std::time::Instant;
 
@@ -51,11 +51,11 @@ fn main() {
         _ => usage(),
     });
     print!("{name}, {precision}, {iterations} iterations, sum {sum}");
-    if let Some(middle) = times.get(times.len() / 2) {
+    if let Some(median) = times.get(times.len() / 2) {
         print!(
-            ", best {:.2} ms, middle {:.2} ms",
+            ", min {:.2} ms, median {:.2} ms",
             times[0] * 1e3,
-            middle * 1e3
+            median * 1e3
         );
     }
     println!();
@@ -65,7 +65,7 @@ fn main() {
 trait Linear {
     fn random(inputs: usize, outputs: usize) -> Self;
     fn patches(&self, pixels: &[u8], out: &mut [f32]);
-    /// `norm`: gain and bias of the layer norm before it.
+    /// `norm`: gain and bias of a preceding layer norm.
     fn apply(
         &self,
         x: &[f32],
@@ -101,7 +101,7 @@ impl Linear for PackedLinear {
 
 impl Linear for PackedLinearF16 {
     fn random(inputs: usize, outputs: usize) -> Self {
-        // 0.03 and less, of either sign.
+        // Magnitudes of at most 0.03, of either sign.
         let weight: Vec<u16> = (0..inputs * outputs)
             .map(|i| ((i * 7919 % 0x2800) | ((i % 2) << 15)) as u16)
             .collect();
@@ -170,7 +170,7 @@ impl Linear for PackedLinearInt8 {
         };
         let rows = x.len() / self.inputs();
         let x = match self.inputs() {
-            // What an activation function gave.
+            // The outputs of an activation function.
             MLP => Int8Input::Offset { x, offset: 0.17 },
             _ => Int8Input::F32 { x, prologue },
         };
@@ -178,7 +178,7 @@ impl Linear for PackedLinearInt8 {
     }
 }
 
-/// The last embedding's sum, and each iteration's seconds, in order of size.
+/// The sum of the last embedding, and the iterations' times in seconds, sorted.
 fn run<L: Linear>(iterations: usize) -> (f32, Vec<f64>) {
     let pixels: Vec<u8> = (0..SIDE * SIDE * 3)
         .map(|i| (i * 7919 % 256) as u8)

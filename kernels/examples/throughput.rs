@@ -1,10 +1,10 @@
-//! How near the chosen kernels come to the processor's limits, on the shapes of ViT-B/32:
+//! Compares the chosen kernels with the processor's limits, on the shapes of ViT-B/32:
 //!
 //!     cargo run --release -p pinhole-kernels --example throughput [THREADS]
 //!
-//! Limits are measured first: multiply-adds from registers, reading memory, sharing work. Then the linear layers of
-//! all twelve blocks in a row, whose weights come from memory, in f32 and in 8-bit integers. `PINHOLE_KERNELS`
-//! compares variants. Each kernel alone is in `benches/kernels.rs`.
+//! It measures the limits (multiply-adds from registers, reading memory, splitting work among threads), then the linear
+//! layers of all twelve blocks in sequence, so that weights are read from memory, in f32 and int8. `PINHOLE_KERNELS` selects a
+//! variant. `benches/kernels.rs` times single kernels.
 
 #[path = "../benches/peaks.rs"]
 mod peaks;
@@ -43,7 +43,7 @@ fn run(name: &str, threads: usize) {
     let (float, int8) = (all(float), all(int8));
     println!("kernels {name}, threads {threads}");
     println!(
-        "peak from registers {float:.1} GMAC/s in f32, {int8:.1} in 8-bit integers (one thread's times {threads})"
+        "peak from registers {float:.1} GMAC/s in f32, {int8:.1} in int8 (one thread's, times {threads})"
     );
     println!(
         "reading memory {:.1} GB/s on one thread",
@@ -53,7 +53,7 @@ fn run(name: &str, threads: usize) {
         for pause in [0, 20, 300] {
             let seconds = sharing_seconds(threads, Duration::from_micros(pause));
             println!(
-                "sharing work {pause} us after the section before: {:.1} us",
+                "splitting work {pause} us after the previous section: {:.1} us",
                 seconds * 1e6
             );
         }
@@ -91,7 +91,7 @@ fn run(name: &str, threads: usize) {
     }
 }
 
-/// A line on the linear layers of twelve blocks.
+/// Prints the result for the linear layers of twelve blocks.
 fn blocks(name: &str, m: usize, bytes: usize, seconds: f64, peak: f64) {
     let weights = 12 * 12 * 768 * 768;
     let gmacs = (weights * m) as f64 / seconds / 1e9;
@@ -103,9 +103,8 @@ fn blocks(name: &str, m: usize, bytes: usize, seconds: f64, peak: f64) {
     );
 }
 
-/// What it costs to share work among the threads and to wait for them, beyond the work: the middle of many
-/// sections of 4 parts a thread, of 10 us each, `pause` after the one before. Threads that find no work fall asleep
-/// within that pause.
+/// The overhead of splitting work among threads and waiting for them: the median over many sections of 4 parts of 10 us per
+/// thread, `pause` apart. Idle threads go to sleep within the pause.
 fn sharing_seconds(threads: usize, pause: Duration) -> f64 {
     const PART: Duration = Duration::from_micros(10);
     let work = |time: Duration| {
@@ -125,7 +124,7 @@ fn sharing_seconds(threads: usize, pause: Duration) -> f64 {
     sections[sections.len() / 2]
 }
 
-/// Processor time of all threads while nobody does anything for half a second; none where there is no Linux.
+/// Processor time of all threads during half a second without work; Linux only.
 fn idle_seconds() -> Option<f64> {
     let used = || -> Option<f64> {
         let tasks = std::fs::read_dir("/proc/self/task").ok()?;
@@ -158,7 +157,7 @@ fn layer(k: usize, n: usize) -> PackedLinear {
     PackedLinear::from_in_out(&values(k * n), k, n, Some(&values(n)))
 }
 
-/// One thread's reading of 512 MiB, in 1e9 bytes a second.
+/// One thread's speed of reading 512 MiB, in 1e9 bytes per second.
 fn memory_gigabytes() -> f64 {
     let data = vec![1u64; 64 << 20];
     let seconds = best(|| {

@@ -15,6 +15,7 @@ const VARIABLE: &str = "PINHOLE_KERNELS";
 
 /// Why the variant in `PINHOLE_KERNELS` cannot run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// No variant has this name.
     #[error("{VARIABLE}: expected one of {expected}, found {found:?}")]

@@ -87,6 +87,7 @@ pub enum Int8Input<'a> {
 
 /// Weights that the integer kernels do not support.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum WeightError {
     /// The kernels add two products in 16 bits, which hold 2 · 128 · 127 but not 2 · 128 · 128.
     #[error("weight: output {output}, input {input}: expected -127 to 127, found -128")]
