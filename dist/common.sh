@@ -1,4 +1,4 @@
-# Sourced by deb and tarball: what the two packages have in common.
+# Sourced by deb and tarball: common functions.
 set -euo pipefail
 export LC_ALL=C
 
@@ -9,23 +9,22 @@ skip() {
 . dist/toolchain.sh
 if [ "$(uname -m)" = aarch64 ]; then tools=; else tools=aarch64-linux-gnu-; fi
 
-[ $# = 0 ] || { echo "usage: $0 (no arguments; CARGO_TARGET_DIR says where to build)" >&2; exit 2; }
+[ $# = 0 ] || { echo "usage: $0 (no arguments; CARGO_TARGET_DIR sets the build folder)" >&2; exit 2; }
 
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml)
 out=${CARGO_TARGET_DIR:-target}/packages
-# The same commit makes the same bytes; without git, the newest entry of the changelog does.
+# For reproducible packages: the time of the commit, or without git that of the changelog.
 epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)}
-# Only where a package is put together: with another one tract's assembly, and so tract, would be built anew.
+# Not for cargo: a change of this variable would rebuild tract.
 unset SOURCE_DATE_EPOCH
 umask 022
 mkdir -p "$out"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# stage static|dynamic FOLDER: builds the program and puts all that users get under FOLDER, laid out as under /usr.
+# stage static|dynamic FOLDER: builds the program and installs all files under FOLDER, laid out as /usr.
 stage() {
     board_program pinhole "$1" >&2
-    # Under another profile tract would not have to be built, but the tests have built this crate already.
     cargo run --locked -q -p pinhole-dist -- "$work/made" --target $target >&2
     install -D "$arm/$target/dist/pinhole" "$2/bin/pinhole"
     install -Dm 644 -t "$2/share/man/man1" "$work"/made/pinhole/man/*.1
@@ -38,7 +37,7 @@ stage() {
     (cd assets && find demo -type f -exec install -Dm 644 {} "$2/share/pinhole/{}" \;)
 }
 
-# The newest version of the symbols with the prefix $2 (GLIBC, GCC) that program $1 asks for; nothing where none.
+# newest PROGRAM PREFIX: the newest version of the symbols with the prefix (GLIBC, GCC) that the program needs.
 newest() {
     "${tools}objdump" -T "$1" | sed -n "s/.*[( ]$2_\([0-9.]*\).*/\1/p" | sort -V | tail -n 1
 }
@@ -48,7 +47,7 @@ bytes() {
     stat -c %s "$1"
 }
 
-# sizes NAME BYTES...: a table on standard output, and $out/$1.json for reports.
+# sizes REPORT [NAME BYTES]...: a table on standard output, and $out/REPORT.json for reports.
 sizes() {
     local file=$out/$1.json separator='{'
     shift

@@ -1,4 +1,4 @@
-//! The licences of the crates inside the programs: they ask that their notices travel with the program.
+//! Lists the licences of the crates inside the programs, which require their notices to be distributed with them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-/// How files with licences and notices begin, in lower case.
+/// Prefixes of the names of licence and notice files, in lower case.
 const FILES: [&str; 7] = [
     "license",
     "licence",
@@ -20,8 +20,8 @@ const FILES: [&str; 7] = [
     "authors",
 ];
 
-/// Each crate from outside that the program of `package` links for `target`, with its licence; below, each different
-/// text once with the crates that carry it.
+/// Lists each external crate that the program of `package` links for `target`, with its licence; then each distinct licence
+/// text with the crates that it belongs to.
 pub(crate) fn of_program(package: &str, target: &str) -> Result<String> {
     let metadata = cargo(&[
         "metadata",
@@ -30,7 +30,7 @@ pub(crate) fn of_program(package: &str, target: &str) -> Result<String> {
         target,
     ])?;
     let metadata = serde_json::from_str(&metadata).context("cargo metadata: expected JSON")?;
-    // The metadata has the whole workspace's features turned on, so it cannot tell what is linked.
+    // The metadata has the features of the whole workspace, so it does not show what is linked.
     let tree = cargo(&[
         "tree",
         "--package",
@@ -54,7 +54,7 @@ pub(crate) fn of_program(package: &str, target: &str) -> Result<String> {
     list(package, &metadata, &linked)
 }
 
-/// What cargo prints.
+/// Runs cargo and returns its output.
 fn cargo(arguments: &[&str]) -> Result<String> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let output = Command::new(cargo)
@@ -74,9 +74,9 @@ fn cargo(arguments: &[&str]) -> Result<String> {
 fn list(package: &str, metadata: &Value, linked: &BTreeSet<String>) -> Result<String> {
     let mut text = format!(
         "{package} contains Rust's standard library (https://www.rust-lang.org, MIT OR Apache-2.0) and these crates\n\
-         (https://crates.io). The texts that they carry follow below.\n\n",
+         (https://crates.io). Their licence texts follow.\n\n",
     );
-    // The text without its line breaks, as one differs from the next in nothing else.
+    // The key is the text without line breaks, as some texts differ in nothing else.
     let mut texts = BTreeMap::<String, (String, BTreeSet<String>)>::new();
     let mut rows = BTreeSet::new();
     for package in array(metadata, "packages")? {

@@ -1,7 +1,6 @@
-//! What goes into the packages beside the program, from the command line's grammar and the crates' own files: see
-//! `dist/common.sh`, which runs this.
+//! Generates the files of the packages other than the programs; `dist/common.sh` runs it.
 
-// Read as text of another crate: the program's own package would bring tract along, for minutes.
+// Included as source: a dependency on the programs' packages would build tract.
 #[allow(dead_code)]
 #[path = "../../runtime/src/cli.rs"]
 mod cli;
@@ -17,20 +16,20 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 use clap_complete::Shell;
 
-/// Write manual pages (man/), shell completions (completions/) and the licences of the crates inside
-/// (third-party-licences.txt) of each program, into pinhole/ and pinhole-firmware/.
+/// Write the manual pages (man/), shell completions (completions/) and the licences of the linked crates
+/// (third-party-licences.txt) of each program into pinhole/ and pinhole-firmware/.
 #[derive(Parser)]
 struct Arguments {
     /// Folder to write into
     out: PathBuf,
-    /// Target whose crates are listed
+    /// Target triple whose crates are listed
     #[arg(long)]
     target: String,
 }
 
 fn main() -> Result<()> {
     let Arguments { out, target } = Arguments::parse();
-    // Derived from the package that compiles it, which is this one.
+    // clap derives the name from the package that compiles it, which is this one.
     let pinhole = cli::Cli::command().name("pinhole").bin_name("pinhole");
     let firmware = firmware_cli::Cli::command();
     let firmware = firmware
@@ -51,7 +50,7 @@ fn folder(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("{}: expected a folder", path.display()))
 }
 
-/// A page for the program and one for each subcommand.
+/// Writes a manual page for the program and one for each subcommand.
 fn manual(program: &clap::Command, out: &Path) -> Result<()> {
     folder(out)?;
     clap_mangen::generate_to(program.clone(), out)
