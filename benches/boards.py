@@ -1,17 +1,16 @@
-"""What instructions on an emulated core let expect on a board.
+"""Predicts times on boards from instruction counts on emulated cores.
 
-    time = instructions / (clock x instructions a cycle), shared among threads, and never below the time in which the
-    memory delivers the weights
+    time = instructions / (clock x instructions per cycle), divided among threads, and at least the time to read the
+    weights from memory
 
-Instructions a cycle of a whole encoder on the Cortex-A76 come from the one published time of the same network on it:
+Instructions per cycle of a whole encoder on the Cortex-A76 follow from the only published times of the same network on it:
 Arm's ViT-B/32 by ExecuTorch and XNNPACK on a Raspberry Pi 5, 95.5 ms in 8-bit integers (per-channel weights, dynamic
-activations) and about 298 ms in f32. The instructions of ONNX Runtime's aarch64 build for the same network, counted in
-the same emulator, stand for XNNPACK's: both have the usual kernels, SDOT and FMLA by lane. The publication is taken
-to mean one thread, for four would have brought less than a third of what one core can do.
+activations) and about 298 ms in f32. XNNPACK's instruction count is taken from ONNX Runtime's aarch64 build for the same
+network in the same emulator: both use SDOT and FMLA by lane. The publication is assumed to mean one thread, as with four
+it would reach less than a third of one core's peak.
 
-Cortex-A72: the same instructions a cycle, times what LLVM's models of the two cores (the A57's and Neoverse N1's)
-make of the inner loops of the kernels that each runs. Cortex-A78AE: as the A76, of which it is a successor, which
-leaves its wider front end out of account.
+Cortex-A72: the same instructions per cycle, multiplied by the ratio that LLVM's models of the two cores (Cortex-A57 and
+Neoverse N1) give for the kernels' inner loops. Cortex-A78AE: as the Cortex-A76; its wider front end is ignored.
 """
 
 from dataclasses import dataclass
@@ -25,15 +24,15 @@ PUBLISHED_CLOCK = 2.4
 class Board:
     name: str
     core: str
-    # The processor that the emulator plays for it.
+    # The processor that the emulator emulates for it.
     emulated: str
     clock_ghz: float
     cores: int
-    # What the memory's bus could carry, in 1e9 bytes a second; half of it is counted on.
+    # The memory bus's nominal speed in 1e9 bytes per second, of which half is assumed.
     memory_gigabytes: float
 
 
-# Clocks and buses as their makers state them: 32 bits of LPDDR4-3200 (Raspberry Pi 4) and of LPDDR4X-4267 (Pi 5,
+# Clocks and buses by their vendors: 32 bits of LPDDR4-3200 (Raspberry Pi 4) and of LPDDR4X-4267 (Pi 5,
 # https://www.raspberrypi.com/products/raspberry-pi-5/), 128 bits of LPDDR5 (Orin Nano's data sheet; its "Super" mode of
 # JetPack 6.1 and later has 1.7 GHz and 102 GB/s).
 BOARDS = [
@@ -43,26 +42,26 @@ BOARDS = [
 ]
 
 
-def a76_instructions_a_cycle(precision):
-    """Of whole encoders, from what was published; f16, of which nothing was, like f32: the same instructions on
+def a76_instructions_per_cycle(precision):
+    """Of whole encoders, from the published times; for f16, without a publication, that of f32: the same instructions on
     twice the lanes."""
     milliseconds, billions = PUBLISHED["int8" if precision == "int8" else "f32"]
     return billions / (PUBLISHED_CLOCK * milliseconds / 1e3)
 
 
 def held_out_error():
-    """How far each published time is from what the other one lets expect: the larger share, by its size."""
+    """The larger relative error of predicting each published time from the other one."""
     errors = []
     for precision, other in (("int8", "f32"), ("f32", "int8")):
         milliseconds, billions = PUBLISHED[precision]
-        expected = 1e3 * billions / (PUBLISHED_CLOCK * a76_instructions_a_cycle(other))
+        expected = 1e3 * billions / (PUBLISHED_CLOCK * a76_instructions_per_cycle(other))
         errors.append(abs(expected / milliseconds - 1))
     return max(errors)
 
 
-def instructions_a_cycle(board, precision, loops):
-    """`loops`: instructions a cycle of inner loops by LLVM's models, {(kernel, core): number}."""
-    whole = a76_instructions_a_cycle(precision)
+def instructions_per_cycle(board, precision, loops):
+    """`loops`: instructions per cycle of inner loops by LLVM's models, {(kernel, core): number}."""
+    whole = a76_instructions_per_cycle(precision)
     if board.emulated != "cortex-a72":
         return whole
     # Without f16 arithmetic the weights are widened to f32.
@@ -71,12 +70,12 @@ def instructions_a_cycle(board, precision, loops):
 
 
 def milliseconds(board, precision, billions, weight_bytes, threads, serial_share, loops):
-    """`serial_share`: of one thread's time, what more threads do not shorten (Amdahl)."""
-    one = 1e3 * billions / (board.clock_ghz * instructions_a_cycle(board, precision, loops))
+    """`serial_share`: the share of one thread's time that more threads do not shorten (Amdahl)."""
+    one = 1e3 * billions / (board.clock_ghz * instructions_per_cycle(board, precision, loops))
     shared = one * (serial_share + (1 - serial_share) / threads)
     return max(shared, 1e3 * weight_bytes / (0.5e9 * board.memory_gigabytes))
 
 
 def serial_share(one, several, threads):
-    """From the times of one thread and of several on the same machine."""
+    """The serial share, from the times of one thread and of several on the same machine."""
     return min(1.0, max(0.0, (several / one - 1 / threads) / (1 - 1 / threads)))

@@ -1,15 +1,15 @@
-"""Makes the peers' files of an image tower: make_peers.py CHECKPOINT OUT
+"""Writes an image encoder as files for the peers: make_peers.py CHECKPOINT OUT
 
-CHECKPOINT is an open_clip folder. Writes into OUT, by the programs that their users would take:
+CHECKPOINT is an open_clip folder. Writes into OUT, with the tools that users of the peers would use:
 
-    f32.onnx                  open_clip's image tower, by torch.onnx (opset 17; input `pixels` f32 [1, 3, S, S],
+    f32.onnx                  open_clip's image encoder, by torch.onnx (opset 17; input `pixels` f32 [1, 3, S, S],
                               resized and normalised; output `embedding` f32 [1, D])
-    dynamic.onnx              ONNX Runtime's quantize_dynamic: 8-bit weights, one scale a tensor
-    dynamic-per-channel.onnx  the same with one scale a channel
+    dynamic.onnx              ONNX Runtime's quantize_dynamic: 8-bit weights, one scale per tensor
+    dynamic-per-channel.onnx  the same with one scale per channel
     qdq.onnx                  ONNX Runtime's quantize_static: QuantizeLinear and DequantizeLinear, weights per
-                              channel, calibrated on assets/samples, every operator that it can
-    qdq-linear.onnx           the same around MatMul, Gemm and Conv alone
-    pixels.npy                assets/samples as the tower takes them, f32 [N, 3, S, S]
+                              channel, calibrated on assets/samples, all supported operators
+    qdq-linear.onnx           the same for MatMul, Gemm and Conv only
+    pixels.npy                assets/samples, preprocessed, f32 [N, 3, S, S]
     reference.json            open_clip's own embeddings of them, N lists of D numbers
 """
 
@@ -42,22 +42,22 @@ def main(checkpoint, out):
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{Path(checkpoint).resolve()}")
-    tower = model.visual.eval()
+    encoder = model.visual.eval()
     pixels = torch.stack([preprocess(Image.open(path).convert("RGB")) for path in sorted(SAMPLES.iterdir())])
     with torch.no_grad():
-        reference = torch.cat([tower(pixels[i : i + 1]) for i in range(len(pixels))])
+        reference = torch.cat([encoder(pixels[i : i + 1]) for i in range(len(pixels))])
     pixels = pixels.numpy()
     numpy.save(out / "pixels.npy", pixels)
     (out / "reference.json").write_text(json.dumps(reference.tolist()) + "\n")
 
     example = torch.from_numpy(pixels[:1])
     names = dict(input_names=["pixels"], output_names=["embedding"], opset_version=17)
-    torch.onnx.export(tower, (example,), out / "f32.onnx", dynamo=False, **names)
+    torch.onnx.export(encoder, (example,), out / "f32.onnx", dynamo=False, **names)
 
     logging.getLogger().setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         prepared = str(Path(folder) / "prepared.onnx")
-        # Symbolic shapes are for transformers of variable length; it fails on this file, and every shape is fixed.
+        # Symbolic shape inference fails on this file, and all shapes are fixed.
         quant_pre_process(str(out / "f32.onnx"), prepared, skip_symbolic_shape=True)
         for name, per_channel in [("dynamic", False), ("dynamic-per-channel", True)]:
             quantize_dynamic(prepared, out / f"{name}.onnx", per_channel=per_channel, weight_type=QuantType.QInt8)

@@ -1,6 +1,6 @@
-"""Writes a CoCoOp prompt learner of random weights, for ViT-B's text tower: make_prompt_learner.py OUT.safetensors
+"""Writes a CoCoOp prompt learner with random weights for ViT-B's text encoder: make_prompt_learner.py OUT.safetensors
 
-Four context vectors, and a meta-net of 32 hidden units on embeddings of 512, as the reference makes them for ViT-B.
+Four context vectors, and a meta-net of 32 hidden units on embeddings of 512, as in the reference for ViT-B.
 """
 
 import sys

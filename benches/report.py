@@ -1,7 +1,7 @@
 """Writes the latency report; benches/report runs it: report.py PINHOLE --out FILE.md [OPTIONS] BUNDLE...
 
-Each measurement goes in rounds, everything that is compared in turns, every one in a process of its own. A figure is
-the median over the rounds, a ratio the median over the rounds of a round's ratio.
+Measurements are made in rounds, those that are compared in turns, each in a process of its own. A figure is the median over
+the rounds, a ratio the median of the rounds' ratios.
 """
 
 import argparse
@@ -27,11 +27,11 @@ import matplotlib.pyplot as plt  # noqa: E402
 HERE = Path(__file__).resolve().parent
 ROUNDS, SECONDS = 3, 2
 QUICK_ROUNDS, QUICK_SECONDS = 2, 1
-# Runs of a peer's process; the first ones warm up and are left out.
+# Runs per process of a peer; the first ones warm up and are not counted.
 RUNS, WARM_UP = 24, 4
 MODES = ["exact", "shortlist", "linear", "auto"]
 MIN_COSINE = {"f32": 0.9999, "int8": 0.99}
-# The fastest file of each for the precision.
+# Each peer's fastest file in the precision.
 PEER_FILES = {
     "f32": {"ONNX Runtime": "f32.onnx", "OpenVINO": "f32.onnx", "tract": "f32.onnx", "rten": "f32.onnx"},
     "int8": {"ONNX Runtime": "dynamic.onnx", "OpenVINO": "qdq-linear.onnx", "tract": "dynamic.onnx", "rten": "dynamic.onnx"},
@@ -61,7 +61,7 @@ def in_threads(threads):
 
 
 def photo(path):
-    """A JPEG file of 640 x 480, smooth as photos are, the same on every machine."""
+    """Writes a JPEG file of 640 x 480, smooth as a photo, the same on every machine."""
     y, x = numpy.mgrid[0:480, 0:640] / 64
     channels = [128 + 60 * numpy.sin(x * (1 + c) + c) + 40 * numpy.cos(y * (2 + c)) for c in range(3)]
     picture = io.BytesIO()
@@ -125,8 +125,8 @@ class Report:
     def write(self, *lines):
         self.lines += lines
 
-    def whole_way(self):
-        """Every bundle, number of threads and head."""
+    def end_to_end(self):
+        """Measures every bundle, number of threads and head."""
         measurements = {}
         for bundle in self.bundles:
             for threads in self.threads:
@@ -135,10 +135,10 @@ class Report:
                     measurements[bundle, threads, mode] = measure
         results = self.in_turns(measurements)
         self.write(
-            "## From a JPEG file to the answer",
+            "## From a JPEG file to the result",
             "",
             f"`pinhole bench BUNDLE --threads N --seconds {self.seconds} --image photo.jpg [--conditional HEAD] --json`, "
-            f"in turns, medians of {self.rounds} rounds. The photo is a JPEG file of 640 x 480; ms but for the last three columns.",
+            f"in turns, medians of {self.rounds} rounds. The photo is a JPEG file of 640 x 480. Times in ms, except in the last three columns.",
             "",
             "| bundle | precision | threads | head | p50 | p90 | p99 | mean | min | decode | preprocess | encode | head "
             "| frames/s | load, ms | peak, MB |",
@@ -176,7 +176,7 @@ class Report:
             yield bundle, {"ONNX Runtime": Path(bundle.folder) / "image_encoder.onnx"}, pixels
 
     def same_network(self, encoders):
-        """Leaves out what computes something else or does not run: it is not worth timing."""
+        """Skips files that do not run or give other embeddings than open_clip."""
         if not self.arguments.files:
             return encoders
         reference = json.loads((Path(self.arguments.files) / "reference.json").read_text())
@@ -190,13 +190,13 @@ class Report:
                     continue
                 worst = min(cosine(a, b) for a, b in zip(found["embeddings"], reference, strict=True))
                 if worst < MIN_COSINE[bundle.precision]:
-                    self.missing.append(f"{name}, {file.name}: a cosine of {worst:.4f} to open_clip's f32 is another network's")
+                    self.missing.append(f"{name}, {file.name}: cosine of {worst:.4f} with open_clip's f32, so not the same network")
                     continue
                 right[name] = file
             kept.append((bundle, right, pixels))
         return kept
 
-    def beside_peers(self):
+    def compare_with_peers(self):
         encoders = self.same_network(list(self.encoders()))
         measurements = {}
         for bundle, own, pixels in encoders:
@@ -214,12 +214,12 @@ class Report:
                     measurements[bundle, threads, name] = measure
         results = self.in_turns(measurements)
         self.write(
-            "## The image encoder beside other programs",
+            "## The image encoder compared with other programs",
             "",
-            "ms an image, and how much of a peer's time ours is (below 1: ours is faster). Pinhole: `encode` of `pinhole bench`, "
-            "from u8 pixels to the normalised embedding; a peer: its run on pixels that are already normalised"
+            "ms per image; ratio: our time divided by the peer's (below 1: ours is faster). Pinhole: `encode` of `pinhole bench`, "
+            "from u8 pixels to the normalised embedding; a peer: its run on normalised pixels"
             + ("" if self.arguments.files else ", here of the bundle's own image_encoder.onnx")
-            + f"; in turns, medians of {self.rounds} rounds. tract has one thread, as it comes.",
+            + f"; in turns, medians of {self.rounds} rounds. tract runs on one thread, its default.",
             "",
             "| bundle | threads | Pinhole | peer | its file | its time | ratio | lowest to highest of a round |",
             "|---|---|---|---|---|---|---|---|",
@@ -237,20 +237,20 @@ class Report:
                         f"| {statistics.median(theirs):.1f} | {statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} |"
                     )
         self.write("")
-        self.write(*[f"Left out: {reason}." for reason in self.missing], *[""] * bool(self.missing))
+        self.write(*[f"Skipped: {reason}." for reason in self.missing], *[""] * bool(self.missing))
         return {key: statistics.median(values) for key, values in results.items()}
 
     def on_arm(self, whole):
-        """Counts, and predictions from them."""
+        """Writes instruction counts and the predictions from them."""
         counts, loops = self.counts(), self.loops()
         if not counts or not loops:
-            self.write("## On ARM boards", "", "Left out: not asked for, or no ARM toolchain.", "")
+            self.write("## On ARM boards", "", "Skipped: not requested, or no ARM toolchain.", "")
             return []
         by_name = {bundle.name: bundle for bundle in self.bundles}
         self.write(
             "## On ARM boards",
             "",
-            "Guest instructions of `pinhole embed` for one image, one thread, beyond what opening takes (`tests/arm/count`):",
+            "Instructions of `pinhole embed` for one image on one thread, without those of opening (`tests/arm/count`):",
             "",
             "| bundle | precision | emulated core | kernels | G instructions |",
             "|---|---|---|---|---|",
@@ -259,10 +259,10 @@ class Report:
             self.write(f"| {name} | {by_name[name].precision} | {cpu} | {variant} | {billions:.4f} |")
         self.write(
             "",
-            "Inner loops by LLVM's models of the cores (`tests/arm/loops`; it has the Cortex-A57's for the A72, and Neoverse N1's "
-            "is the A76's):",
+            "Inner loops by LLVM's models of the cores (`tests/arm/loops`; the Cortex-A57 stands for the A72, Neoverse N1 for the "
+            "A76):",
             "",
-            "| kernel | core | instructions a cycle |",
+            "| kernel | core | instructions per cycle |",
             "|---|---|---|",
             *(f"| {kernel} | {core} | {value:.3f} |" for (kernel, core), value in loops.items()),
             "",
@@ -279,10 +279,10 @@ class Report:
                     predictions.append((bundle, board, threads, time))
         error = boards.held_out_error()
         self.write(
-            "### What that lets expect",
+            "### Predicted times on boards",
             "",
-            "**Predicted, not measured**: no board was at hand. Time of an image without the head: instructions / (clock x "
-            "instructions a cycle), shared among threads, and at least what the memory takes to deliver the weights once.",
+            "**Predicted, not measured** on a board. Time per image without the head: instructions / (clock x instructions per "
+            "cycle), divided among threads, and at least the time to read the weights from memory once.",
             "",
             "| bundle | board | core | clock, GHz | threads | ms | frames/s |",
             "|---|---|---|---|---|---|---|",
@@ -291,22 +291,22 @@ class Report:
                 for bundle, board, threads, time in predictions
             ),
             "",
-            "How: " + " ".join(boards.__doc__.split("\n\n", 2)[2].split()),
+            "Method: " + " ".join(boards.__doc__.split("\n\n", 2)[2].split()),
             "",
-            "Instructions a cycle of a whole encoder on the A76, from that: "
-            + ", ".join(f"{boards.a76_instructions_a_cycle(p):.2f} in {p}" for p in boards.PUBLISHED)
-            + f". Error: each of the two published times is off by up to {100 * error:.0f} % from what the other one lets expect; "
-            "that is the least to reckon with on a Pi 5 with one thread. On the A72 and the A78AE nothing was published to "
-            "check against; with more threads the share that they do not shorten is this machine's"
+            "Instructions per cycle of a whole encoder on the A76: "
+            + ", ".join(f"{boards.a76_instructions_per_cycle(p):.2f} in {p}" for p in boards.PUBLISHED)
+            + f". Error: predicting each published time from the other one is off by up to {100 * error:.0f} %; expect at least "
+            "that on a Pi 5 with one thread. There are no published times for the A72 and the A78AE. With more threads the "
+            "serial share is this machine's"
             + "".join(f", {100 * self.serial_share(b, whole):.0f} % for {b.name}" for b in by_name.values() if (b.name, "cortex-a76") in counts)
-            + "; half of the memory bus's nominal speed is counted on. Heat is left out: `pinhole bench --seconds 600` on the board "
-            "shows what remains when it is hot.",
+            + "; memory is assumed to reach half of the bus's nominal speed. Throttling is not included: `pinhole bench --seconds "
+            "600` on the board measures it.",
             "",
         )
         return predictions
 
     def packages(self):
-        """Sizes that dist/deb and dist/tarball wrote."""
+        """Writes the sizes from the reports of dist/deb and dist/tarball."""
         if not self.arguments.packages:
             return
         self.write("## Packages", "", "`dist/deb` and `dist/tarball`; the program is stripped.", "", "| what | MB |", "|---|---|")
@@ -316,7 +316,7 @@ class Report:
         self.write("")
 
     def serial_share(self, bundle, whole):
-        """Of the encoder, from one thread and the most threads here."""
+        """The encoder's serial share, from one thread and the most threads of this machine."""
         most = self.threads[-1]
         if most == 1:
             return 0.0
@@ -324,7 +324,7 @@ class Report:
         return boards.serial_share(encode(1), encode(most), most)
 
     def counts(self):
-        """{(bundle, processor): (kernels, G instructions)} of tests/arm/count's table."""
+        """{(bundle, processor): (kernels, G instructions)} from the table of tests/arm/count."""
         found = {}
         for line in lines(self.arguments.count):
             words = line.split()
@@ -333,7 +333,7 @@ class Report:
         return found
 
     def loops(self):
-        """{(kernel, core): instructions a cycle} of tests/arm/loops' table."""
+        """{(kernel, core): instructions per cycle} from the table of tests/arm/loops."""
         found = {}
         for line in lines(self.arguments.loops):
             words = line.split()
@@ -342,11 +342,11 @@ class Report:
         return found
 
     def plot(self, path, pairs, predictions):
-        """Bars of the encoder's time beside the peers', and of the predicted times."""
+        """Draws bars of the encoder's and the peers' times, and of the predicted times."""
         panels = [panel for panel in (self.peer_bars(pairs), self.board_bars(predictions)) if panel[1]]
         if not panels:
             return False
-        # The same text gives the same file.
+        # For a reproducible file.
         plt.rcParams.update({"svg.hashsalt": "pinhole", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9})
         rows = max(len(bars) for _, bars in panels)
         figure, axes = plt.subplots(1, len(panels), figsize=(5.4 * len(panels), 0.9 + 0.26 * rows), squeeze=False)
@@ -359,7 +359,7 @@ class Report:
             axis.invert_yaxis()
             axis.set_xscale("log")
             axis.set_xlim(min(values) / 2, max(values) * 2.5)
-            axis.set_xlabel("ms an image (logarithmic; less is better)")
+            axis.set_xlabel("ms per image (logarithmic; less is better)")
             axis.set_title(title, loc="left", fontsize=10)
             axis.spines[["top", "right"]].set_visible(False)
         figure.tight_layout()
@@ -385,12 +385,12 @@ def main():
     parser.add_argument("bundles", nargs="+")
     parser.add_argument("--out", required=True)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--files", help="the peers' files of the network of the bundles f32 and int8")
+    parser.add_argument("--files", help="folder of the peers' files of the network of the bundles f32 and int8")
     parser.add_argument("--peers", action="store_true")
-    parser.add_argument("--peer-program", help="times peers in Rust")
-    parser.add_argument("--count", help="what tests/arm/count printed")
-    parser.add_argument("--loops", help="what tests/arm/loops printed")
-    parser.add_argument("--packages", help="folder of what dist/deb and dist/tarball wrote")
+    parser.add_argument("--peer-program", help="program that times peers in Rust")
+    parser.add_argument("--count", help="the output of tests/arm/count")
+    parser.add_argument("--loops", help="the output of tests/arm/loops")
+    parser.add_argument("--packages", help="the folder of the packages and their reports")
     parser.add_argument("--provenance", required=True)
     arguments = parser.parse_args()
     out = Path(arguments.out)
@@ -411,10 +411,10 @@ def main():
             "",
         )
         if arguments.files:
-            report.write("ViT-B/32's weights are random: they change no time. The demo's are trained.", "")
+            report.write("ViT-B/32 has random weights, which do not affect the times; the demo is trained.", "")
         body = len(report.lines)
-        whole = report.whole_way()
-        pairs = report.beside_peers() if arguments.peers else {}
+        whole = report.end_to_end()
+        pairs = report.compare_with_peers() if arguments.peers else {}
         predictions = report.on_arm(whole)
         report.packages()
         picture = out.with_suffix(".svg")

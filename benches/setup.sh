@@ -1,10 +1,10 @@
-# Sourced by the scripts beside it, in the repository's folder: the programs, and what they are compared with.
-# Everything lies in $target, so that only the first run takes long (PyTorch's download, some minutes).
+# Sourced by the scripts in this folder, from the repository's root: builds Pinhole's programs and prepares the programs and
+# files that it is compared with, all in $target. Only the first run takes long (PyTorch's download, some minutes).
 
 target=${CARGO_TARGET_DIR:-target}
 peers=$target/peers
 
-# environment NAME REQUIREMENTS: a virtual environment in $target/NAME with just these packages.
+# environment NAME REQUIREMENTS: a virtual environment in $target/NAME with exactly these packages.
 environment() {
     local venv=$target/$1
     if [ ! -x "$venv/bin/python" ] || ! cmp -s "$2" "$venv/requirements.txt"; then
@@ -14,7 +14,7 @@ environment() {
     fi
 }
 
-# current FOLDER FILE...: whether FOLDER was finished from just these files; if not, it is gone afterwards.
+# current FOLDER FILE...: whether FOLDER is complete and made from exactly these files; otherwise removes it.
 current() {
     local folder=$1
     shift
@@ -25,8 +25,8 @@ current() {
     fi
 }
 
-# ViT-B/32 of random weights: its image tower as the peers take it in $peers/files, and as bundles of each precision
-# in $peers/bundles, in f32 and int8 also with a conditional head of 100 classes (cocoop-...).
+# ViT-B/32 with random weights: its image encoder as files for the peers in $peers/files, and as a bundle of each precision in
+# $peers/bundles, in f32 and int8 also with a conditional head of 100 classes (cocoop-...).
 vit_b_32() {
     cargo build --quiet --release -p pinhole -p pinhole-export
     mkdir -p "$peers"
@@ -59,9 +59,9 @@ vit_b_32() {
     fi
 }
 
-# What was measured, on what, when.
+# Prints the machine, the date and the commit of a measurement.
 provenance() {
-    # The name alone says little in a virtual machine.
+    # In a virtual machine the model's name is not specific.
     awk -F': *' '/^(model name|cpu family|model)[ \t]*:/ { gsub(/[ \t]+$/, "", $1); line = line (line ? ", " : "") $1 " " $2 }
         /^$/ { exit } END { print line }' /proc/cpuinfo
     echo "processors: $(nproc), $(grep -m1 '^flags' /proc/cpuinfo | grep -owE 'avx2|avx512f|avx512_vnni|avx_vnni|amx_int8' | xargs)"

@@ -1,9 +1,9 @@
-"""Compares the time of CoCoOp's text side for one image in PyTorch with ours: time_conditional.py [RUNS].
+"""Compares the time of CoCoOp's text prompts for one image in PyTorch with ours: time_conditional.py [RUNS].
 
-The reference is KaiyangZhou/CoOp's forward pass: for each image the contexts are shifted, put between
-the embedded SOT and names, and all 100 prompts go through the text tower of ViT-B with 77 positions.
-Ours is prompts/examples/conditional.rs. Both with 2 threads, in turns, so that other load on the
-machine meets both; prints the medians.
+The reference is KaiyangZhou/CoOp's forward pass: for each image the context vectors are shifted and inserted between the
+embedded SOT and names, and the text encoder of ViT-B encodes all 100 prompts with 77 positions. Ours is
+prompts/examples/conditional.rs. Both run with 2 threads, in turns, so that other load on the machine affects both. Prints the
+medians.
 """
 
 import re
@@ -64,7 +64,7 @@ def main(runs):
         for name, value in re.findall(r"^(.*\d.*): ([\d.]+)$", output, re.MULTILINE):
             ours.setdefault(name, []).append(float(value))
     theirs = statistics.median(theirs)
-    print(f"torch {torch.__version__}, {THREADS} threads, medians of {runs} runs, milliseconds an image")
+    print(f"torch {torch.__version__}, {THREADS} threads, medians of {runs} runs, milliseconds per image")
     print(f"PyTorch, {CLASSES} classes: {theirs:.0f}")
     for name, values in ours.items():
         value = statistics.median(values)

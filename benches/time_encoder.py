@@ -1,10 +1,9 @@
-"""Compares our image tower with ONNX Runtime's and OpenVINO's: time_encoder.py PINHOLE PEERS [--quick] [PART...]
+"""Compares our image encoder with ONNX Runtime and OpenVINO: time_encoder.py PINHOLE PEERS [--quick] [PART...]
 
-PEERS is the folder that benches/encoder fills; PART is int8, f32, f16, memory or opening (all without any). First
-every file's embeddings of the sample images are compared with open_clip's: what computes something else is not
-worth timing. Then each measurement goes in rounds, ours and each peer in turns, every one in a process of its
-own; the table has the medians over the rounds, and the median over the rounds of a round's ratio to the peer
-that is fastest in the median.
+PEERS is the folder that benches/encoder prepares; PART is int8, f32, f16, memory or opening (default: all). First the
+embeddings of the sample images by each file are compared with open_clip's, and a file of another network is an error. Then the
+measurements are made in rounds, ours and each peer in turns, each in a process of its own. The table has the medians over the
+rounds, and the median of the rounds' ratios to the peer with the lowest median.
 """
 
 import argparse
@@ -21,16 +20,16 @@ HERE = Path(__file__).resolve().parent
 SAMPLES = sorted(str(path) for path in (HERE.parent / "assets" / "samples").iterdir())
 MIN_COSINE = {"f32": 0.9999, "f16": 0.9999, "int8": 0.99}
 ROUNDS, QUICK_ROUNDS = 7, 3
-# Runs of one process; the first ones warm up caches and threads and are left out.
+# Runs per process; the first ones warm up caches and threads and are not counted.
 RUNS, WARM_UP = 24, 4
 COMPARED = """
 Medians of {rounds} rounds in turns, each of {runs} runs. Pinhole: `encode` of `pinhole classify --json`, from u8 pixels
-to the normalised embedding; a peer: its run on f32 pixels already normalised. Opening, Pinhole: all of `pinhole
-inspect`, start of the process included; the peer: creation of its session alone, without Python and imports.
+to the normalised embedding; a peer: its run on normalised f32 pixels. Opening, Pinhole: the whole of `pinhole inspect` with
+the start of the process; a peer: creation of its session, without Python and imports.
 """
 PEER_FILES = {
     "f32": [("ONNX Runtime", "f32.onnx"), ("OpenVINO", "f32.onnx")],
-    # Left out as slower than OpenVINO with qdq-linear.onnx: qdq.onnx there, and both in ONNX Runtime.
+    # Not timed, as slower than OpenVINO with qdq-linear.onnx: qdq.onnx in OpenVINO, and both in ONNX Runtime.
     "int8": [
         ("ONNX Runtime", "dynamic.onnx"),
         ("ONNX Runtime", "dynamic-per-channel.onnx"),
@@ -65,7 +64,7 @@ class Bench:
         return [json.loads(line)["embedding"] for line in lines]
 
     def our_opening(self, threads):
-        """Milliseconds of the whole of `pinhole inspect`, which opens the bundle and runs nothing."""
+        """Milliseconds of `pinhole inspect`, which opens the bundle and runs no image."""
         start = perf_counter()
         output([self.pinhole, "inspect", "--json", "--threads", str(threads), self.bundle("int8")])
         return 1e3 * (perf_counter() - start)
@@ -73,8 +72,8 @@ class Bench:
     def our_peak(self):
         """Peak memory in MB of `pinhole classify` on one image with the default number of threads.
 
-        Linux counts the memory of the process that starts a child into the child's peak; this one's is small,
-        as long as it does not load what the peers need.
+        Linux includes the memory of the parent process in a child's peak; this process stays small, as it does not load the
+        peers' packages.
         """
         command = [self.pinhole, "classify", self.bundle("int8"), SAMPLES[0]]
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -85,7 +84,7 @@ class Bench:
         return usage.ru_maxrss * 1024 / 1e6
 
     def in_rounds(self, measurements):
-        """The values of each measurement, a dictionary of functions, taken in turns."""
+        """The values of each measurement, a dictionary of functions, made in turns."""
         values = {name: [] for name in measurements}
         for _ in range(self.rounds):
             for name, measure in measurements.items():
@@ -106,7 +105,7 @@ def cosine(a, b):
 
 
 def check_cosines(bench):
-    """Prints how near every file's embeddings are to open_clip's, and ends the program if one is not near."""
+    """Prints the cosines of each file's embeddings with open_clip's; exits if one is too low."""
     reference = json.loads((bench.folder / "files" / "reference.json").read_text())
     answers = {("Pinhole", p, p): bench.our_embeddings(p) for p in MIN_COSINE}
     for precision, files in PEER_FILES.items():
@@ -120,11 +119,11 @@ def check_cosines(bench):
         if min(cosines) < MIN_COSINE[precision]:
             apart.append(f"{name}, {file}: expected a cosine of at least {MIN_COSINE[precision]}")
     if apart:
-        sys.exit("error: not the same network, so not worth timing: " + "; ".join(apart))
+        sys.exit("error: not the same network: " + "; ".join(apart))
 
 
 def row(what, values, unit, bar):
-    """A row of the table. The first of `values` is ours."""
+    """Prints a row of the table. The first of `values` is ours."""
     (_, ours), *peers = values.items()
     name, fastest = min(peers, key=lambda peer: statistics.median(peer[1]))
     ratios = [a / b for a, b in zip(ours, fastest)]
@@ -149,7 +148,7 @@ def in_threads(threads):
 
 
 def encode(bench, precision, threads):
-    """The times of our bundle and of each peer's file of this precision."""
+    """The times of our bundle and of each peer's file in this precision."""
     measurements = {"Pinhole": lambda: bench.our_encode(precision, threads)}
     for name, file in PEER_FILES[precision]:
         measurements[f"{name} {file}"] = lambda name=name, file=file: bench.peer_encode(name, file, threads)

@@ -2,8 +2,7 @@
 
 Prints one JSON object: milliseconds of opening the file (`open_ms`) and of each run on the first image (`run_ms`),
 the peak memory of the whole process after that (`peak_bytes`), and, on request, the embeddings of all images.
-A process of its own for each measurement, so that no thread that waits by spinning stays behind to disturb the
-next one.
+Each measurement runs in a process of its own, so that no spinning thread disturbs the next one.
 """
 
 import json
@@ -33,7 +32,7 @@ def openvino_request(path, threads):
     options = {
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
-        # Otherwise it computes in bf16 what a file has in f32, where the processor can; 8-bit files get slower by it.
+        # By default it computes f32 files in bf16 if the processor supports that; 8-bit files are slower with it.
         "INFERENCE_PRECISION_HINT": "f32",
     }
     start = time.perf_counter()

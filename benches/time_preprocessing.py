@@ -1,7 +1,7 @@
 """Compares the time of Pillow's bicubic resize with ours: time_preprocessing.py [RUNS].
 
-Both take the same sizes in turns on one thread, the short side to 224. Pillow's time is of
-Image.resize alone (of the whole result); ours has the crop in it. Prints the medians.
+Both resize the same sizes in turns on one thread, the short side to 224. Pillow's time is Image.resize of the whole image;
+ours includes the crop. Prints the medians.
 """
 
 import statistics
@@ -33,7 +33,7 @@ def main(runs):
         short = min(width, height)
         size = (SIZE * width // short, SIZE * height // short)
         theirs, ours = [], []
-        # In turns, so that other load on the machine meets both.
+        # In turns, so that other load on the machine affects both.
         for _ in range(5):
             theirs += [pillow(image, size) for _ in range(runs // 5)]
             arguments = [str(v) for v in (width, height, SIZE, runs // 5)]

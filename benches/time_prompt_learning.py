@@ -1,11 +1,10 @@
-"""Compares an update of CoOp and of CoCoOp in PyTorch with ours: time_prompt_learning.py [RUNS].
+"""Compares a training step of CoOp and of CoCoOp in PyTorch with ours: time_prompt_learning.py [RUNS].
 
-The text tower is ViT-B/32's (12 layers, width 512, 8 heads) with random weights, the classes are those
-of CIFAR-100, on 2 threads in f32. CoOp: a batch of 32 images, 16 context vectors. CoCoOp: one image, 4
-context vectors. Both sides have the images' embeddings already, and go from the context to the updated
-context: PyTorch as the reference does (77 tokens a class, weights without gradients), ours by
-training/examples/prompt_step.rs. They take turns, so that other load on the machine meets both. Prints
-the medians.
+With the text encoder of ViT-B/32 (12 layers, width 512, 8 heads), random weights, the classes of CIFAR-100, 2 threads and f32.
+CoOp: a batch of 32 images, 16 context vectors. CoCoOp: one image, 4 context vectors. A step starts with the images'
+embeddings and ends with the updated context: in PyTorch as the reference does it (77 tokens per class, weights without
+gradients), ours in training/examples/prompt_step.rs. They run in turns, so that other load on the machine affects both.
+Prints the medians.
 """
 
 import os
@@ -22,7 +21,7 @@ from torch.nn import functional as F
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ["cargo", "run", "--quiet", "--release", "-p", "pinhole-training", "--example", "prompt_step", "--"]
-# As pinhole-train gives it itself.
+# As pinhole-train sets it.
 ENVIRONMENT = {
     "RAYON_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "8589934592", "MALLOC_TOP_PAD_": "67108864",
@@ -38,13 +37,13 @@ tulip,turtle,wardrobe,whale,willow tree,wolf,woman,worm""".replace("\n", "").spl
 
 
 class Reference:
-    """The formulas of KaiyangZhou/CoOp on a random tower."""
+    """The formulas of KaiyangZhou/CoOp on a text encoder with random weights."""
 
     def __init__(self):
         torch.manual_seed(0)
-        self.tower = Transformer(width=WIDTH, layers=12, heads=8, act_layer=QuickGELU)
+        self.encoder = Transformer(width=WIDTH, layers=12, heads=8, act_layer=QuickGELU)
         self.norm = torch.nn.LayerNorm(WIDTH)
-        for parameter in [*self.tower.parameters(), *self.norm.parameters()]:
+        for parameter in [*self.encoder.parameters(), *self.norm.parameters()]:
             parameter.requires_grad_(False)
         self.projection = torch.randn(WIDTH, EMBEDDING) * WIDTH**-0.5
         self.positions = torch.randn(TOKENS, WIDTH) * 0.01
@@ -54,7 +53,7 @@ class Reference:
         count = len(NAMES)
         rest = self.rest[:, : TOKENS - 1 - len(context)]
         rows = torch.cat([self.prefix, context.expand(count, -1, -1), rest], dim=1)
-        x = self.norm(self.tower(rows + self.positions, attn_mask=self.mask))
+        x = self.norm(self.encoder(rows + self.positions, attn_mask=self.mask))
         x = x[torch.arange(count), self.ends] @ self.projection
         return x / x.norm(dim=-1, keepdim=True)
 
@@ -102,13 +101,13 @@ def main(runs):
         names.write("\n".join(NAMES))
         names.flush()
         ours("coop", names.name, 1)
-        print(f"PyTorch {torch.__version__}, {THREADS} threads, {len(NAMES)} classes, median of {runs} updates, seconds")
+        print(f"PyTorch {torch.__version__}, {THREADS} threads, {len(NAMES)} classes, median of {runs} steps, seconds")
         for method in ("coop", "cocoop"):
             reference.prepare(method)
             theirs, mine = [], []
             for _ in range(runs):
                 theirs.append(reference.update(method))
-                # The first update touches memory for the first time.
+                # Without the first step, which touches memory for the first time.
                 mine += ours(method, names.name, 3)[1:]
             theirs, mine = statistics.median(theirs), statistics.median(mine)
             print(f"{method}: PyTorch {theirs:.2f}, Pinhole {mine:.3f}, ratio {theirs / mine:.1f}")

@@ -1,7 +1,7 @@
 //! Times one runtime in Rust on one file: time-peer tract|rten FILE.onnx PIXELS.npy THREADS RUNS [embeddings]
 //!
-//! Prints what `benches/time_peer.py` prints of runtimes in Python. `PIXELS.npy` is f32 [N, 3, S, S]; a run is on
-//! the first of them. tract has one thread, as it comes.
+//! Prints the same as `benches/time_peer.py` for runtimes in Python. `PIXELS.npy` is f32 [N, 3, S, S]; a run uses the first
+//! image. tract runs on one thread, its default.
 
 use std::io::BufReader;
 use std::time::Instant;
@@ -93,7 +93,7 @@ fn rten(file: &str, side: usize, threads: usize) -> Result<Run> {
     }))
 }
 
-/// What Linux says of this process.
+/// The peak memory of this process, from Linux.
 fn peak_bytes() -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
