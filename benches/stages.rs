@@ -1,13 +1,13 @@
-//! How long the stages from a photo to an answer take:
+//! Times the stages from a photo to a result:
 //!
 //!     cargo bench -p pinhole-benches [-- PART_OF_A_NAME]
 //!
-//! preprocessing; the image encoder by precision and threads; the head, static or conditional in each of its modes;
-//! and the whole way from a JPEG file's bytes. A line's name begins with the kernels' variant (`PINHOLE_KERNELS`
-//! picks another). The models are made here, of random weights: an image encoder of ViT-S/32's sizes (width 384, 12
-//! layers, 50 tokens), small enough that all of this ends in two minutes, and the text tower of ViT-B for the
-//! conditional head. `benches/encoder` times ViT-B/32 beside other programs, `cargo bench -p pinhole-kernels`
-//! the kernels alone.
+//! preprocessing; the image encoder by precision and threads; the head, static or conditional in each mode;
+//! and all of them, from the bytes of a JPEG file. A benchmark's name begins with the kernel variant (`PINHOLE_KERNELS`
+//! selects another). The models have random weights: an image encoder of ViT-S/32's sizes (width 384, 12
+//! layers, 50 tokens), small enough to finish within two minutes, and the text encoder of ViT-B for the
+//! conditional head. `benches/encoder` compares ViT-B/32 with other programs, `cargo bench -p pinhole-kernels` times
+//! single kernels.
 
 #[allow(unreachable_pub, reason = "tests use it too")]
 #[path = "../export/tests/common/weights.rs"]
@@ -37,7 +37,7 @@ const HIDDEN: usize = 32;
 const SIDE: u32 = 224;
 /// Classes of the conditional head.
 const CLASSES: usize = 100;
-/// Photos that the conditional head's cheaper modes are fitted to.
+/// Photos that the conditional head's approximate modes are fitted to.
 const PHOTOS: usize = 32;
 
 fn main() -> Result<()> {
@@ -64,7 +64,7 @@ fn main() -> Result<()> {
 struct Bench {
     criterion: Criterion,
     variant: &'static str,
-    /// Where the models are made.
+    /// The models.
     folder: tempfile::TempDir,
 }
 
@@ -99,7 +99,7 @@ impl Bench {
         let (width, layers, patch) = (384, 12, 32usize);
         let clip = self.checkpoint("vit-s", (width, layers, patch as u32), (64, 1))?;
         let tokens = 1 + (SIDE as usize / patch).pow(2);
-        // The last block computes the class token alone, but its keys and values.
+        // The last block computes only the class token, except for keys and values.
         let block = 12 * width * width * tokens + 2 * tokens * tokens * width;
         let last = 2 * width * width * tokens + 10 * width * width + 2 * tokens * width;
         let products = (tokens - 1) * patch * patch * 3 * width + (layers - 1) * block + last;
@@ -110,12 +110,12 @@ impl Bench {
             for threads in threads() {
                 let classifier = Classifier::builder().threads(threads).open(&bundle)?;
                 let pixels = classifier.preprocess(&photo)?;
-                let behind = format!("{precision}, {threads} threads");
-                let what = format!("encoder ViT-S/32 {behind}");
+                let suffix = format!("{precision}, {threads} threads");
+                let what = format!("encoder ViT-S/32 {suffix}");
                 self.measure(&what, products as u64, || {
                     classifier.embed_pixels(&pixels.data).expect("an embedding");
                 });
-                let what = format!("JPEG 640x480 to answer, ViT-S/32 {behind}");
+                let what = format!("JPEG 640x480 to result, ViT-S/32 {suffix}");
                 self.measure(&what, 1, || {
                     let photo = pinhole_preprocessing::decode(&jpeg, &DecodeOptions::default());
                     (classifier.classify(&photo.expect("a JPEG file"))).expect("an answer");
@@ -168,7 +168,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Similarities and ranking, as the classifier times them itself: the encoder before them is left out.
+    /// Similarities and ranking, as timed by the classifier, without the encoder.
     fn head(&mut self, classifier: &Classifier, what: &str) -> Result<()> {
         let photo = photo(1, SIDE, SIDE)?;
         classifier.classify(&photo)?;
@@ -184,7 +184,7 @@ impl Bench {
         Ok(())
     }
 
-    /// A CLIP of random weights. Image tower: width, layers, side of a patch; text tower: width, layers.
+    /// A CLIP with random weights. Image encoder: width, layers, patch size; text encoder: width, layers.
     fn checkpoint(
         &self,
         name: &str,
@@ -220,7 +220,7 @@ impl Bench {
         Ok(Checkpoint::open(&folder, &Default::default())?)
     }
 
-    /// With a static head, or with the conditional one of `learner`.
+    /// A bundle with a static head, or with the conditional head of `learner`.
     fn bundle(
         &self,
         checkpoint: &Checkpoint,
@@ -271,13 +271,13 @@ impl Bench {
     }
 }
 
-/// One, and two where there are as many processors.
+/// 1, and 2 if there are as many processors.
 fn threads() -> impl Iterator<Item = usize> {
     let most = std::thread::available_parallelism().map_or(1, |n| n.get());
     [1, 2].into_iter().filter(move |&threads| threads <= most)
 }
 
-/// Waves of colour, others for every `i`.
+/// Waves of colour that depend on `i`.
 fn photo(i: usize, width: u32, height: u32) -> Result<RgbImage> {
     let wave = |at: u32, side: u32, turns: usize| {
         let turn = (turns * 2 + 3 * i) as f32 + turns as f32 * at as f32 / side as f32;

@@ -1,12 +1,11 @@
-/* Counts the guest's instructions: a plugin for QEMU's user-mode emulation (qemu-user of Debian 12, 7.2).
+/* A plugin for QEMU's user-mode emulation that counts the guest's instructions (qemu-user of Debian 12, 7.2).
  *
  *     gcc -shared -fPIC -O2 -o count.so count.c && qemu-aarch64 -plugin ./count.so -d plugin PROGRAM
  *
- * Prints "instructions N" on stderr at the end; with `-plugin ./count.so,blocks=on` first one line
- * "block ADDRESS N" for each translated block: where in memory it begins, and how many instructions were executed
- * in it. Threads may run at once: QEMU's inline addition would lose what two of them add, so a callback adds.
- * Debian does not package qemu-plugin.h, so what is used of it is declared here; the interface is documented in
- * QEMU's docs/devel/tcg-plugins.rst. */
+ * Prints "instructions N" to stderr at the end; with `-plugin ./count.so,blocks=on` first one line "block ADDRESS N" per
+ * translated block: its address, and the number of instructions executed in it. A callback adds atomically, as QEMU's inline
+ * addition loses counts with several threads. Debian does not package qemu-plugin.h, so its declarations are repeated here;
+ * QEMU's docs/devel/tcg-plugins.rst documents the interface. */
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stddef.h>
