@@ -1,8 +1,8 @@
 //! Writes a CLIP checkpoint with random weights, to count and compare what does not depend on them.
 //!
-//!     cargo run -p pinhole-export --example random_checkpoint small|ViT-B-32 FOLDER
+//!     cargo run -p pinhole-export --example random_checkpoint tiny|small|ViT-B-32 FOLDER
 //!
-//! `small` has an odd number of rows and two heads; `ViT-B-32` has that model's image tower. Both have
+//! `tiny` fits the encoders of tests/golden/foreign. `small` has an odd number of rows and two heads; `ViT-B-32` has that model's image tower. Both have
 //! CLIP's vocabulary, so that they can name classes, on a text tower of one narrow layer.
 
 #[allow(unreachable_pub, reason = "the tests use it too")]
@@ -20,12 +20,13 @@ use pinhole_model::{
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [size, folder] = arguments.as_slice() else {
-        bail!("expected the size, small or ViT-B-32, and the folder to write");
+        bail!("expected the size, tiny, small or ViT-B-32, and the folder to write");
     };
     let (image_size, patch_size, width, layers, embedding) = match size.as_str() {
+        "tiny" => (32, 8, 64, 2, 16),
         "small" => (48, 16, 128, 3, 64),
         "ViT-B-32" => (224, 32, 768, 12, 512),
-        _ => bail!("expected the size small or ViT-B-32, found {size:?}"),
+        _ => bail!("expected the size tiny, small or ViT-B-32, found {size:?}"),
     };
     let config = ClipConfig {
         name: None,

@@ -1,0 +1,30 @@
+"""Makes small files in the place of those that the documents' commands take from their reader."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+CLASSES = {"cat": "red-heart", "hedgehog": "green-star"}
+
+
+def make(folder, root, target):
+    """Writes them into `folder`; `root` is the repository, `target` cargo's folder of programs."""
+    folder, root, target = Path(folder), Path(root), Path(target)
+    checkpoint = target / "examples" / "random_checkpoint"
+    # A folder is a checkpoint as well as a file is.
+    for name in ("ViT-B-32.pt", "ViT-B-16.pt"):
+        subprocess.run([checkpoint, "tiny", folder / name], check=True)
+    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
+    samples = root / "assets" / "samples"
+    for place in ("photos", "training-photos"):
+        for name, sample in CLASSES.items():
+            (folder / place / name).mkdir(parents=True)
+            for count in range(12):
+                shutil.copy(samples / f"{sample}.png", folder / place / name / f"{count}.png")
+    (folder / "photos" / "other").mkdir()
+    for count, sample in enumerate(sorted(samples.glob("blue-*.png"))):
+        shutil.copy(sample, folder / "photos" / "other" / f"{count}.png")
+    frames = (root / "assets" / "scenes.mjpeg").read_bytes()
+    photo = frames[: frames.index(b"\xff\xd9") + 2]
+    (folder / "photo.jpg").write_bytes(photo)
+    shutil.copy(root / "tests/golden/foreign/f32.onnx", folder / "encoder.onnx")
