@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use pinhole::camera::{Answer, Counters, Report, ReportKind};
+use pinhole::camera::{FrameAnswer, FrameCounters, SourceEvent, SourceEventKind};
 use pinhole::system::System;
 use sd_notify::NotifyState;
 
@@ -87,8 +87,8 @@ pub fn run(
         camera: None,
         sender: sender.clone(),
         view: View::new(folder_name(&config.bundle), idle_after),
-        closed_frames: Counters::default(),
-        open_frames: Counters::default(),
+        closed_frames: FrameCounters::default(),
+        open_frames: FrameCounters::default(),
         damaged_frame_recorded: None,
         recorded: start,
         counters: RunCounters::default(),
@@ -126,9 +126,9 @@ struct Appliance<'a> {
     sender: SyncSender<Message>,
     view: View,
     /// Frames of cameras that were closed.
-    closed_frames: Counters,
+    closed_frames: FrameCounters,
     /// Frames of the open camera.
-    open_frames: Counters,
+    open_frames: FrameCounters,
     /// When a damaged frame was last recorded.
     damaged_frame_recorded: Option<Instant>,
     /// When an event or heartbeat was last recorded.
@@ -231,7 +231,7 @@ impl Appliance<'_> {
         }
     }
 
-    fn answered(&mut self, answer: Answer) {
+    fn answered(&mut self, answer: FrameAnswer) {
         self.open_frames = answer.counters;
         if let Some(change) = &answer.tracked.change {
             self.counters.events += 1;
@@ -243,26 +243,28 @@ impl Appliance<'_> {
         self.show();
     }
 
-    fn reported(&mut self, report: &Report) {
+    fn reported(&mut self, report: &SourceEvent) {
         let text = report.kind.to_string();
         match &report.kind {
-            ReportKind::Corrupt { .. } | ReportKind::SkippedBytes { .. } => {
+            SourceEventKind::Corrupt { .. } | SourceEventKind::SkippedBytes { .. } => {
                 let last = self.damaged_frame_recorded;
                 if last.is_none_or(|last| last.elapsed() >= DAMAGED_FRAME_INTERVAL) {
                     self.damaged_frame_recorded = Some(Instant::now());
                     self.reporter.error("frame", &text);
                 }
             }
-            ReportKind::Stalled { .. } => {
+            SourceEventKind::Stalled { .. } => {
                 self.reporter.error("camera", &text);
                 self.failed("Camera", text, Retry::When("waiting for a frame"));
             }
-            ReportKind::Lost { reason, wait } => {
+            SourceEventKind::Lost { reason, wait } => {
                 self.reporter.error("camera", &text);
                 let retry = Retry::At(Instant::now() + *wait);
                 self.failed("Camera", reason.clone(), retry);
             }
-            ReportKind::Resumed { .. } | ReportKind::Reopened => self.reporter.info(&text),
+            SourceEventKind::Resumed { .. } | SourceEventKind::Reopened => {
+                self.reporter.info(&text)
+            }
         }
     }
 
@@ -271,9 +273,9 @@ impl Appliance<'_> {
         self.show();
     }
 
-    fn camera_closed(&mut self, counters: Counters) {
+    fn camera_closed(&mut self, counters: FrameCounters) {
         self.closed_frames = sum_frames(&self.closed_frames, &counters);
-        self.open_frames = Counters::default();
+        self.open_frames = FrameCounters::default();
     }
 
     /// Periodic work.

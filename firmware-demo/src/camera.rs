@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use pinhole::Classifier;
 use pinhole::camera::{
-    Answer, Camera, Counters, Input, Options, Pipeline, Region, Report, Source, Stopper,
-    TrackerOptions, Update,
+    Camera, CameraOptions, FrameAnswer, FrameCounters, FrameSource, Pipeline, PipelineEvent,
+    Region, SourceEvent, StopHandle, StreamInput, TrackerOptions,
 };
 
 use crate::config::ApplianceConfig;
@@ -21,9 +21,9 @@ const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 /// An event of the camera thread.
 pub(crate) enum CameraEvent {
     /// A frame was classified.
-    Answer(Box<Answer>),
+    Answer(Box<FrameAnswer>),
     /// The source reported something.
-    Report(Report),
+    Report(SourceEvent),
     /// The camera cannot be opened or has failed. It is reopened after a pause.
     Failed {
         /// The error.
@@ -31,10 +31,10 @@ pub(crate) enum CameraEvent {
         /// The pause.
         wait: Duration,
         /// Frames since the camera was opened.
-        counters: Counters,
+        counters: FrameCounters,
     },
     /// The source has ended or the thread was stopped.
-    Ended(Counters),
+    Ended(FrameCounters),
 }
 
 /// Controls the camera thread from other threads.
@@ -42,7 +42,7 @@ pub(crate) enum CameraEvent {
 pub(crate) struct CameraControl {
     /// The next classifier.
     replacement: Mutex<Option<Arc<Classifier>>>,
-    stopper: Mutex<Option<Stopper>>,
+    stopper: Mutex<Option<StopHandle>>,
     stopped: AtomicBool,
     /// Wakes the thread from the pause before it reopens the camera.
     wake: Condvar,
@@ -127,7 +127,7 @@ pub(crate) fn run(
         control.sleep(pause);
         pause = (pause * 2).min(PAUSES[1]);
     }
-    send(CameraEvent::Ended(Counters::default()));
+    send(CameraEvent::Ended(FrameCounters::default()));
 }
 
 /// Opens the camera and classifies its frames until it ends or fails. `classifier` is updated if it is replaced.
@@ -137,20 +137,20 @@ fn classify_frames(
     control: &CameraControl,
     start: Instant,
     send: &dyn Fn(CameraEvent) -> bool,
-) -> (Counters, Result<(), String>) {
+) -> (FrameCounters, Result<(), String>) {
     let opened = source(config)
         .and_then(|source| Camera::open(source, options(config)).map_err(|e| e.to_string()));
     let camera = match opened {
         Ok(camera) => camera,
-        Err(reason) => return (Counters::default(), Err(reason)),
+        Err(reason) => return (FrameCounters::default(), Err(reason)),
     };
-    *lock(&control.stopper) = Some(camera.stopper());
+    *lock(&control.stopper) = Some(camera.stop_handle());
     if control.stopped.load(Ordering::SeqCst) {
-        return (Counters::default(), Ok(()));
+        return (FrameCounters::default(), Ok(()));
     }
     let mut stream = match pinhole::Stream::new(classifier.clone()) {
         Ok(stream) => stream,
-        Err(e) => return (Counters::default(), Err(e.to_string())),
+        Err(e) => return (FrameCounters::default(), Err(e.to_string())),
     };
     let classify = |image: &pinhole::RgbImage| {
         let since = start.elapsed().as_millis() as u64;
@@ -172,8 +172,8 @@ fn classify_frames(
     let mut pipeline = Pipeline::new(camera, classify, tracker);
     let ended = pipeline.by_ref().try_for_each(|update| {
         let event = match update.map_err(|e| e.to_string())? {
-            Update::Answer(answer) => CameraEvent::Answer(answer),
-            Update::Report(report) => CameraEvent::Report(report),
+            PipelineEvent::Answer(answer) => CameraEvent::Answer(answer),
+            PipelineEvent::Source(report) => CameraEvent::Report(report),
         };
         if send(event) {
             Ok(())
@@ -185,9 +185,9 @@ fn classify_frames(
     (pipeline.camera().counters(), ended)
 }
 
-fn options(config: &ApplianceConfig) -> Options {
+fn options(config: &ApplianceConfig) -> CameraOptions {
     let source = &config.source;
-    Options {
+    CameraOptions {
         // A folder has no frame rate.
         timeout: match source.folder {
             Some(_) => None,
@@ -201,15 +201,15 @@ fn options(config: &ApplianceConfig) -> Options {
             height,
         }),
         still_threshold: source.still_threshold,
-        ..Options::default()
+        ..CameraOptions::default()
     }
 }
 
-fn source(config: &ApplianceConfig) -> Result<Source, String> {
+fn source(config: &ApplianceConfig) -> Result<FrameSource, String> {
     let source = &config.source;
     let input = |path: &std::path::Path| match path.as_os_str() == "-" {
-        true => Input::Stdin,
-        false => Input::Path(path.to_owned()),
+        true => StreamInput::Stdin,
+        false => StreamInput::Path(path.to_owned()),
     };
     Ok(
         match (
@@ -227,14 +227,11 @@ fn source(config: &ApplianceConfig) -> Result<Source, String> {
                 if config.folder != std::path::Path::new("") {
                     program.current_dir(&config.folder);
                 }
-                Source::Mjpeg(Input::Command(Box::new(program)))
+                FrameSource::mjpeg(StreamInput::Command(Box::new(program)))
             }
-            (_, Some(path), ..) => Source::Mjpeg(input(path)),
-            (_, _, Some(path), ..) => Source::Y4m(input(path)),
-            (.., Some(path), _) => Source::Folder {
-                path: path.clone(),
-                watch: true,
-            },
+            (_, Some(path), ..) => FrameSource::mjpeg(input(path)),
+            (_, _, Some(path), ..) => FrameSource::y4m(input(path)),
+            (.., Some(path), _) => FrameSource::watched_folder(path),
             (.., Some(path)) => device(path)?,
             _ => return Err("source: expected a source, found none".into()),
         },
@@ -242,12 +239,12 @@ fn source(config: &ApplianceConfig) -> Result<Source, String> {
 }
 
 #[cfg(feature = "v4l")]
-fn device(path: &std::path::Path) -> Result<Source, String> {
-    Ok(Source::Device(path.to_owned()))
+fn device(path: &std::path::Path) -> Result<FrameSource, String> {
+    Ok(FrameSource::device(path))
 }
 
 #[cfg(not(feature = "v4l"))]
-fn device(path: &std::path::Path) -> Result<Source, String> {
+fn device(path: &std::path::Path) -> Result<FrameSource, String> {
     let path = path.display();
     Err(format!(
         "source.device {path}: this pinhole-firmware was built without the feature v4l; use source.command = \

@@ -1,6 +1,6 @@
 //! Counters of frames, screens, records and events.
 
-use pinhole::camera::Counters as FrameCounters;
+use pinhole::camera::FrameCounters;
 use serde::{Deserialize, Serialize};
 
 /// Counters since the program started.

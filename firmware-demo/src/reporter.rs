@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use pinhole::camera::{Answer, Change};
+use pinhole::camera::{FrameAnswer, StateChange};
 
 use crate::config::ApplianceConfig;
 use crate::counters::RunCounters;
@@ -86,7 +86,7 @@ impl Reporter {
     }
 
     /// Reports a change of state. `frame` is the number of the frame since the start.
-    pub(crate) fn event(&mut self, answer: &Answer, change: &Change, frame: u64) {
+    pub(crate) fn event(&mut self, answer: &FrameAnswer, change: &StateChange, frame: u64) {
         let best = answer.tracked.ranking.first();
         let probability = best.map_or(0.0, |best| best.probability);
         println!("{} ({:.0} %)", change.to.name(), 100.0 * probability);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pinhole::PreprocessConfig;
-use pinhole::camera::Answer;
+use pinhole::camera::FrameAnswer;
 
 use crate::board::BoardStatus;
 use crate::bundle::TestedBundle;
@@ -79,7 +79,7 @@ impl View {
     }
 
     /// A frame was classified.
-    pub(crate) fn answered(&mut self, answer: Answer) {
+    pub(crate) fn answered(&mut self, answer: FrameAnswer) {
         self.error = None;
         self.rate.tick();
         self.boot.steps[2]

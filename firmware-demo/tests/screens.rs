@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use embedded_graphics::prelude::*;
-use pinhole::camera::Seen;
+use pinhole::camera::SceneState;
 use pinhole::{DecodeOptions, PreprocessConfig};
 use pinhole_firmware::canvas::Canvas;
 use pinhole_firmware::image_file::write_png;
@@ -38,7 +38,7 @@ fn sample(name: &str) -> CroppedFrame {
     }
 }
 
-fn live(state: Option<Seen>, top: [(&str, f32); 3], sample_name: &str) -> LiveScreen {
+fn live(state: Option<SceneState>, top: [(&str, f32); 3], sample_name: &str) -> LiveScreen {
     LiveScreen {
         state,
         top: top.map(|(name, p)| (name.to_owned(), p)).to_vec(),
@@ -50,8 +50,8 @@ fn live(state: Option<Seen>, top: [(&str, f32); 3], sample_name: &str) -> LiveSc
     }
 }
 
-fn class(name: &str) -> Option<Seen> {
-    Some(Seen::Class(name.into()))
+fn class(name: &str) -> Option<SceneState> {
+    Some(SceneState::Class(name.into()))
 }
 
 /// The screens, and how long each has been shown, in milliseconds.
@@ -90,7 +90,7 @@ fn screens() -> Vec<(&'static str, Screen, u64)> {
                 temperature_c: Some(84.2),
                 rate: 12.4,
                 ..live(
-                    Some(Seen::Unknown),
+                    Some(SceneState::Unknown),
                     [
                         ("orange cross", 0.31),
                         ("yellow triangle", 0.28),

@@ -24,8 +24,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use pinhole::camera::{
-    Answer, Camera, Counters, Input, Options, Pipeline, Region, Report, Seen, Source, Stopper,
-    TrackerOptions, Update,
+    Camera, CameraOptions, FrameAnswer, FrameCounters, FrameSource, Pipeline, PipelineEvent,
+    Region, SceneState, SourceEvent, StopHandle, StreamInput, TrackerOptions,
 };
 use pinhole::{Classifier, DecodeOptions};
 use serde::Serialize;
@@ -38,8 +38,8 @@ use crate::{LatencyMs, TopClass, top_classes};
 
 pub(crate) fn run(args: &CameraArgs, classifier: &Classifier) -> Result<ExitCode> {
     let source = source(args)?;
-    let defaults = Options::default();
-    let options = Options {
+    let defaults = CameraOptions::default();
+    let options = CameraOptions {
         live: args.live.then_some(true),
         every: args.every,
         region: (args.region).map(|[x, y, width, height]| Region {
@@ -67,13 +67,13 @@ pub(crate) fn run(args: &CameraArgs, classifier: &Classifier) -> Result<ExitCode
     };
     let mut stream = classifier.stream()?;
     let camera = Camera::open(source, options)?;
-    stop_on_signals(camera.stopper())?;
+    stop_on_signals(camera.stop_handle())?;
     let mut pipeline = Pipeline::new(camera, |image| stream.classify(image), tracker);
     let mut screen = Screen::new(args);
     let result = pipeline.by_ref().try_for_each(|update| {
         match update? {
-            Update::Answer(answer) => screen.answer(&answer)?,
-            Update::Report(report) => screen.report(&report),
+            PipelineEvent::Answer(answer) => screen.answer(&answer)?,
+            PipelineEvent::Source(report) => screen.report(&report),
         }
         Ok(())
     });
@@ -82,31 +82,29 @@ pub(crate) fn run(args: &CameraArgs, classifier: &Classifier) -> Result<ExitCode
     result.map(|()| ExitCode::SUCCESS)
 }
 
-fn source(args: &CameraArgs) -> Result<Source> {
+fn source(args: &CameraArgs) -> Result<FrameSource> {
     let input = |path: &Path| match path.as_os_str() == "-" {
-        true => Input::Stdin,
-        false => Input::Path(path.to_owned()),
+        true => StreamInput::Stdin,
+        false => StreamInput::Path(path.to_owned()),
     };
     let from = &args.source;
     Ok(match (&from.mjpeg, &from.y4m, &from.folder, &from.device) {
-        (Some(path), ..) => Source::Mjpeg(input(path)),
-        (_, Some(path), ..) => Source::Y4m(input(path)),
-        (_, _, Some(path), _) => Source::Folder {
-            path: path.clone(),
-            watch: args.watch,
-        },
+        (Some(path), ..) => FrameSource::mjpeg(input(path)),
+        (_, Some(path), ..) => FrameSource::y4m(input(path)),
+        (_, _, Some(path), _) if args.watch => FrameSource::watched_folder(path),
+        (_, _, Some(path), _) => FrameSource::folder(path),
         (_, _, _, Some(path)) => device(path)?,
         _ => bail!("expected --mjpeg, --y4m, --folder or --device, found none"),
     })
 }
 
 #[cfg(feature = "v4l")]
-fn device(path: &Path) -> Result<Source> {
-    Ok(Source::Device(path.to_owned()))
+fn device(path: &Path) -> Result<FrameSource> {
+    Ok(FrameSource::device(path))
 }
 
 #[cfg(not(feature = "v4l"))]
-fn device(path: &Path) -> Result<Source> {
+fn device(path: &Path) -> Result<FrameSource> {
     let path = path.display();
     bail!(
         "--device {path}: this pinhole was built without the feature v4l; build it with `--features v4l`, or use \
@@ -115,7 +113,7 @@ fn device(path: &Path) -> Result<Source> {
 }
 
 /// The first Ctrl-C or SIGTERM ends the stream, the second the program.
-fn stop_on_signals(stopper: Stopper) -> Result<()> {
+fn stop_on_signals(stopper: StopHandle) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot wait for signals")?;
     std::thread::spawn(move || {
         let mut signals = signals.forever();
@@ -176,10 +174,10 @@ impl Screen {
         }
     }
 
-    fn answer(&mut self, answer: &Answer) -> Result<()> {
+    fn answer(&mut self, answer: &FrameAnswer) -> Result<()> {
         let mut out = std::io::stdout().lock();
         let change = answer.tracked.change.as_ref();
-        let state = answer.state.as_ref().map(Seen::name);
+        let state = answer.state.as_ref().map(SceneState::name);
         let age_ms = answer.age.as_secs_f64() * 1e3;
         let time = humantime::format_rfc3339_millis(answer.time);
         if self.json {
@@ -194,7 +192,7 @@ impl Screen {
                 unknown: answer.tracked.unknown,
                 state,
                 event: change.map(|change| Event {
-                    from: change.from.as_ref().map(Seen::name),
+                    from: change.from.as_ref().map(SceneState::name),
                     to: change.to.name(),
                 }),
                 still: answer.still,
@@ -222,7 +220,7 @@ impl Screen {
         } else if let Some(change) = change {
             let file =
                 (answer.file.as_ref()).map_or(String::new(), |f| format!("  {}", f.display()));
-            let from = change.from.as_ref().map_or("nothing", Seen::name);
+            let from = change.from.as_ref().map_or("nothing", SceneState::name);
             let to = change.to.name();
             writeln!(out, "{time}  frame {}{file}  {from} -> {to}", answer.frame)?;
         }
@@ -238,11 +236,11 @@ impl Screen {
         }
     }
 
-    fn report(&self, report: &Report) {
+    fn report(&self, report: &SourceEvent) {
         if self.live {
             print!("\r\x1b[2K");
         }
-        let time = humantime::format_rfc3339_millis(report.at);
+        let time = humantime::format_rfc3339_millis(report.time);
         eprintln!("{time}  {}", report.kind);
     }
 
@@ -253,7 +251,7 @@ impl Screen {
     }
 }
 
-fn summary(c: &Counters) {
+fn summary(c: &FrameCounters) {
     eprintln!(
         "frames: {} read = {} classified + {} still + {} skipped + {} dropped + {} corrupt; {} bytes skipped, \
          {} stalls, reopened {} times, {} reports left out",

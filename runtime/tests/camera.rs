@@ -1,5 +1,5 @@
-//! A camera's sources and options: stalls, ends, folders, regions, still scenes. The classifier is a stand-in; the
-//! pictures are small JPEGs of one grey.
+//! Sources and options of a camera: stalls, ends, folders, regions, still scenes. The classifier is a stub; the images
+//! are small grey JPEGs.
 
 mod camera_support;
 
@@ -8,12 +8,15 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use camera_support::{PLAIN, by_grey, every_frame, jpeg, mjpeg, run, run_with};
-use pinhole::camera::{Camera, Input, Options, Pipeline, Region, ReportKind, Source, Update};
+use camera_support::{NO_SMOOTHING, by_grey, every_frame, jpeg, mjpeg, run, run_with};
+use pinhole::camera::{
+    Camera, CameraOptions, FrameSource, Pipeline, PipelineEvent, Region, SourceEventKind,
+    StreamInput,
+};
 
-/// A pipe that stops delivering: told once, within the time-out and a little, and told when frames come again.
+/// A pipe that pauses: one event soon after the timeout, and one when frames resume.
 #[test]
-fn a_stall_is_told_once_and_so_is_its_end() {
+fn a_stall_and_its_end_are_each_reported_once() {
     let frame = jpeg(100, 64, 48);
     let (reader, mut writer) = std::io::pipe().unwrap();
     let timeout = Duration::from_millis(300);
@@ -22,43 +25,51 @@ fn a_stall_is_told_once_and_so_is_its_end() {
         std::thread::sleep(Duration::from_millis(1200));
         writer.write_all(&frame).unwrap();
     });
-    let options = Options {
+    let options = CameraOptions {
         timeout: Some(timeout),
         ..Default::default()
     };
-    let camera = Camera::open(Source::Mjpeg(Input::Reader(Box::new(reader))), options).unwrap();
-    let mut told = vec![];
+    let camera = Camera::open(
+        FrameSource::mjpeg(StreamInput::Reader(Box::new(reader))),
+        options,
+    )
+    .unwrap();
+    let mut events = vec![];
     let mut last_frame = Instant::now();
-    let mut pipeline = Pipeline::new(camera, by_grey, PLAIN);
-    for update in pipeline.by_ref() {
-        match update.unwrap() {
-            Update::Answer(answer) => last_frame = answer.captured,
-            Update::Report(report) => told.push((report.kind, last_frame.elapsed())),
+    let mut pipeline = Pipeline::new(camera, by_grey, NO_SMOOTHING);
+    for event in pipeline.by_ref() {
+        match event.unwrap() {
+            PipelineEvent::Answer(answer) => last_frame = answer.captured,
+            PipelineEvent::Source(event) => events.push((event.kind, last_frame.elapsed())),
         }
     }
     sender.join().unwrap();
-    assert_eq!(told.len(), 2, "{told:?}");
-    assert_eq!(told[0].0, ReportKind::Stalled { timeout });
-    assert!(told[0].1 >= timeout && told[0].1 < timeout * 3, "{told:?}");
-    assert!(matches!(told[1].0, ReportKind::Resumed { after } if after >= timeout * 3));
+    assert_eq!(events.len(), 2, "{events:?}");
+    assert_eq!(events[0].0, SourceEventKind::Stalled { timeout });
+    assert!(
+        events[0].1 >= timeout && events[0].1 < timeout * 3,
+        "{events:?}"
+    );
+    assert!(matches!(events[1].0, SourceEventKind::Resumed { after } if after >= timeout * 3));
     let counters = pipeline.camera().counters();
     assert_eq!((counters.classified, counters.stalls), (2, 1));
 }
 
-/// A named pipe is opened again when who wrote it is gone, at once at first and then in longer pauses.
+/// A named pipe is reopened after its writer closes it, each time after a short pause.
 #[test]
-fn a_named_pipe_is_opened_again() {
+fn a_named_pipe_is_reopened() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pipe");
     let made = std::process::Command::new("mkfifo").arg(&path).status();
     assert!(made.unwrap().success());
-    let options = Options {
+    let options = CameraOptions {
         reopen_pause: Duration::from_millis(50),
         timeout: None,
         ..Default::default()
     };
-    let camera = Camera::open(Source::Mjpeg(Input::Path(path.clone())), options).unwrap();
-    let stopper = camera.stopper();
+    let camera =
+        Camera::open(FrameSource::mjpeg(StreamInput::Path(path.clone())), options).unwrap();
+    let stop_handle = camera.stop_handle();
     let sender = std::thread::spawn(move || {
         for _ in 0..3 {
             let frame = jpeg(100, 64, 48);
@@ -67,39 +78,36 @@ fn a_named_pipe_is_opened_again() {
             drop(pipe);
             std::thread::sleep(Duration::from_millis(300));
         }
-        stopper.stop();
+        stop_handle.stop();
     });
     let ran = run_with(camera, by_grey);
     sender.join().unwrap();
     assert_eq!(ran.frames(), [0, 1, 2]);
     assert_eq!(ran.counters.reopened, 3, "{}", ran.reasons());
-    let lost = |r: &&ReportKind| matches!(r, ReportKind::Lost { wait, .. } if *wait <= Duration::from_millis(100));
+    let lost = |r: &&SourceEventKind| matches!(r, SourceEventKind::Lost { wait, .. } if *wait <= Duration::from_millis(100));
     assert_eq!(
-        ran.reports.iter().filter(lost).count(),
+        ran.events.iter().filter(lost).count(),
         3,
         "{}",
         ran.reasons()
     );
 }
 
-/// A watched folder that vanishes is told, tried again in pauses that double, and used when it is back.
+/// A watched folder that is deleted is reported, retried with pauses that double, and used when it exists again.
 #[test]
-fn a_folder_that_vanishes_is_opened_again() {
+fn a_deleted_folder_is_reopened() {
     let parent = tempfile::tempdir().unwrap();
     let path = parent.path().join("frames");
     std::fs::create_dir(&path).unwrap();
     std::fs::write(path.join("a.jpg"), jpeg(40, 32, 32)).unwrap();
-    let options = Options {
+    let options = CameraOptions {
         reopen_pause: Duration::from_millis(100),
         timeout: None,
         ..Default::default()
     };
-    let source = Source::Folder {
-        path: path.clone(),
-        watch: true,
-    };
+    let source = FrameSource::watched_folder(path.clone());
     let camera = Camera::open(source, options).unwrap();
-    let stopper = camera.stopper();
+    let stop_handle = camera.stop_handle();
     let mover = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(1200));
         std::fs::remove_dir_all(&path).unwrap();
@@ -107,14 +115,14 @@ fn a_folder_that_vanishes_is_opened_again() {
         std::fs::create_dir(&path).unwrap();
         std::fs::write(path.join("b.jpg"), jpeg(200, 32, 32)).unwrap();
         std::thread::sleep(Duration::from_millis(2500));
-        stopper.stop();
+        stop_handle.stop();
     });
     let ran = run_with(camera, by_grey);
     mover.join().unwrap();
     assert_eq!(ran.classes(), ["black", "white"], "{}", ran.reasons());
-    let waits: Vec<Duration> = (ran.reports.iter())
+    let waits: Vec<Duration> = (ran.events.iter())
         .filter_map(|r| match r {
-            ReportKind::Lost { wait, .. } => Some(*wait),
+            SourceEventKind::Lost { wait, .. } => Some(*wait),
             _ => None,
         })
         .collect();
@@ -124,7 +132,7 @@ fn a_folder_that_vanishes_is_opened_again() {
 }
 
 #[test]
-fn every_image_of_a_folder_is_used_in_the_order_of_names() {
+fn every_image_of_a_folder_is_used_in_name_order() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
     write("b.jpg", &jpeg(100, 32, 32));
@@ -135,15 +143,15 @@ fn every_image_of_a_folder_is_used_in_the_order_of_names() {
     let half = jpeg(100, 32, 32);
     write("bb.jpg", &half[..half.len() / 2]);
     write("bc.png", b"");
-    let source = Source::Folder {
-        path: folder.path().into(),
-        watch: false,
-    };
-    // Slower than the source: frames must wait for it, not be dropped.
-    let ran = run_with(Camera::open(source, Options::default()).unwrap(), |image| {
-        std::thread::sleep(Duration::from_millis(50));
-        by_grey(image)
-    });
+    let source = FrameSource::folder(folder.path());
+    // Slower than the source: frames must wait, not be dropped.
+    let ran = run_with(
+        Camera::open(source, CameraOptions::default()).unwrap(),
+        |image| {
+            std::thread::sleep(Duration::from_millis(50));
+            by_grey(image)
+        },
+    );
     assert_eq!(ran.classes(), ["black", "dark", "white"]);
     assert_eq!(ran.counters.read, 5);
     assert_eq!(ran.counters.corrupt, 2);
@@ -160,37 +168,34 @@ fn every_image_of_a_folder_is_used_in_the_order_of_names() {
     assert_eq!(ran.answers[1].file, Some(folder.path().join("b.jpg")));
 }
 
-/// A file that is written in two halves is read when it is whole.
+/// A file that is written in two halves is read once it is complete.
 #[test]
-fn a_half_written_file_is_waited_for() {
+fn a_half_written_file_is_read_once_complete() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_owned();
-    let source = Source::Folder {
-        path: path.clone(),
-        watch: true,
-    };
-    let options = Options {
+    let source = FrameSource::watched_folder(path.clone());
+    let options = CameraOptions {
         timeout: None,
         ..Default::default()
     };
     let camera = Camera::open(source, options).unwrap();
-    let stopper = camera.stopper();
+    let stop_handle = camera.stop_handle();
     let writer = std::thread::spawn(move || {
         let image = jpeg(100, 640, 480);
         let (first, second) = image.split_at(image.len() / 2);
         let mut file = std::fs::File::create(path.join("a.jpg")).unwrap();
         file.write_all(first).unwrap();
         file.flush().unwrap();
-        // Longer than a file takes to settle.
+        // Longer than the settle time.
         std::thread::sleep(Duration::from_millis(1500));
         let finished = Instant::now();
         file.write_all(second).unwrap();
         drop(file);
         std::thread::sleep(Duration::from_millis(1500));
-        // Written again under the same name: that is a new image.
+        // Rewritten under the same name: a new image.
         std::fs::write(path.join("a.jpg"), jpeg(200, 640, 481)).unwrap();
         std::thread::sleep(Duration::from_millis(1500));
-        stopper.stop();
+        stop_handle.stop();
         finished
     });
     let ran = run_with(camera, by_grey);
@@ -203,7 +208,7 @@ fn a_half_written_file_is_waited_for() {
 #[test]
 fn every_nth_frame_is_used() {
     let stream = jpeg(100, 32, 32).repeat(10);
-    let options = Options {
+    let options = CameraOptions {
         every: 4,
         ..every_frame()
     };
@@ -212,9 +217,9 @@ fn every_nth_frame_is_used() {
     assert_eq!(ran.counters.skipped, 7);
 }
 
-/// A scene that stays, with a change after six frames and another in a corner alone.
+/// A still scene with one change of the whole image and one of a corner.
 #[test]
-fn still_frames_are_passed_over_and_the_answer_stands() {
+fn still_frames_are_skipped_and_keep_the_answer() {
     let frame = |grey: u8, corner: u8| {
         let mut pixels = vec![grey; 64 * 64 * 3];
         for y in 0..8 {
@@ -233,7 +238,7 @@ fn still_frames_are_passed_over_and_the_answer_stands() {
         frame(200, 220).repeat(3),
     ]
     .concat();
-    let options = Options {
+    let options = CameraOptions {
         still_threshold: Some(8.0),
         ..every_frame()
     };
@@ -256,8 +261,8 @@ fn still_frames_are_passed_over_and_the_answer_stands() {
 }
 
 #[test]
-fn the_region_is_cut_out_and_must_be_inside() {
-    // Light in the lower right quarter alone.
+fn the_region_is_cropped_and_must_be_inside() {
+    // Light only in the lower right quarter.
     let mut pixels = vec![30; 64 * 48 * 3];
     for y in 24..48 {
         pixels[(y * 64 + 32) * 3..][..32 * 3].fill(220);
@@ -273,14 +278,11 @@ fn the_region_is_cut_out_and_must_be_inside() {
         .unwrap();
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("a.png"), &bytes).unwrap();
-    let with = |x| Options {
+    let with = |x| CameraOptions {
         region: Some(region(x, 24, 32, 24)),
         ..Default::default()
     };
-    let source = || Source::Folder {
-        path: folder.path().into(),
-        watch: false,
-    };
+    let source = || FrameSource::folder(folder.path());
     let camera = Camera::open(source(), with(32)).unwrap();
     let ran = run_with(camera, |image| {
         assert_eq!((image.width, image.height), (32, 24));
@@ -306,11 +308,11 @@ fn region(x: u32, y: u32, width: u32, height: u32) -> Region {
     }
 }
 
-/// Later frames of another size, such as a damaged header makes, do not end the stream.
+/// Later frames of another size, for example with a damaged header, do not end the stream.
 #[test]
-fn a_frame_too_small_for_the_region_is_corrupt_if_others_were_not() {
+fn a_frame_too_small_for_the_region_is_corrupt_after_one_that_fitted() {
     let stream = [jpeg(40, 64, 64), jpeg(40, 16, 16), jpeg(200, 64, 64)].concat();
-    let options = Options {
+    let options = CameraOptions {
         region: Some(region(10, 10, 40, 40)),
         ..every_frame()
     };
@@ -320,25 +322,22 @@ fn a_frame_too_small_for_the_region_is_corrupt_if_others_were_not() {
 }
 
 #[test]
-fn what_cannot_be_opened_is_an_error_that_names_it() {
-    let open = |source| match Camera::open(source, Options::default()) {
+fn an_open_error_names_the_source() {
+    let open = |source| match Camera::open(source, CameraOptions::default()) {
         Ok(_) => panic!("opened"),
         Err(e) => e.to_string(),
     };
     let missing = || PathBuf::from("/nowhere/at all.mjpeg");
-    let message = open(Source::Mjpeg(Input::Path(missing())));
+    let message = open(FrameSource::mjpeg(StreamInput::Path(missing())));
     assert!(message.contains("at all.mjpeg: cannot open"), "{message}");
     let folder = tempfile::tempdir().unwrap();
-    let message = open(Source::Y4m(Input::Path(folder.path().into())));
+    let message = open(FrameSource::y4m(StreamInput::Path(folder.path().into())));
     assert!(message.contains("found a folder"), "{message}");
-    let message = open(Source::Folder {
-        path: folder.path().into(),
-        watch: false,
-    });
+    let message = open(FrameSource::folder(folder.path()));
     assert!(message.contains("expected JPEG"), "{message}");
 }
 
-/// An image that the preprocessing rule cannot resize costs itself alone.
+/// An image that cannot be preprocessed does not end the stream.
 #[test]
 fn a_frame_that_cannot_be_preprocessed_is_corrupt() {
     let stream = [jpeg(40, 32, 32), jpeg(40, 16, 16), jpeg(200, 32, 32)].concat();
@@ -355,7 +354,7 @@ fn a_frame_that_cannot_be_preprocessed_is_corrupt() {
     assert_eq!((ran.counters.classified, ran.counters.corrupt), (2, 1));
 }
 
-/// A camera that is dropped in the midst of a source that never ends does not wait for it.
+/// Dropping a camera does not wait for a source that never ends.
 #[test]
 fn a_camera_can_be_dropped_at_any_time() {
     struct Cycle(Vec<u8>, usize);
@@ -367,17 +366,17 @@ fn a_camera_can_be_dropped_at_any_time() {
             Ok(len)
         }
     }
-    let endless = || Source::Mjpeg(Input::Reader(Box::new(Cycle(jpeg(100, 32, 32), 0))));
+    let endless = || FrameSource::mjpeg(StreamInput::Reader(Box::new(Cycle(jpeg(100, 32, 32), 0))));
     for live in [false, true] {
         for frames in 0..3 {
-            let options = Options {
+            let options = CameraOptions {
                 live: Some(live),
                 ..Default::default()
             };
             let mut camera = Camera::open(endless(), options).unwrap();
             let start = Instant::now();
-            for item in camera.by_ref().take(frames) {
-                item.unwrap();
+            for event in camera.by_ref().take(frames) {
+                event.unwrap();
             }
             drop(camera);
             assert!(start.elapsed() < Duration::from_secs(5));

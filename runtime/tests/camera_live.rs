@@ -1,4 +1,4 @@
-//! A live camera that is faster than the classifier: the newest frame wins, so that answers are of fresh frames.
+//! A live camera that is faster than the classifier: the newest frame wins, so that answers are for recent frames.
 
 use std::io::Write;
 use std::path::Path;
@@ -6,21 +6,22 @@ use std::time::{Duration, Instant};
 
 use pinhole::Classifier;
 use pinhole::camera::{
-    Camera, Input, MjpegReader, Options, Piece, Pipeline, Source, TrackerOptions, Update,
+    Camera, CameraOptions, FrameSource, MjpegChunk, MjpegReader, Pipeline, PipelineEvent,
+    StreamInput, TrackerOptions,
 };
 
 const FRAME: Duration = Duration::from_nanos(1_000_000_000 / 30);
 const FRAMES: u32 = 300;
 
-/// 10 s at 30 frames a second into a classifier of at most 5 a second: the age of each answered frame is below
-/// two frame times and the inference itself.
+/// 10 s at 30 frames per second, classified at 5 per second or less: the age of an answer is below the inference time
+/// plus two frame intervals.
 #[test]
-fn answers_are_of_fresh_frames() {
+fn answers_are_for_recent_frames() {
     let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets");
     let bytes = std::fs::read(assets.join("scenes.mjpeg")).unwrap();
     let mut reader = MjpegReader::new(&bytes[..], bytes.len());
     let mut scenes = vec![];
-    while let Some(Piece::Frame(frame)) = reader.next_piece().unwrap() {
+    while let Some(MjpegChunk::Frame(frame)) = reader.next_chunk().unwrap() {
         scenes.push(frame);
     }
     let classifier = Classifier::builder()
@@ -29,8 +30,8 @@ fn answers_are_of_fresh_frames() {
         .unwrap();
     let (reader, mut writer) = std::io::pipe().unwrap();
     let camera = Camera::open(
-        Source::Mjpeg(Input::Reader(Box::new(reader))),
-        Options::default(),
+        FrameSource::mjpeg(StreamInput::Reader(Box::new(reader))),
+        CameraOptions::default(),
     )
     .unwrap();
     let sender = std::thread::spawn(move || {
@@ -52,10 +53,10 @@ fn answers_are_of_fresh_frames() {
         Ok(answer)
     };
     let mut pipeline = Pipeline::new(camera, slow, TrackerOptions::default());
-    for update in pipeline.by_ref() {
-        match update.unwrap() {
-            Update::Answer(answer) => ages.push(answer.age),
-            Update::Report(report) => panic!("{report:?}"),
+    for event in pipeline.by_ref() {
+        match event.unwrap() {
+            PipelineEvent::Answer(answer) => ages.push(answer.age),
+            PipelineEvent::Source(event) => panic!("{event:?}"),
         }
     }
     sender.join().unwrap();
@@ -65,15 +66,14 @@ fn answers_are_of_fresh_frames() {
     assert_eq!(counters.classified + counters.dropped, u64::from(FRAMES));
     assert!(ages.len() >= 40, "{}", ages.len());
 
-    // What a frame waited for and was decoded in. On a machine that other tests keep busy, a thread may be late
-    // once in a while; one frame in twenty may be older for that.
+    // Waiting and decoding time. One frame in twenty may be late, because other tests keep the machine busy.
     let mut waits: Vec<Duration> = (ages.iter().zip(&inferences))
         .map(|(age, inference)| age.saturating_sub(*inference))
         .collect();
     waits.sort();
     let late = waits.iter().filter(|wait| **wait >= 2 * FRAME).count();
     println!(
-        "{} of {FRAMES} frames answered; age less the inference: median {:.1} ms, largest {:.1} ms; {late} late",
+        "{} of {FRAMES} frames answered; age minus inference: median {:.1} ms, largest {:.1} ms; {late} late",
         ages.len(),
         waits[waits.len() / 2].as_secs_f64() * 1e3,
         waits[waits.len() - 1].as_secs_f64() * 1e3

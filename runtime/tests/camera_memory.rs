@@ -1,10 +1,12 @@
-//! 10,000 frames as fast as a pipe carries them: memory stays flat, and frames that are dropped are not decoded.
-//! Alone in its file, because memory is measured of the whole process.
+//! 10,000 frames as fast as a pipe transports them: memory stays constant, and dropped frames are not decoded. The only
+//! test of its file, because it measures the memory of the whole process.
 
 use std::io::Write;
 use std::time::Duration;
 
-use pinhole::camera::{Camera, Input, Options, Pipeline, Source, TrackerOptions, Update};
+use pinhole::camera::{
+    Camera, CameraOptions, FrameSource, Pipeline, PipelineEvent, StreamInput, TrackerOptions,
+};
 use pinhole::{Classification, Latency, Ranked};
 
 fn resident_kib() -> u64 {
@@ -14,20 +16,20 @@ fn resident_kib() -> u64 {
 }
 
 #[test]
-fn memory_is_flat_and_dropped_frames_are_not_decoded() {
+fn memory_is_constant_and_dropped_frames_are_not_decoded() {
     let pixels: Vec<u8> = (0..160 * 120 * 3).map(|i| (i * 7919 % 251) as u8).collect();
     let mut whole = vec![];
     image::codecs::jpeg::JpegEncoder::new_with_quality(&mut whole, 90)
         .encode(&pixels, 160, 120, image::ExtendedColorType::Rgb8)
         .unwrap();
-    // Split off as a frame and refused by the decoder: whichever is decoded is counted. Its image is 0 wide.
+    // A complete frame of width 0, which the decoder rejects: each decoded one counts as corrupt.
     let mut broken = whole.clone();
     let size = broken.windows(2).position(|w| w == [0xFF, 0xC0]).unwrap();
     broken[size + 7..size + 9].fill(0);
     let (reader, mut writer) = std::io::pipe().unwrap();
     let camera = Camera::open(
-        Source::Mjpeg(Input::Reader(Box::new(reader))),
-        Options::default(),
+        FrameSource::mjpeg(StreamInput::Reader(Box::new(reader))),
+        CameraOptions::default(),
     )
     .unwrap();
     let sender = std::thread::spawn(move || {
@@ -53,8 +55,8 @@ fn memory_is_flat_and_dropped_frames_are_not_decoded() {
     let mut pipeline = Pipeline::new(camera, classify, TrackerOptions::default());
     let mut early = None;
     let mut highest = 0;
-    for update in pipeline.by_ref() {
-        if let Update::Answer(answer) = update.unwrap()
+    for event in pipeline.by_ref() {
+        if let PipelineEvent::Answer(answer) = event.unwrap()
             && answer.counters.read >= 1000
         {
             early.get_or_insert_with(resident_kib);
@@ -73,10 +75,9 @@ fn memory_is_flat_and_dropped_frames_are_not_decoded() {
     );
     assert_eq!(c.read, 10_000);
     assert_eq!(c.read, c.classified + c.corrupt + c.dropped);
-    // Half of the frames are broken. Had the dropped ones been decoded, so many would count as corrupt; as it is,
-    // about as many do as are classified, and one for each turn of the caller.
+    // Half of the frames are broken. If dropped frames were decoded, thousands would count as corrupt.
     assert!(c.corrupt > 0 && c.classified > 20, "{c:?}");
     assert!(c.dropped > 5000 && c.corrupt < 2000, "{c:?}");
-    // 30,000 KiB of frames went by.
+    // The frames have 30,000 KiB in total.
     assert!(highest < early.unwrap() + 4096, "{early:?} {highest}");
 }

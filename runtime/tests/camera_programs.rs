@@ -1,4 +1,4 @@
-//! Programs as a camera's source: they are started again when they end or stall, and nothing of them is left behind.
+//! Child processes as sources: they are restarted when they exit or stall, and leave no process behind.
 
 mod camera_support;
 
@@ -6,9 +6,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use camera_support::{by_grey, every_frame, jpeg, run_with};
-use pinhole::camera::{Camera, Error, Input, Item, Options, ReportKind, Source};
+use pinhole::camera::{
+    Camera, CameraError, CameraEvent, CameraOptions, FrameSource, SourceEventKind, StreamInput,
+};
 
-/// A folder with `frame.jpg`, where the shell writes its number as a line of `shells`.
+/// A folder with `frame.jpg`, in which each shell appends its process ID to `shells`.
 struct Shell(tempfile::TempDir);
 
 impl Shell {
@@ -18,17 +20,17 @@ impl Shell {
         Self(folder)
     }
 
-    fn command(&self, script: &str) -> Input {
+    fn command(&self, script: &str) -> StreamInput {
         let mut command = Command::new("sh");
         command
             .arg("-c")
             .arg(format!("echo $$ >>shells; {script}"))
             .current_dir(self.0.path());
-        Input::Command(Box::new(command))
+        StreamInput::Command(Box::new(command))
     }
 
-    fn source(&self, script: &str) -> Source {
-        Source::Mjpeg(self.command(script))
+    fn source(&self, script: &str) -> FrameSource {
+        FrameSource::mjpeg(self.command(script))
     }
 
     fn started(&self) -> Vec<u32> {
@@ -36,8 +38,8 @@ impl Shell {
         shells.lines().map(|line| line.parse().unwrap()).collect()
     }
 
-    /// What is alive of the groups of all shells, and zombies that are this process's to wait for. What was killed
-    /// a moment ago may take another to be gone.
+    /// Live processes of the groups of all shells, and zombies of this process. Waits briefly for killed processes
+    /// to disappear.
     fn left(&self) -> Vec<String> {
         let until = Instant::now() + Duration::from_millis(500);
         loop {
@@ -53,7 +55,7 @@ impl Shell {
         let groups = self.started();
         let me = std::process::id();
         let counts = |stat: &str| -> Option<bool> {
-            // The name in parentheses may have spaces; then state, parent, group.
+            // The name in parentheses may contain spaces. Then follow state, parent, group.
             let (_, fields) = stat.rsplit_once(')')?;
             let fields: Vec<&str> = fields.split_whitespace().take(3).collect();
             let (parent, group): (u32, u32) = (fields[1].parse().ok()?, fields[2].parse().ok()?);
@@ -66,49 +68,49 @@ impl Shell {
     }
 }
 
-fn options() -> Options {
-    Options {
+fn options() -> CameraOptions {
+    CameraOptions {
         reopen_pause: Duration::from_millis(50),
         ..every_frame()
     }
 }
 
-/// A camera that ends after 20 s, which no test takes, rather than have a broken one wait for ever.
-fn open(source: Source, options: Options) -> Camera {
+/// A camera that stops after 20 s, longer than any test, so that a broken test ends.
+fn open(source: FrameSource, options: CameraOptions) -> Camera {
     let camera = Camera::open(source, options).unwrap();
-    let stopper = camera.stopper();
+    let stop_handle = camera.stop_handle();
     std::thread::spawn(move || {
         std::thread::sleep(Duration::from_secs(20));
-        stopper.stop();
+        stop_handle.stop();
     });
     camera
 }
 
-/// Takes items until `frames` frames are there; the reports in between.
+/// Reads until `frames` frames have arrived; returns the events in between.
 #[track_caller]
-fn take(camera: &mut Camera, frames: u32) -> Vec<ReportKind> {
-    let (mut reports, mut found) = (vec![], 0);
+fn take(camera: &mut Camera, frames: u32) -> Vec<SourceEventKind> {
+    let (mut events, mut found) = (vec![], 0);
     while found < frames {
         match camera.next().unwrap().unwrap() {
-            Item::Frame(_) => found += 1,
-            Item::Report(report) => reports.push(report.kind),
+            CameraEvent::Frame(_) => found += 1,
+            CameraEvent::Source(event) => events.push(event.kind),
         }
     }
-    reports
+    events
 }
 
-fn reasons(reports: &[ReportKind]) -> Vec<&str> {
-    (reports.iter())
-        .filter_map(|report| match report {
-            ReportKind::Lost { reason, .. } => Some(reason.as_str()),
+fn reasons(events: &[SourceEventKind]) -> Vec<&str> {
+    (events.iter())
+        .filter_map(|event| match event {
+            SourceEventKind::Lost { reason, .. } => Some(reason.as_str()),
             _ => None,
         })
         .collect()
 }
 
-/// A camera that is dropped leaves no process behind, not of a pipeline either.
+/// A dropped camera leaves no process behind, also none of a shell's pipeline.
 #[test]
-fn frames_come_and_a_dropped_camera_leaves_nothing() {
+fn a_dropped_camera_leaves_no_process() {
     let shell = Shell::new();
     let source = shell.source("while cat frame.jpg; do sleep 0.01; done | cat");
     assert!(source.is_live());
@@ -121,9 +123,9 @@ fn frames_come_and_a_dropped_camera_leaves_nothing() {
     assert_eq!(shell.left(), [""; 0]);
 }
 
-/// A program has time to end by itself.
+/// A process can handle SIGTERM before it is killed.
 #[test]
-fn a_program_is_asked_to_end() {
+fn a_process_has_time_to_exit() {
     let shell = Shell::new();
     let script = "trap 'sleep 0.2; echo done >ended; exit' TERM; cat frame.jpg; while :; do sleep 0.01; done";
     let mut camera = open(shell.source(script), options());
@@ -133,16 +135,16 @@ fn a_program_is_asked_to_end() {
     assert_eq!(shell.left(), [""; 0]);
 }
 
-/// The same when it is stopped by a signal's thread.
+/// The same for a camera that is stopped from another thread.
 #[test]
-fn a_stopped_camera_leaves_nothing() {
+fn a_stopped_camera_leaves_no_process() {
     let shell = Shell::new();
     let source = shell.source("cat frame.jpg; sleep 60");
     let camera = open(source, options());
-    let stopper = camera.stopper();
+    let stop_handle = camera.stop_handle();
     let timer = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(500));
-        stopper.stop();
+        stop_handle.stop();
     });
     let ran = run_with(camera, by_grey);
     timer.join().unwrap();
@@ -151,9 +153,9 @@ fn a_stopped_camera_leaves_nothing() {
     assert_eq!(shell.left(), [""; 0]);
 }
 
-/// A program that ignores SIGTERM is killed after a second.
+/// A process that ignores SIGTERM is killed after a second.
 #[test]
-fn a_program_that_does_not_end_is_killed() {
+fn a_process_that_does_not_exit_is_killed() {
     let shell = Shell::new();
     let script = "trap '' TERM; cat frame.jpg; while true; do sleep 0.1; done";
     let mut camera = open(shell.source(script), options());
@@ -165,17 +167,17 @@ fn a_program_that_does_not_end_is_killed() {
     assert_eq!(shell.left(), [""; 0]);
 }
 
-/// Its exit status is told. What it has started in its group goes with it, before it is started again.
+/// The exit status is reported, and the rest of its process group is terminated before the restart.
 #[test]
-fn a_program_that_ends_is_started_again() {
+fn a_process_that_exits_is_restarted() {
     let shell = Shell::new();
-    // The third one stays, so that its own end is not told too.
+    // The third one keeps running, so that its end is not reported too.
     let script =
         "cat frame.jpg; [ $(wc -l <shells) = 3 ] && exec sleep 60; sleep 60 >/dev/null & exit 3";
     let mut camera = open(shell.source(script), options());
-    let reports = take(&mut camera, 3);
-    assert_eq!(reasons(&reports), ["sh: exit status 3"; 2]);
-    let reopened = reports.iter().filter(|r| **r == ReportKind::Reopened);
+    let events = take(&mut camera, 3);
+    assert_eq!(reasons(&events), ["sh: exit status 3"; 2]);
+    let reopened = events.iter().filter(|r| **r == SourceEventKind::Reopened);
     assert_eq!(reopened.count(), 2);
     assert_eq!(camera.counters().stalls, 0);
     assert_eq!(shell.started().len(), 3);
@@ -183,34 +185,34 @@ fn a_program_that_ends_is_started_again() {
     assert_eq!(shell.left(), [""; 0]);
 }
 
-/// A stall is told once, as of other sources; and each time that the program is started again for it.
+/// A stall is reported once, as for other sources; each restart is reported too.
 #[test]
-fn a_program_that_stalls_is_started_again() {
+fn a_process_that_stalls_is_restarted() {
     let shell = Shell::new();
-    let options = Options {
+    let options = CameraOptions {
         timeout: Some(Duration::from_millis(400)),
         ..options()
     };
-    // The second one brings no frame at all. Bytes that are no frame are no sign of life.
+    // The second one delivers no frame. Other bytes do not end a stall.
     let script = "[ $(wc -l <shells) = 2 ] || cat frame.jpg; while echo; do sleep 0.1; done";
     let mut camera = open(shell.source(script), options);
     let start = Instant::now();
-    let reports = take(&mut camera, 2);
+    let events = take(&mut camera, 2);
     let took = start.elapsed();
     assert!((800..3000).contains(&took.as_millis()), "{took:?}");
-    assert_eq!(reasons(&reports), ["sh: no frame for 0.4 s"; 2]);
-    let count = |wanted: fn(&ReportKind) -> bool| reports.iter().filter(|r| wanted(r)).count();
-    assert_eq!(count(|r| matches!(r, ReportKind::Stalled { .. })), 1);
-    assert_eq!(count(|r| matches!(r, ReportKind::Resumed { .. })), 1);
+    assert_eq!(reasons(&events), ["sh: no frame for 0.4 s"; 2]);
+    let count = |wanted: fn(&SourceEventKind) -> bool| events.iter().filter(|r| wanted(r)).count();
+    assert_eq!(count(|r| matches!(r, SourceEventKind::Stalled { .. })), 1);
+    assert_eq!(count(|r| matches!(r, SourceEventKind::Resumed { .. })), 1);
     assert_eq!(camera.counters().stalls, 1);
     assert_eq!(shell.started().len(), 3);
 }
 
-/// Without a time-out a program may take as long as it likes.
+/// Without a timeout a process may take any time.
 #[test]
 fn without_a_timeout_nothing_stalls() {
     let shell = Shell::new();
-    let options = Options {
+    let options = CameraOptions {
         timeout: None,
         ..options()
     };
@@ -220,27 +222,31 @@ fn without_a_timeout_nothing_stalls() {
 }
 
 #[test]
-fn how_a_program_failed_is_told() {
+fn a_failure_of_the_process_is_reported() {
     for (script, y4m, expected) in [
-        ("kill -9 $$", false, "sh: ended by signal 9"),
-        ("exec 1>&-; sleep 60", false, "sh: it closed its output"),
-        // What is wrong with nothing as a stream says less than the program's status.
+        ("kill -9 $$", false, "sh: killed by signal 9"),
+        (
+            "exec 1>&-; sleep 60",
+            false,
+            "sh: the process closed its output",
+        ),
+        // The exit status matters more than the error of parsing an empty stream.
         ("exit 7", true, "sh: exit status 7; Y4M header: expected"),
         ("echo no; sleep 60", true, "sh: Y4M header: expected"),
     ] {
         let shell = Shell::new();
         let source = match y4m {
-            true => Source::Y4m(shell.command(script)),
+            true => FrameSource::y4m(shell.command(script)),
             false => shell.source(script),
         };
         let mut camera = open(source, options());
         match camera.next().unwrap().unwrap() {
-            Item::Report(report) => {
-                let kind = [report.kind];
+            CameraEvent::Source(event) => {
+                let kind = [event.kind];
                 let reason = reasons(&kind)[0];
                 assert!(reason.starts_with(expected), "{script}: {reason}");
             }
-            Item::Frame(_) => panic!("{script}: a frame"),
+            CameraEvent::Frame(_) => panic!("{script}: a frame"),
         }
         drop(camera);
         assert_eq!(shell.left(), [""; 0], "{script}");
@@ -248,18 +254,18 @@ fn how_a_program_failed_is_told() {
 }
 
 #[test]
-fn y4m_of_a_program_is_read() {
+fn y4m_of_a_process_is_read() {
     let shell = Shell::new();
     let script = "printf 'YUV4MPEG2 W2 H2 Cmono\\nFRAME\\nabcdFRAME\\nabcd'; sleep 60";
-    let mut camera = open(Source::Y4m(shell.command(script)), options());
+    let mut camera = open(FrameSource::y4m(shell.command(script)), options());
     assert_eq!(take(&mut camera, 2), []);
 }
 
 #[test]
-fn a_program_that_is_not_there_is_an_error_at_the_first_opening() {
+fn a_missing_program_is_an_error_when_opened() {
     let command = Box::new(Command::new("no-such-camera-program"));
-    let opened = Camera::open(Source::Mjpeg(Input::Command(command)), options());
-    let Err(e @ Error::Open { .. }) = opened else {
+    let opened = Camera::open(FrameSource::mjpeg(StreamInput::Command(command)), options());
+    let Err(e @ CameraError::Open { .. }) = opened else {
         panic!("{:?}", opened.err());
     };
     let message = e.to_string();

@@ -1,12 +1,12 @@
-//! A scripted run of 60 scenes (`assets/scenes.mjpeg`) with the demo bundle: every change is told within 3
-//! frames, and nothing else is. Each scene lasts a few frames with noise and a brightness that wavers, and every
-//! third has one odd frame in its midst.
+//! 60 scenes (`assets/scenes.mjpeg`) with the demo bundle: every scene change is detected within 3 frames, and nothing
+//! else is. Each scene lasts a few frames with noise and varying brightness; every third scene contains one frame of
+//! another scene.
 
 use std::path::{Path, PathBuf};
 
 use pinhole::camera::{
-    Camera, Change, Input, MjpegReader, Options, Piece, Pipeline, Seen, Source, TrackerOptions,
-    Update,
+    Camera, CameraOptions, FrameSource, MjpegChunk, MjpegReader, Pipeline, PipelineEvent,
+    SceneState, StateChange, StreamInput, TrackerOptions,
 };
 use pinhole::{Classifier, DecodeOptions, RgbImage};
 
@@ -14,7 +14,7 @@ fn assets(path: &str) -> PathBuf {
     (Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets")).join(path)
 }
 
-/// The scenes with their classes.
+/// Images and class names of the scenes.
 fn scenes() -> Vec<(RgbImage, String)> {
     let bytes = std::fs::read(assets("scenes.mjpeg")).unwrap();
     let names = std::fs::read_to_string(assets("scenes.txt")).unwrap();
@@ -22,9 +22,9 @@ fn scenes() -> Vec<(RgbImage, String)> {
     let mut reader = MjpegReader::new(&bytes[..], bytes.len());
     let mut names = names.lines();
     let mut scenes = vec![];
-    while let Some(piece) = reader.next_piece().unwrap() {
-        let Piece::Frame(frame) = piece else {
-            panic!("{piece:?}");
+    while let Some(chunk) = reader.next_chunk().unwrap() {
+        let MjpegChunk::Frame(frame) = chunk else {
+            panic!("{chunk:?}");
         };
         let path = folder.path().join("frame.jpg");
         std::fs::write(&path, frame).unwrap();
@@ -34,7 +34,7 @@ fn scenes() -> Vec<(RgbImage, String)> {
     scenes
 }
 
-/// A linear congruential generator (Numerical Recipes): any noise will do.
+/// A linear congruential generator (Numerical Recipes).
 struct Noise(u32);
 
 impl Noise {
@@ -44,8 +44,8 @@ impl Noise {
     }
 }
 
-/// The picture as a camera brings it: with noise of 10 levels either way and a brightness that wavers by 6.
-fn shot(image: &RgbImage, noise: &mut Noise) -> Vec<u8> {
+/// A simulated camera frame: uniform noise of +-10 levels and a brightness offset of +-6.
+fn camera_frame(image: &RgbImage, noise: &mut Noise) -> Vec<u8> {
     let brightness = noise.next() % 13 - 6;
     let pixels: Vec<u8> = (image.data.iter())
         .map(|v| (i32::from(*v) + brightness + noise.next() % 21 - 10).clamp(0, 255) as u8)
@@ -63,12 +63,12 @@ fn shot(image: &RgbImage, noise: &mut Noise) -> Vec<u8> {
 }
 
 #[test]
-fn every_scene_change_is_told_within_three_frames_and_nothing_else_is() {
+fn exactly_the_scene_changes_are_detected_within_three_frames() {
     let scenes = scenes();
     assert_eq!(scenes.len(), 60);
     let mut noise = Noise(1);
     let mut stream = vec![];
-    // Number of the first frame of each scene.
+    // First frame of each scene.
     let mut starts = vec![];
     let mut frames = 0;
     for (index, (image, _)) in scenes.iter().enumerate() {
@@ -80,7 +80,7 @@ fn every_scene_change_is_told_within_three_frames_and_nothing_else_is() {
             } else {
                 image
             };
-            stream.extend(shot(shown, &mut noise));
+            stream.extend(camera_frame(shown, &mut noise));
             frames += 1;
         }
     }
@@ -88,24 +88,24 @@ fn every_scene_change_is_told_within_three_frames_and_nothing_else_is() {
         .threads(1)
         .open(assets("demo"))
         .unwrap();
-    let options = Options {
+    let options = CameraOptions {
         live: Some(false),
         ..Default::default()
     };
-    let source = Source::Mjpeg(Input::Reader(Box::new(std::io::Cursor::new(stream))));
+    let source = FrameSource::mjpeg(StreamInput::Reader(Box::new(std::io::Cursor::new(stream))));
     let camera = Camera::open(source, options).unwrap();
     let mut pipeline = Pipeline::new(
         camera,
         |image| classifier.classify(image),
         TrackerOptions::default(),
     );
-    let mut events: Vec<(u64, Change)> = vec![];
-    for update in pipeline.by_ref() {
-        match update.unwrap() {
-            Update::Answer(answer) => {
+    let mut events: Vec<(u64, StateChange)> = vec![];
+    for event in pipeline.by_ref() {
+        match event.unwrap() {
+            PipelineEvent::Answer(answer) => {
                 events.extend(answer.tracked.change.map(|change| (answer.frame, change)));
             }
-            Update::Report(report) => panic!("{report:?}"),
+            PipelineEvent::Source(event) => panic!("{event:?}"),
         }
     }
     assert_eq!(pipeline.camera().counters().classified, frames);
@@ -114,20 +114,20 @@ fn every_scene_change_is_told_within_three_frames_and_nothing_else_is() {
     let mut latest = 0;
     for (index, (frame, change)) in events.iter().enumerate() {
         let (_, name) = &scenes[index];
-        let seen = Some(Seen::Class(name.clone()));
+        let state = Some(SceneState::Class(name.clone()));
         assert_eq!(
             (&change.from, Some(&change.to)),
-            (&expected_from, seen.as_ref()),
+            (&expected_from, state.as_ref()),
             "{frame}"
         );
-        // Its first frame counts as one.
+        // Counted from 1.
         let within = frame + 1 - starts[index];
         assert!(
             within <= 3,
-            "scene {index}, {name}: told in its frame {within}"
+            "scene {index}, {name}: detected in its frame {within}"
         );
         latest = latest.max(within);
-        expected_from = seen;
+        expected_from = state;
     }
     assert_eq!(events.len(), 60);
     println!("60 scenes, {frames} frames: 60 events, the latest in frame {latest} of its scene");

@@ -1,4 +1,4 @@
-//! MJPEG and Y4M streams, whole and damaged: what is read, what is told, and that the counters add up.
+//! MJPEG and Y4M streams, intact and damaged: frames, events, and counters that add up.
 
 mod camera_support;
 
@@ -7,9 +7,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use camera_support::{by_grey, every_frame, jpeg, mjpeg, run, run_with};
-use pinhole::camera::{Camera, Input, MjpegReader, Piece, Source};
+use pinhole::camera::{Camera, FrameSource, MjpegChunk, MjpegReader, StreamInput};
 
-/// A JPEG with an APP1 segment that holds a whole JPEG, as cameras' thumbnails do.
+/// A JPEG with an APP1 segment that contains another JPEG, like a thumbnail.
 fn with_thumbnail(jpeg: &[u8], thumbnail: &[u8]) -> Vec<u8> {
     let mut out = jpeg[..2].to_vec();
     out.extend([0xFF, 0xE1]);
@@ -19,7 +19,7 @@ fn with_thumbnail(jpeg: &[u8], thumbnail: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Gives out what it is sent, a few bytes at a time.
+/// Yields at most a given number of bytes per read.
 struct Slow<'a>(&'a [u8], usize);
 
 impl Read for Slow<'_> {
@@ -29,27 +29,27 @@ impl Read for Slow<'_> {
     }
 }
 
-fn pieces(bytes: &[u8], at_once: usize) -> (Vec<Piece>, u64) {
+fn chunks(bytes: &[u8], at_once: usize) -> (Vec<MjpegChunk>, u64) {
     let mut reader = MjpegReader::new(Slow(bytes, at_once), 1 << 20);
-    let mut pieces = vec![];
-    while let Some(piece) = reader.next_piece().unwrap() {
-        pieces.push(piece);
+    let mut chunks = vec![];
+    while let Some(chunk) = reader.next_chunk().unwrap() {
+        chunks.push(chunk);
     }
-    (pieces, reader.skipped())
+    (chunks, reader.skipped_bytes())
 }
 
-/// The frames among the pieces, with or without an end marker.
-fn frames(pieces: &[Piece]) -> Vec<&[u8]> {
-    (pieces.iter())
-        .filter_map(|piece| match piece {
-            Piece::Frame(bytes) | Piece::Unended(bytes) => Some(&bytes[..]),
-            Piece::Corrupt { .. } => None,
+/// The frames among the chunks, with or without an end marker.
+fn frames(chunks: &[MjpegChunk]) -> Vec<&[u8]> {
+    (chunks.iter())
+        .filter_map(|chunk| match chunk {
+            MjpegChunk::Frame(bytes) | MjpegChunk::Unterminated(bytes) => Some(&bytes[..]),
+            MjpegChunk::Corrupt { .. } => None,
         })
         .collect()
 }
 
-/// However the bytes arrive, frames come out as they went in: with thumbnails, restart markers, progressive
-/// scans and padding before markers.
+/// Frames are recovered independent of read sizes: with thumbnails, restart markers, progressive scans and padding
+/// before markers.
 #[test]
 fn frames_are_split_as_they_were_written() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../preprocessing/tests/golden/decode");
@@ -66,7 +66,7 @@ fn frames_are_split_as_they_were_written() {
         plain,
     ];
     for at_once in [1, 2, 3, 7, 1000, 1 << 20] {
-        let (found, skipped) = pieces(&written.concat(), at_once);
+        let (found, skipped) = chunks(&written.concat(), at_once);
         assert_eq!(frames(&found), written, "{at_once} bytes at a time");
         assert_eq!((found.len(), skipped), (written.len(), 0));
     }
@@ -79,7 +79,7 @@ fn garbage_and_zeros_between_frames_are_skipped_and_counted() {
     let zeros = [0; 3000];
     let stream = [&garbage[..], &frame, &zeros, &frame, garbage].concat();
     for at_once in [1, 5, 1 << 20] {
-        let (found, skipped) = pieces(&stream, at_once);
+        let (found, skipped) = chunks(&stream, at_once);
         assert_eq!(frames(&found), [&frame[..], &frame]);
         assert_eq!(found.len(), 2);
         assert_eq!(skipped as usize, 2 * garbage.len() + zeros.len());
@@ -89,31 +89,32 @@ fn garbage_and_zeros_between_frames_are_skipped_and_counted() {
     let all = (2 * garbage.len() + zeros.len()) as u64;
     assert_eq!(ran.counters.skipped_bytes, all);
     assert!(
-        ran.reasons().contains("part of no frame"),
+        ran.reasons().contains("belong to no frame"),
         "{}",
         ran.reasons()
     );
 }
 
-/// A frame cut at any byte costs itself alone, and never gives a wrong picture. Only a frame that lacks
-/// nothing but its end marker is used.
+/// A frame truncated at any byte affects no other frame and never yields a wrong image. It is used only if nothing but
+/// the end marker is missing.
 #[test]
-fn a_truncated_frame_does_not_take_the_next_one_with_it() {
+fn a_truncated_frame_does_not_damage_the_next_one() {
     let (before, cut, after) = (jpeg(40, 32, 32), jpeg(100, 64, 48), jpeg(200, 32, 32));
     let cut = with_thumbnail(&cut, &jpeg(250, 16, 16));
     for len in 3..cut.len() {
         let stream = [&before[..], &cut[..len], &after].concat();
-        let (found, _) = pieces(&stream, 1 << 20);
+        let (found, _) = chunks(&stream, 1 << 20);
         let found = frames(&found);
         assert_eq!(found.first(), Some(&&before[..]), "{len}");
-        // Cut just so, the next frame's start marker is inside a segment, and the rest of it is there.
+        // For some lengths, the start marker of the next frame falls into a segment.
         assert!(found.last().unwrap().ends_with(&after[2..]), "{len}");
         if len % 7 == 0 || len + 4 > cut.len() {
             let ran = run(mjpeg(stream), every_frame());
-            let whole = len + 2 >= cut.len();
-            let expected: &[&str] = match whole {
-                true => &["black", "dark", "white"],
-                false => &["black", "white"],
+            let complete = len + 2 >= cut.len();
+            let expected: &[&str] = if complete {
+                &["black", "dark", "white"]
+            } else {
+                &["black", "white"]
             };
             assert_eq!(
                 ran.classes(),
@@ -122,14 +123,14 @@ fn a_truncated_frame_does_not_take_the_next_one_with_it() {
                 cut.len(),
                 ran.reasons()
             );
-            assert_eq!(ran.counters.corrupt >= 1, !whole, "{len}");
-            assert_eq!(ran.reports.is_empty(), whole, "{len}: {}", ran.reasons());
+            assert_eq!(ran.counters.corrupt >= 1, !complete, "{len}");
+            assert_eq!(ran.events.is_empty(), complete, "{len}: {}", ran.reasons());
         }
     }
 }
 
 #[test]
-fn the_last_frame_may_be_cut_too() {
+fn the_last_frame_may_be_truncated() {
     let frame = jpeg(100, 64, 48);
     let stream = [&frame[..], &frame[..frame.len() / 2]].concat();
     let ran = run(mjpeg(stream), every_frame());
@@ -140,26 +141,26 @@ fn the_last_frame_may_be_cut_too() {
     assert_eq!(ran.counters.skipped_bytes, 5000);
 }
 
-/// Counts what is read of it.
-struct Endless {
+/// `head`, then `fill` bytes without a marker, then `tail`.
+struct LongFrame {
     head: Vec<u8>,
     at: usize,
-    zeros: usize,
+    fill: usize,
     tail: Vec<u8>,
 }
 
-impl Read for Endless {
+impl Read for LongFrame {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let (head, zeros) = (self.head.len(), self.zeros);
+        let (head, fill) = (self.head.len(), self.fill);
         let part = match self.at {
             at if at < head => &self.head[at..],
-            at if at < head + zeros => {
-                let len = buffer.len().min(head + zeros - at);
+            at if at < head + fill => {
+                let len = buffer.len().min(head + fill - at);
                 buffer[..len].fill(0x11);
                 self.at += len;
                 return Ok(len);
             }
-            at => &self.tail[at - head - zeros..],
+            at => &self.tail[at - head - fill..],
         };
         let len = part.len().min(buffer.len());
         buffer[..len].copy_from_slice(&part[..len]);
@@ -168,46 +169,48 @@ impl Read for Endless {
     }
 }
 
-/// 100 MB without an end marker are given up after 16 MiB, in memory for no more than that, and the stream
-/// goes on at the next frame.
+/// A frame of 100 MiB is rejected after 16 MiB, which bounds memory, and the stream continues with the next frame.
 #[test]
-fn a_frame_without_end_is_bounded() {
+fn the_size_of_a_frame_is_limited() {
     let frame = jpeg(100, 64, 48);
-    let endless = || Endless {
+    let long_frame = || LongFrame {
         head: frame[..frame.len() - 2].to_vec(),
         at: 0,
-        zeros: 100 << 20,
+        fill: 100 << 20,
         tail: frame.clone(),
     };
-    let mut reader = MjpegReader::new(endless(), pinhole::camera::MAX_JPEG);
-    let first = reader.next_piece().unwrap();
+    let mut reader = MjpegReader::new(long_frame(), pinhole::camera::MAX_JPEG_BYTES);
+    let first = reader.next_chunk().unwrap();
     assert!(
-        matches!(&first, Some(Piece::Corrupt { reason }) if reason.contains("16777216")),
+        matches!(&first, Some(MjpegChunk::Corrupt { reason }) if reason.contains("16777216")),
         "{first:?}"
     );
     assert_eq!(
-        reader.next_piece().unwrap(),
-        Some(Piece::Frame(frame.clone()))
+        reader.next_chunk().unwrap(),
+        Some(MjpegChunk::Frame(frame.clone()))
     );
-    assert_eq!(reader.next_piece().unwrap(), None);
-    assert_eq!(reader.skipped() as usize, frame.len() - 2 + (100 << 20));
+    assert_eq!(reader.next_chunk().unwrap(), None);
+    assert_eq!(
+        reader.skipped_bytes() as usize,
+        frame.len() - 2 + (100 << 20)
+    );
     assert!(
         reader.capacity() <= (16 << 20) + (256 << 10),
         "{}",
         reader.capacity()
     );
 
-    let source = Source::Mjpeg(Input::Reader(Box::new(endless())));
+    let source = FrameSource::mjpeg(StreamInput::Reader(Box::new(long_frame())));
     let ran = run(source, every_frame());
     assert_eq!((ran.frames(), ran.counters.corrupt), (vec![1], 1));
 }
 
-/// Starts of frames whose segments lead nowhere: each must cost little, or a hostile stream stops the camera.
+/// Start markers without a frame must be cheap, or a hostile stream stops the camera.
 #[test]
 fn false_starts_are_cheap() {
     let stream = [0xFF, 0xD8, 0xFF, 0xE0, 0xFF, 0xFF].repeat(1 << 20);
     let start = Instant::now();
-    let (found, skipped) = pieces(&stream, 1 << 16);
+    let (found, skipped) = chunks(&stream, 1 << 16);
     assert_eq!(frames(&found).len(), 0);
     assert_eq!(skipped as usize, stream.len());
     assert!(
@@ -226,13 +229,13 @@ fn y4m(header: &str, frame: &[u8], count: usize) -> Vec<u8> {
     stream
 }
 
-fn y4m_source(bytes: Vec<u8>) -> Source {
-    Source::Y4m(Input::Reader(Box::new(std::io::Cursor::new(bytes))))
+fn y4m_source(bytes: Vec<u8>) -> FrameSource {
+    FrameSource::y4m(StreamInput::Reader(Box::new(std::io::Cursor::new(bytes))))
 }
 
 #[test]
-fn y4m_frames_have_the_colours_that_the_header_says() {
-    // BT.601's red: in full range 76 85 255, in limited range 81 90 240.
+fn y4m_frames_have_the_colours_of_their_header() {
+    // Red in BT.601: 76 85 255 in full range, 81 90 240 in limited range.
     for (header, samples) in [
         (
             "W3 H2 C420jpeg XCOLORRANGE=FULL",
@@ -263,9 +266,9 @@ fn y4m_frames_have_the_colours_that_the_header_says() {
     }
 }
 
-/// White in limited range is a light grey in full range.
+/// White in limited range is light grey in full range.
 #[test]
-fn y4m_is_in_limited_range_unless_it_says_otherwise() {
+fn y4m_has_limited_range_by_default() {
     for (header, white) in [
         ("W3 H2 Cmono", 255),
         ("W3 H2 Cmono XCOLORRANGE=LIMITED", 255),
@@ -282,7 +285,7 @@ fn y4m_is_in_limited_range_unless_it_says_otherwise() {
 }
 
 #[test]
-fn y4m_that_is_not_as_expected_is_told() {
+fn invalid_y4m_is_reported() {
     let frame = [100; 6];
     for (stream, part) in [
         (y4m("W2 H2 C420p10", &frame, 1), "C420p10"),
@@ -299,7 +302,7 @@ fn y4m_that_is_not_as_expected_is_told() {
         assert!(ran.answers.is_empty());
     }
     let good = y4m("W2 H2", &frame, 1);
-    // Garbage in a frame's place, and an end inside a frame.
+    // Garbage instead of a frame, and an end inside a frame.
     let stream = [
         &good[..],
         b"garbage garbage FRAME\n",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use embedded_graphics::pixelcolor::Rgb888;
 use embedded_graphics::prelude::*;
 use embedded_graphics::primitives::{PrimitiveStyle, Rectangle, RoundedRectangle};
-use pinhole::camera::Seen;
+use pinhole::camera::SceneState;
 
 use super::{BootScreen, CroppedFrame, ErrorScreen, IdleScreen, LiveScreen, Screen};
 use crate::canvas::Canvas;
@@ -125,8 +125,8 @@ impl Page<'_> {
 
     fn state(&mut self, live: &LiveScreen, window: Rectangle) {
         let (name, colour) = match &live.state {
-            Some(state @ Seen::Class(_)) => (state.name(), TEXT),
-            Some(Seen::Unknown) => ("unknown", WARNING),
+            Some(state @ SceneState::Class(_)) => (state.name(), TEXT),
+            Some(SceneState::Unknown) => ("unknown", WARNING),
             None => ("...", QUIET),
         };
         let width = window.size.width as i32;
@@ -179,7 +179,7 @@ impl Page<'_> {
             let share = self.fonts.fit(&share, &styles[..1], width);
             let room = width - share.width - self.px(6.0);
             let name = self.fonts.fit(name, &styles, room);
-            let leads = i == 0 && live.state != Some(Seen::Unknown);
+            let leads = i == 0 && live.state != Some(SceneState::Unknown);
             let (text, bar) = if leads { (TEXT, ACCENT) } else { (QUIET, DIM) };
             let lower = share.height - name.height;
             name.draw(self.canvas, at + Point::new(0, lower), text);
@@ -274,7 +274,7 @@ impl Page<'_> {
     }
 
     fn idle(&mut self, idle: &IdleScreen) {
-        let name = idle.state.as_ref().map_or("...", Seen::name);
+        let name = idle.state.as_ref().map_or("...", SceneState::name);
         let room = self.width - self.px(16.0);
         let name = self.fonts.truncate(name, self.regular(22.0), room);
         let mut text = super::duration(idle.unchanged);

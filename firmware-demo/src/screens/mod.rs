@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use embedded_graphics::prelude::*;
-use pinhole::camera::Seen;
+use pinhole::camera::SceneState;
 use pinhole::{PreprocessConfig, RgbImage};
 
 use crate::canvas::Canvas;
@@ -51,7 +51,7 @@ pub struct BootStep {
 #[derive(Clone, Debug, PartialEq)]
 pub struct LiveScreen {
     /// The state; `None` until there is one.
-    pub state: Option<Seen>,
+    pub state: Option<SceneState>,
     /// The most probable classes with their probability (0 to 1), in descending order.
     pub top: Vec<(String, f32)>,
     /// The frame, for colour displays.
@@ -90,7 +90,7 @@ pub struct ErrorScreen {
 #[derive(Clone, Debug, PartialEq)]
 pub struct IdleScreen {
     /// The state.
-    pub state: Option<Seen>,
+    pub state: Option<SceneState>,
     /// Time since the last change of state.
     pub unchanged: Duration,
     /// Temperature of the processor in degrees Celsius.

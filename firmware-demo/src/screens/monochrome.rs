@@ -5,7 +5,7 @@ use std::time::Duration;
 use embedded_graphics::pixelcolor::Rgb888;
 use embedded_graphics::prelude::*;
 use embedded_graphics::primitives::{PrimitiveStyle, Rectangle};
-use pinhole::camera::Seen;
+use pinhole::camera::SceneState;
 
 use super::{BootScreen, ErrorScreen, IdleScreen, LiveScreen, Screen};
 use crate::canvas::Canvas;
@@ -48,8 +48,8 @@ fn draw_boot(boot: &BootScreen, canvas: &mut Canvas, fonts: &mut Fonts) {
 fn draw_live(live: &LiveScreen, canvas: &mut Canvas, fonts: &mut Fonts, shown: Duration) {
     let Size { width, height } = canvas.size();
     let (width, height) = (width as i32, height as i32);
-    let name = live.state.as_ref().map_or("...", Seen::name);
-    let unknown = live.state == Some(Seen::Unknown);
+    let name = live.state.as_ref().map_or("...", SceneState::name);
+    let unknown = live.state == Some(SceneState::Unknown);
     let colour = if unknown { DARK } else { LIT };
     // Inverted, to distinguish "unknown" from a class name.
     if unknown {
@@ -123,7 +123,7 @@ fn draw_error(error: &ErrorScreen, canvas: &mut Canvas, fonts: &mut Fonts) {
 
 fn draw_idle(idle: &IdleScreen, canvas: &mut Canvas, fonts: &mut Fonts, shown: Duration) {
     let Size { width, height } = canvas.size();
-    let name = idle.state.as_ref().map_or("...", Seen::name);
+    let name = idle.state.as_ref().map_or("...", SceneState::name);
     let name = fonts.truncate(name, TextStyle::regular(12.0), width as i32 - 8);
     let unchanged = fonts.truncate(&super::duration(idle.unchanged), small(), width as i32 - 8);
     let needed = Size::new(

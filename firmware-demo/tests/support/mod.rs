@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Child;
 
-use pinhole::camera::{MjpegReader, Piece};
+use pinhole::camera::{MjpegChunk, MjpegReader};
 use pinhole_firmware::counters::RunCounters;
 
 /// A file or folder of `assets/`.
@@ -23,9 +23,9 @@ pub fn scenes() -> Vec<Vec<u8>> {
     let bytes = std::fs::read(assets("scenes.mjpeg")).unwrap();
     let mut reader = MjpegReader::new(&bytes[..], bytes.len());
     let mut scenes = vec![];
-    while let Some(piece) = reader.next_piece().unwrap() {
+    while let Some(piece) = reader.next_chunk().unwrap() {
         match piece {
-            Piece::Frame(frame) => scenes.push(frame),
+            MjpegChunk::Frame(frame) => scenes.push(frame),
             other => panic!("{other:?}"),
         }
     }

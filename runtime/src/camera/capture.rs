@@ -1,93 +1,51 @@
-//! The capture thread: brings frames from the source, and opens it again where that can be done.
+//! The interface between the capture thread and the kinds of sources.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Error;
-use super::report::ReportKind;
+use super::error::CameraError;
+use super::frame::EncodedFrame;
 use super::slot::Shared;
-use super::source::{Came, Capture, Source};
 
-/// The longest pause before a source is opened again, in first pauses.
-const MAX_PAUSES: u32 = 30;
+/// How long a wait for input lasts before it checks whether the camera was stopped.
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-pub(super) struct Capturing {
-    pub(super) source: Source,
-    pub(super) every: u64,
-    /// The first pause before a source is opened again.
-    pub(super) pause: Duration,
+/// A source of frames that can be opened, and reopened if [`CaptureSource::can_reopen`].
+pub(super) trait CaptureSource: Send {
+    /// For messages: path, program or device.
+    fn name(&self) -> String;
+
+    /// See [`FrameSource::is_live`](super::source::FrameSource::is_live).
+    fn is_live(&self) -> bool;
+
+    /// Whether to reopen the source after it ends or fails.
+    fn can_reopen(&self) -> bool;
+
+    /// Whether [`Capture::next`] returns soon after the camera is stopped.
+    fn is_interruptible(&self) -> bool {
+        true
+    }
+
+    fn open(&mut self, shared: &Arc<Shared>) -> Result<Box<dyn Capture>, CameraError>;
 }
 
-impl Capturing {
-    /// Runs until the source has ended for good, or the camera is stopped.
-    pub(super) fn run(
-        mut self,
-        mut open: Box<dyn Capture>,
-        shared: &Arc<Shared>,
-    ) -> Result<(), Error> {
-        let mut pause = self.pause;
-        loop {
-            let before = shared.counters().read;
-            let ended = self.bring(open.as_mut(), shared);
-            // Closed before it is opened again: a device can be opened once.
-            drop(open);
-            if shared.stopped() {
-                return Ok(());
-            }
-            if !self.source.reopens() {
-                return ended.map_err(|e| Error::Source {
-                    name: self.source.name(),
-                    reason: e.to_string(),
-                });
-            }
-            if shared.counters().read > before {
-                pause = self.pause;
-            }
-            let mut reason = match ended {
-                Ok(()) => format!("{}: the source ended", self.source.name()),
-                Err(e) => format!("{}: {e}", self.source.name()),
-            };
-            open = loop {
-                shared.report(ReportKind::Lost {
-                    reason,
-                    wait: pause,
-                });
-                shared.sleep(pause);
-                if shared.stopped() {
-                    return Ok(());
-                }
-                pause = (pause * 2).min(self.pause * MAX_PAUSES);
-                match self.source.open(shared) {
-                    Ok(open) => break open,
-                    Err(e) => reason = e.to_string(),
-                }
-            };
-            shared.count(|c| c.reopened += 1);
-            shared.report(ReportKind::Reopened);
-        }
-    }
+/// An open source.
+pub(super) trait Capture: Send {
+    /// Waits for the next frame; `None` at the end of the source. Also returns an error if the camera was stopped.
+    fn next(&mut self) -> std::io::Result<Option<Poll>>;
 
-    /// Brings frames until the source ends.
-    fn bring(&self, open: &mut dyn Capture, shared: &Shared) -> std::io::Result<()> {
-        let mut skipped = 0;
-        loop {
-            let came = open.next();
-            let now = open.skipped_bytes();
-            if now > skipped {
-                shared.count(|c| c.skipped_bytes += now - skipped);
-                if skipped == 0 {
-                    shared.report(ReportKind::SkippedBytes { bytes: now });
-                }
-                skipped = now;
-            }
-            if shared.stopped() {
-                return Ok(());
-            }
-            match came? {
-                Some(Came::Frame(encoded)) => shared.came(encoded, self.every),
-                Some(Came::Corrupt { file, reason }) => shared.came_corrupt(file, reason),
-                None => return Ok(()),
-            }
-        }
+    /// Bytes so far that belong to no frame.
+    fn skipped_bytes(&self) -> u64 {
+        0
     }
+}
+
+/// What [`Capture::next`] found.
+pub(super) enum Poll {
+    Frame(EncodedFrame),
+    Corrupt {
+        file: Option<PathBuf>,
+        reason: String,
+    },
 }

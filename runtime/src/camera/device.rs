@@ -1,7 +1,7 @@
-//! Cameras by V4L2.
+//! V4L2 cameras.
 
 use std::io::{Error as IoError, ErrorKind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,28 +11,56 @@ use v4l::io::mmap::Stream;
 use v4l::io::traits::CaptureStream;
 use v4l::video::Capture as _;
 
-use super::Error;
-use super::decode::Encoded;
+use super::capture::{Capture, CaptureSource, POLL_INTERVAL, Poll};
+use super::error::CameraError;
+use super::frame::EncodedFrame;
 use super::slot::Shared;
-use super::source::{Came, Capture, LOOK};
-use super::yuv::{Layout, Yuv};
+use super::yuv::{YuvFrame, YuvLayout};
 
 const JPEG: [&[u8; 4]; 2] = [b"MJPG", b"JPEG"];
 const YUYV: &[u8; 4] = b"YUYV";
-/// `poll`'s event for data to read.
+/// The event of `poll` for readable data.
 const POLLIN: i16 = 1;
 
-/// A camera that delivers frames.
-pub(super) struct Device {
+/// The path of a V4L2 device, such as `/dev/video0`.
+pub(super) struct DeviceSource {
+    path: PathBuf,
+}
+
+impl DeviceSource {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+}
+
+impl CaptureSource for DeviceSource {
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn is_live(&self) -> bool {
+        true
+    }
+
+    fn can_reopen(&self) -> bool {
+        true
+    }
+
+    fn open(&mut self, shared: &Arc<Shared>) -> Result<Box<dyn Capture>, CameraError> {
+        Ok(Box::new(DeviceCapture::open(&self.path, shared.clone())?))
+    }
+}
+
+struct DeviceCapture {
     stream: Stream<'static>,
     format: v4l::Format,
     shared: Arc<Shared>,
     started: bool,
 }
 
-impl Device {
-    pub(super) fn open(path: &Path, shared: Arc<Shared>) -> Result<Self, Error> {
-        let failed = |reason: String| Error::Open {
+impl DeviceCapture {
+    fn open(path: &Path, shared: Arc<Shared>) -> Result<Self, CameraError> {
+        let failed = |reason: String| CameraError::Open {
             path: path.to_owned(),
             reason,
         };
@@ -62,7 +90,7 @@ impl Device {
             )));
         }
         let mut stream = Stream::with_buffers(&device, Type::VideoCapture, 4).map_err(failed_io)?;
-        // Of the first frame, which is waited for without a look at whether the camera was stopped.
+        // For the first frame, whose wait does not check whether the camera was stopped.
         let timeout = shared.timeout.unwrap_or(Duration::from_secs(30));
         stream.set_timeout(timeout.min(Duration::from_secs(30)));
         Ok(Self {
@@ -73,14 +101,19 @@ impl Device {
         })
     }
 
-    /// Waits until a frame is there. After a time-out of the stream itself it cannot go on.
+    /// Waits for a frame. After a timeout of the stream itself, the stream cannot continue.
     fn wait(&self) -> std::io::Result<()> {
         let start = Instant::now();
         loop {
             if self.shared.stopped() {
                 return Err(IoError::other("the camera was stopped"));
             }
-            if self.stream.handle().poll(POLLIN, LOOK.as_millis() as i32)? > 0 {
+            if self
+                .stream
+                .handle()
+                .poll(POLLIN, POLL_INTERVAL.as_millis() as i32)?
+                > 0
+            {
                 return Ok(());
             }
             if self
@@ -88,14 +121,17 @@ impl Device {
                 .timeout
                 .is_some_and(|timeout| start.elapsed() >= timeout)
             {
-                return Err(IoError::new(ErrorKind::TimedOut, "no frame in time"));
+                return Err(IoError::new(
+                    ErrorKind::TimedOut,
+                    "no frame within the timeout",
+                ));
             }
         }
     }
 }
 
-impl Capture for Device {
-    fn next(&mut self) -> std::io::Result<Option<Came>> {
+impl Capture for DeviceCapture {
+    fn next(&mut self) -> std::io::Result<Option<Poll>> {
         if self.started {
             self.wait()?;
         }
@@ -103,38 +139,39 @@ impl Capture for Device {
         let (buffer, metadata) = self.stream.next()?;
         let used = buffer.get(..metadata.bytesused as usize).unwrap_or(buffer);
         if metadata.flags.contains(Flags::ERROR) {
-            return Ok(Some(Came::Corrupt {
+            return Ok(Some(Poll::Corrupt {
                 file: None,
-                reason: "the driver marks the frame as damaged".into(),
+                reason: "the driver reports the frame as damaged".into(),
             }));
         }
-        Ok(Some(Came::Frame(
-            match self.format.fourcc == FourCC::new(YUYV) {
-                true => Encoded::Yuv(Yuv {
+        Ok(Some(Poll::Frame(
+            if self.format.fourcc == FourCC::new(YUYV) {
+                EncodedFrame::Yuv(YuvFrame {
                     width: self.format.width,
                     height: self.format.height,
-                    layout: Layout::Yuyv {
+                    layout: YuvLayout::Yuyv {
                         stride: self.format.stride,
                     },
                     full_range: match self.format.quantization {
                         Quantization::FullRange => true,
                         Quantization::LimitedRange => false,
-                        Quantization::Default => {
-                            matches!(self.format.colorspace, Colorspace::JPEG)
-                        }
+                        Quantization::Default => matches!(self.format.colorspace, Colorspace::JPEG),
                     },
                     data: used.to_vec(),
-                }),
-                false => jpeg(used),
+                })
+            } else {
+                jpeg(used)
             },
         )))
     }
 }
 
-/// Some webcams leave the end marker out.
-fn jpeg(bytes: &[u8]) -> Encoded {
-    match bytes.windows(2).rev().any(|w| w == [0xFF, 0xD9]) {
-        true => Encoded::Jpeg(bytes.to_vec()),
-        false => Encoded::UnendedJpeg(bytes.to_vec()),
+/// Some webcams omit the end marker.
+fn jpeg(bytes: &[u8]) -> EncodedFrame {
+    let has_end_marker = bytes.windows(2).rev().any(|w| w == [0xFF, 0xD9]);
+    if has_end_marker {
+        EncodedFrame::Jpeg(bytes.to_vec())
+    } else {
+        EncodedFrame::UnterminatedJpeg(bytes.to_vec())
     }
 }

@@ -1,4 +1,4 @@
-//! A folder of images, in the order of their names.
+//! Folders of images, in the order of their names.
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
@@ -7,40 +7,75 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::Error;
-use super::decode::Encoded;
-use super::mjpeg::{MjpegReader, Piece};
+use super::capture::{Capture, CaptureSource, Poll};
+use super::error::CameraError;
+use super::frame::EncodedFrame;
+use super::mjpeg::{MjpegChunk, MjpegReader};
 use super::slot::Shared;
-use super::source::{Came, Capture};
 
-/// Largest image file that is read, in bytes: 64 MiB.
-pub const MAX_FILE: u64 = 64 << 20;
+/// Size limit of an image file: 64 MiB.
+const MAX_FILE_BYTES: u64 = 64 << 20;
 
-/// How often a folder is looked through.
-const LOOK: Duration = Duration::from_millis(200);
-/// How long a file must have been as it is until it is read.
-const SETTLED: Duration = Duration::from_millis(300);
-/// How long a file that lacks its end must have been as it is until it is taken for damaged.
-const GIVEN_UP: Duration = Duration::from_secs(10);
+/// How often a watched folder is scanned.
+const SCAN_INTERVAL: Duration = Duration::from_millis(200);
+/// How long a file must be unchanged before it is read.
+const SETTLE_TIME: Duration = Duration::from_millis(300);
+/// How long an incomplete file must be unchanged before it counts as damaged.
+const INCOMPLETE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A file's size and time of change: what tells that it was written to.
+/// Size and modification time of a file; a write changes them.
 type Stamp = (u64, Option<SystemTime>);
 
-/// Reads a folder's images, and if it is to watch, those that are written later.
-pub(super) struct FolderReader {
+/// A folder, watched or not.
+pub(super) struct FolderSource {
+    path: PathBuf,
+    watch: bool,
+}
+
+impl FolderSource {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, watch: false }
+    }
+
+    pub(super) fn watched(path: PathBuf) -> Self {
+        Self { path, watch: true }
+    }
+}
+
+impl CaptureSource for FolderSource {
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn is_live(&self) -> bool {
+        false
+    }
+
+    fn can_reopen(&self) -> bool {
+        self.watch
+    }
+
+    fn open(&mut self, shared: &Arc<Shared>) -> Result<Box<dyn Capture>, CameraError> {
+        let capture = FolderCapture::open(self.path.clone(), self.watch, shared.clone())?;
+        Ok(Box::new(capture))
+    }
+}
+
+/// Reads the images of a folder, and if `watch`, those that are written later.
+struct FolderCapture {
     path: PathBuf,
     watch: bool,
     shared: Arc<Shared>,
     ready: VecDeque<(OsString, Stamp)>,
-    /// Files that were given out, as they were then.
-    taken: HashMap<OsString, Stamp>,
-    /// Files that may still be written to, and since when they have been as they are.
+    /// Files already delivered, with their stamps at that time.
+    delivered: HashMap<OsString, Stamp>,
+    /// Files that may still be written to, and since when they are unchanged.
     changing: HashMap<OsString, (Stamp, Instant)>,
 }
 
-impl FolderReader {
-    pub(super) fn open(path: PathBuf, watch: bool, shared: Arc<Shared>) -> Result<Self, Error> {
-        let failed = |reason: String| Error::Open {
+impl FolderCapture {
+    fn open(path: PathBuf, watch: bool, shared: Arc<Shared>) -> Result<Self, CameraError> {
+        let failed = |reason: String| CameraError::Open {
             path: path.clone(),
             reason,
         };
@@ -56,50 +91,50 @@ impl FolderReader {
             watch,
             shared,
             ready: ready.into(),
-            taken: HashMap::new(),
+            delivered: HashMap::new(),
             changing: HashMap::new(),
         })
     }
 
-    /// Looks for files that were written and have settled.
-    fn look(&mut self) -> std::io::Result<()> {
+    /// Finds files that were written and have settled.
+    fn scan(&mut self) -> std::io::Result<()> {
         let now = Instant::now();
-        let mut taken = HashMap::new();
+        let mut delivered = HashMap::new();
         let mut changing = HashMap::new();
         for (name, stamp) in images(&self.path)? {
-            if self.taken.get(&name) == Some(&stamp) {
-                taken.insert(name, stamp);
+            if self.delivered.get(&name) == Some(&stamp) {
+                delivered.insert(name, stamp);
                 continue;
             }
             let since = match self.changing.get(&name) {
                 Some((before, since)) if *before == stamp => *since,
                 _ => now,
             };
-            if now - since >= SETTLED {
+            if now - since >= SETTLE_TIME {
                 self.ready.push_back((name.clone(), stamp));
             }
             changing.insert(name, (stamp, since));
         }
-        (self.taken, self.changing) = (taken, changing);
+        (self.delivered, self.changing) = (delivered, changing);
         Ok(())
     }
 
-    /// The file's content, unless its end may still be to come.
-    fn take(&mut self, name: OsString, stamp: Stamp) -> Option<Came> {
+    /// Reads a file; `None` if it is still incomplete.
+    fn read_file(&mut self, name: OsString, stamp: Stamp) -> Option<Poll> {
         let path = self.path.join(&name);
         let read = read(&path);
         if self.watch {
             let since = self.changing.get(&name).map(|(_, since)| since.elapsed());
-            let whole = read.as_ref().map_or(true, |bytes| is_whole(bytes));
-            if !whole && since.is_some_and(|since| since < GIVEN_UP) {
+            let complete = read.as_ref().map_or(true, |bytes| is_complete(bytes));
+            if !complete && since.is_some_and(|since| since < INCOMPLETE_TIMEOUT) {
                 return None;
             }
             self.changing.remove(&name);
-            self.taken.insert(name, stamp);
+            self.delivered.insert(name, stamp);
         }
         Some(match read {
-            Ok(bytes) => Came::Frame(Encoded::File { path, bytes }),
-            Err(reason) => Came::Corrupt {
+            Ok(bytes) => Poll::Frame(EncodedFrame::File { path, bytes }),
+            Err(reason) => Poll::Corrupt {
                 file: Some(path),
                 reason,
             },
@@ -107,38 +142,38 @@ impl FolderReader {
     }
 }
 
-impl Capture for FolderReader {
-    fn next(&mut self) -> std::io::Result<Option<Came>> {
+impl Capture for FolderCapture {
+    fn next(&mut self) -> std::io::Result<Option<Poll>> {
         loop {
             while let Some((name, stamp)) = self.ready.pop_front() {
-                if let Some(came) = self.take(name, stamp) {
-                    return Ok(Some(came));
+                if let Some(poll) = self.read_file(name, stamp) {
+                    return Ok(Some(poll));
                 }
             }
             if !self.watch || self.shared.stopped() {
                 return Ok(None);
             }
-            self.shared.sleep(LOOK);
-            self.look()?;
+            self.shared.sleep(SCAN_INTERVAL);
+            self.scan()?;
         }
     }
 }
 
-/// Files with the ending of an image, in the order of their names; not the hidden ones, which are other
-/// programs' unfinished ones.
+/// Files with an image extension, in the order of their names. Hidden files are skipped: programs use them for
+/// unfinished files.
 fn images(folder: &Path) -> std::io::Result<Vec<(OsString, Stamp)>> {
-    const ENDINGS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "bmp", "gif"];
+    const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "bmp", "gif"];
     let mut found = vec![];
     for entry in std::fs::read_dir(folder)? {
         let name = entry?.file_name();
         let hidden = name.as_encoded_bytes().starts_with(b".");
         let is_image = Path::new(&name)
             .extension()
-            .is_some_and(|ending| ENDINGS.iter().any(|e| ending.eq_ignore_ascii_case(e)));
+            .is_some_and(|extension| EXTENSIONS.iter().any(|e| extension.eq_ignore_ascii_case(e)));
         if hidden || !is_image {
             continue;
         }
-        // A file that is gone meanwhile is none. Links are followed.
+        // Skips files that were deleted meanwhile. Follows symbolic links.
         if let Ok(metadata) = std::fs::metadata(folder.join(&name))
             && metadata.is_file()
         {
@@ -152,22 +187,24 @@ fn images(folder: &Path) -> std::io::Result<Vec<(OsString, Stamp)>> {
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = vec![];
     std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
+        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
         .map_err(|e| format!("cannot read: {e}"))?;
-    match bytes.len() as u64 > MAX_FILE {
-        true => Err(format!("expected {MAX_FILE} bytes or less, found more")),
-        false => Ok(bytes),
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(format!(
+            "expected at most {MAX_FILE_BYTES} bytes, found more"
+        ));
     }
+    Ok(bytes)
 }
 
-/// Whether an image file has its end. What is in no known format is left to the decoder.
-fn is_whole(bytes: &[u8]) -> bool {
+/// Whether an image file has its end. Unknown formats are left to the decoder.
+fn is_complete(bytes: &[u8]) -> bool {
     let has = |len: u64| len <= bytes.len() as u64;
     match bytes {
         [] => false,
         [0xFF, 0xD8, ..] => {
-            let piece = MjpegReader::new(bytes, bytes.len()).next_piece();
-            matches!(piece, Ok(Some(Piece::Frame(_))))
+            let chunk = MjpegReader::new(bytes, bytes.len()).next_chunk();
+            matches!(chunk, Ok(Some(MjpegChunk::Frame(_))))
         }
         [0x89, b'P', b'N', b'G', ..] => {
             let end = bytes.windows(4).rposition(|w| w == b"IEND");
@@ -186,9 +223,9 @@ fn is_whole(bytes: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// Every shorter beginning of a file lacks its end, and the file does not.
+    /// Every proper prefix of a file is incomplete.
     #[test]
-    fn a_file_is_whole_with_its_last_byte() {
+    fn a_file_is_complete_only_with_its_last_byte() {
         let golden =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../preprocessing/tests/golden/decode");
         for name in [
@@ -201,11 +238,11 @@ mod tests {
             "palette.gif",
         ] {
             let bytes = std::fs::read(golden.join(name)).unwrap();
-            assert!(is_whole(&bytes), "{name}");
+            assert!(is_complete(&bytes), "{name}");
             for len in 0..bytes.len() {
-                // A GIF may have the byte of its end anywhere.
-                let chance = name.ends_with("gif") && bytes[..len].ends_with(&[0x3B]);
-                assert!(chance || !is_whole(&bytes[..len]), "{name}: {len}");
+                // A GIF may contain its trailer byte anywhere.
+                let ambiguous = name.ends_with("gif") && bytes[..len].ends_with(&[0x3B]);
+                assert!(ambiguous || !is_complete(&bytes[..len]), "{name}: {len}");
             }
         }
     }

@@ -1,32 +1,35 @@
-//! Motion JPEG: JPEG images one after the other, without a container.
+//! Motion JPEG: concatenated JPEG images without a container.
 //!
-//! A frame's end is found by walking its markers, as a decoder does: segments are skipped by their length,
-//! because a thumbnail inside one has start and end markers of its own; and in entropy-coded data FF00 and
-//! restart markers end nothing.
+//! The end of a frame is found by walking its markers (ITU-T T.81, annex B), as a decoder does. Segments are skipped
+//! by their length, because a thumbnail inside a segment has start and end markers of its own. FF00 and restart
+//! markers do not end entropy-coded data.
 
 use std::io::{ErrorKind, Read};
 
-/// Largest JPEG frame that is taken from a stream, in bytes: 16 MiB.
-pub const MAX_JPEG: usize = 16 << 20;
+use super::capture::{Capture, Poll};
+use super::frame::EncodedFrame;
 
-/// Most segments of a frame: 65 MB, and few enough that a hostile stream cannot have them walked too often.
+/// Size limit of a JPEG frame in a stream: 16 MiB.
+pub const MAX_JPEG_BYTES: usize = 16 << 20;
+
+/// Most segments of a frame. Bounds the time that a hostile stream costs.
 const MAX_SEGMENTS: u32 = 1000;
-const READ: usize = 64 << 10;
+const READ_BYTES: usize = 64 << 10;
 const SOI: u8 = 0xD8;
 const EOI: u8 = 0xD9;
 const SOS: u8 = 0xDA;
 
-/// Splits a byte stream into JPEG frames. Memory: at most `limit` and 64 KiB.
+/// Splits a byte stream into JPEG frames. Buffers at most `limit` bytes plus 64 KiB.
 pub struct MjpegReader<R> {
     input: R,
     limit: usize,
     buffer: Vec<u8>,
-    /// Bytes of the buffer that are given out or skipped. They are dropped when more is read, not before:
-    /// else a stream of false starts would move the same bytes again and again.
-    done: usize,
-    /// How far behind `done` the frame's markers have been walked; 0 while a start is looked for.
-    at: usize,
-    /// Where behind `done` the segment before `at` starts.
+    /// Bytes of the buffer that are consumed. They are removed only when more is read: otherwise a stream of false
+    /// starts would move the same bytes again and again.
+    consumed: usize,
+    /// Position after `consumed` up to which the frame's markers have been walked; 0 while searching for a start.
+    position: usize,
+    /// Start of the segment before `position`, relative to `consumed`.
     segment: usize,
     segments: u32,
     has_size: bool,
@@ -35,15 +38,15 @@ pub struct MjpegReader<R> {
     skipped: u64,
 }
 
-/// What stands next in a stream.
+/// What [`MjpegReader::next_chunk`] found.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Piece {
-    /// A frame from its start to its end marker.
+pub enum MjpegChunk {
+    /// A frame from its start marker to its end marker.
     Frame(Vec<u8>),
-    /// A frame that runs into the next start, or into the stream's end. Some webcams leave the end marker out,
-    /// so that it may be whole or cut off: [`decode_unended`](super::decode_unended) tells.
-    Unended(Vec<u8>),
-    /// What started as a frame and cannot be one; its bytes count as skipped.
+    /// A frame that ends without an end marker, at the next start marker or at the end of the stream. Some webcams
+    /// omit the end marker, so the frame may be complete or cut off.
+    Unterminated(Vec<u8>),
+    /// A start marker without a valid frame after it. Its bytes count as skipped.
     Corrupt {
         /// What was expected and what was found.
         reason: String,
@@ -51,27 +54,27 @@ pub enum Piece {
 }
 
 enum Walk {
-    More,
-    /// The frame has this many bytes, the end marker among them or not.
+    NeedsMore,
+    /// The frame has `len` bytes, including the end marker if there is one.
     End {
         len: usize,
-        marker: bool,
+        has_end_marker: bool,
     },
-    Bad {
+    Corrupt {
         reason: String,
         resume: usize,
     },
 }
 
 impl<R: Read> MjpegReader<R> {
-    /// A reader of `input` that gives up a frame once it has more than `limit` bytes.
+    /// Reads `input`; a frame of more than `limit` bytes is corrupt.
     pub fn new(input: R, limit: usize) -> Self {
         Self {
             input,
             limit,
             buffer: vec![],
-            done: 0,
-            at: 0,
+            consumed: 0,
+            position: 0,
             segment: 0,
             segments: 0,
             has_size: false,
@@ -81,23 +84,23 @@ impl<R: Read> MjpegReader<R> {
         }
     }
 
-    /// Bytes so far that are part of no frame.
-    pub fn skipped(&self) -> u64 {
+    /// Bytes so far that belong to no frame.
+    pub fn skipped_bytes(&self) -> u64 {
         self.skipped
     }
 
-    /// Bytes of memory held.
+    /// Capacity of the buffer in bytes.
     pub fn capacity(&self) -> usize {
         self.buffer.capacity()
     }
 
-    /// The next piece; `None` at the end.
+    /// The next chunk; `None` at the end of the stream.
     ///
     /// # Errors
-    /// Those of the input. Reading may go on afterwards.
-    pub fn next_piece(&mut self) -> std::io::Result<Option<Piece>> {
+    /// Errors of the input. Reading may continue afterwards.
+    pub fn next_chunk(&mut self) -> std::io::Result<Option<MjpegChunk>> {
         loop {
-            if self.at == 0 && !self.find_start() {
+            if self.position == 0 && !self.find_start() {
                 if self.ended {
                     self.skip(self.rest().len());
                     return Ok(None);
@@ -106,50 +109,54 @@ impl<R: Read> MjpegReader<R> {
                 continue;
             }
             match self.walk() {
-                Walk::End { len, marker } => {
+                Walk::End {
+                    len,
+                    has_end_marker,
+                } => {
                     let frame = self.rest()[..len].to_vec();
-                    self.done += len;
-                    self.at = 0;
-                    return Ok(Some(match marker {
-                        true => Piece::Frame(frame),
-                        false => Piece::Unended(frame),
+                    self.consumed += len;
+                    self.position = 0;
+                    return Ok(Some(if has_end_marker {
+                        MjpegChunk::Frame(frame)
+                    } else {
+                        MjpegChunk::Unterminated(frame)
                     }));
                 }
-                Walk::Bad { reason, resume } => {
+                Walk::Corrupt { reason, resume } => {
                     self.skip(resume);
-                    return Ok(Some(Piece::Corrupt { reason }));
+                    return Ok(Some(MjpegChunk::Corrupt { reason }));
                 }
-                Walk::More if self.rest().len() > self.limit => {
+                Walk::NeedsMore if self.rest().len() > self.limit => {
                     let reason = format!(
                         "expected an end marker within {} bytes, found none",
                         self.limit
                     );
                     self.skip(self.rest().len());
-                    return Ok(Some(Piece::Corrupt { reason }));
+                    return Ok(Some(MjpegChunk::Corrupt { reason }));
                 }
-                Walk::More if self.ended => {
+                Walk::NeedsMore if self.ended => {
                     let reason = "the stream ends inside a frame's header".into();
                     let resume = self.segment.max(2);
                     self.skip(resume);
-                    return Ok(Some(Piece::Corrupt { reason }));
+                    return Ok(Some(MjpegChunk::Corrupt { reason }));
                 }
-                Walk::More => self.read()?,
+                Walk::NeedsMore => self.read()?,
             }
         }
     }
 
-    /// What was read and is neither given out nor skipped; a frame's start if `at` is not 0.
+    /// The buffered bytes that are not consumed. They begin with a start marker if `position` is not 0.
     fn rest(&self) -> &[u8] {
-        &self.buffer[self.done..]
+        &self.buffer[self.consumed..]
     }
 
     fn read(&mut self) -> std::io::Result<()> {
-        self.buffer.drain(..self.done);
-        self.done = 0;
+        self.buffer.drain(..self.consumed);
+        self.consumed = 0;
         let len = self.buffer.len();
-        // Grown to what is needed rather than doubled, so that the bound holds.
-        self.buffer.reserve_exact(READ);
-        self.buffer.resize(len + READ, 0);
+        // Not doubled, so that the memory bound holds.
+        self.buffer.reserve_exact(READ_BYTES);
+        self.buffer.resize(len + READ_BYTES, 0);
         let read = loop {
             match self.input.read(&mut self.buffer[len..]) {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -161,20 +168,20 @@ impl<R: Read> MjpegReader<R> {
         Ok(())
     }
 
-    /// Drops bytes that belong to no frame, and looks for a start again.
+    /// Skips bytes that belong to no frame, and searches for the next start.
     fn skip(&mut self, len: usize) {
-        self.done += len;
+        self.consumed += len;
         self.skipped += len as u64;
-        self.at = 0;
+        self.position = 0;
     }
 
-    /// Drops what stands before a start marker that a further marker follows.
+    /// Skips to the next start marker that is followed by another marker.
     fn find_start(&mut self) -> bool {
         let start = find_soi(self.rest());
-        // The last two bytes may be the beginning of a start.
+        // The last two bytes may begin a start marker.
         self.skip(start.unwrap_or(self.rest().len().saturating_sub(2)));
         if start.is_some() {
-            self.at = 2;
+            self.position = 2;
             self.segment = 0;
             self.segments = 0;
             self.has_size = false;
@@ -183,16 +190,16 @@ impl<R: Read> MjpegReader<R> {
         start.is_some()
     }
 
-    /// Walks on from marker to marker, each segment once it is there as a whole. Where it leads to no marker, the
-    /// search for the next start goes back into the last segment alone: no byte is looked at many times.
+    /// Walks from marker to marker, each segment once it is complete. After a segment that is not followed by a
+    /// marker, the search for a start resumes inside that segment only, so that no byte is read many times.
     fn walk(&mut self) -> Walk {
         loop {
             if self.in_scan {
-                let rest = self.rest().get(self.at..).unwrap_or_default();
+                let rest = self.rest().get(self.position..).unwrap_or_default();
                 let Some(next) = rest.iter().position(|b| *b == 0xFF) else {
                     let len = rest.len();
-                    self.at += len;
-                    return self.scan_ended_by_stream();
+                    self.position += len;
+                    return self.end_of_scan_data();
                 };
                 let (advance, in_scan) = match rest.get(next + 1) {
                     None => (next, true),
@@ -201,22 +208,22 @@ impl<R: Read> MjpegReader<R> {
                     Some(_) => (next, false),
                 };
                 let no_more = next + 1 == rest.len();
-                self.at += advance;
+                self.position += advance;
                 self.in_scan = in_scan;
                 if no_more {
-                    return self.scan_ended_by_stream();
+                    return self.end_of_scan_data();
                 }
                 continue;
             }
-            let marker = match *self.rest().get(self.at..).unwrap_or_default() {
+            let marker = match *self.rest().get(self.position..).unwrap_or_default() {
                 [0xFF, 0xFF, ..] => {
-                    self.at += 1;
+                    self.position += 1;
                     continue;
                 }
                 [0xFF, marker, ..] => marker,
-                [] | [0xFF] => return Walk::More,
+                [] | [0xFF] => return Walk::NeedsMore,
                 [other, ..] => {
-                    return Walk::Bad {
+                    return Walk::Corrupt {
                         reason: format!("expected a marker, found the byte {other:#04x}"),
                         resume: self.segment.max(2),
                     };
@@ -225,92 +232,111 @@ impl<R: Read> MjpegReader<R> {
             match marker {
                 EOI => {
                     return Walk::End {
-                        len: self.at + 2,
-                        marker: true,
+                        len: self.position + 2,
+                        has_end_marker: true,
                     };
                 }
-                // The frame ended without a word if it has had a scan; else it never had an image.
+                // After a scan, the frame lacks its end marker. Before one, it has no image.
                 SOI if self.had_scan() => {
                     return Walk::End {
-                        len: self.at,
-                        marker: false,
+                        len: self.position,
+                        has_end_marker: false,
                     };
                 }
                 SOI => {
-                    return Walk::Bad {
+                    return Walk::Corrupt {
                         reason: "expected an image, found the start of the next frame".into(),
-                        resume: self.at,
+                        resume: self.position,
                     };
                 }
                 0x01 | 0xD0..=0xD7 => {
-                    self.at += 2;
+                    self.position += 2;
                     continue;
                 }
                 0x00 => {
-                    return Walk::Bad {
+                    return Walk::Corrupt {
                         reason: "expected a marker, found FF00".into(),
                         resume: self.segment.max(2),
                     };
                 }
                 _ => {}
             }
-            let Some([high, low]) = self.rest().get(self.at + 2..self.at + 4) else {
-                return Walk::More;
+            let Some([high, low]) = self.rest().get(self.position + 2..self.position + 4) else {
+                return Walk::NeedsMore;
             };
             let len = usize::from(u16::from_be_bytes([*high, *low]));
             if len < 2 {
-                return Walk::Bad {
+                return Walk::Corrupt {
                     reason: format!("expected a segment of 2 bytes or more, found {len}"),
-                    resume: self.at,
+                    resume: self.position,
                 };
             }
-            // With two bytes more, for a start that began as the segment's last byte.
-            let end = self.at + 2 + len;
-            let segment = match self.rest().get(self.at..end + 2) {
+            // Two more bytes, for a start marker that begins in the segment's last byte.
+            let end = self.position + 2 + len;
+            let segment = match self.rest().get(self.position..end + 2) {
                 Some(segment) => segment,
-                None if self.ended && end <= self.rest().len() => &self.rest()[self.at..],
-                None => return Walk::More,
+                None if self.ended && end <= self.rest().len() => &self.rest()[self.position..],
+                None => return Walk::NeedsMore,
             };
-            // Thumbnails are in application segments (and text in comments); no table holds a start.
+            // Application segments hold thumbnails, comments hold text; tables never contain a start marker.
             let may_hold_start = matches!(marker, 0xE0..=0xEF | 0xFE);
             if let Some(inside) = find_soi(segment).filter(|_| !may_hold_start) {
-                return Walk::Bad {
+                return Walk::Corrupt {
                     reason: "expected an image, found the start of the next frame".into(),
-                    resume: self.at + inside,
+                    resume: self.position + inside,
                 };
             }
             self.segments += 1;
             self.has_size |= matches!(marker, 0xC0..=0xCF) && !matches!(marker, 0xC4 | 0xC8 | 0xCC);
             if self.segments > MAX_SEGMENTS || (marker == SOS && !self.has_size) {
-                // An application segment that was cut off has swallowed the beginning of the next frame.
-                return Walk::Bad {
+                // A truncated application segment has swallowed the start of the next frame.
+                return Walk::Corrupt {
                     reason: "expected a frame header before the image, found none".into(),
                     resume: 2,
                 };
             }
-            self.segment = self.at;
-            self.at = end;
+            self.segment = self.position;
+            self.position = end;
             self.in_scan = marker == SOS;
         }
     }
 
-    fn scan_ended_by_stream(&self) -> Walk {
+    fn end_of_scan_data(&self) -> Walk {
         match self.ended {
             true => Walk::End {
                 len: self.rest().len(),
-                marker: false,
+                has_end_marker: false,
             },
-            false => Walk::More,
+            false => Walk::NeedsMore,
         }
     }
 
-    /// Whether the segment before `at` was a scan's header.
+    /// Whether the segment before `position` was a scan header.
     fn had_scan(&self) -> bool {
         self.segment > 0 && self.rest().get(self.segment + 1) == Some(&SOS)
     }
 }
 
-/// Where a start marker is that a further marker follows.
+/// Position of the first start marker that is followed by another marker.
 fn find_soi(bytes: &[u8]) -> Option<usize> {
     bytes.windows(3).position(|w| w == [0xFF, SOI, 0xFF])
+}
+
+impl<R: Read + Send> Capture for MjpegReader<R> {
+    fn next(&mut self) -> std::io::Result<Option<Poll>> {
+        Ok(self.next_chunk()?.map(|chunk| match chunk {
+            MjpegChunk::Frame(bytes) => Poll::Frame(EncodedFrame::Jpeg(bytes)),
+            MjpegChunk::Unterminated(bytes) => Poll::Frame(EncodedFrame::UnterminatedJpeg(bytes)),
+            MjpegChunk::Corrupt { reason } => Poll::Corrupt { file: None, reason },
+        }))
+    }
+
+    fn skipped_bytes(&self) -> u64 {
+        Self::skipped_bytes(self)
+    }
+}
+
+/// The frames of a Motion JPEG stream.
+pub(super) fn capture(stream: Box<dyn Read + Send>) -> Box<dyn Capture> {
+    Box::new(MjpegReader::new(stream, MAX_JPEG_BYTES))
 }

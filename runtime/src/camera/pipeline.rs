@@ -1,24 +1,29 @@
-//! A camera, a classifier and a tracker in one.
+//! Classifies the frames of a camera.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use pinhole_preprocessing::RgbImage;
 
-use super::track::{Seen, Tracked, Tracker, TrackerOptions};
-use super::{Camera, Counters, Error, Item, Report};
-use crate::{Classification, Latency};
+use super::error::CameraError;
+use super::event::{FrameCounters, SourceEvent};
+use super::threads::{Camera, CameraEvent};
+use super::track::{SceneState, Tracker, TrackerOptions, TrackerOutput};
+use crate::classifier::{Classification, Latency};
+use crate::error::Error;
 
-/// Classifies what a camera brings, until its source ends: an iterator of [`Update`]s.
+/// Classifies and smooths the frames of a camera until its source ends: an iterator of [`PipelineEvent`]s.
 ///
 /// ```no_run
-/// use pinhole::camera::{Camera, Input, Options, Pipeline, Source, TrackerOptions, Update};
+/// use pinhole::camera::{
+///     Camera, CameraOptions, FrameSource, Pipeline, PipelineEvent, StreamInput, TrackerOptions,
+/// };
 ///
 /// let classifier = pinhole::Classifier::open("assets/demo")?;
 /// let mut stream = classifier.stream()?;
-/// let camera = Camera::open(Source::Mjpeg(Input::Stdin), Options::default())?;
-/// for update in Pipeline::new(camera, |image| stream.classify(image), TrackerOptions::default()) {
-///     if let Update::Answer(answer) = update? {
+/// let camera = Camera::open(FrameSource::mjpeg(StreamInput::Stdin), CameraOptions::default())?;
+/// for event in Pipeline::new(camera, |image| stream.classify(image), TrackerOptions::default()) {
+///     if let PipelineEvent::Answer(answer) = event? {
 ///         println!("{:?} ({:.0} ms old)", answer.state, answer.age.as_secs_f64() * 1e3);
 ///     }
 /// }
@@ -31,49 +36,49 @@ pub struct Pipeline<F> {
     last: Option<Classification>,
 }
 
-/// What a pipeline tells.
+/// What a [`Pipeline`] yields.
 #[derive(Clone, Debug)]
-pub enum Update {
-    /// A frame was answered.
-    Answer(Box<Answer>),
+pub enum PipelineEvent {
+    /// The answer for a frame.
+    Answer(Box<FrameAnswer>),
     /// Something happened to the source.
-    Report(Report),
+    Source(SourceEvent),
 }
 
 /// The answer for a frame.
 #[derive(Clone, Debug)]
-pub struct Answer {
-    /// Number of the frame, from 0; every frame that came is counted.
+pub struct FrameAnswer {
+    /// Frame number, from 0; counts every frame that the source delivered.
     pub frame: u64,
     /// The file, if frames are files.
     pub file: Option<PathBuf>,
-    /// When the frame's last byte was there.
+    /// When the last byte of the frame arrived.
     pub captured: Instant,
-    /// The same by the clock on the wall.
+    /// The same as wall-clock time.
     pub time: SystemTime,
-    /// Age of the frame when it was answered.
+    /// Time from `captured` to this answer.
     pub age: Duration,
-    /// What the tracker makes of the frame.
-    pub tracked: Tracked,
-    /// What the camera sees, as the tracker says.
-    pub state: Option<Seen>,
-    /// The frame was not classified because it shows what was classified before: that answer stands.
+    /// The smoothed ranking.
+    pub tracked: TrackerOutput,
+    /// The state of the scene; `None` until a class has led for long enough.
+    pub state: Option<SceneState>,
+    /// The scene is still: the frame was not classified, and the last answer stands.
     pub still: bool,
-    /// What was classified; `None` for a still frame.
+    /// The classified image; `None` for a still frame.
     pub image: Option<RgbImage>,
-    /// Time that decoding took.
+    /// Decoding time.
     pub decode: Duration,
-    /// Time that classification took; zeros for a still frame.
+    /// Classification time; zeros for a still frame.
     pub latency: Latency,
-    /// What became of the frames so far.
-    pub counters: Counters,
+    /// Counters at this frame.
+    pub counters: FrameCounters,
 }
 
 impl<F> Pipeline<F>
 where
-    F: FnMut(&RgbImage) -> Result<Classification, crate::Error>,
+    F: FnMut(&RgbImage) -> Result<Classification, Error>,
 {
-    /// A pipeline that classifies with `classify`.
+    /// Classifies each frame with `classify`.
     pub fn new(camera: Camera, classify: F, options: TrackerOptions) -> Self {
         Self {
             camera,
@@ -91,16 +96,16 @@ where
 
 impl<F> Iterator for Pipeline<F>
 where
-    F: FnMut(&RgbImage) -> Result<Classification, crate::Error>,
+    F: FnMut(&RgbImage) -> Result<Classification, Error>,
 {
-    /// After an error that a camera cannot go on after, the iterator ends.
-    type Item = Result<Update, Error>;
+    /// The iterator ends after an error.
+    type Item = Result<PipelineEvent, CameraError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let frame = match self.camera.next()? {
-                Ok(Item::Frame(frame)) => frame,
-                Ok(Item::Report(report)) => return Some(Ok(Update::Report(report))),
+                Ok(CameraEvent::Frame(frame)) => frame,
+                Ok(CameraEvent::Source(event)) => return Some(Ok(PipelineEvent::Source(event))),
                 Err(e) => return Some(Err(e)),
             };
             let mut latency = Latency::default();
@@ -110,13 +115,13 @@ where
                         latency = answer.latency;
                         self.last = Some(answer);
                     }
-                    // An image whose sides the preprocessing rule does not fit: the next one may be better.
-                    Err(crate::Error::Image(e)) => {
-                        self.camera.refuse(&frame, e.to_string());
+                    // An image of a size that cannot be preprocessed; the next one may fit.
+                    Err(Error::Image(e)) => {
+                        self.camera.reject(&frame, e.to_string());
                         continue;
                     }
                     Err(e) => {
-                        self.camera.stopper().stop();
+                        self.camera.stop_handle().stop();
                         return Some(Err(e.into()));
                     }
                 }
@@ -125,7 +130,7 @@ where
                 continue;
             };
             let tracked = self.tracker.update(last);
-            return Some(Ok(Update::Answer(Box::new(Answer {
+            return Some(Ok(PipelineEvent::Answer(Box::new(FrameAnswer {
                 frame: frame.number,
                 file: frame.file,
                 captured: frame.captured,

@@ -1,4 +1,4 @@
-//! Programs whose standard output is a stream.
+//! Child processes whose standard output is a stream.
 
 use std::fs::File;
 use std::io::{Error, ErrorKind};
@@ -9,33 +9,32 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
-use super::source::{Came, Capture, LOOK};
+use super::capture::{Capture, POLL_INTERVAL, Poll};
 
-/// How long a program has to end after it was asked to, and after it was killed.
-const GRACE: Duration = Duration::from_secs(1);
+/// How long to wait for a process to exit after SIGTERM, and again after SIGKILL.
+const GRACE_PERIOD: Duration = Duration::from_secs(1);
 
-/// A program that runs in a process group of its own. Dropping it ends the whole group, such as a shell with its
+/// A child process in a process group of its own. Dropping it terminates the whole group, such as a shell with its
 /// pipeline.
 pub(super) struct Program {
-    /// `None` once it was waited for.
+    /// `None` once it has been reaped.
     child: Option<Child>,
 }
 
 impl Program {
-    /// Starts `command` without an input. Returns what it writes too.
+    /// Starts `command` with an empty standard input. Returns its standard output too.
     pub(super) fn start(command: &mut Command) -> std::io::Result<(Self, File)> {
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.process_group(0).spawn()?;
         let output = child.stdout.take();
         let program = Self { child: Some(child) };
-        // Always there, as it was asked for.
-        let output = output.ok_or_else(|| Error::other("it has no output"))?;
+        let output = output.ok_or_else(|| Error::other("the process has no standard output"))?;
         Ok((program, OwnedFd::from(output).into()))
     }
 
-    /// Whether the program is over, after waiting for that at most so long. It stays a zombie: as long as nobody
-    /// has waited for it, its number is no other group's.
-    fn is_over(&self, within: Duration) -> bool {
+    /// Waits up to `within` for the process to exit; whether it has. It stays a zombie, so that its process ID is not
+    /// reused for another group.
+    fn has_exited(&self, within: Duration) -> bool {
         let Some(child) = &self.child else {
             return true;
         };
@@ -44,7 +43,7 @@ impl Program {
         loop {
             match waitid(WaitId::Pid(Pid::from_child(child)), options) {
                 Ok(None) | Err(rustix::io::Errno::INTR) => {}
-                // Also where somebody else has waited for it.
+                // Also on an error: something else has reaped it.
                 _ => return true,
             }
             if Instant::now() >= until {
@@ -54,55 +53,55 @@ impl Program {
         }
     }
 
-    /// Ends the program and its group: SIGTERM, then SIGKILL for what is left. The status of a program that was
-    /// over already is its own.
-    fn end(&mut self) -> Option<ExitStatus> {
+    /// Terminates the process group: SIGTERM, then SIGKILL for what is left. Returns the exit status; a process that
+    /// had already exited keeps its own.
+    fn terminate(&mut self) -> Option<ExitStatus> {
         let group = Pid::from_child(self.child.as_ref()?);
-        // A group that is gone is as good as one that was told.
+        // An error means that the group no longer exists.
         let _ = kill_process_group(group, Signal::TERM);
-        self.is_over(GRACE);
+        self.has_exited(GRACE_PERIOD);
         let _ = kill_process_group(group, Signal::KILL);
-        let over = self.is_over(GRACE);
+        let exited = self.has_exited(GRACE_PERIOD);
         let mut child = self.child.take()?;
-        if over {
+        if exited {
             return child.wait().ok();
         }
-        // Stuck in a driver, which may be for ever: the camera does not wait for that.
+        // Blocked in a driver, possibly for ever: reap it in a thread of its own.
         let wait = move || child.wait();
-        let _ = std::thread::Builder::new().name("wait".into()).spawn(wait);
+        let _ = std::thread::Builder::new().name("reap".into()).spawn(wait);
         None
     }
 }
 
 impl Drop for Program {
     fn drop(&mut self) {
-        self.end();
+        self.terminate();
     }
 }
 
-/// The frames that a program writes. At their end it says how the program ended.
-pub(super) struct Frames {
-    /// Dropped first: a program that is stuck in writing must be able to end.
+/// The frames that a process writes. Their end is an error with the exit status.
+pub(super) struct ProgramCapture {
+    /// Dropped first, so that a process that blocks in a write can exit.
     pub(super) frames: Box<dyn Capture>,
     pub(super) program: Program,
 }
 
-impl Capture for Frames {
-    fn next(&mut self) -> std::io::Result<Option<Came>> {
+impl Capture for ProgramCapture {
+    fn next(&mut self) -> std::io::Result<Option<Poll>> {
         let (within, error) = match self.frames.next() {
-            Ok(None) => (GRACE, None),
-            // A program that has failed may have written what is no stream.
-            Err(e) if e.kind() == ErrorKind::InvalidData => (LOOK, Some(e)),
+            Ok(None) => (GRACE_PERIOD, None),
+            // A process that failed may have written something that is not a stream.
+            Err(e) if e.kind() == ErrorKind::InvalidData => (POLL_INTERVAL, Some(e)),
             other => return other,
         };
-        let status = match self.program.is_over(within) {
-            true => self.program.end().map(describe),
-            false => None,
-        };
+        let exited = self.program.has_exited(within);
+        let status = exited
+            .then(|| self.program.terminate().map(describe))
+            .flatten();
         Err(Error::other(match (status, error) {
             (Some(status), None) => status,
             (Some(status), Some(e)) => format!("{status}; {e}"),
-            (None, None) => "it closed its output".into(),
+            (None, None) => "the process closed its output".into(),
             (None, Some(e)) => e.to_string(),
         }))
     }
@@ -115,7 +114,7 @@ impl Capture for Frames {
 fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),
-        (None, Some(signal)) => format!("ended by signal {signal}"),
+        (None, Some(signal)) => format!("killed by signal {signal}"),
         (None, None) => status.to_string(),
     }
 }

@@ -1,86 +1,72 @@
-//! What the threads of a camera share: one slot for an encoded frame, one for a decoded one, and what is told.
+//! The state that the threads of a camera share: a slot for one encoded frame, a slot for one decoded frame, and the
+//! pending events.
 //!
 //! ```text
 //! capture thread --(newest encoded frame)--> decode thread --(decoded frame)--> caller
 //! ```
-//! A live source's frame takes the place of an older one that nobody has fetched. Other sources wait until
-//! their frame has been fetched.
+//! A frame of a live source replaces an older one in the slot. Other sources wait until the slot is free.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::decode::Encoded;
-use super::report::{Counters, Report, ReportKind};
-use super::{Error, Frame};
+use super::error::CameraError;
+use super::event::{FrameCounters, SourceEvent, SourceEventKind};
+use super::frame::{CapturedFrame, EncodedFrame, Frame};
 
-/// Reports kept for a caller that does not take them.
-const MAX_REPORTS: usize = 64;
-/// Least time between two reports of corrupt frames of a stream.
-const CORRUPT_PAUSE: Duration = Duration::from_secs(1);
-
-/// An encoded frame with what is known about it.
-pub(super) struct Captured {
-    pub(super) number: u64,
-    pub(super) at: Instant,
-    pub(super) time: SystemTime,
-    pub(super) encoded: Encoded,
-}
-
-/// When the decoder may start on a frame.
-#[derive(Clone, Copy)]
-enum Want {
-    Never,
-    At(Instant),
-}
+/// Most pending events.
+const MAX_EVENTS: usize = 64;
+/// Minimum time between two events for corrupt frames of a stream.
+const CORRUPT_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    /// No frame is dropped for a newer one.
     every_frame: bool,
-    /// Time without a frame after which the source has stalled.
+    /// A source has stalled after this time without a frame.
     pub(super) timeout: Option<Duration>,
 }
 
 struct State {
-    encoded: Option<Captured>,
+    encoded: Option<CapturedFrame>,
     decoded: Option<Frame>,
-    want: Want,
-    reports: VecDeque<Report>,
-    counters: Counters,
+    /// When to decode the next frame of a live source; `None` until the caller is about to request one.
+    decode_at: Option<Instant>,
+    events: VecDeque<SourceEvent>,
+    counters: FrameCounters,
     last_capture: Instant,
     stalled: bool,
-    last_corrupt: Option<Instant>,
-    captured_all: bool,
-    decoded_all: bool,
+    last_corrupt_event: Option<Instant>,
+    capture_ended: bool,
+    decode_ended: bool,
     stopped: bool,
-    error: Option<Error>,
+    error: Option<CameraError>,
 }
 
-/// What a caller finds; see [`Shared::take`].
-pub(super) enum Taken {
+/// What [`Shared::wait_for_next`] returns.
+pub(super) enum Next {
     Frame(Frame),
-    Report(Report),
-    Error(Error),
+    Event(SourceEvent),
+    Error(CameraError),
     End,
 }
 
 impl Shared {
-    /// `every_frame`: no frame is dropped for a newer one.
     pub(super) fn new(every_frame: bool, timeout: Option<Duration>) -> Self {
         Self {
             state: Mutex::new(State {
                 encoded: None,
                 decoded: None,
-                want: Want::Never,
-                reports: VecDeque::new(),
-                counters: Counters::default(),
+                decode_at: None,
+                events: VecDeque::new(),
+                counters: FrameCounters::default(),
                 last_capture: Instant::now(),
                 stalled: false,
-                last_corrupt: None,
-                captured_all: false,
-                decoded_all: false,
+                last_corrupt_event: None,
+                capture_ended: false,
+                decode_ended: false,
                 stopped: false,
                 error: None,
             }),
@@ -90,7 +76,7 @@ impl Shared {
         }
     }
 
-    /// A thread that panicked leaves counters that are off by one at most.
+    /// Ignores poisoning: a thread that panics leaves counters that are off by one at most.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -109,11 +95,11 @@ impl Shared {
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    pub(super) fn counters(&self) -> Counters {
+    pub(super) fn counters(&self) -> FrameCounters {
         self.lock().counters
     }
 
-    pub(super) fn count(&self, change: impl FnOnce(&mut Counters)) {
+    pub(super) fn count(&self, change: impl FnOnce(&mut FrameCounters)) {
         change(&mut self.lock().counters);
     }
 
@@ -135,32 +121,32 @@ impl Shared {
         }
     }
 
-    pub(super) fn report(&self, kind: ReportKind) {
+    pub(super) fn push_event(&self, kind: SourceEventKind) {
         let mut state = self.lock();
-        // Not so long as nobody reads: a report is worth less than the next frame.
-        while self.every_frame && !state.stopped && state.reports.len() >= MAX_REPORTS {
+        // Waits for the caller only if no frame may be dropped: the next frame matters more than an event.
+        while self.every_frame && !state.stopped && state.events.len() >= MAX_EVENTS {
             state = self.wait(state);
         }
-        push(&mut state, kind);
+        push_event(&mut state, kind);
         drop(state);
         self.changed.notify_all();
     }
 
-    /// Counts a decoded or undecodable frame of no use and reports it, of a stream at most once in a second.
-    pub(super) fn corrupt(&self, frame: u64, file: Option<PathBuf>, reason: String) {
-        let tell = {
+    /// Counts and reports a frame that cannot be used; of a stream, reports at most one per [`CORRUPT_INTERVAL`].
+    pub(super) fn push_corrupt(&self, frame: u64, file: Option<PathBuf>, reason: String) {
+        let report = {
             let mut state = self.lock();
             state.counters.corrupt += 1;
             let now = Instant::now();
-            let tell = file.is_some()
-                || (state.last_corrupt).is_none_or(|last| now - last >= CORRUPT_PAUSE);
-            if tell {
-                state.last_corrupt = Some(now);
+            let report = file.is_some()
+                || (state.last_corrupt_event).is_none_or(|last| now - last >= CORRUPT_INTERVAL);
+            if report {
+                state.last_corrupt_event = Some(now);
             }
-            tell
+            report
         };
-        if tell {
-            self.report(ReportKind::Corrupt {
+        if report {
+            self.push_event(SourceEventKind::Corrupt {
                 frame,
                 file,
                 reason,
@@ -168,30 +154,30 @@ impl Shared {
         }
     }
 
-    /// A frame came that cannot be split off.
-    pub(super) fn came_corrupt(&self, file: Option<PathBuf>, reason: String) {
-        let number = came(&mut self.lock());
-        self.corrupt(number, file, reason);
+    /// Counts and reports a captured frame that is corrupt.
+    pub(super) fn push_captured_corrupt(&self, file: Option<PathBuf>, reason: String) {
+        let number = count_frame(&mut self.lock());
+        self.push_corrupt(number, file, reason);
     }
 
-    /// A frame came: every `every`-th goes to the decoder, in the place of the one before or when that was
-    /// fetched. Read and what becomes of it are counted in one step, so that the counters always add up.
-    pub(super) fn came(&self, encoded: Encoded, every: u64) {
-        let (at, time) = (Instant::now(), SystemTime::now());
+    /// Passes every `every`-th frame to the decoder: replaces the frame in the slot, or waits until the slot is free.
+    /// Counts `read` and the outcome together, so that the counters always add up.
+    pub(super) fn push_captured(&self, encoded: EncodedFrame, every: u64) {
+        let (captured, time) = (Instant::now(), SystemTime::now());
         let mut state = self.lock();
-        let wanted = state.counters.read.is_multiple_of(every);
-        while wanted && self.every_frame && state.encoded.is_some() && !state.stopped {
+        let selected = state.counters.read.is_multiple_of(every);
+        while selected && self.every_frame && state.encoded.is_some() && !state.stopped {
             state = self.wait(state);
         }
-        let number = came(&mut state);
-        if !wanted {
+        let number = count_frame(&mut state);
+        if !selected {
             state.counters.skipped += 1;
         } else if state.stopped {
             state.counters.dropped += 1;
         } else {
-            let frame = Captured {
+            let frame = CapturedFrame {
                 number,
-                at,
+                captured,
                 time,
                 encoded,
             };
@@ -203,40 +189,41 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Whether a source that was opened at `since` has stalled, which is told then. Returns the time-out.
-    pub(super) fn stalled(&self, since: Instant) -> Option<Duration> {
+    /// Returns the timeout and reports a stall if the source, opened at `since`, has stalled.
+    pub(super) fn check_stall(&self, since: Instant) -> Option<Duration> {
         let timeout = self.timeout?;
         let mut state = self.lock();
         if state.last_capture.max(since).elapsed() < timeout {
             return None;
         }
-        stall(&mut state, timeout);
+        report_stall(&mut state, timeout);
         drop(state);
         self.changed.notify_all();
         Some(timeout)
     }
 
-    /// No more frames will come, because of `error` or because the source ended.
-    pub(super) fn end_capture(&self, error: Option<Error>) {
+    /// Ends capturing, because of `error` or at the end of the source.
+    pub(super) fn end_capture(&self, error: Option<CameraError>) {
         let mut state = self.lock();
-        state.captured_all = true;
+        state.capture_ended = true;
         state.error = state.error.take().or(error);
         drop(state);
         self.changed.notify_all();
     }
 
-    /// The frame to decode next, once the caller wants one (see [`Shared::want_at`]); `None` at the end.
-    pub(super) fn next_encoded(&self) -> Option<Captured> {
+    /// Waits for the frame to decode next, and of a live source for the time given to [`Shared::decode_at`]. `None` at
+    /// the end.
+    pub(super) fn next_captured(&self) -> Option<CapturedFrame> {
         let mut state = self.lock();
         loop {
             if state.stopped {
                 return None;
             }
             let ready = state.decoded.is_none() && state.encoded.is_some();
-            let wait = match state.want {
+            let wait = match state.decode_at {
                 _ if self.every_frame => None,
-                Want::At(at) => Some(at).filter(|at| *at > Instant::now()),
-                Want::Never => {
+                Some(at) => Some(at).filter(|at| *at > Instant::now()),
+                None => {
                     state = self.wait(state);
                     continue;
                 }
@@ -249,13 +236,13 @@ impl Shared {
                     self.changed.notify_all();
                     return frame;
                 }
-                _ if state.captured_all && state.encoded.is_none() => return None,
+                _ if state.capture_ended && state.encoded.is_none() => return None,
                 _ => self.wait(state),
             };
         }
     }
 
-    pub(super) fn put_decoded(&self, frame: Frame) {
+    pub(super) fn push_decoded(&self, frame: Frame) {
         let mut state = self.lock();
         if state.stopped {
             state.counters.dropped += 1;
@@ -266,32 +253,30 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// No more frames will be decoded, because of `error` or because all are.
-    pub(super) fn end_decoding(&self, error: Option<Error>) {
+    /// Ends decoding, because of `error` or after the last frame.
+    pub(super) fn end_decoding(&self, error: Option<CameraError>) {
         let mut state = self.lock();
-        state.decoded_all = true;
-        // Earlier than the end of the source only for an error, or a panic in the decoder.
-        state.stopped |= !state.captured_all;
+        state.decode_ended = true;
+        // Before the end of the source only after an error or a panic in the decoder.
+        state.stopped |= !state.capture_ended;
         state.error = state.error.take().or(error);
         drop(state);
         self.changed.notify_all();
     }
 
-    /// The caller will be ready for a frame at `at`. Decoding does not start earlier than that: the frame
-    /// would be older by as much when it is classified.
-    pub(super) fn want_at(&self, at: Instant) {
-        self.lock().want = Want::At(at);
+    /// Allows decoding of the next frame from `at` on. Decoding earlier would only make the frame older.
+    pub(super) fn decode_at(&self, at: Instant) {
+        self.lock().decode_at = Some(at);
         self.changed.notify_all();
     }
 
-    /// What comes next for the caller: reports before frames, and what is left before the end. Reports a stall
-    /// once no frame came for the time-out.
-    pub(super) fn take(&self) -> Taken {
+    /// Waits for the next event or frame; events first. Reports a stall after the timeout without a frame.
+    pub(super) fn wait_for_next(&self) -> Next {
         let mut state = self.lock();
         loop {
-            if let Some(report) = state.reports.pop_front() {
+            if let Some(event) = state.events.pop_front() {
                 self.changed.notify_all();
-                return Taken::Report(report);
+                return Next::Event(event);
             }
             if let Some(mut frame) = state.decoded.take() {
                 if state.stopped {
@@ -302,25 +287,25 @@ impl Shared {
                     Some(_) => state.counters.classified += 1,
                     None => state.counters.still += 1,
                 }
-                state.want = Want::Never;
+                state.decode_at = None;
                 self.changed.notify_all();
                 frame.counters = state.counters;
-                return Taken::Frame(frame);
+                return Next::Frame(frame);
             }
-            if state.decoded_all {
-                // Stopped, or the decoder is gone: what was captured meanwhile is of no use.
+            if state.decode_ended {
+                // Nothing decodes a frame that was captured meanwhile.
                 if state.encoded.take().is_some() {
                     state.counters.dropped += 1;
                 }
-                if state.captured_all || state.stopped {
-                    return state.error.take().map_or(Taken::End, Taken::Error);
+                if state.capture_ended || state.stopped {
+                    return state.error.take().map_or(Next::End, Next::Error);
                 }
             }
-            let waiting = state.encoded.is_none() && !state.captured_all;
+            let waiting = state.encoded.is_none() && !state.capture_ended;
             let due = self.timeout.filter(|_| waiting && !state.stalled);
             state = match due.map(|timeout| (timeout, state.last_capture + timeout)) {
                 Some((timeout, due)) if due <= Instant::now() => {
-                    stall(&mut state, timeout);
+                    report_stall(&mut state, timeout);
                     state
                 }
                 Some((_, due)) => self.wait_until(state, due),
@@ -330,34 +315,34 @@ impl Shared {
     }
 }
 
-/// Counts and reports a stall, once until a frame comes.
-fn stall(state: &mut State, timeout: Duration) {
+/// Counts and reports a stall, once until the next frame.
+fn report_stall(state: &mut State, timeout: Duration) {
     if !std::mem::replace(&mut state.stalled, true) {
         state.counters.stalls += 1;
-        push(state, ReportKind::Stalled { timeout });
+        push_event(state, SourceEventKind::Stalled { timeout });
     }
 }
 
-/// Counts a frame: the source is alive. Returns the frame's number, from 0.
-fn came(state: &mut State) -> u64 {
+/// Counts a captured frame and ends a stall. Returns the frame number, from 0.
+fn count_frame(state: &mut State) -> u64 {
     let number = state.counters.read;
     state.counters.read += 1;
     let now = Instant::now();
     if std::mem::take(&mut state.stalled) {
         let after = now - state.last_capture;
-        push(state, ReportKind::Resumed { after });
+        push_event(state, SourceEventKind::Resumed { after });
     }
     state.last_capture = now;
     number
 }
 
-fn push(state: &mut State, kind: ReportKind) {
-    if state.reports.len() >= MAX_REPORTS {
+fn push_event(state: &mut State, kind: SourceEventKind) {
+    if state.events.len() >= MAX_EVENTS {
         state.counters.unreported += 1;
         return;
     }
-    state.reports.push_back(Report {
-        at: SystemTime::now(),
+    state.events.push_back(SourceEvent {
+        time: SystemTime::now(),
         kind,
     });
 }

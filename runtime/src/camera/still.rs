@@ -1,20 +1,19 @@
-//! Tells a still scene from one that changes.
+//! Detects still scenes.
 
 use pinhole_preprocessing::RgbImage;
 
 const SIDE: usize = 16;
-/// Samples of a cell along each axis: enough for the noise of a dark room to cancel out.
+/// Samples per cell and axis: enough to average out the noise of a dark room.
 const SAMPLES: usize = 16;
 
-/// The mean luma of 16 x 16 cells of an image, 0..255.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Thumbnail {
+/// Mean luma (0..255) of 16 x 16 cells of an image.
+pub(super) struct Thumbnail {
     cells: Vec<f32>,
 }
 
 impl Thumbnail {
-    /// The thumbnail of `image`; of a cell at most 16 x 16 pixels are looked at.
-    pub fn new(image: &RgbImage) -> Self {
+    /// Samples at most 16 x 16 pixels of each cell.
+    pub(super) fn new(image: &RgbImage) -> Self {
         let (width, height) = (image.width as usize, image.height as usize);
         let mut cells = Vec::with_capacity(SIDE * SIDE);
         for row in 0..SIDE {
@@ -29,7 +28,7 @@ impl Thumbnail {
                             .get((y * width + x) * 3..)
                             .and_then(|p| p.first_chunk())
                         {
-                            // BT.601 in 1/256.
+                            // BT.601 luma in units of 1/256.
                             sum +=
                                 (77 * u32::from(r) + 150 * u32::from(g) + 29 * u32::from(b)) >> 8;
                             count += 1;
@@ -42,39 +41,38 @@ impl Thumbnail {
         Self { cells }
     }
 
-    /// The largest difference of a cell, 0..255: a small thing that moves changes few cells.
-    pub fn difference(&self, other: &Self) -> f32 {
+    /// The largest difference of any cell, 0..255: a small moving object changes few cells.
+    fn difference(&self, other: &Self) -> f32 {
         (self.cells.iter().zip(&other.cells))
             .map(|(a, b)| (a - b).abs())
             .fold(0.0, f32::max)
     }
 }
 
-/// The pixels of a cell along one axis, at least one.
+/// The range of pixels of a cell along one axis, at least one pixel.
 fn span(cell: usize, side: usize) -> std::ops::Range<usize> {
     let start = cell * side / SIDE;
     start..((cell + 1) * side / SIDE).max(start + 1)
 }
 
-/// Passes frames that differ from the last one that it passed. Compared with that one rather than with the
-/// frame before, a slow change adds up until it is seen.
-#[derive(Clone, Debug)]
-pub struct StillGate {
+/// Passes frames that differ from the last frame that passed. Comparing with that frame instead of the previous one
+/// makes slow changes add up.
+pub(super) struct StillGate {
     threshold: f32,
     passed: Option<Thumbnail>,
 }
 
 impl StillGate {
-    /// A gate for changes of more than `threshold` of luma (0..255) in a cell.
-    pub fn new(threshold: f32) -> Self {
+    /// Passes changes of more than `threshold` luma (0..255) in any cell.
+    pub(super) fn new(threshold: f32) -> Self {
         Self {
             threshold,
             passed: None,
         }
     }
 
-    /// Whether the frame shows what the last one that passed did.
-    pub fn is_still(&mut self, frame: Thumbnail) -> bool {
+    /// Whether the frame shows the same scene as the last frame that passed.
+    pub(super) fn is_still(&mut self, frame: Thumbnail) -> bool {
         let still = (self.passed.as_ref())
             .is_some_and(|passed| passed.difference(&frame) <= self.threshold);
         if !still {
@@ -93,7 +91,7 @@ mod tests {
         RgbImage::new(width, height, data).unwrap()
     }
 
-    /// A dawn of one level a frame passes whenever it has got further than the threshold.
+    /// A brightness that rises by one level per frame passes each time it exceeds the threshold.
     #[test]
     fn slow_changes_add_up() {
         let mut gate = StillGate::new(8.0);
@@ -104,11 +102,11 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_a_corner_counts_as_one_of_the_whole() {
+    fn a_change_in_one_corner_counts_fully() {
         for (width, height) in [(16, 16), (320, 240), (1000, 7), (1, 1), (5, 90)] {
             let before = Thumbnail::new(&grey(width, height, 100));
             let mut image = grey(width, height, 100);
-            // The first cell, of at least one pixel.
+            // The first cell; at least one pixel.
             for y in 0..(height / 16).max(1) {
                 let row = (y * width * 3) as usize;
                 let columns = (width / 16).max(1) as usize;

@@ -1,23 +1,22 @@
-//! From the answers for single frames to a state that does not flicker: an exponential mean, then hysteresis.
-//! Neither knows threads or clocks; time is counted in frames that were answered.
+//! From the answers for single frames to a state that does not flicker: an exponential moving average, then
+//! hysteresis. Time is counted in answered frames.
 
-use crate::Classification;
-use crate::classifier::Ranked;
+use crate::classifier::{Classification, Ranked};
 
-/// How a [`Tracker`] smooths.
+/// Smoothing and hysteresis.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TrackerOptions {
-    /// Time constant of the exponential mean of the probabilities, in frames; 0 for none. A scene that is gone
-    /// has exp(-n / smoothing) of the weight after n frames.
+    /// Time constant of the exponential moving average of the probabilities, in frames; 0 for none. A past scene has
+    /// the weight exp(-n / smoothing) after n frames.
     pub smoothing: f32,
     /// Frames for which a new class must lead before it becomes the state, at least 1.
     pub hysteresis: u32,
-    /// A lead in (smoothed) probability that makes a new class the state at once; `None` for never.
+    /// A lead in smoothed probability that makes a new class the state immediately; `None` for never.
     pub margin: Option<f32>,
 }
 
 impl Default for TrackerOptions {
-    /// A change is told in its second frame, and a single odd frame is none.
+    /// A change is detected in its second frame; a single deviating frame is ignored.
     fn default() -> Self {
         Self {
             smoothing: 1.0,
@@ -27,16 +26,16 @@ impl Default for TrackerOptions {
     }
 }
 
-/// What the camera sees.
+/// The state of the scene.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub enum SceneState {
     /// A class, by name.
     Class(String),
-    /// None of the classes, as the bundle's policy says.
+    /// None of the classes, by the bundle's unknown policy.
     Unknown,
 }
 
-impl Seen {
+impl SceneState {
     /// The class's name, or "unknown".
     pub fn name(&self) -> &str {
         match self {
@@ -46,41 +45,39 @@ impl Seen {
     }
 }
 
-/// The state changed.
+/// A change of the state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// The state before; `None` at the beginning.
-    pub from: Option<Seen>,
-    /// The state now.
-    pub to: Seen,
+pub struct StateChange {
+    /// The previous state; `None` at the beginning.
+    pub from: Option<SceneState>,
+    /// The new state.
+    pub to: SceneState,
 }
 
-/// What a tracker makes of a frame.
+/// The smoothed answer for a frame.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Tracked {
+pub struct TrackerOutput {
     /// Every class with its smoothed probability and similarity, the most probable first.
     pub ranking: Vec<Ranked>,
-    /// Whether more than half of the smoothed frames are unknown to the bundle's policy.
+    /// Whether the smoothed share of frames that are unknown, by the bundle's policy, exceeds one half.
     pub unknown: bool,
     /// Set in the frame in which the state changes.
-    pub change: Option<Change>,
+    pub change: Option<StateChange>,
 }
 
-/// Smooths answers and keeps the state.
-#[derive(Clone, Debug)]
-pub struct Tracker {
+/// Smooths answers and holds the state.
+pub(super) struct Tracker {
     options: TrackerOptions,
-    /// Smoothed, in the bundle's order.
+    /// Smoothed probabilities and similarities, in class order.
     mean: Vec<Ranked>,
     unknown: f32,
-    state: Option<Seen>,
-    /// What leads and is not the state, and for how many frames.
-    challenger: Option<(Seen, u32)>,
+    state: Option<SceneState>,
+    /// The leader, if it is not the state, and for how many frames it has led.
+    challenger: Option<(SceneState, u32)>,
 }
 
 impl Tracker {
-    /// A tracker that has seen nothing.
-    pub fn new(options: TrackerOptions) -> Self {
+    pub(super) fn new(options: TrackerOptions) -> Self {
         Self {
             options,
             mean: vec![],
@@ -90,27 +87,27 @@ impl Tracker {
         }
     }
 
-    /// The state: what the camera sees. `None` until something led for long enough.
-    pub fn state(&self) -> Option<&Seen> {
+    /// `None` until a class has led for long enough.
+    pub(super) fn state(&self) -> Option<&SceneState> {
         self.state.as_ref()
     }
 
-    /// Takes the answer for the next frame.
-    pub fn update(&mut self, answer: &Classification) -> Tracked {
+    /// Adds the answer for the next frame.
+    pub(super) fn update(&mut self, answer: &Classification) -> TrackerOutput {
         self.smooth(answer);
         let mut ranking = self.mean.clone();
-        // Stable, so that equal classes keep the bundle's order.
+        // Stable, so that ties keep the class order.
         ranking.sort_by(|a, b| {
             (b.probability.total_cmp(&a.probability)).then(b.similarity.total_cmp(&a.similarity))
         });
         let unknown = self.unknown > 0.5;
         let leader = match ranking.first() {
-            Some(best) if !unknown => Seen::Class(best.name.clone()),
-            _ => Seen::Unknown,
+            Some(best) if !unknown => SceneState::Class(best.name.clone()),
+            _ => SceneState::Unknown,
         };
         let lead = self.lead(&ranking, unknown);
         let change = self.challenge(leader, lead);
-        Tracked {
+        TrackerOutput {
             ranking,
             unknown,
             change,
@@ -135,19 +132,19 @@ impl Tracker {
         self.unknown += weight * (unknown - self.unknown);
     }
 
-    /// How far the leader is in front of the state, in probability; of "unknown", in the share of the frames.
+    /// By how much the leader leads the state, in probability; if one of them is unknown, in the share of frames.
     fn lead(&self, ranking: &[Ranked], unknown: bool) -> f32 {
-        if unknown || self.state == Some(Seen::Unknown) {
+        if unknown || self.state == Some(SceneState::Unknown) {
             return 2.0 * (self.unknown - 0.5).abs();
         }
         let best = ranking.first().map_or(0.0, |class| class.probability);
-        let current = ranking
-            .iter()
-            .find(|class| matches!(&self.state, Some(Seen::Class(name)) if *name == class.name));
+        let current = ranking.iter().find(
+            |class| matches!(&self.state, Some(SceneState::Class(name)) if *name == class.name),
+        );
         best - current.map_or(0.0, |class| class.probability)
     }
 
-    fn challenge(&mut self, leader: Seen, lead: f32) -> Option<Change> {
+    fn challenge(&mut self, leader: SceneState, lead: f32) -> Option<StateChange> {
         if self.state.as_ref() == Some(&leader) {
             self.challenger = None;
             return None;
@@ -163,7 +160,7 @@ impl Tracker {
         }
         self.challenger = None;
         let from = self.state.replace(leader.clone());
-        Some(Change { from, to: leader })
+        Some(StateChange { from, to: leader })
     }
 }
 
@@ -190,7 +187,7 @@ mod tests {
         }
     }
 
-    /// The frames in which the state changes, and to what; "?" is an unknown frame.
+    /// The frames in which the state changes, and the new state; "?" is an unknown frame.
     fn events(options: TrackerOptions, frames: &str) -> Vec<(usize, String)> {
         let mut tracker = Tracker::new(options);
         let mut events = vec![];
@@ -204,8 +201,8 @@ mod tests {
             if let Some(change) = tracked.change {
                 assert_eq!(tracker.state(), Some(&change.to));
                 let to = match change.to {
-                    Seen::Class(name) => name,
-                    Seen::Unknown => "unknown".into(),
+                    SceneState::Class(name) => name,
+                    SceneState::Unknown => "unknown".into(),
                 };
                 events.push((number, to));
             }
@@ -229,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_class_must_lead_for_as_many_frames_as_hysteresis_says() {
+    fn a_class_must_lead_for_hysteresis_frames() {
         assert_events(
             options(0.0, 1, None),
             "aabab",
@@ -243,10 +240,10 @@ mod tests {
 
     #[test]
     fn a_clear_lead_needs_no_second_frame() {
-        // 0.9 against 0.1 leads by 0.8; without a state, by all of it.
+        // 0.9 leads 0.1 by 0.8, and no state by 0.9.
         assert_events(options(0.0, 3, Some(0.75)), "ab", &[(0, "0"), (1, "1")]);
         assert_events(options(0.0, 3, Some(0.85)), "abbb", &[(0, "0"), (3, "1")]);
-        // Against "unknown" it is the share of the frames that counts: all of it, though 0.9 is less.
+        // Against "unknown" the lead is the share of frames, here 1, not the probability 0.9.
         assert_events(
             options(0.0, 3, Some(0.95)),
             "?a",
@@ -255,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn smoothing_is_an_exponential_mean_with_its_time_constant() {
+    fn smoothing_is_an_exponential_moving_average() {
         let mut tracker = Tracker::new(options(4.0, 1, None));
         tracker.update(&answer(&[1.0, 0.0], false));
         for frame in 1..=12 {
@@ -269,7 +266,7 @@ mod tests {
             assert!((old.probability - expected).abs() < 1e-5, "{frame}");
             assert!((old.similarity - expected).abs() < 1e-5, "{frame}");
         }
-        // Without smoothing an answer stays as it is, to the bit.
+        // Without smoothing an answer is bit-identical.
         let mut tracker = Tracker::new(options(0.0, 1, None));
         tracker.update(&answer(&[1.0, 0.0], false));
         let next = answer(&[0.1, 0.9], false);
@@ -296,19 +293,18 @@ mod tests {
     }
 
     #[test]
-    fn answers_of_another_bundle_are_not_mixed_with_those_before() {
+    fn answers_of_another_bundle_are_not_mixed_with_earlier_ones() {
         let mut tracker = Tracker::new(options(4.0, 1, None));
         tracker.update(&answer(&[1.0, 0.0], false));
         let mut other = answer(&[0.0, 1.0], false);
         for class in &mut other.ranking {
-            class.name.push_str(" of the other bundle");
+            class.name.push_str(" of another bundle");
         }
         assert_eq!(tracker.update(&other).ranking, other.ranking);
     }
 
-    /// With the defaults, a change is told in its second frame and a single odd frame is none.
     #[test]
-    fn defaults() {
+    fn by_default_a_change_is_detected_in_its_second_frame() {
         assert_events(
             TrackerOptions::default(),
             "aaaabaaaabbbb",

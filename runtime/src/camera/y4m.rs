@@ -1,46 +1,45 @@
-//! Y4M (YUV4MPEG2): raw frames behind a line of text each, as mjpegtools and ffmpeg write them.
+//! Y4M (YUV4MPEG2): raw frames, each after a line of text, as mjpegtools and ffmpeg write them.
 
 use std::io::{BufRead, BufReader, Error, ErrorKind, Read};
 
-use super::yuv::{Layout, Yuv};
+use super::capture::{Capture, Poll};
+use super::frame::EncodedFrame;
+use super::yuv::{YuvFrame, YuvLayout};
 
-/// Largest raw frame that is taken from a stream, in bytes: 64 MiB, 4096 x 4096 in 4:4:4 and more.
-pub const MAX_RAW: u64 = 64 << 20;
+/// Size limit of a raw frame in a stream: 64 MiB, enough for 4096 x 4096 in 4:4:4.
+const MAX_FRAME_BYTES: u64 = 64 << 20;
 
 const MAX_LINE: usize = 4096;
-const WORD: &[u8] = b"FRAME";
+const KEYWORD: &[u8] = b"FRAME";
 
 /// Reads the frames of a Y4M stream.
-pub struct Y4mReader<R> {
+struct Y4mReader<R> {
     input: BufReader<R>,
     width: u32,
     height: u32,
-    layout: Layout,
+    layout: YuvLayout,
     full_range: bool,
     skipped: u64,
-    /// The word that begins a frame has been read.
-    at_frame: bool,
+    /// Whether the keyword that begins a frame has been read.
+    keyword_read: bool,
 }
 
-/// What stands next in a Y4M stream.
-#[derive(Debug, PartialEq, Eq)]
-pub enum RawPiece {
-    /// A frame.
-    Frame(Yuv),
-    /// The stream ends inside a frame, or something else stood in a frame's place.
+/// What [`Y4mReader::next_chunk`] found.
+enum Y4mChunk {
+    Frame(YuvFrame),
+    /// The stream ends inside a frame, or has other data instead of a frame.
     Corrupt {
-        /// What was expected and what was found.
         reason: String,
     },
 }
 
 impl<R: Read> Y4mReader<R> {
-    /// Reads the header: sides, chroma (420jpeg, 420mpeg2, 420paldv, 420, 422, 444, 411, mono; 420 when not
-    /// given; how 4:2:0 is sited is not looked at) and `XCOLORRANGE` (limited when not given).
+    /// Reads the header: width, height, chroma (420jpeg, 420mpeg2, 420paldv, 420, 422, 444, 411 or mono; default
+    /// 420; chroma siting is ignored) and `XCOLORRANGE` (default limited).
     ///
     /// # Errors
-    /// `InvalidData` with the field for what is no such header; those of the input.
-    pub fn new(input: R) -> std::io::Result<Self> {
+    /// `InvalidData` naming the field for an invalid header; errors of the input.
+    fn new(input: R) -> std::io::Result<Self> {
         let mut input = BufReader::with_capacity(64 << 10, input);
         let line = line(&mut input)?.unwrap_or_default();
         if !line.starts_with(b"YUV4MPEG2 ") {
@@ -56,7 +55,7 @@ impl<R: Read> Y4mReader<R> {
             layout: planes(2, 2),
             full_range: false,
             skipped: 0,
-            at_frame: false,
+            keyword_read: false,
         };
         let line = String::from_utf8_lossy(&line).into_owned();
         for field in line.split_ascii_whitespace().skip(1) {
@@ -67,9 +66,9 @@ impl<R: Read> Y4mReader<R> {
             return Err(invalid(format!("expected W and H, found {line:?}")));
         }
         let bytes = reader.layout.bytes(reader.width, reader.height);
-        if bytes > MAX_RAW {
+        if bytes > MAX_FRAME_BYTES {
             return Err(invalid(format!(
-                "expected frames of {MAX_RAW} bytes or less, found {bytes} ({} x {})",
+                "expected frames of {MAX_FRAME_BYTES} bytes or less, found {bytes} ({} x {})",
                 reader.width, reader.height
             )));
         }
@@ -79,9 +78,7 @@ impl<R: Read> Y4mReader<R> {
     fn field(&mut self, field: &str) -> std::io::Result<()> {
         let side = |text: &str| match text.parse::<u16>() {
             Ok(side) if side > 0 => Ok(u32::from(side)),
-            _ => Err(invalid(format!(
-                "expected a side of 1 to 65535, found {field:?}"
-            ))),
+            _ => Err(invalid(format!("expected 1 to 65535, found {field:?}"))),
         };
         match field.split_at_checked(1) {
             Some(("W", text)) => self.width = side(text)?,
@@ -92,7 +89,7 @@ impl<R: Read> Y4mReader<R> {
                     "422" => planes(2, 1),
                     "444" => planes(1, 1),
                     "411" => planes(4, 1),
-                    "mono" => Layout::Grey,
+                    "mono" => YuvLayout::Grey,
                     _ => {
                         return Err(invalid(format!(
                             "expected C420, C422, C444, C411 or Cmono of 8 bits, found {field:?}; \
@@ -108,42 +105,34 @@ impl<R: Read> Y4mReader<R> {
                     "expected FULL or LIMITED, found {field:?}"
                 )));
             }
-            // Frame rate, interlacing, aspect: without meaning for single frames.
+            // Frame rate, interlacing and aspect ratio do not matter for single frames.
             _ => {}
         }
         Ok(())
     }
 
-    /// Bytes so far that are part of no frame.
-    pub fn skipped(&self) -> u64 {
-        self.skipped
-    }
-
-    /// The next piece; `None` at the end. Where no frame stands, the next `FRAME` is looked for.
-    ///
-    /// # Errors
-    /// Those of the input.
-    pub fn next_piece(&mut self) -> std::io::Result<Option<RawPiece>> {
-        if !std::mem::take(&mut self.at_frame) {
-            let mut word = vec![];
+    /// The next chunk; `None` at the end of the stream. After other data, skips to the next `FRAME`.
+    fn next_chunk(&mut self) -> std::io::Result<Option<Y4mChunk>> {
+        if !std::mem::take(&mut self.keyword_read) {
+            let mut keyword = vec![];
             (&mut self.input)
-                .take(WORD.len() as u64)
-                .read_to_end(&mut word)?;
-            if word.is_empty() {
+                .take(KEYWORD.len() as u64)
+                .read_to_end(&mut keyword)?;
+            if keyword.is_empty() {
                 return Ok(None);
             }
-            if word != WORD {
-                let reason = format!("expected \"FRAME\", found \"{}\"", word.escape_ascii());
-                self.find_frame(word)?;
-                return Ok(Some(RawPiece::Corrupt { reason }));
+            if keyword != KEYWORD {
+                let reason = format!("expected \"FRAME\", found \"{}\"", keyword.escape_ascii());
+                self.find_frame(keyword)?;
+                return Ok(Some(Y4mChunk::Corrupt { reason }));
             }
         }
         let parameters = line(&mut self.input)?.unwrap_or_default();
         if !matches!(parameters[..], [b'\n'] | [b' ', .., b'\n']) {
-            self.skipped += (WORD.len() + parameters.len()) as u64;
+            self.skipped += (KEYWORD.len() + parameters.len()) as u64;
             let start = parameters[..parameters.len().min(12)].escape_ascii();
-            return Ok(Some(RawPiece::Corrupt {
-                reason: format!("expected a line's end after \"FRAME\", found \"{start}\""),
+            return Ok(Some(Y4mChunk::Corrupt {
+                reason: format!("expected the end of the line after \"FRAME\", found \"{start}\""),
             }));
         }
         let bytes = self.layout.bytes(self.width, self.height);
@@ -152,13 +141,13 @@ impl<R: Read> Y4mReader<R> {
         if data.len() as u64 != bytes {
             let len = data.len();
             self.skipped += len as u64;
-            return Ok(Some(RawPiece::Corrupt {
+            return Ok(Some(Y4mChunk::Corrupt {
                 reason: format!(
                     "the stream ends inside a frame: expected {bytes} bytes, found {len}"
                 ),
             }));
         }
-        Ok(Some(RawPiece::Frame(Yuv {
+        Ok(Some(Y4mChunk::Frame(YuvFrame {
             width: self.width,
             height: self.height,
             layout: self.layout,
@@ -167,7 +156,7 @@ impl<R: Read> Y4mReader<R> {
         })))
     }
 
-    /// Skips bytes until the last ones are `FRAME`, beginning with those of `window`.
+    /// Skips to the next `FRAME`, beginning with the bytes in `window`.
     fn find_frame(&mut self, mut window: Vec<u8>) -> std::io::Result<()> {
         loop {
             let mut next = [0];
@@ -177,12 +166,12 @@ impl<R: Read> Y4mReader<R> {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }
-            if window.len() > WORD.len() {
+            if window.len() > KEYWORD.len() {
                 window.remove(0);
                 self.skipped += 1;
             }
-            if window == WORD {
-                self.at_frame = true;
+            if window == KEYWORD {
+                self.keyword_read = true;
                 return Ok(());
             }
         }
@@ -195,17 +184,54 @@ fn invalid(reason: String) -> Error {
     Error::new(ErrorKind::InvalidData, format!("Y4M header: {reason}"))
 }
 
-fn planes(horizontal: u32, vertical: u32) -> Layout {
-    Layout::Planes {
+fn planes(horizontal: u32, vertical: u32) -> YuvLayout {
+    YuvLayout::Planes {
         horizontal,
         vertical,
     }
 }
 
-/// A line with its end, or as much of it as a line may have; `None` at the end of the stream.
+/// A line including its line feed, cut off at [`MAX_LINE`] bytes; `None` at the end of the stream.
 fn line<R: Read>(input: &mut BufReader<R>) -> std::io::Result<Option<Vec<u8>>> {
     let mut line = vec![];
     let limit = MAX_LINE as u64;
     input.take(limit).read_until(b'\n', &mut line)?;
     Ok((!line.is_empty()).then_some(line))
+}
+
+/// A Y4M stream whose header is read by the capture thread, together with the first frame.
+enum Y4mCapture {
+    Unopened(Option<Box<dyn Read + Send>>),
+    Open(Y4mReader<Box<dyn Read + Send>>),
+}
+
+impl Capture for Y4mCapture {
+    fn next(&mut self) -> std::io::Result<Option<Poll>> {
+        let reader = match self {
+            Self::Open(reader) => reader,
+            Self::Unopened(input) => {
+                let Some(input) = input.take() else {
+                    return Ok(None);
+                };
+                *self = Self::Open(Y4mReader::new(input)?);
+                return self.next();
+            }
+        };
+        Ok(reader.next_chunk()?.map(|chunk| match chunk {
+            Y4mChunk::Frame(frame) => Poll::Frame(EncodedFrame::Yuv(frame)),
+            Y4mChunk::Corrupt { reason } => Poll::Corrupt { file: None, reason },
+        }))
+    }
+
+    fn skipped_bytes(&self) -> u64 {
+        match self {
+            Self::Unopened(_) => 0,
+            Self::Open(reader) => reader.skipped,
+        }
+    }
+}
+
+/// The frames of a Y4M stream.
+pub(super) fn capture(stream: Box<dyn Read + Send>) -> Box<dyn Capture> {
+    Box::new(Y4mCapture::Unopened(Some(stream)))
 }

@@ -1,45 +1,38 @@
-//! Frames of luma and chroma to RGB, by BT.601.
+//! YCbCr frames to RGB, by BT.601.
 
 use pinhole_preprocessing::{Error, RgbImage};
 
-/// A frame of luma and chroma, 8 bits a sample.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Yuv {
+/// A YCbCr frame with 8 bits per sample.
+pub(super) struct YuvFrame {
     /// Width in pixels, at least 1.
-    pub width: u32,
+    pub(super) width: u32,
     /// Height in pixels, at least 1.
-    pub height: u32,
-    /// Where the samples are.
-    pub layout: Layout,
-    /// Luma and chroma of 0..255; else luma of 16..235 and chroma of 16..240.
-    pub full_range: bool,
-    /// The samples.
-    pub data: Vec<u8>,
+    pub(super) height: u32,
+    pub(super) layout: YuvLayout,
+    /// Full range: luma and chroma 0..255. Limited range: luma 16..235, chroma 16..240.
+    pub(super) full_range: bool,
+    pub(super) data: Vec<u8>,
 }
 
-/// How a frame's samples are laid out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
-    /// Planes Y, Cb, Cr without padding. Chroma has a sample for `horizontal` x `vertical` pixels, the sides
-    /// rounded up.
-    Planes {
-        /// Pixels that a chroma sample spans: 1, 2 or 4.
-        horizontal: u32,
-        /// Rows that a chroma sample spans: 1 or 2.
-        vertical: u32,
-    },
-    /// Luma alone.
+/// Sample layout of a [`YuvFrame`].
+#[derive(Clone, Copy, Debug)]
+pub(super) enum YuvLayout {
+    /// Planes Y, Cb, Cr without padding. One chroma sample covers `horizontal` (1, 2 or 4) x `vertical` (1 or 2)
+    /// pixels; chroma plane sizes are rounded up.
+    Planes { horizontal: u32, vertical: u32 },
+    /// Luma only.
     Grey,
-    /// Y, Cb, Y, Cr for two pixels, rows of `stride` bytes.
-    Yuyv {
-        /// Bytes from row to row.
-        stride: u32,
-    },
+    /// Y, Cb, Y, Cr per two pixels, in rows of `stride` bytes.
+    #[cfg_attr(
+        not(feature = "v4l"),
+        allow(dead_code, reason = "only V4L2 devices deliver it")
+    )]
+    Yuyv { stride: u32 },
 }
 
-impl Layout {
-    /// Bytes of a frame, u64 against overflow by hostile sides below 65,536.
-    pub fn bytes(self, width: u32, height: u32) -> u64 {
+impl YuvLayout {
+    /// Bytes of a frame; u64, so that hostile sizes below 65,536 cannot overflow.
+    pub(super) fn bytes(self, width: u32, height: u32) -> u64 {
         let (w, h) = (u64::from(width), u64::from(height));
         match self {
             Self::Planes {
@@ -55,15 +48,15 @@ impl Layout {
     }
 }
 
-/// The frame in RGB. A chroma sample is that of all the pixels that it spans (nearest neighbour).
+/// Converts to RGB. Chroma is upsampled by nearest neighbour.
 ///
 /// # Errors
-/// [`Error::Shape`] where the data is not what the layout needs.
-pub fn to_rgb(frame: &Yuv) -> Result<RgbImage, Error> {
+/// [`Error::Shape`] if the data does not match the layout.
+pub(super) fn to_rgb(frame: &YuvFrame) -> Result<RgbImage, Error> {
     let (width, height) = (frame.width as usize, frame.height as usize);
     let expected = frame.layout.bytes(frame.width, frame.height);
     let row_fits = match frame.layout {
-        Layout::Yuyv { stride } => u64::from(stride) >= u64::from(frame.width).div_ceil(2) * 4,
+        YuvLayout::Yuyv { stride } => u64::from(stride) >= u64::from(frame.width).div_ceil(2) * 4,
         _ => true,
     };
     if !row_fits || expected != frame.data.len() as u64 || width == 0 || height == 0 {
@@ -78,7 +71,7 @@ pub fn to_rgb(frame: &Yuv) -> Result<RgbImage, Error> {
     let data = &frame.data;
     let mut rgb = Vec::with_capacity(width * height * 3);
     match frame.layout {
-        Layout::Planes {
+        YuvLayout::Planes {
             horizontal,
             vertical,
         } => {
@@ -94,8 +87,8 @@ pub fn to_rgb(frame: &Yuv) -> Result<RgbImage, Error> {
                 }
             }
         }
-        Layout::Grey => rgb.extend(data.iter().flat_map(|luma| convert.rgb(*luma, 128, 128))),
-        Layout::Yuyv { stride } => {
+        YuvLayout::Grey => rgb.extend(data.iter().flat_map(|luma| convert.rgb(*luma, 128, 128))),
+        YuvLayout::Yuyv { stride } => {
             for row in data.chunks_exact(stride as usize) {
                 for x in 0..width {
                     let pair = x / 2 * 4;
@@ -107,7 +100,7 @@ pub fn to_rgb(frame: &Yuv) -> Result<RgbImage, Error> {
     RgbImage::new(frame.width, frame.height, rgb)
 }
 
-/// BT.601's matrix (Kr 0.299, Kb 0.114) in 1/65536, halves rounded up.
+/// The BT.601 matrix (Kr 0.299, Kb 0.114) in units of 1/65536; halves are rounded up.
 struct Conversion {
     black: i32,
     luma: i32,
@@ -119,24 +112,24 @@ struct Conversion {
 
 impl Conversion {
     fn new(full_range: bool) -> Self {
-        match full_range {
-            true => Self {
+        if full_range {
+            return Self {
                 black: 0,
                 luma: 65_536,
                 red: 91_881,
                 green_cb: 22_554,
                 green_cr: 46_802,
                 blue: 116_130,
-            },
-            // Luma times 255/219, chroma times 255/224.
-            false => Self {
-                black: 16,
-                luma: 76_309,
-                red: 104_597,
-                green_cb: 25_675,
-                green_cr: 53_279,
-                blue: 132_201,
-            },
+            };
+        }
+        // Luma times 255/219, chroma times 255/224.
+        Self {
+            black: 16,
+            luma: 76_309,
+            red: 104_597,
+            green_cb: 25_675,
+            green_cr: 53_279,
+            blue: 132_201,
         }
     }
 
@@ -156,14 +149,15 @@ impl Conversion {
 mod tests {
     use super::*;
 
-    /// The standard's formula in floating point, against every luma and a grid of chroma.
+    /// Against the standard's formula in floating point, for every luma and a grid of chroma.
     #[test]
-    fn conversion_is_bt601_within_rounding() {
+    fn conversion_matches_bt601_within_rounding() {
         for full_range in [false, true] {
             let convert = Conversion::new(full_range);
-            let (black, luma_range, chroma_range) = match full_range {
-                true => (0.0, 255.0, 255.0),
-                false => (16.0, 219.0, 224.0),
+            let (black, luma_range, chroma_range) = if full_range {
+                (0.0, 255.0, 255.0)
+            } else {
+                (16.0, 219.0, 224.0)
             };
             for y in 0..=255u8 {
                 for cb in (0..=255u8).step_by(15) {
@@ -187,12 +181,12 @@ mod tests {
     }
 
     #[test]
-    fn a_chroma_sample_is_that_of_the_pixels_that_it_spans() {
+    fn chroma_samples_cover_their_pixels() {
         let planes = |horizontal, vertical, data: &[u8]| {
-            to_rgb(&Yuv {
+            to_rgb(&YuvFrame {
                 width: 3,
                 height: 3,
-                layout: Layout::Planes {
+                layout: YuvLayout::Planes {
                     horizontal,
                     vertical,
                 },
@@ -201,7 +195,7 @@ mod tests {
             })
         };
         let luma = [100u8; 9];
-        // Cr of 228 in the last column and row alone.
+        // Cr is 228 only in the last column and row.
         let data = [&luma[..], &[128; 4], &[128, 128, 128, 228]].concat();
         let image = planes(2, 2, &data).unwrap();
         let red: Vec<u8> = image.data.chunks_exact(3).map(|p| p[0]).collect();
@@ -216,10 +210,10 @@ mod tests {
     #[test]
     fn yuyv_rows_may_be_padded() {
         let frame = |stride, data: &[u8]| {
-            to_rgb(&Yuv {
+            to_rgb(&YuvFrame {
                 width: 2,
                 height: 2,
-                layout: Layout::Yuyv { stride },
+                layout: YuvLayout::Yuyv { stride },
                 full_range: true,
                 data: data.to_vec(),
             })

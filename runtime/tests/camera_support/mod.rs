@@ -1,13 +1,13 @@
-//! What tests of cameras share: small pictures, a stand-in for the classifier, and a run to the end.
+//! Shared by the camera tests: small images, a stub classifier, and a run to the end of the source.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
 use pinhole::camera::{
-    Answer, Camera, Counters, Error, Input, Options, Pipeline, ReportKind, Source, TrackerOptions,
-    Update,
+    Camera, CameraError, CameraOptions, FrameAnswer, FrameCounters, FrameSource, Pipeline,
+    PipelineEvent, SourceEventKind, StreamInput, TrackerOptions,
 };
 use pinhole::{Classification, Latency, Ranked, RgbImage};
 
-/// A JPEG of one grey, whose class is `grey / 64`.
+/// A uniformly grey JPEG; its class is `grey / 64`.
 pub fn jpeg(grey: u8, width: u32, height: u32) -> Vec<u8> {
     let pixels = vec![grey; (width * height * 3) as usize];
     let mut bytes = vec![];
@@ -17,7 +17,7 @@ pub fn jpeg(grey: u8, width: u32, height: u32) -> Vec<u8> {
     bytes
 }
 
-/// Answers with the class of an image's grey.
+/// A stub classifier: the class of a grey level.
 pub fn by_grey(image: &RgbImage) -> Result<Classification, pinhole::Error> {
     let class = usize::from(image.data[0]) / 64;
     let mut ranking: Vec<Ranked> = ["black", "dark", "light", "white"]
@@ -38,32 +38,32 @@ pub fn by_grey(image: &RgbImage) -> Result<Classification, pinhole::Error> {
     })
 }
 
-pub struct Ran {
-    pub answers: Vec<Answer>,
-    pub reports: Vec<ReportKind>,
-    pub error: Option<Error>,
-    pub counters: Counters,
+pub struct CameraRun {
+    pub answers: Vec<FrameAnswer>,
+    pub events: Vec<SourceEventKind>,
+    pub error: Option<CameraError>,
+    pub counters: FrameCounters,
 }
 
-impl Ran {
+impl CameraRun {
     pub fn frames(&self) -> Vec<u64> {
         self.answers.iter().map(|a| a.frame).collect()
     }
 
     pub fn classes(&self) -> Vec<&str> {
-        let best = |a: &'_ Answer| -> usize { a.tracked.ranking[0].index };
+        let best = |a: &'_ FrameAnswer| -> usize { a.tracked.ranking[0].index };
         (self.answers.iter())
             .map(|a| ["black", "dark", "light", "white"][best(a)])
             .collect()
     }
 
     pub fn reasons(&self) -> String {
-        let lines: Vec<String> = self.reports.iter().map(|r| r.to_string()).collect();
+        let lines: Vec<String> = self.events.iter().map(|r| r.to_string()).collect();
         lines.join("\n")
     }
 }
 
-pub const PLAIN: TrackerOptions = TrackerOptions {
+pub const NO_SMOOTHING: TrackerOptions = TrackerOptions {
     smoothing: 0.0,
     hysteresis: 1,
     margin: None,
@@ -71,7 +71,7 @@ pub const PLAIN: TrackerOptions = TrackerOptions {
 
 /// Runs a camera to its end.
 #[track_caller]
-pub fn run(source: Source, options: Options) -> Ran {
+pub fn run(source: FrameSource, options: CameraOptions) -> CameraRun {
     run_with(Camera::open(source, options).unwrap(), by_grey)
 }
 
@@ -79,38 +79,38 @@ pub fn run(source: Source, options: Options) -> Ran {
 pub fn run_with(
     camera: Camera,
     classify: impl FnMut(&RgbImage) -> Result<Classification, pinhole::Error>,
-) -> Ran {
-    let mut pipeline = Pipeline::new(camera, classify, PLAIN);
-    let (mut answers, mut reports, mut error) = (vec![], vec![], None);
-    for update in pipeline.by_ref() {
-        match update {
-            Ok(Update::Answer(answer)) => answers.push(*answer),
-            Ok(Update::Report(report)) => reports.push(report.kind),
+) -> CameraRun {
+    let mut pipeline = Pipeline::new(camera, classify, NO_SMOOTHING);
+    let (mut answers, mut events, mut error) = (vec![], vec![], None);
+    for event in pipeline.by_ref() {
+        match event {
+            Ok(PipelineEvent::Answer(answer)) => answers.push(*answer),
+            Ok(PipelineEvent::Source(event)) => events.push(event.kind),
             Err(e) => error = Some(e),
         }
     }
     let counters = pipeline.camera().counters();
     assert_adds_up(&counters);
-    Ran {
+    CameraRun {
         answers,
-        reports,
+        events,
         error,
         counters,
     }
 }
 
 #[track_caller]
-pub fn assert_adds_up(c: &Counters) {
+pub fn assert_adds_up(c: &FrameCounters) {
     let sum = c.classified + c.still + c.skipped + c.dropped + c.corrupt;
     assert_eq!(c.read, sum, "{c:?}");
 }
 
-pub fn mjpeg(bytes: Vec<u8>) -> Source {
-    Source::Mjpeg(Input::Reader(Box::new(std::io::Cursor::new(bytes))))
+pub fn mjpeg(bytes: Vec<u8>) -> FrameSource {
+    FrameSource::mjpeg(StreamInput::Reader(Box::new(std::io::Cursor::new(bytes))))
 }
 
-pub fn every_frame() -> Options {
-    Options {
+pub fn every_frame() -> CameraOptions {
+    CameraOptions {
         live: Some(false),
         ..Default::default()
     }

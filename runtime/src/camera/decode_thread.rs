@@ -1,0 +1,107 @@
+//! The decode thread: from an encoded frame to the pixels of the region of interest.
+
+use std::time::Instant;
+
+use pinhole_preprocessing::{DecodeOptions, RgbImage, decode};
+
+use super::error::CameraError;
+use super::event::FrameCounters;
+use super::frame::{CapturedFrame, EncodedFrame, Frame};
+use super::region::Region;
+use super::slot::Shared;
+use super::still::{StillGate, Thumbnail};
+use super::yuv::to_rgb;
+
+/// Decodes until the source ends.
+pub(super) struct DecodeThread {
+    pub(super) options: DecodeOptions,
+    pub(super) region: Option<Region>,
+    pub(super) gate: Option<StillGate>,
+}
+
+impl DecodeThread {
+    pub(super) fn run(mut self, shared: &Shared) -> Result<(), CameraError> {
+        let mut region_fitted = false;
+        while let Some(frame) = shared.next_captured() {
+            let start = Instant::now();
+            let CapturedFrame {
+                number,
+                captured,
+                time,
+                encoded,
+            } = frame;
+            let (file, image) = match encoded {
+                EncodedFrame::Jpeg(bytes) => (None, decode(&bytes, &self.options)),
+                EncodedFrame::UnterminatedJpeg(bytes) => {
+                    (None, decode_unterminated(bytes, &self.options))
+                }
+                EncodedFrame::File { path, bytes } => (Some(path), decode(&bytes, &self.options)),
+                EncodedFrame::Yuv(frame) => (None, to_rgb(&frame)),
+            };
+            let mut image = match image {
+                Ok(image) => image,
+                Err(e) => {
+                    shared.push_corrupt(number, file, e.to_string());
+                    continue;
+                }
+            };
+            if let Some(region) = self.region {
+                let Some(cropped) = region.crop(&image) else {
+                    let outside = CameraError::Region {
+                        region,
+                        width: image.width,
+                        height: image.height,
+                    };
+                    // If the region was inside an earlier frame, this frame is corrupt.
+                    if region_fitted {
+                        shared.push_corrupt(number, file, outside.to_string());
+                        continue;
+                    }
+                    shared.count(|c| c.corrupt += 1);
+                    return Err(outside);
+                };
+                image = cropped;
+            }
+            region_fitted = true;
+            let still =
+                (self.gate.as_mut()).is_some_and(|gate| gate.is_still(Thumbnail::new(&image)));
+            shared.push_decoded(Frame {
+                number,
+                file,
+                captured,
+                time,
+                decode: start.elapsed(),
+                image: (!still).then_some(image),
+                counters: FrameCounters::default(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Decodes a JPEG image that may lack its end marker, and nothing else. A decoder silently takes missing data for
+/// zeros, so the image is decoded twice with different data appended: if both results are equal, it is complete.
+fn decode_unterminated(
+    mut bytes: Vec<u8>,
+    options: &DecodeOptions,
+) -> Result<RgbImage, pinhole_preprocessing::Error> {
+    // The first half of a marker is not data.
+    while bytes.last() == Some(&0xFF) {
+        bytes.pop();
+    }
+    let len = bytes.len();
+    let mut decode_with = |filler: u8| {
+        bytes.truncate(len);
+        bytes.extend([filler; 64]);
+        bytes.extend([0xFF, 0xD9]);
+        decode(&bytes, options)
+    };
+    let image = decode_with(0)?;
+    match decode_with(0b1010_1010) {
+        Ok(again) if again == image => Ok(image),
+        _ => Err(pinhole_preprocessing::Error::Decode {
+            format: "JPEG",
+            reason: "the image is cut off".into(),
+        }),
+    }
+}
