@@ -1,21 +1,19 @@
-//! Rewrites the protobuf so that weights reach our operators without passing through tract's graph.
+//! Moves weights into attributes of the nodes that use them, so that they bypass tract's constants.
 //!
-//! tract turns each initialiser into a constant before it builds any node, and packs the constants
-//! later, so that every weight exists twice for a while. As an attribute of the one node that uses it,
-//! a weight is read when that node is built, packed, and dropped before the next one is read.
+//! tract turns all initialisers into constants before it builds a node, and packs them later, so that every weight
+//! exists twice for a while. An attribute is read and packed when its node is built, and dropped before the next one
+//! is read.
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use pinhole_bundle::dialect;
-use tract_onnx::pb::{
-    AttributeProto, ModelProto, TensorProto, attribute_proto::AttributeType, tensor_proto::DataType,
-};
+use tract_onnx::pb::{ModelProto, TensorProto, tensor_proto::DataType};
 
-use super::initializer;
+use super::{attributes, initializer};
 
-/// Moves the parameters of our functions from the initialisers to attributes of their nodes, and widens
-/// the f16 initialisers of what stays tract's. `folder` holds the external data.
+/// Moves the parameters of the dialect's functions from initialisers to attributes, and converts f16 initialisers of
+/// tract's operators to f32. `folder` contains the external data.
 pub(super) fn parameters(proto: &mut ModelProto, folder: &Path) -> Result<(), String> {
     let Some(graph) = proto.graph.as_mut() else {
         return Err("graph: expected one, found none".into());
@@ -36,24 +34,17 @@ pub(super) fn parameters(proto: &mut ModelProto, folder: &Path) -> Result<(), St
         for (parameter, name) in function.parameters.iter().zip(names) {
             let tensor = initializers.remove(&name).ok_or_else(|| {
                 format!(
-                    "node {} ({}): {parameter}: expected an initializer of this node alone, found {name:?}",
+                    "node {} ({}): {parameter}: expected an initializer that only this node reads, found {name:?}",
                     node.name, function.name
                 )
             })?;
-            node.attribute.push(AttributeProto {
-                name: (*parameter).into(),
-                r#type: AttributeType::Tensor as i32,
-                t: Some(tensor),
-                ..Default::default()
-            });
+            node.attribute
+                .push(attributes::of_tensor(parameter, tensor));
         }
     }
-    // tract folds a conversion only up to 4 MiB and would repeat a larger one for every image.
+    // tract folds conversions only up to 4 MiB and would repeat larger ones for every image.
     for node in &graph.node {
-        let to_float = node
-            .attribute
-            .iter()
-            .any(|a| a.name == "to" && a.i == DataType::Float as i64);
+        let to_float = attributes::integer(node, "to", 0) == DataType::Float as i64;
         if node.op_type == "Cast"
             && to_float
             && let Some(tensor) = node
@@ -65,7 +56,7 @@ pub(super) fn parameters(proto: &mut ModelProto, folder: &Path) -> Result<(), St
         }
     }
     graph.initializer.extend(initializers.into_values());
-    // HashMap order differs from run to run; tract's node order should not.
+    // For a deterministic node order: HashMap's differs from run to run.
     graph.initializer.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(())
 }

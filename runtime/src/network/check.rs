@@ -1,4 +1,4 @@
-//! What must hold for an ONNX file before tract sees it.
+//! Checks of an ONNX file before tract reads it.
 
 use pinhole_bundle::{IMAGE_ENCODER, dialect};
 use tract_onnx::pb::{
@@ -6,7 +6,7 @@ use tract_onnx::pb::{
     tensor_shape_proto, type_proto,
 };
 
-use super::initializer::is_external;
+use super::initializer::{bytes_per_value, is_external};
 
 /// The length in bytes of a file that may hold external data, by its name; `None` for any other name.
 pub(super) type FileLength<'a> = &'a dyn Fn(&str) -> Option<u64>;
@@ -22,11 +22,12 @@ pub(super) fn model(
         .graph
         .as_ref()
         .ok_or("graph: expected one, found none")?;
-    let ours = graph.node.iter().any(|n| n.domain == dialect::DOMAIN);
-    // The functions' bodies are of one version; a file of standard operators alone may have another.
-    let versions = match ours {
-        true => dialect::OPSET..=dialect::OPSET,
-        false => dialect::FOREIGN_OPSETS,
+    let has_functions = graph.node.iter().any(|n| n.domain == dialect::DOMAIN);
+    // The bodies of the functions require one version; a file of standard operators may have another.
+    let versions = if has_functions {
+        dialect::OPSET..=dialect::OPSET
+    } else {
+        dialect::FOREIGN_OPSETS
     };
     for (domain, expected) in [
         ("", versions),
@@ -40,15 +41,16 @@ pub(super) fn model(
             .iter()
             .find(|o| o.domain == domain || (domain.is_empty() && o.domain == "ai.onnx"));
         // A flat file imports only the standard domain.
-        let missing_is_fine = domain == dialect::DOMAIN && !ours;
+        let optional = domain == dialect::DOMAIN && !has_functions;
         match found {
             Some(o) if expected.contains(&o.version) => {}
-            None if missing_is_fine => {}
+            None if optional => {}
             other => {
                 let found = other.map_or("none".into(), |o| o.version.to_string());
-                let expected = match expected.start() == expected.end() {
-                    true => expected.start().to_string(),
-                    false => format!("{} to {}", expected.start(), expected.end()),
+                let expected = if expected.start() == expected.end() {
+                    expected.start().to_string()
+                } else {
+                    format!("{} to {}", expected.start(), expected.end())
                 };
                 return Err(format!(
                     "opset_import {domain:?}: expected version {expected}, found {found}"
@@ -80,7 +82,7 @@ pub(super) fn model(
     defined_before_use(graph)
 }
 
-/// One input or output with its name, type and dimensions after the symbolic batch.
+/// Checks that there is one input or output, with this name, type and dimensions after the symbolic batch.
 fn value(
     values: &[ValueInfoProto],
     what: &str,
@@ -120,7 +122,7 @@ fn value(
     }
 }
 
-/// The data's length must be what shape and type say, inside the file or in one of `external`.
+/// Checks that the data has the size that shape and type require, in the file or in one of `external`.
 fn initializer(tensor: &TensorProto, external: FileLength) -> Result<(), String> {
     let fail = |what: &str, expected: String, found: String| {
         Err(format!(
@@ -128,7 +130,7 @@ fn initializer(tensor: &TensorProto, external: FileLength) -> Result<(), String>
             tensor.name
         ))
     };
-    let Some(width) = width(tensor.data_type) else {
+    let Some(value_bytes) = bytes_per_value(tensor.data_type) else {
         return fail(
             "data_type",
             "float, float16, int8, uint8, int32, int64 or bool".into(),
@@ -138,7 +140,7 @@ fn initializer(tensor: &TensorProto, external: FileLength) -> Result<(), String>
     let bytes = tensor
         .dims
         .iter()
-        .try_fold(width, |n, &d| {
+        .try_fold(value_bytes, |n, &d| {
             u64::try_from(d).ok().and_then(|d| n.checked_mul(d))
         })
         .filter(|&n| n > 0);
@@ -150,7 +152,7 @@ fn initializer(tensor: &TensorProto, external: FileLength) -> Result<(), String>
         );
     };
     if !is_external(tensor) {
-        // Only raw data is written by export; the typed fields would have to be checked one by one.
+        // The exporter writes only raw data; typed fields are rejected.
         return if tensor.raw_data.len() as u64 == bytes {
             Ok(())
         } else {
@@ -172,7 +174,7 @@ fn initializer(tensor: &TensorProto, external: FileLength) -> Result<(), String>
     if !tensor.raw_data.is_empty() || location == IMAGE_ENCODER {
         return fail(
             "external_data",
-            "weights in a file of their own".into(),
+            "weights in a separate file".into(),
             location.into(),
         );
     }
@@ -188,7 +190,7 @@ fn initializer(tensor: &TensorProto, external: FileLength) -> Result<(), String>
     let (Ok(offset), Ok(length)) = (offset, length) else {
         return fail(
             "external_data",
-            "whole numbers".into(),
+            "integers".into(),
             format!("{:?}", tensor.external_data),
         );
     };
@@ -209,30 +211,19 @@ fn initializer(tensor: &TensorProto, external: FileLength) -> Result<(), String>
     }
 }
 
-/// Bytes of a number of the types that a file may hold.
-pub(super) fn width(data_type: i32) -> Option<u64> {
-    match DataType::try_from(data_type) {
-        Ok(DataType::Float | DataType::Int32) => Some(4),
-        Ok(DataType::Float16) => Some(2),
-        Ok(DataType::Int64) => Some(8),
-        Ok(DataType::Int8 | DataType::Uint8 | DataType::Bool) => Some(1),
-        _ => None,
-    }
-}
-
-/// Those of ONNX Runtime's own operators that are rewritten.
+/// The operators of ONNX Runtime's domain com.microsoft that [`foreign`](super::foreign) rewrites.
 const MICROSOFT: [&str; 2] = ["DynamicQuantizeMatMul", "MatMulIntegerToFloat"];
 
 fn operator(node: &NodeProto) -> Result<(), String> {
     let Some(function) = dialect::FUNCTIONS.iter().find(|f| f.name == node.op_type) else {
-        // tract looks operators up by name alone and reports those that it lacks.
-        let fused = node.domain == "com.microsoft" && MICROSOFT.contains(&&*node.op_type);
-        return if node.domain.is_empty() || node.domain == "ai.onnx" || fused {
+        // tract looks operators up by name and reports unknown ones.
+        let rewritten = node.domain == "com.microsoft" && MICROSOFT.contains(&&*node.op_type);
+        return if node.domain.is_empty() || node.domain == "ai.onnx" || rewritten {
             Ok(())
         } else if node.domain == "com.microsoft" {
             Err(format!(
                 "node {}: expected a standard operator, found com.microsoft.{}; quantise a graph that ONNX Runtime \
-                 has optimised at level basic only (quant_pre_process does that)",
+                 optimised at level basic only, as quant_pre_process does",
                 node.name, node.op_type
             ))
         } else {
@@ -272,7 +263,7 @@ fn operator(node: &NodeProto) -> Result<(), String> {
     Ok(())
 }
 
-/// ONNX asks for topological order; tract indexes by name and would panic on a name that nobody defines.
+/// Checks that nodes are in topological order, as ONNX requires. tract would panic on an undefined name.
 fn defined_before_use(graph: &GraphProto) -> Result<(), String> {
     let mut defined: std::collections::HashSet<&str> =
         graph.initializer.iter().map(|t| &*t.name).collect();
@@ -291,7 +282,7 @@ fn defined_before_use(graph: &GraphProto) -> Result<(), String> {
         for output in &node.output {
             if !defined.insert(output) {
                 return Err(format!(
-                    "node {}: output {output:?}: expected a new name, found it twice",
+                    "node {}: output {output:?}: expected a unique name, found a second definition",
                     node.name
                 ));
             }
@@ -299,7 +290,7 @@ fn defined_before_use(graph: &GraphProto) -> Result<(), String> {
     }
     match graph.output.iter().find(|o| !defined.contains(&*o.name)) {
         Some(o) => Err(format!(
-            "output {}: expected a node's output, found none",
+            "output {}: expected the output of a node, found none",
             o.name
         )),
         None => Ok(()),

@@ -1,4 +1,4 @@
-//! The values of an initialiser that [`super::check`] has seen, inside the ONNX file or in one beside it.
+//! The values of an initialiser that [`check`](super::check) has accepted, in the ONNX file or in a separate file.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -10,11 +10,10 @@ use tract_onnx::pb::{
     tensor_proto::{DataLocation, DataType},
 };
 
-/// Bytes that are read at a time: a multiple of every type's width, and no more than the cache holds, so that the
-/// file's bytes exist once, as values.
-const PIECE: usize = 1 << 16;
+/// Bytes per read: a multiple of every value size, and small enough for the cache.
+const CHUNK: usize = 1 << 16;
 
-/// Floats, single ones or half ones widened.
+/// f32 values, converted from f16 if necessary.
 pub(super) fn floats(tensor: &TensorProto, folder: &Path) -> io::Result<Vec<f32>> {
     if tensor.data_type == DataType::Float16 as i32 {
         let half = |bytes| f16::from_le_bytes(bytes).to_f32();
@@ -26,7 +25,7 @@ pub(super) fn floats(tensor: &TensorProto, folder: &Path) -> io::Result<Vec<f32>
     }
 }
 
-/// 8-bit integers, in the memory of `reuse`.
+/// s8 values, in the memory of `reuse`.
 pub(super) fn int8(tensor: &TensorProto, folder: &Path, reuse: Vec<i8>) -> io::Result<Vec<i8>> {
     if tensor.data_type == DataType::Int8 as i32 {
         values(tensor, folder, reuse, i8::from_le_bytes)
@@ -35,7 +34,7 @@ pub(super) fn int8(tensor: &TensorProto, folder: &Path, reuse: Vec<i8>) -> io::R
     }
 }
 
-/// Unsigned 8-bit integers.
+/// u8 values.
 pub(super) fn uint8(tensor: &TensorProto, folder: &Path) -> io::Result<Vec<u8>> {
     if tensor.data_type == DataType::Uint8 as i32 {
         values(tensor, folder, Vec::new(), u8::from_le_bytes)
@@ -44,7 +43,7 @@ pub(super) fn uint8(tensor: &TensorProto, folder: &Path) -> io::Result<Vec<u8>> 
     }
 }
 
-/// Whole numbers of 8 or 32 bits; none of another type.
+/// Integers of 8 or 32 bits; `None` for another type.
 pub(super) fn integers(tensor: &TensorProto, folder: &Path) -> io::Result<Option<Vec<i32>>> {
     let found = match DataType::try_from(tensor.data_type) {
         Ok(DataType::Int8) => values(tensor, folder, Vec::new(), |b| i8::from_le_bytes(b).into()),
@@ -63,7 +62,7 @@ fn unexpected(tensor: &TensorProto, expected: &str) -> io::Error {
     io::Error::other(format!("data_type: expected {expected}, found {found}"))
 }
 
-/// Values of N bytes, in the memory of `values`.
+/// Values of `N` bytes each, in the memory of `values`.
 fn values<T, const N: usize>(
     tensor: &TensorProto,
     folder: &Path,
@@ -84,18 +83,29 @@ fn values<T, const N: usize>(
     };
     let mut file = File::open(folder.join(entry("location")))?;
     file.seek(SeekFrom::Start(entry("offset").parse().unwrap_or(0)))?;
-    let mut piece = [0; PIECE];
+    let mut buffer = [0; CHUNK];
     let mut left = count * N;
     while left > 0 {
-        let piece = &mut piece[..left.min(PIECE)];
-        file.read_exact(piece)?;
-        push(piece);
-        left -= piece.len();
+        let chunk = &mut buffer[..left.min(CHUNK)];
+        file.read_exact(chunk)?;
+        push(chunk);
+        left -= chunk.len();
     }
     Ok(values)
 }
 
-/// Whether the values are in a file of their own.
+/// Whether the values are in a separate file.
 pub(super) fn is_external(tensor: &TensorProto) -> bool {
     tensor.data_location == Some(DataLocation::External as i32)
+}
+
+/// The size of a value; `None` for types that a file may not contain.
+pub(super) fn bytes_per_value(data_type: i32) -> Option<u64> {
+    match DataType::try_from(data_type) {
+        Ok(DataType::Float | DataType::Int32) => Some(4),
+        Ok(DataType::Float16) => Some(2),
+        Ok(DataType::Int64) => Some(8),
+        Ok(DataType::Int8 | DataType::Uint8 | DataType::Bool) => Some(1),
+        _ => None,
+    }
 }

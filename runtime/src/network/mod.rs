@@ -1,11 +1,12 @@
-//! From `image_encoder.onnx` to a plan that tract runs with our operators in it.
+//! From `image_encoder.onnx` to a tract plan with our operators.
 
-mod affine;
 mod attach;
-mod attention;
+mod attention_fusion;
+mod attributes;
 mod check;
 mod foreign;
 mod initializer;
+mod inserted;
 mod operators;
 mod reshapes;
 mod view;
@@ -20,49 +21,51 @@ use tract_onnx::pb;
 use tract_onnx::tract_core::plan;
 use tract_onnx::tract_hir::internal::*;
 
-use crate::Error;
+use operators::{operator, weights};
+
+use crate::error::Error;
 
 /// An operator of the image encoder as it runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NetworkOperator {
-    /// The node's name in the ONNX file.
+    /// Name of the node in the ONNX file.
     pub name: String,
-    /// What it is: one of the dialect's functions, or an operator of tract's.
+    /// A function of the dialect, or an operator of tract.
     pub operator: String,
-    /// What it computes in and on which of our kernels, such as "int8 dotprod"; "tract" where it is tract's.
+    /// Data type and kernel variant, for example "int8 dotprod"; "tract" for an operator of tract.
     pub kernel: String,
 }
 
 /// The image encoder, ready to run on one image at a time.
 pub(crate) struct ImageEncoder {
     plan: Arc<TypedSimplePlan>,
-    /// Plan states not in use at the moment: each caller takes one, so that several threads can run.
+    /// Idle plan states. Each call takes one, so that several threads can run.
     idle: Mutex<Vec<TypedSimpleState>>,
     image_size: usize,
     embedding_size: usize,
 }
 
-/// An operator that has run: see [`crate::Classifier::observe`].
+/// An operator that has run; see [`crate::Classifier::observe`].
 #[doc(hidden)]
 pub struct Observed<'a> {
-    /// Its name in the graph.
+    /// Name in the graph.
     pub name: &'a str,
-    /// Its function in the dialect.
+    /// Function of the dialect.
     pub operator: &'a str,
-    /// Its inputs that are f32, which pixels are not.
+    /// The f32 inputs; pixels are u8.
     pub inputs: Vec<&'a [f32]>,
-    /// Length of the first input's last axis.
+    /// Length of the last axis of the first input.
     pub width: usize,
-    /// What it computed, which may be changed.
+    /// The output, which the observer may change.
     pub output: &'a mut [f32],
 }
 
-/// Protobuf messages cannot be longer; beyond it the weights are in a file of their own.
+/// Size limit of a protobuf message. Larger weights are in a separate file.
 const MAX_ONNX_BYTES: u64 = 1 << 31;
 
 impl ImageEncoder {
-    /// Loads the encoder of `bundle`, whose files have been checked, its f16 weights to be multiplied in `f16` or
-    /// else in f32.
+    /// Loads the encoder of `bundle`, whose files have been checked. If `f16`, f16 weights are multiplied in f16, else
+    /// in f32.
     pub(crate) fn load(bundle: &Bundle, f16: bool) -> Result<Self, Error> {
         let manifest = bundle.manifest();
         let listed = |name: &str| {
@@ -74,7 +77,7 @@ impl ImageEncoder {
         Self::load_checked(bundle.folder(), image_size, embedding_size, &listed, f16)
     }
 
-    /// As [`ImageEncoder::load`], of a graph and its weights in `folder` without a manifest.
+    /// Like [`ImageEncoder::load`], for a graph and its weights in `folder` without a manifest.
     pub(crate) fn load_graph(
         folder: &Path,
         image_size: usize,
@@ -105,7 +108,7 @@ impl ImageEncoder {
         check::model(&proto, external, image_size, embedding_size).map_err(fail)?;
         foreign::rewrite(&mut proto, folder).map_err(fail)?;
         attach::parameters(&mut proto, folder).map_err(fail)?;
-        let plan = guarded(|| build(&proto, folder, image_size, f16))
+        let plan = catch_panic(|| build(&proto, folder, image_size, f16))
             .and_then(|plan| {
                 let output = plan.model().output_fact(0)?;
                 ensure!(
@@ -128,16 +131,16 @@ impl ImageEncoder {
         self.embed_with(pixels, |state, input| state.run(input))
     }
 
-    /// [`ImageEncoder::embed`], each of our operators shown to `see` once it has run.
+    /// Like [`ImageEncoder::embed`]; calls `observer` after each of our operators.
     pub(crate) fn observe(
         &self,
         pixels: &[u8],
-        see: &mut dyn FnMut(&mut Observed),
+        observer: &mut dyn FnMut(&mut Observed),
     ) -> Result<Vec<f32>, Error> {
         self.embed_with(pixels, |state, input| {
             state.run_plan_with_eval(input, |context, state, node, inputs| {
                 let outputs = plan::eval(context, state, node, inputs.clone())?;
-                if !operators::is_ours(node.op()) {
+                if !operator::is_ours(node.op()) {
                     return Ok(outputs);
                 }
                 let mut output = outputs
@@ -148,10 +151,10 @@ impl ImageEncoder {
                 let floats = inputs
                     .iter()
                     .filter(|i| i.datum_type() == f32::datum_type());
-                see(&mut Observed {
+                observer(&mut Observed {
                     name: &node.name,
                     operator: &node.op().name(),
-                    inputs: floats.map(operators::plain).collect::<TractResult<_>>()?,
+                    inputs: floats.map(operator::floats).collect::<TractResult<_>>()?,
                     width: inputs[0].shape().last().copied().unwrap_or(1),
                     output: output.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?,
                 });
@@ -181,21 +184,21 @@ impl ImageEncoder {
                 .push(state);
             Ok(embedding)
         };
-        let embedding = guarded(run).map_err(|e| Error::Run(format!("{e:#}")))?;
+        let embedding = catch_panic(run).map_err(|e| Error::Run(format!("{e:#}")))?;
         if embedding.len() != self.embedding_size || embedding.iter().any(|v| !v.is_finite()) {
             return Err(Error::Run("the embedding holds NaN or infinity".into()));
         }
         Ok(embedding)
     }
 
-    /// Each operator of the plan, in the order of execution.
+    /// The operators of the plan in execution order.
     pub(crate) fn operators(&self) -> Vec<NetworkOperator> {
         let nodes = self.plan.model().nodes();
         let order = self.plan.order_without_consts().iter();
         let operators = order.map(|&id| NetworkOperator {
             name: nodes[id].name.clone(),
             operator: nodes[id].op.name().to_string(),
-            kernel: operators::kernel(nodes[id].op.as_ref()).unwrap_or("tract".into()),
+            kernel: operator::kernel(nodes[id].op.as_ref()).unwrap_or("tract".into()),
         });
         operators.collect()
     }
@@ -230,21 +233,20 @@ fn build(
         .to_str()
         .context("the bundle's path is not valid UTF-8")?;
     let parsed = onnx.parse(proto, Some(folder));
-    operators::free_spare();
+    weights::free_spare();
     let mut model = parsed?.model;
     let pixels = u8::fact([1, image_size, image_size, 3]);
     model.set_input_fact(0, pixels.into())?;
     let mut model = model.into_typed()?;
-    attention::fuse(&mut model)?;
+    attention_fusion::fuse(&mut model)?;
     reshapes::absorb(&mut model)?;
     let mut model = model.into_optimized()?;
-    operators::share_outputs(&mut model);
+    operator::share_outputs(&mut model);
     SimplePlan::new(model)
 }
 
-/// Runs `f` with a panic turned into an error: tract has `unimplemented!` and assertions on paths that
-/// a file from outside can reach.
-fn guarded<T>(f: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
+/// Runs `f` and turns a panic into an error: some files reach `unimplemented!` and assertions in tract.
+fn catch_panic<T>(f: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or_else(|panic| {
         let reason = panic
             .downcast_ref::<String>()

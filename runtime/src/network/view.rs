@@ -1,5 +1,4 @@
-//! Where the values of a tensor come from, followed through tract's operators that only move values or compute each
-//! from itself.
+//! Traces the values of a tensor back through operators of tract that only move values or are pointwise.
 
 use pinhole_kernels::Pointwise;
 use tract_onnx::prelude::*;
@@ -9,12 +8,12 @@ use tract_onnx::tract_core::ops::change_axes::AxisOp;
 use tract_onnx::tract_core::ops::math::Mul;
 use tract_onnx::tract_hir::internal::*;
 
-use super::operators;
+use super::operators::operator;
 
-/// An operand of a product: part of `base`, and what happens to its values.
+/// An operand of a product: a view of `base`, and the pointwise functions applied to it.
 pub(super) struct Operand {
     pub(super) base: OutletId,
-    /// Values of `base`.
+    /// Number of values of `base`.
     pub(super) len: usize,
     pub(super) view: View,
     pub(super) steps: Vec<Pointwise>,
@@ -22,12 +21,12 @@ pub(super) struct Operand {
 
 impl Operand {
     pub(super) fn of(model: &TypedModel, outlet: OutletId) -> Option<Self> {
-        let (mut base, mut way) = (outlet, vec![]);
-        while way.len() < LONGEST_WAY
+        let (mut base, mut path) = (outlet, vec![]);
+        while path.len() < MAX_PATH
             && let Some((from, motion)) = Motion::of(model, model.node(base.node))
         {
             base = from;
-            way.push(motion);
+            path.push(motion);
         }
         let fact = model.outlet_fact(base).ok()?;
         if fact.datum_type != f32::datum_type() {
@@ -35,7 +34,7 @@ impl Operand {
         }
         let (mut view, len) = View::of(fact.shape.as_concrete()?)?;
         let mut steps = vec![];
-        for motion in way.into_iter().rev() {
+        for motion in path.into_iter().rev() {
             match motion {
                 Motion::Axes(op) => view.apply(op)?,
                 Motion::Slice { axis, start, len } => view.slice(axis, start, len)?,
@@ -55,8 +54,8 @@ impl Operand {
     }
 }
 
-/// The last value behind `outlet` in which what `view` places lies row by row, and the functions before it.
-pub(super) fn in_order(
+/// The last value after `outlet` in which `view` is contiguous in row-major order, and the pointwise functions up to it.
+pub(super) fn contiguous_successor(
     model: &TypedModel,
     mut outlet: OutletId,
     mut view: View,
@@ -86,10 +85,10 @@ pub(super) fn in_order(
     Some((last?, steps))
 }
 
-/// Operators between a projection and a product, more than any export has.
-const LONGEST_WAY: usize = 64;
+/// Most operators between a projection and a product; more than any export has.
+const MAX_PATH: usize = 64;
 
-/// What only moves values, or computes each from itself.
+/// An operator that only moves values, or is pointwise.
 enum Motion<'a> {
     Axes(&'a AxisOp),
     Slice {
@@ -97,7 +96,7 @@ enum Motion<'a> {
         start: usize,
         len: usize,
     },
-    /// One place along an axis, which goes.
+    /// One index of an axis, which is removed.
     Index {
         axis: usize,
         at: usize,
@@ -106,7 +105,7 @@ enum Motion<'a> {
 }
 
 impl<'a> Motion<'a> {
-    /// And the value that it moves.
+    /// Returns the input too.
     fn of(model: &TypedModel, node: &'a TypedNode) -> Option<(OutletId, Self)> {
         let motion = if let Some(op) = node.op_as::<AxisOp>() {
             Motion::Axes(op)
@@ -128,7 +127,7 @@ impl<'a> Motion<'a> {
                 axis: op.axis,
                 at: usize::try_from(at).ok()?,
             }
-        } else if let Some(step) = operators::pointwise(node.op.as_ref()) {
+        } else if let Some(step) = operator::pointwise(node.op.as_ref()) {
             Motion::Pointwise(step)
         } else {
             let (x, factor) = scale(model, node)?;
@@ -138,7 +137,7 @@ impl<'a> Motion<'a> {
     }
 }
 
-/// A value times a constant of one value: the value, and the constant.
+/// A value times a scalar constant: the value and the constant.
 fn scale(model: &TypedModel, node: &TypedNode) -> Option<(OutletId, f32)> {
     let TypedBinOp(op, None) = node.op_as::<TypedBinOp>()? else {
         return None;
@@ -160,14 +159,14 @@ fn scale(model: &TypedModel, node: &TypedNode) -> Option<(OutletId, f32)> {
     })
 }
 
-/// The functions of one value that end in `outlet`, and what they start from.
+/// The chain of pointwise functions that ends in `outlet`, and its input.
 pub(super) fn pointwise_before(
     model: &TypedModel,
     mut outlet: OutletId,
 ) -> (OutletId, Vec<Pointwise>) {
     let mut steps = vec![];
     while let Some((from, Motion::Pointwise(step))) =
-        Motion::of(model, model.node(outlet.node)).filter(|_| steps.len() < LONGEST_WAY)
+        Motion::of(model, model.node(outlet.node)).filter(|_| steps.len() < MAX_PATH)
     {
         outlet = from;
         steps.push(step);
@@ -176,14 +175,14 @@ pub(super) fn pointwise_before(
     (outlet, steps)
 }
 
-/// The length of an axis, and how far apart in memory its values lie.
+/// Length and stride of an axis.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Axis {
     pub(super) len: usize,
     pub(super) stride: usize,
 }
 
-/// Where the values of a tensor lie in another one.
+/// The positions of the values of a tensor in another tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct View {
     pub(super) axes: Vec<Axis>,
@@ -191,13 +190,13 @@ pub(super) struct View {
 }
 
 impl View {
-    /// All of a tensor, and how many values that is.
+    /// A whole tensor, and its number of values.
     pub(super) fn of(shape: &[usize]) -> Option<(Self, usize)> {
-        let (axes, len) = row_by_row(shape, 1)?;
+        let (axes, len) = row_major(shape, 1)?;
         Some((View { axes, offset: 0 }, len))
     }
 
-    /// None if the result is no view.
+    /// `None` if the result is not a view.
     fn apply(&mut self, op: &AxisOp) -> Option<()> {
         match op {
             AxisOp::Add(at) if *at <= self.axes.len() => {
@@ -213,17 +212,17 @@ impl View {
             AxisOp::Reshape(at, from, to) => {
                 let end = at.checked_add(from.len())?;
                 let old = self.axes.get(*at..end)?;
-                let long: Vec<&Axis> = old.iter().filter(|axis| axis.len != 1).collect();
-                let whole = (long.windows(2))
+                let axes: Vec<&Axis> = old.iter().filter(|axis| axis.len != 1).collect();
+                let uniform = (axes.windows(2))
                     .all(|pair| Some(pair[0].stride) == pair[1].stride.checked_mul(pair[1].len));
-                let stride = long.last().map_or(1, |axis| axis.stride);
+                let stride = axes.last().map_or(1, |axis| axis.stride);
                 let to: Vec<usize> = to
                     .iter()
                     .map(|d| d.to_usize().ok())
                     .collect::<Option<_>>()?;
-                let (new, len) = row_by_row(&to, stride)?;
+                let (new, len) = row_major(&to, stride)?;
                 let count = old.iter().map(|axis| axis.len).product::<usize>();
-                if !whole || count.checked_mul(stride)? != len {
+                if !uniform || count.checked_mul(stride)? != len {
                     return None;
                 }
                 self.axes.splice(*at..end, new);
@@ -243,20 +242,20 @@ impl View {
         Some(())
     }
 
-    /// Whether each value lies behind the one before it.
+    /// Whether the values are contiguous in row-major order.
     fn is_contiguous(&self) -> bool {
         let mut next = 1;
         self.offset == 0
             && self.axes.iter().rev().filter(|a| a.len != 1).all(|axis| {
-                let right = axis.stride == next;
+                let matches = axis.stride == next;
                 next = next.saturating_mul(axis.len);
-                right
+                matches
             })
     }
 }
 
-/// The axes of a shape whose values lie `stride` apart, and the stride of all of it.
-fn row_by_row(shape: &[usize], stride: usize) -> Option<(Vec<Axis>, usize)> {
+/// Row-major axes for a shape whose last axis has stride `stride`, and the stride of the whole.
+fn row_major(shape: &[usize], stride: usize) -> Option<(Vec<Axis>, usize)> {
     let mut all = stride;
     let mut axes = vec![];
     for &len in shape.iter().rev() {
@@ -282,7 +281,7 @@ mod tests {
 
     /// A joint projection of 5 tokens to the keys of 2 heads of 4, transposed.
     #[test]
-    fn a_view_follows_its_values() {
+    fn a_view_tracks_its_values() {
         let (mut view, len) = View::of(&[5, 24]).unwrap();
         assert_eq!(len, 120);
         for op in [
@@ -302,10 +301,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_view_is_refused() {
+    fn results_that_are_not_views_are_rejected() {
         let (mut view, _) = View::of(&[5, 24]).unwrap();
         view.apply(&AxisOp::Move(0, 1)).unwrap();
-        // Values of a column side by side would have to be moved.
+        // Would have to copy the values.
         assert_eq!(view.apply(&reshape(0, &[24, 5], &[120])), None);
         assert_eq!(view.apply(&AxisOp::Rm(0)), None);
         assert_eq!(view.apply(&AxisOp::Add(3)), None);

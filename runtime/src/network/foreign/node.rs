@@ -1,14 +1,11 @@
 //! Reading and making single nodes.
 
 use pinhole_bundle::dialect;
-use tract_onnx::pb::{
-    AttributeProto, NodeProto, TensorProto, attribute_proto::AttributeType, tensor_proto::DataType,
-};
+use tract_onnx::pb::{AttributeProto, NodeProto, TensorProto, tensor_proto::DataType};
 
-use super::{By, Params};
-use crate::network::{check, initializer};
+use crate::network::{attributes, initializer};
 
-/// A node of ours that makes what `node` made.
+/// A node of our domain with the output of `node`.
 pub(super) fn replacement(
     node: &NodeProto,
     op: &str,
@@ -26,9 +23,9 @@ pub(super) fn replacement(
     }
 }
 
-/// The axis attribute as an index below `rank`.
+/// The attribute `axis` as an index below `rank`.
 pub(super) fn axis(node: &NodeProto, default: i64, rank: usize) -> Option<usize> {
-    let axis = integer(node, "axis", default);
+    let axis = attributes::integer(node, "axis", default);
     let axis = if axis < 0 {
         axis.checked_add(rank as i64)?
     } else {
@@ -37,84 +34,46 @@ pub(super) fn axis(node: &NodeProto, default: i64, rank: usize) -> Option<usize>
     usize::try_from(axis).ok().filter(|&a| a < rank)
 }
 
-/// The constants in a node of ours.
-pub(super) fn static_params(node: &NodeProto) -> Option<By> {
-    let scale = node.attribute.iter().find(|a| a.name == "x_scale");
-    Some(match scale {
-        Some(scale) => By::Static(Params {
+/// How a product's operand x is quantised.
+pub(super) enum InputQuantization {
+    Static(AffineParams),
+    /// At run time, as by DynamicQuantizeLinear.
+    Dynamic,
+}
+
+/// A scale and a zero point for s8; the zero point of u8 values is reduced by 128.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct AffineParams {
+    pub(super) scale: f32,
+    pub(super) zero_point: i64,
+}
+
+/// How x of an inserted node is quantised.
+pub(super) fn input_quantization(node: &NodeProto) -> InputQuantization {
+    match attributes::find(node, "x_scale") {
+        Some(scale) => InputQuantization::Static(AffineParams {
             scale: scale.f,
-            zero_point: integer(node, "x_zero_point", 0),
+            zero_point: attributes::integer(node, "x_zero_point", 0),
         }),
-        None => By::Dynamic,
-    })
+        None => InputQuantization::Dynamic,
+    }
 }
 
-pub(super) fn by_attributes(by: &By) -> Vec<AttributeProto> {
-    match by {
-        By::Static(Params { scale, zero_point }) => vec![
-            float_attribute("x_scale", *scale),
-            integer_attribute("x_zero_point", *zero_point),
+pub(super) fn quantization_attributes(quantization: &InputQuantization) -> Vec<AttributeProto> {
+    match quantization {
+        InputQuantization::Static(AffineParams { scale, zero_point }) => vec![
+            attributes::of_float("x_scale", *scale),
+            attributes::of_integer("x_zero_point", *zero_point),
         ],
-        By::Dynamic => vec![],
+        InputQuantization::Dynamic => vec![],
     }
 }
 
-pub(super) fn integer(node: &NodeProto, name: &str, default: i64) -> i64 {
-    let mut all = node.attribute.iter();
-    all.find(|a| a.name == name).map_or(default, |a| a.i)
-}
-
-pub(super) fn integers_of<'a>(node: &'a NodeProto, name: &str) -> &'a [i64] {
-    let mut all = node.attribute.iter();
-    all.find(|a| a.name == name).map_or(&[], |a| &a.ints)
-}
-
-pub(super) fn number_of(node: &NodeProto, name: &str, default: f32) -> f32 {
-    let mut all = node.attribute.iter();
-    all.find(|a| a.name == name).map_or(default, |a| a.f)
-}
-
-pub(in crate::network) fn text(node: &NodeProto, name: &str) -> String {
-    let mut all = node.attribute.iter();
-    let found = all.find(|a| a.name == name);
-    found.map_or(String::new(), |a| {
-        String::from_utf8_lossy(&a.s).into_owned()
-    })
-}
-
-fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
-    AttributeProto {
-        name: name.into(),
-        r#type: kind as i32,
-        ..Default::default()
-    }
-}
-
-pub(super) fn integer_attribute(name: &str, i: i64) -> AttributeProto {
-    AttributeProto {
-        i,
-        ..attribute(name, AttributeType::Int)
-    }
-}
-
-pub(super) fn float_attribute(name: &str, f: f32) -> AttributeProto {
-    AttributeProto {
-        f,
-        ..attribute(name, AttributeType::Float)
-    }
-}
-
-pub(super) fn string_attribute(name: &str, s: &str) -> AttributeProto {
-    AttributeProto {
-        s: s.into(),
-        ..attribute(name, AttributeType::String)
-    }
-}
-
-pub(super) fn tensor_attribute(name: &str, t: TensorProto) -> AttributeProto {
-    AttributeProto {
-        t: Some(t),
-        ..attribute(name, AttributeType::Tensor)
+/// The inputs of a node with two inputs, in both orders.
+pub(super) fn both_orders(node: &NodeProto) -> Vec<(&str, &str)> {
+    match &node.input[..] {
+        [a, b] => vec![(a, b), (b, a)],
+        _ => vec![],
     }
 }
 
@@ -128,13 +87,13 @@ pub(super) fn float_tensor(name: &str, dims: &[i64], values: &[f32]) -> TensorPr
     }
 }
 
-/// The tensor of a node with its values as bytes; None where they are of an unusual type, not as many as its
-/// dimensions say, or in another file.
+/// `tensor`, with its values as raw bytes and without a name. `None` if the type is unusual, the number of values does
+/// not match the dimensions, or the values are in another file.
 pub(super) fn raw(tensor: &TensorProto) -> Option<TensorProto> {
     if initializer::is_external(tensor) {
         return None;
     }
-    let width = check::width(tensor.data_type)?;
+    let width = initializer::bytes_per_value(tensor.data_type)?;
     let bytes = (tensor.dims.iter()).try_fold(width, |n, &d| n.checked_mul(u64::try_from(d).ok()?));
     let mut raw_data = tensor.raw_data.clone();
     if raw_data.is_empty() {

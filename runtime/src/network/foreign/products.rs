@@ -1,21 +1,21 @@
-//! Quantised products, however a file spells them.
+//! Quantised products in their various forms.
 
 use tract_onnx::pb::{AttributeProto, NodeProto, tensor_proto::DataType};
 
+use super::graph::{Graph, is_standard};
 use super::node::{
-    axis, by_attributes, float_tensor, integer, integer_attribute, integers_of, number_of,
-    replacement, static_params, tensor_attribute, text,
+    InputQuantization, axis, float_tensor, input_quantization, quantization_attributes, replacement,
 };
-use super::{By, FAKE_QUANTIZE, Foreign, LINEAR, PATCHES, standard};
+use crate::network::{attributes, inserted};
 
-/// No layer is wider; what is claims memory for nothing.
-pub(super) const MOST_OUTPUTS: usize = 1 << 20;
+/// Most outputs of a layer. Bounds the memory that a hostile file can claim.
+pub(super) const MAX_OUTPUTS: usize = 1 << 20;
 
 /// The constant operand of a product.
 struct Weight {
-    /// The name of the initialiser with the 8-bit numbers.
-    numbers: String,
-    /// One value, or one an output.
+    /// The name of the 8-bit initialiser.
+    values: String,
+    /// One value, or one per output.
     scale: Vec<f32>,
     /// The name of the initialiser with the zero points.
     zero_point: Option<String>,
@@ -23,15 +23,15 @@ struct Weight {
     transposed: bool,
 }
 
-/// A product of integers, the value that was quantised for it, and the scale of its weight.
-type Dynamic<'a> = (&'a NodeProto, &'a str, Vec<f32>);
+/// An integer product, the value that is quantised for it, and the scale of its weight.
+type DynamicProduct<'a> = (&'a NodeProto, &'a str, Vec<f32>);
 
-impl Foreign<'_> {
-    /// DequantizeLinear of QuantizeLinear is one operator.
-    pub(super) fn pairs(&mut self) -> Result<(), String> {
+impl Graph<'_> {
+    /// Replaces DequantizeLinear of QuantizeLinear by one operator.
+    pub(super) fn fuse_quantize_dequantize(&mut self) -> Result<(), String> {
         for i in 0..self.nodes.len() {
             let node = &self.nodes[i];
-            if node.op_type != "DequantizeLinear" || !standard(node) {
+            if node.op_type != "DequantizeLinear" || !is_standard(node) {
                 continue;
             }
             let input = node.input.first().map_or("", |i| i);
@@ -39,7 +39,7 @@ impl Foreign<'_> {
                 continue;
             }
             let after = self.params(node)?;
-            let Some(before) = self.made_by(input, "QuantizeLinear") else {
+            let Some(before) = self.producer(input, "QuantizeLinear") else {
                 continue;
             };
             if self.params(before)? != after {
@@ -51,20 +51,20 @@ impl Foreign<'_> {
             let Some(x) = before.input.first().cloned() else {
                 continue;
             };
-            let attributes = by_attributes(&By::Static(after));
-            self.nodes[i] = replacement(node, FAKE_QUANTIZE, vec![x], attributes);
+            let attributes = quantization_attributes(&InputQuantization::Static(after));
+            self.nodes[i] = replacement(node, inserted::FAKE_QUANTIZE, vec![x], attributes);
         }
         Ok(())
     }
 
-    /// Products of quantised operands.
-    pub(super) fn products(&mut self) -> Result<(), String> {
+    /// Replaces products of quantised operands.
+    pub(super) fn replace_quantized_products(&mut self) -> Result<(), String> {
         for i in 0..self.nodes.len() {
             let node = &self.nodes[i];
             let found = match &*node.op_type {
-                "MatMul" | "Gemm" if standard(node) => self.paired_product(node)?,
-                "Conv" if standard(node) => self.paired_convolution(node)?,
-                "Mul" if standard(node) => match self.dynamic_product(node)? {
+                "MatMul" | "Gemm" if is_standard(node) => self.paired_product(node)?,
+                "Conv" if is_standard(node) => self.paired_convolution(node)?,
+                "Mul" if is_standard(node) => match self.dynamic_product(node)? {
                     Some(found) => Some(found),
                     None => self.dynamic_convolution(i)?,
                 },
@@ -78,62 +78,66 @@ impl Foreign<'_> {
         Ok(())
     }
 
-    /// What `name` is made of, if it is an 8-bit constant of `rank` dimensions with one scale, or one for each of
-    /// `outputs`, an axis of it.
-    fn weight(&self, name: &str, rank: usize, outputs: usize) -> Result<Option<Weight>, String> {
-        if let Some(node) = self.made_by(name, "Transpose") {
-            let two = rank == 2 && integers_of(node, "perm") == [1, 0];
+    /// The constant `name`, if it has 8 bits, `rank` dimensions, and one scale or one per index of `output_axis`.
+    fn weight(
+        &self,
+        name: &str,
+        rank: usize,
+        output_axis: usize,
+    ) -> Result<Option<Weight>, String> {
+        if let Some(node) = self.producer(name, "Transpose") {
+            let two = rank == 2 && attributes::integers(node, "perm") == [1, 0];
             return match node.input.first() {
                 Some(input)
                     if two
-                        && self.read_once(name)
-                        && self.made_by(input, "Transpose").is_none() =>
+                        && self.is_read_once(name)
+                        && self.producer(input, "Transpose").is_none() =>
                 {
-                    self.weight(input, 2, 1 - outputs)
+                    self.weight(input, 2, 1 - output_axis)
                 }
                 _ => Ok(None),
             };
         }
-        let Some(node) = self.made_by(name, "DequantizeLinear") else {
+        let Some(node) = self.producer(name, "DequantizeLinear") else {
             return Ok(None);
         };
         let Some(tensor) = node.input.first().and_then(|i| self.initializers.get(i)) else {
             return Ok(None);
         };
         let bytes = [DataType::Int8 as i32, DataType::Uint8 as i32];
-        // A weight is packed once for each reader, which a file can have many of.
-        let own = self.read_once(name) && self.read_once(&tensor.name);
-        if tensor.dims.len() != rank || !bytes.contains(&tensor.data_type) || !own {
+        // A weight is packed once per reader, and a hostile file can have many readers.
+        let single_reader = self.is_read_once(name) && self.is_read_once(&tensor.name);
+        if tensor.dims.len() != rank || !bytes.contains(&tensor.data_type) || !single_reader {
             return Ok(None);
         }
         let scale = node.input.get(1).map_or(Ok(None), |s| self.floats(s))?;
         let Some((scale, _)) = scale else {
             return Ok(None);
         };
-        if scale.len() > 1 && axis(node, 1, rank) != Some(outputs) {
+        if scale.len() > 1 && axis(node, 1, rank) != Some(output_axis) {
             return Ok(None);
         }
         Ok(Some(Weight {
-            numbers: tensor.name.clone(),
+            values: tensor.name.clone(),
             scale,
             zero_point: node.input.get(2).filter(|z| !z.is_empty()).cloned(),
-            transposed: outputs == 0,
+            transposed: output_axis == 0,
         }))
     }
 
-    /// MatMul or Gemm behind a pair.
+    /// MatMul or Gemm after a fake quantisation.
     fn paired_product(&self, node: &NodeProto) -> Result<Option<NodeProto>, String> {
         let [a, b, rest @ ..] = &node.input[..] else {
             return Ok(None);
         };
-        let Some(pair) = self.made_by(a, FAKE_QUANTIZE) else {
+        let Some(pair) = self.producer(a, inserted::FAKE_QUANTIZE) else {
             return Ok(None);
         };
         let gemm = node.op_type == "Gemm";
-        let transposed = gemm && integer(node, "transB", 0) != 0;
-        let plain = integer(node, "transA", 0) == 0
-            && number_of(node, "alpha", 1.0) == 1.0
-            && number_of(node, "beta", 1.0) == 1.0;
+        let transposed = gemm && attributes::integer(node, "transB", 0) != 0;
+        let plain = attributes::integer(node, "transA", 0) == 0
+            && attributes::float(node, "alpha", 1.0) == 1.0
+            && attributes::float(node, "beta", 1.0) == 1.0;
         if gemm && !plain {
             return Ok(None);
         }
@@ -141,27 +145,29 @@ impl Foreign<'_> {
         let Some(mut weight) = weight else {
             return Ok(None);
         };
-        // The axis of the outputs says how it lies.
-        weight.transposed = transposed != self.made_by(b, "Transpose").is_some();
-        self.paired(node, LINEAR, pair, &weight, rest.first())
+        // `weight` cannot see Gemm's transB.
+        weight.transposed = transposed != self.producer(b, "Transpose").is_some();
+        self.paired(node, inserted::AFFINE_LINEAR, pair, &weight, rest.first())
     }
 
-    /// Conv of patches behind a pair.
+    /// A patch convolution after a fake quantisation.
     fn paired_convolution(&self, node: &NodeProto) -> Result<Option<NodeProto>, String> {
         let [a, b, rest @ ..] = &node.input[..] else {
             return Ok(None);
         };
-        let (Some(pair), Some(weight)) = (self.made_by(a, FAKE_QUANTIZE), self.weight(b, 4, 0)?)
-        else {
+        let (Some(pair), Some(weight)) = (
+            self.producer(a, inserted::FAKE_QUANTIZE),
+            self.weight(b, 4, 0)?,
+        ) else {
             return Ok(None);
         };
-        if !patches(node, &self.initializers[&weight.numbers].dims) {
+        if !is_patches(node, &self.initializers[&weight.values].dims) {
             return Ok(None);
         }
-        self.paired(node, PATCHES, pair, &weight, rest.first())
+        self.paired(node, inserted::AFFINE_PATCHES, pair, &weight, rest.first())
     }
 
-    /// `op` on what `pair` quantises, in the place of `node`; None where the bias is no constant.
+    /// Replaces `node` by `op` on the input of `pair`; `None` if the bias is not constant.
     fn paired(
         &self,
         node: &NodeProto,
@@ -177,35 +183,32 @@ impl Foreign<'_> {
             },
             None => None,
         };
-        let Some(by) = static_params(pair) else {
-            return Ok(None);
-        };
-        let attributes = self.product(node, weight, by, bias)?;
+        let attributes = self.product(node, weight, input_quantization(pair), bias)?;
         let input = vec![pair.input[0].clone()];
         Ok(Some(replacement(node, op, input, attributes)))
     }
 
-    /// The operands of Mul(Cast(`op`(..)), Mul(scale of x, scale of weight)).
-    fn dynamic(&self, node: &NodeProto, op: &str) -> Result<Option<Dynamic<'_>>, String> {
+    /// Matches Mul(Cast(`op`(..)), Mul(scale of x, scale of weight)).
+    fn dynamic(&self, node: &NodeProto, op: &str) -> Result<Option<DynamicProduct<'_>>, String> {
         let [a, b] = &node.input[..] else {
             return Ok(None);
         };
         for (sums, scales) in [(a, b), (b, a)] {
             let Some(product) = self
-                .made_by(sums, "Cast")
-                .and_then(|cast| self.made_by(cast.input.first()?, op))
+                .producer(sums, "Cast")
+                .and_then(|cast| self.producer(cast.input.first()?, op))
             else {
                 continue;
             };
             let quantized = product.input.first().map_or("", |x| x);
-            let Some(quantize) = self.made_by(quantized, "DynamicQuantizeLinear") else {
+            let Some(quantize) = self.producer(quantized, "DynamicQuantizeLinear") else {
                 continue;
             };
             let [_, x_scale, x_zero_point] = &quantize.output[..] else {
                 continue;
             };
             let zero_point = product.input.get(2).is_some_and(|z| z == x_zero_point);
-            let Some(scales) = self.made_by(scales, "Mul") else {
+            let Some(scales) = self.producer(scales, "Mul") else {
                 continue;
             };
             let [c, d] = &scales.input[..] else {
@@ -235,8 +238,13 @@ impl Foreign<'_> {
         let Some(weight) = self.integer_operand(product, 1, 3, scale, 2) else {
             return Ok(None);
         };
-        let attributes = self.product(product, &weight, By::Dynamic, None)?;
-        Ok(Some(replacement(node, LINEAR, vec![x.into()], attributes)))
+        let attributes = self.product(product, &weight, InputQuantization::Dynamic, None)?;
+        Ok(Some(replacement(
+            node,
+            inserted::AFFINE_LINEAR,
+            vec![x.into()],
+            attributes,
+        )))
     }
 
     /// An 8-bit constant of `rank` dimensions as an input of an integer product.
@@ -250,16 +258,16 @@ impl Foreign<'_> {
     ) -> Option<Weight> {
         let tensor = self.initializers.get(product.input.get(weight)?)?;
         let zero_point = product.input.get(zero_point).filter(|z| !z.is_empty());
-        (tensor.dims.len() == rank && self.read_once(&tensor.name)).then(|| Weight {
-            numbers: tensor.name.clone(),
+        (tensor.dims.len() == rank && self.is_read_once(&tensor.name)).then(|| Weight {
+            values: tensor.name.clone(),
             scale,
             zero_point: zero_point.cloned(),
             transposed: rank != 2,
         })
     }
 
-    /// DynamicQuantizeLinear, ConvInteger, Cast and Mul; any other convolution than of patches becomes a float
-    /// one of what the numbers stand for.
+    /// DynamicQuantizeLinear, ConvInteger, Cast and Mul. A convolution other than of patches becomes a float one with
+    /// dequantised weights.
     fn dynamic_convolution(&mut self, i: usize) -> Result<Option<NodeProto>, String> {
         let node = &self.nodes[i];
         let Some((product, x, scale)) = self.dynamic(node, "ConvInteger")? else {
@@ -270,33 +278,38 @@ impl Foreign<'_> {
         let Some(weight) = self.integer_operand(product, 1, 3, scale, rank) else {
             return Ok(None);
         };
-        let dims = &self.initializers[&weight.numbers].dims;
-        if patches(product, dims) {
-            let attributes = self.product(product, &weight, By::Dynamic, None)?;
-            return Ok(Some(replacement(node, PATCHES, vec![x.into()], attributes)));
+        let dims = &self.initializers[&weight.values].dims;
+        if is_patches(product, dims) {
+            let attributes = self.product(product, &weight, InputQuantization::Dynamic, None)?;
+            return Ok(Some(replacement(
+                node,
+                inserted::AFFINE_PATCHES,
+                vec![x.into()],
+                attributes,
+            )));
         }
         let (x, product) = (x.to_owned(), product.clone());
         let at = self.producers[&product.output[0]];
         let Some(name) = product
             .output
             .first()
-            .filter(|o| self.read_once(o))
+            .filter(|o| self.is_read_once(o))
             .cloned()
         else {
             return Ok(None);
         };
         let dims = dims.clone();
-        // As a DequantizeLinear along the outputs.
+        // As a DequantizeLinear along the output axis.
         let scale = format!("{name}/scale");
         let count = weight.scale.len() as i64;
         self.initializers
             .insert(scale.clone(), float_tensor(&scale, &[count], &weight.scale));
-        let mut input = vec![weight.numbers, scale];
+        let mut input = vec![weight.values, scale];
         input.extend(weight.zero_point);
         let dequantize = NodeProto {
             name: product.name.clone(),
             input,
-            attribute: vec![integer_attribute("axis", 0)],
+            attribute: vec![attributes::of_integer("axis", 0)],
             ..Default::default()
         };
         let Some((values, _)) = self.dequantized(&dequantize)? else {
@@ -305,14 +318,14 @@ impl Foreign<'_> {
         let float = format!("{name}/weight");
         self.initializers
             .insert(float.clone(), float_tensor(&float, &dims, &values));
-        self.nodes[at] = replacement(&product, FAKE_QUANTIZE, vec![x], vec![]);
+        self.nodes[at] = replacement(&product, inserted::FAKE_QUANTIZE, vec![x], vec![]);
         let mut convolution =
             replacement(&self.nodes[i], "Conv", vec![name, float], product.attribute);
         convolution.domain.clear();
         Ok(Some(convolution))
     }
 
-    /// The two fused products of ONNX Runtime's own domain.
+    /// The two fused products of ONNX Runtime's domain com.microsoft.
     fn microsoft(&self, node: &NodeProto) -> Result<NodeProto, String> {
         let fail = |what: &str| {
             Err(format!(
@@ -324,8 +337,10 @@ impl Foreign<'_> {
         let (x, scale, zero_point, bias) = match &*node.op_type {
             "DynamicQuantizeMatMul" => (input(0), 2, 3, 4),
             _ => {
-                let Some(quantize) = self.made_by(input(0), "DynamicQuantizeLinear") else {
-                    return fail("A: expected what a DynamicQuantizeLinear gives, found another");
+                let Some(quantize) = self.producer(input(0), "DynamicQuantizeLinear") else {
+                    return fail(
+                        "A: expected an output of DynamicQuantizeLinear, found something else",
+                    );
                 };
                 if quantize.output.get(1).is_none_or(|s| s != input(2))
                     || quantize.output.get(2).is_none_or(|z| z != input(4))
@@ -340,7 +355,7 @@ impl Foreign<'_> {
         };
         let Some(weight) = self.integer_operand(node, 1, zero_point, scale, 2) else {
             return fail(
-                "B: expected a constant of two dimensions for this node alone, found another",
+                "B: expected a two-dimensional constant that only this node reads, found something else",
             );
         };
         let bias = match input(bias) {
@@ -350,29 +365,33 @@ impl Foreign<'_> {
                 None => return fail("bias: expected a constant, found none"),
             },
         };
-        let attributes = self.product(node, &weight, By::Dynamic, bias)?;
-        Ok(replacement(node, LINEAR, vec![x.into()], attributes))
+        let attributes = self.product(node, &weight, InputQuantization::Dynamic, bias)?;
+        Ok(replacement(
+            node,
+            inserted::AFFINE_LINEAR,
+            vec![x.into()],
+            attributes,
+        ))
     }
 
-    /// A constant with one value an output, as an attribute.
+    /// A constant with one value per output, as an attribute.
     pub(super) fn bias(&self, name: &str) -> Result<Option<AttributeProto>, String> {
         let found = self.floats(name)?.filter(|(values, dims)| {
-            // Along the last axis, and no longer than any layer is wide.
             let last = dims.last().is_some_and(|&d| d == values.len() as i64);
-            last && values.len() <= MOST_OUTPUTS
+            last && values.len() <= MAX_OUTPUTS
         });
         Ok(found.map(|(values, _)| {
             let dims = [values.len() as i64];
-            tensor_attribute("bias", float_tensor(name, &dims, &values))
+            attributes::of_tensor("bias", float_tensor(name, &dims, &values))
         }))
     }
 
-    /// The attributes of a quantised product, named in `node`'s errors.
+    /// The attributes of a quantised product. Errors name `node`.
     fn product(
         &self,
         node: &NodeProto,
         weight: &Weight,
-        by: By,
+        quantization: InputQuantization,
         bias: Option<AttributeProto>,
     ) -> Result<Vec<AttributeProto>, String> {
         let missing = |name: &str| {
@@ -381,35 +400,38 @@ impl Foreign<'_> {
                 node.name, node.op_type
             )
         };
-        let mut attributes = by_attributes(&by);
-        let numbers = self.initializers[&weight.numbers].clone();
-        attributes.push(tensor_attribute("weight", numbers));
+        let mut attributes = quantization_attributes(&quantization);
+        let values = self.initializers[&weight.values].clone();
+        attributes.push(attributes::of_tensor("weight", values));
         let scale = float_tensor("scale", &[weight.scale.len() as i64], &weight.scale);
-        attributes.push(tensor_attribute("scale", scale));
+        attributes.push(attributes::of_tensor("scale", scale));
         if let Some(name) = &weight.zero_point {
             let tensor = self.initializers.get(name).ok_or_else(|| missing(name))?;
-            attributes.push(tensor_attribute("zero_point", tensor.clone()));
+            attributes.push(attributes::of_tensor("zero_point", tensor.clone()));
         }
-        attributes.push(integer_attribute("transposed", weight.transposed.into()));
+        attributes.push(attributes::of_integer(
+            "transposed",
+            weight.transposed.into(),
+        ));
         attributes.extend(bias);
         Ok(attributes)
     }
 }
 
-/// Whether a convolution with a weight of `dims` cuts its input into patches.
-fn patches(node: &NodeProto, dims: &[i64]) -> bool {
+/// Whether a convolution with a weight of `dims` divides its input into patches.
+fn is_patches(node: &NodeProto, dims: &[i64]) -> bool {
     let &[_, _, height, width] = dims else {
         return false;
     };
     let square = |name: &str, value: i64| {
-        let found = integers_of(node, name);
+        let found = attributes::integers(node, name);
         found.is_empty() && value == 1 || found == [value, value]
     };
-    let padding = text(node, "auto_pad");
+    let padding = attributes::text(node, "auto_pad");
     height == width
         && square("strides", height)
         && square("dilations", 1)
-        && integers_of(node, "pads").iter().all(|&p| p == 0)
+        && attributes::integers(node, "pads").iter().all(|&p| p == 0)
         && ["", "NOTSET", "VALID"].contains(&&*padding)
-        && integer(node, "group", 1) == 1
+        && attributes::integer(node, "group", 1) == 1
 }

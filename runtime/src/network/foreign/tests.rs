@@ -1,4 +1,4 @@
-//! What each pattern asks for: it is taken in every order of its operands, and not where one thing differs.
+//! Patterns: each is recognised in every order of its operands, and not if one detail differs.
 
 use tract_onnx::pb::{
     AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
@@ -6,21 +6,21 @@ use tract_onnx::pb::{
     tensor_proto::{DataLocation, DataType},
 };
 
-use super::node::{
-    float_attribute, float_tensor, integer, integer_attribute, number_of, string_attribute,
-    tensor_attribute, text,
-};
+use super::node::float_tensor;
 use super::rewrite;
+use crate::network::attributes::{
+    self, float as float_of, integer as integer_of, of_float, of_integer, of_tensor, of_text, text,
+};
 
-/// A graph with the output y.
+/// A graph whose output is y.
 #[derive(Clone)]
-struct Graph {
+struct TestGraph {
     nodes: Vec<NodeProto>,
     constants: Vec<TensorProto>,
 }
 
-/// Operators with their inputs and outputs, in words.
-fn graph(nodes: &[[&str; 3]], constants: &[TensorProto]) -> Graph {
+/// Nodes as [operator, inputs, outputs], names separated by spaces.
+fn graph(nodes: &[[&str; 3]], constants: &[TensorProto]) -> TestGraph {
     let words = |text: &str| text.split_whitespace().map(Into::into).collect();
     let node = |&[op, inputs, outputs]: &[&str; 3]| NodeProto {
         name: format!("node of {outputs}"),
@@ -29,42 +29,42 @@ fn graph(nodes: &[[&str; 3]], constants: &[TensorProto]) -> Graph {
         output: words(outputs),
         ..Default::default()
     };
-    Graph {
+    TestGraph {
         nodes: nodes.iter().map(node).collect(),
         constants: constants.to_vec(),
     }
 }
 
-impl Graph {
+impl TestGraph {
     /// This graph after `change`.
-    fn with(&self, change: impl FnOnce(&mut Graph)) -> Graph {
+    fn with(&self, change: impl FnOnce(&mut TestGraph)) -> TestGraph {
         let mut changed = self.clone();
         change(&mut changed);
         changed
     }
 
-    /// With more nodes behind it, for which what was y is `end`.
-    fn then(&self, nodes: &[[&str; 3]]) -> Graph {
+    /// Renames y to `end` and appends `nodes`.
+    fn then(&self, nodes: &[[&str; 3]]) -> TestGraph {
         self.with(|g| {
             g.node("y").output[0] = "end".into();
             g.nodes.extend(graph(nodes, &[]).nodes);
         })
     }
 
-    /// The node that makes `output`.
+    /// The node that computes `output`.
     fn node(&mut self, output: &str) -> &mut NodeProto {
         let mut nodes = self.nodes.iter_mut();
         nodes.find(|n| n.output[0] == output).unwrap()
     }
 
-    /// With other inputs of the node that makes `output`.
-    fn reading(&self, output: &str, inputs: &str) -> Graph {
+    /// Replaces the inputs of the node that computes `output`.
+    fn reading(&self, output: &str, inputs: &str) -> TestGraph {
         let inputs = inputs.split_whitespace().map(Into::into).collect();
         self.with(|g| g.node(output).input = inputs)
     }
 
-    /// With an attribute of the node that makes `output`, in the place of one of that name.
-    fn attribute(&self, output: &str, attribute: AttributeProto) -> Graph {
+    /// Adds or replaces an attribute of the node that computes `output`.
+    fn attribute(&self, output: &str, attribute: AttributeProto) -> TestGraph {
         self.with(|g| {
             let all = &mut g.node(output).attribute;
             all.retain(|a| a.name != attribute.name);
@@ -72,8 +72,8 @@ impl Graph {
         })
     }
 
-    /// With `constant` in the place of one of that name.
-    fn constant(&self, constant: TensorProto) -> Graph {
+    /// Adds or replaces a constant.
+    fn constant(&self, constant: TensorProto) -> TestGraph {
         self.with(|g| {
             g.constants.retain(|c| c.name != constant.name);
             g.constants.push(constant);
@@ -99,7 +99,7 @@ impl Graph {
         Ok(model.graph.unwrap())
     }
 
-    /// Rewritten, it has these operators.
+    /// Asserts the operators after the rewrite.
     #[track_caller]
     fn becomes(&self, operators: &str) -> GraphProto {
         let graph = self.rewritten().unwrap();
@@ -108,13 +108,14 @@ impl Graph {
         graph
     }
 
-    /// The operators are left as they are.
+    /// Asserts that the rewrite changes no operator.
     #[track_caller]
     fn stays(&self) {
         let operators: Vec<&str> = self.nodes.iter().map(|n| &*n.op_type).collect();
         self.becomes(&operators.join(" "));
     }
 
+    /// Asserts that the error contains `parts`.
     #[track_caller]
     fn fails(&self, parts: &[&str]) {
         let error = self.rewritten().unwrap_err();
@@ -124,7 +125,7 @@ impl Graph {
     }
 }
 
-/// The numbers from 1 on.
+/// The values 1, 2, 3, ...
 fn floats(name: &str, dims: &[i64]) -> TensorProto {
     let count = dims.iter().product::<i64>();
     let values: Vec<f32> = (0..count).map(|i| 1.0 + i as f32).collect();
@@ -145,7 +146,7 @@ fn bytes(name: &str, kind: DataType, dims: &[i64], values: &[u8]) -> TensorProto
     }
 }
 
-/// s8: the numbers from 1 on.
+/// s8: the values 1, 2, 3, ...
 fn int8(name: &str, dims: &[i64]) -> TensorProto {
     let count = dims.iter().product::<i64>();
     let values: Vec<u8> = (1..=count).map(|i| i as u8).collect();
@@ -163,25 +164,24 @@ fn integers(name: &str, values: &[i64]) -> AttributeProto {
 
 /// The values of the attribute `name`.
 fn values_of(node: &NodeProto, name: &str) -> Vec<f32> {
-    let attribute = node.attribute.iter().find(|a| a.name == name).unwrap();
+    let attribute = attributes::find(node, name).unwrap();
     let bytes = &attribute.t.as_ref().unwrap().raw_data;
     let values = bytes.as_chunks().0.iter();
     values.map(|b| f32::from_le_bytes(*b)).collect()
 }
 
 #[test]
-fn layer_norm() {
+fn layer_norm_operator() {
     let norm = graph(
         &[["LayerNormalization", "x gain bias", "y"]],
         &[floats("gain", &[2]), floats("bias", &[2])],
     );
     norm.becomes("LayerNorm");
-    norm.attribute("y", integer_attribute("axis", -1))
+    norm.attribute("y", of_integer("axis", -1))
         .becomes("LayerNorm");
-    norm.attribute("y", integer_attribute("axis", 1)).stays();
+    norm.attribute("y", of_integer("axis", 1)).stays();
     for epsilon in [0.0, -1.0, f32::NAN, f32::INFINITY] {
-        norm.attribute("y", float_attribute("epsilon", epsilon))
-            .stays();
+        norm.attribute("y", of_float("epsilon", epsilon)).stays();
     }
     norm.constant(floats("bias", &[1])).stays();
     let two = norm.constant(floats("gain", &[1, 2]));
@@ -195,7 +195,7 @@ fn layer_norm() {
 }
 
 #[test]
-fn layer_norm_in_parts() {
+fn decomposed_layer_norm() {
     let norm = graph(
         &[
             ["ReduceMean", "x", "mean"],
@@ -220,7 +220,7 @@ fn layer_norm_in_parts() {
         .attribute("variance", integers("axes", &[-1]));
     let found = norm.becomes("LayerNorm");
     assert_eq!(found.node[0].input, ["x"]);
-    assert_eq!(number_of(&found.node[0], "epsilon", 0.0), 1e-5);
+    assert_eq!(float_of(&found.node[0], "epsilon", 0.0), 1e-5);
     assert_eq!(values_of(&found.node[0], "gain"), [1.0, 2.0]);
     for (output, inputs) in [
         ("y", "bias scaled"),
@@ -245,8 +245,7 @@ fn layer_norm_in_parts() {
     for output in ["mean", "variance"] {
         norm.attribute(output, integers("axes", &[1])).stays();
         norm.attribute(output, integers("axes", &[1, -1])).stays();
-        norm.attribute(output, integer_attribute("keepdims", 0))
-            .stays();
+        norm.attribute(output, of_integer("keepdims", 0)).stays();
     }
 }
 
@@ -267,7 +266,7 @@ fn biases() {
     linear
         .reading("y", "product computed")
         .becomes("Linear Add");
-    // Only the first of two.
+    // Only the first of two biases.
     let two = graph(
         &[
             ["MatMul", "x w", "product"],
@@ -277,7 +276,7 @@ fn biases() {
         &linear.constants,
     );
     two.becomes("Linear Add");
-    // A product that others read too.
+    // A product with another reader.
     let read = two.with(|g| g.node("y").op_type = "Mul".into());
     read.reading("y", "sum product").becomes("Linear Add Mul");
 
@@ -292,7 +291,7 @@ fn biases() {
     }
     let half = bytes("w", DataType::Float16, &[2, 3], &[0; 12]);
     product.constant(half).stays();
-    // Packed once for each reader it would take memory for nothing.
+    // A weight with two readers would be packed twice.
     graph(
         &[
             ["MatMul", "x w", "a"],
@@ -304,7 +303,7 @@ fn biases() {
     .stays();
 }
 
-/// x · sigmoid(1.702 x), of `x`.
+/// y = x * sigmoid(1.702 x).
 fn quick_gelu() -> Vec<[&'static str; 3]> {
     vec![
         ["Mul", "x factor", "inner"],
@@ -314,7 +313,7 @@ fn quick_gelu() -> Vec<[&'static str; 3]> {
 }
 
 #[test]
-fn quick_gelu_in_parts() {
+fn decomposed_quick_gelu() {
     let factor = [float("factor", 1.702)];
     let gelu = graph(&quick_gelu(), &factor);
     for inputs in ["x factor", "factor x"] {
@@ -330,9 +329,9 @@ fn quick_gelu_in_parts() {
     gelu.with(|g| g.node("y").domain = "other".into()).stays();
 }
 
-/// x / 2 · (1 + erf(x / sqrt 2)) in every order.
+/// x / 2 * (1 + erf(x / sqrt 2)) in every order.
 #[test]
-fn gelu_in_parts() {
+fn decomposed_gelu() {
     let constants = [
         float("half", 0.5),
         float("one", 1.0),
@@ -393,7 +392,7 @@ fn gelu_in_parts() {
 }
 
 #[test]
-fn activations_join_the_product_before_them() {
+fn activations_are_merged_into_the_preceding_product() {
     let mut nodes = vec![["MatMul", "input w", "x"]];
     nodes.extend(quick_gelu());
     let constants = [float("factor", 1.702), floats("w", &[2, 3])];
@@ -415,7 +414,7 @@ fn activations_join_the_product_before_them() {
         ],
     );
     gelu.becomes("LinearGelu");
-    // Behind a change of shape, which then follows.
+    // After a Reshape, which then follows.
     let mut reshaped = vec![
         ["MatMul", "input w", "product"],
         ["Reshape", "product shape", "x"],
@@ -424,13 +423,13 @@ fn activations_join_the_product_before_them() {
     let reshaped = graph(&reshaped, &constants);
     let found = reshaped.becomes("LinearQuickGelu Reshape");
     assert_eq!(found.node[1].input[0], found.node[0].output[0]);
-    // Others read the product, or what is between.
+    // The product or the reshaped value has another reader.
     for read in ["product", "x"] {
         reshaped
             .then(&[["Add", &format!("end {read}"), "y"]])
             .becomes("Linear Reshape ActivateQuickGelu Add");
     }
-    // One activation function is enough.
+    // A product takes only one activation function.
     let second = [
         ["Mul", "end factor", "inner2"],
         ["Sigmoid", "inner2", "gate2"],
@@ -455,8 +454,8 @@ fn activations_join_the_product_before_them() {
 }
 
 #[test]
-fn pixels() {
-    let way = graph(
+fn pixel_normalization() {
+    let pixels = graph(
         &[
             ["Cast", "pixels", "float"],
             ["Mul", "float scale", "scaled"],
@@ -466,25 +465,26 @@ fn pixels() {
         &[floats("scale", &[3]), floats("offset", &[3])],
     );
     let float = DataType::Float as i64;
-    let way = way
-        .attribute("float", integer_attribute("to", float))
+    let pixels = pixels
+        .attribute("float", of_integer("to", float))
         .attribute("y", integers("perm", &[0, 3, 1, 2]));
-    let found = way.becomes("NormalizePixels");
+    let found = pixels.becomes("NormalizePixels");
     assert_eq!(values_of(&found.node[0], "scale"), [1.0, 2.0, 3.0]);
-    way.attribute("y", integers("perm", &[0, 2, 3, 1])).stays();
-    let half = DataType::Float16 as i64;
-    way.attribute("float", integer_attribute("to", half))
+    pixels
+        .attribute("y", integers("perm", &[0, 2, 3, 1]))
         .stays();
-    way.reading("float", "other").stays();
-    way.reading("scaled", "scale float").stays();
+    let half = DataType::Float16 as i64;
+    pixels.attribute("float", of_integer("to", half)).stays();
+    pixels.reading("float", "other").stays();
+    pixels.reading("scaled", "scale float").stays();
     for name in ["scale", "offset"] {
-        way.constant(floats(name, &[1])).stays();
-        way.constant(floats(name, &[1, 3])).stays();
+        pixels.constant(floats(name, &[1])).stays();
+        pixels.constant(floats(name, &[1, 3])).stays();
     }
-    way.reading("moved", "scaled computed").stays();
+    pixels.reading("moved", "scaled computed").stays();
 }
 
-/// QuantizeLinear and DequantizeLinear of x by one half, around 2 as u8, as `d`.
+/// d = x quantised to u8 and dequantised, with scale 0.5 and zero point 130.
 fn pair() -> Vec<[&'static str; 3]> {
     vec![
         ["QuantizeLinear", "x s z", "q"],
@@ -492,20 +492,20 @@ fn pair() -> Vec<[&'static str; 3]> {
     ]
 }
 
-fn by() -> Vec<TensorProto> {
+fn scale_and_zero_point() -> Vec<TensorProto> {
     vec![float("s", 0.5), bytes("z", DataType::Uint8, &[], &[130])]
 }
 
 #[test]
-fn pairs() {
-    let pair = graph(&pair(), &by()).with(|g| g.node("d").output[0] = "y".into());
-    let params = |graph: &Graph| {
+fn quantize_dequantize_pairs() {
+    let pair = graph(&pair(), &scale_and_zero_point()).with(|g| g.node("d").output[0] = "y".into());
+    let params = |graph: &TestGraph| {
         let found = graph.becomes("FakeQuantize");
         let node = &found.node[0];
         assert_eq!(node.input, ["x"]);
         (
-            number_of(node, "x_scale", 0.0),
-            integer(node, "x_zero_point", 99),
+            float_of(node, "x_scale", 0.0),
+            integer_of(node, "x_zero_point", 99),
         )
     };
     assert_eq!(params(&pair), (0.5, 2));
@@ -525,26 +525,29 @@ fn pairs() {
     pair.constant(floats("s", &[1, 2]))
         .fails(&["one constant value"]);
     let wide = bytes("z", DataType::Int32, &[], &[0; 4]);
-    pair.constant(wide).fails(&["zero point", "8 bits"]);
+    pair.constant(wide).fails(&["zero point", "8-bit"]);
     let two = bytes("z", DataType::Uint8, &[2], &[1, 1]);
     pair.constant(two).fails(&["zero point", "found several"]);
-    // Alone, each is held to the same.
-    let alone = graph(&[["QuantizeLinear", "x s z", "y"]], &by());
+    // Each operator alone has the same limits.
+    let alone = graph(&[["QuantizeLinear", "x s z", "y"]], &scale_and_zero_point());
     alone.stays();
     alone.constant(float("s", 0.0)).fails(&["above 0"]);
-    let alone = graph(&[["DequantizeLinear", "x s z", "y"]], &by());
+    let alone = graph(
+        &[["DequantizeLinear", "x s z", "y"]],
+        &scale_and_zero_point(),
+    );
     alone.stays();
     alone.constant(float("s", 0.0)).fails(&["above 0"]);
 }
 
-/// A quantised constant that is no product's weight.
+/// Quantised constants that are not weights of products.
 #[test]
 fn constants_are_dequantised() {
     let plain = graph(
         &[["DequantizeLinear", "w s", "d"], ["Add", "x d", "y"]],
         &[int8("w", &[2, 3]), float("s", 0.5)],
     );
-    let values = |graph: &Graph| {
+    let values = |graph: &TestGraph| {
         let found = graph.becomes("Add");
         let [d] = &found.initializer[..] else {
             panic!("{:?}", found.initializer)
@@ -565,18 +568,18 @@ fn constants_are_dequantised() {
     ] {
         let channels = plain
             .constant(floats("s", &[scales]))
-            .attribute("d", integer_attribute("axis", axis));
+            .attribute("d", of_integer("axis", axis));
         assert_eq!(values(&channels), expected, "{axis}");
     }
 
     for axis in [0, 2, -3] {
         let channels = plain.constant(floats("s", &[3]));
         channels
-            .attribute("d", integer_attribute("axis", axis))
+            .attribute("d", of_integer("axis", axis))
             .fails(&["node of d", "x_scale"]);
     }
     plain.constant(floats("s", &[0])).fails(&["node of d"]);
-    // Without any value there is nothing to scale.
+    // Empty tensors.
     for (dims, scales) in [(&[2, 0][..], 1), (&[2, 0], 0), (&[0, 2], 2)] {
         let empty = plain
             .constant(int8("w", dims))
@@ -585,7 +588,7 @@ fn constants_are_dequantised() {
     }
     let huge = bytes("w", DataType::Int8, &[0, 1 << 62, 4], &[]);
     let huge = plain.constant(huge).constant(floats("s", &[0]));
-    let huge = huge.attribute("d", integer_attribute("axis", 0));
+    let huge = huge.attribute("d", of_integer("axis", 0));
     assert_eq!(values(&huge), [0.0; 0]);
     let two = bytes("z", DataType::Int8, &[2], &[1, 1]);
     zero.constant(two).fails(&["x_zero_point"]);
@@ -600,43 +603,43 @@ fn constants_are_dequantised() {
         .fails(&["output y", "found a constant"]);
 }
 
-/// A product behind a pair, of a weight [2, 3] in s8 with a scale for each output.
-fn paired_product() -> Graph {
+/// A product of a fake-quantised x and an s8 weight [2, 3] with per-channel scales.
+fn paired_product() -> TestGraph {
     let mut nodes = pair();
     nodes.extend([["DequantizeLinear", "w ws", "wd"], ["MatMul", "d wd", "y"]]);
-    let mut constants = by();
+    let mut constants = scale_and_zero_point();
     constants.extend([int8("w", &[2, 3]), floats("ws", &[3])]);
     graph(&nodes, &constants)
 }
 
 #[test]
-fn products_behind_a_pair() {
+fn products_of_fake_quantized_values() {
     let product = paired_product();
-    let transposed = |graph: &Graph| {
+    let transposed = |graph: &TestGraph| {
         let found = graph.becomes("AffineLinear");
         let node = &found.node[0];
         assert_eq!(node.input, ["x"]);
-        assert_eq!(number_of(node, "x_scale", 0.0), 0.5);
-        integer(node, "transposed", 9)
+        assert_eq!(float_of(node, "x_scale", 0.0), 0.5);
+        integer_of(node, "transposed", 9)
     };
     assert_eq!(transposed(&product), 0);
     assert_eq!(transposed(&product.constant(float("ws", 0.1))), 0);
     let one = product.constant(floats("ws", &[1]));
-    let one = one.attribute("wd", integer_attribute("axis", 0));
+    let one = one.attribute("wd", of_integer("axis", 0));
     assert_eq!(transposed(&one), 0);
     product
         .constant(bytes("w", DataType::Int32, &[2, 3], &[0; 24]))
         .becomes("FakeQuantize MatMul");
-    // Scales along the inputs, or along nothing.
+    // Scales along the input axis, or along a third axis.
     let square = product.constant(int8("w", &[3, 3]));
     assert_eq!(transposed(&square), 0);
-    let inputs = square.attribute("wd", integer_attribute("axis", 0));
+    let inputs = square.attribute("wd", of_integer("axis", 0));
     inputs.becomes("FakeQuantize MatMul");
     product
         .constant(int8("w", &[1, 2, 3]))
-        .attribute("wd", integer_attribute("axis", 2))
+        .attribute("wd", of_integer("axis", 2))
         .becomes("FakeQuantize MatMul");
-    // Of the weight's transpose.
+    // A transposed weight.
     let behind = inputs.with(|g| {
         let at = g.nodes.len() - 1;
         let transpose = graph(&[["Transpose", "wd", "wt"]], &[]);
@@ -648,7 +651,7 @@ fn products_behind_a_pair() {
     behind
         .attribute("wt", integers("perm", &[0, 1]))
         .becomes("FakeQuantize Transpose MatMul");
-    // Read twice, dequantised or not.
+    // Two readers, of the dequantised or of the quantised weight.
     product
         .then(&[["Add", "end wd", "y"]])
         .becomes("FakeQuantize MatMul Add");
@@ -668,20 +671,20 @@ fn products_behind_a_pair() {
     assert_eq!(values_of(&found.node[0], "bias"), [1.0, 2.0, 3.0]);
     for number in [1.0, 0.5] {
         for name in ["alpha", "beta"] {
-            let gemm = gemm.attribute("y", float_attribute(name, number));
+            let gemm = gemm.attribute("y", of_float(name, number));
             match number {
                 1.0 => gemm.becomes("AffineLinear"),
                 _ => gemm.becomes("FakeQuantize Gemm"),
             };
         }
     }
-    gemm.attribute("y", integer_attribute("transA", 1))
+    gemm.attribute("y", of_integer("transA", 1))
         .becomes("FakeQuantize Gemm");
     let turned = gemm
         .constant(int8("w", &[3, 3]))
-        .attribute("y", integer_attribute("transB", 1));
+        .attribute("y", of_integer("transB", 1));
     turned.becomes("FakeQuantize Gemm");
-    let turned = turned.attribute("wd", integer_attribute("axis", 0));
+    let turned = turned.attribute("wd", of_integer("axis", 0));
     assert_eq!(transposed(&turned), 1);
     gemm.constant(floats("bias", &[3, 1]))
         .becomes("FakeQuantize Gemm");
@@ -689,14 +692,14 @@ fn products_behind_a_pair() {
         .becomes("FakeQuantize Gemm");
 }
 
-/// Convolutions, behind a pair and of DynamicQuantizeLinear.
+/// Convolutions after a fake quantisation and after DynamicQuantizeLinear.
 #[test]
-fn convolutions_of_patches() {
+fn patch_convolutions() {
     let mut nodes = pair();
     nodes.extend([["DequantizeLinear", "w ws", "wd"], ["Conv", "d wd", "y"]]);
-    let mut constants = by();
+    let mut constants = scale_and_zero_point();
     constants.extend([int8("w", &[2, 1, 3, 3]), floats("ws", &[2])]);
-    let paired = graph(&nodes, &constants).attribute("wd", integer_attribute("axis", 0));
+    let paired = graph(&nodes, &constants).attribute("wd", of_integer("axis", 0));
     let dynamic = graph(
         &[
             ["DynamicQuantizeLinear", "x", "q qs qz"],
@@ -714,17 +717,17 @@ fn convolutions_of_patches() {
         graph.becomes(left);
         let patches = graph.attribute(output, integers("strides", &[3, 3]));
         let found = patches.becomes(taken);
-        assert_eq!(integer(&found.node[0], "transposed", 9), 1);
+        assert_eq!(integer_of(&found.node[0], "transposed", 9), 1);
         for (attribute, expected) in [
             (integers("strides", &[3, 1]), left),
             (integers("dilations", &[1, 1]), taken),
             (integers("dilations", &[2, 2]), left),
             (integers("pads", &[0, 0, 0, 0]), taken),
             (integers("pads", &[0, 0, 1, 0]), left),
-            (string_attribute("auto_pad", "VALID"), taken),
-            (string_attribute("auto_pad", "NOTSET"), taken),
-            (string_attribute("auto_pad", "SAME_UPPER"), left),
-            (integer_attribute("group", 2), left),
+            (of_text("auto_pad", "VALID"), taken),
+            (of_text("auto_pad", "NOTSET"), taken),
+            (of_text("auto_pad", "SAME_UPPER"), left),
+            (of_integer("group", 2), left),
         ] {
             patches.attribute(output, attribute).becomes(expected);
         }
@@ -777,17 +780,17 @@ fn dynamic_products() {
     product.then(&[["Gather", "w end", "y"]]).stays();
 }
 
-/// The fused products of ONNX Runtime's own domain.
+/// The fused products of ONNX Runtime's domain com.microsoft.
 #[test]
-fn microsofts_products() {
-    let mut constants = by();
+fn com_microsoft_products() {
+    let mut constants = scale_and_zero_point();
     constants.extend([
         int8("w", &[2, 3]),
         floats("ws", &[3]),
         bytes("wz", DataType::Int8, &[3], &[0, 1, 2]),
         floats("bias", &[3]),
     ]);
-    let own = |g: &mut Graph| g.node("y").domain = "com.microsoft".into();
+    let own = |g: &mut TestGraph| g.node("y").domain = "com.microsoft".into();
     let one = graph(
         &[["DynamicQuantizeMatMul", "x w ws wz bias", "y"]],
         &constants,
@@ -820,7 +823,7 @@ fn microsofts_products() {
 fn functions_of_a_quantised_value_are_tables() {
     let mut nodes = pair();
     nodes.extend([["Sigmoid", "d", "gate"], ["Mul", "d gate", "y"]]);
-    let gated = graph(&nodes, &by());
+    let gated = graph(&nodes, &scale_and_zero_point());
     let found = gated.becomes("QuantizedTable");
     assert_eq!(found.node[0].input, ["x"]);
     let x = |i: usize| (i as f32 - 128.0 - 2.0) * 0.5;
@@ -845,7 +848,7 @@ fn functions_of_a_quantised_value_are_tables() {
     ] {
         let mut nodes = pair();
         nodes.push([op, inputs, "y"]);
-        let one = graph(&nodes, &by()).constant(float("four", 4.0));
+        let one = graph(&nodes, &scale_and_zero_point()).constant(float("four", 4.0));
         let found = one.becomes("QuantizedTable");
         for (i, &value) in values_of(&found.node[0], "values").iter().enumerate() {
             let expected = f(x(i));
@@ -853,20 +856,20 @@ fn functions_of_a_quantised_value_are_tables() {
             assert!(near, "{op}: {value}, {expected}");
         }
     }
-    // Not where a value of it is no number: 0 / 0 at the zero point, negative roots.
+    // Not if a result is NaN: 0 / 0 at the zero point, roots of negative values.
     for (op, inputs) in [("Div", "d d"), ("Sqrt", "d")] {
         let mut nodes = pair();
         nodes.push([op, inputs, "y"]);
-        graph(&nodes, &by()).becomes(&format!("FakeQuantize {op}"));
+        graph(&nodes, &scale_and_zero_point()).becomes(&format!("FakeQuantize {op}"));
     }
-    // Quantised in between, as the kernels do it: half to even, within 8 bits.
+    // Quantisations in between equal the kernels': half to even, clamped to 8 bits.
     let mut nodes = pair();
     nodes.extend([
         ["Mul", "d four", "m"],
         ["QuantizeLinear", "m t", "q2"],
         ["DequantizeLinear", "q2 t", "y"],
     ]);
-    let between = graph(&nodes, &by())
+    let between = graph(&nodes, &scale_and_zero_point())
         .constant(float("four", 4.0))
         .constant(float("t", 4.0));
     let found = between.becomes("QuantizedTable");
@@ -875,25 +878,25 @@ fn functions_of_a_quantised_value_are_tables() {
         assert_eq!(value, expected, "{i}");
     }
 
-    // One operator is none the faster for a table.
-    graph(&pair(), &by())
+    // A single operator stays.
+    graph(&pair(), &scale_and_zero_point())
         .with(|g| g.node("d").output[0] = "y".into())
         .becomes("FakeQuantize");
-    // A value that others read is a table of its own, if it stands for more than one operator.
+    // An intermediate value with other readers becomes a table of its own, if it replaces more than one operator.
     gated
         .then(&[["MatMul", "end d", "y"]])
         .becomes("FakeQuantize QuantizedTable MatMul");
     gated
         .then(&[["MatMul", "end gate", "y"]])
         .becomes("QuantizedTable QuantizedTable MatMul");
-    // Of two values there is no table.
+    // No table for a function of two values.
     let mut nodes = pair();
     nodes.extend([
         ["QuantizeLinear", "x2 s z", "q2"],
         ["DequantizeLinear", "q2 s z", "d2"],
         ["Mul", "d d2", "y"],
     ]);
-    graph(&nodes, &by()).becomes("FakeQuantize FakeQuantize Mul");
+    graph(&nodes, &scale_and_zero_point()).becomes("FakeQuantize FakeQuantize Mul");
     gated
         .reading("y", "other gate")
         .becomes("QuantizedTable Mul");
@@ -906,9 +909,9 @@ fn functions_of_a_quantised_value_are_tables() {
         .becomes("FakeQuantize Sigmoid Mul");
 }
 
-/// A quantisation before another one of the same numbers.
+/// A quantisation followed by an equal one.
 #[test]
-fn a_quantisation_that_is_repeated_goes() {
+fn a_repeated_quantisation_is_removed() {
     let mut nodes = pair();
     nodes.extend([
         ["Reshape", "d shape", "r"],
@@ -922,17 +925,17 @@ fn a_quantisation_that_is_repeated_goes() {
         raw_data: 6i64.to_le_bytes().to_vec(),
         ..Default::default()
     };
-    let moved = graph(&nodes, &by()).constant(shape);
+    let moved = graph(&nodes, &scale_and_zero_point()).constant(shape);
     let same = moved.constant(float("s2", 0.5));
     let found = same.becomes("Reshape FakeQuantize");
     assert_eq!(found.node[0].input[0], "x");
     moved
         .constant(float("s2", 0.25))
         .becomes("FakeQuantize Reshape FakeQuantize");
-    // Others read it as it is.
+    // Another reader needs the first one.
     same.then(&[["MatMul", "end d", "y"]])
         .becomes("FakeQuantize Reshape FakeQuantize MatMul");
-    // Two readers that quantise alike.
+    // Two readers with equal quantisations.
     let mut nodes = pair();
     nodes.extend([
         ["QuantizeLinear", "d s z", "q2"],
@@ -941,20 +944,20 @@ fn a_quantisation_that_is_repeated_goes() {
         ["DequantizeLinear", "q3 s z", "b"],
         ["MatMul", "a b", "y"],
     ]);
-    graph(&nodes, &by()).becomes("FakeQuantize FakeQuantize MatMul");
+    graph(&nodes, &scale_and_zero_point()).becomes("FakeQuantize FakeQuantize MatMul");
     // A reader that computes.
     same.with(|g| g.node("r").op_type = "Softmax".into())
         .becomes("FakeQuantize Softmax FakeQuantize");
     same.with(|g| g.node("r").domain = "other".into())
         .becomes("FakeQuantize Reshape FakeQuantize");
-    // Indices are no values that move; the parts of Concat are.
+    // Gather moves only its first input; Concat moves all.
     same.with(|g| g.node("r").op_type = "Gather".into())
         .reading("r", "shape d")
         .becomes("FakeQuantize Gather FakeQuantize");
     same.with(|g| g.node("r").op_type = "Concat".into())
         .reading("r", "other d")
         .becomes("Concat FakeQuantize");
-    // All outputs must be quantised alike.
+    // All outputs must be quantised equally.
     let split = same.with(|g| {
         g.node("r").op_type = "Split".into();
         g.node("r").output.push("r2".into());
@@ -964,7 +967,7 @@ fn a_quantisation_that_is_repeated_goes() {
         .becomes("FakeQuantize Split FakeQuantize MatMul");
 }
 
-/// Constants in nodes and copies are looked through; a tensor that is not what it says is left to the parser.
+/// Constant and Identity nodes are folded; an invalid tensor is left to the parser.
 #[test]
 fn constants_and_copies() {
     let linear = graph(
@@ -975,7 +978,7 @@ fn constants_and_copies() {
         ],
         &[],
     );
-    let constant = |tensor: TensorProto| linear.attribute("w", tensor_attribute("value", tensor));
+    let constant = |tensor: TensorProto| linear.attribute("w", of_tensor("value", tensor));
     let found = constant(floats("", &[2, 3])).becomes("Linear");
     assert_eq!(found.node[0].input, ["x"]);
     let mut listed = floats("", &[2, 3]);

@@ -1,18 +1,18 @@
-//! Constants of a graph, and what a value is quantised by.
+//! Constants, and scales and zero points.
 
 use tract_onnx::pb::{NodeProto, TensorProto, tensor_proto::DataType};
 
-use super::node::axis;
-use super::{Foreign, Params};
+use super::graph::{Graph, is_standard};
+use super::node::{AffineParams, axis, float_tensor};
 use crate::network::initializer;
 
-/// Values and their shape.
+/// Values and shape.
 pub(super) type Floats = (Vec<f32>, Vec<i64>);
 
-impl Foreign<'_> {
-    /// An f32 constant, dequantised if need be.
+impl Graph<'_> {
+    /// An f32 constant, dequantised if necessary.
     pub(super) fn floats(&self, name: &str) -> Result<Option<Floats>, String> {
-        match self.made_by(name, "DequantizeLinear") {
+        match self.producer(name, "DequantizeLinear") {
             Some(node) => self.dequantized(node),
             None => self.initial_floats(name),
         }
@@ -32,8 +32,8 @@ impl Foreign<'_> {
     /// A constant of one value.
     pub(super) fn number(&self, name: &str) -> Result<Option<f32>, String> {
         let few = |t: &TensorProto| t.dims.len() <= 1 && t.dims.iter().all(|&d| d == 1);
-        // Nothing large is read only to be counted.
-        let source = match self.made_by(name, "DequantizeLinear") {
+        // Does not read large tensors.
+        let source = match self.producer(name, "DequantizeLinear") {
             Some(node) => node.input.first().map_or(name, |i| i),
             None => name,
         };
@@ -44,7 +44,7 @@ impl Foreign<'_> {
         Ok(found.and_then(|(values, _)| values.first().copied()))
     }
 
-    /// A constant of whole numbers of 8 or 32 bits.
+    /// An integer constant of 8 or 32 bits.
     pub(super) fn integers(&self, name: &str) -> Result<Option<Vec<i32>>, String> {
         let Some(tensor) = self.initializers.get(name) else {
             return Ok(None);
@@ -52,14 +52,14 @@ impl Foreign<'_> {
         initializer::integers(tensor, self.folder).map_err(|e| format!("initializer {name}: {e}"))
     }
 
-    /// What a DequantizeLinear of a constant gives, if it is that.
+    /// The result of a DequantizeLinear, if its input is constant.
     pub(super) fn dequantized(&self, node: &NodeProto) -> Result<Option<Floats>, String> {
         let Some(tensor) = node.input.first().and_then(|i| self.initializers.get(i)) else {
             return Ok(None);
         };
         let fail = |what: &str| Err(format!("node {} (DequantizeLinear): {what}", node.name));
         let Some(numbers) = self.integers(&tensor.name)? else {
-            return fail("x: expected 8 or 32 bits, found others");
+            return fail("x: expected integers of 8 or 32 bits, found another type");
         };
         let scale = node.input.get(1);
         let Some((scales, _)) = scale.map_or(Ok(None), |s| self.initial_floats(s))? else {
@@ -73,22 +73,22 @@ impl Foreign<'_> {
             },
         };
         let dims = tensor.dims.clone();
-        // How many values share a scale.
+        // Number of scales, and number of adjacent values with the same scale.
         let (channels, inner) = match scales.len() {
             1 => (1, numbers.len()),
             channels => {
                 let axis = axis(node, 1, dims.len());
                 let Some(axis) = axis.filter(|&a| dims[a] == channels as i64) else {
-                    return fail("x_scale: expected one value, or one for each of the axis");
+                    return fail("x_scale: expected one value, or one per index of the axis");
                 };
-                // Where there are no values, the other axes may be of any length.
+                // Of an empty tensor, the other dimensions may be huge.
                 let inner = dims[axis + 1..].iter();
                 let inner = inner.fold(1, |n: usize, &d| n.saturating_mul(d as usize));
                 (channels, inner)
             }
         };
         if zeros.len() != scales.len() {
-            return fail("x_zero_point: expected as many values as x_scale");
+            return fail("x_zero_point: expected as many values as in x_scale");
         }
         let one = |(i, q): (usize, i32)| {
             let channel = i / inner % channels;
@@ -100,8 +100,8 @@ impl Foreign<'_> {
         )))
     }
 
-    /// The one scale and zero point of a QuantizeLinear or DequantizeLinear of computed values.
-    pub(super) fn params(&self, node: &NodeProto) -> Result<Params, String> {
+    /// The scale and zero point of a QuantizeLinear or DequantizeLinear of computed values.
+    pub(super) fn params(&self, node: &NodeProto) -> Result<AffineParams, String> {
         let fail = |what: &str| {
             Err(format!(
                 "node {} ({}): {what}; quantise activations with one constant scale for the whole tensor",
@@ -116,7 +116,7 @@ impl Foreign<'_> {
             return fail(&format!("scale: expected a number above 0, found {scale}"));
         }
         let Some(zero) = node.input.get(2).filter(|z| !z.is_empty()) else {
-            return Ok(Params {
+            return Ok(AffineParams {
                 scale,
                 zero_point: -128,
             });
@@ -125,14 +125,46 @@ impl Foreign<'_> {
         let shift = match data_type.map(DataType::try_from) {
             Some(Ok(DataType::Uint8)) => 128,
             Some(Ok(DataType::Int8)) => 0,
-            _ => return fail("zero point: expected a constant of 8 bits, found another"),
+            _ => return fail("zero point: expected an 8-bit constant, found something else"),
         };
         match self.integers(zero)?.as_deref() {
-            Some([zero]) => Ok(Params {
+            Some([zero]) => Ok(AffineParams {
                 scale,
                 zero_point: i64::from(*zero) - shift,
             }),
             _ => fail("zero point: expected one value, found several"),
         }
+    }
+
+    /// Dequantises the remaining quantised constants. An error for quantisations that tract computes incorrectly.
+    pub(super) fn dequantize_constants(&mut self) -> Result<(), String> {
+        for i in 0..self.nodes.len() {
+            let node = &self.nodes[i];
+            if !is_standard(node) {
+                continue;
+            }
+            match &*node.op_type {
+                "DequantizeLinear" => {
+                    if let Some((values, dims)) = self.dequantized(node)? {
+                        let name = node.output[0].clone();
+                        let tensor = float_tensor(&name, &dims, &values);
+                        if self.outputs.contains(&name) {
+                            return Err(format!(
+                                "output {name}: expected a computed value, found a constant"
+                            ));
+                        }
+                        self.nodes[i].output.clear();
+                        self.initializers.insert(name, tensor);
+                    } else {
+                        self.params(node)?;
+                    }
+                }
+                "QuantizeLinear" => {
+                    self.params(node)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }

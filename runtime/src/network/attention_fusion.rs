@@ -1,10 +1,9 @@
-//! Attention as other programs write it, some thirty operators, becomes one of ours.
+//! Fuses attention as other programs write it, some thirty operators, into one operator.
 //!
-//! It is looked for in tract's graph once all shapes and constants are known, which exports compute on the way.
-//! Each operand is followed back through what only moves values to the tensor that its values come from, as a view
-//! of it: by which way they came does not matter, and nothing is copied. Quantisers and factors on the way are
-//! kept in their order. A block is replaced only if its views are those of heads side by side; all else stays
-//! tract's.
+//! This runs on tract's typed graph, in which all shapes and constants are known. Each operand is traced back through
+//! operators that only move values, to a view of the tensor that contains its values, so nothing is copied.
+//! Quantisations and factors on the path keep their order. A block is replaced only if the heads are adjacent in its
+//! views; everything else is left to tract.
 
 use pinhole_kernels::{self as kernels, AttentionStages, Pointwise, StridedRows};
 use tract_onnx::prelude::*;
@@ -12,31 +11,32 @@ use tract_onnx::tract_core::ops::einsum::EinSum;
 use tract_onnx::tract_core::ops::nn::{Softmax, SoftmaxKind};
 use tract_onnx::tract_hir::internal::*;
 
-use super::operators::{self, Compute, plain};
-use super::view::{Axis, Operand, View, in_order, pointwise_before};
+use super::operators::operator::{Compute, floats, typed};
+use super::view::{Axis, Operand, View, contiguous_successor, pointwise_before};
 
-/// Puts one operator in the place of each attention block.
+/// Replaces each attention block by one operator.
 pub(super) fn fuse(model: &mut TypedModel) -> TractResult<()> {
     let nodes = model.nodes().iter();
-    let found: Vec<Found> = nodes.filter_map(|node| find(model, node)).collect();
+    let found: Vec<Block> = nodes.filter_map(|node| find(model, node)).collect();
     for found in found {
         let mut patch = TypedModelPatch::default();
         let inputs = patch.taps(model, &found.inputs)?;
-        let name = match found.attention.stages == AttentionStages::default() {
-            true => "Attention",
-            false => "FakeQuantizedAttention",
+        let name = if found.attention.stages == AttentionStages::default() {
+            "Attention"
+        } else {
+            "FakeQuantizedAttention"
         };
-        let operator = operators::typed(name, found.attention);
+        let operator = typed(name, found.attention);
         let outputs = patch.wire_node(found.name, operator, &inputs)?;
         patch.shunt_outside(model, found.output, outputs[0])?;
         patch.apply(model)?;
     }
-    // Without what nobody reads any more.
+    // Removes nodes that nothing reads any more.
     model.compact()
 }
 
-/// A block: what it reads, and the value that its operator makes.
-struct Found {
+/// A block, with the inputs and the output of its operator.
+struct Block {
     name: String,
     attention: Attention,
     inputs: [OutletId; 3],
@@ -44,25 +44,25 @@ struct Found {
 }
 
 /// The block whose second product is `node`.
-fn find(model: &TypedModel, node: &TypedNode) -> Option<Found> {
+fn find(model: &TypedModel, node: &TypedNode) -> Option<Block> {
     let product = Product::of(model, node)?;
-    // Which operand softmax made.
+    // Which operand is the softmax.
     let weights_of = |w: usize| {
         let (outlet, steps) = pointwise_before(model, node.inputs[w]);
         let before = model.node(outlet.node);
         let softmax = before.op_as::<Softmax>()?;
-        let plain = softmax.kind == SoftmaxKind::Softmax && softmax.quant_output_dt.is_none();
+        let standard = softmax.kind == SoftmaxKind::Softmax && softmax.quant_output_dt.is_none();
         let keys = product.depth[w];
-        (plain && *softmax.axes == [keys]).then(|| (w, before.inputs[0], steps))
+        (standard && *softmax.axes == [keys]).then(|| (w, before.inputs[0], steps))
     };
     let (w, scores, weights) = weights_of(0).or_else(|| weights_of(1))?;
     let (scores, scores_steps) = pointwise_before(model, scores);
     let scores = model.node(scores.node);
     let scored = Product::of(model, scores)?;
-    // Which operand the keys are: the one whose rows softmax goes over.
+    // Which operand is the keys: the one whose rows are the softmax axis.
     let k = (0..2).find(|&i| scored.side[i].1 == product.depth[w])?;
     let q = 1 - k;
-    // Then the third axis is that of the heads in both.
+    // The third axis must be that of the heads in both products.
     if scored.side[q].1 != product.side[w].0 {
         return None;
     }
@@ -87,7 +87,7 @@ fn find(model: &TypedModel, node: &TypedNode) -> Option<Found> {
         return None;
     }
 
-    // Where in [queries, heads, width] the second product's values belong.
+    // The positions of the second product's values in [queries, heads, width].
     let rank = model.outlet_fact(node.id.into()).ok()?.rank();
     let mut axes = vec![Axis { len: 1, stride: 0 }; rank];
     let all = count.checked_mul(width)?;
@@ -98,7 +98,7 @@ fn find(model: &TypedModel, node: &TypedNode) -> Option<Found> {
     ] {
         axes[at] = Axis { len, stride };
     }
-    let (output, out) = in_order(model, node.id.into(), View { axes, offset: 0 })?;
+    let (output, out) = contiguous_successor(model, node.id.into(), View { axes, offset: 0 })?;
     let shape = model.outlet_fact(output).ok()?.shape.as_concrete()?.into();
 
     let inputs = [queries.base, keys.base, values.base];
@@ -110,8 +110,8 @@ fn find(model: &TypedModel, node: &TypedNode) -> Option<Found> {
         weights,
         out,
     };
-    let scale = only_scale(&mut stages);
-    Some(Found {
+    let scale = take_scale(&mut stages);
+    Some(Block {
         name: node.name.clone(),
         attention: Attention {
             q: query,
@@ -126,9 +126,8 @@ fn find(model: &TypedModel, node: &TypedNode) -> Option<Found> {
     })
 }
 
-/// If nothing but factors stand on the way to softmax and nothing else elsewhere: their product, the stages left
-/// empty.
-fn only_scale(stages: &mut AttentionStages) -> f32 {
+/// If all stages are factors before the softmax, clears them and returns their product; otherwise 1.
+fn take_scale(stages: &mut AttentionStages) -> f32 {
     let before = [&stages.q, &stages.k, &stages.scores];
     let factors: Option<Vec<f32>> = before
         .into_iter()
@@ -148,18 +147,18 @@ fn only_scale(stages: &mut AttentionStages) -> f32 {
     }
 }
 
-/// The axes of a product of matrices for each head: where they are in its operands, and in its output.
+/// The axes of a matrix product per head, in its operands and its output.
 struct Product {
     /// In both operands and the output.
     heads: [usize; 3],
-    /// What is summed over, in both operands.
+    /// The axis that is summed over, in both operands.
     depth: [usize; 2],
-    /// The axis of one operand alone: in it, and in the output.
+    /// The axis that only one operand has: in that operand, and in the output.
     side: [(usize, usize); 2],
 }
 
 impl Product {
-    /// None if there is any other axis than of length 1.
+    /// `None` if there is another axis, except of length 1.
     fn of(model: &TypedModel, node: &TypedNode) -> Option<Self> {
         let product = node.op_as::<EinSum>()?;
         let [a, b] = *node.inputs else {
@@ -195,14 +194,14 @@ impl Product {
             if lengths.iter().any(|&len| len != lengths[0]) {
                 return None;
             }
-            let twice = match at {
+            let repeated = match at {
                 [Some(a), Some(b), Some(out)] => heads.replace([a, b, out]).is_some(),
                 [Some(a), Some(b), None] => depth.replace([a, b]).is_some(),
                 [Some(a), None, Some(out)] => side[0].replace((a, out)).is_some(),
                 [None, Some(b), Some(out)] => side[1].replace((b, out)).is_some(),
                 _ => true,
             };
-            if twice {
+            if repeated {
                 return None;
             }
         }
@@ -214,10 +213,10 @@ impl Product {
     }
 }
 
-/// An operand's rows of heads side by side.
+/// The rows of an operand, with adjacent heads.
 #[derive(Debug)]
 struct Heads {
-    /// Values of the tensor that they are part of.
+    /// Number of values of the whole tensor.
     len: usize,
     offset: usize,
     stride: usize,
@@ -227,7 +226,7 @@ struct Heads {
 }
 
 impl Heads {
-    /// Those of an operand by its axes, if they lie so.
+    /// The rows of an operand with these axes; `None` if the heads are not adjacent.
     fn of(operand: &Operand, heads: usize, rows: usize, width: usize) -> Option<Self> {
         let axis = |i: usize| operand.view.axes.get(i).copied();
         let (heads, rows, width) = (axis(heads)?, axis(rows)?, axis(width)?);
@@ -249,16 +248,16 @@ impl Heads {
     }
 }
 
-/// Of one image; its inputs hold the queries, the keys and the values, and may be one.
+/// Attention over one image. The inputs contain the queries, keys and values, and may be the same tensor.
 #[derive(Debug)]
 struct Attention {
     q: Heads,
     k: Heads,
     v: Heads,
-    /// Of the scores, where there are no stages.
+    /// Scale of the scores, if there are no stages.
     scale: f32,
     stages: AttentionStages,
-    /// The output's.
+    /// Output shape.
     shape: TVec<usize>,
 }
 
@@ -276,9 +275,9 @@ impl Compute for Attention {
 
     fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
         let (q, k, v) = (&self.q, &self.k, &self.v);
-        let queries = q.rows(plain(&inputs[0])?);
-        let keys = k.rows(plain(&inputs[1])?);
-        let values = v.rows(plain(&inputs[2])?);
+        let queries = q.rows(floats(&inputs[0])?);
+        let keys = k.rows(floats(&inputs[1])?);
+        let values = v.rows(floats(&inputs[2])?);
         let (tq, tk, heads, width) = (q.rows, k.rows, q.heads, q.width);
         if self.stages == AttentionStages::default() {
             let scale = self.scale;
@@ -297,7 +296,7 @@ impl Compute for Attention {
 mod tests {
     use super::*;
 
-    /// Heads of `width` of 16 values, 16 apart, of 5 tokens.
+    /// 5 tokens, 2 heads of `width` values with stride 16.
     fn operand(width: usize) -> Operand {
         let axis = |len, stride| Axis { len, stride };
         Operand {
@@ -312,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn only_heads_side_by_side_are_rows() {
+    fn only_adjacent_heads_are_accepted() {
         let heads = Heads::of(&operand(16), 1, 2, 3).unwrap();
         let found = (
             heads.offset,
@@ -322,20 +321,20 @@ mod tests {
             heads.width,
         );
         assert_eq!(found, (32, 96, 5, 2, 16));
-        // With a gap between two heads, and with a head's values apart.
+        // A gap between two heads, and a head whose values are not adjacent.
         assert!(Heads::of(&operand(8), 1, 2, 3).is_none());
         let mut apart = operand(16);
         apart.view.axes[3].stride = 6;
         assert!(Heads::of(&apart, 1, 2, 3).is_none());
     }
 
-    /// What attention is made of in tract, or something like it.
+    /// Attention in tract's operators, or something similar.
     #[derive(Clone, Copy)]
-    struct Block {
-        /// Of q, k and v.
+    struct TestBlock {
+        /// Shapes of q, k and v.
         shapes: [&'static [usize]; 3],
         scores: &'static str,
-        /// Whether the scores' first operand is k, and the sum's v.
+        /// Whether k is the first operand of the scores, and v of the sum.
         swapped: bool,
         softmax: SoftmaxKind,
         axis: usize,
@@ -343,7 +342,7 @@ mod tests {
     }
 
     /// Two heads of 4 values, 5 queries, 3 keys.
-    const BLOCK: Block = Block {
+    const BLOCK: TestBlock = TestBlock {
         shapes: [&[5, 2, 4], &[3, 2, 4], &[3, 2, 4]],
         scores: "qhd,khd->hqk",
         swapped: false,
@@ -352,7 +351,7 @@ mod tests {
         sum: "hqk,khd->qhd",
     };
 
-    impl Block {
+    impl TestBlock {
         fn model(&self) -> TractResult<TypedModel> {
             let mut model = TypedModel::default();
             let mut inputs = vec![];
@@ -377,7 +376,7 @@ mod tests {
             Ok(model)
         }
 
-        /// What it computes.
+        /// The output for fixed inputs.
         fn run(&self, model: TypedModel) -> TractResult<Vec<f32>> {
             let values = |(i, shape): (usize, &&[usize])| {
                 let count = shape.iter().product::<usize>();
@@ -390,7 +389,7 @@ mod tests {
             Ok(output[0].try_as_plain_ram()?.as_slice::<f32>()?.to_vec())
         }
 
-        /// Whether it becomes one operator. It computes the same, whatever becomes of it.
+        /// Whether it is fused. Asserts that the output stays the same.
         #[track_caller]
         fn is_fused(&self) -> bool {
             let model = self.model().unwrap();
@@ -410,14 +409,14 @@ mod tests {
     #[test]
     fn attention_is_found_in_either_order() {
         assert!(BLOCK.is_fused());
-        let swapped = Block {
+        let swapped = TestBlock {
             scores: "khd,qhd->hqk",
             swapped: true,
             sum: "khd,hqk->qhd",
             ..BLOCK
         };
         assert!(swapped.is_fused());
-        let of_one_image = Block {
+        let of_one_image = TestBlock {
             shapes: [&[1, 5, 2, 4], &[1, 3, 2, 4], &[1, 3, 2, 4]],
             scores: "bqhd,bkhd->bhqk",
             axis: 3,
@@ -425,8 +424,8 @@ mod tests {
             ..BLOCK
         };
         assert!(of_one_image.is_fused());
-        // The scores in another order of their axes.
-        let turned = Block {
+        // Scores with another order of axes.
+        let turned = TestBlock {
             scores: "qhd,khd->khq",
             axis: 0,
             sum: "khq,khd->qhd",
@@ -436,27 +435,27 @@ mod tests {
     }
 
     #[test]
-    fn what_resembles_attention_stays() {
+    fn similar_blocks_are_not_fused() {
         let cubes: [&[usize]; 3] = [&[2, 2, 2]; 3];
-        for (what, block) in [
-            ("softmax over the queries", Block { axis: 1, ..BLOCK }),
+        for (difference, block) in [
+            ("softmax over the queries", TestBlock { axis: 1, ..BLOCK }),
             (
                 "logarithms",
-                Block {
+                TestBlock {
                     softmax: SoftmaxKind::LogSoftmax,
                     ..BLOCK
                 },
             ),
             (
                 "wider values",
-                Block {
+                TestBlock {
                     shapes: [&[5, 2, 4], &[3, 2, 4], &[3, 2, 8]],
                     ..BLOCK
                 },
             ),
             (
                 "heads after one another",
-                Block {
+                TestBlock {
                     shapes: [&[2, 5, 4], &[2, 3, 4], &[2, 3, 4]],
                     scores: "hqd,hkd->hqk",
                     sum: "hqk,hkd->qhd",
@@ -465,14 +464,14 @@ mod tests {
             ),
             (
                 "an output of heads after one another",
-                Block {
+                TestBlock {
                     sum: "hqk,khd->hqd",
                     ..BLOCK
                 },
             ),
             (
                 "queries for heads",
-                Block {
+                TestBlock {
                     shapes: cubes,
                     sum: "qhk,khd->qhd",
                     ..BLOCK
@@ -480,7 +479,7 @@ mod tests {
             ),
             (
                 "a sum over the queries",
-                Block {
+                TestBlock {
                     shapes: cubes,
                     sum: "hkq,khd->qhd",
                     ..BLOCK
@@ -488,7 +487,7 @@ mod tests {
             ),
             (
                 "two images",
-                Block {
+                TestBlock {
                     shapes: [&[2, 5, 2, 4], &[2, 3, 2, 4], &[2, 3, 2, 4]],
                     scores: "bqhd,bkhd->bhqk",
                     axis: 3,
@@ -498,27 +497,27 @@ mod tests {
             ),
             (
                 "one head of keys for all",
-                Block {
+                TestBlock {
                     shapes: [&[5, 2, 4], &[3, 1, 4], &[3, 2, 4]],
                     ..BLOCK
                 },
             ),
             (
                 "values that all heads share",
-                Block {
+                TestBlock {
                     shapes: [&[5, 2, 4], &[3, 2, 4], &[3, 4, 1]],
                     sum: "hqk,kdx->qhd",
                     ..BLOCK
                 },
             ),
         ] {
-            assert!(!block.is_fused(), "{what}");
+            assert!(!block.is_fused(), "{difference}");
         }
     }
 
-    /// A quantiser anywhere keeps every factor where it is.
+    /// Any quantisation keeps all factors in their places.
     #[test]
-    fn factors_alone_become_the_scale() {
+    fn factors_become_the_scale() {
         let factors = AttentionStages {
             q: vec![Pointwise::Scale(0.5)],
             k: vec![Pointwise::Scale(0.25)],
@@ -526,7 +525,7 @@ mod tests {
             ..Default::default()
         };
         let mut stages = factors.clone();
-        assert_eq!(only_scale(&mut stages), 0.375);
+        assert_eq!(take_scale(&mut stages), 0.375);
         assert_eq!(stages, AttentionStages::default());
         let quantized = AttentionStages {
             out: vec![Pointwise::FakeQuantize(kernels::Affine {
@@ -536,7 +535,7 @@ mod tests {
             ..factors
         };
         let mut stages = quantized.clone();
-        assert_eq!(only_scale(&mut stages), 1.0);
+        assert_eq!(take_scale(&mut stages), 1.0);
         assert_eq!(stages, quantized);
     }
 }

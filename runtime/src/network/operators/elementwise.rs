@@ -1,0 +1,133 @@
+//! Elementwise operators for graphs of other programs.
+
+use std::sync::Arc;
+
+use pinhole_kernels::{self as kernels, Affine, Pointwise};
+use pinhole_model::Activation;
+use tract_onnx::model::ParsingContext;
+use tract_onnx::pb::NodeProto;
+use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::internal::*;
+
+use super::affine::static_affine;
+use super::operator::{Built, Compute, build, floats};
+use super::parameters::weight;
+use crate::network::inserted;
+
+/// Quantisation followed by dequantisation; with a dynamic scale if `None`.
+#[derive(Debug)]
+struct FakeQuantize(Option<Affine>);
+
+pub(super) fn fake_quantize(_: &ParsingContext, node: &NodeProto) -> Built {
+    build(inserted::FAKE_QUANTIZE, FakeQuantize(static_affine(node)?))
+}
+
+impl Compute for FakeQuantize {
+    fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
+        let x = floats(&inputs[0])?;
+        kernels::fake_quantize(x, self.0.unwrap_or_else(|| Affine::dynamic(x)), output);
+        Ok(())
+    }
+
+    fn pointwise(&self) -> Option<Pointwise> {
+        self.0.map(Pointwise::FakeQuantize)
+    }
+}
+
+/// A function of the quantised input, tabulated.
+#[derive(Debug)]
+struct LookupTable {
+    affine: Affine,
+    values: Arc<[f32; 256]>,
+}
+
+pub(super) fn lookup_table(context: &ParsingContext, node: &NodeProto) -> Built {
+    let (values, shape) = weight(context, node, "values", 1)?;
+    let values: [f32; 256] = values
+        .try_into()
+        .map_err(|_| format_err!("values: expected [256], found {shape:?}"))?;
+    let values = Arc::new(values);
+    let affine = static_affine(node)?.context("x_scale: missing")?;
+    build(inserted::LOOKUP_TABLE, LookupTable { affine, values })
+}
+
+impl Compute for LookupTable {
+    fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
+        kernels::map_quantized(floats(&inputs[0])?, self.affine, &self.values, output);
+        Ok(())
+    }
+
+    fn pointwise(&self) -> Option<Pointwise> {
+        Some(Pointwise::Table(self.affine, Arc::clone(&self.values)))
+    }
+}
+
+#[derive(Debug)]
+struct Activate(Activation);
+
+pub(super) fn quick_gelu(_: &ParsingContext, _: &NodeProto) -> Built {
+    build(inserted::QUICK_GELU, Activate(Activation::QuickGelu))
+}
+
+pub(super) fn gelu(_: &ParsingContext, _: &NodeProto) -> Built {
+    build(inserted::GELU, Activate(Activation::Gelu))
+}
+
+impl Compute for Activate {
+    fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
+        output.copy_from_slice(floats(&inputs[0])?);
+        kernels::activate(output, self.0);
+        Ok(())
+    }
+}
+
+/// The normalised value of each pixel value, per channel.
+#[derive(Debug)]
+struct NormalizePixels(Box<[[f32; 256]; 3]>);
+
+pub(super) fn normalize_pixels(context: &ParsingContext, node: &NodeProto) -> Built {
+    let (scale, shape) = weight(context, node, "scale", 1)?;
+    let (offset, found) = weight(context, node, "offset", 1)?;
+    ensure!(
+        shape == [3] && found == [3],
+        "scale, offset: expected [3], found {shape:?}, {found:?}"
+    );
+    let mut values = Box::new([[0.0; 256]; 3]);
+    for (channel, values) in values.iter_mut().enumerate() {
+        for (pixel, value) in values.iter_mut().enumerate() {
+            *value = pixel as f32 * scale[channel] + offset[channel];
+        }
+    }
+    build(inserted::NORMALIZE_PIXELS, NormalizePixels(values))
+}
+
+impl Compute for NormalizePixels {
+    fn shape(&self, inputs: &[&[usize]]) -> TractResult<TVec<usize>> {
+        let &[n, height, width, 3] = inputs[0] else {
+            bail!("pixels: expected [N, H, W, 3], found {:?}", inputs[0]);
+        };
+        Ok(tvec![n, 3, height, width])
+    }
+
+    fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
+        let &[_, height, width, _] = inputs[0].shape() else {
+            bail!("pixels: expected 4 dimensions")
+        };
+        let size = height * width;
+        let pixels = inputs[0].try_as_plain_ram()?.as_slice::<u8>()?;
+        let images = pixels.chunks_exact((3 * size).max(1));
+        for (image, output) in images.zip(output.chunks_exact_mut((3 * size).max(1))) {
+            for (channel, output) in output.chunks_exact_mut(size).enumerate() {
+                let values = &self.0[channel];
+                for (out, pixel) in output.iter_mut().zip(image.as_chunks::<3>().0) {
+                    *out = values[usize::from(pixel[channel])];
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn kernel(&self) -> String {
+        "f32 scalar".into()
+    }
+}

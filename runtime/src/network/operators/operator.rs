@@ -1,0 +1,169 @@
+//! The adapter between our kernels and tract's plan.
+
+use std::fmt;
+use std::sync::Arc;
+
+use pinhole_kernels::{self as kernels, Pointwise};
+use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::internal::*;
+
+use super::output_pool::OutputPool;
+
+/// The result of building an operator from an ONNX node.
+pub(super) type Built = TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
+
+/// What an operator computes; [`Operator`] adapts it to tract.
+pub(in crate::network) trait Compute:
+    fmt::Debug + Send + Sync + 'static
+{
+    /// The output shape; by default, the shape of the first input.
+    fn shape(&self, inputs: &[&[usize]]) -> TractResult<TVec<usize>> {
+        Ok(inputs[0].into())
+    }
+    /// Computes `output`, whose shape is [`Compute::shape`].
+    fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()>;
+    /// Data type and kernel variant, for example "int8 dotprod".
+    fn kernel(&self) -> String {
+        format!("f32 {}", kernels::chosen_f32())
+    }
+    /// The function, if each output value depends only on the input value at the same position.
+    fn pointwise(&self) -> Option<Pointwise> {
+        None
+    }
+}
+
+/// Data type and kernel variant of an operator of a plan, if it is one of ours.
+pub(in crate::network) fn kernel(operator: &dyn TypedOp) -> Option<String> {
+    let operator = operator.downcast_ref::<Operator>()?;
+    Some(operator.compute.kernel())
+}
+
+/// The pointwise function that an operator of a plan applies, if it is one of ours and does nothing else.
+pub(in crate::network) fn pointwise(operator: &dyn TypedOp) -> Option<Pointwise> {
+    operator.downcast_ref::<Operator>()?.compute.pointwise()
+}
+
+/// Whether an operator of a plan is one of ours.
+pub(in crate::network) fn is_ours(op: &dyn Op) -> bool {
+    op.downcast_ref::<Operator>().is_some()
+}
+
+/// The values of an f32 tensor.
+pub(in crate::network) fn floats(value: &TValue) -> TractResult<&[f32]> {
+    value.try_as_plain_ram()?.as_slice::<f32>()
+}
+
+/// A tract operator with one f32 output around a [`Compute`].
+#[derive(Clone, Debug)]
+struct Operator {
+    name: &'static str,
+    compute: Arc<dyn Compute>,
+    outputs: Arc<OutputPool>,
+    /// The output shape, if it differs from [`Compute::shape`]; the values and their order are the same.
+    shape: Option<TVec<usize>>,
+}
+
+impl Operator {
+    fn new(name: &'static str, compute: impl Compute) -> Self {
+        Self {
+            name,
+            compute: Arc::new(compute),
+            outputs: Arc::default(),
+            shape: None,
+        }
+    }
+
+    fn shape(&self, inputs: &[&[usize]]) -> TractResult<TVec<usize>> {
+        let shape = self.compute.shape(inputs)?;
+        let Some(other) = &self.shape else {
+            return Ok(shape);
+        };
+        ensure!(
+            shape.iter().product::<usize>() == other.iter().product::<usize>(),
+            "{}: expected {other:?}, found {shape:?}",
+            self.name
+        );
+        Ok(other.clone())
+    }
+}
+
+/// Makes our operators in `model` share one pool of output tensors.
+pub(in crate::network) fn share_outputs(model: &mut TypedModel) {
+    let outputs = Arc::new(OutputPool::default());
+    for node in model.nodes_mut() {
+        if let Some(operator) = node.op_as_mut::<Operator>() {
+            operator.outputs = Arc::clone(&outputs);
+        }
+    }
+}
+
+impl PartialEq for Operator {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.compute, &other.compute) && self.shape == other.shape
+    }
+}
+
+impl Eq for Operator {}
+
+impl Op for Operator {
+    fn name(&self) -> StaticName {
+        self.name.into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for Operator {
+    op_out_of_plan!();
+
+    fn eval(&self, _context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let shapes: TVec<&[usize]> = inputs.iter().map(|i| i.shape()).collect();
+        let shape = self.shape(&shapes)?;
+        let run = |output: &mut [f32]| self.compute.run(&inputs, output);
+        Ok(tvec![TValue::from_const(self.outputs.fill(&shape, run)?)])
+    }
+}
+
+impl TypedOp for Operator {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        let shapes = inputs
+            .iter()
+            .map(|f| {
+                f.shape
+                    .as_concrete()
+                    .with_context(|| format!("{}: the shape {:?} is not fixed", self.name, f.shape))
+            })
+            .collect::<TractResult<TVec<&[usize]>>>()?;
+        Ok(tvec![f32::fact(self.shape(&shapes)?)])
+    }
+
+    as_op!();
+}
+
+/// An operator for tract's typed graph.
+pub(in crate::network) fn typed(name: &'static str, compute: impl Compute) -> Box<dyn TypedOp> {
+    Box::new(Operator::new(name, compute))
+}
+
+/// `operator` with another output shape, if it is one of ours; the values and their order stay the same.
+pub(in crate::network) fn reshaped(
+    operator: &dyn TypedOp,
+    shape: &[usize],
+) -> Option<Box<dyn TypedOp>> {
+    let mut operator = operator.downcast_ref::<Operator>()?.clone();
+    operator.shape = Some(shape.into());
+    Some(Box::new(operator))
+}
+
+/// An operator for tract's inference graph, in which only the output type is known; shapes follow from
+/// [`Operator::output_facts`] in the typed graph.
+pub(super) fn build(name: &'static str, compute: impl Compute) -> Built {
+    let rules =
+        |_: &dyn Op,
+         solver: &mut Solver,
+         _: &[TensorProxy],
+         outputs: &[TensorProxy]|
+         -> InferenceResult { solver.equals(&outputs[0].datum_type, f32::datum_type()) };
+    let operator = Operator::new(name, compute);
+    Ok((inference_wrap(operator, 1, rules), vec![]))
+}
