@@ -1,10 +1,10 @@
 """Compares ONNX Runtime with pinhole on bundles: compare.py PINHOLE IMAGE IMAGE IMAGE -- BUNDLE...
 
-Each bundle's image_encoder.onnx must pass onnx.checker (full check), and ONNX Runtime's embeddings of
-the three images, one by one and as one batch, must have a cosine of at least 0.99999 with those of
-`pinhole embed`. In int8, where another order of f32 sums brings values half-way between two whole numbers to
-the other side, it is 0.9999, or the cosine that the bundle has with f32 if that is lower, as random weights have it. ONNX Runtime gets the pixels that `pinhole preprocess` writes. Where the weights lie in a
-file of their own, opening the bundle must peak below twice the encoder's size in memory.
+Each bundle's image_encoder.onnx must pass onnx.checker (full check). ONNX Runtime's embeddings of the three images,
+one by one and as one batch, must have a cosine of at least 0.99999 with those of `pinhole embed`. For int8 the bound is
+0.9999, because another order of f32 sums changes how ties are rounded, or the bundle's own cosine with f32 if that is
+lower, as with random weights. ONNX Runtime gets the pixels that `pinhole preprocess` writes. If the weights are in a
+separate file, the peak memory of opening the bundle must be below twice the encoder's size.
 """
 
 import json
@@ -46,10 +46,9 @@ def worst_cosine(a, b):
 
 
 def opening(pinhole, bundle):
-    """Seconds and peak memory in bytes of `pinhole inspect`, which opens the bundle and runs nothing.
+    """Seconds and peak memory in bytes of `pinhole inspect`, which only opens the bundle.
 
-    Linux counts the memory of the process that starts a child into the child's peak: call this before
-    this process has loaded any model.
+    Linux includes the memory of the parent process in the child's peak: call this before loading any model.
     """
     start = time.monotonic()
     child = subprocess.Popen([pinhole, "inspect", bundle, "--json"], stdout=subprocess.DEVNULL)
@@ -75,10 +74,10 @@ def main(pinhole, images, bundles):
         size = sum(file.stat().st_size for file in Path(bundle).glob("image_encoder.*"))
         external = (Path(bundle) / "image_encoder.weights").exists()
         manifest = json.loads((Path(bundle) / "manifest.json").read_text())
-        least = MIN_COSINE
+        bound = MIN_COSINE
         if manifest["precision"] == "int8":
-            least = min(MIN_COSINE_INT8, manifest["fidelity"]["worst_cosine"])
-        passed = min(worst) >= least and not (external and memory >= MAX_MEMORY * size)
+            bound = min(MIN_COSINE_INT8, manifest["fidelity"]["worst_cosine"])
+        passed = min(worst) >= bound and not (external and memory >= MAX_MEMORY * size)
         failed += not passed
         verdict = "ok" if passed else "FAILED"
         print(

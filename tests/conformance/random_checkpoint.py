@@ -1,12 +1,12 @@
 """Writes an open_clip checkpoint folder with random weights: random_checkpoint.py FAMILY[-outliers] OUT
 
-FAMILY is vit-quickgelu, vit-gelu or resnet (small, for conformance), or ViT-B-32, ViT-B-16 or RN50
-(full size, for timing and memory). The weights come from a fixed seed; their spread keeps the
-activations of every layer in the range that trained models have.
+FAMILY is vit-quickgelu, vit-gelu or resnet (small, for conformance), or ViT-B-32, ViT-B-16 or RN50 (full size, for time
+and memory). The weights come from a fixed seed; their variance keeps the activations of every layer in the range of
+trained models.
 
-FAMILY-outliers, of a vit, gives the image tower the outlier channels that trained CLIPs have: six gains of each
-block's layer norms are 20 to 60 times larger, and the next linear layer's weights of these channels smaller by
-that factor's square root.
+FAMILY-outliers, for a ViT, gives the image encoder outlier channels as in trained CLIP models: six gains of each layer
+norm are 20 to 60 times larger, and the weights of these channels in the next linear layer are smaller by the square root
+of that factor.
 """
 
 import json

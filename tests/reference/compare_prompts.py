@@ -1,14 +1,13 @@
-"""Compares learned prompts on a real checkpoint, from file to answer, with CoOp's and CoCoOp's formulas in PyTorch.
+"""Compares learned prompts, exported from a real checkpoint, with the formulas of CoOp and CoCoOp in PyTorch.
 
-    python compare_prompts.py CHECKPOINT CLASSES PROGRAMS IMAGE...   with more images, the firmer the figure
+    python compare_prompts.py CHECKPOINT CLASSES PROGRAMS IMAGE...
     CHECKPOINT  an open_clip folder, as `pinhole-train clip` writes it
-    CLASSES     a file with one class a line
+    CLASSES     a file with one class per line
     PROGRAMS    the folder with pinhole and pinhole-export, such as target/release
 
-Every position, unified and class-specific, and CoCoOp; contexts start from the embedding of "a photo of a" and are
-moved at random as far as training moves them and farther; saved as the reference saves them, exported in f32.
-The logits of both sides are at scale 100, for the embeddings that pinhole gives of the images. Exits with 1
-where one differs by more than 0.002.
+Covers every class position with unified and class-specific contexts, and CoCoOp. Contexts are the embedding of "a photo
+of a" plus noise that exceeds what training changes. They are saved in the reference's format and exported in f32.
+Compares logits at scale 100 for pinhole's image embeddings. Fails if one differs by more than 0.002.
 """
 
 import json

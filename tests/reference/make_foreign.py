@@ -1,10 +1,10 @@
-"""Makes tests/golden/foreign: a small random image tower as other programs export and quantise it, and their answers.
+"""Makes tests/golden/foreign: a small random image encoder, exported and quantised by other programs, with its embeddings.
 
-A vision transformer of open_clip (2 layers of 32, quick GELU, 32 pixels, embeddings of 16), exported by torch.onnx
-and quantised by onnxruntime.quantization in the forms that its users meet. golden.json holds three images (u8
-[3, 32, 32, 3]) and, for each file, the L2-normalised embeddings that ONNX Runtime computes for them from pixels
-normalised with OpenAI's mean and deviation. Its optimisations are off: with them its answer for QDQ files with zero
-points is as far from this one as a cosine of 0.9992.
+The model is a vision transformer of open_clip (2 layers of width 32, quick GELU, 32 x 32 pixels, 16 embedding
+dimensions), exported by torch.onnx and quantised by onnxruntime.quantization in the common forms. golden.json contains
+three images (u8 [3, 32, 32, 3]) and, for each file, ONNX Runtime's L2-normalised embeddings of pixels normalised with
+OpenAI's mean and standard deviation. Optimisations are off: for QDQ files with zero points they change the answer to a
+cosine of 0.9992.
 """
 
 import json
@@ -57,18 +57,18 @@ def main():
     logging.getLogger().setLevel(logging.ERROR)
     OUT.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(7)
-    tower = CLIP(embed_dim=16, vision_cfg=VIT, text_cfg=TEXT, quick_gelu=True).visual.eval()
+    encoder = CLIP(embed_dim=16, vision_cfg=VIT, text_cfg=TEXT, quick_gelu=True).visual.eval()
     with torch.no_grad():
-        for name, weight in tower.named_parameters():
+        for name, weight in encoder.named_parameters():
             weight.copy_(weight * 2 if weight.ndim > 1 else weight + 0.2 * torch.randn_like(weight))
     random = numpy.random.default_rng(7)
-    # Coarse squares, so that the images differ in more than noise.
+    # Squares of 4 x 4 pixels, so that the images differ in more than noise.
     squares = random.integers(0, 256, (19, 8, 8, 3)).repeat(4, 1).repeat(4, 2)
     images = (squares * 0.8 + random.integers(0, 52, squares.shape)).astype(numpy.uint8)
     pixels = normalized(images)
     f32 = OUT / "f32.onnx"
     names = dict(input_names=["pixels"], output_names=["embedding"], opset_version=17)
-    torch.onnx.export(tower, (torch.from_numpy(pixels[:1]),), f32, dynamo=False, **names)
+    torch.onnx.export(encoder, (torch.from_numpy(pixels[:1]),), f32, dynamo=False, **names)
     with tempfile.TemporaryDirectory() as folder:
         prepared = str(Path(folder) / "prepared.onnx")
         quant_pre_process(str(f32), prepared, skip_symbolic_shape=True)
@@ -77,18 +77,18 @@ def main():
         for name, options in STATIC.items():
             options = {"weight_type": QuantType.QInt8, **options}
             quantize_static(prepared, OUT / f"{name}.onnx", Images(pixels[3:]), quant_format=QuantFormat.QDQ, **options)
-    answers = {}
+    embeddings = {}
     for path in sorted(OUT.glob("*.onnx")):
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         found = numpy.concatenate([session.run(None, {"pixels": pixels[i : i + 1]})[0] for i in range(3)])
         found /= numpy.linalg.norm(found, axis=1, keepdims=True)
-        answers[path.stem] = [[round(float(v), 6) for v in row] for row in found]
-    golden = {"images": [image.reshape(-1).tolist() for image in images[:3]], "embeddings": answers}
+        embeddings[path.stem] = [[round(float(v), 6) for v in row] for row in found]
+    golden = {"images": [image.reshape(-1).tolist() for image in images[:3]], "embeddings": embeddings}
     (OUT / "golden.json").write_text(json.dumps(golden) + "\n")
     total = sum(path.stat().st_size for path in OUT.iterdir())
-    print(f"{len(answers)} files, {total / 1e6:.2f} MB")
+    print(f"{len(embeddings)} files, {total / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

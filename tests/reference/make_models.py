@@ -3,12 +3,10 @@
     python make_models.py               writes tests/golden/models (kept in git)
     python make_models.py --full DIR    writes random ViT-B-32, ViT-B-16 and RN50 into DIR
 
-Every file is written by the program whose format it is: open_clip's modules with torch.save,
-safetensors or torch.jit, and transformers' save_pretrained. Every weight is a multiple of a power
-of two that float32, float16 and bfloat16 all hold exactly, so that all files of a family hold the
-same numbers and one golden.json describes them: the SHA-256 of each tensor as little-endian float32
-under its canonical name, and the L2-normalised embeddings that open_clip computes in float32 for
-the pixels and token ids in inputs.json.
+Every file is written by the library that defines its format: open_clip's modules with torch.save, safetensors or
+torch.jit, and transformers' save_pretrained. Every weight is exact in float32, float16 and bfloat16, so that all files of
+a family have the same values and one golden.json describes them: the SHA-256 of each tensor as little-endian float32
+under its canonical name, and open_clip's L2-normalised float32 embeddings of the pixels and token IDs in inputs.json.
 """
 
 import argparse
@@ -40,7 +38,7 @@ FAMILIES = {
     "vit-gelu": {
         "embed_dim": 16, "quick_gelu": False, "vision_cfg": VIT, "text_cfg": TEXT,
     },
-    # OpenAI's archives bring no configuration, so one head for every 64 of width.
+    # OpenAI's archives have no configuration, so the width per head must be 64.
     "vit-openai": {
         "embed_dim": 16, "quick_gelu": True,
         "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 8},
@@ -60,7 +58,7 @@ FAMILIES = {
 
 
 def exact_weights(model, seed):
-    """Fills a model with numbers of at most eight significant bits."""
+    """Fills a model with values of at most eight significant bits."""
     generator = torch.Generator().manual_seed(seed)
 
     def multiples(shape, bound, deviation):
@@ -81,7 +79,7 @@ def exact_weights(model, seed):
             elif kind in ("positional_embedding", "class_embedding") or "token_embedding" in name:
                 value = multiples(tensor.shape, 127, 0.5)
             else:
-                # [out, in, ...] but for the two projections; nearly square, so either will do.
+                # [out, in, ...] except the two projections, which are nearly square.
                 value = multiples(tensor.shape, 127, 1.5 / math.sqrt(tensor[0].numel()))
             assert torch.equal(value, value.bfloat16().float())
             assert torch.equal(value, value.half().float())
@@ -96,7 +94,7 @@ def parameters(model):
 
 
 def inputs(image_size):
-    """Images [H, W, 3] of u8 (of 64 pixels only one is kept) and texts whose last id is the highest."""
+    """u8 images [H, W, 3] (for size 64 only the first is stored) and texts whose last token ID is the highest."""
     y, x, c = numpy.ogrid[:image_size, :image_size, :3]
     images = [
         (37 * y + 101 * x + 53 * c + 11 * x * y) % 256,
@@ -170,7 +168,6 @@ def cast(state, dtype):
 
 def write_training(folder, config, model):
     """As open_clip_train/main.py saves a checkpoint under DistributedDataParallel."""
-    # The names of the half-precision copy are those of the model; only momentum is new.
     copy = CLIP(**config).half()
     copy.load_state_dict(cast(model.state_dict(), torch.float16))
     # As with --lock-image.
@@ -185,7 +182,7 @@ def write_training(folder, config, model):
         "name": "tiny",
         "state_dict": {f"module.{k}": v for k, v in copy.state_dict().items()},
         "optimizer": optimizer.state_dict(),
-        # Objects that only their own code can read, as users put them beside the weights.
+        # Objects that only their own code can unpickle, as in users' checkpoints.
         "scheduler": scheduler,
         "args": argparse.Namespace(lr=numpy.float64(0.1), path=Path("logs")),
     }
@@ -193,13 +190,13 @@ def write_training(folder, config, model):
 
 
 def transformers_state(model):
-    """transformers' convert_clip_original_pytorch_to_hf.py, on names."""
+    """Renames tensors as transformers' convert_clip_original_pytorch_to_hf.py."""
     renamed = {}
     for name, value in parameters(model).items():
-        tower = "vision_model" if name.startswith("visual.") else "text_model"
+        encoder = "vision_model" if name.startswith("visual.") else "text_model"
         if "resblocks" in name:
             layer, part = name.split("resblocks.")[1].split(".", 1)
-            block = f"{tower}.encoder.layers.{layer}"
+            block = f"{encoder}.encoder.layers.{layer}"
             if part.startswith("attn.in_proj"):
                 for projection, rows in zip("qkv", value.chunk(3)):
                     kind = part.split("_")[-1]
@@ -260,7 +257,7 @@ def transformers_model(config, model):
 
 
 def check_transformers(config, theirs, reference):
-    """The two implementations agree, which proves the renaming above."""
+    """Checks that both implementations agree, which verifies transformers_state."""
     images, texts = inputs(config["vision_cfg"]["image_size"])
     with torch.no_grad():
         outputs = theirs(input_ids=torch.tensor(texts), pixel_values=normalised(images))
@@ -284,7 +281,7 @@ def write_transformers(folder, config, theirs, dtype, pickled=False, shard="5GB"
 
 
 def write_openai(path, config, model):
-    """As OpenAI published its models: traced, weights in half precision, three settings beside."""
+    """As OpenAI published its models: traced, with half-precision weights and three settings."""
     path.parent.mkdir(parents=True, exist_ok=True)
     convert_weights_to_fp16(model)
     for name, value in (
@@ -296,7 +293,7 @@ def write_openai(path, config, model):
             delattr(model, name)
         model.register_buffer(name, torch.tensor(value))
     size, length = config["vision_cfg"]["image_size"], config["text_cfg"]["context_length"]
-    # OpenAI's forward; open_clip's expects float32 in its mask.
+    # As in OpenAI's forward; open_clip's mask is float32.
     model.attn_mask = model.attn_mask.half()
     example = (torch.zeros(1, 3, size, size).half(), torch.zeros(1, length, dtype=torch.long))
     model.forward = lambda image, text: (model.encode_image(image), model.encode_text(text))
@@ -339,7 +336,7 @@ def make_small(root):
         k if k.startswith("visual.") or k == "logit_scale" else f"text.{k}": v
         for k, v in model.state_dict().items()
     })
-    # Transposed in storage, as a state dict may be after conversions.
+    # Non-contiguous, as a state dict may be after conversions.
     state = cast(custom.state_dict(), torch.float16)
     state["visual.proj"] = state["visual.proj"].T.contiguous().T
     state["visual.conv1.weight"] = state["visual.conv1.weight"].to(memory_format=torch.channels_last)

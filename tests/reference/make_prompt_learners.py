@@ -1,11 +1,10 @@
-"""Makes the prompt learners under tests/golden/prompt_learners, as Dassl's trainers save them.
+"""Makes the prompt learners in tests/golden/prompt_learners, as Dassl's trainers save them.
 
     python make_prompt_learners.py
 
-Dassl's `save_checkpoint` pickles the state dict beside the optimiser's state and the scheduler's
-`state_dict()`, which holds whole Python objects: its warm-up keeps the scheduler that follows, and
-that one its optimiser. Every number is a multiple of 1/64, so that half precision holds it exactly:
-element i of a tensor is ((7 i + 3 k) % 129 - 64) / 64, k being the tensor's place in the list.
+Dassl's `save_checkpoint` pickles the state dict together with the state of the optimiser and of the scheduler. The
+latter contains Python objects: the warm-up scheduler refers to its successor, which refers to the optimiser. Every value
+is a multiple of 1/64, exact in half precision: element i of tensor k is ((7 i + 3 k) % 129 - 64) / 64.
 """
 
 import sys
@@ -18,13 +17,13 @@ import torch
 WIDTH, EMBEDDING, HIDDEN, CLASSES = 24, 16, 2, 3
 
 
-def numbers(place, *shape):
+def values(index, *shape):
     count = torch.Size(shape).numel()
-    return (((7 * torch.arange(count) + 3 * place) % 129 - 64) / 64).reshape(shape)
+    return (((7 * torch.arange(count) + 3 * index) % 129 - 64) / 64).reshape(shape)
 
 
 class ConstantWarmupScheduler(torch.optim.lr_scheduler.LRScheduler):
-    """Stands for the class of this name in dassl.optim.lr_scheduler."""
+    """Stub of the class with this name in dassl.optim.lr_scheduler."""
 
     def __init__(self, optimizer, successor):
         self.successor = successor
@@ -35,7 +34,7 @@ class ConstantWarmupScheduler(torch.optim.lr_scheduler.LRScheduler):
 
 
 def dassl():
-    """Registers the class under Dassl's name, so that the pickle asks for a module nobody has."""
+    """Registers the stub under Dassl's name, so that the pickle refers to a missing module."""
     ConstantWarmupScheduler.__module__ = "dassl.optim.lr_scheduler"
     for name in ("dassl", "dassl.optim", "dassl.optim.lr_scheduler"):
         sys.modules[name] = types.ModuleType(name)
@@ -57,8 +56,8 @@ def checkpoint(state):
 
 def embedded_names():
     return {
-        "token_prefix": numbers(8, CLASSES, 1, WIDTH),
-        "token_suffix": numbers(9, CLASSES, 11, WIDTH),
+        "token_prefix": values(8, CLASSES, 1, WIDTH),
+        "token_suffix": values(9, CLASSES, 11, WIDTH),
     }
 
 
@@ -66,15 +65,15 @@ def main():
     dassl()
     root = Path(__file__).parent.parent / "golden" / "prompt_learners"
     root.mkdir(parents=True, exist_ok=True)
-    coop = {"ctx": numbers(0, 4, WIDTH), **embedded_names()}
-    specific = {"ctx": numbers(0, CLASSES, 4, WIDTH), **embedded_names()}
+    coop = {"ctx": values(0, 4, WIDTH), **embedded_names()}
+    specific = {"ctx": values(0, CLASSES, 4, WIDTH), **embedded_names()}
     cocoop = {
-        "ctx": numbers(0, 4, WIDTH),
+        "ctx": values(0, 4, WIDTH),
         **embedded_names(),
-        "meta_net.linear1.weight": numbers(1, HIDDEN, EMBEDDING),
-        "meta_net.linear1.bias": numbers(2, HIDDEN),
-        "meta_net.linear2.weight": numbers(3, WIDTH, HIDDEN),
-        "meta_net.linear2.bias": numbers(4, WIDTH),
+        "meta_net.linear1.weight": values(1, HIDDEN, EMBEDDING),
+        "meta_net.linear1.bias": values(2, HIDDEN),
+        "meta_net.linear2.weight": values(3, WIDTH, HIDDEN),
+        "meta_net.linear2.bias": values(4, WIDTH),
     }
     half = {name: tensor.half() for name, tensor in coop.items()}
     prefixed = {f"prompt_learner.{name}": tensor for name, tensor in cocoop.items()}
@@ -83,7 +82,7 @@ def main():
     torch.save(checkpoint(cocoop), root / "cocoop.pth.tar")
     old = {"_use_new_zipfile_serialization": False}
     torch.save(checkpoint(prefixed), root / "cocoop-legacy.pth.tar", **old)
-    # The context itself hangs on a class that only its own code could build.
+    # The context is an object of a class that readers do not have.
     opaque = {**coop, "ctx": ConstantWarmupScheduler.__new__(ConstantWarmupScheduler)}
     torch.save(checkpoint(opaque), root / "opaque-context.pth.tar")
 

@@ -1,8 +1,8 @@
 """Writes tests/golden/prompt_training.json: the losses of CoOp and CoCoOp in PyTorch.
 
-The formulas are those of KaiyangZhou/CoOp (trainers/coop.py and cocoop.py) with Dassl's SGD and
-learning rate, in f32. The text tower is open_clip's, run on all tokens of the context length. Its
-weights are not stored: both sides compute them, and the images' embeddings, from the same integers.
+Formulas of KaiyangZhou/CoOp (trainers/coop.py and cocoop.py) with Dassl's SGD and learning rate schedule, in f32. The
+text encoder is open_clip's, run on all tokens of the context length. Weights and image embeddings are not stored; the
+tests compute them by the same integer arithmetic.
 """
 
 import json
@@ -27,7 +27,7 @@ LEARNING_RATE, WARM_UP_RATE, MOMENTUM, WEIGHT_DECAY = 0.05, 0.001, 0.9, 5e-4
 
 
 def uniform(name, count):
-    """`count` numbers in -1..1, from the tensor's name and the place in it."""
+    """`count` values in -1..1, a function of the tensor's name and the index."""
     seed = 0x811C9DC5
     for byte in name.encode():
         seed = (seed ^ byte) * 0x01000193 % 2**32
@@ -61,7 +61,7 @@ def build(quick_gelu):
 
 
 def encode_text(model, prompts, tokens):
-    """TextEncoder of the reference."""
+    """TextEncoder of trainers/coop.py."""
     x = prompts + model.positional_embedding
     x = model.transformer(x, attn_mask=model.attn_mask)
     x = model.ln_final(x)
@@ -69,7 +69,7 @@ def encode_text(model, prompts, tokens):
 
 
 class Prompts:
-    """The fixed parts of the prompts, and their layout around a context."""
+    """The fixed rows of the prompts, and their layout around a context."""
 
     def __init__(self, model, position):
         tokenizer = open_clip.SimpleTokenizer(context_length=CONFIG["text_cfg"]["context_length"])
@@ -109,7 +109,7 @@ def parameters(method, class_specific):
 
 
 def learning_rates(steps_per_epoch):
-    """Of each step: Dassl's constant warm-up of one epoch, then PyTorch's cosine from its start."""
+    """Learning rate of each step: one epoch of Dassl's constant warm-up, then PyTorch's cosine schedule."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=LEARNING_RATE)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, float(EPOCHS))
     epochs = [WARM_UP_RATE]

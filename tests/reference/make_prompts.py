@@ -1,12 +1,11 @@
-"""Makes prompts/tests/golden/learned.json and learned.safetensors: learned prompts as CoOp and CoCoOp run them.
+"""Makes prompts/tests/golden/learned.json and learned.safetensors: learned prompts of CoOp and CoCoOp.
 
     python make_prompts.py
 
-A small random text tower (open_clip's modules, 77 positions) with random contexts. Class embeddings and
-logits by the formulas of KaiyangZhou/CoOp (trainers/coop.py, trainers/cocoop.py): the tokens of "X X X
-X name." with the rows of the X's replaced, all 77 positions through the tower, read where the token id is
-the greatest. The weights' file holds the token rows in use only. Same versions, same files: see
-requirements.txt.
+A small random text encoder (open_clip's modules, 77 positions) with random contexts. Class embeddings and logits follow
+KaiyangZhou/CoOp (trainers/coop.py, trainers/cocoop.py): the tokens of "X X X X name." with the embeddings of the X's
+replaced, run through the encoder at all 77 positions, and read at the highest token ID. learned.safetensors contains only
+the token embeddings in use. Deterministic with the versions in requirements.txt.
 """
 
 import json
@@ -24,8 +23,8 @@ CLASSES = ["cat", "polar_bear", "Boeing 747-400", "great white shark", "cat!", "
 IMAGES = 5
 
 
-def random_tower(generator):
-    """A CLIP model whose attention and MLPs matter: random weights larger than an initialisation's."""
+def random_model(generator):
+    """A CLIP model with random weights, larger than at initialisation so that attention and MLPs matter."""
     vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
     text = {"context_length": 77, "vocab_size": 49408, "width": WIDTH, "heads": HEADS, "layers": LAYERS}
     model = CLIP(EMBEDDING, vision, text, quick_gelu=True).eval()
@@ -72,7 +71,7 @@ class Prompts:
 
 
 def encode(model, rows, tokens):
-    """CoOp's TextEncoder, its output L2-normalised."""
+    """CoOp's TextEncoder with L2-normalised output."""
     x = rows + model.positional_embedding
     x = model.transformer(x, attn_mask=model.attn_mask)
     x = model.ln_final(x)
@@ -83,7 +82,7 @@ def encode(model, rows, tokens):
 @torch.no_grad()
 def main():
     generator = torch.Generator().manual_seed(7)
-    model = random_tower(generator)
+    model = random_model(generator)
 
     def random(*shape, scale):
         return scale * torch.randn(shape, generator=generator)
@@ -115,9 +114,9 @@ def main():
         logits["conditional"].append(SCALE * text @ feature)
 
     ids = sorted(set(coop.tokens.flatten().tolist()) - {0})
-    tower = {k: v for k, v in model.state_dict().items() if not k.startswith(("visual.", "logit_", "attn_mask"))}
-    tower["token_embedding.weight"] = tower["token_embedding.weight"][ids]
-    weights |= {name: value.contiguous() for name, value in tower.items()}
+    text_encoder = {k: v for k, v in model.state_dict().items() if not k.startswith(("visual.", "logit_", "attn_mask"))}
+    text_encoder["token_embedding.weight"] = text_encoder["token_embedding.weight"][ids]
+    weights |= {name: value.contiguous() for name, value in text_encoder.items()}
     save_file(weights, GOLDEN / "learned.safetensors")
     golden = {
         "made_by": f"open_clip {open_clip.__version__}, torch {torch.__version__}",

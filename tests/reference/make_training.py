@@ -1,11 +1,11 @@
-"""Makes tests/golden/training.json: CLIP's contrastive training in PyTorch, to compare ours with.
+"""Makes tests/golden/training.json: contrastive CLIP training in PyTorch.
 
     python make_training.py
 
-A few AdamW updates of the small random open_clip model in tests/golden/models/vit-quickgelu on two
-image-text pairs: loss and length of each tensor's gradient before the first update, and the loss
-before each. The loss is open_clip's ClipLoss; decay is off for tensors of less than two axes, as in
-open_clip_train/main.py; the gradients are limited as by torch.nn.utils.clip_grad_norm_.
+A few AdamW updates of the small random open_clip model in tests/golden/models/vit-quickgelu on two image-text pairs:
+the norm of each tensor's gradient before the first update, and the loss before each update. The loss is open_clip's
+ClipLoss. As in open_clip_train/main.py, tensors with fewer than two axes have no weight decay, and gradients are clipped
+by torch.nn.utils.clip_grad_norm_.
 """
 
 import json
