@@ -424,7 +424,7 @@ macro_rules! vector_int8 {
     };
 }
 
-/// `Int8::tiles` with a function for each number of rows.
+/// Implements `Int8Simd::tiles` with a function for each number of rows.
 macro_rules! tiles_int8 {
     ($token:ident, $features:literal, $($rows:literal => $tile:expr),+ $(,)?) => {
         #[inline(always)]
