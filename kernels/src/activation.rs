@@ -9,7 +9,7 @@ use pinhole_model::Activation;
 pub(crate) fn activate(kernels: Kernels, x: &mut [f32], activation: Option<Activation>) {
     // An exponential takes as long as about 16 multiply-adds.
     let threads = threads::count(x.len().saturating_mul(16));
-    threads::share_chunks(threads, x, 1 << 14, |_, x| match kernels.float {
+    threads::for_each_chunk(threads, x, 1 << 14, |_, x| match kernels.float {
         None => {
             x.iter_mut()
                 .for_each(|v| *v = reference::activated(*v, activation));

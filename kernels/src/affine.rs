@@ -20,7 +20,7 @@ pub(crate) fn look_up(q: &[i8], values: &[f32; 256], out: &mut [f32]) {
 pub(crate) fn fake_quantize(kernels: Kernels, x: &[f32], by: Affine, out: &mut [f32]) {
     let threads = threads::count(x.len().saturating_mul(4));
     let size = x.len().div_ceil(threads).max(1);
-    threads::share_chunks(threads, out, size, |i, out| {
+    threads::for_each_chunk(threads, out, size, |i, out| {
         let x = &x[i * size..][..out.len()];
         match kernels.float {
             None => reference::fake_quantize(x, by, out),
@@ -39,7 +39,7 @@ pub(crate) fn map_quantized(
 ) {
     let threads = threads::count(x.len().saturating_mul(4));
     let size = x.len().div_ceil(threads).max(1);
-    threads::share_chunks(threads, out, size, |i, out| {
+    threads::for_each_chunk(threads, out, size, |i, out| {
         let x = &x[i * size..][..out.len()];
         for (x, out) in x.chunks(TABLE_BLOCK).zip(out.chunks_mut(TABLE_BLOCK)) {
             let mut q = [0; TABLE_BLOCK];
@@ -67,7 +67,7 @@ pub(crate) fn dynamic(kernels: Kernels, x: &[f32]) -> Affine {
     let size = x.len().div_ceil(threads).max(1);
     scratch::with(3 * threads, |ranges: &mut [f32]| {
         ranges.fill(0.0);
-        threads::share_chunks(threads, ranges, 3, |i, found| {
+        threads::for_each_chunk(threads, ranges, 3, |i, found| {
             let part = &x[(i * size).min(x.len())..((i + 1) * size).min(x.len())];
             found.copy_from_slice(&range(part));
         });
@@ -99,7 +99,7 @@ pub(crate) fn quantize(
     let threads = threads::count(x.len().saturating_mul(4));
     // SAFETY: each job writes its own row's sum and scale.
     let (sums, scales) = unsafe { (Shared::new(sums), Shared::new(scales)) };
-    threads::share_chunks(threads, out, k, |i, out| {
+    threads::for_each_chunk(threads, out, k, |i, out| {
         let x = &x[i * k..][..k];
         let finite = match kernels.float {
             None => reference::quantize_affine(x, by, out),

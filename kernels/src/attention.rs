@@ -37,7 +37,7 @@ pub(crate) fn attention(
     let threads = threads::count(2 * heads * tq * tk * head_width);
     // SAFETY: each head writes columns of its own.
     let out = unsafe { Shared::new(out) };
-    threads::share(threads, heads, |head| {
+    threads::for_each(threads, heads, |head| {
         let operands = AttentionHead {
             q: q.starting_at(head * head_width),
             tq,

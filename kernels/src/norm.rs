@@ -17,7 +17,7 @@ pub(crate) fn layer_norm(
 ) {
     let rows = (1usize << 14).div_ceil(width);
     let threads = threads::count(x.len().saturating_mul(4));
-    threads::share_chunks(threads, out, rows * width, |i, out| {
+    threads::for_each_chunk(threads, out, rows * width, |i, out| {
         let x = &x[i * rows * width..][..out.len()];
         match kernels.float {
             None => reference::layer_norm(x, width, gain, bias, epsilon, out),

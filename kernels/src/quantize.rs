@@ -18,7 +18,7 @@ pub(crate) fn quantize_rows(
     let threads = threads::count(x.len().saturating_mul(4));
     // SAFETY: each job writes the scales of its own rows.
     let scales = unsafe { Shared::new(scales) };
-    threads::share_chunks(threads, out, TOGETHER * width, |i, out| {
+    threads::for_each_chunk(threads, out, TOGETHER * width, |i, out| {
         let x = &x[i * TOGETHER * width..][..out.len()];
         // SAFETY: these rows have scales, which only this job accesses.
         let scales = unsafe {

@@ -3,12 +3,12 @@
 use rayon::prelude::*;
 
 /// Fewer multiply-adds take less time than waking another thread.
-const WORTH_SHARING: usize = 1 << 19;
+const WORTH_SPLITTING: usize = 1 << 19;
 
 /// The number of threads to split `work` multiply-adds among. Calls rayon only if splitting pays, as the call starts the
 /// global pool if there is no other.
 pub(crate) fn count(work: usize) -> usize {
-    if work < WORTH_SHARING {
+    if work < WORTH_SPLITTING {
         1
     } else {
         rayon::current_num_threads()
@@ -16,7 +16,7 @@ pub(crate) fn count(work: usize) -> usize {
 }
 
 /// Runs `job` for each index below `jobs`, on `threads` as [`count`] gave them.
-pub(crate) fn share(threads: usize, jobs: usize, job: impl Fn(usize) + Sync + Send) {
+pub(crate) fn for_each(threads: usize, jobs: usize, job: impl Fn(usize) + Sync + Send) {
     if threads == 1 || jobs <= 1 {
         (0..jobs).for_each(job);
     } else {
@@ -25,7 +25,7 @@ pub(crate) fn share(threads: usize, jobs: usize, job: impl Fn(usize) + Sync + Se
 }
 
 /// Runs `job` for each chunk of `all` and its index, on `threads`; the last chunk may be shorter.
-pub(crate) fn share_chunks<T: Send>(
+pub(crate) fn for_each_chunk<T: Send>(
     threads: usize,
     all: &mut [T],
     size: usize,

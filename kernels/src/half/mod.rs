@@ -118,7 +118,7 @@ impl PackedLinearF16 {
             None => {
                 let mut packed = vec![0.0; n.div_ceil(COLUMNS) * k * COLUMNS];
                 let size = (k * COLUMNS).max(1);
-                threads::share_chunks(threads::count(k * n), &mut packed, size, |i, chunk| {
+                threads::for_each_chunk(threads::count(k * n), &mut packed, size, |i, chunk| {
                     let columns = i * COLUMNS..n.min((i + 1) * COLUMNS);
                     let value = |p, j| reference::f16_value(weight.get(p, j, k, n));
                     pack_weights(k, columns, COLUMNS, value, chunk);
@@ -133,7 +133,7 @@ impl PackedLinearF16 {
                 let count = n.div_ceil(width);
                 let size = depth(k) * width;
                 let mut panels = Aligned::zeros(count * size);
-                threads::share_chunks(threads::count(k * n), &mut panels, size, |i, panel| {
+                threads::for_each_chunk(threads::count(k * n), &mut panels, size, |i, panel| {
                     let columns = i * width..n.min((i + 1) * width);
                     pack_weights(k, columns, width, |p, j| weight.get(p, j, k, n), panel);
                 });
@@ -258,7 +258,7 @@ impl PackedLinearF16 {
         let mut sums = vec![[0.0; COLUMNS]; n.div_ceil(COLUMNS) * rows];
         // An emulated product takes as long as a dozen in f32.
         let threads = threads::count(rows * n * k * 12);
-        threads::share_chunks(threads, &mut sums, rows, |chunk, sums| {
+        threads::for_each_chunk(threads, &mut sums, rows, |chunk, sums| {
             let weight = &weight[chunk * k * COLUMNS..][..k * COLUMNS];
             for (i, sums) in sums.iter_mut().enumerate() {
                 emulated::sums(&halves[i * k..][..k], weight.as_chunks().0, sums);
@@ -307,7 +307,7 @@ impl PackedLinearF16 {
                 |packed: &mut [u16]| {
                     // SAFETY: each block of rows writes its own scales.
                     let shared = unsafe { Shared::new(scales) };
-                    threads::share_chunks(threads, packed, tile * depth, |i, packed| {
+                    threads::for_each_chunk(threads, packed, tile * depth, |i, packed| {
                         let Some((first, count)) = blocks(rows, tile).nth(i) else {
                             return;
                         };
@@ -321,7 +321,7 @@ impl PackedLinearF16 {
                     });
                     let (packed, scales) = (&*packed, &*scales);
                     let columns = group * width;
-                    threads::share(threads, n.div_ceil(columns), |i| {
+                    threads::for_each(threads, n.div_ceil(columns), |i| {
                         let columns = i * columns..n.min((i + 1) * columns);
                         let count = columns.len().div_ceil(width);
                         let group = F16Group {
@@ -355,7 +355,7 @@ fn depth(k: usize) -> usize {
 /// The largest sum of magnitudes of a column's weights within a block.
 fn reach(weight: Weight, k: usize, n: usize) -> f32 {
     let mut most = vec![0.0f32; n.div_ceil(COLUMNS)];
-    threads::share_chunks(threads::count(k * n), &mut most, 1, |i, most| {
+    threads::for_each_chunk(threads::count(k * n), &mut most, 1, |i, most| {
         let columns = i * COLUMNS..n.min((i + 1) * COLUMNS);
         for first in (0..k).step_by(F16_BLOCK) {
             let mut sums = [0.0; COLUMNS];

@@ -243,7 +243,7 @@ impl PackedLinearAffine {
                 );
             }
             Packed::Reference(weights) => {
-                threads::share_chunks(threads::count(out.len() * k), out, n, |i, out| {
+                threads::for_each_chunk(threads::count(out.len() * k), out, n, |i, out| {
                     reference::linear_affine(
                         &x[i * k..][..k],
                         z,

@@ -195,7 +195,7 @@ impl PackedLinearInt8 {
                 let layout = vector.layout();
                 let (columns, size) = (layout.columns, layout.panel_size(k));
                 let mut panels = Aligned::zeros(n.div_ceil(columns) * size);
-                threads::share_chunks(threads::count(k * n), &mut panels, size, |i, panel| {
+                threads::for_each_chunk(threads::count(k * n), &mut panels, size, |i, panel| {
                     let columns = i * columns..n.min((i + 1) * columns);
                     pack::pack_panel(layout, weight, k, n, columns, scales, bias, panel);
                 });
@@ -295,7 +295,7 @@ impl PackedLinearInt8 {
                 self.pack_rows(layout, x, rows, threads, packed, scales);
                 let (packed, scales) = (&*packed, &*scales);
                 let width = group * layout.columns;
-                threads::share(threads, n.div_ceil(width), |i| {
+                threads::for_each(threads, n.div_ceil(width), |i| {
                     let columns = i * width..n.min((i + 1) * width);
                     let count = columns.len().div_ceil(layout.columns);
                     let group = Int8Group {
@@ -335,7 +335,7 @@ impl PackedLinearInt8 {
         let size = layout.block_size(rows, k);
         // SAFETY: each block of rows writes its own bytes and its own scales.
         let (packed, scales) = unsafe { (Shared::new(packed), Shared::new(scales)) };
-        threads::share(threads, rows.div_ceil(layout.rows), |i| {
+        threads::for_each(threads, rows.div_ceil(layout.rows), |i| {
             let Some((first, count)) = blocks(rows, layout.rows).nth(i) else {
                 return;
             };
@@ -467,7 +467,7 @@ impl Weights {
         out: &mut [f32],
     ) {
         let (k, n) = (layer.k, layer.n);
-        threads::share_chunks(threads::count(out.len() * k), out, n, |i, out| {
+        threads::for_each_chunk(threads::count(out.len() * k), out, n, |i, out| {
             reference::linear_int8(
                 &x[i * k..][..k],
                 &scales[i..][..1],

@@ -71,7 +71,7 @@ impl PackedLinear {
                 let columns = vector.shape().columns;
                 let size = panel_size(k, columns);
                 let mut panels = Aligned::zeros(n.div_ceil(columns) * size);
-                threads::share_chunks(threads::count(k * n), &mut panels, size, |i, panel| {
+                threads::for_each_chunk(threads::count(k * n), &mut panels, size, |i, panel| {
                     let range = i * columns..n.min((i + 1) * columns);
                     pack_panel(k, range, columns, bias, &weight, panel);
                 });
@@ -122,7 +122,7 @@ impl PackedLinear {
         }
         match &self.packed {
             Packed::Reference { weight, bias } => {
-                threads::share_chunks(threads::count(m * n * k), out, n, |i, out| {
+                threads::for_each_chunk(threads::count(m * n * k), out, n, |i, out| {
                     let x = &x[i * k..][..k];
                     let residual = residual.map(|r| &r[i * n..][..n]);
                     reference::linear(x, 1, weight, k, n, bias, activation, residual, out);
@@ -163,7 +163,7 @@ impl PackedLinear {
         // SAFETY: each group writes columns of its own.
         let out = unsafe { Shared::new(out) };
         scratch::with(rows * depth, |packed| {
-            threads::share_chunks(threads, packed, rows * shape.depth, |block, packed| {
+            threads::for_each_chunk(threads, packed, rows * shape.depth, |block, packed| {
                 let columns = block * shape.depth..k.min((block + 1) * shape.depth);
                 pack_rows(
                     StridedRows { data: x, stride: k },
@@ -175,7 +175,7 @@ impl PackedLinear {
             });
             let packed = &*packed;
             let width = group * shape.columns;
-            threads::share(threads, n.div_ceil(width), |i| {
+            threads::for_each(threads, n.div_ceil(width), |i| {
                 let columns = i * width..n.min((i + 1) * width);
                 let count = columns.len().div_ceil(shape.columns);
                 let group = LinearGroup {
