@@ -22,7 +22,11 @@ use pinhole::{
     Classes, Classifier, DecodeOptions, Mode, Precision, PreprocessConfig, RgbImage, preprocess,
 };
 use pinhole_checkpoint::{Checkpoint, Error, Existing};
-use pinhole_export::{CalibrationImage, Gate, Prompts, Request, export, images_below};
+use pinhole_export::graph::GraphOptions;
+use pinhole_export::{
+    CalibrationImages, CalibrationOptions, ClassPrompts, EncoderOptions, ExportOptions,
+    FidelityGate, TextOptions, export,
+};
 use pinhole_model::{
     Activation, ClassPosition, ClipConfig, ImageEncoderConfig, MetaNet, PromptLearner,
     TextEncoderConfig,
@@ -232,26 +236,34 @@ impl Bench {
         let out = tempfile::tempdir_in(self.folder.path())?
             .keep()
             .join("bundle");
+        let images = match learner {
+            Some(_) => self.photos()?,
+            None => CalibrationImages::default(),
+        };
         export(
-            &Request {
+            &ExportOptions {
                 checkpoint,
-                encoder: None,
-                classes: &Classes::new(classes)?,
-                prompts: match learner {
-                    Some(learner) => Prompts::Learned(learner, ClassPosition::End),
-                    None => Prompts::Templates(&templates),
+                text: TextOptions {
+                    classes: &Classes::new(classes)?,
+                    prompts: match learner {
+                        Some(learner) => ClassPrompts::Learned(learner, ClassPosition::End),
+                        None => ClassPrompts::Templates(&templates),
+                    },
+                    negatives: &[],
+                    include_text_encoder: false,
                 },
-                with_text: false,
-                negatives: &[],
-                precision,
-                flat: false,
-                calibration: &match learner {
-                    Some(_) => self.photos()?,
-                    None => vec![],
+                encoder: EncoderOptions::Checkpoint {
+                    graph: GraphOptions {
+                        precision,
+                        flat: false,
+                    },
+                    gate: FidelityGate::OFF,
+                    report: false,
                 },
-                keep: 0.95,
-                gate: Gate::OFF,
-                report: false,
+                calibration: CalibrationOptions {
+                    images: &images,
+                    keep: 0.95,
+                },
                 model_card: String::new(),
                 out: &out,
             },
@@ -260,14 +272,14 @@ impl Bench {
         Ok(out)
     }
 
-    fn photos(&self) -> Result<Vec<CalibrationImage>> {
+    fn photos(&self) -> Result<CalibrationImages> {
         let folder = self.folder.path().join("photos");
         std::fs::create_dir(&folder)?;
         for i in 0..PHOTOS {
             let jpeg = jpeg(&photo(i, SIDE, SIDE)?)?;
             std::fs::write(folder.join(format!("{i}.jpg")), jpeg)?;
         }
-        Ok(images_below(&folder, &[])?.0)
+        CalibrationImages::find(&folder, &[])
     }
 }
 

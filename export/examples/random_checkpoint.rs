@@ -1,9 +1,9 @@
-//! Writes a CLIP checkpoint with random weights, to count and compare what does not depend on them.
+//! Writes a CLIP checkpoint with random weights, for measurements that do not depend on them.
 //!
 //!     cargo run -p pinhole-export --example random_checkpoint tiny|small|ViT-B-32 FOLDER
 //!
-//! `tiny` fits the encoders of tests/golden/foreign. `small` has an odd number of rows and two heads; `ViT-B-32` has that model's image tower. Both have
-//! CLIP's vocabulary, so that they can name classes, on a text tower of one narrow layer.
+//! `tiny` fits the encoders of tests/golden/foreign; `small` has an odd number of rows and two heads; `ViT-B-32` has that
+//! model's image encoder. All have CLIP's vocabulary and a text encoder of one narrow layer.
 
 #[allow(unreachable_pub, reason = "the tests use it too")]
 #[path = "../tests/common/weights.rs"]

@@ -1,166 +1,164 @@
-//! Temperature and thresholds from labelled images, on the encoder as exported.
+//! Stage 5: temperature and thresholds for "unknown", fitted to labelled images.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use pinhole::{Classifier, DecodeOptions};
-use pinhole_bundle::{Calibration, UnknownPolicy, expected_calibration_error};
+use pinhole::Classifier;
+use pinhole_bundle::{
+    BundleWriter, Calibration, Manifest, UnknownPolicy, expected_calibration_error,
+};
 
-/// An image to measure on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CalibrationImage {
-    /// The file.
-    pub path: PathBuf,
-    /// What it shows, where the folders say it.
-    pub label: Option<Label>,
+use crate::images::{CalibrationImages, CalibrationLabel};
+use crate::progress::{ExportProgress, ExportStep};
+
+/// The calibration images and what is fitted to them.
+pub struct CalibrationOptions<'a> {
+    /// Images to measure the fidelity on (the golden images if there are none), and, if labelled, to fit the
+    /// temperature and the thresholds to.
+    pub images: &'a CalibrationImages,
+    /// Share of the correctly classified images that the thresholds keep, 0..1.
+    pub keep: f32,
 }
 
-/// What a calibration image shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Label {
-    /// The class of this index.
-    Class(usize),
-    /// None of the classes.
-    Stranger,
-}
-
-/// What was fitted.
+/// Fitted temperature and thresholds.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Fitted {
+pub(crate) struct CalibrationStage {
     /// Divides the logits.
-    pub temperature: f32,
-    /// Least similarity of the best class; none if no image was classified rightly.
-    pub min_similarity: Option<f32>,
-    /// Least difference of similarity between the best class and the second; none for one class, too.
-    pub min_margin: Option<f32>,
-    /// What they do.
-    pub calibration: Calibration,
+    temperature: f32,
+    /// Least similarity of the best class; none if no image was classified correctly.
+    min_similarity: Option<f32>,
+    /// Least difference of similarity between the best class and the second; none for a single class, too.
+    min_margin: Option<f32>,
+    /// Their effect on the images.
+    calibration: Calibration,
 }
 
-/// The answer for one labelled image.
-struct Answer {
+/// The similarities of one labelled image.
+struct LabelledAnswer {
     similarities: Vec<f32>,
     /// Of the most similar negative text.
     negative: Option<f32>,
-    label: Label,
+    label: CalibrationLabel,
 }
 
-/// The images below `folder`, sorted. If any folder in it bears the name of a class (an underscore
-/// stands for a space), the images of each such folder are of that class, and those of the others of
-/// none; the second value lists the names of those.
-///
-/// # Errors
-/// A folder that cannot be read; no images.
-pub fn images_below(
-    folder: &Path,
-    classes: &[String],
-) -> Result<(Vec<CalibrationImage>, Vec<String>)> {
-    let plain = |name: &str| name.replace('_', " ");
-    let class_of = |name: &str| classes.iter().position(|class| plain(class) == plain(name));
-    let mut images = vec![];
-    let mut pending = vec![(folder.to_owned(), None::<String>)];
-    while let Some((next, top)) = pending.pop() {
-        let cannot = |action: &str| format!("{}: cannot {action}", next.display());
-        for entry in std::fs::read_dir(&next).with_context(|| cannot("list"))? {
-            let entry = entry.with_context(|| cannot("list"))?;
-            let path = entry.path();
-            // Links to folders are not followed: they may lead back.
-            let kind = entry.file_type().with_context(|| cannot("read"))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if kind.is_dir() {
-                pending.push((path, Some(top.clone().unwrap_or(name))));
-            } else if path
-                .extension()
-                .is_some_and(|e| is_image(&e.to_string_lossy()))
-            {
-                images.push((path, top.clone()));
-            }
+/// Similarities of an embedding with every class, and with the most similar negative text.
+pub(crate) type Similarities<'a> = &'a dyn Fn(&[f32]) -> Result<(Vec<f32>, Option<f32>)>;
+
+impl CalibrationStage {
+    /// Fits to the `embeddings` of images with these `labels`. `keep` is the share of the correctly classified images
+    /// that the two thresholds together keep.
+    ///
+    /// # Errors
+    /// No image of any class; similarities that cannot be computed.
+    pub(crate) fn run(
+        embeddings: &[Vec<f32>],
+        labels: &[CalibrationLabel],
+        similarities: Similarities,
+        logit_scale: f32,
+        keep: f32,
+        progress: &mut ExportProgress,
+    ) -> Result<Self> {
+        let total = labels.len() as u64;
+        let mut answers = vec![];
+        for (embedding, &label) in embeddings.iter().zip(labels) {
+            let (similarities, negative) = similarities(embedding)?;
+            answers.push(LabelledAnswer {
+                similarities,
+                negative,
+                label,
+            });
+            progress(ExportStep::Calibration, answers.len() as u64, total);
         }
+        fit(&answers, logit_scale, keep)
     }
-    ensure!(
-        !images.is_empty(),
-        "{}: expected images (jpg, png, webp, bmp, gif), found none",
-        folder.display()
-    );
-    images.sort();
-    let labelled = (images.iter()).any(|(_, top)| top.as_deref().and_then(class_of).is_some());
-    let mut strangers = std::collections::BTreeSet::new();
-    let images = images.into_iter().map(|(path, top)| {
-        let label = labelled.then(|| match top.as_deref().and_then(class_of) {
-            Some(class) => Label::Class(class),
-            None => {
-                strangers.insert(top.unwrap_or_else(|| ".".into()));
-                Label::Stranger
-            }
-        });
-        CalibrationImage { path, label }
-    });
-    let images = images.collect();
-    Ok((images, strangers.into_iter().collect()))
+
+    /// Records the fit in `manifest`; its negative texts stay.
+    pub(crate) fn record(&self, manifest: &mut Manifest) {
+        manifest.temperature = self.temperature;
+        manifest.unknown = UnknownPolicy {
+            min_similarity: self.min_similarity,
+            min_margin: self.min_margin,
+            negatives: std::mem::take(&mut manifest.unknown.negatives),
+        };
+        manifest.calibration = Some(self.calibration);
+    }
 }
 
-fn is_image(extension: &str) -> bool {
-    ["jpg", "jpeg", "png", "webp", "bmp", "gif"].contains(&extension.to_ascii_lowercase().as_str())
-}
-
-/// Fits the temperature and the thresholds to the labelled images among `images`; `None` if there are
-/// none. `keep` is the share of the rightly classified images that the two thresholds together are to
-/// keep. `progress` is called with images done and all images.
+/// Fits temperature and thresholds of the bundle in `folder` to labelled images, and replaces the bundle atomically.
+/// `model_card` replaces the bundle's if given. Returns the new manifest.
 ///
 /// # Errors
-/// An image that cannot be read; labels for strangers alone.
-pub(crate) fn calibrate(
-    classifier: &Classifier,
-    images: &[CalibrationImage],
-    keep: f32,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<Option<Fitted>> {
-    let mut answers = vec![];
-    for (i, image) in images.iter().enumerate() {
-        progress(i as u64, images.len() as u64);
-        let Some(label) = image.label else {
-            continue;
-        };
-        let pixels = pinhole::open_image(&image.path, &DecodeOptions::default())?;
-        let embedding = classifier.embed(&pixels)?.values;
-        answers.push(Answer {
-            similarities: classifier.similarities(&embedding)?,
-            negative: classifier.bundle().head().negative_similarity(&embedding),
-            label,
-        });
+/// A bundle or an image that cannot be read; images that are not labelled; a bundle that cannot be replaced, which is
+/// then unchanged.
+pub fn calibrate(
+    folder: &Path,
+    options: &CalibrationOptions,
+    model_card: Option<String>,
+    progress: &mut ExportProgress,
+) -> Result<Manifest> {
+    let labels = options.images.labels();
+    let labels = labels
+        .context("calibration: expected a folder of images named after a class, found none")?;
+    let classifier = Classifier::open(folder)?;
+    let bundle = classifier.bundle();
+    let mut embeddings = vec![];
+    options.images.for_each(1, &mut |image| {
+        embeddings.push(classifier.embed(image)?.values);
+        let (done, total) = (embeddings.len(), labels.len());
+        progress(ExportStep::Embeddings, done as u64, total as u64);
+        Ok(())
+    })?;
+    let similarities = |embedding: &[f32]| {
+        let negative = bundle.head().negative_similarity(embedding);
+        Ok((classifier.similarities(embedding)?, negative))
+    };
+    let mut manifest = bundle.manifest().clone();
+    let scale = manifest.logit_scale;
+    let fitted = CalibrationStage::run(
+        &embeddings,
+        labels,
+        &similarities,
+        scale,
+        options.keep,
+        progress,
+    )?;
+    fitted.record(&mut manifest);
+    if let Some(card) = model_card {
+        manifest.model_card = card;
     }
-    progress(images.len() as u64, images.len() as u64);
-    if answers.is_empty() {
-        return Ok(None);
-    }
-    let scale = classifier.manifest().logit_scale;
-    Ok(Some(fit(&answers, scale, keep)?))
+    let writer = BundleWriter::succeed(bundle)?;
+    writer.add_head(bundle.head())?;
+    writer.replace(&mut manifest)?;
+    Ok(manifest)
 }
 
-fn fit(answers: &[Answer], scale: f32, keep: f32) -> Result<Fitted> {
-    let classed: Vec<(&Answer, usize)> = (answers.iter())
+fn fit(answers: &[LabelledAnswer], scale: f32, keep: f32) -> Result<CalibrationStage> {
+    let classed: Vec<(&LabelledAnswer, usize)> = (answers.iter())
         .filter_map(|answer| match answer.label {
-            Label::Class(class) => Some((answer, class)),
-            Label::Stranger => None,
+            CalibrationLabel::Class(class) => Some((answer, class)),
+            CalibrationLabel::Unknown => None,
         })
         .collect();
-    ensure!(!classed.is_empty(), "calibration: no image of any class");
+    ensure!(
+        !classed.is_empty(),
+        "calibration: expected images of a class, found images of none"
+    );
     let temperature = temperature(&classed, scale);
-    let right: Vec<&Answer> = (classed.iter())
+    let right: Vec<&LabelledAnswer> = (classed.iter())
         .filter(|(answer, class)| best(answer).0 == *class)
         .map(|(answer, _)| *answer)
         .collect();
-    // Each threshold may cost half of what may be lost.
-    let lost = (1.0 - keep) / 2.0;
-    let quantile = |value: fn(&Answer) -> f32| {
+    // Each threshold may reject half of what is not kept.
+    let rejected_share = (1.0 - keep) / 2.0;
+    let quantile = |value: fn(&LabelledAnswer) -> f32| {
         let mut values: Vec<f32> = right.iter().map(|answer| value(answer)).collect();
         values.sort_by(f32::total_cmp);
-        let at = (lost * values.len() as f32) as usize;
+        let at = (rejected_share * values.len() as f32) as usize;
         values.get(at).copied().filter(|value| value.is_finite())
     };
     let min_similarity = quantile(|answer| best(answer).1);
     let min_margin = quantile(margin);
-    let rejected = |answer: &Answer| {
+    let rejected = |answer: &LabelledAnswer| {
         let (_, similarity) = best(answer);
         min_similarity.is_some_and(|least| similarity < least)
             || min_margin.is_some_and(|least| margin(answer) < least)
@@ -183,11 +181,13 @@ fn fit(answers: &[Answer], scale: f32, keep: f32) -> Result<Fitted> {
             (probabilities[at], at == *class)
         })) as f32
     };
-    let strangers = answers.iter().filter(|a| a.label == Label::Stranger);
+    let unknown = answers
+        .iter()
+        .filter(|a| a.label == CalibrationLabel::Unknown);
     let wrong = classed
         .iter()
         .filter(|(answer, class)| best(answer).0 != *class);
-    Ok(Fitted {
+    Ok(CalibrationStage {
         temperature,
         min_similarity,
         min_margin,
@@ -198,27 +198,16 @@ fn fit(answers: &[Answer], scale: f32, keep: f32) -> Result<Fitted> {
             ece_after: ece(temperature),
             kept: share(&mut right.iter().map(|a| !rejected(a))).unwrap_or(0.0),
             wrong_rejected: share(&mut wrong.map(|(a, _)| rejected(a))),
-            strangers: strangers.clone().count(),
-            strangers_rejected: share(&mut strangers.map(rejected)),
+            strangers: unknown.clone().count(),
+            strangers_rejected: share(&mut unknown.map(rejected)),
         },
     })
 }
 
-impl Fitted {
-    /// Its thresholds beside the negative texts of `policy`.
-    pub(crate) fn policy(&self, policy: &UnknownPolicy) -> UnknownPolicy {
-        UnknownPolicy {
-            min_similarity: self.min_similarity,
-            min_margin: self.min_margin,
-            negatives: policy.negatives.clone(),
-        }
-    }
-}
-
-/// The temperature of the least mean negative log likelihood (Guo et al., 2017, section 4.2), within
-/// 1/100 to 100. The targets are Platt's (1999), not 0 and 1, so that images that are all classified
-/// rightly do not ask for a temperature of nought.
-fn temperature(answers: &[(&Answer, usize)], scale: f32) -> f32 {
+/// The temperature with the least mean negative log likelihood (Guo et al., 2017, section 4.2), within 1/100 to 100. The
+/// targets are Platt's (1999) instead of 0 and 1, so that the temperature stays above 0 if all images are classified
+/// correctly.
+fn temperature(answers: &[(&LabelledAnswer, usize)], scale: f32) -> f32 {
     let right = (answers.len() as f64 + 1.0) / (answers.len() as f64 + 2.0);
     let loss = |log_temperature: f64| {
         let factor = scale / log_temperature.exp() as f32;
@@ -235,7 +224,7 @@ fn temperature(answers: &[(&Answer, usize)], scale: f32) -> f32 {
         });
         losses.sum::<f64>()
     };
-    // The loss is convex in 1/T, so it has one minimum in log T, and golden section finds it.
+    // The loss is convex in 1/T, so golden-section search finds its one minimum in log T.
     let golden = (5f64.sqrt() - 1.0) / 2.0;
     let (mut low, mut high) = (0.01f64.ln(), 100f64.ln());
     while high - low > 1e-4 {
@@ -262,14 +251,14 @@ fn softmax(similarities: &[f32], factor: f32) -> Vec<f64> {
     exponentials.iter().map(|e| e / sum).collect()
 }
 
-/// The most similar class and its similarity; the first of equal ones, as the runtime ranks them.
-fn best(answer: &Answer) -> (usize, f32) {
+/// The most similar class and its similarity; of equal ones the first, as in the runtime's ranking.
+fn best(answer: &LabelledAnswer) -> (usize, f32) {
     let all = answer.similarities.iter().copied().enumerate();
     all.reduce(|best, next| if next.1 > best.1 { next } else { best })
         .unwrap_or((0, f32::NEG_INFINITY))
 }
 
-fn margin(answer: &Answer) -> f32 {
+fn margin(answer: &LabelledAnswer) -> f32 {
     let (at, similarity) = best(answer);
     let others = answer
         .similarities
@@ -283,8 +272,8 @@ fn margin(answer: &Answer) -> f32 {
 mod tests {
     use super::*;
 
-    fn answer(similarities: &[f32], label: Label) -> Answer {
-        Answer {
+    fn answer(similarities: &[f32], label: CalibrationLabel) -> LabelledAnswer {
+        LabelledAnswer {
             similarities: similarities.to_vec(),
             negative: None,
             label,
@@ -292,10 +281,10 @@ mod tests {
     }
 
     #[test]
-    fn the_temperature_that_made_the_labels_is_found() {
-        // Labels in exactly the shares of softmax(10 s / 2.5), s = (0.3, 0.1): 0.6900 and 0.3100.
-        let answers: Vec<Answer> = (0..10_000)
-            .map(|i| answer(&[0.3, 0.1], Label::Class(usize::from(i >= 6900))))
+    fn the_temperature_of_calibrated_labels_is_found() {
+        // Labels in the exact shares of softmax(10 s / 2.5), s = (0.3, 0.1): 0.6900 and 0.3100.
+        let answers: Vec<LabelledAnswer> = (0..10_000)
+            .map(|i| answer(&[0.3, 0.1], CalibrationLabel::Class(usize::from(i >= 6900))))
             .collect();
         let fitted = fit(&answers, 10.0, 0.95).unwrap();
         assert!((fitted.temperature - 2.5).abs() < 0.01, "{fitted:?}");
@@ -307,13 +296,13 @@ mod tests {
     }
 
     #[test]
-    fn thresholds_keep_the_asked_share_and_reject_what_lies_below() {
-        let mut answers: Vec<Answer> = (0..100)
-            .map(|i| answer(&[0.5 + i as f32 * 1e-3, 0.2], Label::Class(0)))
+    fn thresholds_keep_the_share_and_reject_what_lies_below() {
+        let mut answers: Vec<LabelledAnswer> = (0..100)
+            .map(|i| answer(&[0.5 + i as f32 * 1e-3, 0.2], CalibrationLabel::Class(0)))
             .collect();
-        answers.push(answer(&[0.30, 0.31], Label::Class(0)));
-        answers.push(answer(&[0.25, 0.2], Label::Stranger));
-        answers.push(answer(&[0.59, 0.1], Label::Stranger));
+        answers.push(answer(&[0.30, 0.31], CalibrationLabel::Class(0)));
+        answers.push(answer(&[0.25, 0.2], CalibrationLabel::Unknown));
+        answers.push(answer(&[0.59, 0.1], CalibrationLabel::Unknown));
         let fitted = fit(&answers, 100.0, 0.9).unwrap();
         assert!(
             (fitted.min_similarity.unwrap() - 0.505).abs() < 1e-6,
@@ -331,9 +320,9 @@ mod tests {
     }
 
     #[test]
-    fn all_right_does_not_mean_infinitely_sure() {
-        let answers: Vec<Answer> = (0..20)
-            .map(|_| answer(&[0.3, 0.1], Label::Class(0)))
+    fn the_temperature_is_finite_if_all_images_are_correct() {
+        let answers: Vec<LabelledAnswer> = (0..20)
+            .map(|_| answer(&[0.3, 0.1], CalibrationLabel::Class(0)))
             .collect();
         let fitted = fit(&answers, 100.0, 0.95).unwrap();
         // 21/22 = 1 / (1 + exp(-20 / T))
@@ -344,9 +333,9 @@ mod tests {
     }
 
     #[test]
-    fn one_class_and_strangers_alone_are_answered() {
-        assert!(fit(&[answer(&[0.3], Label::Stranger)], 100.0, 0.95).is_err());
-        let one = fit(&[answer(&[0.3], Label::Class(0))], 100.0, 0.95).unwrap();
+    fn a_single_class_is_fitted_and_unknown_images_alone_are_an_error() {
+        assert!(fit(&[answer(&[0.3], CalibrationLabel::Unknown)], 100.0, 0.95).is_err());
+        let one = fit(&[answer(&[0.3], CalibrationLabel::Class(0))], 100.0, 0.95).unwrap();
         assert!(one.temperature.is_finite() && one.min_margin.is_none());
     }
 }

@@ -1,12 +1,11 @@
-//! The images of the self-test: generated, so that no user's photo travels in a bundle.
+//! The images of the self-test: generated, so that no bundle contains a user's photo.
 
 use anyhow::Result;
 use image::ImageEncoder;
 use image::codecs::png::PngEncoder;
 use pinhole_preprocessing::RgbImage;
 
-/// Name inside the bundle and pixels of each golden image. Sides differ and are not square, so that the
-/// self-test covers resizing and cropping, up and down.
+/// Name inside the bundle and pixels of each golden image. Their sizes cover cropping, and resizing up and down.
 pub(crate) fn images() -> Result<Vec<(&'static str, RgbImage)>> {
     Ok(vec![
         ("golden/bars.png", image(160, 120, bars)?),
@@ -33,13 +32,13 @@ fn image(width: u32, height: u32, colour: impl Fn(f32, f32) -> [f32; 3]) -> Resu
     Ok(RgbImage::new(width, height, data)?)
 }
 
-/// Eight colour bars that darken downwards.
+/// Eight colour bars, darker towards the bottom.
 fn bars(x: f32, y: f32) -> [f32; 3] {
     let bar = (x * 8.0) as u32;
     [bar & 1, bar >> 1 & 1, bar >> 2 & 1].map(|bit| (0.15 + 0.85 * bit as f32) * (1.0 - 0.6 * y))
 }
 
-/// An orange disc before a blue gradient.
+/// An orange disc on a blue gradient.
 fn disc(x: f32, y: f32) -> [f32; 3] {
     let inside = (x - 0.5).powi(2) + (0.9 * (y - 0.45)).powi(2) < 0.09;
     if inside {

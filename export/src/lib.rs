@@ -1,18 +1,34 @@
-//! From a checkpoint to a bundle.
+//! Export: from a checkpoint to a bundle.
 //!
-//! [`export`] writes the image tower as ONNX ([`graph`]), computes the class embeddings, runs the result
-//! with the board's own runtime for the golden embeddings and the fidelity, and publishes the bundle
-//! with one rename.
+//! [`export`] runs one stage after the other, each on the results of the earlier ones:
+//!
+//! 1. class embeddings (`class_embeddings.rs`)
+//! 2. the image encoder as an ONNX [`graph`], quantised and measured against f32 (`image_encoder.rs`,
+//!    `quantization.rs`, `fidelity.rs`)
+//! 3. the text encoder, for bundles that include it (`text_encoder.rs`)
+//! 4. the head, static or conditional (`head.rs`)
+//! 5. temperature and thresholds (`calibrate.rs`), which [`calibrate`] also fits for an existing bundle
+//!
+//! Then it writes the manifest, once, and renames the folder into place.
 
-mod bundle;
 mod calibrate;
+mod class_embeddings;
+mod export;
 mod fidelity;
 mod golden;
 pub mod graph;
+mod head;
+mod image_encoder;
+mod images;
+mod progress;
 mod quantization;
 mod rounding;
 mod text_encoder;
 
-pub use bundle::{Exported, Prompts, Request, Step, export};
-pub use calibrate::{CalibrationImage, Label, images_below};
-pub use fidelity::Gate;
+pub use calibrate::{CalibrationOptions, calibrate};
+pub use class_embeddings::{ClassPrompts, TextOptions};
+pub use export::{ExportOptions, Exported, export};
+pub use fidelity::FidelityGate;
+pub use image_encoder::EncoderOptions;
+pub use images::{CalibrationImages, CalibrationLabel};
+pub use progress::{ExportProgress, ExportStep};

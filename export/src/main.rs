@@ -8,12 +8,15 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use pinhole_checkpoint::{Checkpoint, OpenOptions, read_prompt_learner};
-use pinhole_export::graph::Encoder;
-use pinhole_export::{Exported, Gate, Prompts, Request, Step, images_below};
+use pinhole_export::graph::{GraphOptions, OnnxEncoder};
+use pinhole_export::{
+    CalibrationImages, CalibrationOptions, ClassPrompts, EncoderOptions, ExportOptions, ExportStep,
+    Exported, FidelityGate, TextOptions,
+};
 use pinhole_model::{Activation, ClassPosition, Precision, PromptLearner};
 use pinhole_prompts::{Classes, Templates, TextEncoder, Tokenizer};
 
-/// Turn a CLIP checkpoint into a bundle that pinhole runs offline.
+/// Convert CLIP checkpoints to bundles, which pinhole runs offline.
 #[derive(Parser)]
 #[command(name = "pinhole-export", version, max_term_width = 100)]
 struct Cli {
@@ -23,30 +26,53 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Write a bundle: ONNX image encoder, class embeddings, manifest
+    /// Write a bundle from a CLIP checkpoint
+    ///
+    /// A bundle is a folder with the image encoder, the class embeddings and a manifest.
+    #[command(after_help = BUNDLE_EXAMPLE)]
     Bundle(BundleArgs),
-    /// Write a bundle around an image encoder in ONNX from elsewhere, float or quantised
+    /// Write a bundle with an image encoder from an ONNX file, float or quantised
+    #[command(after_help = ONNX_EXAMPLE)]
     Onnx(OnnxArgs),
-    /// Print the embedding of each text
+    /// Calibrate an existing bundle on labelled images
+    ///
+    /// Fits the temperature of the probabilities and the thresholds for "unknown", and replaces the bundle atomically.
+    #[command(after_help = CALIBRATE_EXAMPLE)]
+    Calibrate(CalibrateArgs),
+    /// Print the embeddings of texts
+    #[command(after_help = TEXT_EXAMPLE)]
     Text {
         #[command(flatten)]
         model: Model,
-        /// Print one JSON object a line
+        /// Print one JSON object per line
         #[arg(long)]
         json: bool,
-        /// The texts
+        /// Texts to embed
         #[arg(required = true, value_name = "TEXT")]
         texts: Vec<String>,
     },
 }
 
+const BUNDLE_EXAMPLE: &str = "\
+Example:
+  pinhole-export bundle --clip ViT-B-32.pt --classes classes.txt --precision int8 \\
+      --calibration photos --out bundle";
+const ONNX_EXAMPLE: &str = "\
+Example:
+  pinhole-export onnx --encoder image_encoder.onnx --clip ViT-B-32.pt --classes classes.txt --out bundle";
+const CALIBRATE_EXAMPLE: &str = "\
+Example, with photos in photos/cat, photos/dog and photos/other:
+  pinhole-export calibrate bundle --calibration photos";
+const TEXT_EXAMPLE: &str = "\
+Example:
+  pinhole-export text --clip ViT-B-32.pt --json \"a photo of a cat\"";
+
 #[derive(Args)]
 struct Model {
-    /// CLIP checkpoint: OpenAI's .pt, open_clip's .safetensors, .bin or .pt, or a folder of open_clip or
-    /// transformers
+    /// CLIP checkpoint: OpenAI's .pt; open_clip's .safetensors, .bin or .pt; a folder of open_clip or transformers
     #[arg(long, value_name = "CHECKPOINT")]
     clip: PathBuf,
-    /// Activation function, where no config file tells it
+    /// Activation function of the model [default: from the configuration file or the file format]
     #[arg(long)]
     activation: Option<ActivationName>,
 }
@@ -55,81 +81,95 @@ struct Model {
 struct BundleArgs {
     #[command(flatten)]
     common: CommonArgs,
-    /// How the weights are stored
+    /// Storage format of the weights
     #[arg(long, default_value = "f32")]
     precision: PrecisionName,
-    /// Fail where the mean cosine with f32 is lower, of the image embeddings or, where the text tower goes
-    /// along, of its class embeddings; 0 turns it off
+    /// Least mean cosine of embeddings with f32, 0 to 1; below it the export fails. Applies to the image embeddings
+    /// and, with --with-text, to the class embeddings. 0 turns it off
     #[arg(long, default_value_t = 0.98, value_parser = share)]
     min_cosine: f32,
-    /// Fail where fewer images keep their best class; 0 turns it off
+    /// Least share of images with the same best class as in f32, 0 to 1; below it the export fails. 0 turns it off
     #[arg(long, default_value_t = 0.9, value_parser = share)]
     min_agreement: f32,
-    /// Print how each layer was written and what that does to the embedding
+    /// Print how each layer was quantised, its error and its sensitivity
     #[arg(long)]
     report: bool,
-    /// Write standard operators alone, for runtimes that do not expand functions
+    /// Write standard ONNX operators only, for runtimes that do not expand functions
     #[arg(long)]
     flat: bool,
 }
 
 #[derive(Args)]
 struct OnnxArgs {
-    /// ONNX file: normalised pixels f32 [N, 3, S, S] to embeddings f32 [N, D], as torch.onnx exports an image
-    /// tower, or ONNX Runtime's quantiser writes it. The text side and the preprocessing come from --clip
+    /// ONNX file: normalised pixels f32 [N, 3, S, S] to embeddings f32 [N, D], as exported by torch.onnx or quantised
+    /// by ONNX Runtime. Text encoder and preprocessing come from --clip
     #[arg(long, value_name = "FILE.onnx")]
     encoder: PathBuf,
     #[command(flatten)]
     common: CommonArgs,
 }
 
-/// What a bundle has whatever encodes the images.
+/// Options of the commands that write a bundle.
 #[derive(Args)]
 struct CommonArgs {
     #[command(flatten)]
     model: Model,
-    /// Text file with one class name a line
+    /// Text file with one class name per line
     #[arg(long, value_name = "FILE")]
     classes: PathBuf,
-    /// A file with one template a line, the name of a built-in set, or one template with {} in it
+    /// Prompt templates: a file with one per line, the name of a built-in set, or one template that contains {}
     #[arg(long, default_value = "photo", value_name = "FILE|NAME|TEMPLATE")]
     templates: String,
-    /// What CoOp or CoCoOp learned, in the templates' place: the reference's model.pth.tar-N, or a file of
-    /// pinhole-train
+    /// Learned prompts of CoOp or CoCoOp instead of templates: the reference implementation's model.pth.tar-N, or a
+    /// file of pinhole-train
     #[arg(long, value_name = "FILE", conflicts_with = "templates")]
     prompt_learner: Option<PathBuf>,
-    /// Where the class name stands among the learned vectors; the reference's files do not say it
-    /// [default: what the file says, else end]
+    /// Position of the class name among the learned context vectors [default: from the file, else end]
     #[arg(long, requires = "prompt_learner")]
     class_position: Option<PositionName>,
-    /// Text file with one text a line for what is none of the classes, such as "an empty room"
+    /// Text file with one text per line for images of none of the classes, such as "an empty room"
     #[arg(long, value_name = "FILE")]
     negatives: Option<PathBuf>,
-    /// Take the text tower along, so that `pinhole classes` can name new classes on the board
+    /// Include the text encoder, so that `pinhole classes` can name new classes on the board
     #[arg(long)]
     with_text: bool,
-    /// Folder of images to measure a reduced precision on [default: generated images]; with a folder a
-    /// class, also to fit the temperature and the thresholds for "unknown" to. Folders that are no class
-    /// count as unknown
+    /// Folder of images to measure a reduced precision on [default: generated images]. With one folder per class, also
+    /// to fit the temperature and the thresholds for "unknown"; images in other folders count as unknown
     #[arg(long, value_name = "DIR")]
     calibration: Option<PathBuf>,
-    /// Share of the rightly classified calibration images that those thresholds keep
+    /// Share of the correctly classified calibration images that the thresholds keep, 0 to 1
     #[arg(long, default_value_t = 0.95, value_parser = share)]
     keep: f32,
-    /// Text file about origin, intended use and limits, to travel in the bundle
+    /// Text file about origin, intended use and limits, to store in the bundle
     #[arg(long, value_name = "FILE")]
     model_card: Option<PathBuf>,
-    /// The bundle's folder; it must not exist
+    /// Folder of the new bundle; it must not exist
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+}
+
+#[derive(Args)]
+struct CalibrateArgs {
+    /// The bundle
+    #[arg(value_name = "BUNDLE")]
+    bundle: PathBuf,
+    /// Folder with one folder of images per class; images in other folders count as unknown
+    #[arg(long, value_name = "DIR")]
+    calibration: PathBuf,
+    /// Share of the correctly classified calibration images that the thresholds keep, 0 to 1
+    #[arg(long, default_value_t = 0.95, value_parser = share)]
+    keep: f32,
+    /// Text file that replaces the bundle's text about origin, intended use and limits
+    #[arg(long, value_name = "FILE")]
+    model_card: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 #[value(rename_all = "lowercase")]
 enum ActivationName {
-    /// x * sigmoid(1.702 x): OpenAI, metaclip and *-quickgelu weights
+    /// x * sigmoid(1.702 x): OpenAI, MetaCLIP and *-quickgelu weights
     QuickGelu,
-    /// Exact GELU: laion2b and datacomp weights
+    /// Exact GELU: LAION and DataComp weights
     Gelu,
 }
 
@@ -144,7 +184,7 @@ enum PositionName {
 enum PrecisionName {
     F32,
     F16,
-    /// 8-bit integers, a quarter of the size, for vision transformers
+    /// 8-bit integers, a quarter of the size; vision transformers only
     Int8,
 }
 
@@ -158,15 +198,6 @@ impl From<PrecisionName> for Precision {
     }
 }
 
-impl BundleArgs {
-    fn gate(&self) -> Gate {
-        Gate {
-            min_cosine: self.min_cosine,
-            min_agreement: self.min_agreement,
-        }
-    }
-}
-
 fn share(text: &str) -> Result<f32, String> {
     match text.parse() {
         Ok(v) if (0.0..=1.0).contains(&v) => Ok(v),
@@ -176,8 +207,9 @@ fn share(text: &str) -> Result<f32, String> {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Bundle(args) => bundle(&args.common, Images::Tower(&args)),
-        Command::Onnx(args) => bundle(&args.common, Images::Encoder(&args.encoder)),
+        Command::Bundle(args) => bundle(&args),
+        Command::Onnx(args) => onnx(&args),
+        Command::Calibrate(args) => calibrate(&args),
         Command::Text { model, json, texts } => text(&model, json, &texts),
     };
     match result {
@@ -189,96 +221,77 @@ fn main() -> ExitCode {
     }
 }
 
-fn open(model: &Model) -> Result<Checkpoint> {
-    let activation = model.activation.map(|a| match a {
-        ActivationName::QuickGelu => Activation::QuickGelu,
-        ActivationName::Gelu => Activation::Gelu,
-    });
-    let checkpoint = Checkpoint::open(&model.clip, &OpenOptions { activation })?;
-    for assumption in checkpoint.assumptions() {
-        eprintln!("note: {assumption}");
-    }
-    Ok(checkpoint)
+fn bundle(args: &BundleArgs) -> Result<()> {
+    let encoder = EncoderOptions::Checkpoint {
+        graph: GraphOptions {
+            precision: args.precision.into(),
+            flat: args.flat,
+        },
+        gate: FidelityGate {
+            min_cosine: args.min_cosine,
+            min_agreement: args.min_agreement,
+        },
+        report: args.report,
+    };
+    export(&args.common, encoder, &args.common.model.clip)
 }
 
-/// What encodes the images.
-#[derive(Clone, Copy)]
-enum Images<'a> {
-    /// The checkpoint's image tower.
-    Tower(&'a BundleArgs),
-    /// An ONNX file.
-    Encoder(&'a Path),
+fn onnx(args: &OnnxArgs) -> Result<()> {
+    let encoder = OnnxEncoder::open(&args.encoder)?;
+    export(&args.common, EncoderOptions::Onnx(&encoder), &args.encoder)
 }
 
-fn bundle(args: &CommonArgs, images: Images) -> Result<()> {
+/// `origin` is the file that the image encoder comes from.
+fn export(args: &CommonArgs, encoder: EncoderOptions, origin: &Path) -> Result<()> {
     let classes = Classes::read(&args.classes)?;
     let templates = Templates::parse(&args.templates)?;
     let negatives = match &args.negatives {
         Some(file) => Classes::read(file)?.names().to_vec(),
         None => vec![],
     };
-    let (calibration, strangers) = match &args.calibration {
-        Some(folder) => images_below(folder, classes.names())?,
-        None => (vec![], vec![]),
+    let images = match &args.calibration {
+        Some(folder) => calibration_images(folder, classes.names())?,
+        None => CalibrationImages::default(),
     };
-    if !strangers.is_empty() {
+    if images.labels().is_none() {
         eprintln!(
-            "note: --calibration: taken for none of the classes: {}",
-            strangers.join(", ")
-        );
-    }
-    if !calibration.iter().any(|image| image.label.is_some()) {
-        eprintln!(
-            "note: probabilities are uncalibrated, and no threshold says \"unknown\": give --calibration a \
-             folder with a folder of images for each class"
+            "note: the bundle is not calibrated: probabilities may be over- or underconfident, and no threshold \
+             rejects unknown images; use --calibration with one folder of images per class"
         );
     }
     let checkpoint = open(&args.model)?;
     let learner = args.prompt_learner.as_deref().map(read_prompt_learner);
     let learner = learner.transpose()?;
     let prompts = match &learner {
-        Some(learner) => Prompts::Learned(learner, class_position(args, learner)),
-        None => Prompts::Templates(&templates),
+        Some(learner) => ClassPrompts::Learned(learner, class_position(args, learner)),
+        None => ClassPrompts::Templates(&templates),
     };
     let model_card = match &args.model_card {
-        Some(path) => std::fs::read_to_string(path)
-            .with_context(|| format!("{}: cannot read", path.display()))?,
-        None => default_model_card(match images {
-            Images::Tower(_) => &args.model.clip,
-            Images::Encoder(path) => path,
-        }),
+        Some(path) => read_text(path)?,
+        None => default_model_card(origin),
     };
-    let encoder = match images {
-        Images::Encoder(path) => Some(Encoder::open(path)?),
-        Images::Tower(_) => None,
-    };
-    // What is fixed in a file from elsewhere has no gate.
-    let (precision, flat, gate, report) = match images {
-        Images::Tower(args) => (args.precision.into(), args.flat, args.gate(), args.report),
-        Images::Encoder(_) => (Precision::F32, true, Gate::OFF, false),
-    };
-    let request = Request {
+    let options = ExportOptions {
         checkpoint: &checkpoint,
-        encoder: encoder.as_ref(),
-        classes: &classes,
-        prompts,
-        with_text: args.with_text,
-        negatives: &negatives,
-        precision,
-        flat,
-        calibration: &calibration,
-        keep: args.keep,
-        gate,
-        report,
+        text: TextOptions {
+            classes: &classes,
+            prompts,
+            negatives: &negatives,
+            include_text_encoder: args.with_text,
+        },
+        encoder,
+        calibration: CalibrationOptions {
+            images: &images,
+            keep: args.keep,
+        },
         model_card,
         out: &args.out,
     };
     let mut bar = StepBar::default();
-    let Exported { manifest, report } =
-        pinhole_export::export(&request, &mut |step, done, total| {
-            bar.show(step, done, total)
-        })?;
+    let exported = pinhole_export::export(&options, &mut |step, done, total| {
+        bar.show(step, done, total)
+    });
     bar.finish();
+    let Exported { manifest, report } = exported?;
     if let Some(report) = report {
         write!(std::io::stdout(), "{report}")?;
     }
@@ -294,7 +307,68 @@ fn bundle(args: &CommonArgs, images: Images) -> Result<()> {
     Ok(())
 }
 
-/// From the command line, else from the file, else the reference's default, which is said.
+fn calibrate(args: &CalibrateArgs) -> Result<()> {
+    let bundle = pinhole::Bundle::open(&args.bundle)?;
+    let images = calibration_images(&args.calibration, &bundle.manifest().classes)?;
+    let options = CalibrationOptions {
+        images: &images,
+        keep: args.keep,
+    };
+    let model_card = args.model_card.as_deref().map(read_text).transpose()?;
+    let mut bar = StepBar::default();
+    let manifest = pinhole_export::calibrate(
+        &args.bundle,
+        &options,
+        model_card,
+        &mut |step, done, total| bar.show(step, done, total),
+    );
+    bar.finish();
+    let manifest = manifest?;
+    if let Some(found) = manifest.calibration {
+        eprintln!(
+            "{}: temperature {:.3}; {} images, {:.1} % correct; calibration error {:.3} before, {:.3} after; {:.1} % of \
+             the correct answers kept",
+            args.bundle.display(),
+            manifest.temperature,
+            found.images,
+            100.0 * found.accuracy,
+            found.ece_before,
+            found.ece_after,
+            100.0 * found.kept,
+        );
+    }
+    Ok(())
+}
+
+fn calibration_images(folder: &Path, classes: &[String]) -> Result<CalibrationImages> {
+    let images = CalibrationImages::find(folder, classes)?;
+    let unknown = images.unknown_folders();
+    if !unknown.is_empty() {
+        eprintln!(
+            "note: --calibration: these folders match none of the classes, and their images count as unknown: {}",
+            unknown.join(", ")
+        );
+    }
+    Ok(images)
+}
+
+fn open(model: &Model) -> Result<Checkpoint> {
+    let activation = model.activation.map(|a| match a {
+        ActivationName::QuickGelu => Activation::QuickGelu,
+        ActivationName::Gelu => Activation::Gelu,
+    });
+    let checkpoint = Checkpoint::open(&model.clip, &OpenOptions { activation })?;
+    for assumption in checkpoint.assumptions() {
+        eprintln!("note: {assumption}");
+    }
+    Ok(checkpoint)
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))
+}
+
+/// From the command line, else from the file, else the reference implementation's default, which is reported.
 fn class_position(args: &CommonArgs, learner: &PromptLearner) -> ClassPosition {
     let asked = args.class_position.map(|position| match position {
         PositionName::End => ClassPosition::End,
@@ -303,7 +377,7 @@ fn class_position(args: &CommonArgs, learner: &PromptLearner) -> ClassPosition {
     });
     asked.or(learner.class_position).unwrap_or_else(|| {
         eprintln!(
-            "note: the prompt learner's file does not say where the class name stands: behind the context \
+            "note: the prompt learner's file does not record the position of the class name: assuming the end \
              (--class-position end)"
         );
         ClassPosition::End
@@ -316,19 +390,19 @@ fn default_model_card(model: &Path) -> String {
         |n| n.to_string_lossy().into_owned(),
     );
     format!(
-        "Exported from {name}. Test the bundle on images of its own \
-         surroundings before relying on it; mind the terms and limits of the model that it was made from."
+        "Exported from {name}. Test the bundle on images from where it will be used before relying on it. The terms \
+         and limits of the original model apply."
     )
 }
 
 fn text(model: &Model, json: bool, texts: &[String]) -> Result<()> {
     let checkpoint = open(model)?;
-    let tower = TextEncoder::load(&checkpoint)?;
+    let encoder = TextEncoder::load(&checkpoint)?;
     let tokenizer = Tokenizer::new();
     let context_length = checkpoint.config().text.context_length;
     let mut out = std::io::stdout().lock();
     for text in texts {
-        let embedding = tower.embed_tokens(&tokenizer.tokens(text, context_length)?)?;
+        let embedding = encoder.embed_tokens(&tokenizer.tokens(text, context_length)?)?;
         if json {
             let line = serde_json::json!({ "text": text, "embedding": embedding });
             writeln!(out, "{line}")?;
@@ -340,32 +414,32 @@ fn text(model: &Model, json: bool, texts: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// One bar a step; indicatif draws it on a terminal alone.
+/// One progress bar per step; indicatif draws it on a terminal only.
 #[derive(Default)]
 struct StepBar {
-    current: Option<(Step, ProgressBar)>,
+    current: Option<(ExportStep, ProgressBar)>,
 }
 
 impl StepBar {
-    fn show(&mut self, step: Step, done: u64, total: u64) {
+    fn show(&mut self, step: ExportStep, done: u64, total: u64) {
         if self
             .current
             .as_ref()
             .is_none_or(|(current, _)| *current != step)
         {
             self.finish();
-            let style = ProgressStyle::with_template("{msg:<16} {wide_bar} {pos}/{len}")
+            let style = ProgressStyle::with_template("{msg:<20} {wide_bar} {pos}/{len}")
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
             let message = match step {
-                Step::Text => "class embeddings",
-                Step::Graph => "image encoder",
-                Step::Reference => "f32 reference",
-                Step::Layers => "layers",
-                Step::Damage => "damage by layer",
-                Step::Fidelity => "fidelity",
-                Step::Embeddings => "embeddings",
-                Step::Conditional => "conditional head",
-                Step::Calibration => "calibration",
+                ExportStep::Text => "class embeddings",
+                ExportStep::Graph => "image encoder",
+                ExportStep::Reference => "f32 reference",
+                ExportStep::LayerInputs => "layer inputs",
+                ExportStep::Sensitivity => "sensitivity by layer",
+                ExportStep::Fidelity => "fidelity",
+                ExportStep::Embeddings => "embeddings",
+                ExportStep::Conditional => "conditional head",
+                ExportStep::Calibration => "calibration",
             };
             self.current = Some((
                 step,

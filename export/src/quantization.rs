@@ -1,5 +1,4 @@
-//! Linear layers in 8-bit integers: how each is written is chosen by the error that it leaves on what the
-//! layer reads on calibration images.
+//! The form of each linear layer in 8-bit integers, chosen by the quantisation error on calibration images.
 
 use std::collections::BTreeSet;
 
@@ -7,37 +6,39 @@ use anyhow::{Result, ensure};
 use pinhole_kernels::{Int8Input, PackedLinear, PackedLinearInt8, Prologue};
 use pinhole_model::Activation;
 
-use crate::rounding::{clipped_scales, mean, powers, quantize, scale_rows, scales, settle};
+use crate::rounding::{
+    clipped_scales, coordinate_descent, mean, mean_squares, quantize, scale_rows, scales,
+};
 
-/// What is known of a tower's linear layers, and what was chosen for them.
+/// The linear layers of an image encoder: samples of their inputs, and the form chosen for each.
 #[derive(Default)]
-pub(crate) struct Quantization {
+pub(crate) struct QuantizationPlan {
     /// In the order of execution.
-    inputs: Vec<(String, Inputs)>,
-    layers: Vec<Layer>,
+    inputs: Vec<(String, LayerInputs)>,
+    layers: Vec<QuantizedLayer>,
     float: BTreeSet<String>,
 }
 
 /// What a linear layer reads on the calibration images.
-struct Inputs {
+struct LayerInputs {
     width: usize,
-    /// The least and the largest value of each channel over every row shown.
+    /// Least and largest value of each channel over all rows.
     range: Vec<[f32; 2]>,
-    /// Rows to choose on.
+    /// Rows that the form is fitted on.
     fit: Vec<f32>,
-    /// Rows of other images, to judge a choice by.
-    judge: Vec<f32>,
-    /// Shown so far, and to be shown in all.
-    images: [usize; 2],
+    /// Held-out rows, of other images, that forms are compared on.
+    held_out: Vec<f32>,
+    images_done: usize,
+    images: usize,
 }
 
-/// Rows of a layer's input that are kept to choose on.
+/// Rows of a layer's input to fit on.
 const FIT_ROWS: usize = 1024;
-/// Rows that are kept to judge by.
-const JUDGE_ROWS: usize = 256;
+/// Held-out rows.
+const HELD_OUT_ROWS: usize = 256;
 
-impl Inputs {
-    fn show(&mut self, x: &[f32]) {
+impl LayerInputs {
+    fn record(&mut self, x: &[f32]) {
         let width = self.width;
         for row in x.chunks_exact(width) {
             for ([least, largest], x) in self.range.iter_mut().zip(row) {
@@ -46,77 +47,91 @@ impl Inputs {
             }
         }
         let rows = x.len() / width;
-        let [image, images] = self.images;
-        let (part, most) = match image.is_multiple_of(2) {
-            true => (&mut self.fit, FIT_ROWS),
-            false => (&mut self.judge, JUDGE_ROWS),
+        let image = self.images_done;
+        let (kept, limit) = if image.is_multiple_of(2) {
+            (&mut self.fit, FIT_ROWS)
+        } else {
+            (&mut self.held_out, HELD_OUT_ROWS)
         };
-        let take = most.div_ceil(images.div_ceil(2)).min(rows);
+        let take = limit.div_ceil(self.images.div_ceil(2)).min(rows);
         for i in 0..take {
-            // Spread over the image's rows, from another one on in each image.
+            // Spread over the image's rows, with another start in each image.
             let at = (i * rows / take + image) % rows;
-            part.extend_from_slice(&x[at * width..][..width]);
+            kept.extend_from_slice(&x[at * width..][..width]);
         }
-        self.images[0] += 1;
+        self.images_done += 1;
     }
 
-    /// max |x - centre| of each channel, the centre being nought where it is not there.
-    fn largest(&self, centre: &[f32]) -> Vec<f32> {
-        let centres = centre.iter().copied().chain(std::iter::repeat(0.0));
-        let ranges = self.range.iter().zip(centres);
+    /// max |x - mean| of each channel; `means` may be empty, for 0.
+    fn largest(&self, means: &[f32]) -> Vec<f32> {
+        let means = means.iter().copied().chain(std::iter::repeat(0.0));
+        let ranges = self.range.iter().zip(means);
         ranges
-            .map(|([least, largest], centre)| (largest - centre).max(centre - least))
+            .map(|([least, largest], mean)| (largest - mean).max(mean - least))
             .collect()
     }
 
-    fn judge(&self) -> &[f32] {
-        match self.judge.is_empty() {
-            true => &self.fit,
-            false => &self.judge,
+    /// The held-out rows; of a single image, the rows to fit on.
+    fn held_out(&self) -> &[f32] {
+        if self.held_out.is_empty() {
+            &self.fit
+        } else {
+            &self.held_out
         }
     }
 }
 
-/// A linear layer as the checkpoint has it.
-pub(crate) struct Float<'a> {
-    /// [inputs, outputs]
-    pub weight: &'a [f32],
-    pub bias: &'a [f32],
-    pub activation: Option<Activation>,
+/// A linear layer in floating point.
+pub(crate) struct FloatLinear<'a> {
+    /// `[inputs, outputs]`
+    weight: &'a [f32],
+    bias: &'a [f32],
+    activation: Option<Activation>,
 }
 
-/// How a layer's inputs come, which decides what can be done for them.
+impl<'a> FloatLinear<'a> {
+    /// `weight` is `[inputs, outputs]`.
+    pub(crate) fn new(weight: &'a [f32], bias: &'a [f32], activation: Option<Activation>) -> Self {
+        Self {
+            weight,
+            bias,
+            activation,
+        }
+    }
+}
+
+/// Where a layer's inputs come from, which decides what can be done to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum InputOrigin {
     /// Pixels, which are bytes already.
     Pixels,
-    /// Rows behind an activation function: nothing before them can scale them, and no value is far below zero.
-    Activated,
-    /// Rows behind something linear, a layer norm or the values of an attention, that takes a factor a channel.
+    /// An activation function: nothing before it can scale the channels, and no value is far below 0.
+    Activation,
+    /// A layer norm or the values of an attention, which can shift and scale each channel.
     Scalable,
 }
 
-/// What is done to a layer's inputs before it reads them, by what stands before the layer. Each may be empty.
+/// What the operation before a layer does to the layer's inputs. Each list may be empty.
 #[derive(Clone, Default)]
-pub(crate) struct Preparation {
-    /// Taken from each channel; the layer's bias makes up for it.
-    pub centre: Vec<f32>,
-    /// What each channel is divided by then; the layer's weights make up for it.
+pub(crate) struct InputTransform {
+    /// Subtracted per channel; the layer's bias compensates.
+    pub means: Vec<f32>,
+    /// SmoothQuant's factors: each channel is then divided by its own; the layer's weights compensate.
     pub divisors: Vec<f32>,
 }
 
-impl Preparation {
-    /// Both, to rows of a layer's inputs or to something that is added to them.
+impl InputTransform {
+    /// Transforms rows of a layer's inputs, or values that are added to them.
     pub(crate) fn apply(&self, x: &mut [f32]) {
-        if !self.centre.is_empty() {
-            for row in x.chunks_exact_mut(self.centre.len()) {
-                row.iter_mut().zip(&self.centre).for_each(|(x, c)| *x -= c);
+        if !self.means.is_empty() {
+            for row in x.chunks_exact_mut(self.means.len()) {
+                row.iter_mut().zip(&self.means).for_each(|(x, m)| *x -= m);
             }
         }
         self.divide(x);
     }
 
-    /// The division alone, of something that is multiplied with the inputs.
+    /// The division alone, for values that multiply the inputs.
     pub(crate) fn divide(&self, x: &mut [f32]) {
         if !self.divisors.is_empty() {
             for row in x.chunks_exact_mut(self.divisors.len()) {
@@ -130,48 +145,51 @@ impl Preparation {
 
 /// A linear layer in 8-bit integers.
 #[derive(Clone)]
-pub(crate) struct Layer {
+pub(crate) struct QuantizedLayer {
     pub name: String,
-    pub source: Source,
+    origin: InputOrigin,
     pub activation: Option<Activation>,
-    pub preparation: Preparation,
-    /// [inputs, outputs], for inputs that are prepared.
+    pub input_transform: InputTransform,
+    /// `[inputs, outputs]`, for transformed inputs.
     pub weight: Vec<i8>,
+    /// Per output channel.
     pub scale: Vec<f32>,
-    /// For inputs that are prepared.
+    /// For transformed inputs.
     pub bias: Vec<f32>,
-    /// Added to each input, which is quantised to u8 then.
+    /// Added to each input, which is then quantised to u8.
     pub offset: Option<f32>,
+    /// SmoothQuant's migration strength.
     alpha: Option<f32>,
-    /// Relative error of the output on the rows to judge by; NaN where there were none.
-    pub error: f32,
-    /// The same in the plainest form: s8 of the inputs as they are, each weight the nearest.
-    plain_error: f32,
-    /// The largest channel's max |x| by the median channel's.
-    outliers: f32,
-    /// 1 - cosine of the embedding where this layer alone is in integers.
-    pub damage: Option<f32>,
+    /// Relative error of the output on the held-out rows; NaN without calibration.
+    error: f32,
+    /// The same of the baseline: s8 inputs as they are, weights rounded to nearest.
+    baseline_error: f32,
+    /// Ratio of the largest channel's max |x| to the median channel's.
+    outlier_ratio: f32,
+    /// 1 - cosine of the embedding where only this layer is in integers.
+    pub sensitivity: Option<f32>,
 }
 
-impl Quantization {
-    /// Takes in what layer `name` reads on one of `images` images: `x` of rows of `width`.
-    pub(crate) fn show(&mut self, name: &str, x: &[f32], width: usize, images: usize) {
+impl QuantizationPlan {
+    /// Records rows `x` of `width` values, which layer `name` reads on one of `images` images.
+    pub(crate) fn record(&mut self, name: &str, x: &[f32], width: usize, images: usize) {
         let at = self.inputs.iter().position(|(n, _)| n == name);
         let at = at.unwrap_or_else(|| {
-            let inputs = Inputs {
+            let inputs = LayerInputs {
                 width,
                 range: vec![[f32::INFINITY, f32::NEG_INFINITY]; width],
                 fit: vec![],
-                judge: vec![],
-                images: [0, images],
+                held_out: vec![],
+                images_done: 0,
+                images,
             };
             self.inputs.push((name.into(), inputs));
             self.inputs.len() - 1
         });
-        self.inputs[at].1.show(x);
+        self.inputs[at].1.record(x);
     }
 
-    /// Writes the layers `names` in floating point from now on.
+    /// Keeps the layers `names` in floating point.
     pub(crate) fn keep_float(&mut self, names: impl IntoIterator<Item = String>) {
         self.float.extend(names);
     }
@@ -180,21 +198,22 @@ impl Quantization {
         self.float.contains(name)
     }
 
-    pub(crate) fn layers(&self) -> &[Layer] {
-        &self.layers
-    }
-
-    pub(crate) fn layers_mut(&mut self) -> &mut [Layer] {
+    pub(crate) fn layers_mut(&mut self) -> &mut [QuantizedLayer] {
         &mut self.layers
     }
 
-    /// Layer `name` in integers, chosen when first asked for.
-    pub(crate) fn layer(&mut self, name: &str, float: &Float, source: Source) -> Result<&Layer> {
+    /// Layer `name` in integers; its form is chosen at the first call.
+    pub(crate) fn layer(
+        &mut self,
+        name: &str,
+        float: &FloatLinear,
+        origin: InputOrigin,
+    ) -> Result<&QuantizedLayer> {
         let at = match self.layers.iter().position(|l| l.name == name) {
             Some(at) => at,
             None => {
                 let inputs = self.inputs.iter().find(|(n, _)| n == name);
-                let layer = choose(name, float, source, inputs.map(|(_, inputs)| inputs))?;
+                let layer = quantize_layer(name, float, origin, inputs.map(|(_, inputs)| inputs))?;
                 self.layers.push(layer);
                 self.layers.len() - 1
             }
@@ -202,19 +221,17 @@ impl Quantization {
         Ok(&self.layers[at])
     }
 
-    /// Names of the layers that do the most damage, the worst first, as many as hold at most a share of
-    /// `most` of the weights.
-    pub(crate) fn worst(&self, most: f32) -> Vec<String> {
-        let mut layers: Vec<&Layer> = self.layers.iter().collect();
-        layers.sort_by(|a, b| {
-            let damage = |l: &Layer| l.damage.unwrap_or(0.0);
-            damage(b).total_cmp(&damage(a))
-        });
+    /// Names of the most sensitive layers, in descending order, that together hold at most the share `max_share` of
+    /// the weights.
+    pub(crate) fn most_sensitive(&self, max_share: f32) -> Vec<String> {
+        let mut layers: Vec<&QuantizedLayer> = self.layers.iter().collect();
+        let sensitivity = |l: &QuantizedLayer| l.sensitivity.unwrap_or(0.0);
+        layers.sort_by(|a, b| sensitivity(b).total_cmp(&sensitivity(a)));
         let total: usize = layers.iter().map(|l| l.weight.len()).sum();
-        let mut left = (total as f32 * most) as usize;
+        let mut left = (total as f32 * max_share) as usize;
         let mut names = vec![];
         for layer in layers {
-            // A layer too large for what is left must not bar the smaller ones behind it.
+            // A layer too large for what is left does not exclude smaller ones after it.
             if layer.weight.len() <= left {
                 left -= layer.weight.len();
                 names.push(layer.name.clone());
@@ -223,69 +240,77 @@ impl Quantization {
         names
     }
 
-    /// The layers as a table in Markdown.
+    /// The layers as a Markdown table.
     pub(crate) fn table(&self) -> String {
-        let total: f32 = self.layers.iter().filter_map(|l| l.damage).sum();
-        let mut table = "| layer | form | error | plain | largest channel | damage | share |\n\
+        let total: f32 = self.layers.iter().filter_map(|l| l.sensitivity).sum();
+        let mut table =
+            "| layer | form | error | baseline | largest channel | sensitivity | share |\n\
                          |---|---|---|---|---|---|---|\n"
-            .to_owned();
+                .to_owned();
         let order = self.inputs.iter();
         for layer in order.filter_map(|(name, _)| self.layers.iter().find(|l| l.name == *name)) {
-            let form = match self.is_float(&layer.name) {
-                true => "f16".to_owned(),
-                false => layer.form(),
+            let form = if self.is_float(&layer.name) {
+                "f16".to_owned()
+            } else {
+                layer.form()
             };
-            let damage = layer.damage.map_or(["".into(), "".into()], |damage| {
-                let share = if total > 0.0 { damage / total } else { 0.0 };
-                [format!("{damage:.2e}"), format!("{:.1} %", 100.0 * share)]
-            });
+            let [sensitivity, share] = match layer.sensitivity {
+                Some(value) => {
+                    let share = if total > 0.0 { value / total } else { 0.0 };
+                    [format!("{value:.2e}"), format!("{:.1} %", 100.0 * share)]
+                }
+                None => [String::new(), String::new()],
+            };
             table += &format!(
-                "| {} | {form} | {:.3} % | {:.3} % | {:.1} x | {} | {} |\n",
+                "| {} | {form} | {:.3} % | {:.3} % | {:.1} x | {sensitivity} | {share} |\n",
                 layer.name,
                 100.0 * layer.error,
-                100.0 * layer.plain_error,
-                layer.outliers,
-                damage[0],
-                damage[1],
+                100.0 * layer.baseline_error,
+                layer.outlier_ratio,
             );
         }
         table
-            + "\nError: of the layer's output in integers against f32, by the Euclidean norm of the output, on rows \
-               that the form was not chosen on where there are two images. Largest channel: of the layer's input, \
-               by the median channel. Plain: the same error of s8 without anything done for it. Damage: 1 - cosine \
-               of the embedding where this layer alone is in integers.\n"
+            + "\nerror: relative quantisation error of the layer's output, on held-out rows if there are two or more \
+               images. baseline: the same for s8 inputs and weights rounded to nearest. largest channel: the largest \
+               input channel relative to the median one. sensitivity: 1 - cosine of the embedding where only this \
+               layer is in integers. share: of all layers' sensitivity.\n"
     }
 }
 
-/// The powers of SmoothQuant's equation 4 that are tried.
+/// SmoothQuant's migration strengths (equation 4) that are tried.
 const ALPHAS: [f32; 6] = [0.25, 0.4, 0.5, 0.6, 0.75, 0.9];
-/// Neither activation function gives less than -0.17: x sigmoid(1.702 x) has its least value, -0.1636, at -0.75, and
-/// GELU, -0.16997, there too.
-const ACTIVATED_OFFSET: f32 = 0.17;
-/// What a form must leave of the error of a plainer one.
-const GAIN: f32 = 0.995;
-/// What the order of f32 sums leaves: there is nothing to gain.
+/// Neither activation function goes below -0.17: the minimum of x sigmoid(1.702 x) is -0.1636, that of GELU -0.16997,
+/// both near x = -0.75.
+const ACTIVATION_OFFSET: f32 = 0.17;
+/// A form must reduce the error of a simpler one to this share of it.
+const MIN_GAIN: f32 = 0.995;
+/// An error of this size is the rounding of f32 sums.
 const FLOAT_ERROR: f32 = 1e-5;
 
-/// The form of a layer that leaves the least error on `inputs`; without any, the plainest.
-fn choose(name: &str, float: &Float, source: Source, inputs: Option<&Inputs>) -> Result<Layer> {
+/// Layer `name` in the form with the least error on `inputs`; without inputs, the baseline.
+fn quantize_layer(
+    name: &str,
+    float: &FloatLinear,
+    origin: InputOrigin,
+    inputs: Option<&LayerInputs>,
+) -> Result<QuantizedLayer> {
     let outputs = float.bias.len();
     let width = float.weight.len() / outputs;
     let (weight, scale) = quantize(float.weight, &scales(float.weight, outputs));
-    let mut best = Layer {
+    let mut best = QuantizedLayer {
         name: name.into(),
-        source,
+        origin,
         activation: float.activation,
-        preparation: Preparation::default(),
+        input_transform: InputTransform::default(),
         weight,
         scale,
         bias: float.bias.to_vec(),
         offset: None,
         alpha: None,
         error: f32::NAN,
-        plain_error: f32::NAN,
-        outliers: f32::NAN,
-        damage: None,
+        baseline_error: f32::NAN,
+        outlier_ratio: f32::NAN,
+        sensitivity: None,
     };
     let Some(inputs) = inputs else {
         return Ok(best);
@@ -301,30 +326,28 @@ fn choose(name: &str, float: &Float, source: Source, inputs: Option<&Inputs>) ->
         exact.apply(x, x.len() / width, activation, None, &mut y);
         y
     };
-    let judge = inputs.judge();
-    let target = exact(judge, float.activation);
-    let error = |layer: &Layer| -> Result<f32> {
-        Ok(relative_error(
-            &layer.apply(judge, layer.activation)?,
-            &target,
-        ))
+    let held_out = inputs.held_out();
+    let target = exact(held_out, float.activation);
+    let error = |layer: &QuantizedLayer| -> Result<f32> {
+        let found = layer.apply(held_out, layer.activation)?;
+        Ok(relative_error(&found, &target))
     };
-    let better = |best: Layer, mut other: Layer| -> Result<Layer> {
+    let better = |best: QuantizedLayer, mut other: QuantizedLayer| -> Result<QuantizedLayer> {
         other.error = error(&other)?;
-        Ok(if other.error < GAIN * best.error {
+        Ok(if other.error < MIN_GAIN * best.error {
             other
         } else {
             best
         })
     };
-    best.outliers = outliers(&inputs.largest(&[]));
+    best.outlier_ratio = outlier_ratio(&inputs.largest(&[]));
     best.error = error(&best)?;
-    best.plain_error = best.error;
+    best.baseline_error = best.error;
 
-    if source == Source::Scalable && best.error > FLOAT_ERROR {
+    if origin == InputOrigin::Scalable && best.error > FLOAT_ERROR {
         let centred = best.clone().centred(mean(&inputs.fit, width), float);
         best = better(best, centred)?;
-        let largest = inputs.largest(&best.preparation.centre);
+        let largest = inputs.largest(&best.input_transform.means);
         let unsmoothed = best.clone();
         for alpha in ALPHAS {
             let divisors = smoothing(&largest, float.weight, outputs, alpha);
@@ -332,23 +355,23 @@ fn choose(name: &str, float: &Float, source: Source, inputs: Option<&Inputs>) ->
             best = better(best, smoothed)?;
         }
     }
-    if source == Source::Activated {
+    if origin == InputOrigin::Activation {
         let mut with_offset = best.clone();
-        with_offset.offset = Some(ACTIVATED_OFFSET);
+        with_offset.offset = Some(ACTIVATION_OFFSET);
         best = better(best, with_offset)?;
     }
 
-    let scaled = scale_rows(float.weight, outputs, &best.preparation.divisors);
-    let prepared = best.prepared(&inputs.fit);
-    let powers = powers(&prepared, width);
-    let clipped = clipped_scales(&scaled, outputs, &powers);
+    let scaled = scale_rows(float.weight, outputs, &best.input_transform.divisors);
+    let transformed = best.transformed(&inputs.fit);
+    let mean_squares = mean_squares(&transformed, width);
+    let clipped = clipped_scales(&scaled, outputs, &mean_squares);
     let clipped = best.clone().with(quantize(&scaled, &clipped));
     best = better(best, clipped)?;
-    let mut settled = best.clone();
-    settle(&scaled, &best.scale, &prepared, &mut settled.weight);
-    // What the errors of the weights add up to on the mean input is known, and the bias can take it.
+    let mut optimised = best.clone();
+    coordinate_descent(&scaled, &best.scale, &transformed, &mut optimised.weight);
+    // The mean output error of the rounded weights is known, so the bias can compensate it.
     let wanted = exact(&inputs.fit, None);
-    for mut layer in [best.clone(), settled] {
+    for mut layer in [best.clone(), optimised] {
         let found = layer.apply(&inputs.fit, None)?;
         let differences: Vec<f32> = wanted.iter().zip(&found).map(|(w, f)| w - f).collect();
         let shift = mean(&differences, outputs);
@@ -358,26 +381,26 @@ fn choose(name: &str, float: &Float, source: Source, inputs: Option<&Inputs>) ->
     Ok(best)
 }
 
-impl Layer {
-    /// With `centre` taken from the inputs, which were as they are so far.
-    fn centred(mut self, centre: Vec<f32>, float: &Float) -> Self {
+impl QuantizedLayer {
+    /// With `means` subtracted from the inputs, which were not transformed before.
+    fn centred(mut self, means: Vec<f32>, float: &FloatLinear) -> Self {
         let mut sums: Vec<f64> = self.bias.iter().map(|&b| b.into()).collect();
-        for (row, centre) in float.weight.chunks_exact(sums.len()).zip(&centre) {
+        for (row, mean) in float.weight.chunks_exact(sums.len()).zip(&means) {
             for (sum, weight) in sums.iter_mut().zip(row) {
-                *sum += f64::from(*centre) * f64::from(*weight);
+                *sum += f64::from(*mean) * f64::from(*weight);
             }
         }
         self.bias = sums.into_iter().map(|s| s as f32).collect();
-        self.preparation.centre = centre;
+        self.input_transform.means = means;
         self
     }
 
-    /// With inputs divided by `divisors`, the weights multiplied with them.
-    fn smoothed(mut self, alpha: f32, divisors: Vec<f32>, float: &Float) -> Self {
+    /// With the inputs divided by `divisors` and the weights multiplied by them.
+    fn smoothed(mut self, alpha: f32, divisors: Vec<f32>, float: &FloatLinear) -> Self {
         let outputs = self.bias.len();
         let scaled = scale_rows(float.weight, outputs, &divisors);
         self.alpha = Some(alpha);
-        self.preparation.divisors = divisors;
+        self.input_transform.divisors = divisors;
         self.with(quantize(&scaled, &scales(&scaled, outputs)))
     }
 
@@ -386,13 +409,13 @@ impl Layer {
         self
     }
 
-    /// For people.
+    /// For the report.
     fn form(&self) -> String {
         if let Some(offset) = self.offset {
             return format!("u8 of x + {offset}");
         }
         let mut form = "s8".to_owned();
-        if !self.preparation.centre.is_empty() {
+        if !self.input_transform.means.is_empty() {
             form += ", centred";
         }
         if let Some(alpha) = self.alpha {
@@ -401,7 +424,7 @@ impl Layer {
         form
     }
 
-    /// Packed for the board's kernels.
+    /// Packed for the runtime's kernels.
     pub(crate) fn packed(&self) -> Result<PackedLinearInt8> {
         let outputs = self.bias.len();
         let width = self.weight.len() / outputs;
@@ -414,7 +437,7 @@ impl Layer {
         )?)
     }
 
-    /// The bias for inputs with the offset.
+    /// The bias for inputs with the offset added.
     pub(crate) fn offset_bias(&self) -> Vec<f32> {
         let Some(offset) = self.offset else {
             return self.bias.clone();
@@ -433,7 +456,7 @@ impl Layer {
             .collect()
     }
 
-    /// Rows for [`Self::packed`], prepared already.
+    /// Transformed rows as the input of [`Self::packed`].
     pub(crate) fn input<'a>(&self, x: &'a [f32]) -> Int8Input<'a> {
         match self.offset {
             Some(offset) => Int8Input::Offset { x, offset },
@@ -444,36 +467,31 @@ impl Layer {
         }
     }
 
-    /// Rows `x` of the checkpoint's layer as this one is to get them.
-    pub(crate) fn prepared(&self, x: &[f32]) -> Vec<f32> {
+    /// The rows `x` of the layer in floating point, transformed.
+    pub(crate) fn transformed(&self, x: &[f32]) -> Vec<f32> {
         let mut x = x.to_vec();
-        self.preparation.apply(&mut x);
+        self.input_transform.apply(&mut x);
         x
     }
 
-    /// What the board computes from rows `x` of the checkpoint's layer.
+    /// What the runtime computes from the rows `x` of the layer in floating point.
     fn apply(&self, x: &[f32], activation: Option<Activation>) -> Result<Vec<f32>> {
         let packed = self.packed()?;
         let rows = x.len() / packed.inputs();
         let mut y = vec![0.0; rows * packed.outputs()];
-        if self.source == Source::Pixels {
+        if self.origin == InputOrigin::Pixels {
             let x: Vec<u8> = x.iter().map(|&x| x as u8).collect();
-            packed.apply(
-                Int8Input::U8 { x: &x, scale: 1.0 },
-                rows,
-                activation,
-                None,
-                &mut y,
-            );
+            let x = Int8Input::U8 { x: &x, scale: 1.0 };
+            packed.apply(x, rows, activation, None, &mut y);
         } else {
-            let x = self.prepared(x);
+            let x = self.transformed(x);
             packed.apply(self.input(&x), rows, activation, None, &mut y);
         }
         Ok(y)
     }
 }
 
-/// ||found - wanted|| / ||wanted||; 0 where both are nought.
+/// ||found - wanted|| / ||wanted||; 0 where both are 0.
 fn relative_error(found: &[f32], wanted: &[f32]) -> f32 {
     let square = |v: f32| f64::from(v) * f64::from(v);
     let difference: f64 = found.iter().zip(wanted).map(|(f, w)| square(f - w)).sum();
@@ -485,8 +503,8 @@ fn relative_error(found: &[f32], wanted: &[f32]) -> f32 {
     }
 }
 
-/// The largest value by the median; 0 where the median is.
-fn outliers(largest: &[f32]) -> f32 {
+/// The largest value divided by the median; 0 where the median is 0.
+fn outlier_ratio(largest: &[f32]) -> f32 {
     let mut sorted = largest.to_vec();
     sorted.sort_by(f32::total_cmp);
     match (sorted.last(), sorted[sorted.len() / 2]) {
@@ -495,8 +513,8 @@ fn outliers(largest: &[f32]) -> f32 {
     }
 }
 
-/// Divisors of the input channels: max |x|^alpha / max |w|^(1 - alpha), their geometric mean 1 (SmoothQuant, Xiao
-/// et al. 2023, equation 4). 1 for a channel without inputs or weights.
+/// Divisors of the input channels: max |x|^alpha / max |w|^(1 - alpha), scaled to the geometric mean 1 (SmoothQuant,
+/// Xiao et al. 2023, equation 4). 1 for a channel without inputs or weights.
 fn smoothing(largest: &[f32], weight: &[f32], outputs: usize, alpha: f32) -> Vec<f32> {
     let rows = weight.chunks_exact(outputs);
     let logarithms: Vec<Option<f32>> = largest
@@ -509,7 +527,7 @@ fn smoothing(largest: &[f32], weight: &[f32], outputs: usize, alpha: f32) -> Vec
         .collect();
     let known: Vec<f32> = logarithms.iter().flatten().copied().collect();
     let mean = known.iter().sum::<f32>() / known.len().max(1) as f32;
-    // Further than this no f32 gain need go.
+    // Keeps the gains in a range that f32 resolves.
     let factor = |l: &Option<f32>| l.map_or(1.0, |l| (l - mean).exp().clamp(1e-4, 1e4));
     logarithms.iter().map(factor).collect()
 }
@@ -522,8 +540,11 @@ mod tests {
     const WIDTH: usize = 48;
     const OUTPUTS: usize = 24;
 
-    /// A layer chosen on two images of 40 rows, `change` being applied to inputs and weights by channel.
-    fn chosen(source: Source, change: impl Fn(usize, f32) -> (f32, f32)) -> (Layer, Vec<f32>) {
+    /// A layer quantised on two images of 40 rows; `change` maps (channel, value) to the (input, weight) used.
+    fn chosen(
+        origin: InputOrigin,
+        change: impl Fn(usize, f32) -> (f32, f32),
+    ) -> (QuantizedLayer, Vec<f32>) {
         let scaled = |data: Vec<f32>, row: usize| -> Vec<f32> {
             let channel = |i: usize| if row == 1 { i / OUTPUTS } else { i % WIDTH };
             let pick = |i, v| {
@@ -539,128 +560,124 @@ mod tests {
                 .collect()
         };
         let weight = scaled(noise(WIDTH * OUTPUTS, 1), 1);
-        let mut quantization = Quantization::default();
+        let mut plan = QuantizationPlan::default();
         for image in 0..2 {
             let x = scaled(noise(40 * WIDTH, 2 + image), 0);
-            quantization.show("layer", &x, WIDTH, 2);
+            plan.record("layer", &x, WIDTH, 2);
         }
         let bias = noise(OUTPUTS, 9);
-        let float = Float {
-            weight: &weight,
-            bias: &bias,
-            activation: None,
-        };
-        let layer = quantization.layer("layer", &float, source).unwrap().clone();
+        let float = FloatLinear::new(&weight, &bias, None);
+        let layer = plan.layer("layer", &float, origin).unwrap().clone();
         (layer, weight)
     }
 
     #[test]
-    fn outlier_channels_are_smoothed_where_something_can_take_the_factors() {
+    fn outlier_channels_are_smoothed_if_the_inputs_can_be_scaled() {
         let outliers = |channel: usize, v: f32| match channel {
             3 | 17 => (40.0 * v, v / 6.0),
             _ => (v, v),
         };
-        let (layer, weight) = chosen(Source::Scalable, outliers);
-        assert!(layer.alpha.is_some() && layer.outliers > 20.0);
+        let (layer, weight) = chosen(InputOrigin::Scalable, outliers);
+        assert!(layer.alpha.is_some() && layer.outlier_ratio > 20.0);
         assert!(
-            layer.error < 0.3 * layer.plain_error,
+            layer.error < 0.3 * layer.baseline_error,
             "{} {}",
             layer.error,
-            layer.plain_error
+            layer.baseline_error
         );
-        // Divided inputs by multiplied weights are the layer again.
-        let smoothing = &layer.preparation.divisors;
-        for (i, (count, weight)) in layer.weight.iter().zip(&weight).enumerate() {
+        // Divided inputs times multiplied weights equal the layer.
+        let smoothing = &layer.input_transform.divisors;
+        for (i, (value, weight)) in layer.weight.iter().zip(&weight).enumerate() {
             let scale = layer.scale[i % OUTPUTS];
-            let found = f32::from(*count) * scale / smoothing[i / OUTPUTS];
+            let found = f32::from(*value) * scale / smoothing[i / OUTPUTS];
             let bound = 20.0 * scale / smoothing[i / OUTPUTS];
             assert!((found - weight).abs() <= bound, "{i}: {found} for {weight}");
         }
-        let (fixed, _) = chosen(Source::Activated, outliers);
-        assert!(fixed.preparation.divisors.is_empty() && fixed.error > 3.0 * layer.error);
+        let (fixed, _) = chosen(InputOrigin::Activation, outliers);
+        assert!(fixed.input_transform.divisors.is_empty() && fixed.error > 3.0 * layer.error);
     }
 
     #[test]
-    fn channels_that_lie_off_zero_are_centred_where_something_can_take_the_centre() {
+    fn channels_with_a_mean_are_centred_if_the_inputs_can_be_shifted() {
         let off = |channel: usize, v: f32| (v + [3.0, -2.0, 0.0][channel % 3], v);
-        let (layer, weight) = chosen(Source::Scalable, off);
-        let centre = &layer.preparation.centre;
-        assert!((centre[0] - 3.0).abs() < 0.2 && (centre[1] + 2.0).abs() < 0.2);
-        let (error, plain) = (layer.error, layer.plain_error);
-        assert!(error < 0.4 * plain, "{error} {plain}");
-        // The centre itself is all bias.
-        let found = layer.apply(centre, None).unwrap();
+        let (layer, weight) = chosen(InputOrigin::Scalable, off);
+        let means = &layer.input_transform.means;
+        assert!((means[0] - 3.0).abs() < 0.2 && (means[1] + 2.0).abs() < 0.2);
+        let (error, baseline) = (layer.error, layer.baseline_error);
+        assert!(error < 0.4 * baseline, "{error} {baseline}");
+        // For the means as input, the output is the bias alone.
+        let found = layer.apply(means, None).unwrap();
         let wanted = |o: usize| {
             (0..WIDTH)
-                .map(|k| centre[k] * weight[k * OUTPUTS + o])
+                .map(|k| means[k] * weight[k * OUTPUTS + o])
                 .sum::<f32>()
         };
         for (o, (found, bias)) in found.iter().zip(noise(OUTPUTS, 9)).enumerate() {
             let wanted = wanted(o) + bias;
             assert!((found - wanted).abs() < 0.02, "{o}: {found} for {wanted}");
         }
-        let (fixed, _) = chosen(Source::Activated, off);
-        assert!(fixed.preparation.centre.is_empty() && fixed.error > 2.0 * error);
+        let (fixed, _) = chosen(InputOrigin::Activation, off);
+        assert!(fixed.input_transform.means.is_empty() && fixed.error > 2.0 * error);
     }
 
     #[test]
-    fn rows_that_are_hardly_below_zero_become_unsigned() {
+    fn inputs_that_are_hardly_negative_are_quantised_to_u8() {
         let activated = |_, v: f32| (if v < 0.0 { 0.3 * v } else { 8.0 * v * v }, v);
-        let (layer, weight) = chosen(Source::Activated, activated);
-        assert_eq!(layer.offset, Some(ACTIVATED_OFFSET));
-        let (error, plain) = (layer.error, layer.plain_error);
-        assert!(error < 0.8 * plain, "{error} {plain}");
-        // Zeros are the offset alone, which the bias takes back.
+        let (layer, weight) = chosen(InputOrigin::Activation, activated);
+        assert_eq!(layer.offset, Some(ACTIVATION_OFFSET));
+        let (error, baseline) = (layer.error, layer.baseline_error);
+        assert!(error < 0.8 * baseline, "{error} {baseline}");
+        // For zeros as input only the offset is multiplied, which the bias compensates.
         let zeros = layer.apply(&[0.0; WIDTH], None).unwrap();
         for (o, (found, bias)) in zeros.iter().zip(&layer.bias).enumerate() {
             let sum: f32 = (0..WIDTH).map(|k| weight[k * OUTPUTS + o].abs()).sum();
-            let bound = ACTIVATED_OFFSET / 255.0 * sum + 1e-6;
+            let bound = ACTIVATION_OFFSET / 255.0 * sum + 1e-6;
             assert!((found - bias).abs() < bound, "{o}: {found} for {bias}");
         }
-        for source in [Source::Activated, Source::Scalable] {
-            let (layer, _) = chosen(source, |_, v| (8.0 * v, v));
+        for origin in [InputOrigin::Activation, InputOrigin::Scalable] {
+            let (layer, _) = chosen(origin, |_, v| (8.0 * v, v));
             assert_eq!(layer.offset, None);
         }
     }
 
     #[test]
-    fn like_channels_stay_as_they_are() {
-        let (layer, _) = chosen(Source::Scalable, |_, v| (v.signum(), v.signum() * 0.1));
-        assert!(layer.preparation.divisors.is_empty() && layer.alpha.is_none());
+    fn equal_channels_are_not_smoothed() {
+        let (layer, _) = chosen(InputOrigin::Scalable, |_, v| (v.signum(), v.signum() * 0.1));
+        assert!(layer.input_transform.divisors.is_empty() && layer.alpha.is_none());
         assert!(layer.error < 1e-5, "{}", layer.error);
     }
 
     #[test]
-    fn channels_of_zeros_do_no_harm() {
-        let (layer, _) = chosen(Source::Scalable, |channel, v| match channel {
+    fn channels_of_zeros_give_finite_parameters() {
+        let (layer, _) = chosen(InputOrigin::Scalable, |channel, v| match channel {
             0 => (0.0, v),
             1 => (v, 0.0),
             2 => (0.0, 0.0),
             5 => (50.0 * v, v),
             _ => (v, v),
         });
-        let smoothing = &layer.preparation.divisors;
+        let smoothing = &layer.input_transform.divisors;
         assert!(smoothing.iter().all(|s| s.is_finite() && *s > 0.0));
         assert!(layer.error < 0.1);
-        let (layer, _) = chosen(Source::Scalable, |_, _| (0.0, 0.0));
+        let (layer, _) = chosen(InputOrigin::Scalable, |_, _| (0.0, 0.0));
         assert_eq!(layer.error, 0.0);
         assert!(layer.bias.iter().chain(&layer.scale).all(|v| v.is_finite()));
     }
 
     #[test]
-    fn rows_are_kept_within_bounds_and_judged_on_other_images() {
-        let mut quantization = Quantization::default();
+    fn samples_are_bounded_and_held_out_rows_are_of_other_images() {
+        let mut plan = QuantizationPlan::default();
         for image in 0..100 {
             let x = vec![image as f32; 50 * 4];
-            quantization.show("layer", &x, 4, 100);
+            plan.record("layer", &x, 4, 100);
         }
-        let inputs = &quantization.inputs[0].1;
+        let inputs = &plan.inputs[0].1;
         let rows = |x: &[f32]| x.len() / 4;
         assert!((FIT_ROWS..FIT_ROWS + 50).contains(&rows(&inputs.fit)));
-        assert!((JUDGE_ROWS..JUDGE_ROWS + 50).contains(&rows(&inputs.judge)));
+        assert!((HELD_OUT_ROWS..HELD_OUT_ROWS + 50).contains(&rows(&inputs.held_out)));
         assert!(
             inputs.fit.iter().all(|v| v % 2.0 == 0.0)
-                && inputs.judge.iter().all(|v| v % 2.0 == 1.0)
+                && inputs.held_out.iter().all(|v| v % 2.0 == 1.0)
         );
         assert_eq!(inputs.range, [[0.0, 99.0]; 4]);
         assert_eq!(inputs.largest(&[]), [99.0; 4]);
@@ -671,22 +688,19 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_layers_are_named_within_their_share() {
-        let mut quantization = Quantization::default();
+    fn the_most_sensitive_layers_are_named_up_to_the_share() {
+        let mut plan = QuantizationPlan::default();
         for (i, (name, outputs)) in [("a", 1), ("b", 10), ("c", 2), ("d", 3)]
             .into_iter()
             .enumerate()
         {
             let weight = vec![1.0; 4 * outputs];
-            let float = Float {
-                weight: &weight,
-                bias: &vec![0.0; outputs],
-                activation: None,
-            };
-            quantization.layer(name, &float, Source::Activated).unwrap();
-            quantization.layers[i].damage = Some([1.0, 9.0, 3.0, 2.0][i]);
+            let bias = vec![0.0; outputs];
+            let float = FloatLinear::new(&weight, &bias, None);
+            plan.layer(name, &float, InputOrigin::Activation).unwrap();
+            plan.layers[i].sensitivity = Some([1.0, 9.0, 3.0, 2.0][i]);
         }
-        assert_eq!(quantization.worst(0.25), ["c", "a"]);
-        assert_eq!(quantization.worst(1.0), ["b", "c", "d", "a"]);
+        assert_eq!(plan.most_sensitive(0.25), ["c", "a"]);
+        assert_eq!(plan.most_sensitive(1.0), ["b", "c", "d", "a"]);
     }
 }

@@ -1,12 +1,12 @@
-//! From weights in floating point to 8-bit integers with one scale an output.
+//! Rounding weights to 8-bit integers with one scale per output channel.
 
 use pinhole_kernels::PackedLinear;
 use rayon::prelude::*;
 
-/// Shares of an output's largest weight that may become 127.
-const CLIPS: [f32; 7] = [1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.75];
+/// Candidate clipping ratios: the share of an output's largest weight that becomes 127.
+const CLIP_RATIOS: [f32; 7] = [1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.75];
 
-/// `weight` [inputs, outputs] with each input's row multiplied by its factor, if there are any.
+/// `weight` `[inputs, outputs]` with each input's row multiplied by its factor; unchanged if `factors` is empty.
 pub(crate) fn scale_rows(weight: &[f32], outputs: usize, factors: &[f32]) -> Vec<f32> {
     if factors.is_empty() {
         return weight.to_vec();
@@ -16,7 +16,7 @@ pub(crate) fn scale_rows(weight: &[f32], outputs: usize, factors: &[f32]) -> Vec
         .collect()
 }
 
-/// One scale an output, its largest weight being 127.
+/// One scale per output channel, so that its largest weight becomes 127; 0 for an all-zero channel.
 pub(crate) fn scales(weight: &[f32], outputs: usize) -> Vec<f32> {
     let mut scales = vec![0.0f32; outputs];
     for row in weight.chunks_exact(outputs) {
@@ -27,31 +27,32 @@ pub(crate) fn scales(weight: &[f32], outputs: usize) -> Vec<f32> {
     scales
 }
 
-/// One scale an output, out of [`CLIPS`] the one that leaves the least error of weights that are squared and
-/// weighed with the inputs' `powers`.
-pub(crate) fn clipped_scales(weight: &[f32], outputs: usize, powers: &[f64]) -> Vec<f32> {
+/// One scale per output channel: for each the clipping ratio of [`CLIP_RATIOS`] with the least squared rounding error,
+/// weighted by the inputs' mean squares.
+pub(crate) fn clipped_scales(weight: &[f32], outputs: usize, mean_squares: &[f64]) -> Vec<f32> {
     let full = scales(weight, outputs);
     let mut best = full.clone();
     let mut least = vec![f64::INFINITY; outputs];
-    for clip in CLIPS {
+    for ratio in CLIP_RATIOS {
         let mut errors = vec![0.0f64; outputs];
-        for (row, power) in weight.chunks_exact(outputs).zip(powers) {
+        for (row, mean_square) in weight.chunks_exact(outputs).zip(mean_squares) {
             for (error, (weight, scale)) in errors.iter_mut().zip(row.iter().zip(&full)) {
-                let scale = scale * clip;
-                let difference = f64::from(weight - f32::from(count(*weight, scale)) * scale);
-                *error += power * difference * difference;
+                let scale = scale * ratio;
+                let rounded = f32::from(round_to_nearest(*weight, scale)) * scale;
+                let difference = f64::from(weight - rounded);
+                *error += mean_square * difference * difference;
             }
         }
         for (o, error) in errors.into_iter().enumerate() {
             if error < least[o] {
-                (least[o], best[o]) = (error, full[o] * clip);
+                (least[o], best[o]) = (error, full[o] * ratio);
             }
         }
     }
     best
 }
 
-/// Mean of each channel of the rows `x`; nought without rows.
+/// Mean of each channel of the rows `x`; 0 without rows.
 pub(crate) fn mean(x: &[f32], width: usize) -> Vec<f32> {
     let mut sums = vec![0.0f64; width];
     for row in x.chunks_exact(width) {
@@ -64,45 +65,41 @@ pub(crate) fn mean(x: &[f32], width: usize) -> Vec<f32> {
 }
 
 /// Mean square of each channel of the rows `x`.
-pub(crate) fn powers(x: &[f32], width: usize) -> Vec<f64> {
-    let mut powers = vec![0.0; width];
+pub(crate) fn mean_squares(x: &[f32], width: usize) -> Vec<f64> {
+    let mut means = vec![0.0; width];
     for row in x.chunks_exact(width) {
-        for (power, x) in powers.iter_mut().zip(row) {
-            *power += f64::from(*x) * f64::from(*x);
+        for (mean, x) in means.iter_mut().zip(row) {
+            *mean += f64::from(*x) * f64::from(*x);
         }
     }
     let rows = (x.len() / width).max(1) as f64;
-    powers.iter_mut().for_each(|p| *p /= rows);
-    powers
+    means.iter_mut().for_each(|mean| *mean /= rows);
+    means
 }
 
-/// The nearest whole number of scales, half to even, in -127 ..= 127. An output of zeros has the scale nought,
-/// and none of its weights counts.
-fn count(weight: f32, scale: f32) -> i8 {
-    let count = if scale > 0.0 { weight / scale } else { 0.0 };
-    count.round_ties_even().clamp(-127.0, 127.0) as i8
+/// `weight / scale` rounded to the nearest integer in -127..=127, half to even; 0 for the scale 0.
+fn round_to_nearest(weight: f32, scale: f32) -> i8 {
+    let quotient = if scale > 0.0 { weight / scale } else { 0.0 };
+    quotient.round_ties_even().clamp(-127.0, 127.0) as i8
 }
 
-/// `weight` [inputs, outputs] in the outputs' `scales`, each weight the nearest.
+/// `weight` `[inputs, outputs]` rounded to nearest with the scales of its outputs, which are returned with it.
 pub(crate) fn quantize(weight: &[f32], scales: &[f32]) -> (Vec<i8>, Vec<f32>) {
     let weights = weight.iter().zip(scales.iter().cycle());
-    (
-        weights.map(|(&w, &s)| count(w, s)).collect(),
-        scales.to_vec(),
-    )
+    let quantized = weights.map(|(&w, &s)| round_to_nearest(w, s)).collect();
+    (quantized, scales.to_vec())
 }
 
-/// Rounds of [`settle`]; in the fourth 1 % of the weights still move.
-const ROUNDS: usize = 4;
+/// Passes of [`coordinate_descent`]; in the fourth, 1 % of the weights still change.
+const PASSES: usize = 4;
 
-/// Moves the `counts` [inputs, outputs] of `weight` in the outputs' `scales`, one after the other, each to the whole
-/// number that leaves an output the least error on rows `x` less their mean, those of the other weights being what
-/// they are: cyclic coordinate descent on the layer's quadratic error (QuantEase, Behdin et al. 2023). What rounding
-/// one weight up costs, another one whose input goes with that weight's can make up for.
+/// Improves the rounded weights `quantized` `[inputs, outputs]` of `weight` with the outputs' `scales` by cyclic
+/// coordinate descent on the layer's squared output error over the rows `x`, their mean subtracted (QuantEase, Behdin et
+/// al. 2023): one weight at a time moves to the integer with the least error given all others, so that correlated
+/// inputs compensate each other's rounding errors.
 ///
-/// An input's variance counts as larger by the mean of all, so that what a few rows have in common by chance is not
-/// taken for a law.
-pub(crate) fn settle(weight: &[f32], scales: &[f32], x: &[f32], counts: &mut [i8]) {
+/// The diagonal of the covariance is increased by its mean, so that chance correlations in a few rows are not fitted.
+pub(crate) fn coordinate_descent(weight: &[f32], scales: &[f32], x: &[f32], quantized: &mut [i8]) {
     let outputs = scales.len();
     let width = weight.len() / outputs;
     let mut covariance = covariance(x, width);
@@ -115,54 +112,54 @@ pub(crate) fn settle(weight: &[f32], scales: &[f32], x: &[f32], counts: &mut [i8
     let mut order: Vec<usize> = (0..width).collect();
     order.sort_by(|&a, &b| variance(b).total_cmp(&variance(a)));
 
-    // By outputs, each of which is a problem of its own.
-    let mut by_output = vec![0i8; counts.len()];
+    // Transposed: each output is an independent problem.
+    let mut by_output = vec![0i8; quantized.len()];
     let mut errors = vec![0.0; weight.len()];
-    for (i, (&weight, &count)) in weight.iter().zip(&*counts).enumerate() {
+    for (i, (&weight, &value)) in weight.iter().zip(&*quantized).enumerate() {
         let (k, o) = (i / outputs, i % outputs);
-        by_output[o * width + k] = count;
-        errors[o * width + k] = weight - f32::from(count) * scales[o];
+        by_output[o * width + k] = value;
+        errors[o * width + k] = weight - f32::from(value) * scales[o];
     }
-    // How fast half the error grows with that of each weight.
-    let mut slopes = vec![0.0; weight.len()];
+    // Half the gradient of the squared error with respect to each weight's rounding error.
+    let mut gradients = vec![0.0; weight.len()];
     PackedLinear::from_in_out(&covariance, width, width, None).apply(
         &errors,
         outputs,
         None,
         None,
-        &mut slopes,
+        &mut gradients,
     );
     let problems = by_output
         .par_chunks_exact_mut(width)
-        .zip(slopes.par_chunks_exact_mut(width))
+        .zip(gradients.par_chunks_exact_mut(width))
         .zip(scales);
-    problems.for_each(|((counts, slopes), &scale)| {
-        for _ in 0..ROUNDS {
-            let before = counts.to_vec();
+    problems.for_each(|((values, gradients), &scale)| {
+        for _ in 0..PASSES {
+            let before = values.to_vec();
             for &k in &order {
-                let best = f32::from(counts[k]) * scale + slopes[k] / variance(k);
-                let next = count(best, scale);
-                let change = scale * (f32::from(counts[k]) - f32::from(next));
-                if next != counts[k] {
-                    counts[k] = next;
+                let optimum = f32::from(values[k]) * scale + gradients[k] / variance(k);
+                let next = round_to_nearest(optimum, scale);
+                let change = scale * (f32::from(values[k]) - f32::from(next));
+                if next != values[k] {
+                    values[k] = next;
                     let row = &covariance[k * width..][..width];
-                    slopes
+                    gradients
                         .iter_mut()
                         .zip(row)
-                        .for_each(|(s, c)| *s += change * c);
+                        .for_each(|(g, c)| *g += change * c);
                 }
             }
-            if *counts == *before {
+            if *values == *before {
                 break;
             }
         }
     });
-    for (i, count) in counts.iter_mut().enumerate() {
-        *count = by_output[i % outputs * width + i / outputs];
+    for (i, value) in quantized.iter_mut().enumerate() {
+        *value = by_output[i % outputs * width + i / outputs];
     }
 }
 
-/// [width, width] of the rows `x`.
+/// Covariance `[width, width]` of the rows `x`.
 fn covariance(x: &[f32], width: usize) -> Vec<f32> {
     let rows = x.len() / width;
     let mean = mean(x, width);
@@ -190,7 +187,7 @@ fn covariance(x: &[f32], width: usize) -> Vec<f32> {
 pub(crate) mod tests {
     use super::*;
 
-    /// Numbers from -0.5 to 0.5 in no order.
+    /// Pseudo-random numbers from -0.5 to 0.5.
     pub(crate) fn noise(count: usize, seed: u64) -> Vec<f32> {
         let mut state = seed;
         let next = || {
@@ -204,9 +201,9 @@ pub(crate) mod tests {
 
     const OUTPUTS: usize = 24;
 
-    /// The error of each output's weights that [`settle`] lessens, in plain loops: the mean square over the rows, less
-    /// their mean, and as much again as inputs of the mean variance that have nothing in common would add.
-    fn objective(weight: &[f32], scales: &[f32], x: &[f32], counts: &[i8]) -> Vec<f64> {
+    /// What [`coordinate_descent`] minimises for each output, in plain loops: the mean squared output error over the rows,
+    /// their mean subtracted, plus that of uncorrelated inputs of the mean variance.
+    fn objective(weight: &[f32], scales: &[f32], x: &[f32], quantized: &[i8]) -> Vec<f64> {
         let outputs = scales.len();
         let width = weight.len() / outputs;
         let rows = x.len() / width;
@@ -218,7 +215,7 @@ pub(crate) mod tests {
         let variance = variances.sum::<f64>() / (rows * width) as f64;
         let error = |k: usize, o: usize| {
             let i = k * outputs + o;
-            f64::from(weight[i]) - f64::from(counts[i]) * f64::from(scales[o])
+            f64::from(weight[i]) - f64::from(quantized[i]) * f64::from(scales[o])
         };
         let of_output = |o: usize| {
             let row = |i: usize| {
@@ -232,8 +229,8 @@ pub(crate) mod tests {
         (0..outputs).map(of_output).collect()
     }
 
-    /// Rows of 12 channels that are mixtures of 3, and so go together.
-    fn mixtures() -> Vec<f32> {
+    /// Rows of 12 correlated channels, mixtures of 3.
+    fn correlated_rows() -> Vec<f32> {
         let (sources, mixing) = (noise(40 * 3, 1), noise(3 * 12, 2));
         let value = |i: usize, k: usize| {
             (0..3)
@@ -244,20 +241,20 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn settled_weights_cannot_be_bettered_one_by_one() {
-        let (weight, x) = (noise(12 * OUTPUTS, 3), mixtures());
+    fn coordinate_descent_ends_where_no_single_weight_improves_the_objective() {
+        let (weight, x) = (noise(12 * OUTPUTS, 3), correlated_rows());
         let (nearest, scales) = quantize(&weight, &scales(&weight, OUTPUTS));
-        let mut settled = nearest.clone();
-        settle(&weight, &scales, &x, &mut settled);
+        let mut optimised = nearest.clone();
+        coordinate_descent(&weight, &scales, &x, &mut optimised);
         let before = objective(&weight, &scales, &x, &nearest);
-        let after = objective(&weight, &scales, &x, &settled);
+        let after = objective(&weight, &scales, &x, &optimised);
         let ratio = after.iter().sum::<f64>() / before.iter().sum::<f64>();
         assert!(ratio < 0.85, "{ratio}");
-        for (i, &count) in settled.iter().enumerate() {
+        for (i, &value) in optimised.iter().enumerate() {
             let o = i % OUTPUTS;
             assert!(after[o] <= before[o]);
-            for other in [count.saturating_sub(1), count.saturating_add(1)] {
-                let mut moved = settled.clone();
+            for other in [value.saturating_sub(1), value.saturating_add(1)] {
+                let mut moved = optimised.clone();
                 moved[i] = other;
                 let worse = objective(&weight, &scales, &x, &moved)[o];
                 assert!(
@@ -269,15 +266,20 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_weight_may_move_from_one_end_to_the_other() {
+    fn a_weight_may_move_across_the_whole_range() {
         let weight = vec![1.27; 12 * OUTPUTS];
-        let mut counts = vec![-127; weight.len()];
-        settle(&weight, &[0.01; OUTPUTS], &mixtures(), &mut counts);
-        assert!(counts.iter().all(|&c| c > 120), "{counts:?}");
+        let mut quantized = vec![-127; weight.len()];
+        coordinate_descent(
+            &weight,
+            &[0.01; OUTPUTS],
+            &correlated_rows(),
+            &mut quantized,
+        );
+        assert!(quantized.iter().all(|&value| value > 120), "{quantized:?}");
     }
 
     #[test]
-    fn inputs_without_any_variance_settle_nothing() {
+    fn inputs_without_a_finite_variance_change_nothing() {
         let weight = noise(12 * OUTPUTS, 3);
         let (nearest, scales) = quantize(&weight, &scales(&weight, OUTPUTS));
         for x in [
@@ -287,9 +289,9 @@ pub(crate) mod tests {
             vec![f32::NAN; 24],
             vec![1e30; 24],
         ] {
-            let mut settled = nearest.clone();
-            settle(&weight, &scales, &x, &mut settled);
-            assert_eq!(settled, nearest);
+            let mut optimised = nearest.clone();
+            coordinate_descent(&weight, &scales, &x, &mut optimised);
+            assert_eq!(optimised, nearest);
         }
     }
 }

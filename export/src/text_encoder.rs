@@ -1,81 +1,55 @@
-//! The text tower as a file of the bundle.
+//! Stage 3, for bundles with a text encoder: the text encoder as a file of the bundle.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use half::f16;
-use pinhole_bundle::{BundleWriter, Head, Manifest, TEXT_ENCODER, TextEncoderInfo, TextFidelity};
+use pinhole_bundle::{Head, TEXT_ENCODER, TextEncoderInfo, TextFidelity};
 use pinhole_checkpoint::{Checkpoint, Dtype};
-use pinhole_model::{Precision, PromptLearner};
-use pinhole_prompts::{
-    ClassEmbeddings, Classes, TextEncoder, Tokenizer, Weight, class_embeddings, learned_embeddings,
-};
+use pinhole_model::Precision;
+use pinhole_prompts::{Classes, TextEncoder, Weight};
 use safetensors::tensor::TensorView;
 
-use crate::bundle::{Prompts, Request, Step};
+use crate::class_embeddings::{TextOptions, embed_classes};
+use crate::progress::ExportProgress;
 
-/// Adds the checkpoint's text tower to a bundle, with the rows of `tokens` alone (ascending ids), or of
-/// the whole vocabulary where the list is empty, and says in the manifest how far the class embeddings are
-/// from those of `exact`, which are the f32 tower's. Gives it back as the board will run it.
-///
-/// # Errors
-/// A weight that is not finite, also after rounding to f16; an id outside the vocabulary; class embeddings
-/// below the gate; the disk.
-pub(crate) fn add(
-    request: &Request,
-    writer: &BundleWriter,
-    exact: &Head,
-    manifest: &mut Manifest,
-    tokens: Vec<u32>,
-    progress: &mut dyn FnMut(Step, u64, u64),
-) -> Result<TextEncoder> {
-    let (folder, precision) = (writer.folder(), request.precision);
-    manifest.text_encoder = Some(write(request.checkpoint, folder, precision, tokens)?);
-    writer.write_manifest(manifest)?;
-    let info = manifest.text_encoder.as_ref();
-    let info = info.context("no text encoder in the manifest")?;
-    let tower = pinhole::text_encoder_in(folder, info, exact.embedding_size)?;
-    if precision != Precision::F32 {
-        let found = embed_classes(request, &tower, progress)?;
-        let fidelity = compare(
-            request.classes,
-            &exact.class_embeddings,
-            &found.data,
-            precision,
-            request.gate.min_cosine,
-        )?;
-        if let Some(info) = &mut manifest.text_encoder {
+/// The written text encoder, loaded as the runtime loads it.
+pub(crate) struct TextEncoderStage {
+    pub encoder: TextEncoder,
+    pub info: TextEncoderInfo,
+}
+
+impl TextEncoderStage {
+    /// Writes the checkpoint's text encoder to `folder` with the embedding rows of `tokens` (ascending ids), or of the
+    /// whole vocabulary if the list is empty. The class embeddings of a reduced precision are compared with those of
+    /// `exact`, the f32 encoder's.
+    ///
+    /// # Errors
+    /// A weight that is not finite, also after rounding to f16; an id outside the vocabulary; class embeddings
+    /// with a mean cosine below `min_cosine`; a file that cannot be written.
+    pub(crate) fn run(
+        checkpoint: &Checkpoint,
+        options: &TextOptions,
+        (precision, min_cosine): (Precision, f32),
+        exact: &Head,
+        tokens: Vec<u32>,
+        folder: &Path,
+        progress: &mut ExportProgress,
+    ) -> Result<Self> {
+        let mut info = write(checkpoint, folder, precision, tokens)?;
+        let encoder = pinhole::text_encoder_in(folder, &info, exact.embedding_size)?;
+        if precision != Precision::F32 {
+            let found = embed_classes(options, &encoder, progress)?;
+            let exact = &exact.class_embeddings;
+            let fidelity = compare(options.classes, exact, &found.data, precision, min_cosine)?;
             info.fidelity = Some(fidelity);
         }
-        writer.write_manifest(manifest)?;
+        Ok(Self { encoder, info })
     }
-    Ok(tower)
 }
 
-/// The class embeddings; of prompts that depend on the image those without one.
-pub(crate) fn embed_classes(
-    request: &Request,
-    tower: &TextEncoder,
-    progress: &mut dyn FnMut(Step, u64, u64),
-) -> Result<ClassEmbeddings> {
-    let (tokenizer, classes) = (Tokenizer::new(), request.classes);
-    let mut text = |done: usize, total: usize| progress(Step::Text, done as u64, total as u64);
-    Ok(match request.prompts {
-        Prompts::Templates(templates) => {
-            class_embeddings(tower, &tokenizer, classes, templates, &mut text)?
-        }
-        Prompts::Learned(learner, position) => {
-            let learner = PromptLearner {
-                meta_net: None,
-                ..learner.clone()
-            };
-            learned_embeddings(tower, &tokenizer, classes, &learner, position, &mut text)?
-        }
-    })
-}
-
-/// The cosines between the unit vectors `exact` and `found` [C, D], if their mean is at least `min_cosine`;
-/// 0 turns that off.
+/// The cosines between the unit vectors `exact` and `found` `[C, D]`, if their mean is at least `min_cosine`; 0 turns
+/// the bound off.
 fn compare(
     classes: &Classes,
     exact: &[f32],
@@ -95,7 +69,7 @@ fn compare(
         mean_cosine: (sum / names.len() as f64) as f32,
         worst_cosine: cosines[worst],
     };
-    // Written so that NaN fails.
+    // NaN fails unless the bound is off.
     let passes = min_cosine == 0.0 || fidelity.mean_cosine >= min_cosine;
     if !passes {
         let next = match precision {
@@ -103,9 +77,9 @@ fn compare(
             _ => "f32",
         };
         bail!(
-            "{TEXT_ENCODER}: text tower in {precision}: expected class embeddings with a mean cosine of at least \
+            "{TEXT_ENCODER}: text encoder in {precision}: expected class embeddings with a mean cosine of at least \
              {min_cosine} to those in f32 (--min-cosine), found {:.4} on {} classes, the worst {:.4} for {:?}; \
-             export with --precision {next}",
+             use --precision {next}",
             fidelity.mean_cosine,
             fidelity.classes,
             fidelity.worst_cosine,
@@ -114,7 +88,7 @@ fn compare(
     }
     ensure!(
         fidelity.mean_cosine.is_finite(),
-        "{TEXT_ENCODER}: the fidelity is not a number"
+        "{TEXT_ENCODER}: text encoder in {precision}: expected finite class embeddings, found NaN or infinity"
     );
     Ok(fidelity)
 }
@@ -137,7 +111,7 @@ fn write(
             for &token in &tokens {
                 ensure!(
                     (token as usize) < vocabulary,
-                    "token {token}: the text tower's vocabulary has {vocabulary}"
+                    "token {token}: expected an id below the vocabulary's size {vocabulary}"
                 );
                 rows.extend_from_slice(&tensor.data[token as usize * width..][..width]);
             }
@@ -156,7 +130,7 @@ fn write(
                 let bytes = f32_bytes(&scales.data);
                 tensors.push((scales_name, Dtype::F32, scales.shape, bytes));
             }
-            // Beside integers, norms and biases in f32 take next to nothing.
+            // Norms and biases are small: in int8 they stay f32.
             Weight::F32(tensor)
                 if precision == Precision::F32
                     || precision == Precision::Int8 && tensor.shape.len() == 1 =>
@@ -168,7 +142,7 @@ fn write(
                 let halves: Vec<f16> = tensor.data.iter().map(|v| f16::from_f32(*v)).collect();
                 ensure!(
                     halves.iter().all(|v| v.is_finite()),
-                    "tensor {name}: a value is too large for f16; use --precision f32"
+                    "tensor {name}: expected values that fit f16, found a larger one; use --precision f32"
                 );
                 let bytes = halves.iter().flat_map(|v| v.to_le_bytes()).collect();
                 tensors.push((name, Dtype::F16, tensor.shape, bytes));

@@ -1,4 +1,5 @@
-//! Labelled calibration images: temperature, thresholds, and what the manifest says of them.
+//! Labelled calibration images: temperature, thresholds, and what the manifest records, at export and for a bundle that
+//! exists.
 
 mod common;
 
@@ -17,13 +18,13 @@ fn picture(path: &Path, colour: usize, i: usize) {
     png.save(path).unwrap();
 }
 
-/// The class that each colour is nearest to by a model that knows nothing, so that labels can be right.
+/// The best class of each colour by the random model, so that labels can be correct.
 fn nearest(scene: &Scene, classes: &[&str]) -> Vec<usize> {
     let out = scene.path("plain");
     let output = scene.export(&checkpoint(), &["--out", out.to_str().unwrap()]);
     assert!(output.status.success(), "{output:?}");
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(message.contains("uncalibrated"), "{message}");
+    assert!(message.contains("not calibrated"), "{message}");
     let classifier = Classifier::open(&out).unwrap();
     (0..3)
         .map(|colour| {
@@ -51,7 +52,7 @@ fn labelled_images_set_temperature_and_thresholds() {
             );
         }
     }
-    // A wrong label, and things of no class.
+    // A wrong label, and images of no class.
     picture(
         &scene.path(&format!(
             "images/{}/wrong.png",
@@ -76,7 +77,7 @@ fn labelled_images_set_temperature_and_thresholds() {
     );
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{message}");
-    assert!(message.contains("none of the classes: sky"), "{message}");
+    assert!(message.contains("count as unknown: sky"), "{message}");
 
     let classifier = Classifier::open(scene.path("bundle")).unwrap();
     let manifest = classifier.manifest();
@@ -85,7 +86,7 @@ fn labelled_images_set_temperature_and_thresholds() {
     assert_ne!(manifest.temperature, 1.0);
     assert!(manifest.unknown.min_similarity.is_some() && manifest.unknown.min_margin.is_some());
 
-    // What the manifest says is what classify answers.
+    // The manifest's figures are those of classify's answers.
     let (mut answers, mut kept) = (vec![], 0);
     for (class, name) in classes.iter().enumerate() {
         let folder = images.join(name.replace(' ', "_"));
@@ -115,7 +116,7 @@ fn labelled_images_set_temperature_and_thresholds() {
     let ece = pinhole::expected_calibration_error(answers) as f32;
     assert!((found.ece_after - ece).abs() < 1e-5, "{ece}: {found:?}");
 
-    // Other classes make the figures void.
+    // New classes void the figures.
     let names = pinhole::Classes::new(["cat", "cup"]).unwrap();
     let manifest = pinhole::set_classes(scene.path("bundle"), &names, &mut |_, _| {}).unwrap();
     assert!(manifest.calibration.is_none() && manifest.unknown.min_margin.is_none());
@@ -123,9 +124,9 @@ fn labelled_images_set_temperature_and_thresholds() {
 }
 
 #[test]
-fn a_negative_text_that_is_nearer_makes_the_answer_unknown() {
+fn a_negative_text_more_similar_than_any_class_makes_the_answer_unknown() {
     let scene = Scene::new("cat\ndog");
-    // The negative is a class's own prompt: as similar as the best class at most, and then not nearer.
+    // The first negative is a class's own prompt, so it is never more similar than the best class.
     let answer = |negative: &str, name: &str| {
         let path = scene.path("negatives.txt");
         fs::write(&path, negative).unwrap();
@@ -167,7 +168,7 @@ fn a_negative_text_that_is_nearer_makes_the_answer_unknown() {
 }
 
 #[test]
-fn images_without_folders_of_classes_are_no_labels() {
+fn images_without_class_folders_are_unlabelled() {
     let scene = Scene::new("cat\ndog");
     for i in 0..3 {
         picture(&scene.path(&format!("images/some/{i}.png")), i, i);
@@ -176,7 +177,7 @@ fn images_without_folders_of_classes_are_no_labels() {
     let output = scene.export(&checkpoint(), &["--calibration", images.to_str().unwrap()]);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{message}");
-    assert!(message.contains("uncalibrated"), "{message}");
+    assert!(message.contains("not calibrated"), "{message}");
     let bundle = Bundle::open(&scene.path("bundle")).unwrap();
     assert!(bundle.manifest().calibration.is_none());
     assert!(bundle.manifest().unknown.min_similarity.is_none());

@@ -1,6 +1,5 @@
-//! The workstation's command line on a small random checkpoint: what it writes, and what bad input leads
-//! to. Each bad input must give exit code 1, one `error:` line that names what is wrong, and no output
-//! folder, not even a temporary one.
+//! The command line on a small random checkpoint: its output, and errors. Bad input must give exit code 1, one
+//! `error:` line that names what is wrong, and no output folder, not even a temporary one.
 
 mod common;
 
@@ -48,7 +47,7 @@ fn each_precision_and_the_flat_form_give_the_same_answer() {
             .filter(|o| o.operator.ends_with("Attention"))
             .count();
         assert_eq!(ours, if extra.contains(&"--flat") { 0 } else { 2 });
-        // int8 is never f32 in silence: four layers of the first block, five of the last, whose query is of one
+        // int8 must not fall back to f32: four layers of the first block, five of the last, whose query is for one
         // token, and the last projection.
         let operators = classifier.operators();
         let quantized = |op: &str| op.contains("QuantizedLinear");
@@ -61,7 +60,7 @@ fn each_precision_and_the_flat_form_give_the_same_answer() {
             _ => (0, 10),
         };
         assert_eq!((count(&quantized), count(&float)), expected);
-        // Each behind an activation function.
+        // One behind each activation function.
         let offset = |op: &str| op == "OffsetQuantizedLinearAdd";
         assert_eq!(count(&offset), if name == "d" { 2 } else { 0 });
         for o in operators.iter().filter(|o| quantized(&o.operator)) {
@@ -82,7 +81,7 @@ fn each_precision_and_the_flat_form_give_the_same_answer() {
     assert!(manifest.fidelity.unwrap().mean_cosine > 0.999);
 }
 
-/// A board may multiply in f16 only what was good enough at export, and any machine can say how good it is.
+/// A board may multiply in f16 only if the gate accepted that at export, on whatever machine.
 #[test]
 fn f16_arithmetic_must_pass_the_gate() {
     let scene = Scene::new("cat\ndog\n");
@@ -119,12 +118,12 @@ fn f16_arithmetic_must_pass_the_gate() {
         multiplied.mean_cosine < stored.mean_cosine,
         "{multiplied:?}, {stored:?}"
     );
-    // By itself where the processor has it.
+    // Chosen by default if the processor has f16 arithmetic.
     let classifier = Classifier::open(&bundle).unwrap();
     assert_eq!(f16_operators(&classifier) > 0, classifier.f16_arithmetic());
     assert!(cfg!(target_arch = "aarch64") || !classifier.f16_arithmetic());
 
-    // A gate between the two: the bundle is good, but not multiplied in f16.
+    // A gate between the two: the bundle is accepted, f16 arithmetic is not.
     let between = (stored.mean_cosine + multiplied.mean_cosine) / 2.0;
     let bundle = export("between", &["--min-cosine", &between.to_string()]);
     let classifier = Classifier::open(&bundle).unwrap();
@@ -209,8 +208,8 @@ fn bad_checkpoints_are_named() {
         &["missing.pt"],
     );
 
-    // A NaN in a weight is found when the weight is read, with the output folder already begun. Our own
-    // writer refuses one, so a number that stands nowhere else is replaced in the file.
+    // A NaN in a weight is found when the weight is read, after the output folder was created. Our own writer refuses
+    // NaN, so a unique number is replaced in the file.
     let nan = scene.path("nan");
     write_checkpoint(&nan, |name, mut tensor| {
         if name == "visual.transformer.resblocks.1.mlp.c_fc.weight" {
@@ -256,10 +255,10 @@ fn a_weight_beyond_f16_is_named() {
     );
 }
 
-/// Weights so small that f16 keeps a bit or two of them: the last layer's scale is lost in the
-/// normalisation, its direction is not.
+/// Weights so small that f16 keeps one or two bits of them: normalisation removes the scale of the last layer, not its
+/// direction.
 #[test]
-fn a_precision_below_the_gate_is_refused_with_its_figures() {
+fn a_precision_below_the_gate_is_an_error_with_figures() {
     let scene = Scene::new("cat\ndog\n");
     let tiny = scene.path("tiny");
     write_checkpoint(&tiny, |name, mut tensor| {
@@ -269,7 +268,10 @@ fn a_precision_below_the_gate_is_refused_with_its_figures() {
         tensor
     });
     let output = scene.export(&tiny, &["--precision", "f16"]);
-    scene.assert_fails(&output, &["--min-cosine 0.98", "mean cosine"]);
+    scene.assert_fails(
+        &output,
+        &["mean cosine with f32 of at least 0.98 (--min-cosine)"],
+    );
     assert!(!scene.path("bundle").exists());
     let output = scene.export(
         &tiny,

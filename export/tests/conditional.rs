@@ -1,4 +1,4 @@
-//! CoCoOp from a prompt learner's file to the board's answer.
+//! CoCoOp from a prompt learner's file to the runtime's answer.
 
 mod common;
 
@@ -14,7 +14,7 @@ use pinhole_prompts::{TextEncoder, Tokenizer, prompt_rows};
 const CLASSES: [&str; 6] = ["cat", "polar_bear", "mug", "fern", "lamp", "red brick"];
 
 fn learner() -> PromptLearner {
-    // Large enough to move the answers from image to image.
+    // Large enough that answers depend on the image.
     let scaled = |name, shape: &[usize], scale: f32| {
         let mut tensor: Tensor = random(name, shape);
         tensor.data.iter_mut().for_each(|v| *v *= scale);
@@ -32,8 +32,8 @@ fn learner() -> PromptLearner {
     }
 }
 
-/// f · t_c by CoCoOp's formulas, one whole prompt after the other.
-fn by_hand(embedding: &[f32], learner: &PromptLearner, class: &str) -> f32 {
+/// The similarity by CoCoOp's formulas, one whole prompt at a time.
+fn reference_similarity(embedding: &[f32], learner: &PromptLearner, class: &str) -> f32 {
     let checkpoint = Checkpoint::open(&checkpoint(), &Default::default()).unwrap();
     let tower = TextEncoder::load(&checkpoint).unwrap();
     let net = learner.meta_net.as_ref().unwrap();
@@ -58,12 +58,12 @@ fn by_hand(embedding: &[f32], learner: &PromptLearner, class: &str) -> f32 {
 }
 
 fn picture(i: usize) -> RgbImage {
-    // Contrast and brightness of their own.
+    // Each with its own contrast and brightness.
     let byte = |at: usize| ((at * (i * 7 + 3)) % 251 / (1 + i % 3) + i * 5 % 60).min(255) as u8;
     RgbImage::new(40, 36, (0..40 * 36 * 3).map(byte).collect()).unwrap()
 }
 
-/// A scene with the learner's file and calibration images in it.
+/// A scene with a prompt learner's file and calibration images.
 fn scene() -> (Scene, PathBuf) {
     let scene = Scene::new(&CLASSES.join("\n"));
     let file = scene.path("learner.safetensors");
@@ -98,7 +98,7 @@ fn open(scene: &Scene, mode: Mode) -> Classifier {
 }
 
 #[test]
-fn exact_is_cocoops_formula_and_the_other_modes_are_as_near_as_the_manifest_says() {
+fn exact_equals_cocoops_formula_and_the_other_modes_are_within_the_manifests_figures() {
     let (scene, learner_file) = scene();
     let output = export(&scene, &learner_file, &[]);
     assert!(output.status.success(), "{output:?}");
@@ -106,7 +106,7 @@ fn exact_is_cocoops_formula_and_the_other_modes_are_as_near_as_the_manifest_says
     let manifest = exact.manifest();
     let info = manifest.conditional.unwrap();
     assert_eq!((info.fitted_images, info.compared_images), (18, 6));
-    // Only the rows of tokens in use travel.
+    // Only the rows of the prompts' tokens are stored.
     let tokens = &manifest.text_encoder.as_ref().unwrap().tokens;
     assert!((8..20).contains(&tokens.len()), "{tokens:?}");
 
@@ -119,7 +119,7 @@ fn exact_is_cocoops_formula_and_the_other_modes_are_as_near_as_the_manifest_says
         let embedding = exact.embed(&picture(i)).unwrap().values;
         let found = exact.similarities(&embedding).unwrap();
         for (class, found) in CLASSES.iter().zip(&found) {
-            let expected = by_hand(&embedding, &learner(), class);
+            let expected = reference_similarity(&embedding, &learner(), class);
             // 0.002 at logit scale 100.
             assert!(
                 (found - expected).abs() < 2e-5,
@@ -131,21 +131,21 @@ fn exact_is_cocoops_formula_and_the_other_modes_are_as_near_as_the_manifest_says
         let first = linear.similarities(&embedding).unwrap();
         assert_eq!(hasty.similarities(&embedding).unwrap(), first);
         for (a, b) in found.iter().zip(&first) {
-            // The manifest's figure is of other images.
+            // The manifest's figure was measured on other images.
             let bound = 3.0 * info.linear.largest_logit_difference + 0.5;
             assert!((a - b).abs() * manifest.logit_scale < bound, "{info:?}");
         }
         let picked = shortlist.classify(&picture(i)).unwrap().ranking[0].clone();
         assert!(
             found.contains(&picked.similarity),
-            "the first is an exact one"
+            "the best class has an exact similarity"
         );
     }
-    assert_eq!(moved.len(), 12, "the image moves the class embeddings");
+    assert_eq!(moved.len(), 12, "the class embeddings depend on the image");
 }
 
 #[test]
-fn a_stream_answers_as_single_images_do() {
+fn a_stream_gives_the_answers_of_single_images() {
     let (scene, learner_file) = scene();
     assert!(export(&scene, &learner_file, &[]).status.success());
     let classifier = open(&scene, Mode::Exact);
@@ -160,7 +160,7 @@ fn a_stream_answers_as_single_images_do() {
 }
 
 #[test]
-fn new_classes_for_a_conditional_head() {
+fn a_conditional_head_gets_new_classes() {
     for (precision, most) in [("f16", 3e-3), ("int8", 1e-2)] {
         let (scene, learner_file) = scene();
         let flags = ["--with-text", "--precision", precision];
@@ -173,7 +173,7 @@ fn new_classes_for_a_conditional_head() {
         let embedding = classifier.embed(&picture(5)).unwrap().values;
         let found = classifier.similarities(&embedding).unwrap();
         for (class, found) in ["tea pot", "mug"].iter().zip(&found) {
-            let expected = by_hand(&embedding, &learner(), class);
+            let expected = reference_similarity(&embedding, &learner(), class);
             assert!(
                 (found - expected).abs() < most,
                 "{precision} {class}: {found} {expected}"
@@ -185,7 +185,7 @@ fn new_classes_for_a_conditional_head() {
 }
 
 #[test]
-fn the_rows_in_use_are_enough_in_integers() {
+fn the_stored_token_rows_suffice_in_int8() {
     let (scene, learner_file) = scene();
     let output = export(&scene, &learner_file, &["--precision", "int8"]);
     assert!(output.status.success(), "{output:?}");
@@ -206,7 +206,7 @@ fn the_rows_in_use_are_enough_in_integers() {
             linear.similarities(&embedding).unwrap(),
         );
         for (class, (found, first)) in CLASSES.iter().zip(found.iter().zip(&first)) {
-            let expected = by_hand(&embedding, &learner(), class);
+            let expected = reference_similarity(&embedding, &learner(), class);
             assert!(
                 (found - expected).abs() < 3e-2,
                 "{class}: {found} {expected}"
@@ -219,7 +219,7 @@ fn the_rows_in_use_are_enough_in_integers() {
 }
 
 #[test]
-fn what_a_conditional_head_cannot_do_is_said() {
+fn options_that_a_conditional_head_excludes_are_errors() {
     let (scene, learner_file) = scene();
     let file = learner_file.to_str().unwrap();
     let output = scene.export(&checkpoint(), &["--prompt-learner", file]);

@@ -1,4 +1,4 @@
-//! What int8 keeps of f32 where a few channels are far larger than the others, as in trained CLIPs.
+//! Fidelity of int8 where a few channels are far larger than the others, as in trained CLIPs.
 
 mod common;
 
@@ -9,8 +9,8 @@ use common::{Scene, write_checkpoint};
 use pinhole::{Classifier, Fidelity};
 use pinhole_model::Tensor;
 
-/// Six gains of each layer norm 20 to 60 times larger, the matching columns of the next linear layer smaller by
-/// that factor's square root; values of attention that lie off zero.
+/// Makes six gains of each layer norm 20 to 60 times larger, the matching columns of the next linear layer smaller by
+/// the square root of that, and shifts the mean of attention's values from 0.
 fn outliers(name: &str, mut tensor: Tensor) -> Tensor {
     let norm = name.ends_with("ln_1.weight") || name.ends_with("ln_2.weight");
     let linear = name.ends_with("in_proj_weight") || name.ends_with("c_fc.weight");
@@ -39,16 +39,16 @@ fn checkpoint(scene: &Scene) -> PathBuf {
     folder
 }
 
-/// In int8, of which `least` is asked, into the folder `out`.
-fn export(scene: &Scene, checkpoint: &Path, least: f32, out: &str) -> Output {
-    let (least, path) = (least.to_string(), scene.path(out));
+/// Exports in int8 with `--min-cosine min_cosine` to the folder `out`.
+fn export(scene: &Scene, checkpoint: &Path, min_cosine: f32, out: &str) -> Output {
+    let (min_cosine, path) = (min_cosine.to_string(), scene.path(out));
     let flags = [
         "--precision",
         "int8",
         "--min-agreement",
         "0",
         "--min-cosine",
-        &least,
+        &min_cosine,
         "--out",
         path.to_str().unwrap(),
     ];
@@ -59,7 +59,7 @@ fn fidelity(classifier: &Classifier) -> Fidelity {
     classifier.manifest().fidelity.unwrap()
 }
 
-/// Operators of floating point, the last projection aside.
+/// Number of linear layers in floating point, without the last projection.
 fn kept(classifier: &Classifier) -> usize {
     let operators = classifier.operators();
     let kept = |name: &str, op: &str| {
@@ -102,12 +102,12 @@ fn smoothing_keeps_the_embedding_of_a_model_with_outlier_channels() {
     }
 }
 
-/// What an int8 layer wants done to its inputs, a layer before it does in floating point as well.
+/// A layer in floating point must apply the input transform of the int8 layer that reads its outputs.
 #[test]
-fn values_in_floating_point_are_centred_for_the_projection_behind_them() {
+fn values_in_floating_point_are_centred_for_an_int8_projection() {
     let scene = Scene::new("cat\ndog");
     let folder = scene.path("spikes");
-    // One weight of each output so large that the others round to next to nothing.
+    // One weight of each output is so large that the others round to almost 0.
     write_checkpoint(&folder, |name, mut tensor| {
         if name == "visual.transformer.resblocks.0.attn.in_proj_weight" {
             let width = tensor.shape[1];
@@ -130,9 +130,9 @@ fn values_in_floating_point_are_centred_for_the_projection_behind_them() {
 }
 
 #[test]
-fn layers_stay_in_floating_point_until_the_gate_holds() {
+fn layers_stay_in_floating_point_until_the_gate_accepts() {
     let scene = Scene::new("cat\ndog");
-    let export = |least, out| export(&scene, &checkpoint(&scene), least, out);
+    let export = |min_cosine, out| export(&scene, &checkpoint(&scene), min_cosine, out);
     let output = export(0.0, "any");
     assert!(output.status.success(), "{output:?}");
     let all = fidelity(&Classifier::open(scene.path("any")).unwrap());
@@ -143,12 +143,14 @@ fn layers_stay_in_floating_point_until_the_gate_holds() {
     assert!(fidelity(&better).mean_cosine >= asked);
     assert!(kept(&better) > 0);
 
-    // What a quarter of the weights cannot bring: an error with the table, and nothing left.
+    // A gate that a quarter of the weights in f16 cannot satisfy: an error with the table, and nothing left behind.
     let output = export(1.0, "perfect");
     assert_eq!(output.status.code(), Some(1));
     let message = String::from_utf8(output.stderr).unwrap();
     assert!(
-        message.contains("error: precision int8 stays below the gate on 3 images"),
+        message.contains(
+            "error: precision int8: expected a mean cosine with f32 of at least 1 (--min-cosine)"
+        ) && message.contains("on 3 images"),
         "{message}"
     );
     assert!(

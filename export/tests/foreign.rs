@@ -1,5 +1,5 @@
-//! Image encoders that other programs exported and quantised, against ONNX Runtime's answers for the same files.
-//! `tests/reference/make_foreign.py` made them.
+//! Image encoders that other programs exported and quantised, compared with ONNX Runtime's results for the same files,
+//! which `tests/reference/make_foreign.py` made.
 
 mod common;
 
@@ -11,7 +11,7 @@ use image::ImageEncoder;
 use image::codecs::png::PngEncoder;
 use pinhole::{Classifier, DecodeOptions, NetworkOperator};
 use pinhole_bundle::BundleWriter;
-use pinhole_export::graph::{self, Encoder};
+use pinhole_export::graph::{self, OnnxEncoder};
 use pinhole_model::{Precision, PreprocessConfig};
 use prost::Message;
 use serde_json::Value;
@@ -41,20 +41,20 @@ fn png(pixels: &Value) -> Vec<u8> {
     png
 }
 
-/// A bundle around the encoder `file`.
+/// A bundle with the encoder `file`.
 fn bundle(file: &Path, out: &Path) -> anyhow::Result<Classifier> {
-    let rule = PreprocessConfig::openai(SIDE);
-    let encoder = Encoder::open(file)?;
-    encoder.check(&rule, SIZE)?;
+    let preprocessing = PreprocessConfig::openai(SIDE);
+    let encoder = OnnxEncoder::open(file)?;
+    encoder.check(&preprocessing, SIZE)?;
     let writer = BundleWriter::create(out).unwrap();
     encoder
-        .write(&rule, writer.folder(), &mut |_, _| {})
+        .write(&preprocessing, writer.folder(), &mut |_, _| {})
         .unwrap();
-    finish_bundle(writer, rule, Precision::F32, SIZE, 100.0);
+    finish_bundle(writer, preprocessing, Precision::F32, SIZE, 100.0);
     Ok(Classifier::open(out)?)
 }
 
-/// Worst cosine with ONNX Runtime's answers, and the names of the operators.
+/// Worst cosine with ONNX Runtime's embeddings, and the operators.
 fn compare(name: &str) -> (f64, Vec<NetworkOperator>) {
     let folder = tempfile::tempdir().unwrap();
     let file = files().join(format!("{name}.onnx"));
@@ -81,9 +81,10 @@ fn worst_cosine(classifier: &Classifier, name: &str) -> f64 {
     worst
 }
 
-/// Each form in its own numbers. u8 weights that hold both ends of their range are multiplied in f32.
+/// Every quantised form runs in integers, except u8 weights that use both ends of their range, which are multiplied in
+/// f32.
 #[test]
-fn answers_are_onnx_runtimes() {
+fn embeddings_equal_onnx_runtimes() {
     let mut failed = vec![];
     for (name, integers) in [
         ("f32", 0),
@@ -119,8 +120,7 @@ fn answers_are_onnx_runtimes() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
-/// The float file after `change`, which leaves `fused` layers whose attention is one operator, in ours and in plain
-/// tract.
+/// Compares the float file after `change` with plain tract; the attention of `fused` layers must be one operator.
 #[track_caller]
 fn attention_after(fused: usize, change: impl FnOnce(&mut GraphProto)) {
     let folder = tempfile::tempdir().unwrap();
@@ -140,11 +140,11 @@ fn attention_after(fused: usize, change: impl FnOnce(&mut GraphProto)) {
     let golden: Value =
         serde_json::from_slice(&fs::read(files().join("golden.json")).unwrap()).unwrap();
     let pixels = numbers(&golden["images"][0]);
-    let rule = PreprocessConfig::openai(SIDE);
+    let preprocessing = PreprocessConfig::openai(SIDE);
     let side = SIDE as usize;
     let pixels = Array4::from_shape_fn((1, 3, side, side), |(_, c, y, x)| {
         let value = pixels[(y * side + x) * 3 + c] as f32 / 255.0;
-        (value - rule.mean[c]) / rule.std[c]
+        (value - preprocessing.mean[c]) / preprocessing.std[c]
     });
     let expected = plain.run(tvec![pixels.into_tensor().into()]).unwrap();
     let expected = expected[0].try_as_plain_ram().unwrap();
@@ -177,7 +177,7 @@ fn set_integers(node: &mut NodeProto, name: &str, values: &[i64]) {
     }
 }
 
-/// Makes `node` read a shape of its own.
+/// Gives `node` its own shape tensor.
 fn set_shape(graph: &mut GraphProto, node: &str, shape: &[i64]) {
     let tensor = TensorProto {
         name: format!("shape of {node}"),
@@ -190,24 +190,24 @@ fn set_shape(graph: &mut GraphProto, node: &str, shape: &[i64]) {
     graph.initializer.push(tensor);
 }
 
-/// Only what is attention becomes that operator; what resembles it is computed as it stands.
+/// Only attention becomes the attention operator; similar graphs are computed node by node.
 #[test]
-fn attention_is_not_misread() {
+fn only_attention_is_fused() {
     attention_after(LAYERS, |_| {});
-    // Keys for queries.
+    // Keys and queries swapped.
     attention_after(LAYERS, |graph| {
         let [q, k] = ["Gather", "Gather_1"].map(|n| attention_node(graph, n).input[1].clone());
         attention_node(graph, "Gather").input[1] = k;
         attention_node(graph, "Gather_1").input[1] = q;
     });
-    // Four heads, whose width no longer is what the scale is of.
+    // Four heads, whose width does not match the scale.
     attention_after(LAYERS, |graph| {
         for (split, join) in [(3, 6), (4, 7), (5, 8)] {
             set_shape(graph, &format!("Reshape_{split}"), &[17, 4, 8]);
             set_shape(graph, &format!("Reshape_{join}"), &[1, 4, 17, 8]);
         }
     });
-    // The heads' values one by one.
+    // Interleaved heads.
     attention_after(LAYERS - 1, |graph| {
         for (i, split) in [(2, 3), (3, 4)] {
             set_shape(graph, &format!("Reshape_{split}"), &[17, 16, 2]);
@@ -218,7 +218,7 @@ fn attention_is_not_misread() {
             );
         }
     });
-    // Values of other heads than the weights'.
+    // Values of other heads than the attention weights.
     attention_after(LAYERS - 1, |graph| {
         set_shape(graph, "Reshape_5", &[2, 17, 16]);
         set_integers(attention_node(graph, "Transpose_4"), "perm", &[0, 1, 2]);
@@ -227,7 +227,7 @@ fn attention_is_not_misread() {
     attention_after(LAYERS - 1, |graph| {
         set_integers(attention_node(graph, "Softmax"), "axis", &[2]);
     });
-    // The heads joined in other orders: one is attention's result, transposed once more.
+    // Heads joined in another order: in the first case, attention's result transposed once more.
     attention_after(LAYERS, |graph| {
         set_integers(attention_node(graph, "Transpose_6"), "perm", &[2, 0, 3, 1]);
     });
@@ -260,7 +260,7 @@ fn attention_is_not_misread() {
     });
 }
 
-/// What is said about the golden file `name` after `change`, which gives back what the message must hold.
+/// Checks the error for the golden file `name` after `change`, which returns what the message must contain.
 #[track_caller]
 fn refused(name: &str, change: impl FnOnce(&mut GraphProto) -> Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
@@ -288,9 +288,9 @@ fn initializer<'a>(graph: &'a mut GraphProto, name: &str) -> &'a mut TensorProto
     tensors.find(|t| t.name == name).unwrap()
 }
 
-/// Nothing in a file ends in a panic or in wrong numbers: errors name the node.
+/// Bad files give an error that names the node, not a panic or wrong numbers.
 #[test]
-fn what_cannot_run_is_named() {
+fn graphs_that_cannot_run_are_errors_that_name_the_node() {
     refused("dynamic", |graph| {
         let node = first(graph, "MatMulInteger");
         (node.domain, node.op_type) = ("com.microsoft".into(), "QGemm".into());
@@ -300,7 +300,7 @@ fn what_cannot_run_is_named() {
             "basic".into(),
         ]
     });
-    // The runtime's own names for what it makes of such a file.
+    // Names of the runtime's internal operators.
     for op in ["AffineLinear", "FakeQuantize", "ActivateGelu"] {
         refused("qdq", |graph| {
             let node = first(graph, "QuantizeLinear");
@@ -309,7 +309,7 @@ fn what_cannot_run_is_named() {
             vec![node.name.clone(), op.into()]
         });
     }
-    // A scale for each output, but one.
+    // One scale too few.
     refused("qdq", |graph| {
         let rank = |name: &str| {
             let tensor = graph.initializer.iter().find(|t| t.name == name);
@@ -327,7 +327,7 @@ fn what_cannot_run_is_named() {
         scale.float_data.truncate(count as usize);
         vec!["scale: expected".into(), format!("found {count}")]
     });
-    // Not what was quantised.
+    // Dequantised with another scale.
     refused("qdq", |graph| {
         let node = first(graph, "QuantizeLinear");
         let (output, scale) = (node.output[0].clone(), node.input[1].clone());
@@ -347,7 +347,7 @@ fn what_cannot_run_is_named() {
             "expected the scale and zero point".into(),
         ]
     });
-    // A scale that is computed.
+    // A computed scale.
     refused("qdq", |graph| {
         let node = first(graph, "QuantizeLinear");
         let name = node.name.clone();
@@ -363,7 +363,7 @@ fn what_cannot_run_is_named() {
         graph.node.insert(at, computed);
         vec![name]
     });
-    // A constant that claims more memory than there is, or less than nothing.
+    // A constant with absurd or negative dimensions.
     for dims in [vec![1 << 62], vec![1 << 40, 1 << 40], vec![-1]] {
         refused("f32", |graph| {
             let node = first(graph, "Constant");
@@ -374,9 +374,9 @@ fn what_cannot_run_is_named() {
     }
 }
 
-/// The command, from a file of ONNX Runtime's to a bundle that passes its own test.
+/// The subcommand, from a file quantised by ONNX Runtime to a bundle that passes its self-test.
 #[test]
-fn a_bundle_is_put_around_a_quantised_file() {
+fn a_quantised_file_becomes_a_bundle() {
     let scene = Scene::new("cat\ndog\n");
     let clip = scene.path("clip");
     write_checkpoint_of(&clip, SIZE, |_, tensor| tensor);

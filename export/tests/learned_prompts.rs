@@ -1,4 +1,4 @@
-//! What CoOp learned, and new classes on the board.
+//! CoOp's learned prompts, and new classes on the board.
 
 mod common;
 
@@ -20,7 +20,7 @@ fn learner(shape: &[usize], class_position: Option<ClassPosition>) -> PromptLear
     }
 }
 
-/// The embedding of one class, put together by hand from the rows.
+/// The embedding of one class from its rows.
 fn embedded(class: &str, context: &[f32], n_ctx: usize, position: ClassPosition) -> Vec<f32> {
     let checkpoint = Checkpoint::open(&checkpoint(), &Default::default()).unwrap();
     let tower = TextEncoder::load(&checkpoint).unwrap();
@@ -52,9 +52,9 @@ fn every_form_of_coop_becomes_class_embeddings() {
     ] {
         let scene = Scene::new("polar_bear\ncat\n");
         let shape: &[usize] = if specific { &[2, 4, 64] } else { &[4, 64] };
-        // The command line goes before the file.
-        let said = flag.map_or(position, |_| ClassPosition::End);
-        let learner = learner(shape, Some(said));
+        // The command line takes precedence over the file.
+        let recorded = flag.map_or(position, |_| ClassPosition::End);
+        let learner = learner(shape, Some(recorded));
         let extra: Vec<&str> = flag.iter().flat_map(|f| ["--class-position", f]).collect();
         let output = export(&scene, &learner, &extra);
         assert!(output.status.success(), "{output:?}");
@@ -73,7 +73,7 @@ fn every_form_of_coop_becomes_class_embeddings() {
 }
 
 #[test]
-fn a_learner_of_another_model_is_refused_with_what_fits() {
+fn a_learner_of_another_model_is_an_error_that_names_what_fits() {
     let scene = Scene::new("cat\ndog\n");
     let end = Some(ClassPosition::End);
     let net = |embedding: usize| MetaNet {
@@ -134,7 +134,11 @@ fn new_classes_are_named_without_the_checkpoint() {
             &before.head().class_embeddings,
             &after.head().class_embeddings,
         );
-        assert_eq!(new[32..], old[32..], "a class that stays keeps its vector");
+        assert_eq!(
+            new[32..],
+            old[32..],
+            "a class that stays keeps its embedding"
+        );
         let fresh = match &learner {
             Some(l) => embedded("polar bear", &l.context.data, 4, ClassPosition::Middle),
             None => {
@@ -187,7 +191,7 @@ fn new_classes_are_named_without_the_checkpoint() {
 }
 
 #[test]
-fn a_bundle_without_text_encoder_says_how_to_get_one() {
+fn a_bundle_without_text_encoder_is_an_error_that_names_the_flag() {
     let scene = Scene::new("cat\n");
     assert!(scene.export(&checkpoint(), &[]).status.success());
     let classes = Classes::new(["dog"]).unwrap();
@@ -241,7 +245,7 @@ fn a_damaged_text_encoder_is_an_error() {
 
 const LAYER: &str = "transformer.resblocks.0.mlp.c_fc.weight";
 
-/// A copy of a bundle whose text encoder has changed tensors, with the right sums.
+/// A copy of a bundle with changed tensors in its text encoder, and with correct hashes.
 fn forge(bundle: &Bundle, to: &Path, change: impl Fn(&str, Stored) -> Option<Stored>) {
     let bytes = fs::read(bundle.folder().join("text_encoder.safetensors")).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -270,7 +274,7 @@ fn forge(bundle: &Bundle, to: &Path, change: impl Fn(&str, Stored) -> Option<Sto
 type Stored = (Dtype, Vec<usize>, Vec<u8>);
 
 #[test]
-fn linear_layers_in_int8_are_stored_with_a_scale_an_output() {
+fn linear_layers_in_int8_are_stored_with_a_scale_per_output() {
     let scene = Scene::new("cat\ndog\n");
     let output = scene.export(&checkpoint(), &["--with-text", "--precision", "int8"]);
     assert!(output.status.success(), "{output:?}");
@@ -312,7 +316,7 @@ fn linear_layers_in_int8_are_stored_with_a_scale_an_output() {
         }
     }
 
-    // What does not fit is refused where the board opens it, with the file and the tensor.
+    // The runtime refuses wrong tensors, and names the file and the tensor.
     let scale_of_9 = |value: f32| {
         move |mut stored: Stored| {
             stored.2[9 * 4..10 * 4].copy_from_slice(&value.to_le_bytes());
@@ -369,10 +373,10 @@ fn linear_layers_in_int8_are_stored_with_a_scale_an_output() {
 }
 
 #[test]
-fn a_text_tower_that_integers_damage_is_refused() {
+fn a_text_encoder_below_the_gate_in_int8_is_an_error() {
     let scene = Scene::new("cat\npolar bear\nmug\n");
     let clip = scene.path("clip");
-    // One column carries next to nothing, and takes all of the integers' range.
+    // One column contributes almost nothing but takes the whole range of the integers.
     common::write_checkpoint(&clip, |name, mut tensor| {
         let layer = name
             .strip_prefix("transformer.resblocks.")
@@ -384,7 +388,7 @@ fn a_text_tower_that_integers_damage_is_refused() {
                 let rows = tensor.data.chunks_exact_mut(64);
                 rows.for_each(|row| row[7] = row[7].signum() * 2000.0);
             }
-            // So that what the layers add outweighs the tokens.
+            // So that the layers' outputs outweigh the token embeddings.
             Some(".attn.out_proj.weight" | ".mlp.c_proj.weight") => {
                 tensor.data.iter_mut().for_each(|v| *v *= 10.0);
             }
@@ -417,8 +421,7 @@ fn a_text_tower_that_integers_damage_is_refused() {
 }
 
 #[test]
-fn tensors_are_as_wide_as_they_claim() {
-    // A context of no dimensions must not reach the arithmetic.
+fn a_context_of_the_wrong_rank_is_an_error() {
     let scene = Scene::new("cat\n");
     let output = export(&scene, &learner(&[4, 64], None), &["--with-text"]);
     assert!(output.status.success(), "{output:?}");

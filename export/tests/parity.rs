@@ -1,4 +1,4 @@
-//! Embeddings against open_clip's, from an image file and from token ids, for every checkpoint under
+//! Embeddings compared with open_clip's, from an image file and from token ids, for every checkpoint under
 //! tests/golden/models: each family in each format, through export, bundle and runtime.
 
 mod common;
@@ -43,7 +43,7 @@ fn cosine(a: &[f32], b: &[f64]) -> f64 {
     dot(&a, b) / (dot(&a, &a) * dot(b, b)).sqrt()
 }
 
-/// (family, checkpoint) for every file or folder that holds one.
+/// (family, checkpoint) for every checkpoint file or folder.
 fn checkpoints() -> Vec<(PathBuf, PathBuf)> {
     let mut found = vec![];
     for family in fs::read_dir(models())
@@ -64,7 +64,7 @@ fn checkpoints() -> Vec<(PathBuf, PathBuf)> {
     found
 }
 
-/// A bundle with the checkpoint's image tower and a head that is of no interest here.
+/// A bundle with the checkpoint's image encoder and a placeholder head.
 fn bundle(checkpoint: &Checkpoint, options: GraphOptions, out: &Path) {
     let config = checkpoint.config();
     let writer = BundleWriter::create(out).unwrap();
@@ -79,7 +79,7 @@ fn bundle(checkpoint: &Checkpoint, options: GraphOptions, out: &Path) {
 }
 
 #[test]
-fn every_family_is_there_in_every_format_that_it_has() {
+fn every_family_is_tested_in_every_format() {
     let found: Vec<String> = checkpoints()
         .iter()
         .map(|(_, path)| path.strip_prefix(models()).unwrap().display().to_string())

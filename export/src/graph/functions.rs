@@ -6,7 +6,7 @@ use tract_onnx::pb::{
     tensor_proto::DataType,
 };
 
-use super::{float, int, ints, node, opset};
+use super::proto::{float, int, ints, node, opset};
 
 /// Every function with its body.
 pub(super) fn all() -> Vec<FunctionProto> {
@@ -130,7 +130,7 @@ fn constant(output: &str, value: AttributeProto) -> NodeProto {
     op("Constant", &[], output, vec![value])
 }
 
-/// Weights may be f16: the arithmetic is f32.
+/// Weights may be stored as f16; the arithmetic is f32.
 fn to_float(input: &str, output: &str) -> NodeProto {
     cast(input, output, DataType::Float)
 }
@@ -168,7 +168,7 @@ fn layer_norm_quantized_linear(output: &str, rest: Vec<NodeProto>) -> Vec<NodePr
     body
 }
 
-/// As [`linear`], `x` quantised by rows; a row of zeros has the scale 1, which changes nothing.
+/// As [`linear`], `x` quantised with one scale per row; a row of zeros gets the scale 1.
 fn quantized_linear(x: &str, output: &str, rest: Vec<NodeProto>) -> Vec<NodeProto> {
     let mut body = vec![
         op("Abs", &[x], "magnitude", vec![]),
@@ -184,8 +184,8 @@ fn quantized_linear(x: &str, output: &str, rest: Vec<NodeProto>) -> Vec<NodeProt
     body
 }
 
-/// As [`quantized_linear`] plus `residual`, `x` with `offset` added as unsigned bytes. No constant is 0: prost leaves
-/// out a value that protobuf takes for granted, and onnx's checker then misses it.
+/// As [`quantized_linear`] plus `residual`, `x + offset` in unsigned bytes. No constant is 0: prost omits default values,
+/// and onnx's checker then reports a missing one.
 fn offset_quantized_linear_add() -> Vec<NodeProto> {
     let mut body = vec![
         op("Abs", &["x"], "magnitude", vec![]),
@@ -211,8 +211,8 @@ fn largest_magnitude() -> NodeProto {
     op("ReduceMax", &["magnitude"], "largest", last)
 }
 
-/// The rows of `x`, whose `range` becomes `most`, as whole numbers of type `kind`, by `weight`, and their scales and
-/// `bias`. `limit` makes `limited` of `rounded`.
+/// The integer product of `x` and `weight`, scaled back and with `bias` added. Each row of `x` is quantised to type
+/// `kind` so that `range` becomes `most`; the node `limit` clips `rounded` to `limited`.
 fn integer_product(x: &str, limit: NodeProto, kind: DataType, output: &str) -> Vec<NodeProto> {
     vec![
         op("Div", &["range", "most"], "row_scale", vec![]),
@@ -223,7 +223,7 @@ fn integer_product(x: &str, limit: NodeProto, kind: DataType, output: &str) -> V
         cast("limited", "quantized", kind),
         op("MatMulInteger", &["quantized", "weight"], "sum", vec![]),
         to_float("sum", "sum_f32"),
-        // Not by the scales' product: ONNX Runtime would take that for one scale of the whole of x.
+        // Not by the product of the scales: ONNX Runtime would fuse that as one scale for the whole tensor.
         op("Mul", &["sum_f32", "row_scale"], "by_row", vec![]),
         op("Mul", &["by_row", "scale"], "product", vec![]),
         op("Add", &["product", "bias"], output, vec![]),
@@ -356,7 +356,7 @@ fn token_embedding() -> Vec<NodeProto> {
     ]
 }
 
-/// Attention of `query` to `key` and `value`; `joint` is split into `parts`, which name what of them it holds.
+/// Attention of `query` to `key` and `value`. The input `joint` is split into `parts`, which are some of these three.
 fn attention(joint: &str, parts: &[&str]) -> Vec<NodeProto> {
     let swap = || vec![ints("perm", &[0, 2, 1, 3])];
     let mut split = op("Split", &[joint], parts[0], vec![int("axis", -1)]);

@@ -4,16 +4,17 @@ use anyhow::Result;
 use pinhole_bundle::dialect;
 use tract_onnx::pb::tensor_proto::DataType;
 
-use super::{Graph, int, ints};
+use super::builder::GraphBuilder;
+use super::proto::{int, ints};
 
 /// PyTorch's BatchNorm2d default.
 const BATCH_NORM_EPSILON: f64 = 1e-5;
 /// A bottleneck's output is this many times its inner width.
 const EXPANSION: usize = 4;
 
-/// Builds the whole tower, down to `embedding`.
+/// Builds the whole encoder, down to `embedding`.
 pub(super) fn build(
-    graph: &mut Graph,
+    graph: &mut GraphBuilder,
     layers: [usize; 4],
     width: usize,
     heads: usize,
@@ -58,11 +59,13 @@ pub(super) fn build(
 
 /// u8 `[N, S, S, 3]` to normalised f32 `[N, 3, S, S]`. The stem pads with zeros after normalisation, so the
 /// normalisation cannot be folded into its convolution.
-fn normalise(graph: &mut Graph) -> Result<String> {
-    let rule = graph.checkpoint.config().preprocessing.clone();
-    let scale = rule.std.map(|std| (1.0 / (255.0 * f64::from(std))) as f32);
+fn normalise(graph: &mut GraphBuilder) -> Result<String> {
+    let preprocessing = graph.checkpoint.config().preprocessing.clone();
+    let scale = preprocessing
+        .std
+        .map(|std| (1.0 / (255.0 * f64::from(std))) as f32);
     let shift: Vec<f32> = (0..3)
-        .map(|c| (-f64::from(rule.mean[c]) / f64::from(rule.std[c])) as f32)
+        .map(|c| (-f64::from(preprocessing.mean[c]) / f64::from(preprocessing.std[c])) as f32)
         .collect();
     let x = graph.standard(
         "Cast",
@@ -88,7 +91,7 @@ fn normalise(graph: &mut Graph) -> Result<String> {
 
 /// A convolution without bias, its batch norm folded in.
 fn convolution(
-    graph: &mut Graph,
+    graph: &mut GraphBuilder,
     x: &str,
     source: &str,
     norm: &str,
@@ -134,7 +137,7 @@ fn convolution(
     Ok(graph.standard("Conv", name, &[x, &widened, &bias], attributes))
 }
 
-fn average_pool(graph: &mut Graph, x: &str, name: &str, side: i64) -> String {
+fn average_pool(graph: &mut GraphBuilder, x: &str, name: &str, side: i64) -> String {
     let attributes = vec![
         ints("kernel_shape", &[side, side]),
         ints("strides", &[side, side]),
@@ -143,7 +146,7 @@ fn average_pool(graph: &mut Graph, x: &str, name: &str, side: i64) -> String {
 }
 
 fn bottleneck(
-    graph: &mut Graph,
+    graph: &mut GraphBuilder,
     x: &str,
     stage: usize,
     block: usize,
@@ -194,7 +197,7 @@ fn bottleneck(
 }
 
 /// The mean token attends to all positions and itself; its output is the embedding.
-fn attention_pool(graph: &mut Graph, x: &str, channels: usize, heads: usize) -> Result<()> {
+fn attention_pool(graph: &mut GraphBuilder, x: &str, channels: usize, heads: usize) -> Result<()> {
     let source = "visual.attnpool";
     let flat = graph.weights.i64("pool.flat_shape", &[0, 0, -1])?;
     let x = graph.standard("Reshape", "pool.flat", &[x, &flat], vec![]);
@@ -233,26 +236,12 @@ fn attention_pool(graph: &mut Graph, x: &str, channels: usize, heads: usize) -> 
     let mut weight = graph.tensor(&format!("{source}.q_proj.weight"))?.data;
     let mut bias = graph.tensor(&format!("{source}.q_proj.bias"))?.data;
     weight.iter_mut().chain(&mut bias).for_each(|v| *v *= scale);
-    let query = graph.linear(
-        &dialect::LINEAR,
-        "pool.query",
-        &[&first],
-        &weight,
-        channels,
-        &bias,
-    )?;
+    let query = graph.linear("pool.query", &first, &weight, &bias)?;
     let mut weight = graph.tensor(&format!("{source}.k_proj.weight"))?.data;
     let mut bias = graph.tensor(&format!("{source}.k_proj.bias"))?.data;
     weight.extend(graph.tensor(&format!("{source}.v_proj.weight"))?.data);
     bias.extend(graph.tensor(&format!("{source}.v_proj.bias"))?.data);
-    let key_value = graph.linear(
-        &dialect::LINEAR,
-        "pool.key_value",
-        &[&tokens],
-        &weight,
-        channels,
-        &bias,
-    )?;
+    let key_value = graph.linear("pool.key_value", &tokens, &weight, &bias)?;
     let heads = vec![ints("heads", &[heads as i64])];
     let mixed = graph.call(
         &dialect::ATTENTION,
@@ -262,14 +251,7 @@ fn attention_pool(graph: &mut Graph, x: &str, channels: usize, heads: usize) -> 
     );
     let weight = graph.tensor(&format!("{source}.c_proj.weight"))?;
     let bias = graph.tensor(&format!("{source}.c_proj.bias"))?;
-    let x = graph.linear(
-        &dialect::LINEAR,
-        "pool.out",
-        &[&mixed],
-        &weight.data,
-        channels,
-        &bias.data,
-    )?;
+    let x = graph.linear("pool.out", &mixed, &weight.data, &bias.data)?;
     let x = graph.standard("Squeeze", "pooled", &[&x, &bounds[2]], vec![]);
     graph.call(&dialect::L2_NORMALIZE, "embedding", &[&x], vec![]);
     Ok(())

@@ -4,22 +4,31 @@ use anyhow::Result;
 use pinhole_bundle::dialect;
 use pinhole_model::Activation;
 
-use super::{Graph, Joint, float, ints};
-use crate::quantization::{Float, Preparation, Source};
+use super::builder::{FusedLinear, GraphBuilder};
+use super::proto::{float, ints};
+use crate::quantization::{FloatLinear, InputOrigin, InputTransform};
 
-pub(super) struct Shape {
-    pub image_size: usize,
-    pub patch: usize,
-    pub width: usize,
-    pub layers: usize,
-    pub heads: usize,
+/// Sizes of the encoder.
+pub(super) struct VitShape {
+    pub(super) image_size: usize,
+    pub(super) patch: usize,
+    pub(super) width: usize,
+    pub(super) layers: usize,
+    pub(super) heads: usize,
 }
 
-/// Two for each of LayerNorm, in_proj, out_proj, c_fc and c_proj.
+/// The linear layer over patches of the image: its node's name.
+pub(super) const PATCH_EMBEDDING: &str = "patch_embedding";
+
+/// Weight and bias of ln_1, ln_2, in_proj, out_proj, c_fc and c_proj.
 const TENSORS_PER_BLOCK: u64 = 12;
 
-/// Builds the whole tower, down to `embedding`.
-pub(super) fn build(graph: &mut Graph, shape: &Shape, activation: Activation) -> Result<()> {
+/// Builds the whole encoder, down to `embedding`.
+pub(super) fn build(
+    graph: &mut GraphBuilder,
+    shape: &VitShape,
+    activation: Activation,
+) -> Result<()> {
     graph.total = 8 + shape.layers as u64 * TENSORS_PER_BLOCK;
     let patches = patch_embedding(graph, shape)?;
     let tokens = token_embedding(graph, shape, &patches)?;
@@ -33,14 +42,7 @@ pub(super) fn build(graph: &mut Graph, shape: &Shape, activation: Activation) ->
     let proj = graph.tensor("visual.proj")?;
     let embedding = proj.shape[1];
     let zeros = vec![0.0; embedding];
-    let x = graph.linear_transposed(
-        &dialect::LINEAR,
-        "proj",
-        &[&x],
-        &proj.data,
-        shape.width,
-        &zeros,
-    )?;
+    let x = graph.linear_in_out(&dialect::LINEAR, "proj", &[&x], &proj.data, &zeros)?;
     let axes = graph.weights.i64("token_axis", &[1])?;
     let x = graph.standard("Squeeze", "pooled", &[&x, &axes], vec![]);
     graph.call(&dialect::L2_NORMALIZE, "embedding", &[&x], vec![]);
@@ -50,15 +52,16 @@ pub(super) fn build(graph: &mut Graph, shape: &Shape, activation: Activation) ->
 /// The patch convolution as a matrix over flattened patches. Normalisation is (v / 255 - mean) / std;
 /// the division by std goes into the weight, the mean into the bias and 1/255 stays a scale of its own,
 /// so that the weights keep a magnitude that f16 resolves.
-fn patch_embedding(graph: &mut Graph, shape: &Shape) -> Result<String> {
+fn patch_embedding(graph: &mut GraphBuilder, shape: &VitShape) -> Result<String> {
     let conv = graph.tensor("visual.conv1.weight")?;
-    let rule = &graph.checkpoint.config().preprocessing;
+    let preprocessing = &graph.checkpoint.config().preprocessing;
     let (p, width) = (shape.patch, shape.width);
     let mut weight = vec![0.0; conv.data.len()];
     let mut bias = vec![0.0f64; width];
     for (o, filter) in conv.data.chunks_exact(3 * p * p).enumerate() {
         for c in 0..3 {
-            let (mean, std) = (f64::from(rule.mean[c]), f64::from(rule.std[c]));
+            let mean = f64::from(preprocessing.mean[c]);
+            let std = f64::from(preprocessing.std[c]);
             for yx in 0..p * p {
                 let w = f64::from(filter[c * p * p + yx]) / std;
                 weight[(yx * 3 + c) * width + o] = w as f32;
@@ -67,23 +70,17 @@ fn patch_embedding(graph: &mut Graph, shape: &Shape) -> Result<String> {
         }
     }
     let bias: Vec<f32> = bias.into_iter().map(|b| b as f32).collect();
-    let name = "patch_embedding";
+    let name = PATCH_EMBEDDING;
     let shape_of_weight = [3 * p * p, width];
     let grid = shape.image_size / p;
     let mut attributes = vec![ints("patch", &[p as i64]), ints("grid", &[grid as i64])];
-    if graph.quantization.is_some() {
-        let whole: Vec<f32> = weight.iter().map(|w| w / 255.0).collect();
-        let exact = Float {
-            weight: &whole,
-            bias: &bias,
-            activation: None,
-        };
-        if let Some(layer) = graph.layer(name, &exact, Source::Pixels)? {
-            let [weight, scale, bias] = graph.quantized_parameters(&layer)?;
-            let inputs = ["pixels", &weight, &scale, &bias];
-            let function = &dialect::QUANTIZED_PATCH_EMBEDDING;
-            return Ok(graph.call(function, name, &inputs, attributes));
-        }
+    let whole: Vec<f32> = weight.iter().map(|w| w / 255.0).collect();
+    let exact = FloatLinear::new(&whole, &bias, None);
+    if let Some(layer) = graph.quantized(name, &exact, InputOrigin::Pixels)? {
+        let [weight, scale, bias] = graph.quantized_parameters(&layer)?;
+        let inputs = ["pixels", &weight, &scale, &bias];
+        let function = &dialect::QUANTIZED_PATCH_EMBEDDING;
+        return Ok(graph.call(function, name, &inputs, attributes));
     }
     let bias = (graph.weights).f32(&format!("{name}.bias"), &[width], &bias)?;
     let weight = (graph.weights).matrix(&format!("{name}.weight"), &shape_of_weight, &weight)?;
@@ -92,7 +89,7 @@ fn patch_embedding(graph: &mut Graph, shape: &Shape) -> Result<String> {
     Ok(graph.call(&dialect::PATCH_EMBEDDING, name, &inputs, attributes))
 }
 
-fn token_embedding(graph: &mut Graph, shape: &Shape, patches: &str) -> Result<String> {
+fn token_embedding(graph: &mut GraphBuilder, shape: &VitShape, patches: &str) -> Result<String> {
     let class = graph.tensor("visual.class_embedding")?;
     let positions = graph.tensor("visual.positional_embedding")?;
     let (first, rest) = positions.data.split_at(shape.width);
@@ -115,8 +112,8 @@ fn token_embedding(graph: &mut Graph, shape: &Shape, patches: &str) -> Result<St
 /// x + attention(ln_1 x), then x + mlp(ln_2 x). Only the class token of the last block is read, so
 /// there everything but the keys and values is computed for it alone.
 fn block(
-    graph: &mut Graph,
-    shape: &Shape,
+    graph: &mut GraphBuilder,
+    shape: &VitShape,
     activation: Activation,
     layer: usize,
     x: &str,
@@ -135,58 +132,33 @@ fn block(
         .chain(&mut bias[..width])
         .for_each(|value| *value *= scale);
     let heads = vec![ints("heads", &[shape.heads as i64])];
-    // Attention takes a mean of values channel by channel: what the projection behind it wants done to its inputs
-    // is done to the values.
+    // Attention takes a weighted mean of the values channel by channel, so the input transform of the output
+    // projection can be applied to the values.
     let out_weight = graph.tensor(&format!("{source}.attn.out_proj.weight"))?;
     let out_bias = graph.tensor(&format!("{source}.attn.out_proj.bias"))?;
-    let wanted = graph.preparation(&name("out_proj"), &out_weight.data, &out_bias.data)?;
+    let value_transform =
+        graph.input_transform(&name("out_proj"), &out_weight.data, &out_bias.data)?;
+    let unchanged = InputTransform::default();
+    let projection = |range: std::ops::Range<usize>, output_transform| FusedLinear {
+        weight: &weight[range.start * width..range.end * width],
+        bias: &bias[range],
+        activation: None,
+        output_transform,
+    };
     let (residual, mixed) = if last {
         let residual = class_token(graph, &name("class_token"), x)?;
-        let (query_weight, key_value_weight) = weight.split_at(width * width);
-        let (query_bias, key_value_bias) = bias.split_at(width);
-        let query = graph.norm_linear(
-            &dialect::LINEAR,
-            &name("query"),
-            &residual,
-            &norm,
-            &Joint {
-                weight: query_weight,
-                bias: query_bias,
-                after: &Preparation::default(),
-            },
-        )?;
-        let key_value = graph.norm_linear(
-            &dialect::LINEAR,
-            &name("key_value"),
-            x,
-            &norm,
-            &Joint {
-                weight: key_value_weight,
-                bias: key_value_bias,
-                after: &wanted,
-            },
-        )?;
+        let query = projection(0..width, &unchanged);
+        let query = graph.norm_linear(&name("query"), &residual, &norm, &query)?;
+        let key_value = projection(width..3 * width, &value_transform);
+        let key_value = graph.norm_linear(&name("key_value"), x, &norm, &key_value)?;
         let inputs = [query.as_str(), &key_value];
         let mixed = graph.call(&dialect::ATTENTION, &name("attention"), &inputs, heads);
         (residual, mixed)
     } else {
-        let joint = graph.norm_linear(
-            &dialect::LINEAR,
-            &name("query_key_value"),
-            x,
-            &norm,
-            &Joint {
-                weight: &weight,
-                bias: &bias,
-                after: &wanted,
-            },
-        )?;
-        let mixed = graph.call(
-            &dialect::SELF_ATTENTION,
-            &name("attention"),
-            &[&joint],
-            heads,
-        );
+        let all = projection(0..3 * width, &value_transform);
+        let all = graph.norm_linear(&name("query_key_value"), x, &norm, &all)?;
+        let function = &dialect::SELF_ATTENTION;
+        let mixed = graph.call(function, &name("attention"), &[&all], heads);
         (x.to_owned(), mixed)
     };
 
@@ -195,22 +167,19 @@ fn block(
         [&mixed, &residual],
         &out_weight.data,
         &out_bias.data,
-        Source::Scalable,
+        InputOrigin::Scalable,
     )?;
 
     let norm = graph.norm(&format!("{source}.ln_2"))?;
     let weight = graph.tensor(&format!("{source}.mlp.c_fc.weight"))?;
     let bias = graph.tensor(&format!("{source}.mlp.c_fc.bias"))?;
-    let function = match activation {
-        Activation::QuickGelu => &dialect::LINEAR_QUICK_GELU,
-        Activation::Gelu => &dialect::LINEAR_GELU,
-    };
-    let joint = Joint {
+    let hidden = FusedLinear {
         weight: &weight.data,
         bias: &bias.data,
-        after: &Preparation::default(),
+        activation: Some(activation),
+        output_transform: &unchanged,
     };
-    let hidden = graph.norm_linear(function, &name("c_fc"), &x, &norm, &joint)?;
+    let hidden = graph.norm_linear(&name("c_fc"), &x, &norm, &hidden)?;
     let weight = graph.tensor(&format!("{source}.mlp.c_proj.weight"))?;
     let bias = graph.tensor(&format!("{source}.mlp.c_proj.bias"))?;
     graph.linear_add(
@@ -218,12 +187,12 @@ fn block(
         [&hidden, &x],
         &weight.data,
         &bias.data,
-        Source::Activated,
+        InputOrigin::Activation,
     )
 }
 
 /// Row 0 of every image, `[N, 1, W]`.
-fn class_token(graph: &mut Graph, name: &str, x: &str) -> Result<String> {
+fn class_token(graph: &mut GraphBuilder, name: &str, x: &str) -> Result<String> {
     let start = graph.weights.i64(&format!("{name}.start"), &[0])?;
     let end = graph.weights.i64(&format!("{name}.end"), &[1])?;
     let axis = graph.weights.i64(&format!("{name}.axis"), &[1])?;

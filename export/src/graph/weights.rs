@@ -1,4 +1,4 @@
-//! The graph's weights, written to disk one by one.
+//! The graph's weights, written to disk one at a time.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -7,12 +7,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use half::f16;
 use pinhole_bundle::IMAGE_ENCODER_WEIGHTS;
+use pinhole_model::Precision;
 use tract_onnx::pb::{
     StringStringEntryProto, TensorProto,
     tensor_proto::{DataLocation, DataType},
 };
 
-/// Collects initialisers: the data goes to a file at once, so that one tensor is in memory at a time.
+use super::proto::tensor;
+
+/// Collects initialisers. Their data is written to a file immediately, so that one tensor is in memory at a time.
 pub struct WeightFile {
     path: PathBuf,
     file: BufWriter<File>,
@@ -21,15 +24,15 @@ pub struct WeightFile {
     tensors: Vec<TensorProto>,
 }
 
-/// ONNX Runtime maps external data best on page or cache-line boundaries.
+/// A cache line, so that ONNX Runtime can map the tensors.
 const ALIGNMENT: u64 = 64;
 
 impl WeightFile {
-    /// Up to this many bytes the weights move into the ONNX file itself, which is then a single file.
+    /// Weights of at most this many bytes are stored inside the ONNX file.
     pub const INLINE_BYTES: u64 = 64 << 20;
 
-    /// Starts the weight file in `folder`; `half` stores matrices as f16.
-    pub(super) fn create(folder: &Path, half: bool) -> Result<Self> {
+    /// Creates the weight file in `folder`. Matrices are stored in f16 unless `precision` is f32.
+    pub(super) fn create(folder: &Path, precision: Precision) -> Result<Self> {
         let path = folder.join(IMAGE_ENCODER_WEIGHTS);
         let file =
             File::create(&path).with_context(|| format!("{}: cannot create", path.display()))?;
@@ -37,18 +40,18 @@ impl WeightFile {
             path,
             file: BufWriter::new(file),
             length: 0,
-            half,
+            half: precision != Precision::F32,
             tensors: vec![],
         })
     }
 
-    /// A tensor kept in f32 whatever the precision. Gives back its name.
+    /// A tensor stored in f32 in every precision. Returns its name.
     pub(super) fn f32(&mut self, name: &str, shape: &[usize], data: &[f32]) -> Result<String> {
         let bytes: Vec<u8> = data.iter().flat_map(|v| v.to_le_bytes()).collect();
         self.write(name, DataType::Float, shape, &bytes)
     }
 
-    /// A tensor stored in the graph's precision. Gives back its name.
+    /// A tensor stored in the graph's precision. Returns its name.
     pub(super) fn matrix(&mut self, name: &str, shape: &[usize], data: &[f32]) -> Result<String> {
         if !self.half {
             return self.f32(name, shape, data);
@@ -58,28 +61,28 @@ impl WeightFile {
             let narrow = f16::from_f32(v);
             ensure!(
                 narrow.is_finite(),
-                "{name}: the weight {v} does not fit f16; export with --precision f32"
+                "{name}: the weight {v} does not fit f16; use --precision f32"
             );
             bytes.extend(narrow.to_le_bytes());
         }
         self.write(name, DataType::Float16, shape, &bytes)
     }
 
-    /// A quantised matrix [inputs, outputs]. Gives back its name.
+    /// A quantised matrix [inputs, outputs]. Returns its name.
     pub(super) fn s8(&mut self, name: &str, shape: &[usize], data: &[i8]) -> Result<String> {
         let bytes: Vec<u8> = data.iter().map(|v| v.cast_unsigned()).collect();
         self.write(name, DataType::Int8, shape, &bytes)
     }
 
-    /// Whole numbers, for shapes and axes. Gives back its name.
+    /// Integers, for shapes and axes. Returns its name.
     pub(super) fn i64(&mut self, name: &str, data: &[i64]) -> Result<String> {
         let bytes: Vec<u8> = data.iter().flat_map(|v| v.to_le_bytes()).collect();
-        // Shape inference reads these from the graph itself.
+        // Shape inference needs them inside the graph.
         self.inline(name, DataType::Int64, &[data.len()], bytes);
         Ok(name.to_owned())
     }
 
-    /// A tensor inside the ONNX file whatever its size.
+    /// A tensor stored inside the ONNX file whatever its size.
     pub(super) fn inline(
         &mut self,
         name: &str,
@@ -93,7 +96,7 @@ impl WeightFile {
         });
     }
 
-    /// A tensor's bytes as they are. Gives back its name.
+    /// A tensor given as bytes. Returns its name.
     pub(super) fn write(
         &mut self,
         name: &str,
@@ -125,7 +128,7 @@ impl WeightFile {
         Ok(name.to_owned())
     }
 
-    /// The initialisers: with their data, and the weight file gone, where it is small enough.
+    /// The initialisers. A weight file of at most [`Self::INLINE_BYTES`] is moved into them and deleted.
     pub(super) fn finish(mut self) -> Result<Vec<TensorProto>> {
         let failed = || format!("{}: cannot write", self.path.display());
         self.file.flush().with_context(failed)?;
@@ -144,14 +147,5 @@ impl WeightFile {
             tensor.external_data.clear();
         }
         Ok(self.tensors)
-    }
-}
-
-pub(super) fn tensor(name: &str, data_type: DataType, shape: &[usize]) -> TensorProto {
-    TensorProto {
-        name: name.into(),
-        data_type: data_type as i32,
-        dims: shape.iter().map(|&d| d as i64).collect(),
-        ..Default::default()
     }
 }

@@ -1,4 +1,4 @@
-//! What the tests of the command line share: a small random checkpoint, and a folder to export into.
+//! Shared by the tests: a small random checkpoint, and a folder to export into.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
 mod weights;
@@ -19,7 +19,7 @@ use pinhole_model::{
 };
 pub use weights::random;
 
-/// A checkpoint of a small ViT with the true vocabulary, made once for all tests.
+/// A checkpoint of a small ViT with CLIP's vocabulary, written once for all tests.
 static CHECKPOINT: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
     write_checkpoint(&folder.path().join("clip"), |_, tensor| tensor);
@@ -30,7 +30,7 @@ pub fn write_checkpoint(folder: &Path, change: impl Fn(&str, Tensor) -> Tensor) 
     write_checkpoint_of(folder, 32, change);
 }
 
-/// With embeddings of that size.
+/// As [`write_checkpoint`], with embeddings of this size.
 pub fn write_checkpoint_of(
     folder: &Path,
     embedding: usize,
@@ -64,8 +64,7 @@ pub fn write_checkpoint_of(
     .unwrap();
 }
 
-/// Ends a bundle around an image encoder that is there, with a head of one class and a golden image that are of no
-/// interest.
+/// Completes a bundle whose image encoder is written, with a head of one class and a golden image as placeholders.
 pub fn finish_bundle(
     writer: BundleWriter,
     preprocessing: PreprocessConfig,
@@ -145,7 +144,7 @@ impl Scene {
         self.run("bundle", clip, extra)
     }
 
-    /// `pinhole-export` with one of its commands that write a bundle.
+    /// Runs a subcommand of `pinhole-export` that writes a bundle.
     pub fn run(&self, command_name: &str, clip: &Path, extra: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pinhole-export"));
         command

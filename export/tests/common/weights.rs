@@ -2,7 +2,7 @@
 
 use pinhole_model::Tensor;
 
-/// Numbers that depend on the tensor's name alone: gains near 1, matrices that keep the variance.
+/// Pseudo-random numbers that depend only on the tensor's name: gains near 1, matrices that keep the variance.
 pub fn random(name: &str, shape: &[usize]) -> Tensor {
     let mut state = name.bytes().fold(1u64, |h, b| {
         (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)

@@ -1,4 +1,4 @@
-//! An image encoder from elsewhere as the bundle's: pixels as input, a normalised embedding as output.
+//! Image encoders of other programs, an ONNX file each: wrapped so that they take pixels and return a normalised embedding.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -15,30 +15,30 @@ use tract_onnx::pb::{
     tensor_proto::DataType, tensor_shape_proto, type_proto,
 };
 
-use super::weights::tensor;
-use super::{WeightFile, int, ints, node, opset, value};
+use super::proto::{int, ints, node, opset, tensor, value};
+use super::weights::WeightFile;
 
-/// Protobuf messages cannot be longer.
-const MOST_BYTES: u64 = 1 << 31;
+/// Longest message that protobuf can hold.
+const MAX_BYTES: u64 = 1 << 31;
 
-/// Smaller tensors stay inside the ONNX file: shapes, scales and biases, which readers look at.
-const SMALL: usize = 1 << 16;
+/// Smaller tensors stay inside the ONNX file: shapes, scales and biases, which readers inspect.
+const INLINE_BYTES: usize = 1 << 16;
 
-/// An ONNX file that takes normalised pixels f32 [N or 1, 3, S, S] and gives an embedding f32 [N or 1, D].
-pub struct Encoder {
+/// An ONNX file that takes normalised pixels f32 `[N, 3, S, S]` and returns an embedding f32 `[N, D]`; N may be fixed
+/// to 1.
+pub struct OnnxEncoder {
     path: PathBuf,
     graph: GraphProto,
-    /// Of the standard operator set.
-    version: i64,
+    /// Version of the standard operator set.
+    opset_version: i64,
     /// S.
     pub image_size: u32,
     /// D.
     pub embedding_size: usize,
-    /// Whether N is 1 in the file.
-    single: bool,
+    batch_is_1: bool,
 }
 
-impl Encoder {
+impl OnnxEncoder {
     /// Reads and checks `path`.
     ///
     /// # Errors
@@ -50,19 +50,19 @@ impl Encoder {
     fn read(path: &Path) -> Result<Self> {
         let length = std::fs::metadata(path)?.len();
         ensure!(
-            length <= MOST_BYTES,
-            "expected at most {MOST_BYTES} bytes, found {length}"
+            length <= MAX_BYTES,
+            "expected at most {MAX_BYTES} bytes, found {length}"
         );
         let model = ModelProto::decode(&*std::fs::read(path)?).context("expected an ONNX file")?;
         let mut graph = model.graph.context("graph: expected one, found none")?;
         let standard = (model.opset_import.iter())
             .find(|o| o.domain.is_empty() || o.domain == "ai.onnx")
             .context("opset_import: expected the standard operators, found none")?;
-        let version = standard.version;
+        let opset_version = standard.version;
         let versions = dialect::FOREIGN_OPSETS;
         ensure!(
-            versions.contains(&version),
-            "opset_import: expected version {} to {}, found {version}; export with opset {}",
+            versions.contains(&opset_version),
+            "opset_import: expected version {} to {}, found {opset_version}; export with opset {}",
             versions.start(),
             versions.end(),
             dialect::OPSET
@@ -83,7 +83,7 @@ impl Encoder {
             );
         }
         let initial: HashSet<&str> = graph.initializer.iter().map(|t| &*t.name).collect();
-        // Files before IR version 4 list the initialisers among the inputs.
+        // Before IR version 4, files list the initialisers among the inputs.
         let inputs = graph.input.iter().filter(|i| !initial.contains(&*i.name));
         let inputs: Vec<ValueInfoProto> = inputs.cloned().collect();
         let expected = "input: expected one, f32 [N, 3, S, S]";
@@ -114,58 +114,64 @@ impl Encoder {
             "{expected}, found {}",
             described(output)
         );
-        let single = found[0] == Some(1);
+        let batch_is_1 = found[0] == Some(1);
         graph.input = inputs;
         let folder = path.parent().unwrap_or(Path::new("."));
         for tensor in &mut graph.initializer {
             let name = tensor.name.clone();
-            plain(tensor, folder).with_context(|| format!("initializer {name}"))?;
+            inline_data(tensor, folder).with_context(|| format!("initializer {name}"))?;
         }
-        Ok(Encoder {
+        Ok(OnnxEncoder {
             path: path.to_owned(),
             graph,
-            version,
+            opset_version,
             image_size: height as u32,
             embedding_size: embedding as usize,
-            single,
+            batch_is_1,
         })
     }
 
-    /// The file's name without its ending, for people.
+    /// The file's name without extension, for display.
     pub fn name(&self) -> String {
         let stem = self.path.file_stem().unwrap_or_default();
         stem.to_string_lossy().into_owned()
     }
 
-    /// Whether it fits a model that makes embeddings of `embedding_size` from what `rule` gives.
-    pub fn check(&self, rule: &PreprocessConfig, embedding_size: usize) -> Result<()> {
+    /// Checks that it fits a model with these embeddings and this preprocessing.
+    ///
+    /// # Errors
+    /// Another image size or embedding size than the model's.
+    pub fn check(&self, preprocessing: &PreprocessConfig, embedding_size: usize) -> Result<()> {
         let path = self.path.display();
         ensure!(
             self.embedding_size == embedding_size,
-            "{path}: output: expected embeddings of {embedding_size} as the checkpoint's text tower makes them, \
-             found {}; give --clip the model that the encoder belongs to",
+            "{path}: output: expected embeddings of {embedding_size} as from the checkpoint's text encoder, found {}; pass the \
+             model that the encoder belongs to with --clip",
             self.embedding_size
         );
         ensure!(
-            self.image_size == rule.size,
-            "{path}: input: expected images of {} pixels as the checkpoint's preprocessing makes them, found {}",
-            rule.size,
+            self.image_size == preprocessing.size,
+            "{path}: input: expected images of {} pixels as from the checkpoint's preprocessing, found {}",
+            preprocessing.size,
             self.image_size
         );
         Ok(())
     }
 
-    /// Writes it to `folder` as `image_encoder.onnx`, as [`super::write`] does with a checkpoint's: `pixels` are
-    /// scaled by the mean and standard deviation of `rule`, and the embedding is normalised.
+    /// Writes it to `folder` as `image_encoder.onnx`, as [`super::write`] does with a checkpoint's encoder: nodes before
+    /// it normalise the pixels by mean and standard deviation, nodes behind it normalise the embedding.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
     pub fn write(
         &self,
-        rule: &PreprocessConfig,
+        preprocessing: &PreprocessConfig,
         folder: &Path,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<()> {
         let mut graph = self.graph.clone();
         let (input, output) = (&*self.graph.input[0].name, &*self.graph.output[0].name);
-        // The bundle's names are taken, whatever they mean in the file.
+        // `pixels` and `embedding` are the names in the bundle, so the file's own get a prefix.
         let inner = |name: &str| -> String {
             let mut inner = name.to_owned();
             if [input, output, "pixels", "embedding"].contains(&name) {
@@ -192,10 +198,14 @@ impl Encoder {
             name
         };
         let total = graph.initializer.len() as u64;
-        let mut weights = WeightFile::create(folder, false)?;
+        let mut weights = WeightFile::create(folder, Precision::F32)?;
         let (scale, offset, axis) = (fresh("scale"), fresh("offset"), fresh("axis"));
-        let scales: Vec<f32> = rule.std.iter().map(|std| 1.0 / (255.0 * std)).collect();
-        let offsets = rule.mean.iter().zip(&rule.std);
+        let scales: Vec<f32> = preprocessing
+            .std
+            .iter()
+            .map(|std| 1.0 / (255.0 * std))
+            .collect();
+        let offsets = preprocessing.mean.iter().zip(&preprocessing.std);
         let offsets: Vec<f32> = offsets.map(|(mean, std)| -mean / std).collect();
         weights.inline(&scale, DataType::Float, &[3], floats(&scales));
         weights.inline(&offset, DataType::Float, &[3], floats(&offsets));
@@ -203,7 +213,7 @@ impl Encoder {
         for (i, t) in graph.initializer.drain(..).enumerate() {
             let shape: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
             let data_type = DataType::try_from(t.data_type)?;
-            match t.raw_data.len() < SMALL {
+            match t.raw_data.len() < INLINE_BYTES {
                 true => weights.inline(&t.name, data_type, &shape, t.raw_data),
                 false => drop(weights.write(&t.name, data_type, &shape, &t.raw_data)?),
             }
@@ -243,11 +253,11 @@ impl Encoder {
         let mut input = value("pixels", DataType::Uint8, &[side, side, 3]);
         let size = self.embedding_size as i64;
         let mut output = value("embedding", DataType::Float, &[size]);
-        if self.single {
-            single(&mut input);
-            single(&mut output);
+        if self.batch_is_1 {
+            set_batch_to_1(&mut input);
+            set_batch_to_1(&mut output);
         }
-        let mut imports = vec![opset("", self.version)];
+        let mut imports = vec![opset("", self.opset_version)];
         if nodes.iter().any(|n| n.domain == "com.microsoft") {
             imports.push(opset("com.microsoft", 1));
         }
@@ -272,7 +282,7 @@ impl Encoder {
     }
 }
 
-/// What the runtime does with the products of an encoder from elsewhere.
+/// The precision that the runtime computes the matrix products in.
 pub fn precision(operators: &[NetworkOperator]) -> Precision {
     let integers = operators.iter().any(|o| o.kernel.starts_with("int8 "));
     match integers {
@@ -285,8 +295,7 @@ fn floats(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
-/// Makes the batch 1.
-fn single(value: &mut ValueInfoProto) {
+fn set_batch_to_1(value: &mut ValueInfoProto) {
     if let Some(type_proto::Value::TensorType(tensor)) =
         value.r#type.as_mut().and_then(|t| t.value.as_mut())
         && let Some(dim) = tensor.shape.as_mut().and_then(|s| s.dim.first_mut())
@@ -304,7 +313,7 @@ fn data_type(value: &ValueInfoProto) -> Option<DataType> {
     DataType::try_from(tensor_type(value)?.elem_type).ok()
 }
 
-/// The sizes, None where they are symbolic.
+/// The sizes; `None` where they are symbolic.
 fn dims(value: &ValueInfoProto) -> Vec<Option<i64>> {
     let shape = tensor_type(value).and_then(|t| t.shape.as_ref());
     let dims = shape.into_iter().flat_map(|s| &s.dim);
@@ -328,8 +337,8 @@ fn described(value: &ValueInfoProto) -> String {
     format!("{} {data_type} [{}]", value.name, dims.join(", "))
 }
 
-/// Brings the values of `tensor` into its raw bytes, from a file below `folder` or from numbers.
-fn plain(t: &mut TensorProto, folder: &Path) -> Result<()> {
+/// Moves the values of `t` into its `raw_data`, from an external file in `folder` or from the typed fields.
+fn inline_data(t: &mut TensorProto, folder: &Path) -> Result<()> {
     let width = match DataType::try_from(t.data_type) {
         Ok(DataType::Float | DataType::Int32) => 4,
         Ok(DataType::Float16) => 2,
@@ -343,7 +352,7 @@ fn plain(t: &mut TensorProto, folder: &Path) -> Result<()> {
     let count = (t.dims.iter()).try_fold(1u64, |n, &d| n.checked_mul(u64::try_from(d).ok()?));
     let bytes = count
         .and_then(|n| n.checked_mul(width))
-        .filter(|&b| b <= MOST_BYTES * 8);
+        .filter(|&b| b <= MAX_BYTES * 8);
     let bytes = bytes.with_context(|| format!("dims: expected sizes, found {:?}", t.dims))?;
     if t.data_location == Some(DataLocation::External as i32) {
         let entry = |key: &str| {

@@ -1,0 +1,219 @@
+//! The stages of an export, one after the other.
+
+use std::path::Path;
+
+use anyhow::Result;
+use pinhole_bundle::{
+    BundleWriter, FORMAT, Golden, GoldenImage, HeadKind, Manifest, ModelInfo, UnknownPolicy,
+    VERSION,
+};
+use pinhole_checkpoint::Checkpoint;
+use pinhole_model::Precision;
+
+use crate::calibrate::{CalibrationOptions, CalibrationStage};
+use crate::class_embeddings::{TextOptions, TextStage};
+use crate::golden;
+use crate::head::{ConditionalParts, HeadStage};
+use crate::image_encoder::{EncoderOptions, ImageStage};
+use crate::progress::ExportProgress;
+use crate::text_encoder::TextEncoderStage;
+
+/// What to export, by stage.
+pub struct ExportOptions<'a> {
+    /// The CLIP model.
+    pub checkpoint: &'a Checkpoint,
+    /// Classes and prompts.
+    pub text: TextOptions<'a>,
+    /// The image encoder.
+    pub encoder: EncoderOptions<'a>,
+    /// Calibration images.
+    pub calibration: CalibrationOptions<'a>,
+    /// Origin, intended use and limits, in prose.
+    pub model_card: String,
+    /// The bundle's folder, which must not exist.
+    pub out: &'a Path,
+}
+
+/// The result of an export.
+pub struct Exported {
+    /// The bundle's manifest.
+    pub manifest: Manifest,
+    /// How each layer was quantised and its effect, in Markdown, if the options asked for it.
+    pub report: Option<String>,
+}
+
+/// Writes the bundle.
+///
+/// # Errors
+/// The output folder exists or cannot be written to; a class or a template does not fit; a weight is not
+/// finite; the fidelity is below the gate. Nothing is left at the destination then.
+pub fn export(options: &ExportOptions, progress: &mut ExportProgress) -> Result<Exported> {
+    let ExportOptions {
+        checkpoint,
+        text,
+        encoder,
+        calibration,
+        ..
+    } = options;
+    let config = checkpoint.config();
+    if let EncoderOptions::Onnx(encoder) = encoder {
+        encoder.check(&config.preprocessing, config.embedding)?;
+    }
+    // First, so that a wrong output folder is reported before the long steps.
+    let writer = BundleWriter::create(options.out)?;
+    let folder = writer.folder();
+    let images = calibration.images;
+    let logit_scale = checkpoint.logit_scale();
+
+    let embedded = TextStage::run(checkpoint, text, !images.is_empty(), progress)?;
+    let mut image = ImageStage::run(
+        checkpoint,
+        encoder,
+        &embedded.head,
+        images,
+        folder,
+        progress,
+    )?;
+    let learner = text.prompts.conditional();
+    let mut text_encoder = None;
+    if text.include_text_encoder || learner.is_some() {
+        let tokens = if text.include_text_encoder {
+            vec![]
+        } else {
+            embedded.prompt_tokens
+        };
+        let quality = (encoder.text_precision(), encoder.gate().min_cosine);
+        text_encoder = Some(TextEncoderStage::run(
+            checkpoint,
+            text,
+            quality,
+            &embedded.head,
+            tokens,
+            folder,
+            progress,
+        )?);
+    }
+    let (text_encoder, text_info) = text_encoder.map(|s| (s.encoder, s.info)).unzip();
+    let head = match (learner, text_encoder) {
+        (Some(learner), Some(text_encoder)) => {
+            let parts = ConditionalParts {
+                classes: text.classes,
+                learner,
+                text_encoder,
+                logit_scale,
+                keep_embeddings: text.include_text_encoder,
+            };
+            let embeddings = image.calibration_embeddings(images, progress)?;
+            HeadStage::conditional(parts, &embedded.head, embeddings, progress)?
+        }
+        _ => HeadStage::fixed(embedded.head),
+    };
+    let calibrated = match images.labels() {
+        Some(labels) => {
+            let embeddings = image.calibration_embeddings(images, progress)?;
+            let similarities = |embedding: &[f32]| {
+                let negative = head.head.negative_similarity(embedding);
+                Ok((head.similarities(embedding)?, negative))
+            };
+            let keep = calibration.keep;
+            let scale = logit_scale;
+            Some(CalibrationStage::run(
+                embeddings,
+                labels,
+                &similarities,
+                scale,
+                keep,
+                progress,
+            )?)
+        }
+        None => None,
+    };
+
+    writer.add_head(&head.head)?;
+    write_golden(&writer, &image)?;
+    let (templates, prompt_learner) = text.prompts.recorded();
+    let mut manifest = Manifest {
+        format: FORMAT.into(),
+        version: VERSION,
+        created_by: format!("pinhole-export {}", env!("CARGO_PKG_VERSION")),
+        model: ModelInfo {
+            name: match encoder {
+                EncoderOptions::Onnx(encoder) => encoder.name(),
+                EncoderOptions::Checkpoint { .. } => {
+                    (config.name.clone()).unwrap_or_else(|| config.image.usual_name())
+                }
+            },
+            image_size: config.preprocessing.size,
+            embedding_size: head.head.embedding_size,
+        },
+        preprocessing: config.preprocessing.clone(),
+        precision: image.precision,
+        logit_scale,
+        temperature: 1.0,
+        classes: text.classes.names().to_vec(),
+        templates,
+        prompt_learner,
+        text_encoder: text_info,
+        unknown: UnknownPolicy {
+            negatives: text.negatives.to_vec(),
+            ..UnknownPolicy::default()
+        },
+        head: match head.info {
+            Some(_) => HeadKind::Conditional,
+            None => HeadKind::Static,
+        },
+        conditional: head.info,
+        fidelity: image.fidelity,
+        f16_arithmetic: image.f16_arithmetic,
+        calibration: None,
+        model_card: options.model_card.clone(),
+        files: vec![],
+    };
+    if let Some(calibrated) = calibrated {
+        calibrated.record(&mut manifest);
+    }
+    writer.finish(&mut manifest)?;
+    Ok(Exported {
+        manifest,
+        report: image.report,
+    })
+}
+
+/// Writes the images of the self-test and their embeddings.
+fn write_golden(writer: &BundleWriter, image: &ImageStage) -> Result<()> {
+    let mut images = vec![];
+    for (file, pixels) in golden::images()? {
+        writer.add(file, &golden::to_png(&pixels)?)?;
+        images.push(GoldenImage {
+            file: file.into(),
+            embedding: image.encoder.embed(&pixels)?,
+        });
+    }
+    writer.add_golden(&Golden {
+        min_cosine: self_test_cosine(image),
+        images,
+    })?;
+    Ok(())
+}
+
+/// Least cosine of the self-test. Kernels differ in the order of f32 sums alone, which leaves about 1e-6.
+const SELF_TEST_COSINE: f32 = 0.9999;
+/// [`SELF_TEST_COSINE`] for 8-bit integers whose fidelity was not measured.
+const FOREIGN_SELF_TEST_COSINE: f32 = 0.999;
+
+/// Least cosine between the board's embedding and the exporter's for the self-test to pass. In int8, another order of
+/// f32 sums rounds values near a rounding boundary to the other side, and later layers amplify that: it is
+/// quantisation noise, so a board may be as far from the exporter's machine as the bundle is from f32. The same holds
+/// for f16 products on one machine and f32 products on the other.
+fn self_test_cosine(image: &ImageStage) -> f32 {
+    let fidelity = match image.precision {
+        Precision::F32 => None,
+        Precision::F16 => image.f16_arithmetic,
+        Precision::Int8 => match image.fidelity {
+            // Quantised by another program: one scale per tensor makes the noise larger.
+            None => return FOREIGN_SELF_TEST_COSINE,
+            found => found,
+        },
+    };
+    fidelity.map_or(SELF_TEST_COSINE, |f| f.worst_cosine.min(SELF_TEST_COSINE))
+}

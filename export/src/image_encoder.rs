@@ -1,0 +1,261 @@
+//! Stage 2: the image encoder, written in the precision asked for and measured against f32.
+
+use std::path::Path;
+
+use anyhow::Result;
+use pinhole::StandaloneEncoder;
+use pinhole_bundle::{Fidelity, Head};
+use pinhole_checkpoint::Checkpoint;
+use pinhole_model::Precision;
+
+use crate::fidelity::{FidelityGate, Reference};
+use crate::graph::{self, GraphOptions, OnnxEncoder};
+use crate::images::{CalibrationImages, FidelityImages};
+use crate::progress::{ExportProgress, ExportStep};
+use crate::quantization::QuantizationPlan;
+
+/// Which image encoder to write, and how.
+#[derive(Clone, Copy)]
+pub enum EncoderOptions<'a> {
+    /// The checkpoint's.
+    Checkpoint {
+        /// Precision and form of the graph.
+        graph: GraphOptions,
+        /// The fidelity that it must reach.
+        gate: FidelityGate,
+        /// Whether to report on each layer.
+        report: bool,
+    },
+    /// One that another program exported, unchanged.
+    Onnx(&'a OnnxEncoder),
+}
+
+impl EncoderOptions<'_> {
+    /// The precision of a text encoder next to it.
+    pub(crate) fn text_precision(&self) -> Precision {
+        match self {
+            Self::Checkpoint { graph, .. } => graph.precision,
+            Self::Onnx(_) => Precision::F32,
+        }
+    }
+
+    pub(crate) fn gate(&self) -> FidelityGate {
+        match self {
+            Self::Checkpoint { gate, .. } => *gate,
+            Self::Onnx(_) => FidelityGate::OFF,
+        }
+    }
+}
+
+/// The written image encoder, loaded as the runtime loads it.
+pub(crate) struct ImageStage {
+    pub encoder: StandaloneEncoder,
+    pub precision: Precision,
+    /// Of the stored weights, multiplied in f32; for reduced precisions.
+    pub fidelity: Option<Fidelity>,
+    /// Of f16 weights multiplied in f16, if the gate accepts it.
+    pub f16_arithmetic: Option<Fidelity>,
+    /// In Markdown, if asked for.
+    pub report: Option<String>,
+    /// By `encoder`, if they were computed.
+    embeddings: Option<Vec<Vec<f32>>>,
+}
+
+/// Largest share of the weights that may stay in floating point so that the gate accepts int8.
+const MAX_FLOAT_SHARE: f32 = 0.25;
+/// Most images that f16 arithmetic is measured on: emulated, one image through ViT-B/32 takes seconds.
+const MAX_F16_IMAGES: usize = 64;
+
+impl ImageStage {
+    /// Writes the encoder to `folder`.
+    ///
+    /// # Errors
+    /// A weight that cannot be stored; a fidelity below the gate; a graph that the runtime cannot load.
+    pub(crate) fn run(
+        checkpoint: &Checkpoint,
+        options: &EncoderOptions,
+        head: &Head,
+        calibration: &CalibrationImages,
+        folder: &Path,
+        progress: &mut ExportProgress,
+    ) -> Result<Self> {
+        let writer = EncoderWriter { checkpoint, folder };
+        match options {
+            EncoderOptions::Onnx(encoder) => writer.foreign(encoder, progress),
+            EncoderOptions::Checkpoint { graph, report, .. }
+                if graph.precision == Precision::F32 =>
+            {
+                let plan = &mut QuantizationPlan::default();
+                Ok(Self {
+                    encoder: writer.write(*graph, plan, progress)?,
+                    precision: Precision::F32,
+                    fidelity: None,
+                    f16_arithmetic: None,
+                    report: report.then(|| "Precision f32 changes no layer.\n".into()),
+                    embeddings: None,
+                })
+            }
+            EncoderOptions::Checkpoint {
+                graph,
+                gate,
+                report,
+            } => {
+                let images = FidelityImages::new(calibration)?;
+                let parent = folder.parent().unwrap_or(Path::new("."));
+                let reference = Reference::new(checkpoint, &images, head, parent, progress)?;
+                let mut stage = writer.reduced(*graph, *gate, *report, &reference, progress)?;
+                if let Some(report) = &mut stage.report
+                    && let Some(fidelity) = stage.fidelity
+                {
+                    report.insert_str(0, &summary(graph.precision, &fidelity, &images));
+                }
+                if calibration.is_empty() {
+                    // They are the golden images'.
+                    stage.embeddings = None;
+                }
+                Ok(stage)
+            }
+        }
+    }
+
+    /// The embedding of every calibration image, computed at the first call.
+    pub(crate) fn calibration_embeddings(
+        &mut self,
+        images: &CalibrationImages,
+        progress: &mut ExportProgress,
+    ) -> Result<&[Vec<f32>]> {
+        let embeddings = match self.embeddings.take() {
+            Some(embeddings) => embeddings,
+            None => {
+                let mut embeddings = vec![];
+                images.for_each(1, &mut |image| {
+                    embeddings.push(self.encoder.embed(image)?);
+                    let (done, total) = (embeddings.len(), images.len());
+                    progress(ExportStep::Embeddings, done as u64, total as u64);
+                    Ok(())
+                })?;
+                embeddings
+            }
+        };
+        Ok(self.embeddings.insert(embeddings))
+    }
+}
+
+fn summary(precision: Precision, fidelity: &Fidelity, images: &FidelityImages) -> String {
+    format!(
+        "{precision}: cosine with f32 mean {:.5}, worst {:.5}; top-1 agreement {:.1} %; {images}.\n\n",
+        fidelity.mean_cosine,
+        fidelity.worst_cosine,
+        100.0 * fidelity.top1_agreement,
+    )
+}
+
+struct EncoderWriter<'a> {
+    checkpoint: &'a Checkpoint,
+    folder: &'a Path,
+}
+
+impl EncoderWriter<'_> {
+    fn load(&self, f16_arithmetic: bool) -> Result<StandaloneEncoder> {
+        let config = self.checkpoint.config();
+        let (preprocessing, size) = (&config.preprocessing, config.embedding);
+        let encoder = StandaloneEncoder::load(self.folder, preprocessing, size, f16_arithmetic);
+        Ok(encoder?)
+    }
+
+    /// Writes the checkpoint's encoder and loads it, multiplying in f32.
+    fn write(
+        &self,
+        options: GraphOptions,
+        plan: &mut QuantizationPlan,
+        progress: &mut ExportProgress,
+    ) -> Result<StandaloneEncoder> {
+        let mut progress = |done, total| progress(ExportStep::Graph, done, total);
+        graph::write_planned(self.checkpoint, self.folder, options, plan, &mut progress)?;
+        self.load(false)
+    }
+
+    fn foreign(&self, file: &OnnxEncoder, progress: &mut ExportProgress) -> Result<ImageStage> {
+        let mut progress = |done, total| progress(ExportStep::Graph, done, total);
+        let preprocessing = &self.checkpoint.config().preprocessing;
+        file.write(preprocessing, self.folder, &mut progress)?;
+        let encoder = self.load(false)?;
+        Ok(ImageStage {
+            precision: graph::precision(&encoder.operators()),
+            encoder,
+            fidelity: None,
+            f16_arithmetic: None,
+            report: None,
+            embeddings: None,
+        })
+    }
+
+    /// Writes a reduced precision. In int8, the most sensitive layers stay in floating point as far as the gate needs
+    /// it. The report is the table of layers.
+    fn reduced(
+        &self,
+        options: GraphOptions,
+        gate: FidelityGate,
+        report: bool,
+        reference: &Reference,
+        progress: &mut ExportProgress,
+    ) -> Result<ImageStage> {
+        let int8 = options.precision == Precision::Int8;
+        let mut plan = if int8 {
+            reference.sample_inputs(progress)?
+        } else {
+            QuantizationPlan::default()
+        };
+        let mut encoder = self.write(options, &mut plan, progress)?;
+        let (mut fidelity, mut embeddings) = reference.compare(&encoder, usize::MAX, progress)?;
+        if int8 && (report || !gate.accepts(&fidelity)) {
+            reference.measure_sensitivity(&mut plan, progress)?;
+            let candidates = plan.most_sensitive(MAX_FLOAT_SHARE);
+            let mut kept = 0;
+            while kept < candidates.len() && !gate.accepts(&fidelity) {
+                // Doubling bounds how often the network is written and measured.
+                let next = (2 * kept).max(1).min(candidates.len());
+                plan.keep_float(candidates[kept..next].iter().cloned());
+                kept = next;
+                encoder = self.write(options, &mut plan, progress)?;
+                (fidelity, embeddings) = reference.compare(&encoder, usize::MAX, progress)?;
+            }
+        }
+        let table = if int8 { plan.table() } else { String::new() };
+        gate.check(&fidelity, options.precision, &table)?;
+        let mut stage = ImageStage {
+            encoder,
+            precision: options.precision,
+            fidelity: Some(fidelity),
+            f16_arithmetic: None,
+            report: report.then_some(table),
+            embeddings: Some(embeddings),
+        };
+        // The products of a flat file are tract's, which widens the weights.
+        if options.precision == Precision::F16 && !options.flat {
+            self.measure_f16_arithmetic(&mut stage, gate, reference, progress)?;
+        }
+        Ok(stage)
+    }
+
+    /// Measures f16 weights multiplied in f16. If the gate accepts that, the stage's encoder becomes the one that
+    /// this machine's runtime chooses.
+    fn measure_f16_arithmetic(
+        &self,
+        stage: &mut ImageStage,
+        gate: FidelityGate,
+        reference: &Reference,
+        progress: &mut ExportProgress,
+    ) -> Result<()> {
+        let encoder = self.load(true)?;
+        let (fidelity, _) = reference.compare(&encoder, MAX_F16_IMAGES, progress)?;
+        if gate.accepts(&fidelity) && fidelity.worst_cosine.is_finite() {
+            stage.f16_arithmetic = Some(fidelity);
+            if pinhole_kernels::f16_arithmetic() {
+                stage.encoder = encoder;
+                stage.embeddings = None;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,171 @@
+//! Calibration images: where they are, what they show, and iterating over them.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use pinhole::{DecodeOptions, RgbImage};
+
+use crate::golden;
+
+/// Image files to measure on.
+#[derive(Clone, Debug, Default)]
+pub struct CalibrationImages {
+    files: Vec<PathBuf>,
+    /// One per file; `None` if no folder is named after a class.
+    labels: Option<Vec<CalibrationLabel>>,
+    unknown_folders: Vec<String>,
+}
+
+/// What a calibration image shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CalibrationLabel {
+    /// The class of this index.
+    Class(usize),
+    /// None of the classes.
+    Unknown,
+}
+
+impl CalibrationImages {
+    /// The images below `folder`, sorted by path. If a folder directly in it has the name of a class (an underscore
+    /// matches a space), the images are labelled: those in such a folder with its class, all others as unknown.
+    ///
+    /// # Errors
+    /// A folder that cannot be read; no images.
+    pub fn find(folder: &Path, classes: &[String]) -> Result<Self> {
+        let normalised = |name: &str| name.replace('_', " ");
+        let class_of = |name: &Option<String>| {
+            let name = normalised(name.as_deref()?);
+            classes.iter().position(|class| normalised(class) == name)
+        };
+        let mut found = list(folder)?;
+        ensure!(
+            !found.is_empty(),
+            "{}: expected images (jpg, png, webp, bmp, gif), found none",
+            folder.display()
+        );
+        found.sort();
+        let mut images = Self::default();
+        let labelled = found.iter().any(|(_, top)| class_of(top).is_some());
+        if labelled {
+            let mut unknown = BTreeSet::new();
+            let labels = found.iter().map(|(_, top)| match class_of(top) {
+                Some(class) => CalibrationLabel::Class(class),
+                None => {
+                    unknown.insert(top.clone().unwrap_or_else(|| ".".into()));
+                    CalibrationLabel::Unknown
+                }
+            });
+            images.labels = Some(labels.collect());
+            images.unknown_folders = unknown.into_iter().collect();
+        }
+        images.files = found.into_iter().map(|(file, _)| file).collect();
+        Ok(images)
+    }
+
+    /// The labels, one per image, if the images are labelled.
+    pub fn labels(&self) -> Option<&[CalibrationLabel]> {
+        self.labels.as_deref()
+    }
+
+    /// Names of the folders whose images count as unknown; "." for images in no folder.
+    pub fn unknown_folders(&self) -> &[String] {
+        &self.unknown_folders
+    }
+
+    /// Whether there are no images.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Decodes every `step`th image and passes it to `see`.
+    pub(crate) fn for_each(
+        &self,
+        step: usize,
+        see: &mut dyn FnMut(&RgbImage) -> Result<()>,
+    ) -> Result<()> {
+        let mut files = self.files.iter().step_by(step);
+        files.try_for_each(|file| see(&pinhole::open_image(file, &DecodeOptions::default())?))
+    }
+}
+
+/// The images below `folder`, each with the name of the folder directly in `folder` that holds it.
+fn list(folder: &Path) -> Result<Vec<(PathBuf, Option<String>)>> {
+    let mut images = vec![];
+    let mut pending = vec![(folder.to_owned(), None::<String>)];
+    while let Some((next, top)) = pending.pop() {
+        let cannot = |action: &str| format!("{}: cannot {action}", next.display());
+        for entry in std::fs::read_dir(&next).with_context(|| cannot("list"))? {
+            let entry = entry.with_context(|| cannot("list"))?;
+            let path = entry.path();
+            // Symbolic links to folders are not followed: they may form cycles.
+            let kind = entry.file_type().with_context(|| cannot("read"))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if kind.is_dir() {
+                pending.push((path, Some(top.clone().unwrap_or(name))));
+            } else if path
+                .extension()
+                .is_some_and(|e| is_image(&e.to_string_lossy()))
+            {
+                images.push((path, top.clone()));
+            }
+        }
+    }
+    Ok(images)
+}
+
+fn is_image(extension: &str) -> bool {
+    ["jpg", "jpeg", "png", "webp", "bmp", "gif"].contains(&extension.to_ascii_lowercase().as_str())
+}
+
+/// The images that the fidelity is measured on.
+pub(crate) enum FidelityImages<'a> {
+    Calibration(&'a CalibrationImages),
+    /// The generated images of the self-test.
+    Golden(Vec<RgbImage>),
+}
+
+impl<'a> FidelityImages<'a> {
+    /// The calibration images, or the golden images if there are none.
+    pub(crate) fn new(calibration: &'a CalibrationImages) -> Result<Self> {
+        Ok(if calibration.is_empty() {
+            let images = golden::images()?;
+            Self::Golden(images.into_iter().map(|(_, image)| image).collect())
+        } else {
+            Self::Calibration(calibration)
+        })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Calibration(images) => images.len(),
+            Self::Golden(images) => images.len(),
+        }
+    }
+
+    /// Passes every `step`th image to `see`.
+    pub(crate) fn for_each(
+        &self,
+        step: usize,
+        see: &mut dyn FnMut(&RgbImage) -> Result<()>,
+    ) -> Result<()> {
+        match self {
+            Self::Calibration(images) => images.for_each(step, see),
+            Self::Golden(images) => images.iter().step_by(step).try_for_each(see),
+        }
+    }
+}
+
+impl std::fmt::Display for FidelityImages<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = match self {
+            Self::Calibration(_) => "calibration",
+            Self::Golden(_) => "generated",
+        };
+        write!(f, "{} {kind} images", self.len())
+    }
+}
