@@ -98,7 +98,7 @@ pub fn calibrate(
 ) -> Result<Manifest> {
     let labels = options.images.labels();
     let labels = labels
-        .context("calibration: expected a folder of images named after a class, found none")?;
+        .context("--calibration: expected a folder of images named after a class, found none")?;
     let classifier = Classifier::open(folder)?;
     let bundle = classifier.bundle();
     let mut embeddings = vec![];
@@ -141,7 +141,7 @@ fn fit(answers: &[LabelledAnswer], scale: f32, keep: f32) -> Result<CalibrationS
         .collect();
     ensure!(
         !classed.is_empty(),
-        "calibration: expected images of a class, found images of none"
+        "--calibration: expected images of a class, found only others"
     );
     let temperature = temperature(&classed, scale);
     let right: Vec<&LabelledAnswer> = (classed.iter())

@@ -37,33 +37,30 @@ fn nearest(scene: &Scene, classes: &[&str]) -> Vec<usize> {
         .collect()
 }
 
-#[test]
-fn labelled_images_set_temperature_and_thresholds() {
-    let classes = ["cat", "dog", "polar bear", "mug", "fern", "lamp"];
-    let scene = Scene::new(&classes.join("\n"));
-    let nearest = nearest(&scene, &classes);
+const CLASSES: [&str; 6] = ["cat", "dog", "polar bear", "mug", "fern", "lamp"];
+
+/// Writes 25 images of classes, one of them with a wrong label, and 4 of no class.
+fn labelled_images(scene: &Scene) {
+    let nearest = nearest(scene, &CLASSES);
     for (colour, class) in nearest.iter().enumerate() {
         for i in 0..8 {
-            let folder = classes[*class].replace(' ', "_");
-            picture(
-                &scene.path(&format!("images/{folder}/{colour}-{i}.png")),
-                colour,
-                i,
-            );
+            let folder = CLASSES[*class].replace(' ', "_");
+            let name = format!("images/{folder}/{colour}-{i}.png");
+            picture(&scene.path(&name), colour, i);
         }
     }
-    // A wrong label, and images of no class.
-    picture(
-        &scene.path(&format!(
-            "images/{}/wrong.png",
-            classes[(nearest[0] + 1) % 6]
-        )),
-        0,
-        3,
-    );
+    let wrong = CLASSES[(nearest[0] + 1) % 6].replace(' ', "_");
+    picture(&scene.path(&format!("images/{wrong}/wrong.png")), 0, 3);
     for i in 0..4 {
         picture(&scene.path(&format!("images/sky/{i}.png")), 3, i);
     }
+}
+
+#[test]
+fn labelled_images_set_temperature_and_thresholds() {
+    let classes = CLASSES;
+    let scene = Scene::new(&classes.join("\n"));
+    labelled_images(&scene);
     let images = scene.path("images");
     let output = scene.export(
         &checkpoint(),
@@ -181,4 +178,79 @@ fn images_without_class_folders_are_unlabelled() {
     let bundle = Bundle::open(&scene.path("bundle")).unwrap();
     assert!(bundle.manifest().calibration.is_none());
     assert!(bundle.manifest().unknown.min_similarity.is_none());
+}
+
+/// `pinhole-export calibrate` on the bundle `name` and the scene's images.
+fn calibrate(scene: &Scene, name: &str, extra: &[&str]) -> std::process::Output {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pinhole-export"));
+    command.arg("calibrate").arg(scene.path(name));
+    command.arg("--calibration").arg(scene.path("images"));
+    command.args(extra).output().unwrap()
+}
+
+#[test]
+fn calibrating_a_bundle_equals_calibrating_at_export() {
+    let scene = Scene::new(&CLASSES.join("\n"));
+    labelled_images(&scene);
+    let (images, at_export) = (scene.path("images"), scene.path("at-export"));
+    fs::write(scene.path("negatives.txt"), "an empty room\n").unwrap();
+    let negatives = scene.path("negatives.txt");
+    let negatives = ["--negatives", negatives.to_str().unwrap()];
+    let flags = [
+        "--calibration",
+        images.to_str().unwrap(),
+        "--keep",
+        "0.8",
+        "--out",
+        at_export.to_str().unwrap(),
+    ];
+    let output = scene.export(&checkpoint(), &[&flags[..], &negatives].concat());
+    assert!(output.status.success(), "{output:?}");
+    assert!(scene.export(&checkpoint(), &negatives).status.success());
+
+    let card = scene.path("card.txt");
+    fs::write(&card, "For tests.").unwrap();
+    let flags = ["--keep", "0.8", "--model-card", card.to_str().unwrap()];
+    let output = calibrate(&scene, "bundle", &flags);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{message}");
+    assert!(message.contains("25 images"), "{message}");
+    let expected = Bundle::open(&at_export).unwrap();
+    let found = Bundle::open(&scene.path("bundle")).unwrap();
+    assert_eq!(found.head(), expected.head());
+    assert_eq!(found.golden(), expected.golden());
+    let mut manifest = expected.manifest().clone();
+    assert!(manifest.calibration.is_some());
+    manifest.model_card = "For tests.".into();
+    assert_eq!(found.manifest(), &manifest);
+
+    // Again: the fit does not depend on an earlier one.
+    let output = calibrate(&scene, "bundle", &["--keep", "0.8"]);
+    assert!(output.status.success(), "{output:?}");
+    let again = Bundle::open(&scene.path("bundle")).unwrap();
+    assert_eq!(again.manifest(), &manifest);
+    let classifier = Classifier::open(scene.path("bundle")).unwrap();
+    assert!(classifier.self_test().unwrap().passed());
+}
+
+#[test]
+fn a_bundle_that_cannot_be_calibrated_stays_unchanged() {
+    let scene = Scene::new("cat\ndog\n");
+    assert!(scene.export(&checkpoint(), &[]).status.success());
+    let before = fs::read(scene.path("bundle/manifest.json")).unwrap();
+    for i in 0..3 {
+        picture(&scene.path(&format!("images/some/{i}.png")), i, i);
+    }
+    let output = calibrate(&scene, "bundle", &[]);
+    scene.assert_fails(&output, &["--calibration", "named after a class"]);
+    fs::create_dir_all(scene.path("images/cat")).unwrap();
+    fs::write(scene.path("images/cat/cut.png"), b"\x89PNG").unwrap();
+    let output = calibrate(&scene, "bundle", &[]);
+    scene.assert_fails(&output, &["cut.png"]);
+    let output = calibrate(&scene, "missing", &[]);
+    scene.assert_fails(&output, &["missing"]);
+    assert_eq!(
+        fs::read(scene.path("bundle/manifest.json")).unwrap(),
+        before
+    );
 }

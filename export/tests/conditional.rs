@@ -145,6 +145,36 @@ fn exact_equals_cocoops_formula_and_the_other_modes_are_within_the_manifests_fig
 }
 
 #[test]
+fn a_conditional_bundle_is_calibrated_as_at_export() {
+    let (scene, learner_file) = scene();
+    let labelled = scene.path("labelled");
+    for (i, class) in CLASSES.iter().enumerate() {
+        let folder = labelled.join(class);
+        std::fs::create_dir_all(&folder).unwrap();
+        for j in 0..2 {
+            let name = format!("{}.png", 6 * j + i);
+            std::fs::copy(scene.path("images").join(&name), folder.join(&name)).unwrap();
+        }
+    }
+    let learner = learner_file.to_str().unwrap();
+    let labelled = labelled.to_str().unwrap();
+    let flags = ["--prompt-learner", learner, "--calibration", labelled];
+    let output = scene.export(&checkpoint(), &flags);
+    assert!(output.status.success(), "{output:?}");
+    let bundle = scene.path("bundle");
+    let at_export = Bundle::open(&bundle).unwrap().manifest().clone();
+    let calibration = at_export.calibration.unwrap();
+    assert_eq!((calibration.images, calibration.strangers), (12, 0));
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_pinhole-export"))
+        .args(["calibrate", "--calibration", labelled])
+        .arg(&bundle)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(Bundle::open(&bundle).unwrap().manifest(), &at_export);
+}
+
+#[test]
 fn a_stream_gives_the_answers_of_single_images() {
     let (scene, learner_file) = scene();
     assert!(export(&scene, &learner_file, &[]).status.success());
