@@ -105,7 +105,7 @@ impl BundleWriter {
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Field`] if the manifest is not valid.
-    pub fn write_manifest(&self, manifest: &mut Manifest) -> Result<(), Error> {
+    fn write_manifest(&self, manifest: &mut Manifest) -> Result<(), Error> {
         let mut files = Vec::new();
         list(self.folder(), "", &mut files)?;
         files.retain(|path| path != MANIFEST);

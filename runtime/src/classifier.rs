@@ -11,7 +11,7 @@ use pinhole_prompts::conditional::Reuse;
 
 use crate::Error;
 use crate::conditional::{ConditionalHead, Mode};
-use crate::network::{ImageEncoder, NetworkOperator, Observed};
+use crate::network::{ImageEncoder, NetworkOperator};
 
 /// A bundle made ready: checked, its network loaded, its threads started.
 ///
@@ -296,21 +296,6 @@ impl Classifier {
                 pixels.len()
             ))),
         }
-    }
-
-    /// [`Classifier::embed_pixels`], each operator of the dialect shown to `see` once it has run. For the
-    /// exporter, which looks at what layers read and tries others in their place.
-    ///
-    /// # Errors
-    /// As [`Classifier::embed_pixels`].
-    #[doc(hidden)]
-    pub fn observe(
-        &self,
-        pixels: &[u8],
-        see: &mut (dyn FnMut(&mut Observed) + Send),
-    ) -> Result<Vec<f32>, Error> {
-        self.check_pixels(pixels)?;
-        (self.threads).install(|| self.encoder.observe(pixels, see))
     }
 
     /// What the bundle is.

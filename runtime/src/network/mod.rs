@@ -45,7 +45,7 @@ pub(crate) struct ImageEncoder {
     embedding_size: usize,
 }
 
-/// An operator that has run; see [`crate::Classifier::observe`].
+/// An operator that has run; see [`crate::StandaloneEncoder::observe`].
 #[doc(hidden)]
 pub struct Observed<'a> {
     /// Name in the graph.
