@@ -62,13 +62,15 @@ impl Graph<'_> {
         for i in 0..self.nodes.len() {
             let node = &self.nodes[i];
             let found = match &*node.op_type {
-                "MatMul" | "Gemm" if is_standard(node) => self.paired_product(node)?,
-                "Conv" if is_standard(node) => self.paired_convolution(node)?,
+                "MatMul" | "Gemm" if is_standard(node) => self.static_product(node)?,
+                "Conv" if is_standard(node) => self.static_convolution(node)?,
                 "Mul" if is_standard(node) => match self.dynamic_product(node)? {
                     Some(found) => Some(found),
                     None => self.dynamic_convolution(i)?,
                 },
-                "DynamicQuantizeMatMul" | "MatMulIntegerToFloat" => Some(self.microsoft(node)?),
+                "DynamicQuantizeMatMul" | "MatMulIntegerToFloat" => {
+                    Some(self.com_microsoft_product(node)?)
+                }
                 _ => None,
             };
             if let Some(found) = found {
@@ -86,10 +88,10 @@ impl Graph<'_> {
         output_axis: usize,
     ) -> Result<Option<Weight>, String> {
         if let Some(node) = self.producer(name, "Transpose") {
-            let two = rank == 2 && attributes::integers(node, "perm") == [1, 0];
+            let swaps_axes = rank == 2 && attributes::integers(node, "perm") == [1, 0];
             return match node.input.first() {
                 Some(input)
-                    if two
+                    if swaps_axes
                         && self.is_read_once(name)
                         && self.producer(input, "Transpose").is_none() =>
                 {
@@ -126,11 +128,11 @@ impl Graph<'_> {
     }
 
     /// MatMul or Gemm after a fake quantisation.
-    fn paired_product(&self, node: &NodeProto) -> Result<Option<NodeProto>, String> {
+    fn static_product(&self, node: &NodeProto) -> Result<Option<NodeProto>, String> {
         let [a, b, rest @ ..] = &node.input[..] else {
             return Ok(None);
         };
-        let Some(pair) = self.producer(a, inserted::FAKE_QUANTIZE) else {
+        let Some(quantize) = self.producer(a, inserted::FAKE_QUANTIZE) else {
             return Ok(None);
         };
         let gemm = node.op_type == "Gemm";
@@ -147,15 +149,21 @@ impl Graph<'_> {
         };
         // `weight` cannot see Gemm's transB.
         weight.transposed = transposed != self.producer(b, "Transpose").is_some();
-        self.paired(node, inserted::AFFINE_LINEAR, pair, &weight, rest.first())
+        self.static_node(
+            node,
+            inserted::AFFINE_LINEAR,
+            quantize,
+            &weight,
+            rest.first(),
+        )
     }
 
     /// A patch convolution after a fake quantisation.
-    fn paired_convolution(&self, node: &NodeProto) -> Result<Option<NodeProto>, String> {
+    fn static_convolution(&self, node: &NodeProto) -> Result<Option<NodeProto>, String> {
         let [a, b, rest @ ..] = &node.input[..] else {
             return Ok(None);
         };
-        let (Some(pair), Some(weight)) = (
+        let (Some(quantize), Some(weight)) = (
             self.producer(a, inserted::FAKE_QUANTIZE),
             self.weight(b, 4, 0)?,
         ) else {
@@ -164,15 +172,21 @@ impl Graph<'_> {
         if !is_patches(node, &self.initializers[&weight.values].dims) {
             return Ok(None);
         }
-        self.paired(node, inserted::AFFINE_PATCHES, pair, &weight, rest.first())
+        self.static_node(
+            node,
+            inserted::AFFINE_PATCHES,
+            quantize,
+            &weight,
+            rest.first(),
+        )
     }
 
-    /// Replaces `node` by `op` on the input of `pair`; `None` if the bias is not constant.
-    fn paired(
+    /// Replaces `node` by `op` on the input of `quantize`; `None` if the bias is not constant.
+    fn static_node(
         &self,
         node: &NodeProto,
         op: &str,
-        pair: &NodeProto,
+        quantize: &NodeProto,
         weight: &Weight,
         bias: Option<&String>,
     ) -> Result<Option<NodeProto>, String> {
@@ -183,8 +197,8 @@ impl Graph<'_> {
             },
             None => None,
         };
-        let attributes = self.product(node, weight, input_quantization(pair), bias)?;
-        let input = vec![pair.input[0].clone()];
+        let attributes = self.product(node, weight, input_quantization(quantize), bias)?;
+        let input = vec![quantize.input[0].clone()];
         Ok(Some(replacement(node, op, input, attributes)))
     }
 
@@ -326,7 +340,7 @@ impl Graph<'_> {
     }
 
     /// The two fused products of ONNX Runtime's domain com.microsoft.
-    fn microsoft(&self, node: &NodeProto) -> Result<NodeProto, String> {
+    fn com_microsoft_product(&self, node: &NodeProto) -> Result<NodeProto, String> {
         let fail = |what: &str| {
             Err(format!(
                 "node {} ({}): {what}; quantise a graph that ONNX Runtime has optimised at level basic only",

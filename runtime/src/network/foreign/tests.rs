@@ -438,7 +438,7 @@ fn activations_are_merged_into_the_preceding_product() {
     graph(&nodes, &constants)
         .then(&second)
         .becomes("LinearQuickGelu ActivateQuickGelu");
-    let activated = paired_product().constant(float("factor", 1.702)).then(&[
+    let activated = static_product().constant(float("factor", 1.702)).then(&[
         ["Mul", "end factor", "inner"],
         ["Sigmoid", "inner", "gate"],
         ["Mul", "end gate", "y"],
@@ -604,7 +604,7 @@ fn constants_are_dequantised() {
 }
 
 /// A product of a fake-quantised x and an s8 weight [2, 3] with per-channel scales.
-fn paired_product() -> TestGraph {
+fn static_product() -> TestGraph {
     let mut nodes = pair();
     nodes.extend([["DequantizeLinear", "w ws", "wd"], ["MatMul", "d wd", "y"]]);
     let mut constants = scale_and_zero_point();
@@ -614,7 +614,7 @@ fn paired_product() -> TestGraph {
 
 #[test]
 fn products_of_fake_quantized_values() {
-    let product = paired_product();
+    let product = static_product();
     let transposed = |graph: &TestGraph| {
         let found = graph.becomes("AffineLinear");
         let node = &found.node[0];
@@ -988,9 +988,9 @@ fn constants_and_copies() {
     assert_eq!(values_of(&found.node[0], "weight"), [1.0; 6]);
     listed.float_data.pop();
     constant(listed).becomes("Constant MatMul");
-    let mut beside = floats("", &[2, 3]);
-    beside.data_location = Some(DataLocation::External as i32);
-    constant(beside).becomes("Constant MatMul");
+    let mut external = floats("", &[2, 3]);
+    external.data_location = Some(DataLocation::External as i32);
+    constant(external).becomes("Constant MatMul");
     // The graph's own output keeps its node.
     let copy = graph(&[["Identity", "x", "y"]], &[]);
     copy.stays();
