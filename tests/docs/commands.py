@@ -14,7 +14,7 @@ from pathlib import Path
 from documents import NEEDS, Problem
 
 SECONDS = 300
-# Programs that the documents call, apart from those of the workspace. Their flags are not checked.
+# Stands for cargo: `cargo run` starts the program that is built already.
 CARGO = r"""#!{python}
 import json, os, sys
 with open({table!r}) as file:
@@ -40,7 +40,7 @@ name = value("--example", "--bin") or (table["packages"][package]["programs"] or
 folder = "examples" if "--example" in own else ""
 program = os.path.join(table["target"], folder, str(name))
 if not os.path.exists(program):
-    sys.exit("error: " + program + " is not built; run cargo test --workspace first")
+    sys.exit("error: " + program + " is not built")
 os.execv(program, [name, *rest])
 """
 
@@ -223,6 +223,10 @@ class Runner:
             **os.environ,
             "PATH": f"{self.work / 'bin'}:{os.environ['PATH']}",
             "HOME": str(self.work / "home"),
+            # For scripts that ask git; the copy is no repository.
+            "GIT_DIR": subprocess.run(
+                ["git", "rev-parse", "--absolute-git-dir"], cwd=root, check=True, capture_output=True, text=True
+            ).stdout.strip(),
         }
         (self.work / "home").mkdir()
         self.origin = self.work / "origin"
