@@ -148,7 +148,7 @@ impl Appliance<'_> {
                 Ok(Message::Bundle(Ok(bundle))) => self.use_bundle(bundle)?,
                 Ok(Message::Bundle(Err(reason))) => self.refuse_bundle(reason),
                 Ok(Message::Camera(CameraEvent::Answer(answer))) => self.answered(*answer),
-                Ok(Message::Camera(CameraEvent::Report(report))) => self.reported(&report),
+                Ok(Message::Camera(CameraEvent::Source(event))) => self.source_event(&event),
                 Ok(Message::Camera(CameraEvent::Failed {
                     reason,
                     wait,
@@ -243,9 +243,9 @@ impl Appliance<'_> {
         self.show();
     }
 
-    fn reported(&mut self, report: &SourceEvent) {
-        let text = report.kind.to_string();
-        match &report.kind {
+    fn source_event(&mut self, event: &SourceEvent) {
+        let text = event.kind.to_string();
+        match &event.kind {
             SourceEventKind::Corrupt { .. } | SourceEventKind::SkippedBytes { .. } => {
                 let last = self.damaged_frame_recorded;
                 if last.is_none_or(|last| last.elapsed() >= DAMAGED_FRAME_INTERVAL) {

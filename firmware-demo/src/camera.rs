@@ -23,7 +23,7 @@ pub(crate) enum CameraEvent {
     /// A frame was classified.
     Answer(Box<FrameAnswer>),
     /// The source reported something.
-    Report(SourceEvent),
+    Source(SourceEvent),
     /// The camera cannot be opened or has failed. It is reopened after a pause.
     Failed {
         /// The error.
@@ -170,10 +170,10 @@ fn classify_frames(
         margin: thresholds.lead,
     };
     let mut pipeline = Pipeline::new(camera, classify, tracker);
-    let ended = pipeline.by_ref().try_for_each(|update| {
-        let event = match update.map_err(|e| e.to_string())? {
+    let ended = pipeline.by_ref().try_for_each(|event| {
+        let event = match event.map_err(|e| e.to_string())? {
             PipelineEvent::Answer(answer) => CameraEvent::Answer(answer),
-            PipelineEvent::Source(report) => CameraEvent::Report(report),
+            PipelineEvent::Source(event) => CameraEvent::Source(event),
         };
         if send(event) {
             Ok(())

@@ -36,11 +36,6 @@ impl Canvas {
         &self.pixels[y as usize * width..][..width]
     }
 
-    /// The pixel at `at`; `None` outside the picture.
-    pub fn pixel(&self, at: Point) -> Option<Rgb888> {
-        self.index(at).map(|i| self.pixels[i])
-    }
-
     /// Blends `colour` into the pixel at `at` with opacity `coverage` / 255. No effect outside the picture.
     pub fn blend(&mut self, at: Point, colour: Rgb888, coverage: u8) {
         let Some(i) = self.index(at) else { return };

@@ -104,7 +104,7 @@ impl Reporter {
         };
         #[cfg(feature = "mqtt")]
         if let Some(publisher) = &self.publisher {
-            publisher.publish(&crate::log::LogRecord::now(event.clone(), self.start));
+            publisher.publish(&crate::log::ResultRecord::now(event.clone(), self.start));
         }
         self.record(event);
     }

@@ -6,10 +6,12 @@ use std::path::Path;
 use pinhole_firmware::config::{
     ApplianceConfig, ConfigError, ScreenConfig, SourceConfig, ThresholdsConfig,
 };
-use pinhole_firmware::panel::{
-    DisplayConfig, FramebufferConfig, ILI9341, Ili9341Config, ST7789, Ssd1306Config, St7789Config,
-    TftConfig, TftLayout,
-};
+use pinhole_firmware::panel::DisplayConfig;
+use pinhole_firmware::panel::framebuffer::FramebufferConfig;
+use pinhole_firmware::panel::ili9341::{ILI9341, Ili9341Config};
+use pinhole_firmware::panel::ssd1306::Ssd1306Config;
+use pinhole_firmware::panel::st7789::{ST7789, St7789Config};
+use pinhole_firmware::panel::tft::{TftConfig, TftLayout};
 
 const FILE: &str = include_str!("../pinhole-firmware.toml");
 

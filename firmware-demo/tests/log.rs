@@ -7,13 +7,13 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use log_support::{bytes, config, error, event, files, frames};
 use pinhole_firmware::counters::RunCounters;
 use pinhole_firmware::log::{
-    ClassScore, LogAppender, LogError, LogRecord, MAX_LINE, RecordKind, read,
+    ClassScore, LogAppender, LogError, MAX_LINE, RecordKind, ResultRecord, read,
 };
 
 /// Other programs read these lines: names and types of the fields are a contract.
 #[test]
 fn a_record_is_a_line_of_json() {
-    let at = |kind| LogRecord {
+    let at = |kind| ResultRecord {
         time: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
         seconds: 12.5,
         kind,
@@ -83,12 +83,12 @@ fn a_record_is_a_line_of_json() {
         let record = at(kind);
         let line = serde_json::to_string(&record).unwrap();
         assert_eq!(line, format!("{head}{tail}"));
-        assert_eq!(serde_json::from_str::<LogRecord>(&line).unwrap(), record);
+        assert_eq!(serde_json::from_str::<ResultRecord>(&line).unwrap(), record);
     }
     // A field of a later version; NaN, which JSON does not have; clocks that are far off.
     let later = format!("{head}\"end\",\"totals\":{{}},\"more\":[1]}}");
     assert_eq!(
-        serde_json::from_str::<LogRecord>(&later).unwrap(),
+        serde_json::from_str::<ResultRecord>(&later).unwrap(),
         at(end())
     );
     let odd = at(RecordKind::Event {
@@ -97,7 +97,7 @@ fn a_record_is_a_line_of_json() {
         top: top(f32::NAN, 0.0),
         frame: 0,
     });
-    let odd: LogRecord = serde_json::from_str(&serde_json::to_string(&odd).unwrap()).unwrap();
+    let odd: ResultRecord = serde_json::from_str(&serde_json::to_string(&odd).unwrap()).unwrap();
     assert!(matches!(&odd.kind, RecordKind::Event { top, .. } if top[0].probability.is_nan()));
     for (time, text) in [
         (UNIX_EPOCH - Duration::from_secs(9), "1970-01-01T00:00:00"),
@@ -106,7 +106,7 @@ fn a_record_is_a_line_of_json() {
             "9999-12-31T23:59:59",
         ),
     ] {
-        let record = LogRecord {
+        let record = ResultRecord {
             time,
             ..odd.clone()
         };
@@ -129,7 +129,10 @@ fn a_log_truncated_anywhere_is_read_and_continued() {
             top,
             frame,
         };
-        assert!(log.append(&LogRecord::now(event, Instant::now())).unwrap());
+        assert!(
+            log.append(&ResultRecord::now(event, Instant::now()))
+                .unwrap()
+        );
     }
     drop(log);
     let file = files(path).remove(0);
@@ -288,6 +291,6 @@ fn end() -> RecordKind {
 #[test]
 fn seconds_of_a_record_count_from_the_start() {
     let start = Instant::now() - Duration::from_millis(1500);
-    let record = LogRecord::now(end(), start);
+    let record = ResultRecord::now(end(), start);
     assert!((1.5..10.0).contains(&record.seconds), "{}", record.seconds);
 }

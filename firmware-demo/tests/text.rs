@@ -22,7 +22,7 @@ fn lit_area(line: &TextLine) -> Option<Rectangle> {
     let mut canvas = Canvas::new(Size::new(700, 200));
     line.draw(&mut canvas, Point::new(50, 50), Rgb888::WHITE);
     let lit = (canvas.bounding_box().points())
-        .filter(|at| canvas.pixel(*at).is_some_and(|c| c != Rgb888::BLACK));
+        .filter(|at| canvas.row(at.y as u32)[at.x as usize] != Rgb888::BLACK);
     lit.fold(None, |all: Option<Rectangle>, at| {
         let pixel = Rectangle::new(at, Size::new(1, 1));
         Some(all.map_or(pixel, |all| {
@@ -200,8 +200,9 @@ fn scrolling_text_stays_in_its_window() {
     let at = |offset| {
         let mut canvas = Canvas::new(Size::new(120, 50));
         line.draw_scrolling(&mut canvas, window, Rgb888::WHITE, offset);
-        let outside = (canvas.bounding_box().points())
-            .any(|at| !window.contains(at) && canvas.pixel(at) != Some(Rgb888::BLACK));
+        let outside = (canvas.bounding_box().points()).any(|at| {
+            !window.contains(at) && canvas.row(at.y as u32)[at.x as usize] != Rgb888::BLACK
+        });
         assert!(!outside, "{offset}");
         canvas
     };

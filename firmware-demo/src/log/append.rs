@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::lines::MAX_LINE;
 use super::segments::OpenLog;
-use super::{LogError, LogRecord};
+use super::{LogError, ResultRecord};
 use crate::config::LogConfig;
 
 /// Minimum interval between syncs of records other than events.
@@ -61,7 +61,7 @@ impl LogAppender {
     ///
     /// # Errors
     /// The first occurrence of an error that prevents writing.
-    pub fn append(&mut self, record: &LogRecord) -> Result<bool, LogError> {
+    pub fn append(&mut self, record: &ResultRecord) -> Result<bool, LogError> {
         let written = self.write(record)?;
         if written && (record.is_event() || self.next_sync().is_some_and(|due| due.is_zero())) {
             self.sync()?;
@@ -70,7 +70,7 @@ impl LogAppender {
     }
 
     /// Appends a record without syncing it.
-    pub(super) fn write(&mut self, record: &LogRecord) -> Result<bool, LogError> {
+    pub(super) fn write(&mut self, record: &ResultRecord) -> Result<bool, LogError> {
         let result = self.try_write(record);
         match result {
             Ok(true) => self.written += 1,
@@ -79,7 +79,7 @@ impl LogAppender {
         result
     }
 
-    fn try_write(&mut self, record: &LogRecord) -> Result<bool, LogError> {
+    fn try_write(&mut self, record: &ResultRecord) -> Result<bool, LogError> {
         let failed = |e: serde_json::Error| LogError::Io {
             path: self.folder.clone(),
             operation: "write a record as JSON",
@@ -201,14 +201,14 @@ mod tests {
             component: "a".into(),
             text: "b".into(),
         };
-        let other = LogRecord::now(other, Instant::now());
+        let other = ResultRecord::now(other, Instant::now());
         let event = RecordKind::Event {
             from: None,
             to: "a".into(),
             top: vec![],
             frame: 0,
         };
-        let event = LogRecord::now(event, Instant::now());
+        let event = ResultRecord::now(event, Instant::now());
         log.append(&other).unwrap();
         assert!(log.next_sync().is_some_and(|due| !due.is_zero()));
         log.append(&event).unwrap();

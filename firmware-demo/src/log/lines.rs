@@ -2,18 +2,18 @@
 
 use std::io::{BufRead, ErrorKind};
 
-use super::LogRecord;
+use super::ResultRecord;
 
 /// Maximum length of a line in bytes, including the newline: 64 KiB. Longer lines count as damaged.
 pub const MAX_LINE: usize = 64 << 10;
 
 /// A line of a log file.
 pub(super) enum Line {
-    Record(LogRecord),
+    Record(ResultRecord),
     /// Terminated by a newline, but not a record.
     Damaged,
     /// The last line, without a newline; it may still be a record.
-    Unterminated(Option<LogRecord>),
+    Unterminated(Option<ResultRecord>),
 }
 
 /// Reads a file line by line, in memory for one line.

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 pub use append::LogAppender;
 pub use lines::MAX_LINE;
 pub use read::{LogReader, read};
-pub use record::{ClassScore, LogRecord, RecordKind};
+pub use record::{ClassScore, RecordKind, ResultRecord};
 pub use writer::{LogStatus, LogWriter};
 
 /// Why the log cannot be written or read.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::lines::{Line, Lines};
 use super::segments::list_segments;
-use super::{LogError, LogRecord};
+use super::{LogError, ResultRecord};
 
 /// Reads the records of the log in `folder`, oldest first. If the log is being written, its last line may be incomplete
 /// and counts as damaged.
@@ -40,7 +40,7 @@ impl LogReader {
 
 impl Iterator for LogReader {
     /// After an error, reading continues with the next file.
-    type Item = Result<LogRecord, LogError>;
+    type Item = Result<ResultRecord, LogError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {

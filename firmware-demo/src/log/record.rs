@@ -8,7 +8,7 @@ use crate::counters::RunCounters;
 
 /// A line of the log. The reader ignores unknown fields.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LogRecord {
+pub struct ResultRecord {
     /// Wall clock time: RFC 3339, UTC, in milliseconds. On a board without a clock battery it is wrong until the network
     /// has set the clock.
     #[serde(with = "rfc3339")]
@@ -20,7 +20,7 @@ pub struct LogRecord {
     pub kind: RecordKind,
 }
 
-/// The kinds of [`LogRecord`]. The JSON field `kind` is given for each.
+/// The kinds of [`ResultRecord`]. The JSON field `kind` is given for each.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum RecordKind {
@@ -85,7 +85,7 @@ pub struct ClassScore {
     pub similarity: f32,
 }
 
-impl LogRecord {
+impl ResultRecord {
     /// A record with the current time, in a program that started at `start`.
     pub fn now(kind: RecordKind, start: Instant) -> Self {
         Self {

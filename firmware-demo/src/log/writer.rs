@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{LogAppender, LogError, LogRecord, RecordKind};
+use super::{LogAppender, LogError, RecordKind, ResultRecord};
 use crate::config::LogConfig;
 
 /// Maximum number of records waiting for the disk.
@@ -15,7 +15,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Writes the log from its own thread, so that a slow SD card delays nothing else: [`LogWriter::write`] never waits.
 /// Dropping it writes and syncs the remaining records.
 pub struct LogWriter {
-    sender: Option<SyncSender<LogRecord>>,
+    sender: Option<SyncSender<ResultRecord>>,
     shared: Arc<Mutex<Shared>>,
     start: Instant,
     /// Disconnected when the thread ends.
@@ -79,7 +79,7 @@ impl LogWriter {
 
     /// Writes a record with the current time. If the queue is full, the record is counted as lost.
     pub fn write(&self, kind: RecordKind) {
-        let record = LogRecord::now(kind, self.start);
+        let record = ResultRecord::now(kind, self.start);
         let sender = self.sender.as_ref();
         if sender.is_none_or(|sender| sender.try_send(record).is_err()) {
             lock(&self.shared).overflow += 1;
@@ -113,7 +113,7 @@ impl Drop for LogWriter {
     }
 }
 
-fn run(log: &mut LogAppender, records: &Receiver<LogRecord>, shared: &Mutex<Shared>) {
+fn run(log: &mut LogAppender, records: &Receiver<ResultRecord>, shared: &Mutex<Shared>) {
     // Report an unusable log without waiting for the first record.
     let opened = log.ensure_open();
     update_status(log, opened, shared);

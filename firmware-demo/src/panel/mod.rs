@@ -1,136 +1,95 @@
-//! Display drivers. Each shows a whole [`Canvas`].
+//! Displays. Each shows a whole [`Canvas`](crate::canvas::Canvas).
 //!
-//! A display is one file here, with its configuration ([`PanelConfig`]) and its driver ([`Panel`]), and one entry
-//! in `registry.rs`.
+//! A display is one file with its configuration ([`PanelConfig`]) and its driver ([`Panel`]). It is registered here: as a
+//! module and as an entry of `displays!`.
+
+pub mod framebuffer;
+pub mod ili9341;
+pub mod simulator;
+pub mod ssd1306;
+pub mod st7789;
+
+pub mod tft;
 
 mod changes;
-mod framebuffer;
-mod ili9341;
+mod interface;
 mod recorder;
-mod registry;
-mod simulator;
-mod ssd1306;
-mod st7789;
-mod tft;
 
 use std::path::Path;
 
-use embedded_graphics::prelude::Size;
+use serde::Deserialize;
 
-use crate::canvas::Canvas;
 use crate::validation::FieldError;
 
-pub use self::ssd1306::Ssd1306Config;
-#[cfg(feature = "ssd1306")]
-pub use self::ssd1306::Ssd1306Panel;
-pub use framebuffer::{FramebufferConfig, FramebufferPanel};
-pub use ili9341::{ILI9341, Ili9341Config};
+pub use interface::{Panel, PanelConfig, PanelError};
 pub use recorder::RecordingPanel;
-pub use registry::DisplayConfig;
-pub use simulator::{SimulatorConfig, SimulatorPanel};
-pub use st7789::{ST7789, St7789Config};
-pub use tft::{TftConfig, TftController, TftLayout};
-#[cfg(feature = "mipidsi")]
-pub use tft::{TftPanel, TftPins};
 
-/// An initialised display.
-pub trait Panel: Send {
-    /// Width and height in pixels, as mounted.
-    fn size(&self) -> Size;
-
-    /// Whether each pixel is either black or lit.
-    fn is_monochrome(&self) -> bool {
-        false
-    }
-
-    /// Shows `canvas`, which has the panel's size. After an error the panel's state is undefined: open it again.
-    ///
-    /// # Errors
-    /// [`PanelError::Bus`].
-    fn show(&mut self, canvas: &Canvas) -> Result<(), PanelError>;
+displays! {
+    /// OLED, 128 x 64 pixels, over I2C.
+    Ssd1306(ssd1306::Ssd1306Config),
+    /// Colour TFT over SPI, by default 240 x 240 pixels.
+    St7789(st7789::St7789Config),
+    /// Colour TFT over SPI, by default 320 x 240 pixels.
+    Ili9341(ili9341::Ili9341Config),
+    /// Linux framebuffer, such as an HDMI screen without a desktop.
+    Framebuffer(framebuffer::FramebufferConfig),
+    /// PNG files instead of a display.
+    Simulator(simulator::SimulatorConfig),
 }
 
-/// The table `[display]` of one kind of display.
-pub trait PanelConfig {
-    /// Checks the fields.
-    ///
-    /// # Errors
-    /// The first field that is out of range.
-    fn validate(&self) -> Result<(), FieldError> {
-        Ok(())
-    }
+/// Defines [`DisplayConfig`]. `kind` is the variant's name in lower case.
+macro_rules! displays {
+    ($($(#[$doc:meta])* $kind:ident($config:ty),)*) => {
+        /// The table `[display]`: which display shows the screens.
+        #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+        #[serde(tag = "kind", rename_all = "lowercase")]
+        pub enum DisplayConfig {
+            /// No display.
+            #[default]
+            None,
+            $($(#[$doc])* $kind($config),)*
+        }
 
-    /// Resolves relative paths against `folder`, the configuration file's folder.
-    fn resolve_paths(&mut self, _folder: &Path) {}
+        impl DisplayConfig {
+            fn panel(&self) -> Option<&dyn PanelConfig> {
+                match self {
+                    Self::None => None,
+                    $(Self::$kind(config) => Some(config),)*
+                }
+            }
 
+            fn panel_mut(&mut self) -> Option<&mut dyn PanelConfig> {
+                match self {
+                    Self::None => None,
+                    $(Self::$kind(config) => Some(config),)*
+                }
+            }
+        }
+    };
+}
+use displays;
+
+impl DisplayConfig {
     /// Whether each pixel is either black or lit.
-    fn is_monochrome(&self) -> bool {
-        false
+    pub fn is_monochrome(&self) -> bool {
+        self.panel().is_some_and(PanelConfig::is_monochrome)
     }
 
-    /// Opens and initialises the display.
+    /// Opens and initialises the display; `None` without one.
     ///
     /// # Errors
     /// Any of [`PanelError`].
-    fn open(&self) -> Result<Box<dyn Panel>, PanelError>;
-}
+    pub fn open(&self) -> Result<Option<Box<dyn Panel>>, PanelError> {
+        self.panel().map(PanelConfig::open).transpose()
+    }
 
-/// Why a display cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PanelError {
-    /// A device or file of the display cannot be opened.
-    #[error("{path}: cannot open: {reason}")]
-    Open {
-        /// Device or file.
-        path: String,
-        /// The system's error, or what was expected and what was found.
-        reason: String,
-    },
-    /// Writing to the display failed.
-    #[error("display on {path}: {reason}")]
-    Bus {
-        /// Device or file.
-        path: String,
-        /// The error of the driver or the system.
-        reason: String,
-    },
-    /// The program was built without the display's driver.
-    #[error(
-        "display.kind: {kind}: this pinhole-firmware was built without the Cargo feature {feature}; build it with \
-         --features {feature}"
-    )]
-    Feature {
-        /// As in the configuration.
-        kind: &'static str,
-        /// Cargo feature.
-        feature: &'static str,
-    },
-}
+    pub(crate) fn validate(&self) -> Result<(), FieldError> {
+        self.panel().map_or(Ok(()), PanelConfig::validate)
+    }
 
-impl PanelError {
-    /// A device file cannot be opened. `field` names it in the configuration, `bus` is what has to be enabled, and
-    /// members of `group` may use it.
-    #[cfg(any(feature = "ssd1306", feature = "mipidsi"))]
-    fn open_device(
-        path: &Path,
-        field: &str,
-        bus: &str,
-        group: &str,
-        error: &std::io::Error,
-    ) -> Self {
-        use std::io::ErrorKind;
-        let advice = match error.kind() {
-            ErrorKind::NotFound => {
-                format!("; enable {bus} (sudo raspi-config), or correct {field}")
-            }
-            ErrorKind::PermissionDenied => {
-                format!("; run as a user in the group {group}, or as root")
-            }
-            _ => String::new(),
-        };
-        Self::Open {
-            path: path.display().to_string(),
-            reason: format!("{error}{advice}"),
+    pub(crate) fn resolve_paths(&mut self, folder: &Path) {
+        if let Some(panel) = self.panel_mut() {
+            panel.resolve_paths(folder);
         }
     }
 }

@@ -65,7 +65,8 @@ impl PanelConfig for SimulatorConfig {
     }
 }
 
-/// Writes each picture as a PNG file, replaced atomically, so that readers never see a partial one.
+/// Writes each picture as a PNG file, replaced atomically, so that readers never see a partial one. It is not synced: a
+/// picture lost in a power cut is outdated anyway.
 #[derive(Debug)]
 pub struct SimulatorPanel {
     folder: PathBuf,

@@ -76,9 +76,9 @@ mod driver {
     use ssd1306::prelude::{Brightness, DisplayRotation, DisplaySize128x64, I2CInterface};
     use ssd1306::{I2CDisplayInterface, Ssd1306};
 
-    use super::Ssd1306Config;
     use crate::canvas::Canvas;
     use crate::panel::changes::changed_areas;
+    use crate::panel::ssd1306::Ssd1306Config;
     use crate::panel::{Panel, PanelError};
 
     const WIDTH: usize = 128;

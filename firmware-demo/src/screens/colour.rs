@@ -7,7 +7,8 @@ use embedded_graphics::prelude::*;
 use embedded_graphics::primitives::{PrimitiveStyle, Rectangle, RoundedRectangle};
 use pinhole::camera::SceneState;
 
-use super::{BootScreen, CroppedFrame, ErrorScreen, IdleScreen, LiveScreen, Screen};
+use super::content::{BootScreen, CroppedFrame, ErrorScreen, IdleScreen, LiveScreen, Screen};
+use super::format;
 use crate::canvas::Canvas;
 use crate::text::{Fonts, TextStyle};
 
@@ -139,7 +140,7 @@ impl Page<'_> {
             }
         }
         let line = self.fonts.line(name, self.bold(24.0));
-        let offset = super::scroll_offset(self.shown, 40.0 * self.unit);
+        let offset = format::scroll_offset(self.shown, 40.0 * self.unit);
         line.draw_scrolling(self.canvas, window, colour, offset);
     }
 
@@ -175,7 +176,7 @@ impl Page<'_> {
         let down = ((pitch - height - thick) / 2).clamp(0, self.px(8.0));
         for (i, (name, probability)) in live.top.iter().take(rows).enumerate() {
             let at = first.top_left + Point::new(0, pitch * i as i32 + down);
-            let share = super::percent(*probability);
+            let share = format::percent(*probability);
             let share = self.fonts.fit(&share, &styles[..1], width);
             let room = width - share.width - self.px(6.0);
             let name = self.fonts.fit(name, &styles, room);
@@ -204,8 +205,8 @@ impl Page<'_> {
             true => Point::new(width + (14.0 * unit) as i32, 0),
             false => Point::new(0, (26.0 * unit) as i32),
         };
-        let mut texts = vec![super::rate(live.rate)];
-        texts.extend(live.temperature_c.map(super::temperature));
+        let mut texts = vec![format::rate(live.rate)];
+        texts.extend(live.temperature_c.map(format::temperature));
         for text in texts {
             let text = self.fonts.truncate(&text, style, right - at.x);
             text.draw(self.canvas, at, TEXT);
@@ -277,10 +278,10 @@ impl Page<'_> {
         let name = idle.state.as_ref().map_or("...", SceneState::name);
         let room = self.width - self.px(16.0);
         let name = self.fonts.truncate(name, self.regular(22.0), room);
-        let mut text = super::duration(idle.unchanged);
+        let mut text = format::duration(idle.unchanged);
         if let Some(celsius) = idle.temperature_c {
             text.push_str("   ");
-            text.push_str(&super::temperature(celsius));
+            text.push_str(&format::temperature(celsius));
         }
         let unchanged = self.fonts.truncate(&text, self.regular(16.0), room);
         let needed = Size::new(
@@ -289,7 +290,7 @@ impl Page<'_> {
         );
         let edge = Size::new_equal(2 * self.px(8.0) as u32);
         let free = (self.canvas.size().saturating_sub(edge)).saturating_sub(needed);
-        let at = super::idle_position(free, self.shown) + Size::new_equal(self.px(8.0) as u32);
+        let at = format::idle_position(free, self.shown) + Size::new_equal(self.px(8.0) as u32);
         name.draw(self.canvas, at, IDLE);
         unchanged.draw(self.canvas, at + Point::new(0, name.height), QUIET);
     }

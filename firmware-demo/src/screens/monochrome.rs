@@ -7,7 +7,8 @@ use embedded_graphics::prelude::*;
 use embedded_graphics::primitives::{PrimitiveStyle, Rectangle};
 use pinhole::camera::SceneState;
 
-use super::{BootScreen, ErrorScreen, IdleScreen, LiveScreen, Screen};
+use super::content::{BootScreen, ErrorScreen, IdleScreen, LiveScreen, Screen};
+use super::format;
 use crate::canvas::Canvas;
 use crate::text::{Fonts, TextStyle};
 
@@ -60,7 +61,7 @@ fn draw_live(live: &LiveScreen, canvas: &mut Canvas, fonts: &mut Fonts, shown: D
     let line = styles.map(|style| fonts.line(name, style));
     match line.iter().find(|line| line.width <= width - 2) {
         Some(line) => line.draw(canvas, top.top_left, colour),
-        None => line[0].draw_scrolling(canvas, top, colour, super::scroll_offset(shown, 30.0)),
+        None => line[0].draw_scrolling(canvas, top, colour, format::scroll_offset(shown, 30.0)),
     }
     let names: Vec<_> = (live.top.iter().take(3))
         .map(|(name, _)| fonts.truncate(name, small(), width - BAR - 3))
@@ -84,15 +85,17 @@ fn draw_live(live: &LiveScreen, canvas: &mut Canvas, fonts: &mut Fonts, shown: D
         let window = rectangle(1, y - 1, width - 2, 12);
         match notice.width <= width - 2 {
             true => notice.draw(canvas, window.top_left, DARK),
-            false => notice.draw_scrolling(canvas, window, DARK, super::scroll_offset(shown, 30.0)),
+            false => {
+                notice.draw_scrolling(canvas, window, DARK, format::scroll_offset(shown, 30.0))
+            }
         }
         return;
     }
-    let left = fonts.line(&super::rate(live.rate), small());
+    let left = fonts.line(&format::rate(live.rate), small());
     left.draw(canvas, Point::new(0, y - 1), LIT);
     let mut right = width;
     if let Some(celsius) = live.temperature_c {
-        let text = fonts.line(&super::temperature(celsius), small());
+        let text = fonts.line(&format::temperature(celsius), small());
         right -= text.width;
         text.draw(canvas, Point::new(right, y - 1), LIT);
     }
@@ -125,12 +128,12 @@ fn draw_idle(idle: &IdleScreen, canvas: &mut Canvas, fonts: &mut Fonts, shown: D
     let Size { width, height } = canvas.size();
     let name = idle.state.as_ref().map_or("...", SceneState::name);
     let name = fonts.truncate(name, TextStyle::regular(12.0), width as i32 - 8);
-    let unchanged = fonts.truncate(&super::duration(idle.unchanged), small(), width as i32 - 8);
+    let unchanged = fonts.truncate(&format::duration(idle.unchanged), small(), width as i32 - 8);
     let needed = Size::new(
         name.width.max(unchanged.width) as u32,
         (name.height + unchanged.height) as u32,
     );
-    let at = super::idle_position(Size::new(width, height).saturating_sub(needed), shown);
+    let at = format::idle_position(Size::new(width, height).saturating_sub(needed), shown);
     name.draw(canvas, at, LIT);
     unchanged.draw(canvas, at + Point::new(0, name.height), LIT);
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use pinhole_firmware::config::LogConfig;
-use pinhole_firmware::log::{ClassScore, LogRecord, RecordKind, read};
+use pinhole_firmware::log::{ClassScore, RecordKind, ResultRecord, read};
 
 pub fn config(folder: &Path, megabytes: f64) -> LogConfig {
     LogConfig {
@@ -19,8 +19,8 @@ pub fn config(folder: &Path, megabytes: f64) -> LogConfig {
     }
 }
 
-pub fn event(frame: u64) -> LogRecord {
-    LogRecord::now(event_kind(frame), Instant::now())
+pub fn event(frame: u64) -> ResultRecord {
+    ResultRecord::now(event_kind(frame), Instant::now())
 }
 
 pub fn event_kind(frame: u64) -> RecordKind {
@@ -37,9 +37,9 @@ pub fn event_kind(frame: u64) -> RecordKind {
     }
 }
 
-pub fn error(text: String) -> LogRecord {
+pub fn error(text: String) -> ResultRecord {
     let component = "camera".into();
-    LogRecord::now(RecordKind::Error { component, text }, Instant::now())
+    ResultRecord::now(RecordKind::Error { component, text }, Instant::now())
 }
 
 /// Frame numbers of all events, and the number of damaged lines.

@@ -5,9 +5,10 @@ use embedded_hal::digital::{self, OutputPin};
 use embedded_hal::spi::{self, Operation, SpiDevice};
 use embedded_hal_mock::eh1::delay::NoopDelay;
 use mipidsi::models::{ILI9341Rgb565, ST7789 as St7789Model};
-use pinhole_firmware::panel::{
-    ILI9341, Panel, PanelError, ST7789, TftConfig, TftController, TftPanel, TftPins,
-};
+use pinhole_firmware::panel::ili9341::ILI9341;
+use pinhole_firmware::panel::st7789::ST7789;
+use pinhole_firmware::panel::tft::{TftConfig, TftController, TftPanel, TftPins};
+use pinhole_firmware::panel::{Panel, PanelError};
 
 /// Emulates bus, lines and controller according to the datasheets.
 #[derive(Clone)]

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use embedded_graphics::pixelcolor::Rgb888;
 use embedded_graphics::prelude::*;
 use pinhole_firmware::canvas::Canvas;
-use pinhole_firmware::panel::{FramebufferConfig, FramebufferPanel, Panel, PanelError};
+use pinhole_firmware::panel::framebuffer::{FramebufferConfig, FramebufferPanel};
+use pinhole_firmware::panel::{Panel, PanelError};
 
 use crate::{pattern, set};
 

@@ -11,9 +11,14 @@ mod tft;
 use embedded_graphics::pixelcolor::Rgb888;
 use embedded_graphics::prelude::*;
 use pinhole_firmware::canvas::Canvas;
-use pinhole_firmware::panel::{
-    DisplayConfig, Ili9341Config, Ssd1306Config, St7789Config, TftConfig,
-};
+use pinhole_firmware::panel::DisplayConfig;
+#[cfg(feature = "mipidsi")]
+use pinhole_firmware::panel::ili9341::Ili9341Config;
+use pinhole_firmware::panel::ssd1306::Ssd1306Config;
+#[cfg(feature = "mipidsi")]
+use pinhole_firmware::panel::st7789::St7789Config;
+#[cfg(feature = "mipidsi")]
+use pinhole_firmware::panel::tft::TftConfig;
 
 /// A picture in which every pixel differs from its neighbours.
 fn pattern(size: Size, seed: u32) -> Canvas {

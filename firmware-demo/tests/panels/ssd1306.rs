@@ -3,7 +3,8 @@ use embedded_graphics::prelude::*;
 use embedded_hal::i2c::{ErrorKind, NoAcknowledgeSource};
 use embedded_hal_mock::eh1::i2c::{Mock, Transaction};
 use pinhole_firmware::canvas::Canvas;
-use pinhole_firmware::panel::{Panel, PanelError, Ssd1306Config, Ssd1306Panel};
+use pinhole_firmware::panel::ssd1306::{Ssd1306Config, Ssd1306Panel};
+use pinhole_firmware::panel::{Panel, PanelError};
 
 use crate::set;
 

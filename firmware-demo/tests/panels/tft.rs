@@ -6,9 +6,10 @@ use embedded_hal_mock::eh1::digital::{Mock as Pin, State, Transaction as Level};
 use embedded_hal_mock::eh1::spi::{Mock as Spi, Transaction};
 use mipidsi::models::{ILI9341Rgb565, ST7789 as St7789Model};
 use pinhole_firmware::canvas::Canvas;
-use pinhole_firmware::panel::{
-    ILI9341, Panel, PanelError, ST7789, TftConfig, TftLayout, TftPanel, TftPins,
-};
+use pinhole_firmware::panel::ili9341::ILI9341;
+use pinhole_firmware::panel::st7789::ST7789;
+use pinhole_firmware::panel::tft::{TftConfig, TftLayout, TftPanel, TftPins};
+use pinhole_firmware::panel::{Panel, PanelError};
 
 use crate::emulated::Emulated;
 use crate::{pattern, set};

@@ -53,7 +53,7 @@ pub struct TftPins<PIN> {
 }
 
 /// Opens the devices and initialises the display.
-pub(in crate::panel) fn open<MODEL>(
+pub(crate) fn open<MODEL>(
     model: MODEL,
     controller: &TftController,
     config: &TftConfig,
