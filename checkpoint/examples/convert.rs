@@ -1,10 +1,9 @@
-//! Turns any checkpoint into a folder that open_clip reads as `local-dir:FOLDER`:
+//! Converts any checkpoint to a folder that open_clip reads as `local-dir:FOLDER`:
 //! `cargo run --release -p pinhole-checkpoint --example convert -- PATH FOLDER [quickgelu|gelu]`
 
 use std::path::Path;
 
 use pinhole_checkpoint::{Checkpoint, Error, Existing, OpenOptions, write};
-use pinhole_model::Activation;
 
 fn main() -> Result<(), Error> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -12,11 +11,7 @@ fn main() -> Result<(), Error> {
         eprintln!("usage: convert PATH FOLDER [quickgelu|gelu]");
         std::process::exit(2);
     };
-    let activation = match arguments.get(2).map(String::as_str) {
-        Some("quickgelu") => Some(Activation::QuickGelu),
-        Some("gelu") => Some(Activation::Gelu),
-        _ => None,
-    };
+    let activation = arguments.get(2).and_then(|text| text.parse().ok());
     let checkpoint = Checkpoint::open(Path::new(path), &OpenOptions { activation })?;
     for assumption in checkpoint.assumptions() {
         eprintln!("assumed: {assumption}");

@@ -1,11 +1,10 @@
-//! Prints what a checkpoint holds, and reads every tensor once:
+//! Prints the configuration of a checkpoint, and reads every tensor once:
 //! `cargo run --release -p pinhole-checkpoint --example inspect -- PATH [quickgelu|gelu]`
 
 use std::path::Path;
 use std::time::Instant;
 
 use pinhole_checkpoint::{Checkpoint, Error, OpenOptions};
-use pinhole_model::Activation;
 
 fn main() -> Result<(), Error> {
     let mut arguments = std::env::args().skip(1);
@@ -13,11 +12,7 @@ fn main() -> Result<(), Error> {
         eprintln!("usage: inspect PATH [quickgelu|gelu]");
         std::process::exit(2);
     };
-    let activation = match arguments.next().as_deref() {
-        Some("quickgelu") => Some(Activation::QuickGelu),
-        Some("gelu") => Some(Activation::Gelu),
-        _ => None,
-    };
+    let activation = arguments.next().and_then(|text| text.parse().ok());
     let start = Instant::now();
     let checkpoint = Checkpoint::open(Path::new(&path), &OpenOptions { activation })?;
     let opened = start.elapsed();

@@ -22,7 +22,7 @@ use pinhole_training::{
 #[derive(Args)]
 pub(crate) struct ModelArgs {
     /// Activation function of the checkpoint's MLPs, if its files do not state it: quickgelu or gelu
-    #[arg(long, value_parser = activation)]
+    #[arg(long)]
     activation: Option<Activation>,
     /// Bundle of the same model whose image encoder is used instead of the checkpoint's; required for a
     /// ModifiedResNet
@@ -41,14 +41,6 @@ impl ModelArgs {
             eprintln!("{}: {assumption}", path.display());
         }
         Ok(clip)
-    }
-}
-
-fn activation(text: &str) -> Result<Activation, String> {
-    match text {
-        "quickgelu" => Ok(Activation::QuickGelu),
-        "gelu" => Ok(Activation::Gelu),
-        _ => Err("expected quickgelu or gelu".into()),
     }
 }
 
