@@ -140,7 +140,7 @@ fn read_manifest(folder: &Path) -> Result<Manifest, Error> {
     };
     let metadata = std::fs::metadata(folder).map_err(|e| Error::io(folder, "cannot open", e))?;
     if !metadata.is_dir() {
-        return Err(not_a_bundle("expected a folder, found a file".into()));
+        return Err(not_a_bundle("it is a file; a bundle is a folder".into()));
     }
     let path = folder.join(MANIFEST);
     if !path.exists() {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::{parent, prefix, sync};
+use crate::{parent, prefix, sync, without_name};
 
 /// A folder that appears under its name when it is complete.
 ///
@@ -75,11 +75,7 @@ fn temporary(destination: &Path) -> io::Result<TempDir> {
         // As any new folder: the umask is subtracted.
         .permissions(Permissions::from_mode(0o777))
         .tempdir_in(parent(destination))
-        // tempfile's error names the temporary folder, which would mislead.
-        .map_err(|error| match error.raw_os_error() {
-            Some(code) => io::Error::from_raw_os_error(code),
-            None => io::Error::from(error.kind()),
-        })
+        .map_err(|error| without_name(parent(destination), error))
 }
 
 /// Syncs the files and folders in `folder`, and the folder itself.

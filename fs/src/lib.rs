@@ -34,3 +34,12 @@ fn prefix(path: &Path) -> String {
     let start: String = name.chars().take(32).collect();
     format!(".{start}.partial-")
 }
+
+/// Why nothing can be created in `folder`, from tempfile's error, which names the temporary file and would
+/// mislead.
+fn without_name(folder: &Path, error: io::Error) -> io::Error {
+    match folder.metadata() {
+        Err(missing) => missing,
+        Ok(_) => error.kind().into(),
+    }
+}
