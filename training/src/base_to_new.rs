@@ -31,7 +31,7 @@ use crate::{
     },
 };
 
-/// What is trained on which model.
+/// Model, methods and seeds of a run.
 #[derive(Clone, Debug)]
 pub struct BaseToNewOptions {
     /// Name of the model, for the report.

@@ -54,7 +54,7 @@ pub struct TimeSpent {
     pub cpu: f64,
 }
 
-/// What a log line says besides means and time.
+/// The values of a log line that the log does not compute.
 pub(crate) struct LogLine {
     pub(crate) step: u64,
     pub(crate) learning_rate: f64,

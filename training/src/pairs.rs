@@ -82,7 +82,7 @@ impl PairSource {
     /// One line for logs, which also identifies the source when a training is resumed.
     pub fn description(&self) -> String {
         match self {
-            // Written into training states: not to be reworded.
+            // Part of the training state: a change would reject older states.
             Self::Shapes => "shapes, the generated world".into(),
             Self::Files(files) => {
                 let (count, origin) = (files.images.len(), files.origin.display());

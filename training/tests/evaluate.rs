@@ -94,9 +94,9 @@ fn fail(arguments: &str, folder: &Path) -> String {
     errors
 }
 
-fn learner(tower: &TextEncoder, words: &str) -> PromptLearner {
+fn learner(encoder: &TextEncoder, words: &str) -> PromptLearner {
     let tokens = Tokenizer::new().encode(words);
-    let data = tower.token_rows(&tokens).unwrap();
+    let data = encoder.token_rows(&tokens).unwrap();
     PromptLearner {
         context: Tensor {
             shape: vec![tokens.len(), data.len() / tokens.len()],
@@ -133,7 +133,7 @@ fn a_context_of_words_predicts_as_the_words_do() {
     let encoder = ImageEncoder::open(&clip).unwrap();
     let set = TestSet::new(&encoder, &data, &|_| {}).unwrap();
     let texts = PromptEvaluator::open(&clip).unwrap();
-    let tower = TextEncoder::load(&clip).unwrap();
+    let encoder = TextEncoder::load(&clip).unwrap();
     let zero_shot = |template: &str| {
         let templates = Templates::single(template).unwrap();
         texts.zero_shot(&set, &templates).unwrap()
@@ -141,22 +141,22 @@ fn a_context_of_words_predicts_as_the_words_do() {
     let words = zero_shot("a photo of a {}.");
     let close = |a: f64, b: f64| (a - b).abs() < 1e-4;
 
-    let mut coop = learner(&tower, "a photo of a");
+    let mut coop = learner(&encoder, "a photo of a");
     let learned = texts.learned(&set, &coop, None).unwrap();
     assert_eq!(learned.confusion, words.confusion);
     assert!(close(learned.calibration_error, words.calibration_error));
 
     // CoCoOp with a shift of 0 equals CoOp; with a constant shift it equals CoOp with that shift added.
     let width = coop.width();
-    let mut cocoop = learner(&tower, "a photo of a");
-    cocoop.meta_net = Some(constant_net(vec![0.0; width], tower.embedding()));
+    let mut cocoop = learner(&encoder, "a photo of a");
+    cocoop.meta_net = Some(constant_net(vec![0.0; width], encoder.embedding()));
     let learned = texts.learned(&set, &cocoop, None).unwrap();
     assert_eq!(learned.confusion, words.confusion);
     let shift: Vec<f32> = (0..width).map(|i| (i as f32 * 1.7).sin() * 0.5).collect();
     for row in coop.context.data.chunks_exact_mut(width) {
         row.iter_mut().zip(&shift).for_each(|(x, s)| *x += s);
     }
-    cocoop.meta_net = Some(constant_net(shift, tower.embedding()));
+    cocoop.meta_net = Some(constant_net(shift, encoder.embedding()));
     let shifted = texts.learned(&set, &coop, None).unwrap();
     let learned = texts.learned(&set, &cocoop, None).unwrap();
     assert_eq!(learned.confusion, shifted.confusion);
@@ -186,10 +186,10 @@ fn learned_prompts_are_compared_with_zero_shot() {
     let clip = checkpoint(folder);
     images(folder);
     let clip = Checkpoint::open(&clip, &OpenOptions::default()).unwrap();
-    let tower = TextEncoder::load(&clip).unwrap();
+    let encoder = TextEncoder::load(&clip).unwrap();
     for (file, words) in [("a", "a photo of a"), ("b", "the big blue")] {
         let path = folder.join(format!("{file}.safetensors"));
-        write_prompt_learner(&path, &learner(&tower, words)).unwrap();
+        write_prompt_learner(&path, &learner(&encoder, words)).unwrap();
     }
     let call = "evaluate --model clip --data pictures";
     let (printed, logged) = succeed(call, folder);

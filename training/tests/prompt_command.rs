@@ -19,8 +19,8 @@ fn folder() -> &'static Path {
                      --text-width 64 --text-layers 1 --patch-size 8 --embedding 16 --batch-size 16 \
                      --context-length 16 --test-images 1";
         succeed_in(model, folder.path());
-        let pictures = "shapes --out pictures --count 104 --seed 9 --split seen --size 40x30";
-        succeed_in(pictures, folder.path());
+        let images = "shapes --out pictures --count 104 --seed 9 --split seen --size 40x30";
+        succeed_in(images, folder.path());
         folder
     });
     folder.path()

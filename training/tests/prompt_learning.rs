@@ -236,11 +236,20 @@ fn images() -> (Vec<String>, Vec<LabelledImage>) {
     (set.classes[..3].to_vec(), items)
 }
 
+/// A new training in a folder.
+fn output(folder: impl Into<PathBuf>) -> PromptOutput {
+    PromptOutput {
+        folder: folder.into(),
+        start: Start::New,
+        intervals: Intervals::default(),
+    }
+}
+
 /// Continues the training in a folder.
 fn resume(folder: &Path) -> PromptOutput {
     PromptOutput {
         start: Start::Resume,
-        ..PromptOutput::new(folder)
+        ..output(folder)
     }
 }
 
@@ -287,14 +296,14 @@ fn a_resumed_training_equals_an_uninterrupted_one() {
         let parts = |start: Start| PromptOutput {
             start,
             intervals: Intervals { log: 2, save: 3 },
-            ..PromptOutput::new(out("parts"))
+            ..output(out("parts"))
         };
         let whole = train(
             &clip,
             &classes,
             &items,
             &options,
-            &PromptOutput::new(out("whole")),
+            &output(out("whole")),
             &mut no_progress,
         )
         .unwrap();
@@ -357,7 +366,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
             let out = folder.path().join(format!("{method:?}-{threads}"));
             let options = short(method);
             pool.build().unwrap().install(|| {
-                let out = PromptOutput::new(out);
+                let out = output(out);
                 bits(&train(&clip, &classes, &items, &options, &out, &mut no_progress).unwrap())
             })
         };
@@ -412,7 +421,7 @@ fn the_loss_equals_that_of_exported_class_embeddings() {
     let folder = tempfile::tempdir().unwrap();
     let clip = quick(folder.path());
     let names = strings(&golden()["classes"]);
-    let tower = pinhole_prompts::TextEncoder::load(&clip).unwrap();
+    let encoder = pinhole_prompts::TextEncoder::load(&clip).unwrap();
     let tokenizer = pinhole_prompts::Tokenizer::new();
     let classes = pinhole_prompts::Classes::new(&names).unwrap();
     let (all, labels) = features(12);
@@ -446,7 +455,7 @@ fn the_loss_equals_that_of_exported_class_embeddings() {
             PromptTraining::new(&clip, &names, all.clone(), labels.clone(), &options).unwrap();
         let learner = training.learner();
         let embeddings = pinhole_prompts::learned_embeddings(
-            &tower,
+            &encoder,
             &tokenizer,
             &classes,
             &learner,
@@ -466,10 +475,10 @@ fn the_loss_equals_that_of_exported_class_embeddings() {
     let mut training =
         PromptTraining::new(&clip, &names, all.clone(), labels.clone(), &options).unwrap();
     let learner = training.learner();
-    let head = pinhole_prompts::Conditional::new(&tower, &tokenizer, &classes, &learner).unwrap();
+    let head = pinhole_prompts::Conditional::new(&encoder, &tokenizer, &classes, &learner).unwrap();
     let batch: Vec<(usize, usize)> = (0..12).map(|image| (image, 0)).collect();
     let ours = training.update(&batch).unwrap().loss;
-    let expected = loss(&|image| head.exact(&tower, image, None).unwrap());
+    let expected = loss(&|image| head.exact(&encoder, image, None).unwrap());
     close(f64::from(ours), expected, "cocoop");
 }
 
@@ -494,9 +503,7 @@ fn training_lowers_the_loss() {
                 records.push(record.clone());
             }
         };
-        training
-            .run(&PromptOutput::new(&out), &mut observe)
-            .unwrap();
+        training.run(&output(&out), &mut observe).unwrap();
         let (first, last) = (&records[0], &records[records.len() - 1]);
         assert!(
             last.loss < 0.8 * first.loss,
@@ -809,7 +816,7 @@ fn a_state_of_other_options_or_data_is_an_error() {
         |classes: &[String], items: &[LabelledImage], options: &PromptOptions, start: Start| {
             let output = PromptOutput {
                 start,
-                ..PromptOutput::new(&out)
+                ..output(&out)
             };
             let done = train(&clip, classes, items, options, &output, &mut no_progress);
             done.map(|_| ()).map_err(|error| error.to_string())
@@ -876,7 +883,7 @@ fn a_non_finite_loss_stops_the_training() {
         &classes,
         &items,
         &options,
-        &PromptOutput::new(&out),
+        &output(&out),
         &mut no_progress,
     )
     .unwrap_err();

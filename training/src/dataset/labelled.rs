@@ -8,7 +8,6 @@ use std::{
 };
 
 use pinhole_preprocessing::RgbImage;
-use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Result,
@@ -61,8 +60,7 @@ pub enum ImageSource {
 
 /// A subset of the classes, in the protocol of Zhou et al., "Conditional prompt learning for
 /// vision-language models" (CVPR 2022), section 4.1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ClassSubset {
     /// All classes.
     All,
@@ -196,7 +194,7 @@ impl fmt::Display for LabelledImage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
             ImageSource::File(path) => write!(f, "{}", path.display()),
-            // Hashed into trained.json: not to be reworded.
+            // Hashed into trained.json: a change would reject older trainings.
             ImageSource::Shapes { split, seed, index } => {
                 write!(f, "generated picture {index} of {split:?}, seed {seed}")
             }

@@ -27,8 +27,8 @@ pub(super) trait PromptMethod: Sync {
     /// The prompts that the method supports.
     fn prompt_forms(&self) -> PromptForms;
 
-    /// Initial values of what is learned besides the context vectors, for a text encoder of width `width`
-    /// and image embeddings of length `embedding`. `rng` gives a random stream for each number from 1.
+    /// Initial weights besides the context vectors, for a text encoder of width `width` and image embeddings
+    /// of length `embedding`. `rng` gives the random stream of a number, from 1.
     fn extra_weights(
         &self,
         width: usize,

@@ -11,7 +11,7 @@ use crate::{Error, Result};
 /// Everything that determines the result of a prompt training, apart from its data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PromptOptions {
-    /// What is learned.
+    /// The method.
     pub method: Method,
     /// Number of context vectors with random initial values.
     pub n_ctx: usize,

@@ -70,15 +70,6 @@ impl Default for Intervals {
 }
 
 impl PromptOutput {
-    /// A new training in a folder, with the default intervals.
-    pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self {
-            folder: folder.into(),
-            start: Start::New,
-            intervals: Intervals::default(),
-        }
-    }
-
     fn state(&self) -> PathBuf {
         self.folder.join("state.safetensors")
     }
