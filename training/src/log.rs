@@ -148,8 +148,10 @@ impl TrainingLog {
     }
 
     fn write_line(&mut self, record: &LogRecord) -> Result<()> {
-        let line = serde_json::to_string(record).map_err(|e| io(&self.path)(e.into()))?;
-        writeln!(self.file, "{line}").map_err(io(&self.path))
+        let mut line = serde_json::to_string(record).map_err(|e| io(&self.path)(e.into()))?;
+        // One write per line: a killed training leaves complete lines.
+        line.push('\n');
+        self.file.write_all(line.as_bytes()).map_err(io(&self.path))
     }
 }
 
