@@ -145,7 +145,11 @@ impl Value for i8 {
     }
 
     fn bytes(values: &[i8; 16]) -> [u8; 16] {
-        values.map(i8::cast_unsigned)
+        let mut bytes = [0; 16];
+        for (byte, value) in bytes.iter_mut().zip(values) {
+            *byte = value.cast_unsigned();
+        }
+        bytes
     }
 
     fn wide(self) -> i16 {
@@ -249,8 +253,13 @@ impl<T: Value> Block<'_, T> {
             });
             for (i, to) in to.chunks_exact_mut(4 * step).enumerate() {
                 let rows = [&rows[0][i], &rows[1][i], &rows[2][i], &rows[3][i]];
-                let words = rows.map(|row| words(T::bytes(row)).map(|word| word ^ turn));
-                for (j, column) in transposed(words).iter().enumerate() {
+                // Loops, because a closure passed to an array's map() is not always inlined.
+                let mut square = [[0; 4]; 4];
+                for (to, row) in square.iter_mut().zip(rows) {
+                    *to = words(T::bytes(row));
+                    to.iter_mut().for_each(|word| *word ^= turn);
+                }
+                for (j, column) in transposed(square).iter().enumerate() {
                     let to = to[j * step + first * 4..][..16].as_chunks_mut::<4>().0;
                     for (to, word) in to.iter_mut().zip(column) {
                         *to = word.to_ne_bytes();
