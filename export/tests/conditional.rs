@@ -35,7 +35,7 @@ fn learner() -> PromptLearner {
 /// The similarity by CoCoOp's formulas, one whole prompt at a time.
 fn reference_similarity(embedding: &[f32], learner: &PromptLearner, class: &str) -> f32 {
     let checkpoint = Checkpoint::open(&checkpoint(), &Default::default()).unwrap();
-    let tower = TextEncoder::load(&checkpoint).unwrap();
+    let encoder = TextEncoder::load(&checkpoint).unwrap();
     let net = learner.meta_net.as_ref().unwrap();
     let affine = |weight: &Tensor, bias: &Tensor, x: &[f32]| -> Vec<f32> {
         (weight.data.chunks_exact(x.len()).zip(&bias.data))
@@ -47,13 +47,13 @@ fn reference_similarity(embedding: &[f32], learner: &PromptLearner, class: &str)
     let shift = affine(&net.linear2_weight, &net.linear2_bias, &hidden);
     let rows = prompt_rows(&Tokenizer::new(), class, 4, ClassPosition::End, 16).unwrap();
     let rows = rows.into_iter().flat_map(|row| match row {
-        PromptRow::Token(id) => tower.token_rows(&[id]).unwrap(),
+        PromptRow::Token(id) => encoder.token_rows(&[id]).unwrap(),
         PromptRow::Context(i) => (learner.context.data[i * 64..][..64].iter())
             .zip(&shift)
             .map(|(c, s)| c + s)
             .collect(),
     });
-    let class = tower.embed_rows(&rows.collect::<Vec<_>>()).unwrap();
+    let class = encoder.embed_rows(&rows.collect::<Vec<_>>()).unwrap();
     class.iter().zip(embedding).map(|(a, b)| a * b).sum()
 }
 

@@ -23,13 +23,13 @@ fn learner(shape: &[usize], class_position: Option<ClassPosition>) -> PromptLear
 /// The embedding of one class from its rows.
 fn embedded(class: &str, context: &[f32], n_ctx: usize, position: ClassPosition) -> Vec<f32> {
     let checkpoint = Checkpoint::open(&checkpoint(), &Default::default()).unwrap();
-    let tower = TextEncoder::load(&checkpoint).unwrap();
+    let encoder = TextEncoder::load(&checkpoint).unwrap();
     let rows = prompt_rows(&Tokenizer::new(), class, n_ctx, position, 16).unwrap();
     let rows = rows.into_iter().flat_map(|row| match row {
-        PromptRow::Token(id) => tower.token_rows(&[id]).unwrap(),
+        PromptRow::Token(id) => encoder.token_rows(&[id]).unwrap(),
         PromptRow::Context(i) => context[i * 64..][..64].to_vec(),
     });
-    tower.embed_rows(&rows.collect::<Vec<_>>()).unwrap()
+    encoder.embed_rows(&rows.collect::<Vec<_>>()).unwrap()
 }
 
 fn close(a: &[f32], b: &[f32]) -> bool {
@@ -143,11 +143,11 @@ fn new_classes_are_named_without_the_checkpoint() {
             Some(l) => embedded("polar bear", &l.context.data, 4, ClassPosition::Middle),
             None => {
                 let checkpoint = Checkpoint::open(&checkpoint(), &Default::default()).unwrap();
-                let tower = TextEncoder::load(&checkpoint).unwrap();
+                let encoder = TextEncoder::load(&checkpoint).unwrap();
                 let text = Tokenizer::new()
                     .tokens("a photo of a polar bear.", 16)
                     .unwrap();
-                tower.embed_tokens(&text).unwrap()
+                encoder.embed_tokens(&text).unwrap()
             }
         };
         let cosine: f32 = new[..32].iter().zip(&fresh).map(|(a, b)| a * b).sum();

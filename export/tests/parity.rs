@@ -153,14 +153,14 @@ fn text_embeddings_equal_open_clips() {
         let size = checkpoint.config().image.image_size();
         let inputs = json(&models().join(format!("inputs-{size}.json")));
         let golden = json(&family.join("golden.json"));
-        let tower = TextEncoder::load(&checkpoint).unwrap();
+        let encoder = TextEncoder::load(&checkpoint).unwrap();
         let texts = inputs["texts"].as_array().unwrap();
         for (tokens, expected) in texts
             .iter()
             .zip(golden["text_embeddings"].as_array().unwrap())
         {
             let tokens: Vec<u32> = numbers(tokens).into_iter().map(|v| v as u32).collect();
-            let found = cosine(&tower.embed_tokens(&tokens).unwrap(), &numbers(expected));
+            let found = cosine(&encoder.embed_tokens(&tokens).unwrap(), &numbers(expected));
             assert!(found >= MIN_COSINE, "{}: cosine {found}", path.display());
         }
     }

@@ -363,7 +363,7 @@ fn inline_data(t: &mut TensorProto, folder: &Path) -> Result<()> {
         let inside = Path::new(&location).components();
         ensure!(
             !location.is_empty() && inside.clone().all(|c| matches!(c, Component::Normal(_))),
-            "external_data.location: expected a file beside the ONNX file, found {location:?}"
+            "external_data.location: expected a file in the folder of the ONNX file, found {location:?}"
         );
         let offset: u64 = entry("offset").unwrap_or("0".into()).parse()?;
         let path = folder.join(&location);
