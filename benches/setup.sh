@@ -28,7 +28,7 @@ current() {
 # ViT-B/32 with random weights: its image encoder as files for the peers in $peers/files, and as a bundle of each precision in
 # $peers/bundles, in f32 and int8 also with a conditional head of 100 classes (cocoop-...).
 vit_b_32() {
-    cargo build --quiet --release -p pinhole -p pinhole-export
+    cargo build --quiet --release -p pinhole-cli -p pinhole-export
     mkdir -p "$peers"
     local makers=(benches/make_peers.py tests/conformance/random_checkpoint.py tests/reference/requirements.txt assets/samples/*)
     if ! current "$peers/files" "${makers[@]}"; then

@@ -49,11 +49,12 @@ cargo_arm() {
 # $arm/$target/dist. Only the last step differs between static and dynamic, and workspace-hack/ gives tract the same
 # features in both programs, so that it is compiled once.
 board_program() {
-    local last=("${@:3}") sources
+    local last=("${@:3}") sources package=$1
+    [ "$1" != pinhole ] || package=pinhole-cli
     # Messages of panics must not name this machine's folders.
     sources=${CARGO_HOME:-$HOME/.cargo}/registry/src
     [ "$2" = dynamic ] || last+=(-C target-feature=+crt-static)
     CARGO_ENCODED_RUSTFLAGS="--remap-path-prefix=$sources=crates"$'\x1f'"--remap-path-prefix=$PWD=pinhole" \
         RUSTC=$compiler CARGO_TARGET_DIR=$arm \
-        cargo rustc --locked --profile dist --target $target -p "$1" --bin "$1" -- "${last[@]}"
+        cargo rustc --locked --profile dist --target $target -p "$package" --bin "$1" -- "${last[@]}"
 }

@@ -20,9 +20,9 @@ const FILES: [&str; 7] = [
     "authors",
 ];
 
-/// Lists each external crate that the program of `package` links for `target`, with its licence; then each distinct licence
+/// Lists each external crate that `program` of `package` links for `target`, with its licence; then each distinct licence
 /// text with the crates that it belongs to.
-pub(crate) fn of_program(package: &str, target: &str) -> Result<String> {
+pub(crate) fn of_program(program: &str, package: &str, target: &str) -> Result<String> {
     let metadata = cargo(&[
         "metadata",
         "--format-version=1",
@@ -51,7 +51,7 @@ pub(crate) fn of_program(package: &str, target: &str) -> Result<String> {
             Some(format!("{name} {version}"))
         })
         .collect();
-    list(package, &metadata, &linked)
+    list(program, &metadata, &linked)
 }
 
 /// Runs cargo and returns its output.
@@ -71,9 +71,9 @@ fn cargo(arguments: &[&str]) -> Result<String> {
     String::from_utf8(output.stdout).context("cargo: expected UTF-8")
 }
 
-fn list(package: &str, metadata: &Value, linked: &BTreeSet<String>) -> Result<String> {
+fn list(program: &str, metadata: &Value, linked: &BTreeSet<String>) -> Result<String> {
     let mut text = format!(
-        "{package} contains Rust's standard library (https://www.rust-lang.org, MIT OR Apache-2.0) and these crates\n\
+        "{program} contains Rust's standard library (https://www.rust-lang.org, MIT OR Apache-2.0) and these crates\n\
          (https://crates.io). Their licence texts follow.\n\n",
     );
     // The key is the text without line breaks, as some texts differ in nothing else.

@@ -2,7 +2,7 @@
 
 // Included as source: a dependency on the programs' packages would build tract.
 #[allow(dead_code)]
-#[path = "../../runtime/src/cli.rs"]
+#[path = "../../cli/src/cli.rs"]
 mod cli;
 #[allow(dead_code)]
 #[path = "../../firmware-demo/src/cli.rs"]
@@ -29,18 +29,22 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let Arguments { out, target } = Arguments::parse();
-    // clap derives the name from the package that compiles it, which is this one.
-    let pinhole = cli::Cli::command().name("pinhole").bin_name("pinhole");
-    let firmware = firmware_cli::Cli::command();
-    let firmware = firmware
-        .name("pinhole-firmware")
-        .bin_name("pinhole-firmware");
-    for program in [pinhole, firmware] {
-        let out = out.join(program.get_name());
+    let programs = [
+        ("pinhole", "pinhole-cli", cli::Cli::command()),
+        (
+            "pinhole-firmware",
+            "pinhole-firmware",
+            firmware_cli::Cli::command(),
+        ),
+    ];
+    for (name, package, program) in programs {
+        // clap derives the name from the package that compiles it, which is this one.
+        let program = program.name(name).bin_name(name);
+        let out = out.join(name);
         manual(&program, &out.join("man"))?;
         completions(&program, &out.join("completions"))?;
         let file = out.join("third-party-licences.txt");
-        fs::write(&file, licences::of_program(program.get_name(), &target)?)
+        fs::write(&file, licences::of_program(name, package, &target)?)
             .with_context(|| format!("{}: expected to write it", file.display()))?;
     }
     Ok(())

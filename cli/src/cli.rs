@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Classify images offline with a bundle that pinhole-export wrote.
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "pinhole", version, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,

@@ -1,5 +1,5 @@
 //! The loop of `pinhole bench`, timed with nothing but two looks at the clock an image, to compare with:
-//! `cargo run --release -p pinhole --example loop -- BUNDLE IMAGE THREADS WARM_UP ITERATIONS`.
+//! `cargo run --release -p pinhole-cli --example loop -- BUNDLE IMAGE THREADS WARM_UP ITERATIONS`.
 //! Prints the median of an image's time, then the mean of as many images with two looks at the clock for all of them,
 //! in milliseconds. `benches/bench_overhead` runs it.
 
