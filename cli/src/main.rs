@@ -257,7 +257,7 @@ fn inspect(classifier: &Classifier, operators: bool, json: bool) -> Result<ExitC
             kernels: String,
             f16_arithmetic: bool,
             #[serde(skip_serializing_if = "Option::is_none")]
-            operators: Option<Vec<pinhole::NetworkOperator>>,
+            operators: Option<Vec<pinhole::internal::NetworkOperator>>,
         }
         let inspection = Inspection {
             manifest,

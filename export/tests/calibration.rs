@@ -110,7 +110,7 @@ fn labelled_images_set_temperature_and_thresholds() {
         found.kept < 1.0 && found.kept >= 0.75,
         "--keep 0.8: {found:?}"
     );
-    let ece = pinhole::expected_calibration_error(answers) as f32;
+    let ece = pinhole_bundle::expected_calibration_error(answers) as f32;
     assert!((found.ece_after - ece).abs() < 1e-5, "{ece}: {found:?}");
 
     // New classes void the figures.

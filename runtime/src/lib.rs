@@ -31,6 +31,8 @@ pub mod camera;
 mod classifier;
 mod conditional;
 mod error;
+#[doc(hidden)]
+pub mod internal;
 mod network;
 mod selftest;
 mod standalone;
@@ -40,20 +42,13 @@ mod text;
 pub use classifier::{
     Builder, Classification, Classifier, Embedding, Latency, Ranked, Stream, thread_pool,
 };
-pub use conditional::{Mode, fit_conditional};
+pub use conditional::Mode;
 pub use error::Error;
-pub use network::NetworkOperator;
-#[doc(hidden)]
-pub use network::Observed;
-pub use pinhole_bundle::{Bundle, Calibration, Fidelity, Manifest, expected_calibration_error};
+pub use pinhole_bundle::{Bundle, Calibration, Fidelity, Manifest};
 pub use pinhole_model::{Agreement, Precision, PreprocessConfig};
 pub use pinhole_preprocessing::{
     DecodeOptions, Error as ImageError, Pixels, RgbImage, open as open_image, preprocess,
 };
 pub use pinhole_prompts::Classes;
-pub use selftest::{GoldenResult, SelfTest, cosine};
-#[doc(hidden)]
-pub use standalone::StandaloneEncoder;
+pub use selftest::{GoldenResult, SelfTest};
 pub use text::set_classes;
-#[doc(hidden)]
-pub use text::text_encoder_in;

@@ -6,7 +6,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use pinhole::NetworkOperator;
+use pinhole::internal::NetworkOperator;
 use pinhole_bundle::{IMAGE_ENCODER, dialect};
 use pinhole_model::{Precision, PreprocessConfig};
 use prost::Message;
