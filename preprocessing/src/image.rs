@@ -35,47 +35,79 @@ pub struct RgbView<'a> {
     pub width: u32,
     /// Height in pixels, at least 1.
     pub height: u32,
-    /// Rows from the top, [height, width, 3].
+    /// Bytes from the start of one row to the start of the next, at least width * 3.
+    pub stride: usize,
+    /// Rows from the top, [height, stride]; in each row [width, 3], then padding. The padding of the last row may be
+    /// missing.
     pub data: &'a [u8],
 }
 
 impl<'a> RgbView<'a> {
-    /// A view of `data` [height, width, 3].
+    /// A view of `data` [height, width, 3], rows without padding.
     ///
     /// # Errors
     /// [`Error::Shape`] where a side is 0 or the length of `data` is not height * width * 3.
     pub fn new(width: u32, height: u32, data: &'a [u8]) -> Result<Self, Error> {
+        Self::with_stride(width, height, tight(width), data)
+    }
+
+    /// A view of `data` whose rows start `stride` bytes apart, as in the buffers of cameras and decoders.
+    ///
+    /// ```
+    /// use pinhole_preprocessing::RgbView;
+    /// // 2 x 2 pixels, rows padded to 8 bytes.
+    /// let buffer = [0; 16];
+    /// let view = RgbView::with_stride(2, 2, 8, &buffer)?;
+    /// # Ok::<(), pinhole_preprocessing::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where a side is 0, `stride` is less than width * 3, or the length of `data` is not
+    /// height * stride, less at most the padding of the last row.
+    pub fn with_stride(
+        width: u32,
+        height: u32,
+        stride: usize,
+        data: &'a [u8],
+    ) -> Result<Self, Error> {
         let view = Self {
             width,
             height,
+            stride,
             data,
         };
         view.check()?;
         Ok(view)
     }
 
-    /// Checks again what [`RgbView::new`] checks: the fields are public.
+    /// Checks what the constructors check: the fields are public.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let (width, height, found) = (self.width, self.height, self.data.len());
-        if width == 0 || height == 0 {
-            return Err(Error::Shape {
-                width,
-                height,
-                expected: "sides of at least 1".into(),
-                found,
-            });
+        let wrong = |expected| {
+            Err(Error::Shape {
+                width: self.width,
+                height: self.height,
+                expected,
+                found: self.data.len(),
+            })
+        };
+        if self.width == 0 || self.height == 0 {
+            return wrong("sides of at least 1".into());
         }
-        // u64 could overflow for hostile sides.
-        let expected = u128::from(width) * u128::from(height) * 3;
-        if expected != found as u128 {
-            return Err(Error::Shape {
-                width,
-                height,
-                expected: format!("{expected} bytes"),
-                found,
-            });
+        // Products of hostile sides fit in u128 only; u64 would wrap.
+        let [row, height] = [u128::from(self.width) * 3, u128::from(self.height)];
+        let stride = self.stride as u128;
+        if stride < row {
+            return wrong(format!(
+                "rows of at least {row} bytes (the stride is {stride})"
+            ));
         }
-        Ok(())
+        let most = stride * height;
+        let least = most - (stride - row);
+        match self.data.len() as u128 {
+            found if (least..=most).contains(&found) => Ok(()),
+            _ if least == most => wrong(format!("{most} bytes")),
+            _ => wrong(format!("{least} to {most} bytes with a stride of {stride}")),
+        }
     }
 }
 
@@ -84,12 +116,18 @@ impl<'a> From<&'a RgbImage> for RgbView<'a> {
         Self {
             width: image.width,
             height: image.height,
+            stride: tight(image.width),
             data: &image.data,
         }
     }
 }
 
-/// The resized and cropped square of pixels that the image encoder reads.
+/// Bytes of a row without padding.
+fn tight(width: u32) -> usize {
+    (width as usize).saturating_mul(3)
+}
+
+/// The square of pixels that the encoder sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pixels {
     /// Side in pixels.

@@ -231,9 +231,8 @@ fn spread_rows(
     rows: Range<usize>,
     columns: Range<usize>,
 ) {
-    let stride = image.width as usize * 3;
     let row = |lane: usize| {
-        &image.data[(rows.start + lane).min(rows.end - 1) * stride..][columns.start * 3..]
+        &image.data[(rows.start + lane).min(rows.end - 1) * image.stride..][columns.start * 3..]
     };
     let [v0, v1, v2, v3, v4, v5, v6, v7]: [&[u8]; LINES] = std::array::from_fn(row);
     let values = v0
@@ -260,11 +259,9 @@ fn spread_columns(
     columns: Range<usize>,
     rows: Range<usize>,
 ) {
-    let stride = image.width as usize * 3;
-    for (lanes, row) in lanes
-        .iter_mut()
-        .zip(image.data.chunks_exact(stride).skip(rows.start))
-    {
+    // The last row may be without padding.
+    let all_rows = image.data.chunks(image.stride);
+    for (lanes, row) in lanes.iter_mut().zip(all_rows.skip(rows.start)) {
         for (lane, pixel) in row[columns.start * 3..columns.end * 3]
             .chunks_exact(3)
             .enumerate()
@@ -426,13 +423,12 @@ impl Taps {
 /// Nearest neighbour as Pillow's ImagingScaleAffine, which accumulates its position.
 fn nearest(image: RgbView, across: &Axis, down: &Axis) -> Vec<u8> {
     let columns = nearest_sources(across);
-    let stride = image.width as usize * 3;
     let mut result = Vec::with_capacity(down.len * across.len * 3);
     for row in nearest_sources(down) {
         for column in &columns {
             match (row, column) {
                 (Some(row), Some(column)) => {
-                    result.extend(&image.data[row * stride + column * 3..][..3])
+                    result.extend(&image.data[row * image.stride + column * 3..][..3])
                 }
                 // Rounding has moved the position outside the image; Pillow leaves such pixels black.
                 _ => result.extend([0; 3]),

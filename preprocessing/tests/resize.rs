@@ -193,14 +193,52 @@ fn shapes_are_checked() {
     ));
 }
 
-/// If this fails, a camera's borrowed frame gives other pixels than the same image from a file.
+/// If this fails, frames in the caller's memory give other pixels than owned images. Tall frames filter columns first,
+/// and nearest has a loop of its own.
 #[test]
-fn a_borrowed_frame_equals_an_owned_image() {
-    let image = draw(37, 21, 4);
-    let config = PreprocessConfig::openai(16);
-    let view = RgbView::new(37, 21, &image.data).unwrap();
-    assert_eq!(
-        preprocess(&config, view).unwrap(),
-        preprocess(&config, &image).unwrap()
-    );
+fn borrowed_frames_with_and_without_padding_equal_owned_images() {
+    for (width, height) in [(37, 21), (9, 70)] {
+        let image = draw(width, height, 4);
+        let row = width as usize * 3;
+        let padded: Vec<u8> = image
+            .data
+            .chunks_exact(row)
+            .flat_map(|row| [row, &[0xA5; 7]].concat())
+            .collect();
+        for filter in [Filter::Bicubic, Filter::Nearest] {
+            let config = PreprocessConfig {
+                filter,
+                ..PreprocessConfig::openai(16)
+            };
+            let expected = preprocess(&config, &image).unwrap();
+            let view = RgbView::new(width, height, &image.data).unwrap();
+            assert_eq!(preprocess(&config, view).unwrap(), expected);
+            for end in [padded.len(), padded.len() - 7] {
+                let view = RgbView::with_stride(width, height, row + 7, &padded[..end]).unwrap();
+                assert_eq!(preprocess(&config, view).unwrap(), expected);
+            }
+        }
+    }
+}
+
+/// If this fails, a stride that does not fit the buffer causes a panic or a skewed picture.
+#[test]
+fn strides_are_checked() {
+    let data = [0; 40];
+    // 3 rows of 9 bytes with 2 of padding: 31 to 33 bytes.
+    for (stride, len, fits) in [
+        (11, 31, true),
+        (11, 33, true),
+        (11, 30, false),
+        (11, 34, false),
+        (8, 27, false),
+        (usize::MAX, 27, false),
+    ] {
+        let view = RgbView::with_stride(3, 3, stride, &data[..len]);
+        assert_eq!(view.is_ok(), fits, "stride {stride}, {len} bytes");
+    }
+    let error = RgbView::with_stride(3, 3, 8, &data)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("at least 9 bytes"), "{error}");
 }
