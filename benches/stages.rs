@@ -19,7 +19,8 @@ use std::time::Duration;
 use anyhow::Result;
 use criterion::{Criterion, SamplingMode, Throughput};
 use pinhole::{
-    Classes, Classifier, DecodeOptions, Mode, Precision, PreprocessConfig, RgbImage, preprocess,
+    Classes, Classifier, ConditionalMode as Mode, DecodeOptions, Precision, PreprocessConfig,
+    RgbImage, preprocess,
 };
 use pinhole_checkpoint::{Checkpoint, Error, Existing};
 use pinhole_export::graph::GraphOptions;

@@ -1,20 +1,21 @@
-//! `pinhole camera`: what a camera sees, as JSON lines, as a line that is rewritten, or an event a line.
+//! `pinhole camera`: answers as JSON lines, as one line that is rewritten (terminal), or as one line per change of the
+//! state (pipe).
 //!
 //! A line of `--json` has these fields:
 //!
-//! | field | what it is |
+//! | field | meaning |
 //! |---|---|
-//! | `frame` | number of the frame, from 0; frames that were not used are counted too |
+//! | `frame` | number of the frame, from 0; frames that were not used count too |
 //! | `image` | the file, only for `--folder` |
-//! | `time` | when the frame was there, RFC 3339 in UTC |
-//! | `captured_ms` | the same, in milliseconds since the start |
-//! | `age_ms` | how old the frame was when it was answered |
-//! | `top` | the most probable classes: `class`, `probability` and `similarity`, both smoothed |
-//! | `unknown` | whether most of the smoothed frames are none of the classes, as the bundle's policy says |
-//! | `state` | what the camera sees: a class, `"unknown"`, or null until a class has led for long enough |
+//! | `time` | when the frame was captured, RFC 3339 in UTC |
+//! | `captured_ms` | when the frame was captured, in milliseconds since the start |
+//! | `age_ms` | age of the frame when its answer was ready |
+//! | `top` | the most probable classes: `class`, `index`, and `probability` and `similarity`, both smoothed |
+//! | `unknown` | whether more than half of the smoothed frames show none of the classes |
+//! | `state` | the current class, `"unknown"`, or null until a class has led for `--hysteresis` frames |
 //! | `event` | null, or `{"from", "to"}` in the frame in which the state changes |
-//! | `still` | the scene has not changed: the last answer stands, and was not computed again |
-//! | `dropped` | frames so far that a newer one replaced |
+//! | `still` | the scene has not changed: the last answer is repeated, not computed again |
+//! | `dropped` | number of frames so far that a newer one replaced |
 //! | `latency_ms` | `decode`, `preprocess`, `encode`, `head`, `total` |
 
 use std::io::{IsTerminal, Write};
@@ -23,20 +24,22 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use pinhole::DecodeOptions;
 use pinhole::camera::{
     Camera, CameraOptions, FrameAnswer, FrameCounters, FrameSource, Pipeline, PipelineEvent,
     Region, SceneState, SourceEvent, StopHandle, StreamInput, TrackerOptions,
 };
-use pinhole::{Classifier, DecodeOptions};
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
 use crate::cli::CameraArgs;
-use crate::{LatencyMs, TopClass, top_classes};
+use crate::open;
+use crate::output::{self, LatencyMs, TopClass, top_classes};
 
-pub(crate) fn run(args: &CameraArgs, classifier: &Classifier) -> Result<ExitCode> {
+pub(crate) fn run(args: &CameraArgs) -> Result<ExitCode> {
+    let classifier = open::conditional(&args.bundle, &args.conditional)?;
     let source = source(args)?;
     let defaults = CameraOptions::default();
     let options = CameraOptions {
@@ -49,7 +52,7 @@ pub(crate) fn run(args: &CameraArgs, classifier: &Classifier) -> Result<ExitCode
             height,
         }),
         still_threshold: args.still_threshold,
-        // A folder has no rate of its own.
+        // A folder has no frame rate, so that it cannot stall.
         timeout: match args.source.folder {
             Some(_) => args.timeout,
             None => args.timeout.or(defaults.timeout),
@@ -69,23 +72,26 @@ pub(crate) fn run(args: &CameraArgs, classifier: &Classifier) -> Result<ExitCode
     let camera = Camera::open(source, options)?;
     stop_on_signals(camera.stop_handle())?;
     let mut pipeline = Pipeline::new(camera, |image| stream.classify(image), tracker);
-    let mut screen = Screen::new(args);
+    let mut printer = Printer::new(args);
     let result = pipeline.by_ref().try_for_each(|update| {
         match update? {
-            PipelineEvent::Answer(answer) => screen.answer(&answer)?,
-            PipelineEvent::Source(report) => screen.report(&report),
+            PipelineEvent::Answer(answer) => printer.answer(&answer)?,
+            PipelineEvent::Source(event) => printer.report(&event),
         }
         Ok(())
     });
-    screen.end();
+    printer.end();
     summary(&pipeline.camera().counters());
     result.map(|()| ExitCode::SUCCESS)
 }
 
 fn source(args: &CameraArgs) -> Result<FrameSource> {
-    let input = |path: &Path| match path.as_os_str() == "-" {
-        true => StreamInput::Stdin,
-        false => StreamInput::Path(path.to_owned()),
+    let input = |path: &Path| {
+        if path.as_os_str() == "-" {
+            StreamInput::Stdin
+        } else {
+            StreamInput::Path(path.to_owned())
+        }
     };
     let from = &args.source;
     Ok(match (&from.mjpeg, &from.y4m, &from.folder, &from.device) {
@@ -107,35 +113,36 @@ fn device(path: &Path) -> Result<FrameSource> {
 fn device(path: &Path) -> Result<FrameSource> {
     let path = path.display();
     bail!(
-        "--device {path}: this pinhole was built without the feature v4l; build it with `--features v4l`, or use \
+        "--device {path}: this build lacks the feature v4l; build with `--features v4l`, or use \
          `ffmpeg -f v4l2 -i {path} -c:v mjpeg -f mjpeg - | pinhole camera BUNDLE --mjpeg -`"
     )
 }
 
-/// The first Ctrl-C or SIGTERM ends the stream, the second the program.
+/// The first Ctrl-C or SIGTERM ends the stream and prints the summary, the second ends the program at once.
 fn stop_on_signals(stopper: StopHandle) -> Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot wait for signals")?;
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot install signal handlers")?;
     std::thread::spawn(move || {
         let mut signals = signals.forever();
         if signals.next().is_some() {
             stopper.stop();
         }
         if let Some(signal) = signals.next() {
-            // It does not return, but where there is no such signal.
+            // Does not return for these signals.
             let _ = emulate_default_handler(signal);
         }
     });
     Ok(())
 }
 
-/// Where answers and reports go.
-struct Screen {
+/// Prints answers on stdout and events of the source on stderr.
+struct Printer {
     start: Instant,
     top: usize,
     json: bool,
-    /// Answers are a line that is rewritten.
+    /// Rewrite one line of the terminal.
     live: bool,
     last: Option<Instant>,
+    /// Answers per second, smoothed.
     rate: f64,
 }
 
@@ -162,7 +169,7 @@ struct Event<'a> {
     to: &'a str,
 }
 
-impl Screen {
+impl Printer {
     fn new(args: &CameraArgs) -> Self {
         Self {
             start: Instant::now(),
@@ -205,7 +212,7 @@ impl Screen {
             let probability = (answer.tracked.ranking.first()).map_or(String::new(), |best| {
                 format!("{:3.0} %", 100.0 * best.probability)
             });
-            // A name may be of any length, and the line must not wrap.
+            // Names can be long or hold control characters; the line must not wrap.
             let name: String = (state.unwrap_or("...").chars())
                 .map(|c| if c.is_control() { ' ' } else { c })
                 .take(32)
@@ -224,7 +231,7 @@ impl Screen {
             let to = change.to.name();
             writeln!(out, "{time}  frame {}{file}  {from} -> {to}", answer.frame)?;
         }
-        // Whoever reads a pipe waits for this frame, not for a full buffer.
+        // The reader of a pipe needs this frame now, not when the buffer is full.
         Ok(out.flush()?)
     }
 
@@ -236,25 +243,26 @@ impl Screen {
         }
     }
 
-    fn report(&self, report: &SourceEvent) {
+    fn report(&self, event: &SourceEvent) {
         if self.live {
-            print!("\r\x1b[2K");
+            // Clears the line. A terminal that is gone is noticed by the next answer.
+            let _ = write!(std::io::stdout(), "\r\x1b[2K");
         }
-        let time = humantime::format_rfc3339_millis(report.time);
-        eprintln!("{time}  {}", report.kind);
+        let time = humantime::format_rfc3339_millis(event.time);
+        output::note(format_args!("{time}  {}", event.kind));
     }
 
     fn end(&self) {
         if self.live {
-            println!();
+            let _ = writeln!(std::io::stdout());
         }
     }
 }
 
 fn summary(c: &FrameCounters) {
-    eprintln!(
+    output::note(format_args!(
         "frames: {} read = {} classified + {} still + {} skipped + {} dropped + {} corrupt; {} bytes skipped, \
-         {} stalls, reopened {} times, {} reports left out",
+         {} stalls, reopened {} times, {} events discarded",
         c.read,
         c.classified,
         c.still,
@@ -265,5 +273,5 @@ fn summary(c: &FrameCounters) {
         c.stalls,
         c.reopened,
         c.unreported
-    );
+    ));
 }

@@ -1,204 +1,266 @@
-//! The command line's grammar. It stands alone so that man pages and completions can be made from it.
+//! The arguments of `pinhole`. This file uses nothing else of the crate: dist/ makes manual pages and completions from it.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-/// Classify images offline with a bundle that pinhole-export wrote.
+/// Classify images and camera frames offline with a bundle
+///
+/// A bundle is a folder that pinhole-export makes from a CLIP checkpoint and a list of class names.
 #[derive(Parser)]
 #[command(name = "pinhole", version, max_term_width = 100)]
+#[command(after_help = "Example: pinhole classify assets/demo photo.jpg
+Exit code: 0; 1 after an error; 2 for wrong usage.")]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
+/// Each variant's help is the documentation of its arguments.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Rank the bundle's classes for each image
-    Classify {
-        #[command(flatten)]
-        common: Common,
-        /// JPEG, PNG, WebP, BMP or GIF files
-        #[arg(required = true, value_name = "IMAGE")]
-        images: Vec<PathBuf>,
-        /// How many classes to show
-        #[arg(long, default_value_t = 5, value_parser = at_least_one)]
-        top: usize,
-        #[command(flatten)]
-        conditional: Conditional,
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Print the embedding of each image
-    Embed {
-        #[command(flatten)]
-        common: Common,
-        /// JPEG, PNG, WebP, BMP or GIF files
-        #[arg(required = true, value_name = "IMAGE")]
-        images: Vec<PathBuf>,
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Classify what a camera sees, until it ends or Ctrl-C
+    Classify(ClassifyArgs),
+    Embed(EmbedArgs),
     Camera(Box<CameraArgs>),
-    /// Show what a bundle is
-    Inspect {
-        #[command(flatten)]
-        common: Common,
-        /// List the network's operators and who computes them
-        #[arg(long)]
-        operators: bool,
-        /// Print one JSON object
-        #[arg(long)]
-        json: bool,
-    },
-    /// Write the crop exactly as the encoder sees it, to check a camera's set-up
-    Preprocess {
-        /// The bundle's folder
-        bundle: PathBuf,
-        /// JPEG, PNG, WebP, BMP or GIF file
-        image: PathBuf,
-        /// PNG file to write; it must not exist
-        #[arg(long)]
-        out: PathBuf,
-        /// Turn the image as its EXIF orientation says (CLIP's own preprocessing does not)
-        #[arg(long)]
-        exif_orientation: bool,
-    },
-    /// Show the bundle's classes, or give it others (if it was exported --with-text)
-    Classes {
-        #[command(flatten)]
-        common: Common,
-        /// Text file with the new classes, one a line
-        #[arg(long, value_name = "FILE", conflicts_with = "add")]
-        set: Option<PathBuf>,
-        /// Classes to add to those there are
-        #[arg(long, value_name = "NAME", num_args = 1..)]
-        add: Vec<String>,
-    },
-    /// Check that this machine computes what the exporter's did
-    Selftest {
-        #[command(flatten)]
-        common: Common,
-    },
-    /// Time this machine: the whole way of an image and its stages, memory, temperature
-    Bench(Bench),
+    Inspect(InspectArgs),
+    Preprocess(PreprocessArgs),
+    Classes(ClassesArgs),
+    Selftest(SelftestArgs),
+    Bench(BenchArgs),
 }
 
 #[derive(Args)]
-pub(crate) struct Common {
-    /// The bundle's folder
+pub(crate) struct BundleArgs {
+    /// Folder of the bundle
     pub(crate) bundle: PathBuf,
-    /// Threads to compute with [default: all processors]
-    #[arg(long)]
-    pub(crate) threads: Option<usize>,
-}
-
-#[derive(Args)]
-pub(crate) struct Bench {
-    /// The bundle's folder
-    #[arg(required_unless_present = "compare")]
-    pub(crate) bundle: Option<PathBuf>,
-    /// Threads to compute with [default: all processors]
-    #[arg(long)]
-    pub(crate) threads: Option<usize>,
-    /// End after so long; shows a table over time. Whichever of --seconds and --iterations comes first
-    /// [default: 3 s and 30 images, at most 30 s]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    pub(crate) seconds: Option<Duration>,
-    /// End after so many images
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
-    pub(crate) iterations: Option<usize>,
-    /// Images to run before the measurement [default: 5 and half a second]
+    /// Number of threads [default: all processors]
     #[arg(long, value_name = "N")]
-    pub(crate) warm_up: Option<u64>,
-    /// Image file to measure with [default: the first golden image of the bundle]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) image: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) conditional: Conditional,
-    /// Print one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// SVG file to write, frame rate and temperature over time; it must not exist
-    #[arg(long, value_name = "FILE")]
-    pub(crate) plot: Option<PathBuf>,
-    /// Compare two results of --json instead: a table of b beside a
-    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = [
-        "bundle", "threads", "seconds", "iterations", "warm_up", "image", "conditional", "budget_ms", "json", "plot",
-    ])]
-    pub(crate) compare: Vec<PathBuf>,
-    /// With --compare: exit code 1 where the p50 of b is more than so many per cent above that of a
-    #[arg(long, value_name = "PERCENT", requires = "compare", conflicts_with = "bundle",
-        value_parser = per_cent)]
-    pub(crate) fail_above: Option<f64>,
+    pub(crate) threads: Option<usize>,
 }
 
 #[derive(Args)]
-pub(crate) struct Conditional {
-    /// How a conditional head (CoCoOp) computes; `pinhole inspect` tells how faithful each is to exact
-    /// [default: exact]
-    #[arg(long, value_enum)]
-    pub(crate) conditional: Option<ConditionalMode>,
-    /// Time for the text side of an image, in mode auto
-    #[arg(long, default_value_t = 50, value_name = "MILLISECONDS")]
-    pub(crate) budget_ms: u64,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub(crate) enum ConditionalMode {
-    /// The text tower for every class
-    Exact,
-    /// A first-order head picks a few classes, the text tower ranks them
-    Shortlist,
-    /// The first-order head alone
-    Linear,
-    /// Exact, or the longest shortlist that --budget-ms allows
-    Auto,
-}
-
-#[derive(Args)]
-pub(crate) struct Output {
-    /// Print one JSON object a line
+pub(crate) struct OutputArgs {
+    /// Print one JSON object per line
     #[arg(long)]
     pub(crate) json: bool,
-    /// Turn each image as its EXIF orientation says (CLIP's own preprocessing does not)
+    /// Rotate each image by its EXIF orientation, which CLIP's own preprocessing ignores
     #[arg(long)]
     pub(crate) exif_orientation: bool,
 }
 
 #[derive(Args)]
-pub(crate) struct CameraArgs {
+pub(crate) struct ConditionalArgs {
+    /// How a conditional head (CoCoOp) computes; `pinhole inspect` shows how well each mode agrees with exact
+    /// [default: exact]
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub(crate) conditional: Option<ModeName>,
+    /// In mode auto: time for the text encoder, per image
+    #[arg(long, default_value_t = 50, value_name = "MILLISECONDS")]
+    pub(crate) budget_ms: u64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum ModeName {
+    /// Run the text encoder for every class
+    Exact,
+    /// Select a few classes with a linear approximation, and run the text encoder for those
+    Shortlist,
+    /// Use the linear approximation alone
+    Linear,
+    /// Exact, or the longest shortlist that fits --budget-ms
+    Auto,
+}
+
+/// Rank the bundle's classes for each image
+///
+/// An image that cannot be read is an error on stderr; the others are still classified, and the exit code is 1.
+#[derive(Args)]
+#[command(after_help = "Example: pinhole classify assets/demo photo.jpg --top 3
+         pinhole classify my-bundle photos/*.jpg --json")]
+pub(crate) struct ClassifyArgs {
     #[command(flatten)]
-    pub(crate) common: Common,
-    #[command(flatten)]
-    pub(crate) source: CameraSource,
-    /// With --folder: go on with images that are added or rewritten, once each is whole
-    #[arg(long, conflicts_with_all = ["mjpeg", "y4m", "device"])]
-    pub(crate) watch: bool,
-    /// Let the newest frame of a file win too, as of pipes and devices, rather than use every frame
-    #[arg(long, conflicts_with_all = ["folder", "device"])]
-    pub(crate) live: bool,
-    /// How many classes to give
-    #[arg(long, default_value_t = 5, value_parser = at_least_one)]
+    pub(crate) bundle: BundleArgs,
+    /// JPEG, PNG, WebP, BMP or GIF files
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(crate) images: Vec<PathBuf>,
+    /// Number of classes to print
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = at_least_one)]
     pub(crate) top: usize,
     #[command(flatten)]
-    pub(crate) conditional: Conditional,
-    /// Look at this part of each frame alone, in pixels
+    pub(crate) conditional: ConditionalArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// Print the embedding of each image
+///
+/// Embeddings are L2-normalised: the dot product of two of them is their cosine similarity. Without --json, a line is the
+/// path, a tab, and the values separated by spaces.
+#[derive(Args)]
+#[command(after_help = "Example: pinhole embed assets/demo photo.jpg --json")]
+pub(crate) struct EmbedArgs {
+    #[command(flatten)]
+    pub(crate) bundle: BundleArgs,
+    /// JPEG, PNG, WebP, BMP or GIF files
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(crate) images: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// Show what a bundle contains: model, precision, classes, thresholds, measured fidelity
+#[derive(Args)]
+#[command(after_help = "Example: pinhole inspect assets/demo")]
+pub(crate) struct InspectArgs {
+    #[command(flatten)]
+    pub(crate) bundle: BundleArgs,
+    /// List the network's operators and the kernel that runs each
+    #[arg(long)]
+    pub(crate) operators: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Write the pixels that the encoder sees of an image, as PNG
+///
+/// Use it to check how a camera is aimed: what the resize and crop leave out, the model does not see.
+#[derive(Args)]
+#[command(after_help = "Example: pinhole preprocess assets/demo photo.jpg --out crop.png")]
+pub(crate) struct PreprocessArgs {
+    /// Folder of the bundle
+    pub(crate) bundle: PathBuf,
+    /// JPEG, PNG, WebP, BMP or GIF file
+    pub(crate) image: PathBuf,
+    /// PNG file to write; it must not exist
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Rotate the image by its EXIF orientation, which CLIP's own preprocessing ignores
+    #[arg(long)]
+    pub(crate) exif_orientation: bool,
+}
+
+/// List the bundle's classes, or change them
+///
+/// Without --set and --add it lists the classes. To change them the bundle must have been exported --with-text. The
+/// bundle is replaced as a whole: after a power cut it is the old one or the new one. Classes that stay keep their
+/// embeddings. The temperature and the thresholds for "unknown" are reset, because they were calibrated on the old
+/// classes.
+#[derive(Args)]
+#[command(after_help = "Example: pinhole classes my-bundle
+         pinhole classes my-bundle --add \"a red mug\" \"a blue mug\"")]
+pub(crate) struct ClassesArgs {
+    #[command(flatten)]
+    pub(crate) bundle: BundleArgs,
+    /// Replace all classes by those of a text file, one per line
+    #[arg(long, value_name = "FILE", conflicts_with = "add")]
+    pub(crate) set: Option<PathBuf>,
+    /// Add classes to the existing ones
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    pub(crate) add: Vec<String>,
+}
+
+/// Check that this machine computes the embeddings that the exporter computed
+///
+/// Embeds the bundle's golden images and compares with the embeddings stored beside them. The exit code is 1 if one
+/// differs.
+#[derive(Args)]
+#[command(after_help = "Example: pinhole selftest assets/demo
+         PINHOLE_KERNELS=scalar pinhole selftest assets/demo")]
+pub(crate) struct SelftestArgs {
+    #[command(flatten)]
+    pub(crate) bundle: BundleArgs,
+}
+
+/// Measure the time per image and per stage, memory and temperature
+///
+/// Classifies one image again and again, from its encoded bytes to the ranking, in one process. Without --seconds and
+/// --iterations it runs for 3 s and at least 30 images, but no longer than 30 s. Ctrl-C ends the run and prints the
+/// results so far.
+#[derive(Args)]
+#[command(after_help = "Example: pinhole bench assets/demo --threads 2
+         pinhole bench my-bundle --seconds 600 --plot heat.svg
+         pinhole bench my-bundle --json > now.json && pinhole bench --compare before.json now.json --fail-above 5")]
+pub(crate) struct BenchArgs {
+    /// Folder of the bundle
+    #[arg(required_unless_present = "compare")]
+    pub(crate) bundle: Option<PathBuf>,
+    /// Number of threads [default: all processors]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Stop after this time, and print a table over time. With --iterations, the first limit reached stops the run
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) seconds: Option<Duration>,
+    /// Stop after this number of images
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) iterations: Option<usize>,
+    /// Images to run before the measurement [default: at least 5, for at least 0.5 s]
+    #[arg(long, value_name = "N")]
+    pub(crate) warm_up: Option<u64>,
+    /// Image file to classify [default: the bundle's first golden image]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) conditional: ConditionalArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Plot frame rate and temperature over time into this SVG file; it must not exist
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plot: Option<PathBuf>,
+    /// Measure nothing; print a table of two results of --json and of their ratios
+    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = [
+        "bundle", "threads", "seconds", "iterations", "warm_up", "image", "conditional", "budget_ms", "json", "plot",
+    ])]
+    pub(crate) compare: Vec<PathBuf>,
+    /// With --compare: exit code 1 if the p50 latency of B is more than this percentage above that of A
+    #[arg(long, value_name = "PERCENT", requires = "compare", conflicts_with = "bundle",
+        value_parser = percentage)]
+    pub(crate) fail_above: Option<f64>,
+}
+
+/// Classify the frames of a camera, a stream or a folder
+///
+/// Runs until the source ends or Ctrl-C. On a terminal, one line shows the current answer. In a pipe, a line is printed
+/// when the state changes; with --json, for every frame. Give exactly one of --mjpeg, --y4m, --folder and --device.
+#[derive(Args)]
+#[command(
+    after_help = "Example: rpicam-vid --codec mjpeg -o - -t 0 | pinhole camera my-bundle --mjpeg -
+         pinhole camera my-bundle --folder incoming --watch --json"
+)]
+pub(crate) struct CameraArgs {
+    #[command(flatten)]
+    pub(crate) bundle: BundleArgs,
+    #[command(flatten)]
+    pub(crate) source: CameraSource,
+    /// With --folder: wait for images that are added or rewritten, and classify each once it is complete
+    #[arg(long, conflicts_with_all = ["mjpeg", "y4m", "device"])]
+    pub(crate) watch: bool,
+    /// Drop frames of a file when the classifier is slower, as for pipes and devices; by default every frame of a file
+    /// is used
+    #[arg(long, conflicts_with_all = ["folder", "device"])]
+    pub(crate) live: bool,
+    /// Number of classes to print
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = at_least_one)]
+    pub(crate) top: usize,
+    #[command(flatten)]
+    pub(crate) conditional: ConditionalArgs,
+    /// Region of interest in pixels: classify this part of each frame [default: the whole frame]
     #[arg(long, value_name = "X,Y,W,H", value_parser = rectangle)]
     pub(crate) region: Option<[u32; 4]>,
     /// Use every N-th frame
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) every: u64,
-    /// Keep the last answer while no cell of 16 x 16 changes its brightness (0 to 255) by more than T
+    /// Skip frames of a still scene: those in which no cell of a 16 x 16 grid changes its mean brightness (0 to 255) by
+    /// more than T [default: classify every frame]
     #[arg(long, value_name = "T", value_parser = luma)]
     pub(crate) still_threshold: Option<f32>,
-    /// Time constant of the mean of the probabilities, in answered frames; 0 for none, as for pictures that
-    /// have nothing to do with each other
+    /// Time constant of the exponential smoothing of the probabilities, in classified frames; 0 turns it off, for
+    /// unrelated images
     #[arg(long, default_value_t = 1.0, value_name = "FRAMES", value_parser = at_least_zero)]
     pub(crate) smoothing: f32,
-    /// Answered frames for which a class must lead before it becomes the state
+    /// Number of classified frames in a row that a class must lead to become the state
     #[arg(long, default_value_t = 2, value_name = "FRAMES", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) hysteresis: u32,
     /// Lead in probability (0 to 1) with which a class becomes the state at once [default: never]
@@ -208,23 +270,22 @@ pub(crate) struct CameraArgs {
     #[arg(long, value_name = "SECONDS", value_parser = time_out)]
     pub(crate) timeout: Option<Duration>,
     #[command(flatten)]
-    pub(crate) output: Output,
+    pub(crate) output: OutputArgs,
 }
 
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct CameraSource {
-    /// JPEG frames one after the other, from a file, a named pipe, or "-" for standard input:
-    /// rpicam-vid --codec mjpeg -o - -t 0 | pinhole camera BUNDLE --mjpeg -
+    /// Concatenated JPEG frames (MJPEG) from a file, a named pipe, or "-" for standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) mjpeg: Option<PathBuf>,
-    /// Raw frames as ffmpeg -f yuv4mpegpipe writes them, from a file, a named pipe, or "-"
+    /// YUV4MPEG2 stream (ffmpeg -f yuv4mpegpipe) from a file, a named pipe, or "-" for standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) y4m: Option<PathBuf>,
-    /// A folder of images, in the order of their names
+    /// Folder of images, in the order of their names
     #[arg(long, value_name = "DIR")]
     pub(crate) folder: Option<PathBuf>,
-    /// A camera by V4L2, such as /dev/video0 (if built with the feature v4l)
+    /// V4L2 camera, such as /dev/video0 (only in builds with the feature v4l)
     #[arg(long, value_name = "FILE")]
     pub(crate) device: Option<PathBuf>,
 }
@@ -282,7 +343,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .ok_or("expected a number of seconds above 0".into())
 }
 
-fn per_cent(text: &str) -> Result<f64, String> {
+fn percentage(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(n) if (0.0..f64::INFINITY).contains(&n) => Ok(n),
         _ => Err("expected a number, 0 or more".into()),

@@ -1,4 +1,4 @@
-//! `pinhole bench`: its JSON, its plot, its comparison, and what it refuses.
+//! `pinhole bench`: JSON, plot, comparison and errors.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-/// The JSON of a run that succeeds, quiet on stderr because that is a pipe.
+/// The JSON of a successful run, which prints nothing on stderr because that is a pipe.
 #[track_caller]
 fn result(command: &mut Command) -> Value {
     let output = command.arg("--json").output().unwrap();
@@ -38,7 +38,7 @@ fn result(command: &mut Command) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Exit code 1 and one line on stderr that holds every part; what is on stdout.
+/// Exit code 1, and one line on stderr that contains all `parts`.
 #[track_caller]
 fn assert_error(output: &Output, parts: &[&str]) {
     let message = text(&output.stderr);
@@ -78,7 +78,7 @@ fn json_has_the_documented_fields() {
         (&json!(160), &json!(120))
     );
     for field in ["temperature_c", "throttled", "machine"] {
-        // `null` where this machine does not tell, but there.
+        // Present, but `null` if this machine does not report it.
         assert!(result.get(field).is_some(), "{field}");
     }
     if cfg!(target_os = "linux") {
@@ -138,12 +138,11 @@ fn a_run_of_seconds_ends_in_time_with_a_table_and_a_plot() {
     for label in ["time (s)", "frames per second", "demo, f16"] {
         assert!(svg.contains(label), "{label}");
     }
-    // Nothing is left beside it.
+    // No temporary file is left.
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
-/// Elements are closed in the order in which they were opened, attributes are quoted, and no character that XML
-/// wants escaped stands in a text.
+/// Elements are properly nested, attributes are quoted, and special characters in text are escaped.
 #[track_caller]
 fn assert_well_formed(svg: &str) {
     let mut open = vec![];
@@ -171,7 +170,7 @@ fn assert_well_formed(svg: &str) {
 }
 
 #[test]
-fn the_users_own_image_is_measured() {
+fn image_measures_the_given_image() {
     let image = demo().join("../samples/red-star.png");
     let result = result(
         bench(&demo())
@@ -213,9 +212,9 @@ fn wrong_usage_is_exit_code_2() {
     }
 }
 
-/// Also of the other subcommands: the flag, what the machine has, what was found, what to do.
+/// The error names the flag, the machine's limit, the value found, and what to do; for other commands too.
 #[test]
-fn threads_outside_the_machine_are_refused() {
+fn numbers_of_threads_out_of_range_are_errors() {
     let processors = std::thread::available_parallelism().unwrap().to_string();
     for threads in [0, 1 + processors.parse::<usize>().unwrap()] {
         let found = format!("found {threads};");
@@ -239,7 +238,7 @@ fn threads_outside_the_machine_are_refused() {
 }
 
 #[test]
-fn a_bundle_with_wrong_answers_is_not_measured() {
+fn a_bundle_that_fails_its_self_test_is_not_measured() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bundle");
     let bundle = Bundle::open(&demo()).unwrap();
@@ -269,7 +268,7 @@ fn a_bundle_with_wrong_answers_is_not_measured() {
 }
 
 #[test]
-fn what_cannot_be_had_is_refused_before_the_run() {
+fn unusable_paths_are_errors_before_the_run() {
     let folder = tempfile::tempdir().unwrap();
     let taken = folder.path().join("taken.svg");
     fs::write(&taken, "mine").unwrap();
@@ -277,7 +276,7 @@ fn what_cannot_be_had_is_refused_before_the_run() {
     fs::write(&no_image, "no image").unwrap();
     let no_folder = folder.path().join("no-folder/out.svg");
     let cases: [(&str, &Path, &[&str]); 4] = [
-        ("--plot", &taken, &["taken.svg", "does not exist yet"]),
+        ("--plot", &taken, &["taken.svg", "does not exist"]),
         (
             "--plot",
             &no_folder,
@@ -293,7 +292,7 @@ fn what_cannot_be_had_is_refused_before_the_run() {
             .output()
             .unwrap();
         assert_error(&output, parts);
-        // No figures: it was refused before the run.
+        // No results: the error came before the run.
         assert_eq!(text(&output.stdout), "");
     }
     assert_eq!(fs::read_to_string(&taken).unwrap(), "mine");
@@ -307,10 +306,10 @@ fn what_cannot_be_had_is_refused_before_the_run() {
     assert_error(&output, &["nowhere"]);
 }
 
-/// Ctrl-C gives what was measured so far, and the plot of it.
+/// Ctrl-C prints the results so far and writes their plot.
 #[cfg(target_os = "linux")]
 #[test]
-fn an_interrupted_run_is_reported() {
+fn an_interrupted_run_prints_its_results() {
     let folder = tempfile::tempdir().unwrap();
     let plot = folder.path().join("out.svg");
     let child = bench(&demo())
@@ -360,7 +359,7 @@ fn an_interrupted_run_is_reported() {
     assert_well_formed(&fs::read_to_string(&plot).unwrap());
 }
 
-/// A result as `pinhole bench --json` writes it, changed.
+/// A result of `pinhole bench --json` with a change.
 fn sample(folder: &Path, name: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
     let five = json!({"p50": 20.0, "p90": 22.0, "p99": 25.0, "mean": 20.5, "min": 19.0});
     let mut result = json!({
@@ -429,7 +428,7 @@ fn comparison_shows_ratios_and_fails_above_a_limit() {
 }
 
 #[test]
-fn comparison_warns_of_other_conditions() {
+fn comparison_warns_about_different_conditions() {
     let folder = tempfile::tempdir().unwrap();
     let a = sample(folder.path(), "a.json", |_| {});
     for (field, other) in [
@@ -453,7 +452,7 @@ fn comparison_warns_of_other_conditions() {
 }
 
 #[test]
-fn results_that_are_none_are_errors_that_name_file_and_field() {
+fn malformed_results_are_errors_that_name_file_and_field() {
     let folder = tempfile::tempdir().unwrap();
     let a = sample(folder.path(), "a.json", |_| {});
     type Change = fn(&mut Value);

@@ -50,7 +50,7 @@ fn signal(child: &Child, name: &str) {
 }
 
 #[test]
-fn a_recorded_file_is_answered_frame_by_frame() {
+fn every_frame_of_a_recorded_file_is_classified() {
     let output = camera(&[
         "--mjpeg",
         &scenes(),
@@ -96,9 +96,9 @@ fn a_recorded_file_is_answered_frame_by_frame() {
     assert_eq!(
         stderr(&output).trim_end(),
         "frames: 60 read = 60 classified + 0 still + 0 skipped + 0 dropped + 0 corrupt; 0 bytes skipped, \
-         0 stalls, reopened 0 times, 0 reports left out"
+         0 stalls, reopened 0 times, 0 events discarded"
     );
-    // Standard input that is a file is one too: every frame is used.
+    // Standard input redirected from a file is not live: every frame is used.
     let file = std::fs::File::open(scenes()).unwrap();
     let output = camera(&["--mjpeg", "-", "--json", "--every", "7"])
         .stdin(file)
@@ -115,9 +115,9 @@ fn lines_of(output: &Output, field: &str) -> Vec<u64> {
         .collect()
 }
 
-/// In a pipe, without --json, a line for each event; damaged files are told on standard error.
+/// In a pipe, without --json, each change of the state is one line; damaged files are reported on stderr.
 #[test]
-fn a_folder_tells_an_event_a_line() {
+fn a_folder_prints_one_line_per_change() {
     let folder = tempfile::tempdir().unwrap();
     let copy = |sample: &str, name: &str| {
         std::fs::copy(assets("samples").join(sample), folder.path().join(name)).unwrap();
@@ -153,9 +153,9 @@ fn a_folder_tells_an_event_a_line() {
     );
 }
 
-/// A pipe that stalls is told in time, goes on, and a signal ends the program with its summary and exit code 0.
+/// A stall is reported in time, and a signal ends the program with its summary and exit code 0.
 #[test]
-fn a_signal_ends_with_the_summary() {
+fn a_signal_ends_the_stream_with_the_summary() {
     let bytes = std::fs::read(scenes()).unwrap();
     for name in ["TERM", "INT"] {
         let mut child = camera(&["--mjpeg", "-", "--json", "--timeout", "0.5"])
@@ -189,9 +189,9 @@ fn a_signal_ends_with_the_summary() {
     }
 }
 
-/// Whoever reads the lines has seen enough, as `head` does.
+/// As with `pinhole camera ... | head`.
 #[test]
-fn a_closed_output_ends_without_an_error() {
+fn a_closed_stdout_ends_without_an_error() {
     let mut child = camera(&["--mjpeg", &scenes(), "--json"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -217,13 +217,13 @@ fn still_frames_are_marked() {
     let still: Vec<&Value> = lines.iter().map(|l| &l["still"]).collect();
     assert_eq!(still, [false, true, true]);
     assert_eq!(lines[1]["latency_ms"]["encode"], 0.0);
-    // The answer that stands counts: the class leads for its second frame.
+    // The repeated answer counts for hysteresis: the class leads for its second frame.
     assert_eq!(lines[1]["event"]["to"], "red heart");
     assert!(stderr(&output).contains("3 read = 1 classified + 2 still"));
 }
 
 #[test]
-fn wrong_usage_and_what_cannot_be_opened() {
+fn wrong_usage_and_unusable_sources_are_errors() {
     let scenes = scenes();
     for arguments in [
         &[][..],

@@ -1,5 +1,5 @@
-//! The board's command line on the demo bundle: answers, JSON, exit codes, and what a bad bundle or
-//! image leads to. Each bad input must give exit code 1 and one `error:` line that names the file.
+//! `pinhole` on the demo bundle: answers, JSON, exit codes, damaged bundles and images. Each bad input must give exit
+//! code 1 and one `error:` line that names the file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// Exit code 1, nothing on stdout, and exactly one line on stderr, which holds every part.
+/// Exit code 1, nothing on stdout, and exactly one line on stderr, which contains all `parts`.
 #[track_caller]
 fn assert_error(output: &Output, parts: &[&str]) {
     let message = stderr(output);
@@ -51,7 +51,7 @@ fn assert_error(output: &Output, parts: &[&str]) {
     }
 }
 
-/// A copy of the demo bundle that a test may damage.
+/// A copy of the demo bundle for tests to damage.
 fn copy_of_demo() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("bundle");
@@ -68,7 +68,7 @@ fn copy_of_demo() -> (tempfile::TempDir, PathBuf) {
     (folder, bundle)
 }
 
-/// The demo bundle with one file and the manifest changed, and sizes and hashes made right again.
+/// The demo bundle with one file and the manifest changed, and with correct sizes and hashes.
 fn rewritten(
     file: &str,
     change: impl FnOnce(&mut Vec<u8>),
@@ -96,10 +96,10 @@ fn classify(bundle: &Path) -> Output {
     pinhole([Path::new("classify"), bundle, &samples()[0]])
 }
 
-/// Sample files are named by their true class, such as `red-circle.png`. The demo model is right about
-/// nine in ten pairs that it was trained on and half of those that it was not, of which four are here.
+/// Sample files are named after their class, such as `red-circle.png`. Four of them show pairs of colour and shape that
+/// were not in the training set.
 #[test]
-fn every_sample_is_classified_as_its_file_name_says() {
+fn every_sample_gets_the_class_in_its_file_name() {
     assert!(samples().len() >= 12);
     for image in samples() {
         let output = pinhole([
@@ -133,6 +133,13 @@ fn json_of_classify_has_the_documented_fields() {
     let probability = |i: usize| top[i]["probability"].as_f64().unwrap();
     assert!(probability(0) >= probability(1) && probability(1) >= probability(2));
     assert!((-1.0..=1.0).contains(&top[0]["similarity"].as_f64().unwrap()));
+    let classes = Bundle::open(&assets("demo"))
+        .unwrap()
+        .manifest()
+        .classes
+        .clone();
+    let index = top[0]["index"].as_u64().unwrap() as usize;
+    assert_eq!(top[0]["class"], classes[index]);
     assert_eq!(line["unknown"], false);
     let latency = &line["latency_ms"];
     let parts: f64 = ["decode", "preprocess", "encode", "head"]
@@ -189,7 +196,7 @@ fn embed_gives_the_same_unit_vector_with_one_thread_and_all() {
 }
 
 #[test]
-fn one_bad_image_does_not_take_the_other_answers_with_it() {
+fn a_bad_image_does_not_stop_the_others() {
     let output = pinhole([
         Path::new("classify"),
         &assets("demo"),
@@ -219,7 +226,7 @@ fn wrong_usage_is_exit_code_2() {
 }
 
 #[test]
-fn threads_outside_the_machine_are_refused() {
+fn numbers_of_threads_out_of_range_are_errors() {
     for threads in ["0", "100000"] {
         let output = pinhole([
             Path::new("selftest"),
@@ -232,7 +239,7 @@ fn threads_outside_the_machine_are_refused() {
 }
 
 #[test]
-fn selftest_passes_and_notices_a_wrong_answer() {
+fn selftest_passes_and_detects_a_wrong_embedding() {
     let output = pinhole([Path::new("selftest"), &assets("demo")]);
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stdout(&output).contains("passed"));
@@ -253,7 +260,7 @@ fn selftest_passes_and_notices_a_wrong_answer() {
 }
 
 #[test]
-fn preprocess_writes_a_png_of_the_encoders_size_and_never_overwrites() {
+fn preprocess_writes_a_png_of_the_encoders_size_and_does_not_overwrite() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("crop.png");
     let arguments = [
@@ -276,7 +283,7 @@ fn preprocess_writes_a_png_of_the_encoders_size_and_never_overwrites() {
 }
 
 #[test]
-fn inspect_names_precision_classes_and_our_operators() {
+fn inspect_lists_the_manifest_and_the_kernel_of_each_operator() {
     let output = pinhole([
         Path::new("inspect"),
         &assets("demo"),
@@ -329,7 +336,7 @@ fn unknown_policy_is_applied() {
 }
 
 #[test]
-fn what_is_not_a_bundle_says_so() {
+fn paths_that_are_no_bundle_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let missing = classify(&folder.path().join("nowhere"));
     assert_error(&missing, &["nowhere"]);
@@ -340,7 +347,7 @@ fn what_is_not_a_bundle_says_so() {
 }
 
 #[test]
-fn each_file_truncated_or_with_one_bit_flipped_is_an_error_with_its_name() {
+fn truncated_changed_and_missing_files_are_errors_that_name_the_file() {
     let files: Vec<String> = Bundle::open(&assets("demo"))
         .unwrap()
         .manifest()
@@ -363,7 +370,7 @@ fn each_file_truncated_or_with_one_bit_flipped_is_an_error_with_its_name() {
     }
 }
 
-/// Opening a named pipe would wait for a writer for ever.
+/// Opening a named pipe would block until a writer opens it.
 #[test]
 #[cfg(unix)]
 fn a_named_pipe_in_place_of_a_file_does_not_hang() {
@@ -411,7 +418,7 @@ fn manifest_fields_are_checked() {
 }
 
 #[test]
-fn hashes_that_fit_do_not_make_a_bad_file_good() {
+fn contents_are_checked_even_if_the_hashes_are_correct() {
     let first_class = |manifest: &mut Manifest| manifest.classes[1] = manifest.classes[0].clone();
     let folder = tempfile::tempdir().unwrap();
     let writer = BundleWriter::create(&folder.path().join("bundle")).unwrap();
@@ -441,7 +448,7 @@ fn hashes_that_fit_do_not_make_a_bad_file_good() {
         &["head.safetensors", "class_embeddings"],
     );
 
-    // Not ONNX at all, cut short, and of another image size.
+    // Not ONNX, truncated ONNX, and another image size than in the manifest.
     let (_folder, bundle) = rewritten(
         "image_encoder.onnx",
         |bytes| *bytes = b"hello".to_vec(),
@@ -473,14 +480,14 @@ fn bad_images_are_errors_that_name_the_file() {
         fs::write(&path, bytes).unwrap();
         path
     };
-    // A PNG of 60,000 x 60,000 pixels with right checksums and no pixel data.
+    // A PNG of 60,000 x 60,000 pixels with correct checksums and no pixel data.
     let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xea\x60\0\0\xea\x60\x08\x02\0\0\0".to_vec();
     png.extend(crc32(&png[12..29]).to_be_bytes());
     png.extend(b"\0\0\0\0IDAT");
     png.extend(crc32(b"IDAT").to_be_bytes());
     for (name, bytes, part) in [
         ("empty.jpg", &b""[..], "empty"),
-        ("text.jpg", b"just some words, no picture", "text.jpg"),
+        ("text.jpg", b"plain text, not an image", "text.jpg"),
         ("huge.png", &png, "60000"),
         ("cut.jpg", b"\xff\xd8\xff\xe0\0\x10JFIF\0", "cut.jpg"),
     ] {
@@ -509,7 +516,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 #[test]
-fn classes_are_listed_and_only_changed_with_a_text_encoder() {
+fn classes_are_listed_and_need_a_text_encoder_to_change() {
     let output = pinhole([Path::new("classes"), &assets("demo")]);
     let names = String::from_utf8(output.stdout).unwrap();
     assert_eq!(names.lines().count(), 64);

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use pinhole::{Observed, StandaloneEncoder};
+use pinhole::internal::{Observed, StandaloneEncoder, cosine};
 use pinhole_bundle::{Fidelity, Head};
 use pinhole_checkpoint::Checkpoint;
 use pinhole_kernels::{PackedLinearInt8, patch_embedding_int8};
@@ -142,7 +142,7 @@ impl<'a> Reference<'a> {
         })?;
         let (mut sum, mut worst, mut same) = (0.0, f32::INFINITY, 0usize);
         for (exact, found) in self.embeddings.iter().step_by(step).zip(&embeddings) {
-            let cosine = pinhole::cosine(exact, found);
+            let cosine = cosine(exact, found);
             sum += f64::from(cosine);
             worst = worst.min(cosine);
             same += usize::from(best_class(self.head, exact) == best_class(self.head, found));
@@ -205,7 +205,7 @@ impl<'a> Reference<'a> {
                         self.replace_output(layer, &packed, pixels, seen);
                     }
                 })?;
-                sum += 1.0 - pinhole::cosine(exact, &found);
+                sum += 1.0 - cosine(exact, &found);
             }
             layer.sensitivity = Some(sum / images.len() as f32);
             progress(ExportStep::Sensitivity, i as u64 + 1, total);

@@ -58,7 +58,7 @@ impl HeadStage {
             text_encoder,
             ..
         } = parts;
-        let (mut head, info) = pinhole::fit_conditional(
+        let (mut head, info) = pinhole::internal::fit_conditional(
             &text_encoder,
             classes,
             learner,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use pinhole::StandaloneEncoder;
+use pinhole::internal::StandaloneEncoder;
 use pinhole_bundle::{Fidelity, Head};
 use pinhole_checkpoint::Checkpoint;
 use pinhole_model::Precision;

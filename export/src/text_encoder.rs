@@ -37,7 +37,7 @@ impl TextEncoderStage {
         progress: &mut ExportProgress,
     ) -> Result<Self> {
         let mut info = write(checkpoint, folder, precision, tokens)?;
-        let encoder = pinhole::text_encoder_in(folder, &info, exact.embedding_size)?;
+        let encoder = pinhole::internal::text_encoder_in(folder, &info, exact.embedding_size)?;
         if precision != Precision::F32 {
             let found = embed_classes(options, &encoder, progress)?;
             let exact = &exact.class_embeddings;
@@ -60,7 +60,9 @@ fn compare(
     let names = classes.names();
     let dim = exact.len() / names.len();
     let pairs = exact.chunks_exact(dim).zip(found.chunks_exact(dim));
-    let cosines: Vec<f32> = pairs.map(|(a, b)| pinhole::cosine(a, b)).collect();
+    let cosines: Vec<f32> = pairs
+        .map(|(a, b)| pinhole::internal::cosine(a, b))
+        .collect();
     let worst = (0..cosines.len()).min_by(|&a, &b| cosines[a].total_cmp(&cosines[b]));
     let worst = worst.context("no classes to compare the text encoder on")?;
     let sum: f64 = cosines.iter().map(|&cosine| f64::from(cosine)).sum();

@@ -31,7 +31,9 @@ fn nearest(scene: &Scene, classes: &[&str]) -> Vec<usize> {
             let path = scene.path(&format!("probe-{colour}.png"));
             picture(&path, colour, 0);
             let image = pinhole::open_image(&path, &DecodeOptions::default()).unwrap();
-            let best = classifier.classify(&image).unwrap().ranking[0].name.clone();
+            let best = classifier.classify(&image).unwrap().ranking[0]
+                .name
+                .to_string();
             classes.iter().position(|class| *class == best).unwrap()
         })
         .collect()
@@ -91,7 +93,7 @@ fn labelled_images_set_temperature_and_thresholds() {
             let path = file.unwrap().path();
             let image = pinhole::open_image(&path, &DecodeOptions::default()).unwrap();
             let answer = classifier.classify(&image).unwrap();
-            let right = answer.ranking[0].name == classes[class];
+            let right = *answer.ranking[0].name == *classes[class];
             answers.push((f64::from(answer.ranking[0].probability), right));
             kept += usize::from(right && !answer.unknown);
         }
@@ -115,7 +117,8 @@ fn labelled_images_set_temperature_and_thresholds() {
 
     // New classes void the figures.
     let names = pinhole::Classes::new(["cat", "cup"]).unwrap();
-    let manifest = pinhole::set_classes(scene.path("bundle"), &names, &mut |_, _| {}).unwrap();
+    let manifest =
+        pinhole::set_classes(scene.path("bundle"), &names, None, &mut |_, _| {}).unwrap();
     assert!(manifest.calibration.is_none() && manifest.unknown.min_margin.is_none());
     assert_eq!(manifest.temperature, 1.0);
 }

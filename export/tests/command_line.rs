@@ -41,15 +41,14 @@ fn each_precision_and_the_flat_form_give_the_same_answer() {
             classifier.manifest().classes,
             ["cat", "dog", "raspberry pi"]
         );
-        let ours = classifier
-            .operators()
+        let ours = pinhole::internal::operators(&classifier)
             .iter()
             .filter(|o| o.operator.ends_with("Attention"))
             .count();
         assert_eq!(ours, if extra.contains(&"--flat") { 0 } else { 2 });
         // int8 must not fall back to f32: four layers of the first block, five of the last, whose query is for one
         // token, and the last projection.
-        let operators = classifier.operators();
+        let operators = pinhole::internal::operators(&classifier);
         let quantized = |op: &str| op.contains("QuantizedLinear");
         let float = |op: &str| op.starts_with("Linear");
         let count =
@@ -102,7 +101,7 @@ fn f16_arithmetic_must_pass_the_gate() {
         builder.open(&bundle).unwrap()
     };
     let f16_operators = |classifier: &Classifier| {
-        let operators = classifier.operators();
+        let operators = pinhole::internal::operators(&classifier);
         let named = operators.iter().filter(|o| o.operator.ends_with("F16"));
         named.count()
     };

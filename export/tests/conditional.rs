@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::{Scene, checkpoint, random};
-use pinhole::{Bundle, Classes, Classifier, Mode, RgbImage, set_classes};
+use pinhole::{Bundle, Classes, Classifier, ConditionalMode as Mode, RgbImage, set_classes};
 use pinhole_checkpoint::{Checkpoint, write_prompt_learner};
 use pinhole_model::{ClassPosition, MetaNet, PromptLearner, PromptRow, Tensor};
 use pinhole_prompts::{TextEncoder, Tokenizer, prompt_rows};
@@ -197,7 +197,7 @@ fn a_conditional_head_gets_new_classes() {
         let output = export(&scene, &learner_file, &flags);
         assert!(output.status.success(), "{output:?}");
         let classes = Classes::new(["tea pot", "mug"]).unwrap();
-        set_classes(scene.path("bundle"), &classes, &mut |_, _| {}).unwrap();
+        set_classes(scene.path("bundle"), &classes, None, &mut |_, _| {}).unwrap();
         let classifier = open(&scene, Mode::Exact);
         assert_eq!(classifier.manifest().classes, ["tea pot", "mug"]);
         let embedding = classifier.embed(&picture(5)).unwrap().values;

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use common::{Scene, write_checkpoint};
-use pinhole::{Classifier, Fidelity};
+use pinhole::Classifier;
+use pinhole_bundle::Fidelity;
 use pinhole_model::Tensor;
 
 /// Makes six gains of each layer norm 20 to 60 times larger, the matching columns of the next linear layer smaller by
@@ -61,7 +62,7 @@ fn fidelity(classifier: &Classifier) -> Fidelity {
 
 /// Number of linear layers in floating point, without the last projection.
 fn kept(classifier: &Classifier) -> usize {
-    let operators = classifier.operators();
+    let operators = pinhole::internal::operators(&classifier);
     let kept = |name: &str, op: &str| {
         (op.starts_with("Linear") || op == "PatchEmbedding") && name != "proj"
     };
@@ -121,7 +122,7 @@ fn values_in_floating_point_are_centred_for_an_int8_projection() {
     assert!(output.status.success(), "{output:?}");
     let classifier = Classifier::open(scene.path("bundle")).unwrap();
     let operator = |name: &str| {
-        let operators = classifier.operators();
+        let operators = pinhole::internal::operators(&classifier);
         let found = operators.iter().find(|o| o.name == name);
         found.map(|o| o.operator.clone())
     };

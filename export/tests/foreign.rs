@@ -60,7 +60,10 @@ fn compare(name: &str) -> (f64, Vec<NetworkOperator>) {
     let folder = tempfile::tempdir().unwrap();
     let file = files().join(format!("{name}.onnx"));
     let classifier = bundle(&file, &folder.path().join("bundle")).unwrap();
-    (worst_cosine(&classifier, name), classifier.operators())
+    (
+        worst_cosine(&classifier, name),
+        pinhole::internal::operators(&classifier),
+    )
 }
 
 fn worst_cosine(classifier: &Classifier, name: &str) -> f64 {
@@ -132,7 +135,7 @@ fn attention_after(fused: usize, change: impl FnOnce(&mut GraphProto)) {
     let file = folder.path().join("changed.onnx");
     fs::write(&file, model.encode_to_vec()).unwrap();
     let classifier = bundle(&file, &folder.path().join("bundle")).unwrap();
-    let operators = classifier.operators();
+    let operators = pinhole::internal::operators(&classifier);
     let found = operators.iter().filter(|o| o.operator == "Attention");
     assert_eq!(found.count(), fused, "{operators:?}");
 

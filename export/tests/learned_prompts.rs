@@ -127,7 +127,7 @@ fn new_classes_are_named_without_the_checkpoint() {
         let before = Bundle::open(&folder).unwrap();
 
         let classes = Classes::new(["polar_bear", "dog"]).unwrap();
-        let manifest = set_classes(&folder, &classes, &mut |_, _| {}).unwrap();
+        let manifest = set_classes(&folder, &classes, None, &mut |_, _| {}).unwrap();
         assert_eq!(manifest.classes, ["polar_bear", "dog"]);
         let after = Bundle::open(&folder).unwrap();
         let (old, new) = (
@@ -178,7 +178,7 @@ fn new_classes_are_named_without_the_checkpoint() {
 
         // A name that does not fit changes nothing.
         let long = Classes::new(["dog", &"very ".repeat(20)]).unwrap();
-        assert!(set_classes(&folder, &long, &mut |_, _| {}).is_err());
+        assert!(set_classes(&folder, &long, None, &mut |_, _| {}).is_err());
         assert_eq!(Bundle::open(&folder).unwrap().manifest(), &manifest);
         let left = fs::read_dir(scene.path("")).unwrap();
         let left: Vec<_> = left.map(|e| e.unwrap().file_name()).collect();
@@ -195,7 +195,7 @@ fn a_bundle_without_text_encoder_is_an_error_that_names_the_flag() {
     let scene = Scene::new("cat\n");
     assert!(scene.export(&checkpoint(), &[]).status.success());
     let classes = Classes::new(["dog"]).unwrap();
-    let error = set_classes(scene.path("bundle"), &classes, &mut |_, _| {}).unwrap_err();
+    let error = set_classes(scene.path("bundle"), &classes, None, &mut |_, _| {}).unwrap_err();
     assert!(error.to_string().contains("--with-text"), "{error}");
 }
 
@@ -212,7 +212,7 @@ fn a_bundle_is_replaced_through_a_link() {
     #[cfg(unix)]
     std::os::unix::fs::symlink(scene.path("bundle"), &link).unwrap();
     let classes = Classes::new(["dog"]).unwrap();
-    set_classes(&link, &classes, &mut |_, _| {}).unwrap();
+    set_classes(&link, &classes, None, &mut |_, _| {}).unwrap();
     assert!(link.symlink_metadata().unwrap().is_symlink());
     assert_eq!(
         Bundle::open(Path::new(&link)).unwrap().manifest().classes,
@@ -235,7 +235,7 @@ fn a_damaged_text_encoder_is_an_error() {
     bytes[middle] ^= 1;
     fs::write(&file, bytes).unwrap();
     let classes = Classes::new(["dog"]).unwrap();
-    let error = set_classes(scene.path("bundle"), &classes, &mut |_, _| {}).unwrap_err();
+    let error = set_classes(scene.path("bundle"), &classes, None, &mut |_, _| {}).unwrap_err();
     let error = error.to_string();
     assert!(
         error.contains("text_encoder.safetensors") && error.contains("sha256"),
@@ -364,7 +364,7 @@ fn linear_layers_in_int8_are_stored_with_a_scale_per_output() {
             false => Some(stored),
         });
         let classes = Classes::new(["bird"]).unwrap();
-        let error = set_classes(&forged, &classes, &mut |_, _| {}).unwrap_err();
+        let error = set_classes(&forged, &classes, None, &mut |_, _| {}).unwrap_err();
         let error = error.to_string();
         for part in ["text_encoder.safetensors", at, part] {
             assert!(error.contains(part), "expected {part:?} in: {error}");

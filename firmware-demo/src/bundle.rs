@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use pinhole::{Builder, Classifier};
+use pinhole::{Classifier, ClassifierBuilder};
 
 /// Poll interval. A changed folder is opened when two polls found it in the same state, because it is then no longer
 /// being copied.
@@ -38,7 +38,7 @@ impl BundleWatcher {
     /// The thread cannot be started.
     pub fn start(
         folder: PathBuf,
-        builder: Builder,
+        builder: ClassifierBuilder,
         report: impl Fn(Result<TestedBundle, String>) + Send + 'static,
     ) -> std::io::Result<Self> {
         let stopped = Arc::new(AtomicBool::new(false));
@@ -66,7 +66,7 @@ impl Drop for BundleWatcher {
 
 fn watch(
     folder: &Path,
-    builder: Builder,
+    builder: ClassifierBuilder,
     report: &impl Fn(Result<TestedBundle, String>),
     stop: &AtomicBool,
 ) {
@@ -88,7 +88,7 @@ fn watch(
 ///
 /// # Errors
 /// Why it cannot be used.
-pub fn open(folder: &Path, builder: Builder) -> Result<TestedBundle, String> {
+pub fn open(folder: &Path, builder: ClassifierBuilder) -> Result<TestedBundle, String> {
     let start = std::time::Instant::now();
     let classifier = builder.open(folder).map_err(|e| e.to_string())?;
     let load_time = start.elapsed();

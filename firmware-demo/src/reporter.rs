@@ -95,7 +95,7 @@ impl Reporter {
             to: change.to.name().to_owned(),
             top: (answer.tracked.ranking.iter().take(3))
                 .map(|class| ClassScore {
-                    class: class.name.clone(),
+                    class: class.name.to_string(),
                     probability: class.probability,
                     similarity: class.similarity,
                 })

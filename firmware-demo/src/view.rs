@@ -99,7 +99,7 @@ impl View {
         let top = answer.tracked.ranking.iter().take(3);
         self.live = Some(LiveScreen {
             state: answer.state,
-            top: top.map(|c| (c.name.clone(), c.probability)).collect(),
+            top: top.map(|c| (c.name.to_string(), c.probability)).collect(),
             frame: frame.or(previous),
             rate: 0.0,
             temperature_c: None,

@@ -2,21 +2,26 @@
 
 use std::ops::Deref;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pinhole_bundle::{Bundle, Manifest};
 use pinhole_model::Precision;
-use pinhole_preprocessing::{Pixels, RgbImage, preprocess};
+use pinhole_preprocessing::{Pixels, RgbView, preprocess};
 use pinhole_prompts::conditional::Reuse;
 
 use crate::Error;
-use crate::conditional::{ConditionalHead, Mode};
+use crate::classification::{Classification, Embedding, Latency, Ranked};
+use crate::conditional::{ConditionalHead, ConditionalMode};
 use crate::network::{ImageEncoder, NetworkOperator};
 
-/// A bundle made ready: checked, its network loaded, its threads started.
+/// A bundle opened for inference: checked, its network loaded, its threads started.
 ///
-/// ```no_run
-/// let classifier = pinhole::Classifier::open("assets/demo")?;
+/// It can be shared: any number of threads may call it at the same time.
+///
+/// ```
+/// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/demo");
+/// let classifier = pinhole::Classifier::open(folder)?;
 /// println!("{} classes", classifier.manifest().classes.len());
 /// # Ok::<(), pinhole::Error>(())
 /// ```
@@ -24,24 +29,26 @@ pub struct Classifier {
     bundle: Bundle,
     encoder: ImageEncoder,
     conditional: Option<ConditionalHead>,
+    /// Of the manifest, so that rankings share them.
+    classes: Vec<Arc<str>>,
     f16_arithmetic: bool,
     min_similarity: Option<f32>,
     min_margin: Option<f32>,
     threads: rayon::ThreadPool,
 }
 
-/// How to open a [`Classifier`].
+/// Options for opening a [`Classifier`].
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Builder {
+pub struct ClassifierBuilder {
     threads: Option<usize>,
-    mode: Mode,
+    mode: ConditionalMode,
     f16_arithmetic: Option<bool>,
     min_similarity: Option<f32>,
     min_margin: Option<f32>,
 }
 
-impl Builder {
-    /// Threads to compute with, 1 to the machine's processors; all of them when not given.
+impl ClassifierBuilder {
+    /// Number of threads, from 1 to the number of processors. Default: all processors.
     pub fn threads(self, threads: usize) -> Self {
         Self {
             threads: Some(threads),
@@ -49,15 +56,14 @@ impl Builder {
         }
     }
 
-    /// How a conditional head (CoCoOp) computes; [`Mode::Exact`] when not given. Without meaning for
-    /// static heads.
-    pub fn conditional(self, mode: Mode) -> Self {
+    /// How a conditional head (CoCoOp) computes. Default: [`ConditionalMode::Exact`]. Static heads ignore it.
+    pub fn conditional(self, mode: ConditionalMode) -> Self {
         Self { mode, ..self }
     }
 
-    /// Whether the weights of a bundle in f16 are multiplied in f16. When not given: where the bundle says that
-    /// its fidelity holds so ([`Manifest::f16_arithmetic`]) and the processor has the instructions. Where it
-    /// lacks them, `true` gives the same bits slowly, to measure the fidelity with.
+    /// Whether f16 weights are multiplied in f16; otherwise they are widened to f32 at load. Default: if the export
+    /// measured that the answers hold ([`Manifest::f16_arithmetic`]) and the processor has the instructions
+    /// (ARMv8.2 FP16). Without them `true` emulates f16 bit for bit, which is slow.
     pub fn f16_arithmetic(self, f16_arithmetic: bool) -> Self {
         Self {
             f16_arithmetic: Some(f16_arithmetic),
@@ -65,8 +71,8 @@ impl Builder {
         }
     }
 
-    /// Least cosine similarity of the best class, -1 to 1, for the answer not to be "unknown"; in place of the
-    /// bundle's ([`Manifest::unknown`]). -1 asks for nothing.
+    /// Cosine similarity, -1 to 1, below which the best class counts as "unknown". Default: the bundle's
+    /// ([`Manifest::unknown`]). -1 turns the check off.
     pub fn min_similarity(self, min_similarity: f32) -> Self {
         Self {
             min_similarity: Some(min_similarity),
@@ -74,8 +80,8 @@ impl Builder {
         }
     }
 
-    /// Least difference of cosine similarity between the best class and the second, 0 to 2, for the answer not to
-    /// be "unknown"; in place of the bundle's ([`Manifest::unknown`]). 0 asks for nothing.
+    /// Difference in cosine similarity between the best and the second class, 0 to 2, below which the answer counts
+    /// as "unknown". Default: the bundle's ([`Manifest::unknown`]). 0 turns the check off.
     pub fn min_margin(self, min_margin: f32) -> Self {
         Self {
             min_margin: Some(min_margin),
@@ -86,7 +92,8 @@ impl Builder {
     /// Opens the bundle in `folder`.
     ///
     /// # Errors
-    /// [`Error::Bundle`] and [`Error::Network`] name the file and the field; [`Error::Threads`].
+    /// [`Error::Bundle`], [`Error::Network`], [`Error::Head`] and [`Error::TextEncoder`] for a bundle that is damaged
+    /// or that this version cannot run; [`Error::Threads`], [`Error::ThreadPool`], [`Error::Kernels`].
     pub fn open(self, folder: impl AsRef<Path>) -> Result<Classifier, Error> {
         let threads = thread_pool(self.threads)?;
         let load = |bundle: &Bundle| -> Result<_, Error> {
@@ -102,10 +109,15 @@ impl Builder {
         let folder = folder.as_ref();
         let (bundle, loaded) = threads.install(|| Bundle::open_with(folder, load))?;
         let (encoder, conditional, f16_arithmetic) = loaded?;
-        let policy = &bundle.manifest().unknown;
+        let manifest = bundle.manifest();
         Ok(Classifier {
-            min_similarity: self.min_similarity.or(policy.min_similarity),
-            min_margin: self.min_margin.or(policy.min_margin),
+            min_similarity: self.min_similarity.or(manifest.unknown.min_similarity),
+            min_margin: self.min_margin.or(manifest.unknown.min_margin),
+            classes: manifest
+                .classes
+                .iter()
+                .map(|name| name.as_str().into())
+                .collect(),
             bundle,
             encoder,
             conditional,
@@ -115,12 +127,12 @@ impl Builder {
     }
 }
 
-/// Threads to compute with, 1 to the machine's processors; all of them when not given.
+/// A pool of `threads` threads, 1 to the number of processors; `None` for all processors.
 ///
 /// # Errors
-/// [`Error::Threads`], [`Error::Pool`]; [`Error::Kernels`] where `PINHOLE_KERNELS` asks for what this
-/// machine lacks.
-pub fn thread_pool(threads: Option<usize>) -> Result<rayon::ThreadPool, Error> {
+/// [`Error::Threads`], [`Error::ThreadPool`]; [`Error::Kernels`] if `PINHOLE_KERNELS` names a kernel variant that this
+/// machine does not have.
+pub(crate) fn thread_pool(threads: Option<usize>) -> Result<rayon::ThreadPool, Error> {
     let available = std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads = threads.unwrap_or(available);
     if !(1..=available).contains(&threads) {
@@ -134,98 +146,36 @@ pub fn thread_pool(threads: Option<usize>) -> Result<rayon::ThreadPool, Error> {
         .num_threads(threads)
         .thread_name(|i| format!("pinhole-{i}"))
         .build()
-        .map_err(|e| Error::Pool {
+        .map_err(|e| Error::ThreadPool {
             threads,
             reason: e.to_string(),
         })
 }
 
-/// The classes of a bundle ranked for one image.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Classification {
-    /// Every class, the best first.
-    pub ranking: Vec<Ranked>,
-    /// Whether the bundle's policy, or the [`Builder`]'s in its place, says that the image shows none of the
-    /// classes.
-    pub unknown: bool,
-    /// Where the time went; decoding is the caller's.
-    pub latency: Latency,
-}
-
-/// One class of a ranking.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Ranked {
-    /// The class's place in the bundle's list, from 0.
-    pub index: usize,
-    /// The class's name as in the bundle.
-    pub name: String,
-    /// softmax(logit_scale * similarity / temperature) over all classes, 0..1.
-    pub probability: f32,
-    /// Cosine similarity of image and class, -1..1.
-    pub similarity: f32,
-}
-
-/// An image's embedding.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Embedding {
-    /// `[D]`, L2-normalised.
-    pub values: Vec<f32>,
-    /// Where the time went; `head` is zero.
-    pub latency: Latency,
-}
-
-/// Time spent on one image.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Latency {
-    /// Resizing and cropping.
-    pub preprocess: Duration,
-    /// The image encoder.
-    pub encode: Duration,
-    /// Similarities, softmax and ranking.
-    pub head: Duration,
-}
-
-impl Classification {
-    /// The `n` best classes.
-    pub fn top(&self, n: usize) -> &[Ranked] {
-        &self.ranking[..n.min(self.ranking.len())]
-    }
-}
-
 impl Classifier {
-    /// Opens the bundle in `folder` with all the machine's processors.
+    /// Opens the bundle in `folder` with all processors.
     ///
     /// # Errors
-    /// As [`Builder::open`].
+    /// As [`ClassifierBuilder::open`].
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, Error> {
         Self::builder().open(folder)
     }
 
     /// Options for opening.
-    pub fn builder() -> Builder {
-        Builder::default()
+    pub fn builder() -> ClassifierBuilder {
+        ClassifierBuilder::default()
     }
 
-    /// Ranks the bundle's classes for `image`.
+    /// Ranks the bundle's classes for `image`: a [`&RgbImage`](pinhole_preprocessing::RgbImage), or a [`RgbView`] of
+    /// the caller's memory.
     ///
     /// # Errors
-    /// [`Error::Image`] where the preprocessing rule does not fit the image's size; [`Error::Run`].
-    pub fn classify(&self, image: &RgbImage) -> Result<Classification, Error> {
-        let Embedding {
-            values,
-            mut latency,
-        } = self.embed(image)?;
-        let start = Instant::now();
-        let (ranking, unknown) = self.rank(&values, self.similarities(&values)?);
-        latency.head = start.elapsed();
-        Ok(Classification {
-            ranking,
-            unknown,
-            latency,
-        })
+    /// [`Error::Image`] if the image cannot be preprocessed; [`Error::Run`] if the network fails.
+    pub fn classify<'a>(&self, image: impl Into<RgbView<'a>>) -> Result<Classification, Error> {
+        self.classify_next(image.into(), None)
     }
 
-    /// For the images of one camera, one after the other: see [`Stream`].
+    /// For consecutive images of one camera: see [`Stream`].
     ///
     /// # Errors
     /// As [`Stream::new`].
@@ -233,11 +183,11 @@ impl Classifier {
         Stream::new(self)
     }
 
-    /// The embedding of `image`, `[D]`, L2-normalised.
+    /// The embedding of `image`, as [`Classifier::classify`] takes it.
     ///
     /// # Errors
     /// As [`Classifier::classify`].
-    pub fn embed(&self, image: &RgbImage) -> Result<Embedding, Error> {
+    pub fn embed<'a>(&self, image: impl Into<RgbView<'a>>) -> Result<Embedding, Error> {
         let start = Instant::now();
         let pixels = self.preprocess(image)?;
         let preprocess = start.elapsed();
@@ -251,40 +201,32 @@ impl Classifier {
         Ok(Embedding { values, latency })
     }
 
-    /// Cosine similarity of a unit `embedding` `[D]` with every class, `[C]`.
-    ///
-    /// # Errors
-    /// [`Error::Run`] where the length is not D.
-    pub fn similarities(&self, embedding: &[f32]) -> Result<Vec<f32>, Error> {
-        let head = self.bundle.head();
-        if embedding.len() != head.embedding_size {
-            return Err(Error::Run(format!(
-                "embedding: expected {} values, found {}",
-                head.embedding_size,
-                embedding.len()
-            )));
-        }
-        match &self.conditional {
-            Some(head) => self.threads.install(|| head.similarities(embedding)),
-            None => Ok(head.similarities(embedding)),
-        }
-    }
-
-    /// The square of pixels that the encoder sees of `image`.
+    /// The first stage of [`Classifier::embed`] alone: resizes and crops `image` to what the encoder sees,
+    /// u8 `[S, S, 3]`. A program that overlaps stages calls it in another thread than [`Classifier::embed_pixels`].
     ///
     /// # Errors
     /// [`Error::Image`].
-    pub fn preprocess(&self, image: &RgbImage) -> Result<Pixels, Error> {
+    pub fn preprocess<'a>(&self, image: impl Into<RgbView<'a>>) -> Result<Pixels, Error> {
         Ok(preprocess(&self.manifest().preprocessing, image)?)
     }
 
-    /// The embedding of pixels that are already resized and cropped, u8 `[S, S, 3]`.
+    /// The second stage of [`Classifier::embed`] alone: the embedding `[D]`, L2-normalised, of the data of
+    /// [`Classifier::preprocess`].
     ///
     /// # Errors
-    /// [`Error::Run`], also where the length is not S * S * 3.
+    /// [`Error::Run`] if the network fails or the length is not S * S * 3.
     pub fn embed_pixels(&self, pixels: &[u8]) -> Result<Vec<f32>, Error> {
         self.check_pixels(pixels)?;
         self.threads.install(|| self.encoder.embed(pixels))
+    }
+
+    /// Cosine similarity `[C]` of an L2-normalised `embedding` `[D]` with every class, for embeddings that were
+    /// stored or compared otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Run`] if the length is not D.
+    pub fn similarities(&self, embedding: &[f32]) -> Result<Vec<f32>, Error> {
+        self.similarities_next(embedding, None)
     }
 
     fn check_pixels(&self, pixels: &[u8]) -> Result<(), Error> {
@@ -298,24 +240,29 @@ impl Classifier {
         }
     }
 
-    /// What the bundle is.
+    /// The network's operators in execution order.
+    pub(crate) fn operators(&self) -> Vec<NetworkOperator> {
+        self.encoder.operators()
+    }
+
+    /// The bundle's manifest: model, classes, thresholds, measured fidelity.
     pub fn manifest(&self) -> &Manifest {
         self.bundle.manifest()
     }
 
-    /// The bundle that the classifier was opened from.
+    /// The bundle.
     pub fn bundle(&self) -> &Bundle {
         &self.bundle
     }
 
-    /// Number of threads that the classifier computes with.
+    /// Number of threads.
     pub fn threads(&self) -> usize {
         self.threads.current_num_threads()
     }
 
-    /// Names of the kernels that this processor runs, such as "avx512".
-    pub fn kernels(&self) -> String {
-        pinhole_kernels::chosen().to_string()
+    /// The kernel variant in use, such as "avx512".
+    pub fn kernels(&self) -> &'static str {
+        pinhole_kernels::chosen()
     }
 
     /// Whether the image encoder multiplies in f16; see [`Builder::f16_arithmetic`].
@@ -323,13 +270,49 @@ impl Classifier {
         self.f16_arithmetic
     }
 
-    /// The network's operators in the order of execution, with what each runs on.
-    pub fn operators(&self) -> Vec<NetworkOperator> {
-        self.encoder.operators()
+    /// Classifies an image on its own, or the next one of a stream that has `reuse`.
+    fn classify_next(
+        &self,
+        image: RgbView,
+        reuse: Option<&mut Reuse>,
+    ) -> Result<Classification, Error> {
+        let Embedding {
+            values,
+            mut latency,
+        } = self.embed(image)?;
+        let start = Instant::now();
+        let similarities = self.similarities_next(&values, reuse)?;
+        let (ranking, unknown) = self.rank(&values, &similarities);
+        latency.head = start.elapsed();
+        Ok(Classification {
+            ranking,
+            unknown,
+            latency,
+        })
     }
 
-    /// All classes by falling probability, and whether the policy says "unknown".
-    fn rank(&self, embedding: &[f32], similarities: Vec<f32>) -> (Vec<Ranked>, bool) {
+    fn similarities_next(
+        &self,
+        embedding: &[f32],
+        reuse: Option<&mut Reuse>,
+    ) -> Result<Vec<f32>, Error> {
+        let head = self.bundle.head();
+        if embedding.len() != head.embedding_size {
+            return Err(Error::Run(format!(
+                "embedding: expected {} values, found {}",
+                head.embedding_size,
+                embedding.len()
+            )));
+        }
+        match (&self.conditional, reuse) {
+            (None, _) => Ok(head.similarities(embedding)),
+            (Some(head), None) => self.threads.install(|| head.similarities(embedding)),
+            (Some(head), Some(reuse)) => self.threads.install(|| head.next(reuse, embedding)),
+        }
+    }
+
+    /// All classes by falling similarity, and whether the image counts as unknown.
+    fn rank(&self, embedding: &[f32], similarities: &[f32]) -> (Vec<Ranked>, bool) {
         let manifest = self.manifest();
         let factor = manifest.logit_scale / manifest.temperature;
         let best = similarities
@@ -341,7 +324,7 @@ impl Classifier {
             .map(|s| ((s - best) * factor).exp())
             .collect();
         let sum: f32 = exponentials.iter().sum();
-        let mut ranking: Vec<Ranked> = manifest
+        let mut ranking: Vec<Ranked> = self
             .classes
             .iter()
             .zip(similarities.iter().zip(&exponentials))
@@ -366,9 +349,11 @@ impl Classifier {
     }
 }
 
-/// Classifies a camera's images, one after the other: a conditional head in mode `exact` keeps its class embeddings
-/// while the images move too little to change the best class. `C` is `&Classifier`, or an `Arc<Classifier>` where
-/// the stream is to be moved elsewhere.
+/// Classifies consecutive images of one camera. With a conditional head in mode [`ConditionalMode::Exact`] it keeps
+/// the class embeddings while the images change too little to change the best class, which saves most runs of the
+/// text encoder; otherwise it is the same as [`Classifier::classify`].
+///
+/// `C` is `&Classifier`, or an `Arc<Classifier>` for a stream that moves to another thread.
 pub struct Stream<C> {
     classifier: C,
     reuse: Option<Reuse>,
@@ -378,7 +363,7 @@ impl<C: Deref<Target = Classifier>> Stream<C> {
     /// A stream of `classifier`.
     ///
     /// # Errors
-    /// [`Error::Text`] where the bundle's figures for what moves too little are no numbers.
+    /// [`Error::Text`] if the bundle's bound on the change of class embeddings is not finite.
     pub fn new(classifier: C) -> Result<Self, Error> {
         let scale = classifier.manifest().logit_scale;
         let reuse = match &classifier.conditional {
@@ -397,23 +382,8 @@ impl<C: Deref<Target = Classifier>> Stream<C> {
     ///
     /// # Errors
     /// As [`Classifier::classify`].
-    pub fn classify(&mut self, image: &RgbImage) -> Result<Classification, Error> {
-        let classifier = &*self.classifier;
-        let (Some(reuse), Some(head)) = (&mut self.reuse, &classifier.conditional) else {
-            return classifier.classify(image);
-        };
-        let Embedding {
-            values,
-            mut latency,
-        } = classifier.embed(image)?;
-        let start = Instant::now();
-        let similarities = (classifier.threads).install(|| head.next(reuse, &values))?;
-        let (ranking, unknown) = classifier.rank(&values, similarities);
-        latency.head = start.elapsed();
-        Ok(Classification {
-            ranking,
-            unknown,
-            latency,
-        })
+    pub fn classify<'a>(&mut self, image: impl Into<RgbView<'a>>) -> Result<Classification, Error> {
+        self.classifier
+            .classify_next(image.into(), self.reuse.as_mut())
     }
 }

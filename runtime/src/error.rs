@@ -1,19 +1,21 @@
-//! What can go wrong between a bundle, an image and an answer.
+//! Errors of opening and running a classifier.
 
 use std::path::PathBuf;
 
 /// An error of opening or running a classifier.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// The bundle is not what it must be.
+    /// The bundle is damaged, or of a version or kind that cannot be read.
     #[error(transparent)]
     Bundle(#[from] pinhole_bundle::Error),
-    /// An image cannot be read.
+    /// An image cannot be decoded or preprocessed.
     #[error(transparent)]
     Image(#[from] pinhole_preprocessing::Error),
-    /// The bundle cannot make vectors of texts.
+    /// New classes need a text encoder, and the bundle has none.
     #[error(
-        "{}: the bundle has no text encoder for new classes; export it again with --with-text",
+        "{}: text_encoder: expected a text encoder to embed new classes, found none; export the bundle again with \
+         --with-text",
         bundle.display()
     )]
     NoTextEncoder {
@@ -23,7 +25,7 @@ pub enum Error {
     /// A text cannot be embedded, or a tensor of the text encoder cannot be read.
     #[error(transparent)]
     Text(#[from] pinhole_prompts::Error),
-    /// The text encoder's tensors are not what the manifest says.
+    /// The text encoder's tensors contradict the manifest.
     #[error("{}: {reason}; export the bundle again", path.display())]
     TextEncoder {
         /// The text encoder's file.
@@ -31,7 +33,7 @@ pub enum Error {
         /// The tensor, what was expected and what was found.
         reason: Box<pinhole_prompts::Error>,
     },
-    /// The head is not what a conditional head must be.
+    /// The tensors of a conditional head contradict the manifest.
     #[error("{}: {reason}; export the bundle again", path.display())]
     Head {
         /// The head's file.
@@ -39,7 +41,7 @@ pub enum Error {
         /// The tensor, what was expected and what was found.
         reason: String,
     },
-    /// The ONNX file is not one that this runtime can run.
+    /// This runtime cannot run the ONNX file.
     #[error("{}: {reason}", path.display())]
     Network {
         /// The ONNX file.
@@ -50,23 +52,23 @@ pub enum Error {
     /// The network failed on an image.
     #[error("the image encoder failed: {0}")]
     Run(String),
-    /// More or fewer threads than the machine can give.
+    /// The number of threads is out of range.
     #[error("threads: expected 1 to {available}, the processors of this machine, found {found}")]
     Threads {
-        /// Processors that the system lets this process use.
+        /// Processors that this process may use.
         available: usize,
-        /// What was asked for.
+        /// The requested number.
         found: usize,
     },
-    /// The system gave no threads.
+    /// The operating system could not start the threads.
     #[error("cannot start {threads} threads: {reason}")]
-    Pool {
-        /// How many were asked for.
+    ThreadPool {
+        /// The requested number.
         threads: usize,
-        /// The system's answer.
+        /// The operating system's error.
         reason: String,
     },
-    /// `PINHOLE_KERNELS` asks for something that cannot be had.
+    /// `PINHOLE_KERNELS` names a kernel variant that this machine does not have.
     #[error("{0}")]
     Kernels(String),
 }

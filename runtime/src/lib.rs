@@ -1,54 +1,89 @@
 //! Offline image classification with CLIP and learned prompts on small boards.
 //!
-//! A [`Classifier`] is opened from a bundle, the folder that `pinhole-export` writes, and ranks the
-//! bundle's classes for one image at a time. Everything that depends on text was computed at export.
+//! A [`Classifier`] opens a bundle, a folder that `pinhole-export` writes, and ranks the bundle's classes for an image:
 //!
-//! ```no_run
+//! ```
 //! use pinhole::{Classifier, DecodeOptions};
 //!
-//! let classifier = Classifier::builder().threads(4).open("assets/demo")?;
-//! let image = pinhole::open_image("photo.jpg", &DecodeOptions::default())?;
+//! # let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/demo");
+//! # let photo = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/samples/red-heart.png");
+//! let classifier = Classifier::open(demo)?;
+//! let image = pinhole::open_image(photo, &DecodeOptions::default())?;
 //! let answer = classifier.classify(&image)?;
 //! for class in answer.top(3) {
 //!     println!("{:5.1} %  {}", 100.0 * class.probability, class.name);
 //! }
+//! # assert_eq!(&*answer.ranking[0].name, "red heart");
 //! # Ok::<(), pinhole::Error>(())
 //! ```
 //!
-//! `cargo run --release -p pinhole --example classify -- assets/demo assets/samples/*` runs the same
-//! against the demo bundle.
+//! `cargo run --release -p pinhole --example classify -- assets/demo assets/samples/*` runs this program.
+//!
+//! # Frames in memory
+//! [`Classifier::classify`] and [`Classifier::embed`] also take an [`RgbView`]: 8-bit RGB in the caller's memory, with
+//! width, height and stride, which is read without a copy. [`Stream`] is for the consecutive frames of one camera.
+//! The example `frames.rs` classifies raw video from a pipe.
+//!
+//! ```
+//! use pinhole::{Classifier, RgbView};
+//!
+//! # let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/demo");
+//! # let photo = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/samples/red-heart.png");
+//! # let image = pinhole::open_image(photo, &Default::default())?;
+//! # let (width, height, stride) = (image.width, image.height, image.width as usize * 3 + 16);
+//! # let rows = image.data.chunks_exact(image.width as usize * 3);
+//! # let buffer: Vec<u8> = rows.flat_map(|row| [row, &[0; 16]].concat()).collect();
+//! let classifier = Classifier::open(demo)?;
+//! let mut stream = classifier.stream()?;
+//! // For each frame: `buffer` has `height` rows that begin `stride` bytes apart.
+//! let frame = RgbView::with_stride(width, height, stride, &buffer)?;
+//! let answer = stream.classify(frame)?;
+//! println!("{}", answer.ranking[0].name);
+//! # assert_eq!(answer.ranking, classifier.classify(&image)?.ranking);
+//! # Ok::<(), pinhole::Error>(())
+//! ```
+//!
+//! The module [`camera`] reads cameras and streams, and smooths the answers.
+//!
+//! # Text
+//! Class embeddings are computed at export, and classification does not run the text encoder. There are two
+//! exceptions, for bundles that contain it: CoCoOp's class embeddings depend on the image, so that the text encoder runs
+//! for each image ([`ConditionalMode`] has cheaper approximations), and [`set_classes`] embeds new classes.
 //!
 //! # Threads
-//! A classifier owns its thread pool ([`Builder::threads`]); one classifier serves any number of
-//! caller's threads at a time. The same image gives the same bits whatever the number of threads.
+//! A classifier has a thread pool of its own ([`ClassifierBuilder::threads`]), and can be called by any number of threads
+//! at the same time. The number of threads does not change the result: embeddings are bit-identical.
 //!
-//! # Images
-//! Preprocessing is part of the bundle and equals Pillow's bit for bit; see [`pinhole_preprocessing`].
-//! EXIF orientation is ignored, as CLIP's own preprocessing does, unless
-//! [`DecodeOptions::apply_orientation`] asks for it.
+//! # Preprocessing
+//! Resizing and cropping are part of the bundle and equal Pillow's bit for bit. EXIF orientation is ignored, as in CLIP's
+//! own preprocessing, unless [`DecodeOptions::apply_orientation`] is set.
 
 pub mod camera;
+mod classes;
+mod classification;
 mod classifier;
 mod conditional;
+mod conditional_fit;
 mod error;
 #[doc(hidden)]
 pub mod internal;
+pub mod manifest;
 mod network;
 mod selftest;
 mod standalone;
 pub mod system;
-mod text;
+mod text_encoder;
 
-pub use classifier::{
-    Builder, Classification, Classifier, Embedding, Latency, Ranked, Stream, thread_pool,
-};
-pub use conditional::Mode;
+pub use classes::set_classes;
+pub use classification::{Classification, Embedding, Latency, Ranked};
+pub use classifier::{Classifier, ClassifierBuilder, Stream};
+pub use conditional::ConditionalMode;
 pub use error::Error;
-pub use pinhole_bundle::{Bundle, Calibration, Fidelity, Manifest};
-pub use pinhole_model::{Agreement, Precision, PreprocessConfig};
+pub use pinhole_bundle::{Bundle, Manifest};
+pub use pinhole_model::{Precision, PreprocessConfig};
 pub use pinhole_preprocessing::{
-    DecodeOptions, Error as ImageError, Pixels, RgbImage, open as open_image, preprocess,
+    DecodeOptions, Error as ImageError, Pixels, RgbImage, RgbView, decode as decode_image,
+    open as open_image, preprocess,
 };
 pub use pinhole_prompts::Classes;
 pub use selftest::{GoldenResult, SelfTest};
-pub use text::set_classes;

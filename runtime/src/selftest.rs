@@ -1,39 +1,40 @@
-//! Does this machine compute what the exporter's did?
+//! The self-test: does this machine compute the embeddings that the exporter computed?
 
 use pinhole_preprocessing::DecodeOptions;
 
 use crate::{Classifier, Error};
 
-/// The outcome of [`Classifier::self_test`].
+/// The result of [`Classifier::self_test`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct SelfTest {
-    /// One result an image.
+    /// One result per golden image.
     pub images: Vec<GoldenResult>,
-    /// Least cosine that passes.
+    /// Smallest cosine that passes.
     pub min_cosine: f32,
 }
 
-/// One golden image's result.
+/// The result for one golden image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GoldenResult {
     /// Path inside the bundle.
     pub file: String,
-    /// Cosine between this machine's embedding and the exporter's.
+    /// Cosine similarity of this machine's and the exporter's embedding.
     pub cosine: f32,
 }
 
 impl SelfTest {
-    /// Whether every image agrees.
+    /// Whether every image passes.
     pub fn passed(&self) -> bool {
         self.images.iter().all(|i| i.cosine >= self.min_cosine)
     }
 }
 
 impl Classifier {
-    /// Embeds the bundle's golden images, from file to embedding, and compares with the exporter's.
+    /// Embeds the bundle's golden images, from file to embedding, and compares with the exporter's embeddings. A
+    /// difference is not an error: see [`SelfTest::passed`].
     ///
     /// # Errors
-    /// What [`Classifier::embed`] and reading the images answer; a difference is not an error.
+    /// As [`Classifier::embed`]; [`Error::Image`] for an image that cannot be read.
     pub fn self_test(&self) -> Result<SelfTest, Error> {
         let golden = self.bundle().golden();
         let images = golden
@@ -56,7 +57,7 @@ impl Classifier {
     }
 }
 
-/// Cosine of two vectors of one length, summed in f64 so that rounding does not show; NaN for a zero vector.
+/// Cosine similarity of two vectors of the same length, summed in f64; NaN if one is zero.
 pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
     let dot = |a: &[f32], b: &[f32]| {
         a.iter()

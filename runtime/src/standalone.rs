@@ -5,10 +5,11 @@ use std::path::Path;
 use pinhole_model::PreprocessConfig;
 use pinhole_preprocessing::{Pixels, RgbImage, preprocess};
 
+use crate::Error;
+use crate::classifier::thread_pool;
 use crate::network::{ImageEncoder, NetworkOperator, Observed};
-use crate::{Error, thread_pool};
 
-/// The image encoder of a folder that is no bundle yet, with a thread pool of all the machine's processors.
+/// The image encoder of a folder that is not a bundle yet, with a thread pool of all processors.
 pub struct StandaloneEncoder {
     encoder: ImageEncoder,
     preprocessing: PreprocessConfig,
@@ -16,11 +17,11 @@ pub struct StandaloneEncoder {
 }
 
 impl StandaloneEncoder {
-    /// Loads `image_encoder.onnx` in `folder`. `f16_arithmetic`: as for [`crate::Builder::f16_arithmetic`], only
+    /// Loads `image_encoder.onnx` in `folder`. `f16_arithmetic`: as for [`crate::ClassifierBuilder::f16_arithmetic`], only
     /// for weights in f16.
     ///
     /// # Errors
-    /// [`Error::Network`] names the file and the node; [`Error::Kernels`], [`Error::Pool`].
+    /// [`Error::Network`] names the file and the node; [`Error::Kernels`], [`Error::ThreadPool`].
     pub fn load(
         folder: &Path,
         preprocessing: &PreprocessConfig,
@@ -37,7 +38,7 @@ impl StandaloneEncoder {
         })
     }
 
-    /// The square of pixels that the encoder sees of `image`.
+    /// As [`Classifier::preprocess`](crate::Classifier::preprocess).
     ///
     /// # Errors
     /// [`Error::Image`].
@@ -67,7 +68,7 @@ impl StandaloneEncoder {
         (self.threads).install(|| self.encoder.observe(pixels, observer))
     }
 
-    /// The network's operators in the order of execution.
+    /// The network's operators in execution order.
     pub fn operators(&self) -> Vec<NetworkOperator> {
         self.encoder.operators()
     }

@@ -1,7 +1,7 @@
-//! What the machine tells of itself while it computes: temperature, clock, throttling, memory.
+//! The state of the machine: temperature, clock, throttling, memory.
 //!
-//! Everything is read from Linux's /proc and /sys under a root folder, which is `/` but in tests. What a system does
-//! not tell, or tells in no form that is understood, is `None`: nothing here fails or panics.
+//! Everything is read from Linux's /proc and /sys below a root folder, `/` except in tests. Values that a system does not
+//! have, or that cannot be parsed, are `None`; nothing here fails or panics.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A machine, looked at through its files.
+/// A machine, observed through its files.
 ///
 /// ```
 /// let machine = pinhole::system::System::new("/");
@@ -22,26 +22,26 @@ pub struct System {
     root: PathBuf,
 }
 
-/// Files of /proc and /sys are read no further: /proc/cpuinfo's first processor and every value lie within.
+/// Limit of each read: enough for every value, and for the first processor of /proc/cpuinfo.
 const MAX_BYTES: u64 = 64 << 10;
-/// `vcgencmd` answers within milliseconds, or never where the firmware hangs.
-const VCGENCMD_PATIENCE: Duration = Duration::from_secs(1);
+/// `vcgencmd` answers within milliseconds, or never if the firmware hangs.
+const VCGENCMD_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl System {
-    /// The machine whose /proc and /sys lie under `root`.
+    /// The machine whose /proc and /sys are below `root`, usually "/".
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
-    /// What it is: the board's name of the device tree ("Raspberry Pi 5 Model B Rev 1.0"), else the processor's of
+    /// The board's name in the device tree ("Raspberry Pi 5 Model B Rev 1.0"), or else the processor's name in
     /// /proc/cpuinfo.
     pub fn machine(&self) -> Option<String> {
         let board = self.text("proc/device-tree/model");
         board.or_else(|| self.field("proc/cpuinfo", "model name"))
     }
 
-    /// Temperature of the processor, in degrees Celsius: the hottest of the thermal zones whose type names the
-    /// processor (`cpu-thermal` on a Pi, `CPU-therm` on a Jetson, `x86_pkg_temp`), else the hottest of all.
+    /// Temperature of the processor in degrees Celsius: the hottest of the thermal zones whose type names the processor
+    /// (`cpu-thermal` on a Pi, `CPU-therm` on a Jetson, `x86_pkg_temp`), or else the hottest of all zones.
     pub fn temperature_c(&self) -> Option<f64> {
         let zones: Vec<(bool, f64)> = self
             .folders("sys/class/thermal", "thermal_zone")
@@ -51,25 +51,25 @@ impl System {
                 let kind = self.text(zone.join("type")).unwrap_or_default();
                 let kind = kind.to_ascii_lowercase();
                 let is_processor = kind.starts_with("cpu") || kind == "x86_pkg_temp";
-                // A sensor that is switched off says things such as -274.
+                // A disabled sensor reports values such as -274.
                 (-60.0..=150.0)
                     .contains(&celsius)
                     .then_some((is_processor, celsius))
             })
             .collect();
         let hottest = |of_processor: bool| {
-            let those = zones.iter().filter(|z| z.0 == of_processor);
-            those.map(|z| z.1).max_by(f64::total_cmp)
+            let zones = zones.iter().filter(|z| z.0 == of_processor);
+            zones.map(|z| z.1).max_by(f64::total_cmp)
         };
         hottest(true).or_else(|| hottest(false))
     }
 
-    /// Present clock of the processors in MHz, the mean where they differ (`scaling_cur_freq`).
+    /// Current clock in MHz, the mean over the processors (`scaling_cur_freq`).
     pub fn frequency_mhz(&self) -> Option<f64> {
         self.mean_frequency("scaling_cur_freq")
     }
 
-    /// Highest clock of the processors in MHz, the mean where they differ (`cpuinfo_max_freq`).
+    /// Maximum clock in MHz, the mean over the processors (`cpuinfo_max_freq`).
     pub fn max_frequency_mhz(&self) -> Option<f64> {
         self.mean_frequency("cpuinfo_max_freq")
     }
@@ -84,7 +84,7 @@ impl System {
         (!kilohertz.is_empty()).then(|| sum / kilohertz.len() as f64 / 1e3)
     }
 
-    /// Whether the processor is held back: by a Raspberry Pi's firmware, else by Linux's cooling devices.
+    /// Whether the processor is throttled, by a Raspberry Pi's firmware or else by Linux's cooling devices.
     pub fn throttling(&self) -> Option<Throttling> {
         match self.firmware_flags() {
             Some(flags) => Some(Throttling { flags }),
@@ -92,7 +92,7 @@ impl System {
         }
     }
 
-    /// The word of a Pi's firmware: from sysfs, else from the program that asks for it.
+    /// The flags of a Raspberry Pi's firmware, from sysfs or else from `vcgencmd`.
     fn firmware_flags(&self) -> Option<u32> {
         let hexadecimal = |text: &str| {
             let text = text.trim().trim_start_matches("throttled=");
@@ -101,14 +101,14 @@ impl System {
         let file = self.text("sys/devices/platform/soc/soc:firmware/get_throttled");
         match file.as_deref().and_then(hexadecimal) {
             Some(flags) => Some(flags),
-            None => hexadecimal(&answer_of(
+            None => hexadecimal(&output_of(
                 &self.root.join("usr/bin/vcgencmd"),
                 "get_throttled",
             )?),
         }
     }
 
-    /// Linux's cooling devices that lower the clock (the kernel's cpufreq_cooling, ACPI's `Processor`).
+    /// The state of cooling devices that lower the clock (the kernel's cpufreq_cooling, ACPI's `Processor`).
     fn cooling(&self) -> Option<Throttling> {
         let states: Vec<f64> = self
             .folders("sys/class/thermal", "cooling_device")
@@ -128,14 +128,14 @@ impl System {
         (!states.is_empty()).then_some(Throttling { flags })
     }
 
-    /// Most memory that this process has held at a time, in bytes (`VmHWM` of /proc/self/status).
+    /// Peak resident memory of this process in bytes (`VmHWM` of /proc/self/status).
     pub fn peak_rss_bytes(&self) -> Option<u64> {
         let text = self.field("proc/self/status", "VmHWM")?;
         let kibibytes: u64 = text.strip_suffix("kB")?.trim().parse().ok()?;
         kibibytes.checked_mul(1 << 10)
     }
 
-    /// The value behind `name:` in a file of such lines.
+    /// The value of the line `name: value`.
     fn field(&self, path: &str, name: &str) -> Option<String> {
         let text = self.text(path)?;
         let value = text.lines().find_map(|line| {
@@ -150,7 +150,7 @@ impl System {
         value.is_finite().then_some(value)
     }
 
-    /// A file's text without the white space and the zero (device tree) around it; `None` where it is empty.
+    /// A file's text without surrounding white space and NUL (device tree); `None` if that is empty.
     fn text(&self, path: impl AsRef<Path>) -> Option<String> {
         let mut bytes = vec![];
         let file = File::open(self.root.join(path)).ok()?;
@@ -160,7 +160,7 @@ impl System {
         (!text.is_empty()).then(|| text.to_owned())
     }
 
-    /// Folders under `parent` whose names begin with `prefix`, as paths below the root.
+    /// Folders in `parent` whose names begin with `prefix`, as paths below the root.
     fn folders(&self, parent: &'static str, prefix: &str) -> impl Iterator<Item = PathBuf> {
         let entries = std::fs::read_dir(self.root.join(parent)).into_iter();
         let names = entries.flatten().flatten().map(|entry| entry.file_name());
@@ -170,8 +170,8 @@ impl System {
     }
 }
 
-/// What a program prints, if it is there and ends in time.
-fn answer_of(program: &Path, argument: &str) -> Option<String> {
+/// The output of a program, if it exists and exits in time.
+fn output_of(program: &Path, argument: &str) -> Option<String> {
     let mut child = Command::new(program)
         .arg(argument)
         .stdin(Stdio::null())
@@ -181,7 +181,7 @@ fn answer_of(program: &Path, argument: &str) -> Option<String> {
         .ok()?;
     let start = Instant::now();
     while child.try_wait().ok()?.is_none() {
-        if start.elapsed() > VCGENCMD_PATIENCE {
+        if start.elapsed() > VCGENCMD_TIMEOUT {
             let _ = child.kill();
             let _ = child.wait();
             return None;
@@ -189,17 +189,17 @@ fn answer_of(program: &Path, argument: &str) -> Option<String> {
         std::thread::sleep(Duration::from_millis(1));
     }
     let mut text = String::new();
-    let answer = child.stdout.take()?.take(MAX_BYTES);
-    { answer }.read_to_string(&mut text).ok()?;
+    let mut output = child.stdout.take()?.take(MAX_BYTES);
+    output.read_to_string(&mut text).ok()?;
     Some(text)
 }
 
-/// What holds the processor back, as the word that a Raspberry Pi's firmware answers to `get_throttled`: the low half
-/// says what is so now, bits 16 to 19 what has been so since the board was started.
+/// Reasons for throttling, as the flags that a Raspberry Pi's firmware returns for `get_throttled`: bits 0 to 3 are the
+/// current state, bits 16 to 19 what has happened since boot.
 /// <https://www.raspberrypi.com/documentation/computers/os.html#get_throttled>
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Throttling {
-    /// The word.
+    /// The flags.
     pub flags: u32,
 }
 
@@ -209,27 +209,27 @@ impl Throttling {
     const THROTTLED: u32 = 4;
     const SOFT_LIMIT: u32 = 8;
 
-    /// Whether the processor runs below the clock that it could have, now.
+    /// Whether the clock is limited now. Under-voltage alone does not limit it.
     pub fn is_throttled(self) -> bool {
         self.flags & (Self::CAPPED | Self::THROTTLED | Self::SOFT_LIMIT) != 0
     }
 
-    /// What was so at any time between `before` and `self`: now, or noted by the firmware meanwhile.
+    /// What happened between `before` and `self`: what holds now, and what the firmware recorded in between.
     pub fn since(self, before: Self) -> Self {
-        let noted = (self.flags & !before.flags) >> 16;
+        let recorded = (self.flags & !before.flags) >> 16;
         Self {
-            flags: (self.flags & 0xF) | (noted & 0xF),
+            flags: (self.flags & 0xF) | (recorded & 0xF),
         }
     }
 
-    /// Either's.
+    /// The reasons of both.
     pub fn or(self, other: Self) -> Self {
         Self {
             flags: self.flags | other.flags,
         }
     }
 
-    /// Names of what is so now.
+    /// Names of the reasons that hold now.
     pub fn reasons(self) -> Vec<&'static str> {
         let names = [
             (Self::UNDER_VOLTAGE, "under-voltage"),
@@ -246,7 +246,7 @@ impl Throttling {
 mod tests {
     use super::*;
 
-    /// A root folder with these files.
+    /// A machine with these files.
     fn machine(files: &[(&str, &[u8])]) -> (tempfile::TempDir, System) {
         let root = tempfile::tempdir().unwrap();
         for (path, content) in files {
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_raspberry_pi_is_read() {
+    fn reads_a_raspberry_pi() {
         let (_root, pi) = machine(&[
             (
                 "proc/device-tree/model",
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hottest_processor_zone_counts_else_the_hottest() {
+    fn temperature_is_of_the_hottest_processor_zone_or_else_of_the_hottest_zone() {
         let zones: [(&str, &[u8]); 6] = [
             ("sys/class/thermal/thermal_zone0/type", b"CPU-therm"),
             ("sys/class/thermal/thermal_zone0/temp", b"40000"),
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn cooling_devices_tell_where_there_is_no_firmware() {
+    fn throttling_is_read_from_cooling_devices_without_pi_firmware() {
         let capped = |state: &'static [u8]| {
             let (_root, system) = machine(&[
                 ("sys/class/thermal/cooling_device0/type", b"pwm-fan"),
@@ -326,27 +326,30 @@ mod tests {
         assert_eq!(capped(b"x"), None);
     }
 
-    /// A firmware that hangs must not hang the caller.
+    /// If this fails, firmware that hangs makes the caller hang.
     #[cfg(unix)]
     #[test]
-    fn vcgencmd_is_asked_and_not_waited_for() {
+    fn vcgencmd_is_run_with_a_timeout() {
         use std::os::unix::fs::PermissionsExt;
-        let ask = |script: &str| {
+        let throttling = |script: &str| {
             let (root, system) = machine(&[("usr/bin/vcgencmd", script.as_bytes())]);
             let program = root.path().join("usr/bin/vcgencmd");
             std::fs::set_permissions(program, PermissionsExt::from_mode(0o755)).unwrap();
             system.throttling()
         };
         let flags = Some(Throttling { flags: 0x20002 });
-        assert_eq!(ask("#!/bin/sh\necho throttled=0x20002\n"), flags);
-        assert_eq!(ask("#!/bin/sh\necho VCHI initialization failed\n"), None);
+        assert_eq!(throttling("#!/bin/sh\necho throttled=0x20002\n"), flags);
+        assert_eq!(
+            throttling("#!/bin/sh\necho VCHI initialization failed\n"),
+            None
+        );
         let start = Instant::now();
-        assert_eq!(ask("#!/bin/sh\nexec sleep 60\n"), None);
+        assert_eq!(throttling("#!/bin/sh\nexec sleep 60\n"), None);
         assert!(start.elapsed() < Duration::from_secs(30));
     }
 
     #[test]
-    fn what_is_absent_or_garbage_is_not_known() {
+    fn missing_and_malformed_values_are_none() {
         let (_root, nothing) = machine(&[]);
         let garbage: [&[u8]; 5] = [
             b"",
@@ -382,15 +385,15 @@ mod tests {
     }
 
     #[test]
-    fn what_the_firmware_noted_before_a_run_is_not_of_the_run() {
-        let word = |flags| Throttling { flags };
+    fn throttling_before_a_run_does_not_count() {
+        let flags = |flags| Throttling { flags };
         // Throttled yesterday: nothing in this run.
-        assert_eq!(word(0x40000).since(word(0x40000)), word(0));
+        assert_eq!(flags(0x40000).since(flags(0x40000)), flags(0));
         // Capped between two looks.
         assert_eq!(
-            word(0x60000).since(word(0x40000)).reasons(),
+            flags(0x60000).since(flags(0x40000)).reasons(),
             ["clock capped"]
         );
-        assert!(!word(0x10001).is_throttled(), "under-voltage alone");
+        assert!(!flags(0x10001).is_throttled(), "under-voltage alone");
     }
 }

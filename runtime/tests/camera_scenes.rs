@@ -114,7 +114,7 @@ fn exactly_the_scene_changes_are_detected_within_three_frames() {
     let mut latest = 0;
     for (index, (frame, change)) in events.iter().enumerate() {
         let (_, name) = &scenes[index];
-        let state = Some(SceneState::Class(name.clone()));
+        let state = Some(SceneState::Class(name.as_str().into()));
         assert_eq!(
             (&change.from, Some(&change.to)),
             (&expected_from, state.as_ref()),

@@ -1,11 +1,12 @@
-//! The library's classifier: one serves several threads; the policy for "unknown" can be the program's.
+//! The library's classifier: threads, frames in the caller's memory, streams, thresholds for "unknown".
 
 use std::path::Path;
+use std::sync::Arc;
 
-use pinhole::{Classifier, DecodeOptions};
+use pinhole::{Classifier, DecodeOptions, RgbView};
 
 #[test]
-fn threads_share_a_classifier_and_get_the_same_bits() {
+fn threads_share_a_classifier_and_get_bit_identical_embeddings() {
     let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets");
     let classifier = Classifier::open(assets.join("demo")).unwrap();
     let images: Vec<_> = std::fs::read_dir(assets.join("samples"))
@@ -27,20 +28,20 @@ fn threads_share_a_classifier_and_get_the_same_bits() {
     });
 }
 
-/// Thresholds of the program's own, just below and just above what an image has, in place of the bundle's.
+/// Thresholds of the builder replace those of the bundle; they are set just below and just above an image's values.
 #[test]
-fn the_policy_for_unknown_can_be_given() {
+fn thresholds_for_unknown_can_be_overridden() {
     let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets");
     let sample = assets.join("samples/red-heart.png");
     let image = pinhole::open_image(sample, &DecodeOptions::default()).unwrap();
     let demo = || Classifier::builder().threads(1);
     let answer = demo().open(assets.join("demo")).unwrap();
     let answer = answer.classify(&image).unwrap();
-    // Of the demo bundle, which asks for nothing.
+    // The demo bundle has no thresholds.
     assert!(!answer.unknown);
     let similarity = answer.ranking[0].similarity;
     let margin = similarity - answer.ranking[1].similarity;
-    // A bundle that asks for more than any image has.
+    // A bundle with thresholds that no image reaches.
     let strict = tempfile::tempdir().unwrap();
     let copied = std::process::Command::new("cp")
         .args(["-r", "--"])
@@ -80,13 +81,13 @@ fn the_policy_for_unknown_can_be_given() {
             demo().min_similarity(similarity + 1e-4),
             true,
         ),
-        ("less apart", mild, demo().min_margin(margin - 1e-4), false),
         (
-            "further apart",
+            "margin below",
             mild,
-            demo().min_margin(margin + 1e-4),
-            true,
+            demo().min_margin(margin - 1e-4),
+            false,
         ),
+        ("margin above", mild, demo().min_margin(margin + 1e-4), true),
     ] {
         let classifier = builder.open(bundle).unwrap();
         assert_eq!(
@@ -94,5 +95,36 @@ fn the_policy_for_unknown_can_be_given() {
             unknown,
             "{name}"
         );
+    }
+}
+
+/// If this fails, frames in the caller's memory, streams or shared class names give other answers than owned images.
+#[test]
+fn owned_images_frames_and_streams_give_the_same_answer() {
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets");
+    let image = pinhole::open_image(
+        assets.join("samples/blue-square.png"),
+        &DecodeOptions::default(),
+    )
+    .unwrap();
+    let row = image.width as usize * 3;
+    let padded: Vec<u8> = (image.data.chunks_exact(row))
+        .flat_map(|row| [row, &[0xA5; 13]].concat())
+        .collect();
+    let frame = RgbView::with_stride(image.width, image.height, row + 13, &padded).unwrap();
+    let classifier = Classifier::open(assets.join("demo")).unwrap();
+    let expected = classifier.classify(&image).unwrap();
+    assert_eq!(&*expected.ranking[0].name, "blue square");
+    let again = classifier.classify(frame).unwrap();
+    assert_eq!(again.ranking, expected.ranking);
+    let mut stream = classifier.stream().unwrap();
+    assert_eq!(stream.classify(frame).unwrap().ranking, expected.ranking);
+    assert_eq!(
+        classifier.embed(frame).unwrap().values,
+        classifier.embed(&image).unwrap().values
+    );
+    for (a, b) in again.ranking.iter().zip(&expected.ranking) {
+        assert!(Arc::ptr_eq(&a.name, &b.name), "{} was copied", a.name);
+        assert_eq!(*a.name, *classifier.manifest().classes[a.index]);
     }
 }

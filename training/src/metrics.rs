@@ -20,7 +20,9 @@ pub struct Prediction {
 /// The expected calibration error, 0..1, see [`pinhole_bundle::expected_calibration_error`].
 pub fn calibration_error(predictions: &[Prediction]) -> f64 {
     let pairs = predictions.iter();
-    pinhole_bundle::expected_calibration_error(pairs.map(|p| (p.confidence, p.label == p.predicted)))
+    pinhole_bundle::expected_calibration_error(
+        pairs.map(|p| (p.confidence, p.label == p.predicted)),
+    )
 }
 
 /// The harmonic mean of two accuracies, 2ab / (a + b); 0 if both are 0.

@@ -1,4 +1,4 @@
-//! Two results of `pinhole bench --json` side by side.
+//! `pinhole bench --compare`: a table of two results of `pinhole bench --json`.
 
 use std::fs::File;
 use std::io::Read;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
-/// Name, JSON pointer, decimals, and what divides it for the table.
+/// Name in the table, JSON pointer, decimals in the table, divisor for the table.
 const METRICS: [(&str, &str, usize, f64); 12] = [
     ("p50 ms", "/latency_ms/p50", 3, 1.0),
     ("p90 ms", "/latency_ms/p90", 3, 1.0),
@@ -23,8 +23,7 @@ const METRICS: [(&str, &str, usize, f64); 12] = [
     ("peak memory MB", "/peak_rss_bytes", 1, 1e6),
 ];
 
-/// Two runs that differ in one of these do not tell which program is the faster. The hashes stand for paths, which
-/// differ between machines.
+/// Two runs that differ in one of these cannot be compared. Hashes instead of paths, which differ between machines.
 const CONDITIONS: [(&str, &str); 9] = [
     ("bundle", "bundle_sha256"),
     ("precision", "precision"),
@@ -37,27 +36,27 @@ const CONDITIONS: [(&str, &str); 9] = [
     ("throttled", "throttled"),
 ];
 
-/// A result is some kilobytes long, a table over days no more.
+/// Far above the size of a result, which is some kilobytes.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// A result that was read.
+/// A result read from a file.
 struct Run {
     path: PathBuf,
     json: Value,
 }
 
-/// The table, and what is to be warned of.
+/// The table, and warnings about different conditions.
 pub(super) struct Comparison {
     pub(super) table: String,
     pub(super) warnings: Vec<String>,
-    /// By how many per cent the median of the second is above that of the first; negative if it is faster.
+    /// Percentage by which the p50 latency of the second is above that of the first; negative if it is faster.
     pub(super) slower_percent: f64,
 }
 
 /// Compares the results in two files.
 ///
 /// # Errors
-/// A file that cannot be read, or is no such result: with its name, the field, what was expected and what was found.
+/// For a file that cannot be read or is not such a result.
 pub(super) fn compare(a: &Path, b: &Path) -> Result<Comparison> {
     let [a, b] = [Run::read(a)?, Run::read(b)?];
     let mut table = format!("{:<20} {:>12} {:>12} {:>8}\n", "", "a", "b", "b / a");
@@ -101,7 +100,7 @@ impl Run {
         }
         let json: Value = serde_json::from_slice(&bytes).map_err(|e| {
             anyhow!(
-                "{}: expected the output of `pinhole bench --json`, found no JSON: {e}",
+                "{}: expected the output of `pinhole bench --json`, found invalid JSON: {e}",
                 path.display()
             )
         })?;
@@ -113,7 +112,7 @@ impl Run {
         for field in ["bundle", "precision", "kernels"] {
             let value = &run.json[field];
             if !value.is_string() {
-                return Err(run.wrong(field, "a text", run.json.get(field)));
+                return Err(run.wrong(field, "a string", run.json.get(field)));
             }
         }
         if !run.json["threads"].is_u64() {
@@ -122,7 +121,7 @@ impl Run {
         Ok(run)
     }
 
-    /// A measured value; only the peak memory may be unknown.
+    /// A measured value. Only the peak memory may be null.
     fn number(&self, pointer: &str) -> Result<Option<f64>> {
         let value = self.json.pointer(pointer);
         match value {
@@ -134,7 +133,7 @@ impl Run {
         }
     }
 
-    /// More than zero, so that it can be divided by.
+    /// The p50 latency, above 0 because it is a divisor.
     fn median(&self) -> Result<f64> {
         let pointer = "/latency_ms/p50";
         match self.number(pointer)? {
@@ -153,7 +152,7 @@ impl Run {
     }
 }
 
-/// A value in a message: short, on one line.
+/// A value for a message: one short line.
 fn shown(value: &Value) -> String {
     let text = match value {
         Value::Null => "not known".into(),

@@ -1,4 +1,4 @@
-//! The loop that is measured.
+//! The measured loop.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -13,17 +13,17 @@ use super::samples::Samples;
 /// Names of the stages, in the order of [`Measured::stages`].
 pub(super) const STAGES: [&str; 4] = ["decode", "preprocess", "encode", "head"];
 
-/// Without `--warm-up`: so many images and so long, for caches, threads and the clock of the processor.
+/// Default warm-up: at least this many images, for at least this long, until caches, threads and clocks are steady.
 const WARM_UP: (u64, Duration) = (5, Duration::from_millis(500));
-/// Without `--seconds` and `--iterations`: so many images and so long, but no longer than the last.
+/// Default run: at least this many images, for at least this long, but no longer than the last.
 const SHORT: (u64, Duration, Duration) = (30, Duration::from_secs(3), Duration::from_secs(30));
-/// Rows over time at most, unless a row is below [`LEAST_ROW`].
+/// Maximum number of rows over time, if that makes rows of at least [`MIN_ROW`].
 const ROWS: u32 = 60;
-const LEAST_ROW: Duration = Duration::from_secs(1);
-/// Between two calls of the progress line.
+const MIN_ROW: Duration = Duration::from_secs(1);
+/// Time between two updates of the progress line.
 const TICK: Duration = Duration::from_millis(500);
 
-/// When a run ends: at the first limit that is reached.
+/// When a run ends: at the first limit reached.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Limits {
     pub(super) warm_up: Option<u64>,
@@ -31,23 +31,23 @@ pub(super) struct Limits {
     pub(super) time: Option<Duration>,
 }
 
-/// A run.
+/// The measurements of a run.
 pub(super) struct Measured {
     pub(super) warm_up: u64,
-    /// The whole way of each image.
+    /// From the encoded bytes to the ranking, per image.
     pub(super) latency: Samples,
     pub(super) stages: [Samples; STAGES.len()],
-    /// Time spent on the images, with what it takes to write the times down, without looks at the machine.
+    /// Time spent on the images and on recording their times, without reading sensors.
     pub(super) elapsed: Duration,
     pub(super) over_time: Vec<Row>,
     /// At the end.
     pub(super) temperature_c: Option<f64>,
-    /// Of the whole run.
+    /// At any time of the run.
     pub(super) throttling: Option<Throttling>,
     pub(super) interrupted: bool,
 }
 
-/// A part of a run. `null` is what the machine does not tell.
+/// A part of a run. `null` stands for what the machine does not report.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Row {
     /// From the start of the run, in seconds.
@@ -58,26 +58,26 @@ pub(super) struct Row {
     pub(super) iterations: u64,
     /// Images divided by the time between start and end.
     pub(super) frames_per_second: f64,
-    /// Median of the whole way of an image.
+    /// Median latency of an image.
     pub(super) p50_ms: f64,
-    /// 99th percentile of the whole way of an image.
+    /// 99th percentile of the latency of an image.
     pub(super) p99_ms: f64,
     /// Temperature of the processor at the end, in degrees Celsius.
     pub(super) temperature_c: Option<f64>,
     /// Clock of the processors at the end, the mean where they differ.
     pub(super) frequency_mhz: Option<f64>,
-    /// Whether the processor was held back.
+    /// Whether the processor was throttled.
     pub(super) throttled: Option<bool>,
 }
 
-/// What the progress line shows.
+/// The progress line's values.
 pub(super) struct Progress {
     pub(super) iterations: u64,
     pub(super) elapsed: Duration,
     pub(super) temperature_c: Option<f64>,
 }
 
-/// What is run: always the same image.
+/// What is measured: one image, classified again and again.
 pub(super) struct Subject<'a> {
     pub(super) classifier: &'a Classifier,
     /// The file's content.
@@ -99,12 +99,12 @@ impl Limits {
         self.iterations.is_some_and(|n| done >= n) || self.time.is_some_and(|t| elapsed >= t)
     }
 
-    /// Least images and least time of a row, so that there are not many more than [`ROWS`].
+    /// Minimum number of images and minimum time of a row, which keep the number of rows near [`ROWS`].
     fn row(&self) -> (u64, Duration) {
         match (self.time, self.iterations) {
-            (Some(time), _) => (1, (time / ROWS).max(LEAST_ROW)),
-            (None, Some(iterations)) => (iterations.div_ceil(u64::from(ROWS)), LEAST_ROW),
-            (None, None) => (1, LEAST_ROW),
+            (Some(time), _) => (1, (time / ROWS).max(MIN_ROW)),
+            (None, Some(iterations)) => (iterations.div_ceil(u64::from(ROWS)), MIN_ROW),
+            (None, None) => (1, MIN_ROW),
         }
     }
 }
@@ -112,7 +112,7 @@ impl Limits {
 /// Runs the subject until a limit is reached or `stop` is set.
 ///
 /// # Errors
-/// Those of decoding and classifying.
+/// As decoding and [`Classifier::classify`].
 pub(super) fn measure(
     subject: &Subject,
     limits: &Limits,
@@ -128,7 +128,7 @@ pub(super) fn measure(
         warm_up += 1;
     }
 
-    let mut watch = Watch::new(system);
+    let mut monitor = Monitor::new(system);
     let mut run = Measured {
         warm_up,
         latency: Samples::new(),
@@ -139,31 +139,31 @@ pub(super) fn measure(
         throttling: None,
         interrupted: false,
     };
-    let (least_images, least_time) = limits.row();
-    // Of the row that is under way.
+    let (min_images, min_time) = limits.row();
+    // Of the current row.
     let mut latency = Samples::new();
     let mut row_begin = Duration::ZERO;
     let begin = Instant::now();
     let mut tick = begin;
-    // When the last image ended, or what came between it and the next.
+    // End of the last image, or of the sensor reading or progress update after it.
     let mut resumed = begin;
     loop {
         let done = limits.reached(run.latency.count(), begin.elapsed());
         run.interrupted = !done && stopped();
         let over = done || run.interrupted;
-        let full = latency.count() >= least_images && run.elapsed - row_begin >= least_time;
+        let full = latency.count() >= min_images && run.elapsed - row_begin >= min_time;
         if full || over {
-            // A look at the machine takes up to milliseconds, which are no image's.
-            let look = watch.look();
-            run.temperature_c = look.temperature_c;
-            let row = Row::new(&mut latency, row_begin, run.elapsed, &look);
+            // Takes up to milliseconds, which must not count as an image's.
+            let sensors = monitor.read();
+            run.temperature_c = sensors.temperature_c;
+            let row = Row::new(&mut latency, row_begin, run.elapsed, &sensors);
             run.over_time.extend(row);
             latency.clear();
             row_begin = run.elapsed;
             resumed = Instant::now();
         }
         if over {
-            run.throttling = watch.whole;
+            run.throttling = monitor.whole_run;
             return Ok(run);
         }
         if tick.elapsed() >= TICK {
@@ -187,19 +187,19 @@ pub(super) fn measure(
     }
 }
 
-/// One image's.
+/// Times of one image.
 struct Times {
     total: Duration,
     stages: [Duration; STAGES.len()],
 }
 
 impl Subject<'_> {
-    /// From the file's bytes to the ranking, memory given back.
+    /// From the file's bytes to the ranking, including the release of the memory.
     fn run(&self) -> Result<Times> {
         let start = Instant::now();
         let image = pinhole_preprocessing::decode(self.image, &DecodeOptions::default())?;
         let decode = start.elapsed();
-        // Not as a stream, whose conditional head would find that the image did not change.
+        // Not a stream: its conditional head would reuse the class embeddings of the identical last image.
         let latency = self.classifier.classify(&image)?.latency;
         drop(image);
         Ok(Times {
@@ -211,7 +211,12 @@ impl Subject<'_> {
 
 impl Row {
     /// `None` without images.
-    fn new(latency: &mut Samples, begin: Duration, end: Duration, look: &Look) -> Option<Self> {
+    fn new(
+        latency: &mut Samples,
+        begin: Duration,
+        end: Duration,
+        sensors: &Sensors,
+    ) -> Option<Self> {
         let iterations = latency.count();
         let summary = latency.summary()?;
         Some(Self {
@@ -221,46 +226,45 @@ impl Row {
             frames_per_second: iterations as f64 / (end - begin).as_secs_f64(),
             p50_ms: summary.p50,
             p99_ms: summary.p99,
-            temperature_c: look.temperature_c,
-            frequency_mhz: look.frequency_mhz,
-            throttled: look.throttling.map(Throttling::is_throttled),
+            temperature_c: sensors.temperature_c,
+            frequency_mhz: sensors.frequency_mhz,
+            throttled: sensors.throttling.map(Throttling::is_throttled),
         })
     }
 }
 
-/// Looks at the machine, so that what held it back between two looks is not missed where it was noted.
-struct Watch<'a> {
+/// Reads the sensors. Throttling between two readings is included where the firmware records it.
+struct Monitor<'a> {
     system: &'a System,
     last: Option<Throttling>,
-    /// Of all looks.
-    whole: Option<Throttling>,
+    whole_run: Option<Throttling>,
 }
 
-struct Look {
+struct Sensors {
     temperature_c: Option<f64>,
     frequency_mhz: Option<f64>,
-    /// Since the last look.
+    /// Since the last reading.
     throttling: Option<Throttling>,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> Monitor<'a> {
     fn new(system: &'a System) -> Self {
         Self {
             system,
             last: system.throttling(),
-            whole: None,
+            whole_run: None,
         }
     }
 
-    fn look(&mut self) -> Look {
+    fn read(&mut self) -> Sensors {
         let now = self.system.throttling();
         let throttling = now.map(|now| now.since(self.last.unwrap_or(now)));
         self.last = now.or(self.last);
-        self.whole = match (self.whole, throttling) {
+        self.whole_run = match (self.whole_run, throttling) {
             (Some(a), Some(b)) => Some(a.or(b)),
             (a, b) => a.or(b),
         };
-        Look {
+        Sensors {
             temperature_c: self.system.temperature_c(),
             frequency_mhz: self.system.frequency_mhz(),
             throttling,
@@ -292,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stages_are_within_the_whole_and_both_within_the_time_that_passed() {
+    fn stage_times_add_up_to_at_most_the_latency_and_the_elapsed_time() {
         let start = Instant::now();
         let mut run = run(
             Limits {
@@ -302,16 +306,16 @@ mod tests {
             },
             false,
         );
-        let passed = start.elapsed().as_secs_f64();
+        let wall_clock = start.elapsed().as_secs_f64();
         assert_eq!((run.warm_up, run.latency.count()), (3, 20));
         let whole = run.latency.summary().unwrap();
         let stages = run.stages.each_mut().map(|s| s.summary().unwrap().mean);
         let sum: f64 = stages.iter().sum();
         assert!(stages.iter().all(|s| *s > 0.0), "{stages:?}");
-        // Means are given to the nanosecond.
+        // Means are rounded to nanoseconds.
         assert!(sum <= whole.mean + 1e-5, "{sum} > {}", whole.mean);
         assert!(20.0 * whole.mean <= run.elapsed.as_secs_f64() * 1e3 + 1e-4);
-        assert!(run.elapsed.as_secs_f64() <= passed);
+        assert!(run.elapsed.as_secs_f64() <= wall_clock);
         let ordered = [whole.min, whole.p50, whole.p90, whole.p99];
         assert!(ordered.is_sorted(), "{ordered:?}");
     }
@@ -337,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_is_stopped_says_so() {
+    fn a_stopped_run_is_marked_as_interrupted() {
         let mut run = run(Limits::default(), true);
         assert!(run.interrupted);
         assert_eq!(run.latency.summary(), None);
@@ -345,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_limit_ends_a_run() {
+    fn a_run_ends_at_the_first_limit() {
         let limits = |iterations, seconds| Limits {
             warm_up: None,
             iterations,
@@ -364,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_run_has_sixty_rows() {
+    fn a_long_run_has_about_sixty_rows() {
         let row = |iterations, seconds| {
             let time = Option::map(seconds, Duration::from_secs);
             Limits {
@@ -375,7 +379,7 @@ mod tests {
             .row()
         };
         assert_eq!(row(None, Some(600)), (1, Duration::from_secs(10)));
-        assert_eq!(row(None, Some(30)), (1, LEAST_ROW));
-        assert_eq!(row(Some(6001), None), (101, LEAST_ROW));
+        assert_eq!(row(None, Some(30)), (1, MIN_ROW));
+        assert_eq!(row(Some(6001), None), (101, MIN_ROW));
     }
 }

@@ -1,4 +1,4 @@
-//! `pinhole bench`: how fast is this board?
+//! `pinhole bench`: time per image and stage, memory and temperature.
 
 mod compare;
 mod measure;
@@ -20,62 +20,63 @@ use pinhole::{Classifier, DecodeOptions, RgbImage};
 use sha2::{Digest, Sha256};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::cli::{Bench, Common};
+use crate::cli::{BenchArgs, BundleArgs, ConditionalArgs, ModeName};
+use crate::{open, output};
 use measure::{Limits, Measured, Progress, Subject, measure};
 use plot::PlotFile;
-use report::{Report, Stages};
+use report::{BenchReport, Stages};
 
-/// The subcommand.
-pub(crate) fn run(arguments: &Bench) -> Result<ExitCode> {
-    if let [a, b] = &arguments.compare[..] {
-        return compare(a, b, arguments.fail_above);
+pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
+    if let [a, b] = &args.compare[..] {
+        return compare(a, b, args.fail_above);
     }
-    let Some(bundle) = &arguments.bundle else {
+    let Some(bundle) = &args.bundle else {
         bail!("expected a bundle's folder, found none");
     };
-    // What can be refused is refused before minutes are spent.
-    let plot = arguments.plot.as_deref().map(PlotFile::create);
-    let plot = plot.transpose()?;
-    let own_image = arguments.image.as_deref().map(Image::open).transpose()?;
+    // Errors that can be found at the start must not appear after a run of ten minutes.
+    let plot = args.plot.as_deref().map(PlotFile::create).transpose()?;
+    let own_image = args.image.as_deref().map(Image::open).transpose()?;
 
-    let common = Common {
+    let bundle_args = BundleArgs {
         bundle: bundle.clone(),
-        threads: arguments.threads,
+        threads: args.threads,
     };
     let start = Instant::now();
-    let classifier = crate::open_conditional(&common, &arguments.conditional)?;
+    let classifier = open::conditional(&bundle_args, &args.conditional)?;
     let load = start.elapsed();
     check_answers(&classifier)?;
     let image = match own_image {
         Some(image) => image,
-        // A bundle has one at least.
+        // Every bundle has at least one.
         None => Image::open(&bundle.join(&classifier.bundle().golden().images[0].file))?,
     };
 
     let system = System::new("/");
     let limits = Limits {
-        warm_up: arguments.warm_up,
-        iterations: arguments.iterations.map(|n| n as u64),
-        time: arguments.seconds,
+        warm_up: args.warm_up,
+        iterations: args.iterations.map(|n| n as u64),
+        time: args.seconds,
     };
     let subject = Subject {
         classifier: &classifier,
         image: &image.bytes,
     };
     let stop = stop_on_signals()?;
-    let mut line = ProgressLine::new(arguments.seconds);
+    let line = ProgressLine::new(args.seconds);
     let measured = measure(&subject, &limits, &system, &stop, &mut |p| line.show(p));
     line.clear();
-    let report = report(arguments, &classifier, &image, load, &system, measured?)?;
+    let report = report(args, &classifier, &image, load, &system, measured?)?;
     if report.interrupted {
-        eprintln!("note: interrupted: these are the figures up to then");
+        output::note(format_args!(
+            "note: interrupted; these are the results so far"
+        ));
     }
 
     let mut out = std::io::stdout().lock();
-    if arguments.json {
+    if args.json {
         writeln!(out, "{}", serde_json::to_string(&report)?)?;
     } else {
-        write!(out, "{}", report.text(arguments.seconds.is_some()))?;
+        write!(out, "{}", report.text(args.seconds.is_some()))?;
     }
     if let Some(plot) = plot {
         let title = format!(
@@ -90,7 +91,7 @@ pub(crate) fn run(arguments: &Bench) -> Result<ExitCode> {
 fn compare(a: &Path, b: &Path, fail_above: Option<f64>) -> Result<ExitCode> {
     let comparison = compare::compare(a, b)?;
     for warning in &comparison.warnings {
-        eprintln!("warning: {warning}");
+        output::note(format_args!("warning: {warning}"));
     }
     write!(std::io::stdout().lock(), "{}", comparison.table)?;
     let slower = comparison.slower_percent;
@@ -104,16 +105,17 @@ fn compare(a: &Path, b: &Path, fail_above: Option<f64>) -> Result<ExitCode> {
     }
 }
 
-/// A wrong answer is not worth a measurement.
+/// Refuses to measure a machine whose answers are wrong.
 fn check_answers(classifier: &Classifier) -> Result<()> {
     let result = classifier.self_test()?;
     let cosines = result.images.iter().map(|i| i.cosine);
-    // A NaN is the worst.
+    // NaN counts as the worst.
     let worst = cosines.fold(1.0, |a: f32, b| if b >= a { a } else { b });
     if !result.passed() {
         bail!(
-            "{}: self-test: expected cosines of at least {}, found {worst} with kernels {}; wrong answers are not \
-             timed: `pinhole selftest` names the images, PINHOLE_KERNELS=scalar tells whether a kernel is at fault",
+            "{}: self-test: expected cosines of at least {}, found {worst} with kernels {}; run \
+             `pinhole selftest` to see which images differ, and with PINHOLE_KERNELS=scalar to see whether a kernel is \
+             at fault",
             classifier.bundle().folder().display(),
             result.min_cosine,
             classifier.kernels()
@@ -122,7 +124,7 @@ fn check_answers(classifier: &Classifier) -> Result<()> {
     Ok(())
 }
 
-/// An image file in memory, known to be one.
+/// An image file in memory that was decoded once, as a check.
 struct Image {
     path: PathBuf,
     bytes: Vec<u8>,
@@ -143,26 +145,26 @@ impl Image {
     }
 }
 
-/// Set by the first Ctrl-C; the second ends the program.
+/// A flag that the first Ctrl-C or SIGTERM sets; the second ends the program.
 fn stop_on_signals() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register_conditional_default(signal, stop.clone())
             .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
-            .context("cannot watch for Ctrl-C")?;
+            .context("cannot install signal handlers")?;
     }
     Ok(stop)
 }
 
 fn report(
-    arguments: &Bench,
+    args: &BenchArgs,
     classifier: &Classifier,
     image: &Image,
     load: Duration,
     system: &System,
     mut run: Measured,
-) -> Result<Report> {
-    // Read before more memory is taken for the report.
+) -> Result<BenchReport> {
+    // Before the report itself allocates memory.
     let peak_rss_bytes = system.peak_rss_bytes();
     let folder = classifier.bundle().folder();
     let Some(latency_ms) = run.latency.summary() else {
@@ -181,8 +183,11 @@ fn report(
     };
     let manifest = folder.join("manifest.json");
     let bytes = std::fs::read(&manifest).with_context(|| manifest.display().to_string())?;
-    let mode = arguments.conditional.conditional;
-    Ok(Report {
+    let ConditionalArgs {
+        conditional: mode,
+        budget_ms,
+    } = args.conditional;
+    Ok(BenchReport {
         pinhole: env!("CARGO_PKG_VERSION"),
         bundle: folder.display().to_string(),
         bundle_sha256: sha256(&bytes),
@@ -192,7 +197,7 @@ fn report(
             mode.map_or("exact".into(), |m| m.get_name().to_owned())
         }),
         budget_ms: match mode {
-            Some(crate::cli::ConditionalMode::Auto) => Some(arguments.conditional.budget_ms),
+            Some(ModeName::Auto) => Some(budget_ms),
             _ => None,
         },
         machine: system.machine(),
@@ -200,7 +205,7 @@ fn report(
         threads: classifier.threads(),
         kernels: classifier.kernels(),
         image: image.path.display().to_string(),
-        image_of_bundle: arguments.image.is_none(),
+        image_of_bundle: args.image.is_none(),
         image_sha256: sha256(&image.bytes),
         image_width: image.size.0,
         image_height: image.size.1,
@@ -232,36 +237,37 @@ fn sha256(bytes: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// One line on a terminal, nothing in a pipe.
+/// Progress on one line of a terminal; nothing in a pipe.
 struct ProgressLine {
     terminal: bool,
-    whole: Option<Duration>,
+    /// The time limit.
+    limit: Option<Duration>,
 }
 
 impl ProgressLine {
-    fn new(whole: Option<Duration>) -> Self {
+    fn new(limit: Option<Duration>) -> Self {
         Self {
             terminal: std::io::stderr().is_terminal(),
-            whole,
+            limit,
         }
     }
 
-    fn show(&mut self, progress: &Progress) {
+    fn show(&self, progress: &Progress) {
         if !self.terminal {
             return;
         }
         let seconds = progress.elapsed.as_secs_f64();
-        let whole = self.whole.map_or(String::new(), |whole| {
-            format!(" of {:.0}", whole.as_secs_f64())
+        let limit = self.limit.map_or(String::new(), |limit| {
+            format!(" of {:.0}", limit.as_secs_f64())
         });
         let rate = progress.iterations as f64 / seconds.max(1e-9);
         let temperature = progress
             .temperature_c
             .map_or(String::new(), |t| format!(", {t:.0} °C"));
-        // A terminal that went away takes nothing with it.
+        // The run continues without its terminal.
         let _ = write!(
             std::io::stderr(),
-            "\r{seconds:.0}{whole} s, {} images, {rate:.1} frames/s{temperature}\x1b[K",
+            "\r{seconds:.0}{limit} s, {} images, {rate:.1} frames/s{temperature}\x1b[K",
             progress.iterations
         );
     }

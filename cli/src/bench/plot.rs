@@ -9,21 +9,21 @@ use tempfile::NamedTempFile;
 
 use super::measure::Row;
 
-/// A file that will hold a plot. It is asked for before a run of ten minutes, not after it.
+/// The file of a plot, opened before the run, so that an unusable path is not found ten minutes later.
 pub(super) struct PlotFile {
     path: PathBuf,
-    /// Beside `path`; removed unless it takes its name.
+    /// In the same folder; removed on drop unless it was renamed to `path`.
     file: NamedTempFile,
 }
 
 impl PlotFile {
     /// # Errors
-    /// Where `path` exists, or its folder cannot be written to.
+    /// If `path` exists or its folder is not writable.
     pub(super) fn create(path: &Path) -> Result<Self> {
-        // A link that leads nowhere exists too.
+        // A dangling symbolic link counts as existing.
         if path.symlink_metadata().is_ok() {
             bail!(
-                "--plot: {}: expected a file that does not exist yet, found one; remove it or choose another name",
+                "--plot: {}: expected a path that does not exist, found a file; remove it or choose another name",
                 path.display()
             );
         }
@@ -33,11 +33,11 @@ impl PlotFile {
         };
         let mut builder = tempfile::Builder::new();
         builder.prefix(".pinhole-plot-").suffix(".svg");
-        // As any new file: the user's mask takes away what it will.
+        // The mode of any new file, before the umask.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let file = builder.tempfile_in(folder).map_err(|e| {
-            // tempfile adds the name of a file that nobody asked for.
+            // Without the name of the temporary file, which tempfile adds.
             let e = e.kind();
             anyhow!(
                 "--plot: {}: cannot create a file in {}: {e}",
@@ -50,7 +50,7 @@ impl PlotFile {
     }
 
     /// # Errors
-    /// Where the disk is full, or a file of that name was made meanwhile.
+    /// If the disk is full, or `path` was created in the meantime.
     pub(super) fn write(mut self, title: &str, rows: &[Row]) -> Result<()> {
         let svg = svg(title, rows).map_err(|e| anyhow!("{e}"));
         let written = svg.and_then(|svg| {
@@ -63,7 +63,7 @@ impl PlotFile {
     }
 }
 
-/// A line for the frame rate and, where one is known, one for the temperature with an axis of its own.
+/// A line for the frame rate, and one for the temperature, if known, with an axis of its own.
 fn svg(title: &str, rows: &[Row]) -> Result<String, Box<dyn std::error::Error>> {
     let temperatures: Vec<(f64, f64)> = rows
         .iter()
@@ -77,7 +77,7 @@ fn svg(title: &str, rows: &[Row]) -> Result<String, Box<dyn std::error::Error>> 
     let degrees = (coolest - 5.0).floor()..(hottest + 5.0).ceil();
     let right = if temperatures.is_empty() { 16 } else { 56 };
 
-    // XML has no way to write them.
+    // XML cannot represent control characters.
     let title = title.replace(char::is_control, "?");
     let mut svg = String::new();
     let area = SVGBackend::with_string(&mut svg, (800, 400)).into_drawing_area();
@@ -96,7 +96,7 @@ fn svg(title: &str, rows: &[Row]) -> Result<String, Box<dyn std::error::Error>> 
         .x_desc("time (s)")
         .y_desc("frames per second")
         .draw()?;
-    // A part's value stands at its end, where the temperature was taken.
+    // A row is drawn at its end, where the temperature was read.
     let rates = rows.iter().map(|row| (row.end_s, row.frames_per_second));
     chart
         .draw_series(LineSeries::new(rates, &BLUE).point_size(2))?
@@ -144,10 +144,10 @@ mod tests {
     }
 
     #[test]
-    fn the_temperature_has_an_axis_where_it_is_known() {
+    fn the_temperature_is_drawn_if_it_is_known() {
         let warm = svg("a & b <c>\x1b", &rows(|i| Some(48.0 + f64::from(i) / 2.0))).unwrap();
         assert!(warm.contains("temperature (°C)") && warm.contains("frames per second"));
-        // The user's folder may be named as he likes.
+        // Folders can have any name.
         assert!(warm.contains("a &amp; b &lt;c&gt;?"), "{warm}");
         let cold = svg("", &rows(|_| None)).unwrap();
         assert!(!cold.contains("temperature"));
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plot_of_one_row_or_none_is_drawn() {
+    fn plots_of_no_and_of_one_row_are_drawn() {
         for count in [0, 1] {
             let rows = &rows(|_| Some(-40.0))[..count];
             assert!(svg("short", rows).unwrap().ends_with("</svg>\n"));
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_taken_meanwhile_is_not_overwritten() {
+    fn a_file_created_during_the_run_is_not_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.svg");
         let plot = PlotFile::create(&path).unwrap();

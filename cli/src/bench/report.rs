@@ -1,4 +1,4 @@
-//! What `pinhole bench` says: as JSON, and as text.
+//! The result of `pinhole bench`, as JSON and as text.
 
 use std::fmt::Write;
 
@@ -7,61 +7,60 @@ use serde::Serialize;
 use super::measure::{Row, STAGES};
 use super::samples::Summary;
 
-/// The JSON of `pinhole bench --json`, one object on one line. Names and units are a contract: others are added,
-/// these stay. What the machine does not tell is `null`.
+/// The JSON of `pinhole bench --json`, one object on one line. Names and units are a contract: fields may be added, but
+/// not changed. `null` stands for what the machine does not report.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct BenchReport {
     /// Version of this program.
     pub(super) pinhole: &'static str,
-    /// The folder, as it was given.
+    /// The bundle's folder, as given on the command line.
     pub(super) bundle: String,
-    /// Of its manifest.json, which holds the hashes of all its files.
+    /// Of the bundle's manifest.json, which holds the hashes of all its files.
     pub(super) bundle_sha256: String,
-    /// Of the weights: "f32", "f16" or "int8".
+    /// Precision of the weights: "f32", "f16" or "int8".
     pub(super) precision: String,
     /// Mode of a conditional head: "exact", "shortlist", "linear" or "auto"; `null` for a static one.
     pub(super) conditional: Option<String>,
-    /// Of mode "auto"; else `null`.
+    /// Budget of mode "auto"; `null` for other modes.
     pub(super) budget_ms: Option<u64>,
-    /// The board's name, else the processor's.
+    /// The board's name, or else the processor's.
     pub(super) machine: Option<String>,
     /// Processors that this process may use.
     pub(super) processors: usize,
-    /// Threads that the classifier computed with.
+    /// Threads of the classifier.
     pub(super) threads: usize,
-    /// Names of the kernels.
-    pub(super) kernels: String,
+    /// Kernel variant.
+    pub(super) kernels: &'static str,
     /// The image's file.
     pub(super) image: String,
-    /// Whether it is the bundle's first golden image, and not one that was asked for.
+    /// Whether it is the bundle's first golden image, not one given by `--image`.
     pub(super) image_of_bundle: bool,
-    /// Of that file.
+    /// Of the image's file.
     pub(super) image_sha256: String,
     /// Width of the image in pixels.
     pub(super) image_width: u32,
     /// Height of the image in pixels.
     pub(super) image_height: u32,
-    /// Images run before the measurement.
+    /// Images before the measurement.
     pub(super) warm_up: u64,
     /// Images measured.
     pub(super) iterations: u64,
-    /// Time measured, in seconds.
+    /// Measured time in seconds.
     pub(super) seconds: f64,
-    /// Whether the run was ended by a signal before it was over.
+    /// Whether a signal ended the run early.
     pub(super) interrupted: bool,
-    /// The whole way of an image: decode, preprocess, encode, head, and the memory given back.
+    /// Latency of an image: decode, preprocess, encode, head, and release of the memory.
     pub(super) latency_ms: Summary,
-    /// The stages of that way.
+    /// Latency of each stage.
     pub(super) stages_ms: Stages,
-    /// How the percentiles were made: "exact" from all times (nearest rank), or "histogram" of three significant
-    /// digits, off by a thousandth at most.
+    /// How the percentiles were computed: "exact" from all times (nearest rank), or "histogram" with three significant
+    /// digits, an error of at most 0.1 %.
     pub(super) percentiles: &'static str,
     /// Iterations divided by seconds.
     pub(super) frames_per_second: f64,
-    /// Opening of the bundle: hashes, weights, threads. Whether its files came from the disk or from the system's
-    /// cache is not known.
+    /// Time to open the bundle: hashes, weights, threads. Its files may come from the disk or from the page cache.
     pub(super) load_ms: f64,
-    /// Most memory that the process held at a time.
+    /// Peak resident memory of the process.
     pub(super) peak_rss_bytes: Option<u64>,
     /// Temperature of the processor at the end, in degrees Celsius.
     pub(super) temperature_c: Option<f64>,
@@ -69,35 +68,35 @@ pub(super) struct Report {
     pub(super) frequency_mhz: Option<f64>,
     /// Highest clock of the processors.
     pub(super) max_frequency_mhz: Option<f64>,
-    /// Whether the processor was held back at any time of the run.
+    /// Whether the processor was throttled at any time of the run.
     pub(super) throttled: Option<bool>,
-    /// Why: "under-voltage", "clock capped", "throttled", "soft temperature limit".
+    /// Reasons: "under-voltage", "clock capped", "throttled", "soft temperature limit".
     pub(super) throttled_reasons: Option<Vec<&'static str>>,
-    /// The run in parts of a second, or of a sixtieth of the run where that is longer.
+    /// The run in parts of one second or of a sixtieth of the run, whichever is longer.
     pub(super) over_time: Vec<Row>,
 }
 
-/// Times of the stages.
+/// Latency of each stage.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Stages {
-    /// JPEG or PNG to RGB.
+    /// Encoded image to RGB.
     pub(super) decode: Summary,
     /// Resizing and cropping.
     pub(super) preprocess: Summary,
     /// The image encoder.
     pub(super) encode: Summary,
-    /// Similarities, softmax and ranking; the text side of a conditional head.
+    /// Similarities, softmax and sorting; with a conditional head also its text encoder.
     pub(super) head: Summary,
 }
 
 const NOT_KNOWN: &str = "not known";
 
-impl Report {
-    /// For people. `over_time`: with the table over time.
+impl BenchReport {
+    /// The report for people, on request with the table over time.
     pub(super) fn text(&self, over_time: bool) -> String {
         let mut out = String::new();
         self.write(&mut out, over_time)
-            .expect("a String takes everything");
+            .expect("writing to a String cannot fail");
         out
     }
 
@@ -134,7 +133,7 @@ impl Report {
         };
         writeln!(
             out,
-            "iterations   {} in {:.1} s after {} of warm-up{interrupted}",
+            "iterations   {} in {:.1} s, after {} for warm-up{interrupted}",
             self.iterations, self.seconds, self.warm_up
         )?;
         writeln!(out)?;
@@ -176,7 +175,7 @@ impl Report {
         };
         writeln!(out, "throttled    {}{reasons}", yes_or_no(self.throttled))?;
         if self.percentiles != "exact" {
-            writeln!(out, "percentiles  from a histogram, off by 0.1 % at most")?;
+            writeln!(out, "percentiles  from a histogram, error at most 0.1 %")?;
         }
         if over_time {
             write_over_time(out, &self.over_time)?;

@@ -1,16 +1,16 @@
-//! Times of many images in bounded memory.
+//! Latencies of many images in bounded memory.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// So many times are kept as they are: an hour of a board that takes 360 ms for an image, in 80 kB.
+/// Number of times that are kept exactly, in 80 kB: an hour at 360 ms per image.
 const EXACT: usize = 10_000;
-/// Of the histogram after that: percentiles are off by one part in a thousand at most.
+/// Of the histogram after that: the error of a percentile is at most 0.1 %.
 const SIGNIFICANT_DIGITS: u8 = 3;
 
-/// Times, exact up to a number of them, then in a histogram. An empty one has no percentiles.
+/// Times: the first [`EXACT`] exactly, then as a histogram.
 pub(super) struct Samples {
     exact: Vec<u64>,
     histogram: Option<Histogram<u64>>,
@@ -19,8 +19,7 @@ pub(super) struct Samples {
     min_ns: u64,
 }
 
-/// Percentiles, mean and least of times, in milliseconds. A percentile is the least time that this share of the
-/// images did not exceed (nearest rank). Part of the JSON of `pinhole bench`.
+/// Percentiles (nearest rank), mean and minimum of times, in milliseconds. Part of the JSON of `pinhole bench`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Summary {
     pub(super) p50: f64,
@@ -33,7 +32,7 @@ pub(super) struct Summary {
 impl Samples {
     pub(super) fn new() -> Self {
         Self {
-            // Nothing is allocated while something is measured.
+            // No allocation during the measurement.
             exact: Vec::with_capacity(EXACT),
             histogram: None,
             count: 0,
@@ -67,7 +66,7 @@ impl Samples {
         self.count
     }
 
-    /// Whether every time is still known.
+    /// Whether all times are kept exactly.
     pub(super) fn is_exact(&self) -> bool {
         self.histogram.is_none()
     }
@@ -78,7 +77,7 @@ impl Samples {
         (self.count, self.sum_ns, self.min_ns) = (0, 0, u64::MAX);
     }
 
-    /// `None` where nothing was recorded.
+    /// `None` if nothing was recorded.
     pub(super) fn summary(&mut self) -> Option<Summary> {
         if self.count == 0 {
             return None;
@@ -93,7 +92,7 @@ impl Samples {
         })
     }
 
-    /// `exact` is sorted, and something was recorded.
+    /// `exact` must be sorted, and not all empty.
     fn percentile(&self, percent: u64) -> f64 {
         let ns = match &self.histogram {
             Some(histogram) => histogram.value_at_quantile(percent as f64 / 100.0),
@@ -102,18 +101,18 @@ impl Samples {
                 self.exact[rank as usize - 1]
             }
         };
-        // The histogram answers with the end of a step, which may lie below the least value or above all.
+        // The histogram returns a bound of a bucket, which may lie below the minimum.
         ms(ns.max(self.min_ns) as f64)
     }
 }
 
-/// 1 ns to an hour, saturated above; 250 kB.
+/// From 1 ns to an hour, saturating above; 250 kB.
 fn empty_histogram() -> Histogram<u64> {
     let hour = 3_600_000_000_000;
     Histogram::new_with_bounds(1, hour, SIGNIFICANT_DIGITS).expect("the bounds are in order")
 }
 
-/// Nanoseconds in milliseconds, to the nanosecond.
+/// Nanoseconds to milliseconds, rounded to nanoseconds.
 fn ms(ns: f64) -> f64 {
     ns.round() / 1e6
 }
@@ -122,7 +121,7 @@ fn ms(ns: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// Times of a distribution with a long tail, in nanoseconds, always the same.
+    /// Reproducible times in nanoseconds, from a distribution with a long tail.
     fn times(count: usize) -> Vec<u64> {
         let mut state = 1u64;
         let mut next = || {
@@ -144,7 +143,7 @@ mod tests {
             .collect()
     }
 
-    /// Nearest rank by definition: the least value with at least this share at or below it.
+    /// The definition of nearest rank: the smallest value with at least this percentage of all values at or below it.
     fn reference(times: &[u64], percent: u64) -> u64 {
         let share = |value: u64| times.iter().filter(|t| **t <= value).count() as u64;
         let enough = |value: &u64| 100 * share(*value) >= percent * times.len() as u64;
@@ -176,9 +175,9 @@ mod tests {
     }
 
     #[test]
-    fn long_runs_have_percentiles_within_a_thousandth() {
+    fn percentiles_of_long_runs_are_within_a_thousandth() {
         let mut times = times(EXACT + 1);
-        // A time below a microsecond and one above the histogram's end.
+        // A time below a microsecond, and one above the histogram's upper end.
         times[7] = 3;
         times[8] = u64::MAX;
         let (summary, exact) = summary(&times);
@@ -197,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_recorded_has_no_summary_also_after_clear() {
+    fn without_times_there_is_no_summary() {
         let mut samples = Samples::new();
         assert_eq!(samples.summary(), None);
         (0..=EXACT).for_each(|_| samples.record(Duration::from_millis(5)));

@@ -12,7 +12,7 @@ mod thresholds;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use pinhole::{Builder, Classifier};
+use pinhole::{Classifier, ClassifierBuilder};
 use serde::Deserialize;
 
 use crate::panel::DisplayConfig;
@@ -120,7 +120,7 @@ impl ApplianceConfig {
     }
 
     /// A builder of classifiers with the configured threads and thresholds.
-    pub fn classifier_builder(&self) -> Builder {
+    pub fn classifier_builder(&self) -> ClassifierBuilder {
         let mut builder = Classifier::builder();
         if let Some(threads) = self.threads {
             builder = builder.threads(threads);

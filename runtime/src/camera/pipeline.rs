@@ -9,7 +9,7 @@ use super::error::CameraError;
 use super::event::{FrameCounters, SourceEvent};
 use super::threads::{Camera, CameraEvent};
 use super::track::{SceneState, Tracker, TrackerOptions, TrackerOutput};
-use crate::classifier::{Classification, Latency};
+use crate::classification::{Classification, Latency};
 use crate::error::Error;
 
 /// Classifies and smooths the frames of a camera until its source ends: an iterator of [`PipelineEvent`]s.

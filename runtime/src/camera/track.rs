@@ -1,7 +1,9 @@
 //! From the answers for single frames to a state that does not flicker: an exponential moving average, then
 //! hysteresis. Time is counted in answered frames.
 
-use crate::classifier::{Classification, Ranked};
+use std::sync::Arc;
+
+use crate::classification::{Classification, Ranked};
 
 /// Smoothing and hysteresis.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,7 +32,7 @@ impl Default for TrackerOptions {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SceneState {
     /// A class, by name.
-    Class(String),
+    Class(Arc<str>),
     /// None of the classes, by the bundle's unknown policy.
     Unknown,
 }
@@ -174,7 +176,7 @@ mod tests {
         let mut ranking: Vec<Ranked> = (probabilities.iter().enumerate())
             .map(|(index, probability)| Ranked {
                 index,
-                name: index.to_string(),
+                name: index.to_string().into(),
                 probability: *probability,
                 similarity: *probability,
             })
@@ -201,7 +203,7 @@ mod tests {
             if let Some(change) = tracked.change {
                 assert_eq!(tracker.state(), Some(&change.to));
                 let to = match change.to {
-                    SceneState::Class(name) => name,
+                    SceneState::Class(name) => name.to_string(),
                     SceneState::Unknown => "unknown".into(),
                 };
                 events.push((number, to));
@@ -298,7 +300,7 @@ mod tests {
         tracker.update(&answer(&[1.0, 0.0], false));
         let mut other = answer(&[0.0, 1.0], false);
         for class in &mut other.ranking {
-            class.name.push_str(" of another bundle");
+            class.name = format!("{} of another bundle", class.name).into();
         }
         assert_eq!(tracker.update(&other).ranking, other.ranking);
     }

@@ -1,0 +1,104 @@
+//! `pinhole classify` and `pinhole embed`: image files.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use pinhole::{DecodeOptions, RgbImage};
+use serde::Serialize;
+
+use crate::cli::{ClassifyArgs, EmbedArgs, OutputArgs};
+use crate::open;
+use crate::output::{self, LatencyMs, TopClass, top_classes};
+
+#[derive(Serialize)]
+struct ClassifyLine<'a> {
+    image: String,
+    top: Vec<TopClass<'a>>,
+    unknown: bool,
+    latency_ms: LatencyMs,
+}
+
+pub(crate) fn classify(args: &ClassifyArgs) -> Result<ExitCode> {
+    let classifier = open::conditional(&args.bundle, &args.conditional)?;
+    for_each_image(&args.images, &args.output, |path, image, decode| {
+        let answer = classifier.classify(image)?;
+        let latency_ms = LatencyMs::new(decode, &answer.latency);
+        let mut out = std::io::stdout().lock();
+        if args.output.json {
+            let line = ClassifyLine {
+                image: path.display().to_string(),
+                top: top_classes(&answer.ranking, args.top),
+                unknown: answer.unknown,
+                latency_ms,
+            };
+            writeln!(out, "{}", serde_json::to_string(&line)?)?;
+            return Ok(());
+        }
+        writeln!(out, "{}  ({:.1} ms)", path.display(), latency_ms.total)?;
+        if answer.unknown {
+            writeln!(out, "          unknown; the most similar classes:")?;
+        }
+        for class in answer.top(args.top) {
+            writeln!(out, "  {:5.1} %  {}", 100.0 * class.probability, class.name)?;
+        }
+        Ok(())
+    })
+}
+
+#[derive(Serialize)]
+struct EmbedLine {
+    image: String,
+    embedding: Vec<f32>,
+}
+
+pub(crate) fn embed(args: &EmbedArgs) -> Result<ExitCode> {
+    let classifier = open::classifier(&args.bundle)?;
+    for_each_image(&args.images, &args.output, |path, image, _| {
+        let embedding = classifier.embed(image)?.values;
+        let mut out = std::io::stdout().lock();
+        if args.output.json {
+            let line = EmbedLine {
+                image: path.display().to_string(),
+                embedding,
+            };
+            writeln!(out, "{}", serde_json::to_string(&line)?)?;
+        } else {
+            let values: Vec<String> = embedding.iter().map(|v| v.to_string()).collect();
+            writeln!(out, "{}\t{}", path.display(), values.join(" "))?;
+        }
+        Ok(())
+    })
+}
+
+/// Calls `f` for each image that can be decoded, with the time that decoding took. An image that fails prints an
+/// error and makes the exit code 1; the others are still answered.
+fn for_each_image(
+    paths: &[PathBuf],
+    output: &OutputArgs,
+    mut f: impl FnMut(&Path, &RgbImage, Duration) -> Result<()>,
+) -> Result<ExitCode> {
+    let options = DecodeOptions {
+        apply_orientation: output.exif_orientation,
+        ..Default::default()
+    };
+    let mut code = ExitCode::SUCCESS;
+    for path in paths {
+        let start = Instant::now();
+        let result = match pinhole::open_image(path, &options) {
+            Ok(image) => f(path, &image, start.elapsed()),
+            Err(e) => Err(e.into()),
+        };
+        match result {
+            Ok(()) => {}
+            Err(e) if output::is_broken_pipe(&e) => return Err(e),
+            Err(e) => {
+                output::error(&e);
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(code)
+}

@@ -1,0 +1,48 @@
+//! Opening a bundle as the arguments ask.
+
+use std::time::Duration;
+
+use anyhow::{Result, anyhow, bail};
+use pinhole::{Classifier, ConditionalMode};
+
+use crate::cli::{BundleArgs, ConditionalArgs, ModeName};
+
+/// Opens the bundle for commands that take no mode of a conditional head.
+pub(crate) fn classifier(bundle: &BundleArgs) -> Result<Classifier> {
+    with_mode(bundle, ConditionalMode::default())
+}
+
+/// Opens the bundle with a mode of its conditional head.
+pub(crate) fn conditional(bundle: &BundleArgs, args: &ConditionalArgs) -> Result<Classifier> {
+    let mode = match args.conditional {
+        None | Some(ModeName::Exact) => ConditionalMode::Exact,
+        Some(ModeName::Shortlist) => ConditionalMode::Shortlist,
+        Some(ModeName::Linear) => ConditionalMode::Linear,
+        Some(ModeName::Auto) => ConditionalMode::Auto(Duration::from_millis(args.budget_ms)),
+    };
+    let classifier = with_mode(bundle, mode)?;
+    if args.conditional.is_some() && classifier.manifest().conditional.is_none() {
+        bail!(
+            "--conditional: expected a bundle with a conditional head (CoCoOp), found {} with a static head; leave \
+             the flag out",
+            bundle.bundle.display()
+        );
+    }
+    Ok(classifier)
+}
+
+fn with_mode(args: &BundleArgs, mode: ConditionalMode) -> Result<Classifier> {
+    let mut builder = Classifier::builder().conditional(mode);
+    if let Some(threads) = args.threads {
+        builder = builder.threads(threads);
+    }
+    builder.open(&args.bundle).map_err(with_flag)
+}
+
+/// The library's error, with the flag that caused it.
+pub(crate) fn with_flag(error: pinhole::Error) -> anyhow::Error {
+    match error {
+        pinhole::Error::Threads { .. } => anyhow!("--{error}; leave the flag out to use all"),
+        other => other.into(),
+    }
+}

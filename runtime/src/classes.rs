@@ -1,0 +1,157 @@
+//! New classes for a bundle that contains its text encoder.
+
+use std::path::Path;
+
+use pinhole_bundle::{Bundle, BundleWriter, HEAD, Head, HeadKind, Manifest, UnknownPolicy};
+use pinhole_model::PromptLearner;
+use pinhole_prompts::{
+    Classes, Templates, TextEncoder, Tokenizer, class_embeddings, learned_embeddings,
+};
+
+use crate::Error;
+use crate::classifier::thread_pool;
+use crate::conditional::learner;
+use crate::conditional_fit::fit_conditional;
+use crate::text_encoder::text_encoder;
+
+/// Name of the head's tensor with embeddings of calibration images.
+const CALIBRATION: &str = "calibration_embeddings";
+
+/// Replaces the classes of the bundle in `folder`, which must have been exported with its text encoder.
+///
+/// Classes that stay keep their embeddings. The approximations of a conditional head are fitted again, to calibration
+/// embeddings that the bundle contains. The temperature becomes 1 and the thresholds for "unknown" are removed, because
+/// they were calibrated on the old classes. The bundle is replaced as a whole: after a power cut it is the old or the
+/// new one.
+///
+/// `threads` is as for [`ClassifierBuilder::threads`](crate::ClassifierBuilder::threads), `None` for all processors;
+/// `progress` gets the number of prompts done and in total.
+///
+/// # Errors
+/// [`Error::NoTextEncoder`]; [`Error::Bundle`] for a bundle that is damaged or cannot be replaced; [`Error::Text`] for a
+/// class name that is too long; [`Error::Threads`], [`Error::ThreadPool`], [`Error::Kernels`].
+pub fn set_classes(
+    folder: impl AsRef<Path>,
+    classes: &Classes,
+    threads: Option<usize>,
+    progress: &mut (dyn FnMut(usize, usize) + Send),
+) -> Result<Manifest, Error> {
+    let folder = folder.as_ref();
+    thread_pool(threads)?.install(|| set_classes_here(folder, classes, progress))
+}
+
+/// [`set_classes`] in rayon's current pool.
+fn set_classes_here(
+    folder: &Path,
+    classes: &Classes,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Manifest, Error> {
+    let bundle = Bundle::open(folder)?;
+    // A text encoder with the token embeddings of the old classes only cannot embed new ones.
+    let info = bundle.manifest().text_encoder.as_ref();
+    if info.is_none_or(|text| !text.tokens.is_empty()) {
+        return Err(Error::NoTextEncoder {
+            bundle: bundle.folder().to_owned(),
+        });
+    }
+    let text_encoder = text_encoder(&bundle)?;
+    let (old, head) = (bundle.manifest(), bundle.head());
+    let (names, dim) = (classes.names(), old.model.embedding_size);
+    let known = |name: &String| old.classes.iter().position(|class| class == name);
+    let new: Vec<&String> = names.iter().filter(|name| known(name).is_none()).collect();
+    let mut conditional = None;
+    let new_head = if old.head == HeadKind::Conditional {
+        let wrong = |reason: String| Error::Head {
+            path: bundle.folder().join(HEAD),
+            reason,
+        };
+        let learner = learner(&head.learned).map_err(wrong)?;
+        let calibration = head.learned.get(CALIBRATION);
+        let calibration = calibration
+            .ok_or_else(|| wrong(format!("expected tensor {CALIBRATION}, found none")))?;
+        let scale = old.logit_scale;
+        let (mut fitted, info) = fit_conditional(
+            &text_encoder,
+            classes,
+            &learner,
+            &calibration.data,
+            scale,
+            progress,
+        )?;
+        conditional = Some(info);
+        fitted.negative_embeddings = head.negative_embeddings.clone();
+        fitted
+            .learned
+            .insert(CALIBRATION.into(), calibration.clone());
+        fitted
+    } else {
+        let mut embedded = Vec::new();
+        if !new.is_empty() {
+            embedded = embed(&bundle, &text_encoder, &Classes::new(new)?, progress)?;
+        }
+        let mut embedded = embedded.chunks_exact(dim);
+        let mut rows = Vec::with_capacity(names.len() * dim);
+        for name in names {
+            match known(name) {
+                Some(i) => rows.extend_from_slice(&head.class_embeddings[i * dim..][..dim]),
+                None => rows.extend(embedded.next().into_iter().flatten()),
+            }
+        }
+        Head {
+            classes: names.len(),
+            class_embeddings: rows,
+            ..head.clone()
+        }
+    };
+    let mut manifest = Manifest {
+        classes: names.to_vec(),
+        temperature: 1.0,
+        calibration: None,
+        conditional,
+        unknown: UnknownPolicy {
+            negatives: old.unknown.negatives.clone(),
+            ..UnknownPolicy::default()
+        },
+        ..old.clone()
+    };
+    let writer = BundleWriter::succeed(&bundle)?;
+    writer.add_head(&new_head)?;
+    writer.replace(&mut manifest)?;
+    Ok(manifest)
+}
+
+/// The embeddings `[C, D]` of new classes, with the prompts of the old ones.
+fn embed(
+    bundle: &Bundle,
+    text_encoder: &TextEncoder,
+    classes: &Classes,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Vec<f32>, Error> {
+    let (manifest, tokenizer) = (bundle.manifest(), Tokenizer::new());
+    let embeddings = match (
+        &manifest.prompt_learner,
+        bundle.head().learned.get("context"),
+    ) {
+        (Some(info), Some(context)) => {
+            let learner = PromptLearner {
+                context: context.clone(),
+                meta_net: None,
+                class_position: Some(info.class_position),
+            };
+            let position = info.class_position;
+            learned_embeddings(
+                text_encoder,
+                &tokenizer,
+                classes,
+                &learner,
+                position,
+                progress,
+            )?
+        }
+        _ => {
+            let templates = Templates::recorded(&manifest.templates, "manifest.json: templates")?;
+            class_embeddings(text_encoder, &tokenizer, classes, &templates, progress)?
+        }
+    };
+    Ok(embeddings.data)
+}
