@@ -42,7 +42,7 @@ fn with_mode(args: &BundleArgs, mode: ConditionalMode) -> Result<Classifier> {
 /// The library's error, with the flag that caused it.
 pub(crate) fn with_flag(error: pinhole::Error) -> anyhow::Error {
     match error {
-        pinhole::Error::Threads { .. } => anyhow!("--{error}; leave the flag out to use all"),
+        pinhole::Error::Threads { .. } => anyhow!("--{error}; leave it out to use all"),
         other => other.into(),
     }
 }
