@@ -1,4 +1,4 @@
-//! From an encoded image to the pixels that a CLIP image encoder sees, equal to Pillow bit for bit.
+//! From an encoded image to the pixels that a CLIP image encoder sees. Resize and crop are bit-identical to Pillow.
 
 mod apply;
 mod decode;
