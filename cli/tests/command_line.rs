@@ -404,8 +404,8 @@ fn manifest_fields_are_checked() {
     );
     change("\"pinhole-bundle\"", "\"other\"", &["format"]);
     change(
-        "\"temperature\": 1.0",
-        "\"temperature\": 0.0",
+        "\"temperature\": ",
+        "\"temperature\": -",
         &["temperature", "above 0"],
     );
     change("\"logit_scale\"", "\"logit_skale\"", &["logit_skale"]);

@@ -330,7 +330,7 @@ fn linear_layers_in_int8_are_stored_with_a_scale_per_output() {
         (&scales, "NaN", Box::new(scale_of_9(f32::NAN))),
         (
             &scales,
-            "expected numbers above 0, found 0 at 9",
+            "expected positive numbers, found 0 at 9",
             Box::new(scale_of_9(0.0)),
         ),
         (
