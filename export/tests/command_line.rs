@@ -101,7 +101,7 @@ fn f16_arithmetic_must_pass_the_gate() {
         builder.open(&bundle).unwrap()
     };
     let f16_operators = |classifier: &Classifier| {
-        let operators = pinhole::internal::operators(&classifier);
+        let operators = pinhole::internal::operators(classifier);
         let named = operators.iter().filter(|o| o.operator.ends_with("F16"));
         named.count()
     };

@@ -62,7 +62,7 @@ fn fidelity(classifier: &Classifier) -> Fidelity {
 
 /// Number of linear layers in floating point, without the last projection.
 fn kept(classifier: &Classifier) -> usize {
-    let operators = pinhole::internal::operators(&classifier);
+    let operators = pinhole::internal::operators(classifier);
     let kept = |name: &str, op: &str| {
         (op.starts_with("Linear") || op == "PatchEmbedding") && name != "proj"
     };

@@ -74,7 +74,7 @@ pub(super) fn write_open_clip(
         ..
     } = image
     {
-        if *image_size as usize % REDUCTION != 0 {
+        if !(*image_size as usize).is_multiple_of(REDUCTION) {
             return Err(Error::config(
                 path,
                 "image_size",

@@ -278,7 +278,8 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
             };
             let last = start + steps == g.steps;
             // The tiles write the outputs directly if nothing has to be done in between, else f32 in place of their sums.
-            let direct = columns.len() == layout.columns && (I::ACTIVATES || g.activation == None);
+            let direct =
+                columns.len() == layout.columns && (I::ACTIVATES || g.activation.is_none());
             let mut epilogue = Epilogue {
                 scales: g.scales.as_ptr(),
                 column_scales: header.scales.as_ptr(),
