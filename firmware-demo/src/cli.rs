@@ -49,7 +49,7 @@ pub(crate) enum Command {
 
 #[derive(Args)]
 pub(crate) struct RecordArgs {
-    /// Configuration file (TOML); its table [display] is ignored
+    /// Configuration file (TOML); its `display` table is ignored
     pub(crate) config: PathBuf,
     /// PNG file to write; it must not exist
     #[arg(long, value_name = "FILE")]

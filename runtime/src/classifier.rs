@@ -265,7 +265,7 @@ impl Classifier {
         pinhole_kernels::chosen()
     }
 
-    /// Whether the image encoder multiplies in f16; see [`Builder::f16_arithmetic`].
+    /// Whether the image encoder multiplies in f16; see [`ClassifierBuilder::f16_arithmetic`].
     pub fn f16_arithmetic(&self) -> bool {
         self.f16_arithmetic
     }
