@@ -3,8 +3,9 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use pinhole::{Bundle, DecodeOptions};
+use pinhole_fs::AtomicFile;
 
 use crate::cli::PreprocessArgs;
 
@@ -18,12 +19,11 @@ pub(crate) fn run(args: &PreprocessArgs) -> Result<ExitCode> {
     let pixels = pinhole::preprocess(&bundle.manifest().preprocessing, &image)?;
     let png = pixels.to_png()?;
     let out = &args.out;
-    let mut file = std::fs::File::create_new(out)
-        .with_context(|| format!("{}: cannot create the PNG file", out.display()))?;
-    if let Err(e) = file.write_all(&png) {
-        // A truncated PNG would be mistaken for the result.
-        let _ = std::fs::remove_file(out);
-        bail!("{}: cannot write: {e}", out.display());
-    }
+    let write = || {
+        let mut file = AtomicFile::create(out)?;
+        file.file().write_all(&png)?;
+        file.create_new()
+    };
+    write().with_context(|| format!("{}: cannot create the PNG file", out.display()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,16 +4,15 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
+use pinhole_fs::AtomicFile;
 use plotters::prelude::*;
-use tempfile::NamedTempFile;
 
 use super::measure::Row;
 
 /// The file of a plot, opened before the run, so that an unusable path is not found ten minutes later.
 pub(super) struct PlotFile {
     path: PathBuf,
-    /// In the same folder; removed on drop unless it was renamed to `path`.
-    file: NamedTempFile,
+    file: AtomicFile,
 }
 
 impl PlotFile {
@@ -27,22 +26,10 @@ impl PlotFile {
                 path.display()
             );
         }
-        let folder = match path.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".pinhole-plot-").suffix(".svg");
-        // The mode of any new file, before the umask.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let file = builder.tempfile_in(folder).map_err(|e| {
-            // Without the name of the temporary file, which tempfile adds.
-            let e = e.kind();
-            anyhow!(
-                "--plot: {}: cannot create a file in {}: {e}",
-                path.display(),
-                folder.display()
+        let file = AtomicFile::create(path).with_context(|| {
+            format!(
+                "--plot: {}: cannot create a file in its folder",
+                path.display()
             )
         })?;
         let path = path.to_owned();
@@ -54,10 +41,8 @@ impl PlotFile {
     pub(super) fn write(mut self, title: &str, rows: &[Row]) -> Result<()> {
         let svg = svg(title, rows).map_err(|e| anyhow!("{e}"));
         let written = svg.and_then(|svg| {
-            self.file.write_all(svg.as_bytes())?;
-            self.file.as_file().sync_all()?;
-            self.file.persist_noclobber(&self.path)?;
-            Ok(())
+            self.file.file().write_all(svg.as_bytes())?;
+            Ok(self.file.create_new()?)
         });
         written.with_context(|| format!("--plot: {}: cannot write", self.path.display()))
     }
