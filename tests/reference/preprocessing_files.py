@@ -79,6 +79,34 @@ def padded(rows):
     return b"".join(row + bytes(-len(row) % 4) for row in reversed(rows))
 
 
+def gif(screen, frame, indices, palette, transparent=None, background=0, local=False):
+    """A GIF of one frame (left, top, width, height), each pixel a code of its own."""
+    bits = (len(palette) // 3 - 1).bit_length()
+    table = palette + bytes(3 * 2**bits - len(palette))
+    flags = 0x80 | (bits - 1)
+    out = b"GIF89a" + struct.pack("<HHBBB", *screen, 0 if local else flags, background, 0)
+    out += b"" if local else table
+    if transparent is not None:
+        out += b"\x21\xf9\x04\x01\0\0" + bytes([transparent]) + b"\0"
+    out += b"," + struct.pack("<HHHHB", *frame, flags if local else 0) + (table if local else b"")
+    # A clear code every few pixels keeps the code size where it begins.
+    size, clear = bits + 1, 1 << bits
+    codes = []
+    for i, index in enumerate(indices):
+        if i % (2**bits - 2) == 0:
+            codes.append(clear)
+        codes.append(index)
+    codes.append(clear + 1)
+    text = "".join(format(code, f"0{size}b")[::-1] for code in codes)
+    text += "0" * (-len(text) % 8)
+    data = bytes(int(text[i : i + 8][::-1], 2) for i in range(0, len(text), 8))
+    out += bytes([bits])
+    for i in range(0, len(data), 255):
+        part = data[i : i + 255]
+        out += bytes([len(part)]) + part
+    return out + b"\0;"
+
+
 def jpeg_files(rgb):
     big = Image.fromarray(picture(41, 29))
     grey = big.convert("L")
@@ -193,6 +221,8 @@ def bmp_files(rgb):
 def gif_files(rgb):
     height, width, _ = rgb.shape
     image = Image.fromarray(rgb)
+    palette = bytes(i * 29 % 256 for i in range(48))
+    indices = [(x * 3 + y) % 16 for y in range(5) for x in range(7)]
     return {
         "palette.gif": saved(image, "GIF"),
         "grey.gif": saved(image.convert("L"), "GIF"),
@@ -200,6 +230,7 @@ def gif_files(rgb):
         "transparent.gif": saved(image.quantize(40), "GIF", transparency=2),
         "interlaced.gif": saved(image, "GIF", interlace=1),
         "animated.gif": saved(image, "GIF", save_all=True, append_images=[ImageOps.mirror(image)], duration=50),
+        "local-palette.gif": gif((7, 5), (0, 0, 7, 5), indices, palette, local=True),
     }
 
 
