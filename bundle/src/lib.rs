@@ -30,6 +30,8 @@ pub mod dialect;
 mod error;
 mod golden;
 mod head;
+#[doc(hidden)]
+pub mod internal;
 mod manifest;
 mod read;
 mod tensor_file;

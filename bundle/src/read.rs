@@ -19,11 +19,13 @@ pub struct Bundle {
 }
 
 /// Far more than a page of text and a list of class names.
-const MAX_MANIFEST_BYTES: u64 = 64 << 20;
+const MAX_MANIFEST_BYTES: u64 = 4 << 20;
 /// The files that [`Bundle::open`] reads.
 const OWN: [&str; 2] = [HEAD, GOLDEN];
-/// The head and the golden embeddings are read whole.
-const MAX_SMALL_FILE_BYTES: u64 = 1 << 30;
+/// The head is read whole.
+const MAX_HEAD_BYTES: u64 = 1 << 30;
+/// A few images with their embeddings.
+const MAX_GOLDEN_BYTES: u64 = 16 << 20;
 
 impl Bundle {
     /// Opens the bundle in `folder`, with the checks in the crate's documentation.
@@ -71,13 +73,13 @@ impl Bundle {
         let head_path = folder.join(HEAD);
         let head = Head::from_bytes(
             &head_path,
-            &read_small(&head_path, MAX_SMALL_FILE_BYTES)?,
+            &read_small(&head_path, MAX_HEAD_BYTES)?,
             &manifest,
         )?;
         let golden_path = folder.join(GOLDEN);
         let golden = Golden::from_bytes(
             &golden_path,
-            &read_small(&golden_path, MAX_SMALL_FILE_BYTES)?,
+            &read_small(&golden_path, MAX_GOLDEN_BYTES)?,
             manifest.model.embedding_size,
         )?;
         let bundle = Self {
@@ -148,38 +150,51 @@ fn read_manifest(folder: &Path) -> Result<Manifest, Error> {
             "expected a folder with {MANIFEST}, found none"
         )));
     }
-    let bytes = read_small(&path, MAX_MANIFEST_BYTES)?;
-    let malformed = |e: serde_json::Error| Error::Malformed {
-        path: path.clone(),
-        expected: "a valid manifest",
-        reason: e.to_string(),
-    };
-    // Format and version first: another version may have other fields, which would hide the reason.
-    let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(malformed)?;
-    if value.get("format").and_then(|v| v.as_str()) != Some(FORMAT) {
-        let found = value.get("format").map_or("none".into(), |v| v.to_string());
-        return Err(Error::field(&path, "format", format!("{FORMAT:?}"), found));
-    }
-    match value.get("version").and_then(|v| v.as_u64()) {
-        Some(v) if v == u64::from(crate::VERSION) => {}
-        _ => {
-            let found = value
-                .get("version")
-                .map_or("none".into(), |v| v.to_string());
-            return Err(Error::field(
-                &path,
-                "version",
-                format!(
-                    "{} (export the bundle again, or update pinhole)",
-                    crate::VERSION
-                ),
-                found,
-            ));
+    parse_manifest(&path, &read_small(&path, MAX_MANIFEST_BYTES)?)
+}
+
+/// Parses and validates the bytes of a manifest; `path` is for errors.
+pub(crate) fn parse_manifest(path: &Path, bytes: &[u8]) -> Result<Manifest, Error> {
+    // Directly to its type, because JSON of any other form could take a hundred times the memory of its text.
+    let manifest = match serde_json::from_slice::<Manifest>(bytes) {
+        Ok(manifest) => manifest,
+        // Another version may have other fields, so that the version is the reason.
+        Err(error) => {
+            check_version(path, bytes)?;
+            return Err(Error::Malformed {
+                path: path.to_owned(),
+                expected: "a valid manifest",
+                reason: error.to_string(),
+            });
         }
-    }
-    let manifest: Manifest = serde_json::from_value(value).map_err(malformed)?;
-    manifest.validate(&path)?;
+    };
+    manifest.validate(path)?;
     Ok(manifest)
+}
+
+/// Checks format and version of a manifest that this version cannot read. Nothing else in it is kept in memory.
+fn check_version(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        format: Option<String>,
+        version: Option<u64>,
+    }
+    let Ok(found) = serde_json::from_slice::<Version>(bytes) else {
+        return Ok(());
+    };
+    if found.format.as_deref() != Some(FORMAT) {
+        let found = found.format.map_or("none".into(), |v| format!("{v:?}"));
+        return Err(Error::field(path, "format", format!("{FORMAT:?}"), found));
+    }
+    if found.version != Some(crate::VERSION.into()) {
+        let expected = format!(
+            "{} (export the bundle again, or update pinhole)",
+            crate::VERSION
+        );
+        let found = found.version.map_or("none".into(), |v| v.to_string());
+        return Err(Error::field(path, "version", expected, found));
+    }
+    Ok(())
 }
 
 fn check_size(folder: &Path, entry: &FileEntry) -> Result<(), Error> {

@@ -13,7 +13,7 @@ use crate::Error;
 use crate::read::open_regular;
 
 /// Largest header in bytes; a CLIP model's has a tenth of a megabyte.
-const MAX_HEADER: u64 = 16 << 20;
+const MAX_HEADER: u64 = 4 << 20;
 /// Bytes read at once; a multiple of every element's size.
 const PIECE: usize = 1 << 16;
 
@@ -33,7 +33,7 @@ impl TensorFile {
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Field`] for what is no regular file; [`Error::Malformed`] for a header that is
-    /// damaged, longer than 16 MiB, or does not describe a file of this length.
+    /// damaged, longer than 4 MiB, or does not describe a file of this length.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let malformed = |reason: String| Error::Malformed {
             path: path.to_owned(),

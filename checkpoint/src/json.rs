@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use crate::Error;
 use crate::storage::Source;
 
-const MAX_BYTES: u64 = 4 << 20;
+/// A configuration has a few kilobytes. Parsed JSON takes up to a hundred times the bytes of its text.
+const MAX_BYTES: u64 = 256 << 10;
 
 /// A JSON object with its file and field, which errors name.
 pub(crate) struct Object {
@@ -19,17 +20,7 @@ pub(crate) struct Object {
 
 impl Object {
     pub(crate) fn read(path: &Path) -> Result<Object, Error> {
-        let source = Source::open(path)?;
-        if source.length() > MAX_BYTES {
-            return Err(Error::malformed(
-                path,
-                format!(
-                    "expected at most {MAX_BYTES} bytes of JSON, found {}",
-                    source.length()
-                ),
-            ));
-        }
-        let map = serde_json::from_slice(&source.bytes(0, MAX_BYTES)?)
+        let map = serde_json::from_slice(&Source::open(path)?.whole(MAX_BYTES)?)
             .map_err(|error| Error::malformed(path, format!("expected a JSON object: {error}")))?;
         Ok(Object {
             map,

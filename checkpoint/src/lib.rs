@@ -38,11 +38,14 @@
 //! those of [`write_prompt_learner`].
 
 mod archive;
+mod budget;
 mod checkpoint;
 mod declared;
 mod encoders;
 mod error;
 mod infer;
+#[doc(hidden)]
+pub mod internal;
 mod json;
 mod names;
 mod open_clip;

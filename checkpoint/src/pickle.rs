@@ -5,24 +5,20 @@
 //! global becomes a [`Node::Object`] with its name, and nothing is ever called.
 //!
 //! Values live in one flat arena and refer to each other by index: the machine has no recursion,
-//! cycles leak nothing, and the limits below bound the memory.
+//! cycles leak nothing, and a [`Budget`] bounds the memory, copies included.
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use safetensors::Dtype;
 
+use crate::budget::Budget;
+
 /// Bytes of pickle; a training checkpoint of ViT-L has half a megabyte.
 pub(crate) const MAX_BYTES: u64 = 16 << 20;
-/// Strings, containers, globals and tensors in one pickle; ViT-L's training checkpoint has 40,000.
-const MAX_NODES: usize = 1 << 19;
-/// Values pushed on the stack in all, which bounds the total size of the containers.
-const MAX_PUSHES: usize = 1 << 22;
 /// Bytes in the name of a global, or in the key of a storage.
 const MAX_NAME: usize = 1 << 10;
-const MAX_STACK: usize = 1 << 20;
-const MAX_MEMO: usize = 1 << 20;
 /// Open marks: the nesting of lists, tuples and dictionaries.
 const MAX_DEPTH: usize = 1 << 10;
 /// Dimensions of a tensor.
@@ -41,17 +37,17 @@ pub(crate) enum Value {
 /// A value that is too large for the stack, or shared.
 #[derive(Debug)]
 pub(crate) enum Node {
-    Text(String),
+    Text(Arc<str>),
     List(Vec<Value>),
     Tuple(Vec<Value>),
     Dict(Vec<(Value, Value)>),
     /// A function or class by its dotted name.
-    Global(Rc<str>),
-    Storage(Rc<StorageRef>),
+    Global(Arc<str>),
+    Storage(Arc<StorageRef>),
     Tensor(TensorRef),
     /// An object of an unknown global, with the state that BUILD would set.
     Object {
-        global: Rc<str>,
+        global: Arc<str>,
         state: Option<Value>,
     },
     /// Bytes and long integers, which are never part of a tensor.
@@ -61,7 +57,7 @@ pub(crate) enum Node {
 /// The bytes of a tensor, by their key in the container.
 #[derive(Clone, Debug)]
 pub(crate) struct StorageRef {
-    pub(crate) key: String,
+    pub(crate) key: Arc<str>,
     pub(crate) dtype: Dtype,
     pub(crate) elements: u64,
 }
@@ -69,7 +65,7 @@ pub(crate) struct StorageRef {
 /// A view of a storage; offset and strides count elements.
 #[derive(Clone, Debug)]
 pub(crate) struct TensorRef {
-    pub(crate) storage: Rc<StorageRef>,
+    pub(crate) storage: Arc<StorageRef>,
     pub(crate) offset: u64,
     pub(crate) shape: Vec<usize>,
     pub(crate) strides: Vec<usize>,
@@ -122,11 +118,12 @@ impl Pickle {
 }
 
 /// Reads one pickle up to its STOP. The error does not name the file.
-pub(crate) fn read(reader: impl Read) -> Result<Pickle, String> {
+pub(crate) fn read(reader: impl Read, budget: &mut Budget) -> Result<Pickle, String> {
     let mut machine = Machine {
         reader: reader.take(MAX_BYTES),
+        budget,
         length: 0,
-        pushes: 0,
+        deepest: 0,
         nodes: Vec::new(),
         stack: Vec::new(),
         marks: Vec::new(),
@@ -142,23 +139,25 @@ pub(crate) fn read(reader: impl Read) -> Result<Pickle, String> {
             "the pickle is longer than {MAX_BYTES} bytes ({reason})"
         )),
         Err(reason) => Err(format!(
-            "the pickle is damaged at byte {}: {reason}",
+            "the pickle cannot be read at byte {}: {reason}",
             machine.length
         )),
     }
 }
 
-struct Machine<R> {
+struct Machine<'a, R> {
     reader: std::io::Take<R>,
+    budget: &'a mut Budget,
     length: u64,
-    pushes: usize,
+    /// The greatest number of values that were on the stack.
+    deepest: usize,
     nodes: Vec<Node>,
     stack: Vec<Value>,
     marks: Vec<usize>,
     memo: HashMap<u64, Value>,
 }
 
-impl<R: Read> Machine<R> {
+impl<R: Read> Machine<'_, R> {
     fn run(&mut self) -> Result<Value, String> {
         if self.u8()? != 0x80 {
             return Err("it does not start with a protocol of 2 or above".into());
@@ -247,7 +246,7 @@ impl<R: Read> Machine<R> {
                 opcode @ 0x85..=0x87 => {
                     let count = usize::from(opcode - 0x84);
                     let start = self.floor(count)?;
-                    let items = self.stack.split_off(start);
+                    let items = self.split_off(start)?;
                     self.push_node(Node::Tuple(items))?;
                 }
                 b'd' => {
@@ -256,6 +255,7 @@ impl<R: Read> Machine<R> {
                 }
                 b'a' => {
                     let item = self.pop()?;
+                    self.budget.take_values::<Value>(1)?;
                     self.append(&[item])?;
                 }
                 b'e' | 0x90 => {
@@ -265,6 +265,7 @@ impl<R: Read> Machine<R> {
                 b's' => {
                     let value = self.pop()?;
                     let key = self.pop()?;
+                    self.budget.take_values::<Value>(2)?;
                     self.set_items(&[key, value])?;
                 }
                 b'u' => {
@@ -292,10 +293,12 @@ impl<R: Read> Machine<R> {
                 b'c' => {
                     let module = self.line()?;
                     let name = self.line()?;
+                    self.budget.take(module.len() + name.len() + 1)?;
                     self.push_node(Node::Global(format!("{module}.{name}").into()))?;
                 }
                 0x93 => {
                     let (name, module) = (self.pop()?, self.pop()?);
+                    self.budget.take(2 * MAX_NAME)?;
                     let global = match (self.node(module), self.node(name)) {
                         (Some(Node::Text(module)), Some(Node::Text(name)))
                             if module.len() <= MAX_NAME && name.len() <= MAX_NAME =>
@@ -347,13 +350,23 @@ impl<R: Read> Machine<R> {
             Some(Node::Object { global, .. }) => global.clone(),
             _ => return Err("expected a global to be called, found another value".into()),
         };
+        // A tensor has up to MAX_DIMENSIONS sizes and strides, wherever it is copied from.
+        self.budget.take(2 * MAX_DIMENSIONS * size_of::<usize>())?;
         let arguments = match self.node(arguments) {
             Some(Node::Tuple(arguments)) => arguments.as_slice(),
             _ => &[],
         };
         let known = match (&*global, arguments) {
             ("collections.OrderedDict", []) => Some(Node::Dict(Vec::new())),
-            ("collections.OrderedDict", [items]) => self.pair_list(*items).map(Node::Dict),
+            ("collections.OrderedDict", [items]) => {
+                let items = *items;
+                let count = match self.node(items) {
+                    Some(Node::List(items)) => items.len(),
+                    _ => 0,
+                };
+                self.budget.take_values::<(Value, Value)>(count)?;
+                self.pair_list(items).map(Node::Dict)
+            }
             (
                 "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor",
                 [storage, offset, shape, strides, ..],
@@ -442,9 +455,9 @@ impl<R: Read> Machine<R> {
         };
         match (storage_dtype(class), u64::try_from(*elements), rest) {
             (Some(dtype), Ok(elements), [] | [Value::None])
-                if tag == "storage" && key.len() <= MAX_NAME =>
+                if &**tag == "storage" && key.len() <= MAX_NAME =>
             {
-                Node::Storage(Rc::new(StorageRef {
+                Node::Storage(Arc::new(StorageRef {
                     key: key.clone(),
                     dtype,
                     elements,
@@ -480,7 +493,10 @@ impl<R: Read> Machine<R> {
 
     fn text(&mut self, length: u64) -> Result<(), String> {
         let bytes = self.bytes(length)?;
-        self.push_node(Node::Text(String::from_utf8_lossy(&bytes).into_owned()))
+        // Each byte that is no UTF-8 becomes three.
+        let growth = if bytes.is_ascii() { 1 } else { 3 };
+        self.budget.take(growth * bytes.len())?;
+        self.push_node(Node::Text(String::from_utf8_lossy(&bytes).into()))
     }
 
     fn opaque_bytes(&mut self, length: u64) -> Result<(), String> {
@@ -521,20 +537,17 @@ impl<R: Read> Machine<R> {
     }
 
     fn push(&mut self, value: Value) -> Result<(), String> {
-        if self.stack.len() >= MAX_STACK || self.pushes >= MAX_PUSHES {
-            return Err(format!(
-                "more than {MAX_PUSHES} values, or {MAX_STACK} at once"
-            ));
+        if self.stack.len() >= self.deepest {
+            self.budget.take_values::<Value>(1)?;
+            self.deepest += 1;
         }
-        self.pushes += 1;
         self.stack.push(value);
         Ok(())
     }
 
+    /// Adds a value to the arena. What it holds in memory of its own has been taken from the budget.
     fn push_node(&mut self, node: Node) -> Result<(), String> {
-        if self.nodes.len() >= MAX_NODES {
-            return Err(format!("it holds more than {MAX_NODES} values"));
-        }
+        self.budget.take_values::<Node>(1)?;
         self.nodes.push(node);
         self.push(Value::Node(self.nodes.len() - 1))
     }
@@ -563,14 +576,22 @@ impl<R: Read> Machine<R> {
 
     fn pop_mark(&mut self) -> Result<Vec<Value>, String> {
         let mark = self.marks.pop().ok_or("a mark is missing")?;
-        Ok(self.stack.split_off(mark))
+        self.split_off(mark)
+    }
+
+    /// The values from `start` on, off the stack.
+    fn split_off(&mut self, start: usize) -> Result<Vec<Value>, String> {
+        self.budget
+            .take_values::<Value>(self.stack.len().saturating_sub(start))?;
+        Ok(self.stack.split_off(start))
     }
 
     fn memoize(&mut self, key: u64) -> Result<(), String> {
-        if self.memo.len() >= MAX_MEMO {
-            return Err(format!("more than {MAX_MEMO} values are in its memo"));
-        }
         let top = self.top()?;
+        if !self.memo.contains_key(&key) {
+            // A hash table that grows holds its entries twice for a while.
+            self.budget.take_values::<[(u64, Value); 2]>(1)?;
+        }
         self.memo.insert(key, top);
         Ok(())
     }

@@ -10,7 +10,7 @@ use crate::storage::{Source, Storage};
 use crate::{Error, TensorInfo};
 
 /// Largest header in bytes; that of a CLIP model has 0.1 MB.
-const MAX_HEADER: u64 = 16 << 20;
+const MAX_HEADER: u64 = 4 << 20;
 
 pub(crate) fn read(source: &Arc<Source>) -> Result<StateDict, Error> {
     let path = source.path();

@@ -117,7 +117,7 @@ impl StateDict {
             Some(Entry::Unknown { global }) => Err(Error::UnknownGlobal {
                 path,
                 name,
-                global: global.clone(),
+                global: global.to_string(),
             }),
             None => Err(Error::NoSuchTensor { path, name }),
         }
@@ -146,7 +146,7 @@ pub(crate) enum Entry {
     },
     /// An object that only the code of this global could build.
     Unknown {
-        global: String,
+        global: Arc<str>,
     },
 }
 
@@ -225,6 +225,13 @@ impl View {
         })
     }
 
+    /// The bytes that reading the tensor reads or inflates.
+    pub(crate) fn cost(&self, dtype: Dtype) -> u64 {
+        // What is deflated can only be read from its start.
+        let skipped = self.storage.deflated.map_or(0, |_| self.start);
+        (skipped + self.span as u64).saturating_mul(dtype.bitsize() as u64) / 8
+    }
+
     fn read(&self, info: &TensorInfo, name: &str) -> Result<Tensor, Error> {
         let path = self.storage.source.path();
         let data = match info.dtype {
@@ -294,12 +301,22 @@ impl View {
 
 /// The elements of a strided view in row-major order.
 fn gather<T: Copy>(data: &[T], shape: &[usize], strides: &[usize]) -> Vec<T> {
-    let mut offsets = vec![0];
-    for (size, stride) in shape.iter().zip(strides) {
-        offsets = offsets
-            .iter()
-            .flat_map(|base| (0..*size).map(move |i| base + i * stride))
-            .collect();
+    let count = shape.iter().product();
+    let mut gathered = Vec::with_capacity(count);
+    let mut index = vec![0; shape.len()];
+    let mut offset = 0;
+    while gathered.len() < count {
+        gathered.push(data[offset]);
+        // The next index, whose last dimension is the fastest.
+        for (axis, (size, stride)) in shape.iter().zip(strides).enumerate().rev() {
+            index[axis] += 1;
+            offset += stride;
+            if index[axis] < *size {
+                break;
+            }
+            index[axis] = 0;
+            offset -= stride * size;
+        }
     }
-    offsets.iter().map(|offset| data[*offset]).collect()
+    gathered
 }

@@ -129,6 +129,17 @@ impl Source {
         RangeReader::new(&self.file, offset..offset.saturating_add(length))
     }
 
+    /// The whole file, of at most `limit` bytes.
+    pub(crate) fn whole(&self, limit: u64) -> Result<Vec<u8>, Error> {
+        if self.length > limit {
+            return Err(Error::malformed(
+                &self.path,
+                format!("expected at most {limit} bytes, found {}", self.length),
+            ));
+        }
+        self.bytes(0, limit)
+    }
+
     /// Up to `length` bytes at `offset`, fewer at the end of the file.
     pub(crate) fn bytes(&self, offset: u64, length: u64) -> Result<Vec<u8>, Error> {
         let length = length.min(self.length.saturating_sub(offset));

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::BufReader;
 use std::sync::Arc;
 
+use crate::budget::Budget;
 use crate::pickle::{self, Node, Pickle, Value};
 use crate::state_dict::{Entry, StateDict, View};
 use crate::storage::{Source, Storage};
@@ -17,6 +18,10 @@ pub(crate) const LEGACY_MAGIC: &[u8] = &[
 const LEGACY_VERSION: i64 = 1001;
 const MAX_TENSORS: usize = 1 << 16;
 const MAX_NAME: usize = 1 << 10;
+/// How many times the bytes of its storages the tensors of a file may read. Tied weights are read twice.
+const MAX_READS: u64 = 2;
+/// What they may read beside that: small tensors that share one storage.
+const READ_ALLOWANCE: u64 = 16 << 20;
 /// Modules inside modules; CLIP has seven levels.
 const MAX_MODULE_DEPTH: usize = 32;
 
@@ -65,7 +70,8 @@ pub(crate) fn read_zip(source: &Arc<Source>) -> Result<StateDict, Error> {
         ));
     }
     let bytes = whole(root.clone(), pickle::MAX_BYTES)?.unwrap_or_default();
-    let pickle = pickle::read(bytes.as_slice())
+    let mut budget = Budget::new();
+    let pickle = pickle::read(bytes.as_slice(), &mut budget)
         .map_err(|reason| Error::malformed(path, format!("{root}: {reason}")))?;
     let storage = |key: &str| {
         entries
@@ -75,7 +81,7 @@ pub(crate) fn read_zip(source: &Arc<Source>) -> Result<StateDict, Error> {
     };
     Ok(StateDict::new(
         path,
-        named_tensors(&pickle, source, storage)?,
+        named_tensors(&pickle, source, storage, &mut budget)?,
     ))
 }
 
@@ -84,9 +90,10 @@ pub(crate) fn read_zip(source: &Arc<Source>) -> Result<StateDict, Error> {
 pub(crate) fn read_legacy(source: &Arc<Source>) -> Result<StateDict, Error> {
     let path = source.path();
     let mut position = 0;
+    let mut budget = Budget::new();
     let mut next = |what: &str| -> Result<Pickle, Error> {
         let reader = BufReader::new(source.reader(position, pickle::MAX_BYTES));
-        let pickle = pickle::read(reader)
+        let pickle = pickle::read(reader, &mut budget)
             .map_err(|reason| Error::malformed(path, format!("{what}: {reason}")))?;
         position += pickle.length;
         Ok(pickle)
@@ -110,7 +117,7 @@ pub(crate) fn read_legacy(source: &Arc<Source>) -> Result<StateDict, Error> {
     };
     let known: HashMap<&str, _> = pickle
         .storages()
-        .map(|storage| (storage.key.as_str(), storage))
+        .map(|storage| (&*storage.key, storage))
         .collect();
     let mut storages = HashMap::new();
     for key in list {
@@ -162,7 +169,7 @@ pub(crate) fn read_legacy(source: &Arc<Source>) -> Result<StateDict, Error> {
     };
     Ok(StateDict::new(
         path,
-        named_tensors(&pickle, source, storage)?,
+        named_tensors(&pickle, source, storage, &mut budget)?,
     ))
 }
 
@@ -171,6 +178,7 @@ fn named_tensors(
     pickle: &Pickle,
     source: &Source,
     storage: impl Fn(&str) -> Result<Arc<Storage>, String>,
+    budget: &mut Budget,
 ) -> Result<BTreeMap<String, Entry>, Error> {
     let path = source.path();
     let root = pickle.get(pickle.root, "state_dict").unwrap_or(pickle.root);
@@ -179,7 +187,7 @@ fn named_tensors(
         Some(Node::Dict(items)) => {
             for (key, value) in items {
                 if let Some(key) = pickle.text(*key) {
-                    let name = dotted("", key, values.len());
+                    let name = dotted("", key, values.len(), budget);
                     values.push((
                         name.map_err(|reason| Error::malformed(path, reason))?,
                         *value,
@@ -191,7 +199,7 @@ fn named_tensors(
             state: Some(_),
             global,
         }) if global.starts_with("__torch__.") => {
-            walk_modules(pickle, root, &mut values)
+            walk_modules(pickle, root, &mut values, budget)
                 .map_err(|reason| Error::malformed(path, reason))?;
         }
         Some(Node::Object { global, .. }) => {
@@ -206,6 +214,8 @@ fn named_tensors(
         _ => return Err(Error::malformed(path, "expected a dictionary of tensors")),
     }
     let mut tensors = BTreeMap::new();
+    let mut storages = HashSet::new();
+    let (mut held, mut read) = (0u64, 0u64);
     for (name, value) in values {
         let entry = match pickle.node(value) {
             Some(Node::Tensor(tensor)) => {
@@ -223,16 +233,33 @@ fn named_tensors(
                         tensor.storage.elements, tensor.storage.dtype, storage.length
                     )));
                 }
+                if storages.insert(&tensor.storage.key) {
+                    held = held.saturating_add(storage.length);
+                }
                 let view = View::strided(tensor, storage).map_err(wrong)?;
+                read = read.saturating_add(view.cost(info.dtype));
                 Entry::Tensor { info, view }
             }
             Some(Node::Object { global, .. }) => Entry::Unknown {
-                global: global.to_string(),
+                global: Arc::clone(global),
             },
             // Numbers, text and the like are no parameters.
             _ => continue,
         };
         tensors.insert(name, entry);
+    }
+    if read
+        > held
+            .saturating_mul(MAX_READS)
+            .saturating_add(READ_ALLOWANCE)
+    {
+        return Err(Error::malformed(
+            path,
+            format!(
+                "its tensors share storages: they read {read} bytes of {held}, at most {MAX_READS} times as many \
+                 and {READ_ALLOWANCE} are accepted; clone each tensor and save them again"
+            ),
+        ));
     }
     Ok(tensors)
 }
@@ -242,6 +269,7 @@ fn walk_modules(
     pickle: &Pickle,
     root: Value,
     found: &mut Vec<(String, Value)>,
+    budget: &mut Budget,
 ) -> Result<(), String> {
     let mut todo = vec![(String::new(), root, 0)];
     // Each module is walked once: a small file could otherwise describe a huge tree, or a cycle.
@@ -265,7 +293,7 @@ fn walk_modules(
             };
             match (pickle.node(*value), *value) {
                 (Some(Node::Tensor(_)), _) => {
-                    found.push((dotted(&prefix, key, found.len())?, *value));
+                    found.push((dotted(&prefix, key, found.len(), budget)?, *value));
                 }
                 (
                     Some(Node::Object {
@@ -274,7 +302,7 @@ fn walk_modules(
                     }),
                     Value::Node(index),
                 ) if global.starts_with("__torch__.") && seen.insert(index) => {
-                    todo.push((dotted(&prefix, key, seen.len())?, *value, depth + 1));
+                    todo.push((dotted(&prefix, key, seen.len(), budget)?, *value, depth + 1));
                 }
                 _ => {}
             }
@@ -284,12 +312,14 @@ fn walk_modules(
 }
 
 /// The full name. Its length is checked before it is copied, because one long text may be in many names.
-fn dotted(prefix: &str, name: &str, others: usize) -> Result<String, String> {
+fn dotted(prefix: &str, name: &str, others: usize, budget: &mut Budget) -> Result<String, String> {
     if prefix.len() + name.len() > MAX_NAME || others > MAX_TENSORS {
         return Err(format!(
             "more than {MAX_TENSORS} names, or one of more than {MAX_NAME} bytes"
         ));
     }
+    // The name, and what is kept with it.
+    budget.take(prefix.len() + name.len() + 2 * size_of::<(String, Entry)>())?;
     Ok(if prefix.is_empty() {
         name.to_owned()
     } else {
