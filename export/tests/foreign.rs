@@ -406,3 +406,61 @@ fn a_quantised_file_becomes_a_bundle() {
     scene.assert_fails(&text, &["classes.txt", "expected an ONNX file"]);
     assert!(!scene.path("bundle").exists());
 }
+
+/// Before, tract searched for indices without end, asked for gigabytes, or panicked.
+#[test]
+fn graphs_with_impossible_attributes_are_refused_at_once() {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/onnx_foreign");
+    for (name, expected) in [
+        (
+            "gathernd",
+            "node gatherndc (GatherND): input 1: expected indices of one dimension or more, found the shape []",
+        ),
+        (
+            "perm",
+            "node transposet (Transpose): perm: expected 4 dimensions, found [2, 0, 3]",
+        ),
+        (
+            "pad",
+            "node padq (Pad): pads: expected at most 65536 at dimension 2, found 1099511627776 and 1099511627776",
+        ),
+    ] {
+        let file = seeds.join(format!("{name}.onnx"));
+        let encoder = OnnxEncoder::open(&file).unwrap();
+        let preprocessing = PreprocessConfig::openai(encoder.image_size);
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("bundle");
+        // As a bundle with right hashes, which a board opens.
+        let writer = BundleWriter::create(&out).unwrap();
+        encoder
+            .write(&preprocessing, writer.folder(), &mut |_, _| {})
+            .unwrap();
+        finish_bundle(writer, preprocessing, Precision::F32, SIZE, 100.0);
+        let started = std::time::Instant::now();
+        let error = Classifier::open(&out).map(drop).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert!(
+            started.elapsed() < std::time::Duration::from_secs(2),
+            "{name}: {:?}",
+            started.elapsed()
+        );
+    }
+}
+
+#[test]
+fn ordinary_operators_are_accepted() {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/onnx_foreign");
+    for name in ["linear", "convolution", "sizes", "einsum", "resize"] {
+        let file = seeds.join(format!("{name}.onnx"));
+        let encoder = OnnxEncoder::open(&file).unwrap();
+        let preprocessing = PreprocessConfig::openai(encoder.image_size);
+        let folder = tempfile::tempdir().unwrap();
+        encoder
+            .write(&preprocessing, folder.path(), &mut |_, _| {})
+            .unwrap();
+        let (side, size) = (encoder.image_size as usize, encoder.embedding_size);
+        if let Err(error) = pinhole::internal::load_onnx(folder.path(), side, size) {
+            panic!("{name}: {error}");
+        }
+    }
+}

@@ -1,13 +1,40 @@
 //! For the other crates of this repository, such as the exporter. Unstable: anything in it can change in any release.
 
-use crate::Classifier;
+use std::path::Path;
+
 pub use crate::conditional_fit::fit_conditional;
-pub use crate::network::{NetworkOperator, Observed};
+use crate::network::{ImageEncoder, check_model};
+pub use crate::network::{NetworkOperator, Observed, decode as decode_onnx};
 pub use crate::selftest::cosine;
 pub use crate::standalone::StandaloneEncoder;
 pub use crate::text_encoder::text_encoder_in;
+use crate::{Classifier, Error};
 
 /// The operators of the image encoder in execution order, and the kernel that runs each.
 pub fn operators(classifier: &Classifier) -> Vec<NetworkOperator> {
     classifier.operators()
+}
+
+/// Loads `image_encoder.onnx` in `folder` up to the plan, without a thread pool.
+///
+/// # Errors
+/// [`crate::Error::Network`].
+pub fn load_onnx(folder: &Path, image_size: usize, embedding_size: usize) -> Result<(), Error> {
+    ImageEncoder::load_graph(folder, image_size, embedding_size, false).map(drop)
+}
+
+/// Decodes a file's ONNX graph and checks it, as before tract sees it; there are no external weights.
+///
+/// # Errors
+/// What was expected and found.
+pub fn check_onnx(bytes: &[u8], image_size: usize, embedding_size: usize) -> Result<(), String> {
+    check_model(&decode_onnx(bytes)?, &|_| None, image_size, embedding_size)
+}
+
+/// Reads all frames of a Y4M stream, and returns their number.
+///
+/// # Errors
+/// Those of the stream.
+pub fn read_y4m(bytes: Vec<u8>) -> std::io::Result<u64> {
+    crate::camera::count_y4m_frames(bytes)
 }

@@ -6,7 +6,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use pinhole::internal::NetworkOperator;
+use pinhole::internal::{NetworkOperator, decode_onnx};
 use pinhole_bundle::{IMAGE_ENCODER, dialect};
 use pinhole_model::{Precision, PreprocessConfig};
 use prost::Message;
@@ -53,7 +53,7 @@ impl OnnxEncoder {
             length <= MAX_BYTES,
             "expected at most {MAX_BYTES} bytes, found {length}"
         );
-        let model = ModelProto::decode(&*std::fs::read(path)?).context("expected an ONNX file")?;
+        let model = decode_onnx(&std::fs::read(path)?).map_err(anyhow::Error::msg)?;
         let mut graph = model.graph.context("graph: expected one, found none")?;
         let standard = (model.opset_import.iter())
             .find(|o| o.domain.is_empty() || o.domain == "ai.onnx")

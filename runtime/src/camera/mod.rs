@@ -48,3 +48,4 @@ pub use source::FrameSource;
 pub use stream::StreamInput;
 pub use threads::{Camera, CameraEvent, StopHandle};
 pub use track::{SceneState, StateChange, TrackerOptions, TrackerOutput};
+pub(crate) use y4m::count_y4m_frames;

@@ -235,3 +235,13 @@ impl Capture for Y4mCapture {
 pub(super) fn capture(stream: Box<dyn Read + Send>) -> Box<dyn Capture> {
     Box::new(Y4mCapture::Unopened(Some(stream)))
 }
+
+/// Reads all frames of a stream, and returns their number.
+pub(crate) fn count_y4m_frames(stream: Vec<u8>) -> std::io::Result<u64> {
+    let mut capture = capture(Box::new(std::io::Cursor::new(stream)));
+    let mut frames = 0;
+    while capture.next()?.is_some() {
+        frames += 1;
+    }
+    Ok(frames)
+}

@@ -7,12 +7,13 @@ use tract_onnx::pb::{
 };
 
 use super::initializer::{bytes_per_value, is_external};
+use super::sizes;
 
 /// The length in bytes of a file that may hold external data, by its name; `None` for any other name.
-pub(super) type FileLength<'a> = &'a dyn Fn(&str) -> Option<u64>;
+pub(crate) type FileLength<'a> = &'a dyn Fn(&str) -> Option<u64>;
 
 /// Checks version, input, output, every operator and every initialiser.
-pub(super) fn model(
+pub(crate) fn model(
     proto: &ModelProto,
     external: FileLength,
     image_size: usize,
@@ -78,8 +79,69 @@ pub(super) fn model(
     }
     for node in &graph.node {
         operator(node)?;
+        attributes(node)?;
     }
-    defined_before_use(graph)
+    if let Some(sparse) = graph.sparse_initializer.first() {
+        let name = sparse.values.as_ref().map_or("", |values| &values.name);
+        return Err(format!(
+            "sparse_initializer {name}: expected dense initializers"
+        ));
+    }
+    defined_before_use(graph)?;
+    sizes::check(graph, image_size)
+}
+
+/// Checks that attributes hold no graphs, and tensors of the size that shape and type require.
+fn attributes(node: &NodeProto) -> Result<(), String> {
+    for attribute in &node.attribute {
+        let fail = |expected: &str, found: String| {
+            Err(format!(
+                "node {} ({}): attribute {}: expected {expected}, found {found}",
+                node.name, node.op_type, attribute.name
+            ))
+        };
+        if attribute.g.is_some() || !attribute.graphs.is_empty() {
+            return fail("no control flow", "a graph".into());
+        }
+        if attribute.sparse_tensor.is_some()
+            || !attribute.sparse_tensors.is_empty()
+            || !attribute.tensors.is_empty()
+        {
+            return fail("one dense tensor", "others".into());
+        }
+        let Some(tensor) = &attribute.t else {
+            continue;
+        };
+        let int32 = tensor.int32_data.len();
+        let (bytes, typed) = match DataType::try_from(tensor.data_type) {
+            Ok(DataType::Float) => (4, tensor.float_data.len()),
+            Ok(DataType::Int32) => (4, int32),
+            Ok(DataType::Int64) => (8, tensor.int64_data.len()),
+            Ok(DataType::Double) => (8, tensor.double_data.len()),
+            Ok(DataType::Float16) => (2, int32),
+            Ok(DataType::Int8 | DataType::Uint8 | DataType::Bool) => (1, int32),
+            _ => {
+                return fail(
+                    "a tensor of numbers",
+                    format!("data_type {}", tensor.data_type),
+                );
+            }
+        };
+        let values = (tensor.dims.iter())
+            .try_fold(1, |n: usize, &d| n.checked_mul(usize::try_from(d).ok()?));
+        let found = if tensor.raw_data.is_empty() {
+            Some(typed)
+        } else {
+            (tensor.raw_data.len().is_multiple_of(bytes)).then_some(tensor.raw_data.len() / bytes)
+        };
+        if values.is_none() || values != found || is_external(tensor) {
+            return fail(
+                &format!("values for the dimensions {:?}", tensor.dims),
+                found.map_or("other bytes".into(), |found| format!("{found} values")),
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Checks that there is one input or output, with this name, type and dimensions after the symbolic batch.

@@ -9,10 +9,13 @@ mod initializer;
 mod inserted;
 mod operators;
 mod reshapes;
+mod sizes;
+mod structure;
 mod view;
 
+use std::cell::Cell;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 
 use pinhole_bundle::{Bundle, IMAGE_ENCODER, IMAGE_ENCODER_WEIGHTS};
 use prost::Message;
@@ -21,6 +24,7 @@ use tract_onnx::pb;
 use tract_onnx::tract_core::plan;
 use tract_onnx::tract_hir::internal::*;
 
+pub(crate) use check::model as check_model;
 use operators::{operator, weights};
 
 use crate::error::Error;
@@ -218,7 +222,16 @@ fn read(path: &Path) -> Result<pb::ModelProto, Error> {
         )));
     }
     let bytes = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
-    pb::ModelProto::decode(&*bytes).map_err(|e| fail(format!("not an ONNX file: {e}")))
+    decode(&bytes).map_err(fail)
+}
+
+/// Decodes an ONNX file, in a bounded amount of memory beside its weights.
+///
+/// # Errors
+/// What was expected and found; the file is not named.
+pub fn decode(bytes: &[u8]) -> Result<pb::ModelProto, String> {
+    structure::check(bytes)?;
+    pb::ModelProto::decode(bytes).map_err(|e| format!("expected an ONNX file: {e}"))
 }
 
 fn build(
@@ -245,9 +258,27 @@ fn build(
     SimplePlan::new(model)
 }
 
-/// Runs `f` and turns a panic into an error: some files reach `unimplemented!` and assertions in tract.
+thread_local! {
+    /// Whether a panic on this thread becomes an error, which needs no report of its own.
+    static CAUGHT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `f` and turns a panic into an error: some files reach `unimplemented!` and assertions in tract. The panic is
+/// not reported on standard error.
 fn catch_panic<T>(f: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or_else(|panic| {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !CAUGHT.get() {
+                report(panic);
+            }
+        }));
+    });
+    let outer = CAUGHT.replace(true);
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
+    CAUGHT.set(outer);
+    result.unwrap_or_else(|panic| {
         let reason = panic
             .downcast_ref::<String>()
             .map(String::as_str)

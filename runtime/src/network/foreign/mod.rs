@@ -21,6 +21,7 @@ mod values;
 use std::path::Path;
 
 use graph::Graph;
+pub(super) use node::raw;
 use tract_onnx::pb::ModelProto;
 
 use super::inserted;

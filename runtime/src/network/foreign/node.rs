@@ -89,7 +89,7 @@ pub(super) fn float_tensor(name: &str, dims: &[i64], values: &[f32]) -> TensorPr
 
 /// `tensor`, with its values as raw bytes and without a name. `None` if the type is unusual, the number of values does
 /// not match the dimensions, or the values are in another file.
-pub(super) fn raw(tensor: &TensorProto) -> Option<TensorProto> {
+pub(in crate::network) fn raw(tensor: &TensorProto) -> Option<TensorProto> {
     if initializer::is_external(tensor) {
         return None;
     }
