@@ -1,0 +1,56 @@
+//! Checkpoints of other programs.
+
+use std::path::Path;
+
+use pinhole_checkpoint::{Error, StateDict, internal, read_prompt_learner, read_state_dict};
+
+use crate::scratch;
+
+/// A pickle by itself.
+pub(crate) fn pickle(bytes: &[u8]) {
+    let _ = internal::read_pickle(bytes);
+}
+
+/// A zip archive, a legacy file or a safetensors file, with all of its tensors.
+pub(crate) fn state_dict(bytes: &[u8]) {
+    let path = scratch::file("state", bytes);
+    if let Ok(state) = read_state_dict(&path) {
+        let _ = tensors(&state);
+    }
+}
+
+fn tensors(state: &StateDict) -> Result<(), Error> {
+    let names: Vec<&str> = state.names().collect();
+    for name in names {
+        let tensor = match state.tensor(name) {
+            Ok(tensor) => tensor,
+            // A tensor of another type does not hide the others.
+            Err(Error::Dtype { .. } | Error::UnknownGlobal { .. }) => continue,
+            Err(error) => return Err(error),
+        };
+        assert_eq!(tensor.data.len(), tensor.shape.iter().product::<usize>());
+    }
+    Ok(())
+}
+
+pub(crate) fn open_clip_config(bytes: &[u8]) {
+    let path = scratch::file("open_clip_config.json", bytes);
+    let _ = internal::read_open_clip_config(&path);
+}
+
+/// `config.json` and `preprocessor_config.json`.
+pub(crate) fn transformers_config(bytes: &[u8]) {
+    let path = scratch::file("config.json", bytes);
+    let _ = internal::read_transformers_config(&path);
+}
+
+/// The index of shards, which may name files that are not there.
+pub(crate) fn shard_index(bytes: &[u8]) {
+    let path = scratch::file("model.safetensors.index.json", bytes);
+    let _ = pinhole_checkpoint::Checkpoint::open(&path, &Default::default());
+}
+
+pub(crate) fn prompt_learner(bytes: &[u8]) {
+    let path = scratch::file("prompt_learner", bytes);
+    let _ = read_prompt_learner(Path::new(&path));
+}

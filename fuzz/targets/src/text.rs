@@ -1,0 +1,47 @@
+//! Lists, configurations and logs.
+
+use std::path::Path;
+
+use pinhole_firmware::config::ApplianceConfig;
+use pinhole_prompts::{Classes, Templates, Tokenizer};
+
+use crate::scratch;
+
+/// A list of class names.
+pub(crate) fn classes(bytes: &[u8]) {
+    let path = scratch::file("classes.txt", bytes);
+    let _ = Classes::read(&path);
+}
+
+/// A list of templates, and the prompts that it makes.
+pub(crate) fn templates(bytes: &[u8]) {
+    let path = scratch::file("templates.txt", bytes);
+    if let Ok(templates) = Templates::read(&path) {
+        let longest = templates.as_slice().iter().map(String::len).max();
+        let prompts = templates.prompts("cat").map(|prompt| prompt.len()).max();
+        assert!(prompts <= longest.map(|length| 3 * length + 3));
+    }
+}
+
+/// Any text as tokens.
+pub(crate) fn tokenize(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let tokens = Tokenizer::new().tokens_truncated(&text, 77);
+    assert!(tokens.len() <= 77);
+}
+
+pub(crate) fn firmware_config(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let _ = ApplianceConfig::parse(&text, Path::new("pinhole-firmware.toml"));
+}
+
+/// One file of the appliance's log.
+pub(crate) fn log(bytes: &[u8]) {
+    let path = scratch::file("results-000001.jsonl", bytes);
+    let Some(folder) = path.parent() else {
+        return;
+    };
+    if let Ok(log) = pinhole_firmware::log::read(folder) {
+        assert!(log.count() <= bytes.len() + 1);
+    }
+}

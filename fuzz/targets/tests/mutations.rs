@@ -1,0 +1,161 @@
+//! Every parser answers its seeds, and mutations of them, without a panic and within the time that SECURITY.md states.
+//! The mutations are the same in every run; how many are tried depends on the machine. `PINHOLE_FUZZ_SECONDS` gives each
+//! target more time than a second.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use pinhole_fuzz_targets::{TARGETS, seeds};
+
+/// The time for an input of a megabyte, and for several tests that run beside this one.
+const MOST: Duration = Duration::from_secs(4);
+
+/// Xorshift: the same numbers in every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A number below `end`, or 0.
+    fn below(&mut self, end: usize) -> usize {
+        (self.next() % end.max(1) as u64) as usize
+    }
+}
+
+/// Numbers that sizes and counts go wrong at.
+const NUMBERS: [u64; 10] = [
+    0,
+    1,
+    0x7f,
+    0xff,
+    0x7fff,
+    0xffff,
+    0x7fff_ffff,
+    0xffff_ffff,
+    1 << 62,
+    u64::MAX,
+];
+
+/// One to four changes of `bytes`.
+fn mutate(bytes: &mut Vec<u8>, others: &[(String, Vec<u8>)], random: &mut Random) {
+    for _ in 0..1 + random.below(4) {
+        let at = random.below(bytes.len());
+        let end = at + random.below(64).min(bytes.len() - at);
+        match random.below(9) {
+            0 if !bytes.is_empty() => bytes[at] ^= 1 << random.below(8),
+            1 if !bytes.is_empty() => bytes[at] = random.next() as u8,
+            2 => {
+                // A number of 1, 2, 4 or 8 bytes in either order.
+                let number = NUMBERS[random.below(NUMBERS.len())];
+                let length = (1 << random.below(4)).min(bytes.len() - at);
+                let mut encoded = number.to_le_bytes()[..length].to_vec();
+                if random.below(2) == 0 {
+                    encoded.reverse();
+                }
+                bytes[at..at + length].copy_from_slice(&encoded);
+            }
+            3 => drop(bytes.drain(at..end)),
+            4 => {
+                let copy = bytes[at..end].to_vec();
+                let to = random.below(bytes.len());
+                bytes.splice(to..to, copy);
+            }
+            5 => bytes.truncate(at),
+            6 => {
+                // The end of another seed.
+                let other = &others[random.below(others.len())].1;
+                bytes.truncate(at);
+                bytes.extend(&other[random.below(other.len())..]);
+            }
+            7 => {
+                // A digit of a text.
+                if let Some(digit) = bytes.iter().skip(at).position(u8::is_ascii_digit) {
+                    let digits = [b"0".as_slice(), b"-1", b"99999999999", b"1e999", b"null"];
+                    let digits = digits[random.below(digits.len())];
+                    bytes.splice(at + digit..at + digit + 1, digits.iter().copied());
+                }
+            }
+            _ => {
+                let more = 1 + random.below(8);
+                let values: Vec<u8> = (0..more).map(|_| random.next() as u8).collect();
+                bytes.splice(at..at, values);
+            }
+        }
+    }
+    bytes.truncate(1 << 18);
+}
+
+fn try_mutations(name: &str) {
+    let target = TARGETS.iter().find(|t| t.name == name).unwrap();
+    let seconds = std::env::var("PINHOLE_FUZZ_SECONDS").map_or(1, |text| text.parse().unwrap());
+    let seeds = seeds(target);
+    let run = |what: &str, bytes: &[u8]| {
+        let started = Instant::now();
+        (target.run)(bytes);
+        let took = started.elapsed();
+        assert!(took < MOST, "{name}: {what} took {took:?}: {bytes:02x?}");
+    };
+    for (seed, bytes) in &seeds {
+        run(seed, bytes);
+    }
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let (started, mut tried) = (Instant::now(), 0);
+    while started.elapsed() < Duration::from_secs(seconds) {
+        let (seed, bytes) = &seeds[random.below(seeds.len())];
+        let mut bytes = bytes.clone();
+        mutate(&mut bytes, &seeds, &mut random);
+        run(&format!("mutation {tried}, of {seed},"), &bytes);
+        tried += 1;
+    }
+    println!("{name}: {} seeds, {tried} mutations", seeds.len());
+}
+
+macro_rules! tests {
+    ($($name:ident)*) => {
+        $(#[test]
+        fn $name() {
+            try_mutations(stringify!($name));
+        })*
+
+        #[test]
+        fn every_target_has_a_test_and_a_file() {
+            let tested = BTreeSet::from([$(stringify!($name)),*]);
+            let targets: BTreeSet<&str> = TARGETS.iter().map(|target| target.name).collect();
+            assert_eq!(tested, targets);
+            let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+            let manifest = std::fs::read_to_string(fuzz.join("Cargo.toml")).unwrap();
+            for name in targets {
+                assert!(fuzz.join(format!("fuzz_targets/{name}.rs")).exists(), "{name}");
+                assert!(manifest.contains(&format!("name = \"{name}\"")), "{name}");
+            }
+        }
+    };
+}
+
+tests! {
+    jpeg png gif bmp webp mjpeg y4m pickle zip_checkpoint legacy_checkpoint safetensors tensor_file open_clip_config
+    transformers_config shard_index prompt_learner manifest head golden onnx_check onnx_dialect onnx_foreign classes
+    templates tokenizer firmware_config log
+}
+
+/// Otherwise the mutations of onnx_dialect would test nothing but the first check.
+#[test]
+fn seeds_of_the_dialect_load() {
+    let target = TARGETS.iter().find(|t| t.name == "onnx_dialect").unwrap();
+    let seeds = seeds(target);
+    assert!(seeds.len() >= 4);
+    for (seed, bytes) in seeds {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("image_encoder.onnx"), bytes).unwrap();
+        let side = if seed.contains("resnet") { 64 } else { 32 };
+        if let Err(error) = pinhole::internal::load_onnx(folder.path(), side, 16) {
+            panic!("{seed}: {error}");
+        }
+    }
+}
