@@ -1,6 +1,6 @@
 //! `manifest.json`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
 
 use pinhole_model::{
@@ -39,7 +39,7 @@ pub struct Manifest {
     pub logit_scale: f32,
     /// Divides the logits before softmax; 1 if it was not calibrated.
     pub temperature: f32,
-    /// Class names, in the order of the head's rows.
+    /// Class names, in the order of the head's rows. A class is its index here: names may occur several times.
     pub classes: Vec<String>,
     /// The prompt templates of the class embeddings; none if the prompts were learned.
     pub templates: Vec<String>,
@@ -263,15 +263,10 @@ impl Manifest {
         if self.classes.is_empty() {
             return Err(Error::field(path, "classes", "at least one class", "none"));
         }
-        let mut seen = HashMap::new();
         for (i, class) in self.classes.iter().enumerate() {
             let field = format!("classes[{i}]");
             if class.trim().is_empty() {
                 return Err(Error::field(path, field, "a name", "an empty string"));
-            }
-            if let Some(first) = seen.insert(class, i) {
-                let found = format!("{class:?} again, as in classes[{first}]");
-                return Err(Error::field(path, field, "distinct names", found));
             }
         }
         Ok(())

@@ -23,8 +23,9 @@ pub(crate) fn run(args: &ClassesArgs) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         None => {
-            names.extend_from_slice(&args.add);
-            Classes::new(names)?
+            let added = Classes::new(&args.add)?;
+            names.extend_from_slice(added.names());
+            Classes::recorded(&names)?
         }
     };
     let terminal = std::io::stderr().is_terminal();
@@ -38,6 +39,16 @@ pub(crate) fn run(args: &ClassesArgs) -> Result<ExitCode> {
         let _ = writeln!(std::io::stderr());
     }
     let manifest = changed.map_err(open::with_flag)?;
+    if let [name] = &args.add[..]
+        && name.contains(',')
+    {
+        output::note(format_args!(
+            "warning: added one class, {name:?}; to add several, give each name as an argument of its own: --add cat dog"
+        ));
+    }
+    for warning in pinhole::class_warnings(&manifest, &classes) {
+        output::note(format_args!("warning: {warning}"));
+    }
     if old.manifest().calibration.is_some() {
         output::note(format_args!(
             "note: reset the temperature and the thresholds for \"unknown\", which were calibrated on the old classes"

@@ -149,14 +149,14 @@ pub(crate) struct PreprocessArgs {
 /// classes.
 #[derive(Args)]
 #[command(after_help = "Example: pinhole classes my-bundle
-         pinhole classes my-bundle --add \"a red mug\" \"a blue mug\"")]
+         pinhole classes my-bundle --add \"red mug\" \"blue mug\"")]
 pub(crate) struct ClassesArgs {
     #[command(flatten)]
     pub(crate) bundle: BundleArgs,
-    /// Replace all classes by those of a text file, one per line
+    /// Replace all classes by those of a text file, one per line (lines that begin with # are comments), or a JSON array
     #[arg(long, value_name = "FILE", conflicts_with = "add")]
     pub(crate) set: Option<PathBuf>,
-    /// Add classes to the existing ones
+    /// Add classes to the existing ones, each name an argument of its own
     #[arg(long, value_name = "NAME", num_args = 1..)]
     pub(crate) add: Vec<String>,
 }

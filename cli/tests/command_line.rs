@@ -419,11 +419,11 @@ fn manifest_fields_are_checked() {
 
 #[test]
 fn contents_are_checked_even_if_the_hashes_are_correct() {
-    let first_class = |manifest: &mut Manifest| manifest.classes[1] = manifest.classes[0].clone();
+    let no_name = |manifest: &mut Manifest| manifest.classes[1] = " ".into();
     let folder = tempfile::tempdir().unwrap();
     let writer = BundleWriter::create(&folder.path().join("bundle")).unwrap();
     let mut manifest = Bundle::open(&assets("demo")).unwrap().manifest().clone();
-    first_class(&mut manifest);
+    no_name(&mut manifest);
     let message = writer.finish(&mut manifest).unwrap_err().to_string();
     assert!(message.contains("classes[1]"), "{message}");
 
@@ -532,9 +532,43 @@ fn classes_are_listed_and_need_a_text_encoder_to_change() {
         Path::new("classes"),
         &assets("demo"),
         Path::new("--add"),
-        Path::new("red circle"),
+        Path::new("unknown"),
     ]);
-    assert_error(&output, &["red circle"]);
+    assert_error(&output, &["\"unknown\" is reserved"]);
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("list.txt");
+    fs::write(&list, "red circle\nblue\x1b[31m dot\n").unwrap();
+    let set = |list: &Path| {
+        pinhole([
+            Path::new("classes"),
+            &assets("demo"),
+            Path::new("--set"),
+            list,
+        ])
+    };
+    assert_error(&set(&list), &["list.txt:2", "U+001B"]);
+    assert_error(
+        &set(Path::new("red,blue")),
+        &["red,blue: no such file", "printf"],
+    );
+}
+
+/// A class is its index, not its name.
+#[test]
+fn a_bundle_with_equal_class_names_is_read() {
+    let same = |manifest: &mut Manifest| manifest.classes.fill("circle".into());
+    let (_folder, bundle) = rewritten("", |_| {}, same);
+    let output = pinhole([
+        Path::new("classify"),
+        &bundle,
+        &samples()[0],
+        Path::new("--json"),
+    ]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let top = line["top"].as_array().unwrap();
+    assert!(top.iter().all(|entry| entry["class"] == "circle"));
+    assert_ne!(top[0]["index"], top[1]["index"]);
 }
 
 #[test]

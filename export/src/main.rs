@@ -14,7 +14,7 @@ use pinhole_export::{
     Exported, FidelityGate, TextOptions,
 };
 use pinhole_model::{Activation, ClassPosition, Precision, PromptLearner};
-use pinhole_prompts::{Classes, Templates, TextEncoder, Tokenizer};
+use pinhole_prompts::{Classes, Templates, TextEncoder, TextList, Tokenizer};
 
 /// Convert CLIP checkpoints to bundles, which pinhole runs offline.
 #[derive(Parser)]
@@ -114,7 +114,7 @@ struct OnnxArgs {
 struct CommonArgs {
     #[command(flatten)]
     model: Model,
-    /// Text file with one class name per line
+    /// Text file with one class name per line, or a JSON array. Lines that begin with # are comments, in every list
     #[arg(long, value_name = "FILE")]
     classes: PathBuf,
     /// Prompt templates: a file with one per line, the name of a built-in set, or one template that contains {}
@@ -127,9 +127,10 @@ struct CommonArgs {
     /// Position of the class name among the learned context vectors [default: from the file, else end]
     #[arg(long, requires = "prompt_learner")]
     class_position: Option<PositionName>,
-    /// Text file with one text per line for images of none of the classes, such as "an empty room"
-    #[arg(long, value_name = "FILE")]
-    negatives: Option<PathBuf>,
+    /// For images of none of the classes: a text, such as "an empty room", or a file with one text per line. May be
+    /// repeated
+    #[arg(long, value_name = "TEXT|FILE")]
+    negatives: Vec<String>,
     /// Include the text encoder, so that `pinhole classes` can name new classes on the board
     #[arg(long)]
     with_text: bool,
@@ -245,10 +246,11 @@ fn onnx(args: &OnnxArgs) -> Result<()> {
 fn export(args: &CommonArgs, encoder: EncoderOptions, origin: &Path) -> Result<()> {
     let classes = Classes::read(&args.classes)?;
     let templates = Templates::parse(&args.templates)?;
-    let negatives = match &args.negatives {
-        Some(file) => Classes::read(file)?.names().to_vec(),
-        None => vec![],
-    };
+    let mut negatives: Vec<String> = vec![];
+    for argument in &args.negatives {
+        let list = TextList::parse(argument).context("--negatives")?;
+        negatives.extend(list.texts().map(str::to_owned));
+    }
     let images = match &args.calibration {
         Some(folder) => calibration_images(folder, classes.names())?,
         None => CalibrationImages::default(),
@@ -260,11 +262,19 @@ fn export(args: &CommonArgs, encoder: EncoderOptions, origin: &Path) -> Result<(
         );
     }
     let checkpoint = open(&args.model)?;
+    for warning in classes.warnings(&negatives) {
+        eprintln!("warning: {warning}");
+    }
     let learner = args.prompt_learner.as_deref().map(read_prompt_learner);
     let learner = learner.transpose()?;
     let prompts = match &learner {
         Some(learner) => ClassPrompts::Learned(learner, class_position(args, learner)),
-        None => ClassPrompts::Templates(&templates),
+        None => {
+            if let Some(warning) = templates.article_warning(&classes) {
+                eprintln!("warning: {warning}");
+            }
+            ClassPrompts::Templates(&templates)
+        }
     };
     let model_card = match &args.model_card {
         Some(path) => read_text(path)?,

@@ -166,7 +166,12 @@ fn text_prints_unit_vectors_as_json() {
 fn class_lists_are_checked() {
     for (classes, parts) in [
         ("", &["classes.txt", "class"][..]),
-        ("cat\ndog\ncat\n", &["classes.txt", "cat"]),
+        (
+            "cat\nUnknown\n",
+            &["classes.txt:2", "\"Unknown\" is reserved"],
+        ),
+        ("cat\ndo\0g\n", &["classes.txt:2", "U+0000"]),
+        ("['cat', 'dog']", &["classes.txt", "JSON array of strings"]),
         (
             "a name that is much too long for a context of sixteen tokens because it goes on and on and on\n",
             &["16"],
@@ -176,6 +181,114 @@ fn class_lists_are_checked() {
         scene.assert_fails(&scene.export(&checkpoint(), &[]), parts);
         assert!(!scene.path("bundle").exists());
     }
+}
+
+/// ImageNet's official list has 1,000 classes, of which two names occur twice, and names with brackets.
+#[test]
+fn classes_of_equal_names_are_exported_and_ranked_by_index() {
+    let mut names: Vec<String> = (0..1000).map(|i| format!("thing {i}")).collect();
+    for (class, name) in [
+        (657, "missile"),
+        (744, "missile"),
+        (836, "sunglasses"),
+        (837, "sunglasses"),
+    ] {
+        names[class] = name.into();
+    }
+    names[21] = "kite (bird of prey)".into();
+    let scene = Scene::new(&names.join("\n"));
+    let output = scene.export(&checkpoint(), &["--templates", "{}", "--with-text"]);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{message}");
+    let expected =
+        "\"missile\" (index 657) = \"missile\" (index 744), \"sunglasses\" (index 836) = ";
+    let warnings: Vec<&str> = message
+        .lines()
+        .filter(|l| l.starts_with("warning: "))
+        .collect();
+    assert!(
+        warnings.len() == 1 && warnings[0].contains(expected),
+        "{message}"
+    );
+
+    let classifier = Classifier::open(scene.path("bundle")).unwrap();
+    assert_eq!(classifier.manifest().classes, names);
+    let image = pinhole::RgbImage::new(2, 2, vec![90; 12]).unwrap();
+    let ranking = classifier.classify(&image).unwrap().ranking;
+    let mut indices: Vec<usize> = ranking.iter().map(|class| class.index).collect();
+    let at = |class: usize| indices.iter().position(|i| *i == class).unwrap();
+    // Equal prompts have equal scores; the first class of the name is first.
+    assert_eq!(at(657) + 1, at(744));
+    indices.sort_unstable();
+    assert_eq!(indices, (0..1000).collect::<Vec<_>>());
+
+    // The classes can be changed, and the n-th of a name stays the n-th.
+    let new = ["missile", "an empty room", "missile", "missile", "missile"];
+    let new = pinhole::Classes::new(new).unwrap();
+    let manifest = pinhole::set_classes(scene.path("bundle"), &new, None, &mut |_, _| {}).unwrap();
+    assert_eq!(manifest.classes, new.names());
+    let warnings = pinhole::class_warnings(&manifest, &new);
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("\"missile\" (index 4)"),
+        "{warnings:?}"
+    );
+    let classifier = Classifier::open(scene.path("bundle")).unwrap();
+    assert_eq!(classifier.classify(&image).unwrap().ranking.len(), 5);
+}
+
+/// One list in every form that a user's editor or script writes it in, and what is seldom meant.
+#[test]
+fn lists_are_read_in_every_form_and_warned_about() {
+    let export = |classes: &str, extra: &[&str]| {
+        let scene = Scene::new(classes);
+        let output = scene.export(&checkpoint(), extra);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{message}");
+        let manifest = Classifier::open(scene.path("bundle"))
+            .unwrap()
+            .manifest()
+            .clone();
+        let warnings = message.lines().filter(|line| line.starts_with("warning: "));
+        (manifest, warnings.map(str::to_owned).collect::<Vec<_>>())
+    };
+    for classes in ["cat\rdog\r", "[\"cat\", \"dog\"]", "# animals\ncat\ndog"] {
+        let (manifest, warnings) = export(classes, &[]);
+        assert_eq!(manifest.classes, ["cat", "dog"], "{classes:?}");
+        assert!(warnings.is_empty(), "{warnings:?}");
+    }
+    let (manifest, warnings) = export("cat, dog, bird", &[]);
+    assert_eq!(manifest.classes.len(), 1);
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("its own line"),
+        "{warnings:?}"
+    );
+    let (_, warnings) = export("cat", &[]);
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("100 %"),
+        "{warnings:?}"
+    );
+    let (manifest, warnings) = export("a cat", &["--negatives", "an empty room"]);
+    assert_eq!(manifest.unknown.negatives, ["an empty room"]);
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("a photo of a a cat."),
+        "{warnings:?}"
+    );
+
+    let scene = Scene::new("cat\ndog");
+    fs::write(scene.path("negatives.txt"), "# none of them\nrain\n").unwrap();
+    let file = scene.path("negatives.txt");
+    let flags = ["--negatives", file.to_str().unwrap(), "--negatives", "snow"];
+    assert!(scene.export(&checkpoint(), &flags).status.success());
+    let manifest = Classifier::open(scene.path("bundle"))
+        .unwrap()
+        .manifest()
+        .clone();
+    assert_eq!(manifest.unknown.negatives, ["rain", "snow"]);
+    let output = scene.export(
+        &checkpoint(),
+        &["--negatives", "negativs.txt", "--out", "x"],
+    );
+    scene.assert_fails(&output, &["--negatives", "negativs.txt: no such file"]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// An error of reading classes or templates, or of computing text embeddings.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +45,18 @@ pub enum Error {
         expected: String,
     },
 
-    /// A file of templates or classes that cannot be read.
+    /// The file of a list does not exist.
+    #[error(
+        "{}: no such file; expected a text file with one text per line: printf '%s\\n' {} > list.txt",
+        path.display(),
+        shell_words(path)
+    )]
+    NoFile {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A file that cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
         /// The file.
@@ -54,13 +65,47 @@ pub enum Error {
         source: std::io::Error,
     },
 
-    /// A file of templates or classes is not a text file of at most 16 MiB.
-    #[error("{}: expected {expected}", path.display())]
+    /// A file is not a text in UTF-8 or UTF-16.
+    #[error("{}: expected text in UTF-8, found {found}", path.display())]
     NotText {
         /// The file.
         path: PathBuf,
-        /// The expected kind of file.
-        expected: &'static str,
+        /// What it is, and what to do.
+        found: String,
+    },
+
+    /// A list begins as JSON does and is not a JSON array of strings.
+    #[error(
+        "{}: expected one text per line or a JSON array of strings, such as [\"cat\", \"dog\"]: {reason}",
+        path.display()
+    )]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The parser's error.
+        reason: String,
+    },
+
+    /// An empty text in a list.
+    #[error("{origin}: expected a text, found an empty one")]
+    EmptyText {
+        /// The file and line, or the argument.
+        origin: String,
+    },
+
+    /// A control character in a text.
+    #[error(
+        "{origin}: expected text without control characters, found U+{:04X}{} in {text:?}",
+        *character as u32,
+        if *character == '\t' { " (a tab; of a table, keep the column of names)" } else { "" }
+    )]
+    ControlCharacter {
+        /// The file and line, or the argument.
+        origin: String,
+        /// The text, or its beginning.
+        text: String,
+        /// The first such character.
+        character: char,
     },
 
     /// A template does not have exactly one placeholder.
@@ -101,17 +146,16 @@ pub enum Error {
         origin: String,
     },
 
-    /// A class is in the list twice.
-    #[error("{origin}: class {name:?} in line {second} is already in line {first}")]
-    DuplicateClass {
-        /// The file, or `class list`.
+    /// A class is named as the answer for images of none of the classes.
+    #[error(
+        "{origin}: class name {name:?} is reserved: it is the answer for images of none of the classes; use another \
+         name, or remove the class and calibrate the bundle on such images"
+    )]
+    ReservedClass {
+        /// The file and line, or `class list`.
         origin: String,
-        /// The name, or its beginning.
+        /// The name as written.
         name: String,
-        /// Its first line, from 1.
-        first: usize,
-        /// Its second line, from 1.
-        second: usize,
     },
 
     /// A tensor of the weights cannot be read.
@@ -280,4 +324,23 @@ pub(crate) fn excerpt(text: &str) -> String {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text.to_string(),
     }
+}
+
+/// Example names for a shell: those in a path such as `cat,dog`, which was meant as a list.
+fn shell_words(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let names = if text.contains(',') {
+        &*text
+    } else {
+        "cat,dog"
+    };
+    let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
+    let quoted = names.split(',').map(str::trim).map(|name| {
+        if name.chars().all(plain) {
+            name.to_owned()
+        } else {
+            format!("'{}'", name.replace('\'', "'\\''"))
+        }
+    });
+    excerpt(&quoted.collect::<Vec<_>>().join(" "))
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::error::{Error, excerpt};
-use crate::lines::read_text;
+use crate::{Classes, TextList, text_list};
 
 /// The placeholder for the class name.
 const PLACEHOLDER: &str = "{}";
@@ -85,8 +85,9 @@ impl Templates {
     /// One template.
     ///
     /// # Errors
-    /// [`Error::Placeholder`] unless it contains exactly one `{}`.
+    /// [`Error::Placeholder`] unless it contains exactly one `{}`, [`Error::ControlCharacter`].
     pub fn single(template: &str) -> Result<Self, Error> {
+        text_list::check(template, "templates")?;
         check(template, || "templates".to_string())?;
         Ok(Templates(vec![template.to_string()]))
     }
@@ -105,28 +106,21 @@ impl Templates {
         SETS.iter().map(|&(name, _)| name)
     }
 
-    /// Reads a UTF-8 file with one template per line. Blank lines and lines that begin with `#` are skipped; white space
-    /// around a template is removed.
+    /// Reads a file with one template per line, or a JSON array: see [`TextList`].
     ///
     /// # Errors
-    /// [`Error::Read`], [`Error::NotText`], [`Error::NoTemplates`], or [`Error::Placeholder`] for a
-    /// line without exactly one `{}`.
+    /// Those of [`TextList::read`]; [`Error::NoTemplates`]; [`Error::Placeholder`] for a line without exactly one `{}`.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let text = read_text(path)?;
-        let mut templates = Vec::new();
-        for (number, line) in (1..).zip(text.lines()) {
-            let line = line.trim();
-            if !line.is_empty() && !line.starts_with('#') {
-                check(line, || format!("{}:{number}", path.display()))?;
-                templates.push(line.to_string());
-            }
+        let list = TextList::read(path)?;
+        for (place, template) in list.placed() {
+            check(template, || place.to_string())?;
         }
-        if templates.is_empty() {
-            return Err(Error::NoTemplates {
+        match list.texts().map(str::to_owned).collect::<Vec<_>>() {
+            empty if empty.is_empty() => Err(Error::NoTemplates {
                 path: path.to_path_buf(),
-            });
+            }),
+            templates => Ok(Templates(templates)),
         }
-        Ok(Templates(templates))
     }
 
     /// Templates recorded in a manifest; `origin` names the file and field for errors.
@@ -145,6 +139,31 @@ impl Templates {
         &self.0
     }
 
+    /// A warning if a template puts an article before names that bring their own, as in "a photo of a an apple".
+    pub fn article_warning(&self, classes: &Classes) -> Option<String> {
+        let last_word = |template: &&String| {
+            let before = template.split(PLACEHOLDER).next().unwrap_or("");
+            let word = before.trim_end().rsplit(char::is_whitespace).next();
+            before.ends_with(char::is_whitespace) && word.is_some_and(is_article)
+        };
+        let template = self.0.iter().find(last_word)?;
+        let first_word = |name: &&String| {
+            let mut words = name.split(|c: char| c == '_' || c.is_whitespace());
+            words.next().is_some_and(is_article) && words.next().is_some()
+        };
+        let names: Vec<&String> = classes.names().iter().filter(first_word).collect();
+        let name = names.first()?;
+        let prompt = template.replacen(PLACEHOLDER, &name.replace('_', " "), 1);
+        let count = match names.len() {
+            1 => "a class name brings an article".to_owned(),
+            count => format!("{count} class names bring an article"),
+        };
+        Some(format!(
+            "{count} and the template has one: {:?}; remove it from the names or from the templates",
+            excerpt(&prompt)
+        ))
+    }
+
     /// The prompts of one class, in the order of the templates. As in CoOp, underscores in the name become spaces; the
     /// displayed name keeps them.
     pub fn prompts(&self, class: &str) -> impl Iterator<Item = String> {
@@ -161,6 +180,10 @@ impl Default for Templates {
         let (_, photo) = SETS[0];
         Templates(photo.iter().map(|template| template.to_string()).collect())
     }
+}
+
+fn is_article(word: &str) -> bool {
+    ["a", "an", "the"].contains(&word.to_lowercase().as_str())
 }
 
 fn check(template: &str, origin: impl Fn() -> String) -> Result<(), Error> {
@@ -232,13 +255,47 @@ mod tests {
             Err(Error::NoTemplates { .. })
         ));
         assert!(matches!(
-            Templates::read(file(b"\xff {}").path()),
-            Err(Error::NotText { .. })
+            Templates::read(file(b"a {}\nthe\x07 {}").path()),
+            Err(Error::ControlCharacter { .. })
         ));
+        assert!(matches!(
+            Templates::single("the\t{}"),
+            Err(Error::ControlCharacter { .. })
+        ));
+        let array = file(b"[\"a {}\", \"the {}\"]");
+        let parsed = Templates::read(array.path()).unwrap();
+        assert_eq!(parsed.as_slice(), ["a {}", "the {}"]);
         assert!(matches!(
             Templates::read(Path::new("/")),
             Err(Error::NotText { .. })
         ));
+    }
+
+    #[test]
+    fn two_articles_in_a_row_are_warned_about() {
+        let warning = |template: &str, names: &[&str]| {
+            let classes = Classes::new(names).unwrap();
+            Templates::parse(template)
+                .unwrap()
+                .article_warning(&classes)
+        };
+        let found = warning("photo", &["cat", "an empty counter"]).unwrap();
+        assert!(
+            found.contains("\"a photo of a an empty counter.\""),
+            "{found}"
+        );
+        assert!(
+            warning("THE {}", &["a cat", "The_dog"])
+                .unwrap()
+                .starts_with("2 class names")
+        );
+        // Words that only look like articles, and templates without one.
+        assert_eq!(
+            warning("photo", &["a", "antelope", "the", "theatre seat"]),
+            None
+        );
+        assert_eq!(warning("a photo of {}.", &["an empty counter"]), None);
+        assert_eq!(warning("extra{}", &["a cat"]), None);
     }
 
     #[test]

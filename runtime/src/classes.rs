@@ -5,7 +5,7 @@ use std::path::Path;
 use pinhole_bundle::{Bundle, BundleWriter, HEAD, Head, HeadKind, Manifest, UnknownPolicy};
 use pinhole_model::PromptLearner;
 use pinhole_prompts::{
-    Classes, Templates, TextEncoder, Tokenizer, class_embeddings, learned_embeddings,
+    Classes, Templates, TextEncoder, Tokenizer, class_embeddings, class_indices, learned_embeddings,
 };
 
 use crate::Error;
@@ -19,7 +19,7 @@ const CALIBRATION: &str = "calibration_embeddings";
 
 /// Replaces the classes of the bundle in `folder`, which must have been exported with its text encoder.
 ///
-/// Classes that stay keep their embeddings. The approximations of a conditional head are fitted again, to calibration
+/// Classes that stay keep their embeddings; of several classes of one name, the n-th is the n-th of that name before. The approximations of a conditional head are fitted again, to calibration
 /// embeddings that the bundle contains. The temperature becomes 1 and the thresholds for "unknown" are removed, because
 /// they were calibrated on the old classes. The bundle is replaced as a whole: after a power cut it is the old or the
 /// new one.
@@ -57,8 +57,12 @@ fn set_classes_here(
     let text_encoder = text_encoder(&bundle)?;
     let (old, head) = (bundle.manifest(), bundle.head());
     let (names, dim) = (classes.names(), old.model.embedding_size);
-    let known = |name: &String| old.classes.iter().position(|class| class == name);
-    let new: Vec<&String> = names.iter().filter(|name| known(name).is_none()).collect();
+    let known = class_indices(&old.classes, names);
+    let new = names
+        .iter()
+        .zip(&known)
+        .filter(|(_, known)| known.is_none());
+    let new: Vec<String> = new.map(|(name, _)| name.clone()).collect();
     let mut conditional = None;
     let new_head = if old.head == HeadKind::Conditional {
         let wrong = |reason: String| Error::Head {
@@ -87,12 +91,13 @@ fn set_classes_here(
     } else {
         let mut embedded = Vec::new();
         if !new.is_empty() {
-            embedded = embed(&bundle, &text_encoder, &Classes::new(new)?, progress)?;
+            let new = Classes::recorded(&new)?;
+            embedded = embed(&bundle, &text_encoder, &new, progress)?;
         }
         let mut embedded = embedded.chunks_exact(dim);
         let mut rows = Vec::with_capacity(names.len() * dim);
-        for name in names {
-            match known(name) {
+        for class in known {
+            match class {
                 Some(i) => rows.extend_from_slice(&head.class_embeddings[i * dim..][..dim]),
                 None => rows.extend(embedded.next().into_iter().flatten()),
             }
@@ -118,6 +123,16 @@ fn set_classes_here(
     writer.add_head(&new_head)?;
     writer.replace(&mut manifest)?;
     Ok(manifest)
+}
+
+/// What is allowed and seldom meant in `classes` for the bundle of `manifest`, one line each.
+pub fn class_warnings(manifest: &Manifest, classes: &Classes) -> Vec<String> {
+    let mut warnings = classes.warnings(&manifest.unknown.negatives);
+    // The templates of a manifest were checked when it was written, and are checked again when they are used.
+    if let Ok(templates) = Templates::recorded(&manifest.templates, "manifest.json: templates") {
+        warnings.extend(templates.article_warning(classes));
+    }
+    warnings
 }
 
 /// The embeddings `[C, D]` of new classes, with the prompts of the old ones.

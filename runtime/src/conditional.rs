@@ -63,7 +63,7 @@ impl ConditionalHead {
         let hidden = learner.meta_net.as_ref().map(Hidden::new);
         let hidden = hidden.ok_or_else(|| wrong("expected a meta-net, found none".into()))?;
         let hidden = hidden.map_err(misfit)?;
-        let classes = Classes::new(&bundle.manifest().classes)?;
+        let classes = Classes::recorded(&bundle.manifest().classes)?;
         let count = classes.names().len();
         let linear = LinearHead::new(&terms?, count, hidden.len()).map_err(misfit)?;
         let text = match mode {

@@ -74,7 +74,7 @@ mod standalone;
 pub mod system;
 mod text_encoder;
 
-pub use classes::set_classes;
+pub use classes::{class_warnings, set_classes};
 pub use classification::{Classification, Embedding, Latency, Ranked};
 pub use classifier::{Classifier, ClassifierBuilder, Stream};
 pub use conditional::ConditionalMode;

@@ -148,11 +148,13 @@ pub fn by_class(methods: &[MethodResults], subset: ClassSubset) -> Vec<Vec<Strin
     let Some((first, runs)) = runs else {
         return rows;
     };
-    for (i, (class, images, _)) in first.per_class().into_iter().enumerate() {
-        let mut row = vec![class.to_owned(), (images / runs as u64).to_string()];
+    for (i, class) in first.per_class().into_iter().enumerate() {
+        let mut row = vec![class.class, (class.images / runs as u64).to_string()];
         for matrix in &matrices {
             // All matrices are of the same images, so the same classes have images.
-            let accuracy = matrix.as_ref().and_then(|m| Some(m.per_class().get(i)?.2));
+            let accuracy = matrix
+                .as_ref()
+                .and_then(|m| Some(m.per_class().get(i)?.accuracy));
             row.push(accuracy.map_or("-".into(), |a| format!("{:.2}", 100.0 * a)));
         }
         rows.push(row);

@@ -1,6 +1,6 @@
 //! Accuracy and calibration of zero-shot and learned prompts, and of bundles.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use pinhole::Classifier;
 use pinhole_checkpoint::Checkpoint;
@@ -105,15 +105,25 @@ impl Evaluation {
         }
     }
 
-    /// Images, accuracy, calibration error, and accuracy by class.
+    /// Images, accuracy, calibration error, accuracy by class (`per_class`) and by name (`classes`, where classes of
+    /// equal names count as one).
     pub fn json(&self) -> Value {
-        let classes: serde_json::Map<_, _> = (self.confusion.per_class().into_iter())
-            .map(|(class, images, accuracy)| {
+        let per_class = self.confusion.per_class();
+        let mut names: BTreeMap<&str, (u64, f64)> = BTreeMap::new();
+        for class in &per_class {
+            let (images, correct) = names.entry(&class.class).or_default();
+            *images += class.images;
+            *correct += class.accuracy * class.images as f64;
+        }
+        let classes: serde_json::Map<_, _> = (names.into_iter())
+            .map(|(name, (images, correct))| {
+                let accuracy = correct / images as f64;
                 let value = json!({"images": images, "accuracy": accuracy});
-                (class.to_owned(), value)
+                (name.to_owned(), value)
             })
             .collect();
         json!({
+            "per_class": per_class,
             "images": self.confusion.images(),
             "accuracy": self.confusion.accuracy(),
             "calibration_error": self.calibration_error,
@@ -140,7 +150,7 @@ impl PromptEvaluator {
     /// # Errors
     /// Those of [`class_embeddings`].
     pub fn zero_shot(&self, set: &TestSet, templates: &Templates) -> Result<Evaluation> {
-        let classes = Classes::new(&set.classes)?;
+        let classes = Classes::recorded(&set.classes)?;
         let no_progress = &mut |_, _| {};
         let (encoder, tokenizer) = (&self.encoder, &self.tokenizer);
         let embeddings = class_embeddings(encoder, tokenizer, &classes, templates, no_progress)?;
@@ -158,7 +168,7 @@ impl PromptEvaluator {
         learner: &PromptLearner,
         position: Option<ClassPosition>,
     ) -> Result<Evaluation> {
-        let classes = Classes::new(&set.classes)?;
+        let classes = Classes::recorded(&set.classes)?;
         let position = class_position(learner, position)?;
         let Some(method) = Method::of(learner) else {
             return Err(Error::Config("prompt learner of an unknown method".into()));
@@ -232,15 +242,13 @@ fn class_position(learner: &PromptLearner, given: Option<ClassPosition>) -> Resu
 /// [`Error::Image`] for an unreadable image, [`Error::Bundle`] if the encoder fails.
 pub fn evaluate_bundle(bundle: &Classifier, images: &[LabelledImage]) -> Result<Evaluation> {
     let classes = &bundle.manifest().classes;
-    let indices: HashMap<&str, usize> = classes.iter().map(|c| &**c).zip(0..).collect();
     let mut predictions = Vec::with_capacity(images.len());
     for image in images {
         let ranking = bundle.classify(&image.decode()?)?;
         let best = ranking.top(1).first();
-        let index = best.and_then(|best| indices.get(&*best.name).copied());
         predictions.push(Prediction {
             label: image.label,
-            predicted: index.unwrap_or(usize::MAX),
+            predicted: best.map_or(usize::MAX, |best| best.index),
             confidence: best.map_or(0.0, |best| f64::from(best.probability)),
         });
     }
@@ -273,6 +281,27 @@ mod tests {
         assert_eq!(class_position(&unstated, None).unwrap(), ClassPosition::End);
         let front = class_position(&unstated, Some(ClassPosition::Front)).unwrap();
         assert_eq!(front, ClassPosition::Front);
+    }
+
+    /// If this fails, images of one class count for another class of the same name.
+    #[test]
+    fn classes_of_equal_names_are_counted_apart() {
+        let classes = ["missile", "cat", "missile"].map(String::from).to_vec();
+        let predictions = [(0, 0), (0, 2), (2, 0), (2, 2), (2, 2), (2, 2)];
+        let predictions = predictions.map(|(label, predicted)| Prediction {
+            label,
+            predicted,
+            confidence: 1.0,
+        });
+        let json = Evaluation::of(classes, &predictions).json();
+        assert!((json["accuracy"].as_f64().unwrap() - 4.0 / 6.0).abs() < 1e-12);
+        let expected = json!([
+            {"index": 0, "class": "missile", "images": 2, "accuracy": 0.5},
+            {"index": 2, "class": "missile", "images": 4, "accuracy": 0.75},
+        ]);
+        assert_eq!(json["per_class"], expected);
+        let images = &json["classes"]["missile"]["images"];
+        assert_eq!(images, 6);
     }
 
     #[test]

@@ -76,14 +76,32 @@ pub struct ConfusionMatrix {
     pub counts: Vec<Vec<u64>>,
 }
 
+/// The accuracy on one class.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ClassAccuracy {
+    /// Its index in the list of classes.
+    pub index: usize,
+    /// Its name.
+    pub class: String,
+    /// Number of images.
+    pub images: u64,
+    /// Fraction of them classified correctly.
+    pub accuracy: f64,
+}
+
 /// A cell off the diagonal of a confusion matrix.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ConfusedPair {
     /// The true class.
     pub class: String,
+    /// Its index in the list of classes.
+    pub index: usize,
     /// The predicted class.
     #[serde(rename = "taken_for")]
     pub predicted: String,
+    /// Its index in the list of classes.
+    #[serde(rename = "taken_for_index")]
+    pub predicted_index: usize,
     /// Number of images.
     pub images: u64,
 }
@@ -117,12 +135,19 @@ impl ConfusionMatrix {
         correct as f64 / self.images().max(1) as f64
     }
 
-    /// Name, images and accuracy of each class that has images.
-    pub fn per_class(&self) -> Vec<(&str, u64, f64)> {
+    /// Images and accuracy of each class that has images, in the order of the classes.
+    pub fn per_class(&self) -> Vec<ClassAccuracy> {
         (self.classes.iter().zip(&self.counts).enumerate())
-            .map(|(i, (class, row))| (&**class, row.iter().sum::<u64>(), row[i]))
-            .filter(|(_, images, _)| *images > 0)
-            .map(|(class, images, correct)| (class, images, correct as f64 / images as f64))
+            .map(|(index, (class, row))| {
+                let images = row.iter().sum::<u64>();
+                ClassAccuracy {
+                    index,
+                    class: class.clone(),
+                    images,
+                    accuracy: row[index] as f64 / images.max(1) as f64,
+                }
+            })
+            .filter(|class| class.images > 0)
             .collect()
     }
 
@@ -132,10 +157,11 @@ impl ConfusionMatrix {
         for (i, row) in self.counts.iter().enumerate() {
             for (j, &images) in row.iter().enumerate() {
                 if i != j && images > 0 {
-                    let (class, predicted) = (self.classes[i].clone(), self.classes[j].clone());
                     cells.push(ConfusedPair {
-                        class,
-                        predicted,
+                        class: self.classes[i].clone(),
+                        index: i,
+                        predicted: self.classes[j].clone(),
+                        predicted_index: j,
                         images,
                     });
                 }
@@ -180,13 +206,15 @@ mod tests {
         let matrix = ConfusionMatrix::new(classes, pairs);
         assert_eq!(matrix.images(), 5);
         assert_eq!(matrix.accuracy(), 0.4);
-        let per_class = matrix.per_class();
-        assert_eq!(per_class[0], ("a", 3, 1.0 / 3.0));
+        let first = &matrix.per_class()[0];
+        assert_eq!((&*first.class, first.index), ("a", 0));
+        assert_eq!((first.images, first.accuracy), (3, 1.0 / 3.0));
         let top = matrix.top_confusions(1);
         assert_eq!(
             (&*top[0].class, &*top[0].predicted, top[0].images),
             ("a", "b", 2)
         );
+        assert_eq!((top[0].index, top[0].predicted_index), (0, 1));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("matrix.csv");
         matrix.write_csv(&path).unwrap();

@@ -380,6 +380,8 @@ fn classes_in_several_parts_have_the_same_loss() {
     let clip = quick(folder.path());
     let mut classes = shapes::class_names();
     classes.truncate(60);
+    // Two classes of one name, in different parts: their rows are the same nodes of the tree, or are not.
+    classes[59] = classes[0].clone();
     for (class_specific, method) in [
         (false, Method::COOP),
         (true, Method::COOP),
@@ -714,8 +716,6 @@ fn invalid_options_and_classes_are_errors() {
     let error = fail(&["a rather long name of a dog", long, "cat"], &coop);
     assert!(error.contains(long) && error.contains("24"), "{error}");
     assert!(fail(&["cat", " "], &coop).contains("class 1"));
-    assert!(fail(&["cat", "cat"], &coop).contains("already"));
-    assert!(fail(&["Cat", "cat"], &coop).contains("the same tokens"));
     assert!(fail(&["cat"], &coop).contains("at least two classes"));
     assert!(fail(&["cat <end&#95;of&#95;text> a", "dog"], &coop).contains("starts or ends"));
     let with = |change: fn(&mut PromptOptions)| {

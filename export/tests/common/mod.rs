@@ -169,7 +169,7 @@ impl Scene {
         assert_eq!(output.status.code(), Some(1), "{message}");
         let errors: Vec<&str> = message
             .lines()
-            .filter(|l| !l.starts_with("note: "))
+            .filter(|l| !l.starts_with("note: ") && !l.starts_with("warning: "))
             .collect();
         assert_eq!(errors.len(), 1, "{message}");
         assert!(errors[0].starts_with("error: "), "{message}");

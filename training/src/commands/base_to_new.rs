@@ -139,6 +139,7 @@ pub(crate) fn run(args: &BaseToNewArgs) -> Result<()> {
     let Some(data) = &args.data.data else {
         bail!("expected --data");
     };
+    let data = args.data.open(data)?;
     let methods = args.methods.iter().filter_map(|key| Method::by_key(key));
     let name = args.clip.canonicalize().unwrap_or(args.clip.clone());
     let name = name.file_name().unwrap_or(args.clip.as_os_str());
@@ -146,12 +147,11 @@ pub(crate) fn run(args: &BaseToNewArgs) -> Result<()> {
         model: name.to_string_lossy().into_owned(),
         shots: args.shots,
         seeds: (1..=args.seeds).collect(),
-        templates: templates(&args.templates)?,
+        templates: templates(&args.templates, &data)?,
         methods: methods.map(|method| options(method, args)).collect(),
         intervals: Intervals::default(),
     };
     let clip = args.model.open(&args.clip)?;
-    let data = args.data.open(data)?;
     let tests = test_set(&clip, &data, args.model.encoder.as_deref())?;
     let mut bar = TrainingBar::default();
     let mut progress = |event: BaseToNewEvent| {

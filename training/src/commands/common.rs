@@ -71,7 +71,9 @@ impl DataArgs {
             images_root: self.images_root.clone(),
             split_seed: self.split_seed,
         };
-        self.relabel(open_dataset(data, &options)?)
+        let data = self.relabel(open_dataset(data, &options)?)?;
+        warn(&data)?;
+        Ok(data)
     }
 
     /// Labels the images by `--classes`, if given.
@@ -95,6 +97,14 @@ pub(crate) fn open_dataset(data: &Path, options: &DatasetOptions) -> Result<Data
     Ok(data)
 }
 
+/// Reports what is allowed and seldom meant in the classes.
+pub(crate) fn warn(data: &Dataset) -> Result<()> {
+    for warning in Classes::recorded(&data.classes)?.warnings(&[]) {
+        eprintln!("warning: {warning}");
+    }
+    Ok(())
+}
+
 /// Embeds the test images, with the encoder of a bundle if given.
 pub(crate) fn test_set(
     checkpoint: &Checkpoint,
@@ -111,16 +121,20 @@ pub(crate) fn test_set(
     Ok(set)
 }
 
-/// The templates of several arguments; by default "a photo of a {}."
-pub(crate) fn templates(arguments: &[String]) -> Result<Templates> {
+/// The templates of several arguments; by default "a photo of a {}." Reports doubled articles.
+pub(crate) fn templates(arguments: &[String], data: &Dataset) -> Result<Templates> {
     let mut all = Vec::new();
     for argument in arguments {
         all.extend_from_slice(Templates::parse(argument)?.as_slice());
     }
-    if all.is_empty() {
-        return Ok(Templates::default());
+    let templates = match &all[..] {
+        [] => Templates::default(),
+        all => Templates::recorded(all, "--templates")?,
+    };
+    if let Some(warning) = templates.article_warning(&Classes::recorded(&data.classes)?) {
+        eprintln!("warning: {warning}");
     }
-    Ok(Templates::recorded(&all, "--templates")?)
+    Ok(templates)
 }
 
 /// `--resume`.

@@ -108,7 +108,7 @@ pub(crate) fn run(args: &EvaluateArgs, threads: Option<usize>) -> Result<()> {
 
 /// Evaluates a checkpoint with zero-shot and learned prompts.
 fn checkpoint(args: &EvaluateArgs, data: &Dataset) -> Result<Vec<MethodResults>> {
-    let templates = templates(&args.templates)?;
+    let templates = templates(&args.templates, data)?;
     let learners = args.prompt_learner.iter().map(|path| {
         let learner = read_prompt_learner(path)?;
         Ok((path.display().to_string(), learner))
@@ -281,8 +281,9 @@ fn print_text(evaluation: &Evaluation) -> Result<()> {
         "{percent:.2} % of {} images, calibration error {error:.2} %",
         matrix.images()
     )?;
-    for (class, images, accuracy) in matrix.per_class() {
-        writeln!(out, "{:6.2} %  {class} ({images})", 100.0 * accuracy)?;
+    for class in matrix.per_class() {
+        let (name, images) = (&class.class, class.images);
+        writeln!(out, "{:6.2} %  {name} ({images})", 100.0 * class.accuracy)?;
     }
     let confusions = matrix.top_confusions(10);
     if !confusions.is_empty() {

@@ -13,7 +13,7 @@ use pinhole_training::{
     },
 };
 
-use super::common::{ModelArgs, TrainingBar, open_dataset, start};
+use super::common::{ModelArgs, TrainingBar, open_dataset, start, warn};
 
 /// The command of a method.
 pub(crate) struct LearnCommand {
@@ -238,6 +238,7 @@ pub(crate) fn run(command: &LearnCommand) -> Result<()> {
     if args.base {
         dataset = dataset.subset(ClassSubset::Base);
     }
+    warn(&dataset)?;
     let images = dataset.few_shot(args.shots, args.seed)?;
     let steps = options.epochs * options.steps_per_epoch(images.len());
     eprintln!(

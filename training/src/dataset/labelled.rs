@@ -1,13 +1,13 @@
 //! Labelled images in training, validation and test parts.
 
 use std::{
-    collections::HashMap,
     fmt,
     ops::Range,
     path::{Path, PathBuf},
 };
 
 use pinhole_preprocessing::RgbImage;
+use pinhole_prompts::class_indices;
 
 use crate::{
     Error, Result,
@@ -95,24 +95,24 @@ impl fmt::Display for ClassSubset {
 
 impl Dataset {
     /// The same images with the labels of another list of classes, which must contain all of theirs. Its
-    /// order decides which classes are base and which are new.
+    /// order decides which classes are base and which are new. Of several classes of one name, the n-th becomes the n-th
+    /// of that name in the list, or the last if it has fewer.
     ///
     /// # Errors
     /// [`Error::Data`] for an image whose class is not in the list.
     pub fn with_classes(mut self, classes: Vec<String>) -> Result<Self> {
-        let labels: HashMap<&str, usize> =
-            (classes.iter().enumerate().map(|(i, c)| (&**c, i))).collect();
+        let labels = class_indices(&classes, &self.classes);
         for image in self
             .train
             .iter_mut()
             .chain(&mut self.val)
             .chain(&mut self.test)
         {
-            let class = &self.classes[image.label];
-            image.label = *labels.get(&**class).ok_or_else(|| Error::Data {
+            image.label = labels[image.label].ok_or_else(|| Error::Data {
                 path: image.to_string().into(),
                 problem: format!(
-                    "its class {class:?} is not among the {} classes",
+                    "its class {:?} is not among the {} classes",
+                    self.classes[image.label],
                     classes.len()
                 ),
             })?;
@@ -317,6 +317,12 @@ mod tests {
         let other = own(&["horse", "dog", "cat"]).unwrap();
         let labels: Vec<usize> = other.train.iter().map(|image| image.label).collect();
         assert_eq!(labels, [2, 1, 2, 1]);
+        let mut twice = set(list(4));
+        twice.classes = vec!["crane".into(), "crane".into()];
+        let classes = ["crane", "cat", "crane"].map(String::from).to_vec();
+        let other = twice.with_classes(classes).unwrap();
+        let labels: Vec<usize> = other.train.iter().map(|image| image.label).collect();
+        assert_eq!(labels, [0, 2, 0, 2]);
         let error = own(&["cat"]).unwrap_err().to_string();
         assert!(
             error.contains("\"dog\" is not among the 1 classes"),

@@ -126,13 +126,12 @@ fn parse(path: &Path) -> Result<SplitFile> {
     })
 }
 
-/// The class name of each label.
+/// The class name of each label. Several labels may have the same name: they are several classes.
 fn class_names<'a>(
     path: &Path,
     entries: impl Iterator<Item = &'a Entry>,
 ) -> Result<BTreeMap<u64, String>> {
     let mut names: BTreeMap<u64, String> = BTreeMap::new();
-    let mut labels: HashMap<&str, u64> = HashMap::new();
     for (image, label, name) in entries {
         let name = name.trim();
         if name.is_empty() {
@@ -142,9 +141,6 @@ fn class_names<'a>(
         if known != name {
             let two = format!("label {label} has two names, {known:?} and {name:?}");
             return Err(problem(path, two));
-        }
-        if *labels.entry(name).or_insert(*label) != *label {
-            return Err(problem(path, format!("class {name:?} has two labels")));
         }
     }
     Ok(names)

@@ -172,8 +172,13 @@ impl PretrainingReport {
         writeln!(text, "\nHeld-out classes: {}.", self.held_out.join(", "))?;
         for (name, tested) in [("seen", &self.seen), ("held-out", &self.unseen)] {
             writeln!(text, "\n## Accuracy per class, {name} classes\n")?;
-            for (class, images, accuracy) in tested.confusion.per_class() {
-                writeln!(text, "- {class}: {:.1} % of {images}", 100.0 * accuracy)?;
+            for class in tested.confusion.per_class() {
+                let (name, images) = (&class.class, class.images);
+                writeln!(
+                    text,
+                    "- {name}: {:.1} % of {images}",
+                    100.0 * class.accuracy
+                )?;
             }
             writeln!(text, "\n## Most frequent confusions, {name} classes\n")?;
             for c in tested.confusion.top_confusions(12) {

@@ -1,13 +1,10 @@
 //! Initial weights of a training, and its prompts.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    path::Path,
-};
+use std::{collections::BTreeSet, path::Path};
 
 use pinhole_checkpoint::{Checkpoint, read_prompt_learner};
 use pinhole_model::{PromptLearner, PromptRow};
-use pinhole_prompts::{Classes, EOT, SOT, Tokenizer, prompt_rows};
+use pinhole_prompts::{EOT, SOT, Tokenizer, prompt_rows};
 
 use super::{
     methods::Method, options::PromptOptions, text_encoder::FrozenTextEncoder,
@@ -65,19 +62,11 @@ fn check_classes(tokenizer: &Tokenizer, classes: &[String]) -> Result<()> {
     if let Some(at) = classes.iter().position(|class| class.trim().is_empty()) {
         return Err(Error::Config(format!("class {at} has an empty name")));
     }
-    Classes::new(classes)?;
-    let mut seen = HashMap::new();
     for class in classes {
         let ids = tokenizer.encode(&class.replace('_', " "));
         if ids.contains(&SOT) || ids.contains(&EOT) {
             return Err(Error::Config(format!(
                 "class {class:?} contains the token that starts or ends a text; rename it"
-            )));
-        }
-        if let Some(other) = seen.insert(ids, class) {
-            return Err(Error::Config(format!(
-                "classes {other:?} and {class:?} have the same tokens, so their prompts are equal; \
-                 rename one"
             )));
         }
     }
