@@ -280,7 +280,7 @@ impl Bench {
             let jpeg = jpeg(&photo(i, SIDE, SIDE)?)?;
             std::fs::write(folder.join(format!("{i}.jpg")), jpeg)?;
         }
-        CalibrationImages::find(&folder, &[])
+        CalibrationImages::find(&folder, &[], &Default::default())
     }
 }
 

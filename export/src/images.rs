@@ -1,10 +1,11 @@
 //! Calibration images: where they are, what they show, and iterating over them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use pinhole::{DecodeOptions, RgbImage};
+use pinhole_prompts::{FolderNames, class_indices, is_hidden};
 
 use crate::golden;
 
@@ -28,16 +29,14 @@ pub enum CalibrationLabel {
 
 impl CalibrationImages {
     /// The images below `folder`, sorted by path. If a folder directly in it has the name of a class (an underscore
-    /// matches a space), the images are labelled: those in such a folder with its class, all others as unknown.
+    /// matches a space), the images are labelled: those in such a folder with its class, all others as unknown. `names`
+    /// are class names of folders that are named otherwise. Of several folders of one name, the n-th has the n-th class of
+    /// that name.
     ///
     /// # Errors
     /// A folder that cannot be read; no images.
-    pub fn find(folder: &Path, classes: &[String]) -> Result<Self> {
+    pub fn find(folder: &Path, classes: &[String], names: &FolderNames) -> Result<Self> {
         let normalised = |name: &str| name.replace('_', " ");
-        let class_of = |name: &Option<String>| {
-            let name = normalised(name.as_deref()?);
-            classes.iter().position(|class| normalised(class) == name)
-        };
         let mut found = list(folder)?;
         ensure!(
             !found.is_empty(),
@@ -45,6 +44,13 @@ impl CalibrationImages {
             folder.display()
         );
         found.sort();
+        let folders: BTreeSet<&String> = found.iter().filter_map(|(_, top)| top.as_ref()).collect();
+        let classes: Vec<String> = classes.iter().map(|class| normalised(class)).collect();
+        let named = folders.iter().map(|folder| normalised(names.class(folder)));
+        let classes: BTreeMap<&String, Option<usize>> = (folders.iter().copied())
+            .zip(class_indices(&classes, named))
+            .collect();
+        let class_of = |top: &Option<String>| classes.get(top.as_ref()?).copied().flatten();
         let mut images = Self::default();
         let labelled = found.iter().any(|(_, top)| class_of(top).is_some());
         if labelled {
@@ -105,6 +111,9 @@ fn list(folder: &Path) -> Result<Vec<(PathBuf, Option<String>)>> {
             // Symbolic links to folders are not followed: they may form cycles.
             let kind = entry.file_type().with_context(|| cannot("read"))?;
             let name = entry.file_name().to_string_lossy().into_owned();
+            if is_hidden(&name) {
+                continue;
+            }
             if kind.is_dir() {
                 pending.push((path, Some(top.clone().unwrap_or(name))));
             } else if path

@@ -14,7 +14,7 @@ use pinhole_export::{
     Exported, FidelityGate, TextOptions,
 };
 use pinhole_model::{Activation, ClassPosition, Precision, PromptLearner};
-use pinhole_prompts::{Classes, Templates, TextEncoder, TextList, Tokenizer};
+use pinhole_prompts::{Classes, FolderNames, Templates, TextEncoder, TextList, Tokenizer};
 
 /// Convert CLIP checkpoints to bundles, which pinhole runs offline.
 #[derive(Parser)]
@@ -138,6 +138,10 @@ struct CommonArgs {
     /// to fit the temperature and the thresholds for "unknown"; images in other folders count as unknown
     #[arg(long, value_name = "DIR")]
     calibration: Option<PathBuf>,
+    /// File with a line per folder of --calibration that is not named after its class: folder, space, class name, such as
+    /// "n01440764 tench"
+    #[arg(long, value_name = "FILE", requires = "calibration")]
+    folder_names: Option<PathBuf>,
     /// Share of the correctly classified calibration images that the thresholds keep, 0 to 1
     #[arg(long, default_value_t = 0.95, value_parser = share)]
     keep: f32,
@@ -157,6 +161,9 @@ struct CalibrateArgs {
     /// Folder with one folder of images per class; images in other folders count as unknown
     #[arg(long, value_name = "DIR")]
     calibration: PathBuf,
+    /// File with a line per folder that is not named after its class: folder, space, class name, such as "n01440764 tench"
+    #[arg(long, value_name = "FILE")]
+    folder_names: Option<PathBuf>,
     /// Share of the correctly classified calibration images that the thresholds keep, 0 to 1
     #[arg(long, default_value_t = 0.95, value_parser = share)]
     keep: f32,
@@ -252,7 +259,7 @@ fn export(args: &CommonArgs, encoder: EncoderOptions, origin: &Path) -> Result<(
         negatives.extend(list.texts().map(str::to_owned));
     }
     let images = match &args.calibration {
-        Some(folder) => calibration_images(folder, classes.names())?,
+        Some(folder) => calibration_images(folder, classes.names(), args.folder_names.as_deref())?,
         None => CalibrationImages::default(),
     };
     if images.labels().is_none() {
@@ -319,7 +326,8 @@ fn export(args: &CommonArgs, encoder: EncoderOptions, origin: &Path) -> Result<(
 
 fn calibrate(args: &CalibrateArgs) -> Result<()> {
     let bundle = pinhole::Bundle::open(&args.bundle)?;
-    let images = calibration_images(&args.calibration, &bundle.manifest().classes)?;
+    let (classes, names) = (&bundle.manifest().classes, args.folder_names.as_deref());
+    let images = calibration_images(&args.calibration, classes, names)?;
     let options = CalibrationOptions {
         images: &images,
         keep: args.keep,
@@ -350,8 +358,16 @@ fn calibrate(args: &CalibrateArgs) -> Result<()> {
     Ok(())
 }
 
-fn calibration_images(folder: &Path, classes: &[String]) -> Result<CalibrationImages> {
-    let images = CalibrationImages::find(folder, classes)?;
+fn calibration_images(
+    folder: &Path,
+    classes: &[String],
+    names: Option<&Path>,
+) -> Result<CalibrationImages> {
+    let names = names
+        .map(FolderNames::read)
+        .transpose()?
+        .unwrap_or_default();
+    let images = CalibrationImages::find(folder, classes, &names)?;
     let unknown = images.unknown_folders();
     if !unknown.is_empty() {
         eprintln!(

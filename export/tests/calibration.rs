@@ -8,6 +8,7 @@ use std::path::Path;
 
 use common::{Scene, checkpoint};
 use pinhole::{Bundle, Classifier, DecodeOptions};
+use pinhole_export::{CalibrationImages, CalibrationLabel};
 
 /// A picture in one of four plain colours, slightly different each time.
 fn picture(path: &Path, colour: usize, i: usize) {
@@ -256,4 +257,36 @@ fn a_bundle_that_cannot_be_calibrated_stays_unchanged() {
         fs::read(scene.path("bundle/manifest.json")).unwrap(),
         before
     );
+}
+
+/// If this fails, an archive's hidden folders count as images of no class, or folders such as `n01440764` do.
+#[test]
+fn folders_are_matched_by_a_list_of_names_and_hidden_ones_are_skipped() {
+    let scene = Scene::new("");
+    let folder = scene.path("images");
+    let files = [
+        "n03/a",
+        "n01/b",
+        "n02/c",
+        ".git/d",
+        "__MACOSX/e",
+        "n01/._b",
+        "sky/f",
+    ];
+    for (i, file) in files.into_iter().enumerate() {
+        picture(&folder.join(format!("{file}.png")), 0, i);
+    }
+    let list = scene.path("names.txt");
+    fs::write(&list, "n01 missile\nn02 polar_bear\nn03 missile\n").unwrap();
+    let names = pinhole_prompts::FolderNames::read(&list).unwrap();
+    let classes = ["polar bear", "missile", "cat", "missile"].map(String::from);
+    let found = CalibrationImages::find(&folder, &classes, &names).unwrap();
+    // In the order of the paths: n01, n02, n03, sky.
+    let class = CalibrationLabel::Class;
+    let expected = [class(1), class(0), class(3), CalibrationLabel::Unknown];
+    assert_eq!(found.labels().unwrap(), expected);
+    assert_eq!(found.unknown_folders(), ["sky"]);
+    let none = pinhole_prompts::FolderNames::default();
+    let found = CalibrationImages::find(&folder, &classes, &none).unwrap();
+    assert_eq!(found.labels(), None);
 }

@@ -146,6 +146,17 @@ pub enum Error {
         origin: String,
     },
 
+    /// A line of a file of folder names is not one.
+    #[error(
+        "{origin}: expected the name of a folder, white space and the name of its class, found {found}"
+    )]
+    FolderName {
+        /// The file and line.
+        origin: String,
+        /// What is wrong.
+        found: String,
+    },
+
     /// A class is named as the answer for images of none of the classes.
     #[error(
         "{origin}: class name {name:?} is reserved: it is the answer for images of none of the classes; use another \

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::error::{Error, excerpt};
 
 /// Upper bound for the file of a list.
-const MAX_BYTES: u64 = 16 << 20;
+pub(crate) const MAX_BYTES: u64 = 16 << 20;
 
 /// A list of texts, each free of control characters, with where it stands.
 ///

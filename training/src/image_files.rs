@@ -6,6 +6,7 @@ use std::{
 };
 
 use pinhole_preprocessing::{DecodeOptions, RgbImage};
+use pinhole_prompts::is_hidden;
 
 use crate::{Error, Result, error::io};
 
@@ -20,8 +21,8 @@ pub fn open_image(path: &Path) -> Result<RgbImage> {
     })
 }
 
-/// The image files (by extension) of a folder with one sub-folder per class, each with its class,
-/// sorted by path.
+/// The image files (by extension) of a folder with one sub-folder per class, each with the sub-folder's name, sorted by
+/// path. Hidden files and folders are skipped.
 ///
 /// # Errors
 /// [`Error::Data`] for a folder without images; [`Error::Io`].
@@ -47,10 +48,16 @@ pub fn class_folder(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
     Ok(found)
 }
 
-fn sorted(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The entries of a folder that are not hidden.
+pub(crate) fn sorted(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).map_err(io(folder))?;
     let paths = entries.map(|entry| entry.map(|e| e.path()));
     let mut paths: Vec<PathBuf> = paths.collect::<std::io::Result<_>>().map_err(io(folder))?;
+    let hidden = |path: &PathBuf| {
+        path.file_name()
+            .is_some_and(|n| is_hidden(&n.to_string_lossy()))
+    };
+    paths.retain(|path| !hidden(path));
     paths.sort();
     Ok(paths)
 }

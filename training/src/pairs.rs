@@ -9,6 +9,7 @@ use std::{
 
 use pinhole_model::PreprocessConfig;
 use pinhole_preprocessing::{Pixels, RgbImage, preprocess};
+use pinhole_prompts::FolderNames;
 
 use crate::{
     Error, Result,
@@ -197,7 +198,8 @@ impl PairFiles {
             let record = record.map_err(|e| problem(e.to_string()))?;
             let line = record.position().map_or(0, csv::Position::line);
             let field = |at: usize| record.get(at).unwrap_or("").trim();
-            let path = folder.join(field(image));
+            // Windows separates folders by backslashes.
+            let path = folder.join(field(image).replace('\\', "/"));
             if !path.is_file() {
                 return Err(problem(format!("line {line}: no file {}", path.display())));
             }
@@ -211,14 +213,22 @@ impl PairFiles {
     }
 
     /// The images of a folder with one sub-folder per class. Their captions are templates in which "{}"
-    /// stands for the class name.
+    /// stands for the class name: the sub-folder's, or that in `names`.
     ///
     /// # Errors
     /// [`Error::Data`] for a folder without images or a template without "{}"; [`Error::Io`].
-    pub fn from_folder(folder: &Path, templates: &[String], crop: f32) -> Result<Self> {
+    pub fn from_folder(
+        folder: &Path,
+        templates: &[String],
+        names: &FolderNames,
+        crop: f32,
+    ) -> Result<Self> {
         check_templates(templates)?;
         let images = (class_folder(folder)?.into_iter())
-            .map(|(path, text)| CaptionedImage { path, text })
+            .map(|(path, folder)| CaptionedImage {
+                path,
+                text: names.class(&folder).to_owned(),
+            })
             .collect();
         let captions = Captions::Templates(templates.to_vec());
         Self::new(folder, images, captions, crop)

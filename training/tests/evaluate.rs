@@ -8,7 +8,7 @@ use std::{
 
 use pinhole_checkpoint::{Checkpoint, OpenOptions, write_prompt_learner};
 use pinhole_model::{ClassPosition, MetaNet, PromptLearner, Tensor};
-use pinhole_prompts::{Templates, TextEncoder, Tokenizer};
+use pinhole_prompts::{FolderNames, Templates, TextEncoder, Tokenizer};
 use pinhole_training::{
     dataset::{self, DatasetOptions, all_to_test},
     evaluate::{PromptEvaluator, TestSet},
@@ -129,7 +129,7 @@ fn a_context_of_words_predicts_as_the_words_do() {
     let folder = tempfile::tempdir().unwrap();
     let clip = checkpoint(folder.path());
     let clip = Checkpoint::open(&clip, &OpenOptions::default()).unwrap();
-    let data = all_to_test(&images(folder.path())).unwrap();
+    let data = all_to_test(&images(folder.path()), &FolderNames::default()).unwrap();
     let encoder = ImageEncoder::open(&clip).unwrap();
     let set = TestSet::new(&encoder, &data, &|_| {}).unwrap();
     let texts = PromptEvaluator::open(&clip).unwrap();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor, Var};
 use pinhole_checkpoint::{Checkpoint, OpenOptions};
 use pinhole_preprocessing::Pixels;
-use pinhole_prompts::Templates;
+use pinhole_prompts::{FolderNames, Templates};
 use pinhole_training::{
     Error,
     contrastive::{Batch, encode_images, encode_texts, loss_and_gradients},
@@ -318,7 +318,7 @@ fn checkpoint_and_png_files_give_the_accuracy_of_the_model_in_memory() {
     }
     let classes = shapes::class_names();
     let checkpoint = Checkpoint::open(&checkpoint, &OpenOptions::default()).unwrap();
-    let data = all_to_test(&images).unwrap();
+    let data = all_to_test(&images, &FolderNames::default()).unwrap();
     let data = data.with_classes(classes).unwrap();
     let encoder = ImageEncoder::open(&checkpoint).unwrap();
     let set = TestSet::new(&encoder, &data, &|_| {}).unwrap();
@@ -407,7 +407,9 @@ fn class_folders_use_templates() {
         list(&folder.path().join(class), "");
     }
     let templates = ["a photo of a {}.", "{}"].map(String::from);
-    let source = PairSource::Files(PairFiles::from_folder(folder.path(), &templates, 1.0).unwrap());
+    let source = PairSource::Files(
+        PairFiles::from_folder(folder.path(), &templates, &FolderNames::default(), 1.0).unwrap(),
+    );
     assert_eq!(source.epoch_images(), Some(4));
     let mut texts = source.texts();
     texts.sort();
@@ -420,10 +422,17 @@ fn class_folders_use_templates() {
             "red dog"
         ]
     );
-    let wrong = PairFiles::from_folder(folder.path(), &["a photo".into()], 1.0);
+    let wrong = PairFiles::from_folder(
+        folder.path(),
+        &["a photo".into()],
+        &FolderNames::default(),
+        1.0,
+    );
     assert!(matches!(wrong, Err(Error::Config(_))));
     let empty = tempfile::tempdir().unwrap();
-    assert!(PairFiles::from_folder(empty.path(), &templates, 1.0).is_err());
+    assert!(
+        PairFiles::from_folder(empty.path(), &templates, &FolderNames::default(), 1.0).is_err()
+    );
 }
 
 #[test]

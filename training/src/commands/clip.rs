@@ -16,7 +16,7 @@ use pinhole_training::{
     vocabulary::Vocabulary,
 };
 
-use super::common::progress_bar;
+use super::common::{FolderNamesArg, progress_bar};
 
 /// Arguments of `clip`.
 #[derive(Args)]
@@ -26,6 +26,8 @@ pub(crate) struct ClipArgs {
     /// sub-folder of images per class
     #[arg(long)]
     data: String,
+    #[command(flatten)]
+    folder_names: FolderNamesArg,
     /// Output folder for checkpoint, training state, log, plot and report
     #[arg(long, default_value = "clip-out")]
     out: PathBuf,
@@ -236,7 +238,8 @@ fn source(args: &ClipArgs) -> Result<PairSource> {
     }
     let path = Path::new(&args.data);
     if path.is_dir() {
-        let files = PairFiles::from_folder(path, &args.templates, args.crop)?;
+        let files =
+            PairFiles::from_folder(path, &args.templates, &args.folder_names.read()?, args.crop)?;
         return Ok(PairSource::Files(files));
     }
     let separator = match args.separator.as_str() {

@@ -10,7 +10,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pinhole_checkpoint::{Checkpoint, OpenOptions};
 use pinhole_model::Activation;
-use pinhole_prompts::{Classes, Templates};
+use pinhole_prompts::{Classes, FolderNames, Templates};
 use pinhole_training::{
     dataset::{self, Dataset, DatasetOptions},
     evaluate::TestSet,
@@ -44,6 +44,23 @@ impl ModelArgs {
     }
 }
 
+/// `--folder-names`.
+#[derive(Args)]
+pub(crate) struct FolderNamesArg {
+    /// File with a line per folder of images that is not named after its class: folder, space, class name,
+    /// such as "n01440764 tench"
+    #[arg(long, value_name = "FILE")]
+    folder_names: Option<PathBuf>,
+}
+
+impl FolderNamesArg {
+    /// The file's names; none without the flag.
+    pub(crate) fn read(&self) -> Result<FolderNames> {
+        let names = self.folder_names.as_deref().map(FolderNames::read);
+        Ok(names.transpose()?.unwrap_or_default())
+    }
+}
+
 /// Labelled images.
 #[derive(Args)]
 pub(crate) struct DataArgs {
@@ -58,10 +75,12 @@ pub(crate) struct DataArgs {
     /// Seed that selects the test images of a folder without test/
     #[arg(long, requires = "data", default_value_t = 0)]
     pub(crate) split_seed: u64,
-    /// File with one class name per line, in the order that decides which classes are base; by default the
-    /// classes of the images
+    /// File with one class name per line, or a JSON array, in the order that decides which classes are base;
+    /// by default the classes of the images
     #[arg(long)]
     pub(crate) classes: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) folder_names: FolderNamesArg,
 }
 
 impl DataArgs {
@@ -69,11 +88,10 @@ impl DataArgs {
     pub(crate) fn open(&self, data: &Path) -> Result<Dataset> {
         let options = DatasetOptions {
             images_root: self.images_root.clone(),
+            folder_names: self.folder_names.read()?,
             split_seed: self.split_seed,
         };
-        let data = self.relabel(open_dataset(data, &options)?)?;
-        warn(&data)?;
-        Ok(data)
+        self.relabel(open_dataset(data, &options)?)
     }
 
     /// Labels the images by `--classes`, if given.
@@ -91,10 +109,15 @@ impl DataArgs {
 /// Opens a data set and reports notes about it.
 pub(crate) fn open_dataset(data: &Path, options: &DatasetOptions) -> Result<Dataset> {
     let data = dataset::open(data, options)?;
+    notes(&data);
+    Ok(data)
+}
+
+/// Reports the notes about a data set.
+pub(crate) fn notes(data: &Dataset) {
     for note in &data.notes {
         eprintln!("{}: {note}", data.name);
     }
-    Ok(data)
 }
 
 /// Reports what is allowed and seldom meant in the classes.
@@ -121,7 +144,7 @@ pub(crate) fn test_set(
     Ok(set)
 }
 
-/// The templates of several arguments; by default "a photo of a {}." Reports doubled articles.
+/// The templates of several arguments; by default "a photo of a {}." Warns about the classes, also with the templates.
 pub(crate) fn templates(arguments: &[String], data: &Dataset) -> Result<Templates> {
     let mut all = Vec::new();
     for argument in arguments {
@@ -131,6 +154,7 @@ pub(crate) fn templates(arguments: &[String], data: &Dataset) -> Result<Template
         [] => Templates::default(),
         all => Templates::recorded(all, "--templates")?,
     };
+    warn(data)?;
     if let Some(warning) = templates.article_warning(&Classes::recorded(&data.classes)?) {
         eprintln!("warning: {warning}");
     }

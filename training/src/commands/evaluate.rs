@@ -20,7 +20,7 @@ use pinhole_training::{
     prompt_learning::Method,
 };
 
-use super::common::{DataArgs, ModelArgs, progress_bar, templates, test_set};
+use super::common::{DataArgs, ModelArgs, notes, progress_bar, templates, test_set};
 
 /// Arguments of `evaluate`.
 #[derive(Args)]
@@ -93,7 +93,11 @@ pub(crate) fn run(args: &EvaluateArgs, threads: Option<usize>) -> Result<()> {
         );
     }
     let data = match (&args.images, &args.data.data) {
-        (Some(folder), _) => args.data.relabel(all_to_test(folder)?)?,
+        (Some(folder), _) => {
+            let data = all_to_test(folder, &args.data.folder_names.read()?)?;
+            notes(&data);
+            args.data.relabel(data)?
+        }
         (None, Some(data)) => args.data.open(data)?,
         (None, None) => bail!("expected --images or --data"),
     };

@@ -13,7 +13,7 @@ use pinhole_training::{
     },
 };
 
-use super::common::{ModelArgs, TrainingBar, open_dataset, start, warn};
+use super::common::{FolderNamesArg, ModelArgs, TrainingBar, open_dataset, start, warn};
 
 /// The command of a method.
 pub(crate) struct LearnCommand {
@@ -35,6 +35,8 @@ struct LearnArgs {
     /// Folder that the paths in a split_zhou_*.json are relative to
     #[arg(long)]
     images_root: Option<PathBuf>,
+    #[command(flatten)]
+    folder_names: FolderNamesArg,
     /// Train on the first half of the classes only: the base classes of the base-to-new protocol
     #[arg(long)]
     base: bool,
@@ -232,6 +234,7 @@ pub(crate) fn run(command: &LearnCommand) -> Result<()> {
     let clip = args.model.open(&args.clip)?;
     let dataset = DatasetOptions {
         images_root: args.images_root.clone(),
+        folder_names: args.folder_names.read()?,
         ..Default::default()
     };
     let mut dataset = open_dataset(&args.data, &dataset)?;

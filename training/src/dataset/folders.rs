@@ -6,23 +6,29 @@ use std::{
 };
 
 use super::labelled::{Dataset, ImageSource, LabelledImage, by_class, file_name};
-use crate::{Error, Result, image_files::class_folder, random::SeededRng};
+use pinhole_prompts::FolderNames;
 
-/// All images of a folder with one sub-folder per class, as test images.
+use crate::{
+    Error, Result,
+    image_files::{class_folder, sorted},
+    random::SeededRng,
+};
+
+/// All images of a folder with one sub-folder per class, as test images; `names` are class names of its sub-folders.
 ///
 /// # Errors
 /// Those of [`class_folder`].
-pub fn all_to_test(folder: &Path) -> Result<Dataset> {
-    from_parts(folder, [None, None, Some(folder)])
+pub fn all_to_test(folder: &Path, names: &FolderNames) -> Result<Dataset> {
+    from_parts(folder, [None, None, Some(folder)], names)
 }
 
 /// A folder with `train`, `val` and `test`, or one of classes that is split here.
-pub(super) fn read(folder: &Path, split_seed: u64) -> Result<Dataset> {
+pub(super) fn read(folder: &Path, split_seed: u64, names: &FolderNames) -> Result<Dataset> {
     let part = |name: &str| {
         let path = folder.join(name);
         // A class may be called "train": then it contains images, not folders.
-        let mut entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
-        entries.any(|entry| entry.path().is_dir()).then_some(path)
+        let mut entries = sorted(&path).into_iter().flatten();
+        entries.any(|entry| entry.is_dir()).then_some(path)
     };
     let [train, val, validation, test] = ["train", "val", "validation", "test"].map(part);
     if val.is_some() && validation.is_some() {
@@ -34,10 +40,10 @@ pub(super) fn read(folder: &Path, split_seed: u64) -> Result<Dataset> {
     let val = val.or(validation);
     if val.is_some() || test.is_some() {
         let folders = [&train, &val, &test].map(|path| path.as_deref());
-        return from_parts(folder, folders);
+        return from_parts(folder, folders, names);
     }
     let whole = train.as_deref().unwrap_or(folder);
-    let mut set = from_parts(folder, [Some(whole), None, None])?;
+    let mut set = from_parts(folder, [Some(whole), None, None], names)?;
     let all = std::mem::take(&mut set.train);
     for (class, mut images) in by_class(&all, set.classes.len()).into_iter().enumerate() {
         let tests = (3 * images.len() + 5) / 10;
@@ -53,21 +59,26 @@ pub(super) fn read(folder: &Path, split_seed: u64) -> Result<Dataset> {
     Ok(set)
 }
 
-/// A data set from the class folders of training, validation and test.
-fn from_parts(root: &Path, folders: [Option<&Path>; 3]) -> Result<Dataset> {
+/// A data set from the class folders of training, validation and test. Each folder name is a class, also if `names` gives
+/// several the same class name.
+fn from_parts(root: &Path, folders: [Option<&Path>; 3], names: &FolderNames) -> Result<Dataset> {
     let mut parts = Vec::new();
     for folder in folders {
         parts.push(folder.map_or(Ok(Vec::new()), class_folder)?);
     }
-    let names: BTreeSet<&String> = parts.iter().flatten().map(|(_, class)| class).collect();
-    let classes: Vec<String> = names.into_iter().cloned().collect();
+    let folders: BTreeSet<&str> = parts
+        .iter()
+        .flatten()
+        .map(|(_, folder)| &**folder)
+        .collect();
+    let folders: Vec<&str> = folders.into_iter().collect();
     // Found always: the list was made of these names.
-    let label = |class: &String| classes.binary_search(class).unwrap_or_default();
+    let label = |folder: &str| folders.binary_search(&folder).unwrap_or_default();
     let images = |part: &[(PathBuf, String)]| -> Vec<LabelledImage> {
         (part.iter())
-            .map(|(path, class)| LabelledImage {
+            .map(|(path, folder)| LabelledImage {
                 source: ImageSource::File(path.clone()),
-                label: label(class),
+                label: label(folder),
             })
             .collect()
     };
@@ -76,7 +87,10 @@ fn from_parts(root: &Path, folders: [Option<&Path>; 3]) -> Result<Dataset> {
         train: images(&parts[0]),
         val: images(&parts[1]),
         test: images(&parts[2]),
-        classes,
-        notes: Vec::new(),
+        classes: folders
+            .iter()
+            .map(|folder| names.class(folder).to_owned())
+            .collect(),
+        notes: names.note(folders.iter().copied()).into_iter().collect(),
     })
 }

@@ -14,6 +14,8 @@ mod synthetic;
 
 use std::path::{Path, PathBuf};
 
+use pinhole_prompts::FolderNames;
+
 use crate::{Error, Result};
 
 pub use folders::all_to_test;
@@ -25,6 +27,8 @@ pub use synthetic::{SHAPES_TEST, SHAPES_TRAIN};
 pub struct DatasetOptions {
     /// The folder that the paths of a split file are relative to.
     pub images_root: Option<PathBuf>,
+    /// Class names of the sub-folders of a folder.
+    pub folder_names: FolderNames,
     /// Selects the test images of a folder that is not split into training and test.
     pub split_seed: u64,
 }
@@ -54,13 +58,20 @@ pub fn open(data: &Path, options: &DatasetOptions) -> Result<Dataset> {
             problem: "--images-root: expected a split file (split_zhou_*.json) as --data".into(),
         });
     }
+    if options.folder_names != FolderNames::default() && !data.is_dir() {
+        return Err(Error::Data {
+            path: data.into(),
+            problem: "--folder-names: expected a folder with one sub-folder per class as --data"
+                .into(),
+        });
+    }
     if data == Path::new("shapes") {
         return Ok(synthetic::shapes());
     }
     let mut set = if is_file {
         split_file::read(data, options.images_root.as_deref())?
     } else {
-        folders::read(data, options.split_seed)?
+        folders::read(data, options.split_seed, &options.folder_names)?
     };
     if set.test.is_empty() && !set.val.is_empty() {
         set.test = std::mem::take(&mut set.val);
@@ -154,8 +165,62 @@ mod tests {
             ..Default::default()
         };
         assert_ne!(open(root, &options).unwrap().test, set.test);
-        let every = all_to_test(root).unwrap();
+        let every = all_to_test(root, &FolderNames::default()).unwrap();
         assert_eq!((every.train.len(), every.test.len()), (0, 18));
+    }
+
+    /// If this fails, the class list has `.git`, or a folder of an archive that macOS packed.
+    #[test]
+    fn hidden_folders_and_files_are_no_classes() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        folders(
+            root,
+            &[("cat", 2), ("dog", 2), (".thumbnails", 2), ("__MACOSX", 2)],
+        );
+        // A class, not a part, although it has a folder.
+        folders(root, &[("train", 1), ("train/.ipynb_checkpoints", 1)]);
+        touch(root.join("cat/._00.png"));
+        let set = all_to_test(root, &FolderNames::default()).unwrap();
+        assert_eq!(set.classes, ["cat", "dog", "train"]);
+        assert_eq!(set.test.len(), 5);
+        assert_eq!(open_default(root).unwrap().classes, set.classes);
+    }
+
+    #[test]
+    fn folders_get_their_class_names_from_a_file() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        let files = [
+            ("n01440764", 1),
+            ("n03773504", 2),
+            ("n04008634", 1),
+            ("other", 1),
+        ];
+        folders(&root.join("images"), &files);
+        let file = root.join("names.txt");
+        fs::write(
+            &file,
+            "n01440764 tench\nn03773504 missile\nn04008634 missile\n",
+        )
+        .unwrap();
+        let names = FolderNames::read(&file).unwrap();
+        let set = all_to_test(&root.join("images"), &names).unwrap();
+        // In the order of the folders; two of ImageNet's classes have one name.
+        assert_eq!(set.classes, ["tench", "missile", "missile", "other"]);
+        let labels: Vec<usize> = set.test.iter().map(|image| image.label).collect();
+        assert_eq!(labels, [0, 1, 1, 2, 3]);
+        assert!(set.notes[0].ends_with("names: other"), "{:?}", set.notes);
+        let options = DatasetOptions {
+            folder_names: names,
+            ..Default::default()
+        };
+        assert_eq!(
+            open(&root.join("images"), &options).unwrap().classes,
+            set.classes
+        );
+        let error = open(Path::new("shapes"), &options).unwrap_err().to_string();
+        assert!(error.contains("--folder-names"), "{error}");
     }
 
     #[test]
@@ -228,6 +293,25 @@ mod tests {
         assert_eq!(shown(&set.unwrap().test), [("a.png".into(), 0)]);
     }
 
+    /// Split files that Windows wrote: backslashes, a byte order mark, UTF-16.
+    #[test]
+    fn split_files_of_windows_are_read() {
+        let text = "\u{feff}{\"train\": [[\"x\\\\a.png\", 0, \"y\"]]}";
+        let set = split(text).unwrap();
+        assert_eq!(shown(&set.train), [("a.png".into(), 0)]);
+        let bytes: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let root = tempfile::tempdir().unwrap();
+        touch(root.path().join("x/a.png"));
+        fs::write(root.path().join("split.json"), bytes).unwrap();
+        let set = open_default(&root.path().join("split.json")).unwrap();
+        assert_eq!(shown(&set.train), [("a.png".into(), 0)]);
+        for outside in ["..\\\\secret.png", "C:\\\\photos\\\\c.png"] {
+            let error = split(&format!("{{\"train\": [[\"{outside}\", 0, \"y\"]]}}"));
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains("outside"), "{error}");
+        }
+    }
+
     #[test]
     fn errors_in_a_split_file_are_reported() {
         let train = |entries: &str| split(&format!("{{\"train\": [{entries}]}}"));
@@ -283,7 +367,7 @@ mod tests {
         fs::write(&path, r#"{"train": [["a.png", 0, "y"]]}"#).unwrap();
         let options = DatasetOptions {
             images_root: Some(root.path().join("away/images")),
-            split_seed: 0,
+            ..Default::default()
         };
         assert_eq!(open(&path, &options).unwrap().train.len(), 1);
         assert!(open_default(&path).is_err());
@@ -301,7 +385,7 @@ mod tests {
             open_default(&path)
                 .unwrap_err()
                 .to_string()
-                .contains("larger than")
+                .contains("more than 256 MiB")
         );
     }
 }

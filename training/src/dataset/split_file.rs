@@ -2,10 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io::Read,
     path::{Component, Path, PathBuf},
 };
 
+use pinhole_prompts::read_text;
 use serde::Deserialize;
 
 use super::labelled::{Dataset, ImageSource, LabelledImage, file_name};
@@ -108,19 +108,8 @@ pub(super) fn read(path: &Path, images_root: Option<&Path>) -> Result<Dataset> {
 }
 
 fn parse(path: &Path) -> Result<SplitFile> {
-    let mut text = Vec::new();
-    let file = std::fs::File::open(path).map_err(io(path))?;
-    file.take(MAX_BYTES + 1)
-        .read_to_end(&mut text)
-        .map_err(io(path))?;
-    if text.len() as u64 > MAX_BYTES {
-        let limit = MAX_BYTES >> 20;
-        return Err(problem(
-            path,
-            format!("larger than {limit} MiB: not a split file"),
-        ));
-    }
-    serde_json::from_slice(&text).map_err(|e| {
+    let text = read_text(path, MAX_BYTES)?;
+    serde_json::from_str(&text).map_err(|e| {
         let form = "{\"train\": [[path, label, class name], ...], \"val\": ..., \"test\": ...}";
         problem(path, format!("not a split file ({e}); expected {form}"))
     })
@@ -146,10 +135,14 @@ fn class_names<'a>(
     Ok(names)
 }
 
-/// A listed path without `.`, which must stay inside the root.
+/// A listed path without `.`, which must stay inside the root. Windows separates folders by backslashes.
 fn relative(list: &Path, image: &str) -> Result<PathBuf> {
     let mut plain = PathBuf::new();
-    for component in Path::new(image).components() {
+    let slashes = image.replace('\\', "/");
+    // An absolute path on Windows.
+    let drive = slashes.get(1..3) == Some(":/");
+    let root = Path::new(if drive { "/" } else { "" });
+    for component in root.join(&slashes).components() {
         match component {
             Component::Normal(part) => plain.push(part),
             Component::CurDir => {}
