@@ -165,6 +165,17 @@ fn write_text_encoder(out: &mut impl Write, manifest: &Manifest) -> std::io::Res
     }
 }
 
+/// The images that the modes of a conditional head were compared on. Fewer than 8 are used for the fit, too, or say little.
+fn compared_images(c: &ConditionalInfo) -> String {
+    match (c.fitted_images, c.compared_images) {
+        (fitted, images @ 0..8) if fitted == images => {
+            format!("the same {images} images, which says little")
+        }
+        (_, images @ 0..8) => format!("{images} others, too few to judge by"),
+        (_, images) => format!("{images} held-out images"),
+    }
+}
+
 fn write_conditional(out: &mut impl Write, c: &ConditionalInfo) -> std::io::Result<()> {
     let agreement = |a: &Agreement| {
         format!(
@@ -176,8 +187,9 @@ fn write_conditional(out: &mut impl Write, c: &ConditionalInfo) -> std::io::Resu
     };
     writeln!(
         out,
-        "head           conditional, fitted to {} images; against mode exact on {} images:",
-        c.fitted_images, c.compared_images
+        "head           conditional, fitted to {} images; against mode exact on {}:",
+        c.fitted_images,
+        compared_images(c)
     )?;
     writeln!(out, "               linear: {}", agreement(&c.linear))?;
     writeln!(
@@ -232,4 +244,32 @@ fn write_calibration(out: &mut impl Write, manifest: &Manifest) -> std::io::Resu
         )?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_images_are_not_called_held_out() {
+        let agreement = Agreement {
+            top1: 1.0,
+            largest_logit_difference: 0.0,
+            mean_logit_difference: 0.0,
+        };
+        let text = |fitted_images, images| {
+            compared_images(&ConditionalInfo {
+                fitted_images,
+                compared_images: images,
+                movement: 0.0,
+                linear: agreement,
+                shortlist_length: 1,
+                shortlist: agreement,
+            })
+        };
+        assert!(text(7, 7).starts_with("the same 7"));
+        assert!(text(6, 2).starts_with("2 others"));
+        assert_eq!(text(24, 8), "8 held-out images");
+        assert_eq!(text(512, 512), "512 held-out images");
+    }
 }

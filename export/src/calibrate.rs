@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use pinhole::Classifier;
 use pinhole_bundle::{
     BundleWriter, Calibration, Manifest, UnknownPolicy, expected_calibration_error,
@@ -23,7 +23,7 @@ pub struct CalibrationOptions<'a> {
 /// Fitted temperature and thresholds.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct CalibrationStage {
-    /// Divides the logits.
+    /// Divides the logits; 1 for a single class, whose probability is always 1.
     temperature: f32,
     /// Least similarity of the best class; none if no image was classified correctly.
     min_similarity: Option<f32>,
@@ -41,15 +41,24 @@ struct LabelledAnswer {
     label: CalibrationLabel,
 }
 
+/// A fit, or why the images are no basis for one.
+pub(crate) type Fit = std::result::Result<CalibrationStage, String>;
+
+/// Least number of images of classes to fit to.
+const MIN_IMAGES: usize = 8;
+/// Probability, for a model that guesses, of at least as many correct answers, above which a fit is refused.
+const CHANCE_LEVEL: f64 = 0.05;
+
 /// Similarities of an embedding with every class, and with the most similar negative text.
 pub(crate) type Similarities<'a> = &'a dyn Fn(&[f32]) -> Result<(Vec<f32>, Option<f32>)>;
 
 impl CalibrationStage {
     /// Fits to the `embeddings` of images with these `labels`. `keep` is the share of the correctly classified images
-    /// that the two thresholds together keep.
+    /// that the two thresholds together keep. The inner error says why the images are no basis for a fit: there are fewer
+    /// than 8 of classes, or the classifier is no better on them than a guess.
     ///
     /// # Errors
-    /// No image of any class; similarities that cannot be computed.
+    /// Similarities that cannot be computed.
     pub(crate) fn run(
         embeddings: &[Vec<f32>],
         labels: &[CalibrationLabel],
@@ -57,7 +66,7 @@ impl CalibrationStage {
         logit_scale: f32,
         keep: f32,
         progress: &mut ExportProgress,
-    ) -> Result<Self> {
+    ) -> Result<Fit> {
         let total = labels.len() as u64;
         let mut answers = vec![];
         for (embedding, &label) in embeddings.iter().zip(labels) {
@@ -69,7 +78,7 @@ impl CalibrationStage {
             });
             progress(ExportStep::Calibration, answers.len() as u64, total);
         }
-        fit(&answers, logit_scale, keep)
+        Ok(fit(&answers, logit_scale, keep))
     }
 
     /// Records the fit in `manifest`; its negative texts stay.
@@ -88,8 +97,8 @@ impl CalibrationStage {
 /// `model_card` replaces the bundle's if given. Returns the new manifest.
 ///
 /// # Errors
-/// A bundle or an image that cannot be read; images that are not labelled; a bundle that cannot be replaced, which is
-/// then unchanged.
+/// A bundle or an image that cannot be read; images that are not labelled, too few, or classified no better than by a
+/// guess; a bundle that cannot be replaced. The bundle is then unchanged.
 pub fn calibrate(
     folder: &Path,
     options: &CalibrationOptions,
@@ -98,7 +107,8 @@ pub fn calibrate(
 ) -> Result<Manifest> {
     let labels = options.images.labels();
     let labels = labels
-        .context("--calibration: expected a folder of images named after a class, found none")?;
+        .with_context(|| options.images.unlabelled())
+        .context("--calibration")?;
     let classifier = Classifier::open(folder)?;
     let bundle = classifier.bundle();
     let mut embeddings = vec![];
@@ -122,7 +132,10 @@ pub fn calibrate(
         options.keep,
         progress,
     )?;
-    fitted.record(&mut manifest);
+    match fitted {
+        Ok(fitted) => fitted.record(&mut manifest),
+        Err(reason) => bail!("--calibration: {reason}; the bundle is unchanged"),
+    }
     if let Some(card) = model_card {
         manifest.model_card = card;
     }
@@ -132,22 +145,36 @@ pub fn calibrate(
     Ok(manifest)
 }
 
-fn fit(answers: &[LabelledAnswer], scale: f32, keep: f32) -> Result<CalibrationStage> {
+fn fit(answers: &[LabelledAnswer], scale: f32, keep: f32) -> Fit {
     let classed: Vec<(&LabelledAnswer, usize)> = (answers.iter())
         .filter_map(|answer| match answer.label {
             CalibrationLabel::Class(class) => Some((answer, class)),
             CalibrationLabel::Unknown => None,
         })
         .collect();
-    ensure!(
-        !classed.is_empty(),
-        "--calibration: expected images of a class, found only others"
-    );
-    let temperature = temperature(&classed, scale);
+    let images = classed.len();
+    if images < MIN_IMAGES {
+        return Err(format!(
+            "expected at least {MIN_IMAGES} images in folders named after a class, better 20 of each class, found {images}"
+        ));
+    }
     let right: Vec<&LabelledAnswer> = (classed.iter())
         .filter(|(answer, class)| best(answer).0 == *class)
         .map(|(answer, _)| *answer)
         .collect();
+    let classes = answers.iter().map(|answer| answer.similarities.len());
+    let classes = classes.max().unwrap_or(0);
+    let temperature = match classes {
+        0 | 1 => 1.0,
+        _ if at_least(right.len(), images, 1.0 / classes as f64) > CHANCE_LEVEL => {
+            return Err(format!(
+                "expected a classifier that is better than a guess among {classes} classes, found {} of {images} images \
+                 correct; do the folders have the names of what they show, and the images what the classes say?",
+                right.len()
+            ));
+        }
+        _ => temperature(&classed, scale),
+    };
     // Each threshold may reject half of what is not kept.
     let rejected_share = (1.0 - keep) / 2.0;
     let quantile = |value: fn(&LabelledAnswer) -> f32| {
@@ -202,6 +229,22 @@ fn fit(answers: &[LabelledAnswer], scale: f32, keep: f32) -> Result<CalibrationS
             strangers_rejected: share(&mut unknown.map(rejected)),
         },
     })
+}
+
+/// The probability of at least `right` successes in `images` trials, each with probability `chance`.
+fn at_least(right: usize, images: usize, chance: f64) -> f64 {
+    let n = images as f64;
+    // The logarithm of each number's probability, from that of the number before.
+    let mut log = n * (1.0 - chance).ln();
+    let mut sum = 0.0;
+    for successes in 0..=images {
+        if successes >= right {
+            sum += log.exp();
+        }
+        let k = successes as f64;
+        log += ((n - k) / (k + 1.0)).ln() + (chance / (1.0 - chance)).ln();
+    }
+    sum.min(1.0)
 }
 
 /// The temperature with the least mean negative log likelihood (Guo et al., 2017, section 4.2), within 1/100 to 100. The
@@ -332,10 +375,49 @@ mod tests {
         );
     }
 
+    fn answers(similarities: &[f32], label: CalibrationLabel, count: usize) -> Vec<LabelledAnswer> {
+        (0..count).map(|_| answer(similarities, label)).collect()
+    }
+
     #[test]
-    fn a_single_class_is_fitted_and_unknown_images_alone_are_an_error() {
-        assert!(fit(&[answer(&[0.3], CalibrationLabel::Unknown)], 100.0, 0.95).is_err());
-        let one = fit(&[answer(&[0.3], CalibrationLabel::Class(0))], 100.0, 0.95).unwrap();
-        assert!(one.temperature.is_finite() && one.min_margin.is_none());
+    fn of_a_single_class_only_the_threshold_is_fitted() {
+        let one = answers(&[0.3], CalibrationLabel::Class(0), 8);
+        let one = fit(&one, 100.0, 0.95).unwrap();
+        assert_eq!((one.temperature, one.min_margin), (1.0, None));
+        assert_eq!(one.min_similarity, Some(0.3));
+    }
+
+    /// If this fails, a bundle claims a measured temperature and threshold that nothing was measured for.
+    #[test]
+    fn few_images_and_guesses_are_no_basis_for_a_fit() {
+        let refused = |answers: &[LabelledAnswer]| fit(answers, 100.0, 0.95).unwrap_err();
+        let class = CalibrationLabel::Class;
+        let unknown = answers(&[0.3, 0.1], CalibrationLabel::Unknown, 20);
+        assert!(refused(&unknown).contains("found 0"));
+        let mut few = answers(&[0.3, 0.1], class(0), 7);
+        few.extend(unknown);
+        assert!(refused(&few).contains("at least 8 images") && refused(&few).contains("found 7"));
+        few.extend(answers(&[0.3, 0.1], class(0), 1));
+        assert!(fit(&few, 100.0, 0.95).is_ok());
+        // 13 of 20 are a guess between two classes with probability 0.13, 15 of 20 with 0.02.
+        let half = |right: usize| {
+            let mut all = answers(&[0.3, 0.1], class(0), right);
+            all.extend(answers(&[0.3, 0.1], class(1), 20 - right));
+            all
+        };
+        assert!(refused(&half(13)).contains("13 of 20 images correct"));
+        assert!(fit(&half(15), 100.0, 0.95).is_ok());
+        let wrong = answers(&[0.3, 0.1], class(1), 1000);
+        assert!(refused(&wrong).contains("0 of 1000"));
+    }
+
+    #[test]
+    fn the_probability_of_a_guess_by_hand() {
+        // (20 + 15 + 6 + 1) / 64, and of 8 of 8 and 7 of 8 with one half.
+        assert!((at_least(3, 6, 0.5) - 42.0 / 64.0).abs() < 1e-12);
+        assert!((at_least(8, 8, 0.5) - 1.0 / 256.0).abs() < 1e-12);
+        assert!((at_least(7, 8, 0.5) - 9.0 / 256.0).abs() < 1e-12);
+        assert!((at_least(0, 50_000, 0.001) - 1.0).abs() < 1e-6);
+        assert!(at_least(500, 50_000, 0.001) < 1e-9);
     }
 }

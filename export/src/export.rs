@@ -40,6 +40,8 @@ pub struct Exported {
     pub manifest: Manifest,
     /// How each layer was quantised and its effect, in Markdown, if the options asked for it.
     pub report: Option<String>,
+    /// Why temperature and thresholds were not fitted, although there are calibration images.
+    pub not_calibrated: Option<String>,
 }
 
 /// Writes the bundle.
@@ -108,7 +110,7 @@ pub fn export(options: &ExportOptions, progress: &mut ExportProgress) -> Result<
         }
         _ => HeadStage::fixed(embedded.head),
     };
-    let calibrated = match images.labels() {
+    let fit = match images.labels() {
         Some(labels) => {
             let embeddings = image.calibration_embeddings(images, progress)?;
             let similarities = |embedding: &[f32]| {
@@ -117,16 +119,9 @@ pub fn export(options: &ExportOptions, progress: &mut ExportProgress) -> Result<
             };
             let keep = calibration.keep;
             let scale = logit_scale;
-            Some(CalibrationStage::run(
-                embeddings,
-                labels,
-                &similarities,
-                scale,
-                keep,
-                progress,
-            )?)
+            CalibrationStage::run(embeddings, labels, &similarities, scale, keep, progress)?
         }
-        None => None,
+        None => Err(images.unlabelled()),
     };
 
     writer.add_head(&head.head)?;
@@ -169,13 +164,18 @@ pub fn export(options: &ExportOptions, progress: &mut ExportProgress) -> Result<
         model_card: options.model_card.clone(),
         files: vec![],
     };
-    if let Some(calibrated) = calibrated {
-        calibrated.record(&mut manifest);
-    }
+    let not_calibrated = match fit {
+        Ok(calibrated) => {
+            calibrated.record(&mut manifest);
+            None
+        }
+        Err(reason) => (!images.is_empty()).then_some(reason),
+    };
     writer.finish(&mut manifest)?;
     Ok(Exported {
         manifest,
         report: image.report,
+        not_calibrated,
     })
 }
 

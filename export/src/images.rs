@@ -13,8 +13,11 @@ use crate::golden;
 #[derive(Clone, Debug, Default)]
 pub struct CalibrationImages {
     files: Vec<PathBuf>,
+    /// Folder that the images were found in.
+    root: PathBuf,
     /// One per file; `None` if no folder is named after a class.
     labels: Option<Vec<CalibrationLabel>>,
+    /// Folders that are named after no class.
     unknown_folders: Vec<String>,
 }
 
@@ -51,22 +54,24 @@ impl CalibrationImages {
             .zip(class_indices(&classes, named))
             .collect();
         let class_of = |top: &Option<String>| classes.get(top.as_ref()?).copied().flatten();
-        let mut images = Self::default();
-        let labelled = found.iter().any(|(_, top)| class_of(top).is_some());
-        if labelled {
-            let mut unknown = BTreeSet::new();
-            let labels = found.iter().map(|(_, top)| match class_of(top) {
-                Some(class) => CalibrationLabel::Class(class),
-                None => {
-                    unknown.insert(top.clone().unwrap_or_else(|| ".".into()));
-                    CalibrationLabel::Unknown
-                }
-            });
-            images.labels = Some(labels.collect());
-            images.unknown_folders = unknown.into_iter().collect();
-        }
-        images.files = found.into_iter().map(|(file, _)| file).collect();
-        Ok(images)
+        let mut unknown = BTreeSet::new();
+        let labels = found.iter().map(|(_, top)| match class_of(top) {
+            Some(class) => CalibrationLabel::Class(class),
+            None => {
+                unknown.insert(top.clone().unwrap_or_else(|| ".".into()));
+                CalibrationLabel::Unknown
+            }
+        });
+        let labels: Vec<CalibrationLabel> = labels.collect();
+        let labelled = labels
+            .iter()
+            .any(|label| *label != CalibrationLabel::Unknown);
+        Ok(Self {
+            root: folder.to_owned(),
+            labels: labelled.then_some(labels),
+            unknown_folders: unknown.into_iter().collect(),
+            files: found.into_iter().map(|(file, _)| file).collect(),
+        })
     }
 
     /// The labels, one per image, if the images are labelled.
@@ -74,9 +79,22 @@ impl CalibrationImages {
         self.labels.as_deref()
     }
 
-    /// Names of the folders whose images count as unknown; "." for images in no folder.
+    /// Names of the folders that are named after no class, whose images count as unknown; "." for images in no folder.
     pub fn unknown_folders(&self) -> &[String] {
         &self.unknown_folders
+    }
+
+    /// Why images without labels are not labelled.
+    pub(crate) fn unlabelled(&self) -> String {
+        let folders = match &self.unknown_folders[..] {
+            [] => "no images".to_owned(),
+            [only] if only == "." => "images in no folder".to_owned(),
+            folders => format!("only {}", folders.join(", ")),
+        };
+        format!(
+            "{}: expected folders of images named after a class (or --folder-names), found {folders}",
+            self.root.display()
+        )
     }
 
     /// Whether there are no images.

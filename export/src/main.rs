@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use pinhole_bundle::Manifest;
 use pinhole_checkpoint::{Checkpoint, OpenOptions, read_prompt_learner};
 use pinhole_export::graph::{GraphOptions, OnnxEncoder};
 use pinhole_export::{
@@ -262,12 +263,6 @@ fn export(args: &CommonArgs, encoder: EncoderOptions, origin: &Path) -> Result<(
         Some(folder) => calibration_images(folder, classes.names(), args.folder_names.as_deref())?,
         None => CalibrationImages::default(),
     };
-    if images.labels().is_none() {
-        eprintln!(
-            "note: the bundle is not calibrated: probabilities may be over- or underconfident, and no threshold \
-             rejects unknown images; use --calibration with one folder of images per class"
-        );
-    }
     let checkpoint = open(&args.model)?;
     for warning in classes.warnings(&negatives) {
         eprintln!("warning: {warning}");
@@ -308,7 +303,11 @@ fn export(args: &CommonArgs, encoder: EncoderOptions, origin: &Path) -> Result<(
         bar.show(step, done, total)
     });
     bar.finish();
-    let Exported { manifest, report } = exported?;
+    let Exported {
+        manifest,
+        report,
+        not_calibrated,
+    } = exported?;
     if let Some(report) = report {
         write!(std::io::stdout(), "{report}")?;
     }
@@ -321,7 +320,50 @@ fn export(args: &CommonArgs, encoder: EncoderOptions, origin: &Path) -> Result<(
         manifest.classes.len(),
         bytes as f64 / 1e6
     );
+    if manifest.calibration.is_some() {
+        note_unknown_folders(&images);
+    } else {
+        note_not_calibrated(&manifest, not_calibrated.as_deref());
+    }
+    if let Some(head) = manifest.conditional
+        && head.compared_images < MIN_COMPARED_IMAGES
+    {
+        eprintln!(
+            "note: the cheaper modes of the conditional head were compared with the exact one on {} images, too few to \
+             judge by; use --calibration with a few hundred images",
+            head.compared_images
+        );
+    }
     Ok(())
+}
+
+/// Number of images below which a comparison says little.
+const MIN_COMPARED_IMAGES: usize = 8;
+
+/// Says what a bundle without calibration lacks. `reason` is why the calibration images were not used.
+fn note_not_calibrated(manifest: &Manifest, reason: Option<&str>) {
+    let reason = match reason {
+        Some(reason) => format!(" (--calibration: {reason})"),
+        None => String::new(),
+    };
+    let unknown = match manifest.unknown.negatives.len() {
+        0 => "no image is answered with \"unknown\"",
+        _ => "only --negatives decide which images are \"unknown\"",
+    };
+    eprintln!(
+        "note: the bundle is not calibrated{reason}: probabilities may be over- or underconfident, and {unknown}; \
+         pinhole-export calibrate does it, with one folder of images per class"
+    );
+}
+
+fn note_unknown_folders(images: &CalibrationImages) {
+    let unknown = images.unknown_folders();
+    if !unknown.is_empty() {
+        eprintln!(
+            "note: --calibration: these folders match none of the classes, and their images count as unknown: {}",
+            unknown.join(", ")
+        );
+    }
 }
 
 fn calibrate(args: &CalibrateArgs) -> Result<()> {
@@ -355,6 +397,7 @@ fn calibrate(args: &CalibrateArgs) -> Result<()> {
             100.0 * found.kept,
         );
     }
+    note_unknown_folders(&images);
     Ok(())
 }
 
@@ -367,15 +410,7 @@ fn calibration_images(
         .map(FolderNames::read)
         .transpose()?
         .unwrap_or_default();
-    let images = CalibrationImages::find(folder, classes, &names)?;
-    let unknown = images.unknown_folders();
-    if !unknown.is_empty() {
-        eprintln!(
-            "note: --calibration: these folders match none of the classes, and their images count as unknown: {}",
-            unknown.join(", ")
-        );
-    }
-    Ok(images)
+    CalibrationImages::find(folder, classes, &names)
 }
 
 fn open(model: &Model) -> Result<Checkpoint> {

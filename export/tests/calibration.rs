@@ -178,10 +178,80 @@ fn images_without_class_folders_are_unlabelled() {
     let output = scene.export(&checkpoint(), &["--calibration", images.to_str().unwrap()]);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{message}");
-    assert!(message.contains("not calibrated"), "{message}");
+    assert!(
+        message.contains("not calibrated (--calibration: "),
+        "{message}"
+    );
+    assert!(message.contains("found only some)"), "{message}");
     let bundle = Bundle::open(&scene.path("bundle")).unwrap();
     assert!(bundle.manifest().calibration.is_none());
     assert!(bundle.manifest().unknown.min_similarity.is_none());
+}
+
+/// If this fails, a manifest states a temperature and thresholds that two photos, or guesses, gave.
+#[test]
+fn a_calibration_that_means_nothing_is_not_written() {
+    let scene = Scene::new(&CLASSES.join("\n"));
+    let nearest = nearest(&scene, &CLASSES);
+    let export = |name: &str, extra: &[&str]| {
+        let (images, out) = (scene.path("images"), scene.path(name));
+        let flags = [
+            "--calibration",
+            images.to_str().unwrap(),
+            "--out",
+            out.to_str().unwrap(),
+        ];
+        let output = scene.export(&checkpoint(), &[&flags[..], extra].concat());
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{message}");
+        let manifest = Bundle::open(&out).unwrap().manifest().clone();
+        assert_eq!((manifest.temperature, manifest.calibration), (1.0, None));
+        assert!(manifest.unknown.min_similarity.is_none() && manifest.unknown.min_margin.is_none());
+        message
+    };
+    let label = |class: usize, colour: usize, i: usize| {
+        let folder = CLASSES[class].replace(' ', "_");
+        picture(
+            &scene.path(&format!("images/{folder}/{colour}-{i}.png")),
+            colour,
+            i,
+        );
+    };
+    for i in 0..2 {
+        label(nearest[0], 0, i);
+    }
+    let message = export("two", &[]);
+    assert!(
+        message.contains("found 2)") && message.contains("no image is answered"),
+        "{message}"
+    );
+    let message = export("negatives", &["--negatives", "an empty room"]);
+    assert!(message.contains("only --negatives decide"), "{message}");
+    // Thirty photos of the wrong classes.
+    for i in 0..30 {
+        label((nearest[i % 3] + 1) % 6, i % 3, i);
+    }
+    let message = export("guess", &[]);
+    assert!(message.contains(" of 32 images correct"), "{message}");
+    let output = calibrate(&scene, "guess", &[]);
+    scene.assert_fails(&output, &[" of 32 images correct", "unchanged"]);
+}
+
+/// A note about the calibration would hide the error.
+#[test]
+fn an_error_stands_alone() {
+    let scene = Scene::new("cat\ndog");
+    picture(&scene.path("images/cat/0.png"), 0, 0);
+    picture(&scene.path("images/sky/0.png"), 1, 0);
+    let images = scene.path("images");
+    for extra in [vec![], vec!["--calibration", images.to_str().unwrap()]] {
+        let output = scene.export(&scene.path("missing.pt"), &extra);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            message.starts_with("error: ") && message.lines().count() == 1,
+            "{message}"
+        );
+    }
 }
 
 /// `pinhole-export calibrate` on the bundle `name` and the scene's images.
