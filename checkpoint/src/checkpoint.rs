@@ -8,7 +8,7 @@ use pinhole_model::{Activation, ClipConfig, ClipWeights, PreprocessConfig, Tenso
 use crate::declared::Declared;
 use crate::names::{Naming, OPENAI_SETTINGS, Recipe};
 use crate::storage::Source;
-use crate::{Error, StateDict, infer, open_clip, read_state_dict, transformers};
+use crate::{Error, StateDict, infer, locate, open_clip, read_state_dict, transformers};
 
 /// An open CLIP checkpoint: its checked configuration, and weights that are read on request.
 #[derive(Debug)]
@@ -30,7 +30,8 @@ pub struct OpenOptions {
 }
 
 impl Checkpoint {
-    /// Opens a file, or a folder that holds weights under one of their usual names.
+    /// Opens a file, or a folder that holds weights under one of their usual names, itself or in `checkpoint`, where a
+    /// pre-training writes them.
     ///
     /// Names, shapes and types of all tensors are checked here; the weights are read later.
     ///
@@ -39,7 +40,7 @@ impl Checkpoint {
     /// ModifiedResNet; tensors that are missing, surplus or of the wrong shape; configuration files that
     /// contradict the weights; [`Error::UnknownActivation`].
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Checkpoint, Error> {
-        let weights = find_weights(path)?;
+        let weights = locate::weights(path)?;
         let state = if weights
             .extension()
             .is_some_and(|extension| extension == "json")
@@ -241,31 +242,6 @@ impl ConfigFiles {
             preprocessing,
         })
     }
-}
-
-/// The file of weights in a folder, by the names that open_clip and transformers use.
-fn find_weights(path: &Path) -> Result<PathBuf, Error> {
-    const NAMES: [&str; 6] = [
-        "open_clip_model.safetensors",
-        "open_clip_pytorch_model.bin",
-        "model.safetensors",
-        "model.safetensors.index.json",
-        "pytorch_model.bin",
-        "pytorch_model.bin.index.json",
-    ];
-    if !path.is_dir() {
-        return Ok(path.to_owned());
-    }
-    NAMES
-        .iter()
-        .map(|name| path.join(name))
-        .find(|path| path.exists())
-        .ok_or_else(|| {
-            Error::malformed(
-                path,
-                format!("expected a folder with one of {}", NAMES.join(", ")),
-            )
-        })
 }
 
 /// Bytes of an index of shards; that of a CLIP model has a tenth of a megabyte.

@@ -47,6 +47,7 @@ mod infer;
 #[doc(hidden)]
 pub mod internal;
 mod json;
+mod locate;
 mod names;
 mod open_clip;
 mod pickle;

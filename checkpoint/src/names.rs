@@ -33,11 +33,11 @@ impl Naming {
         let unsupported = [
             (
                 "prompt_learner.",
-                "a prompt learner (CoOp, CoCoOp) without its CLIP model",
+                "a prompt learner (CoOp, CoCoOp; --prompt-learner) without its CLIP model",
             ),
             (
                 "ctx",
-                "a prompt learner (CoOp, CoCoOp) without its CLIP model",
+                "a prompt learner (CoOp, CoCoOp; --prompt-learner) without its CLIP model",
             ),
             ("text_decoder.", "a CoCa model (text_decoder.*)"),
             (

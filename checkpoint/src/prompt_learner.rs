@@ -6,7 +6,7 @@ use std::path::Path;
 use pinhole_model::{MetaNet, PromptLearner, Tensor};
 use safetensors::tensor::TensorView;
 
-use crate::{Dtype, Error, StateDict, read_state_dict};
+use crate::{Dtype, Error, StateDict, locate, read_state_dict};
 
 const CONTEXT: &str = "ctx";
 const META_NET: [&str; 4] = [
@@ -21,16 +21,24 @@ const IGNORED: [&str; 2] = ["token_prefix", "token_suffix"];
 const POSITION: &str = "class_position";
 
 /// Reads a prompt learner: the reference's `prompt_learner/model.pth.tar-N` (zip or legacy pickle,
-/// f32, f16 or bf16, with or without `prompt_learner.` before the names), or a file of
-/// [`write_prompt_learner`].
+/// f32, f16 or bf16, with or without `prompt_learner.` before the names), a file of
+/// [`write_prompt_learner`], or the output folder of a training that has one of these.
 ///
 /// `token_prefix` and `token_suffix` are ignored, so that a file works with any class names.
 ///
 /// # Errors
-/// A file that cannot be read or has tensors of another method; shapes that contradict each other;
+/// A folder with none or several; a file that cannot be read or has tensors of another method; shapes that contradict each other;
 /// NaN or infinity.
 pub fn read_prompt_learner(path: &Path) -> Result<PromptLearner, Error> {
+    let path = &locate::prompt_learner(path)?;
     let state = read_state_dict(path)?;
+    let clip = ["visual.", "vision_model.", "token_embedding."];
+    if (state.names()).any(|name| clip.iter().any(|prefix| name.starts_with(prefix))) {
+        return Err(Error::malformed(
+            path,
+            "expected a prompt learner, found a CLIP checkpoint; are two arguments swapped?",
+        ));
+    }
     let prefix = match state
         .names()
         .all(|name| name.starts_with("prompt_learner."))

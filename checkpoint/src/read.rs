@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::storage::Source;
-use crate::{Error, StateDict, safetensors_file, torch};
+use crate::{Error, StateDict, locate, safetensors_file, torch};
 
 /// Reads any safetensors or PyTorch file as plain named tensors.
 ///
@@ -24,17 +24,7 @@ pub fn read_state_dict(path: &Path) -> Result<StateDict, Error> {
     } else if start.get(8) == Some(&b'{') {
         safetensors_file::read(&source)?
     } else {
-        let found = match start.as_slice() {
-            [] => "an empty file".to_owned(),
-            [0x80, ..] => "a pickle that torch.save did not write".to_owned(),
-            start if start.starts_with(b"version https://git-lfs") => {
-                "a Git LFS pointer instead of the file itself (run git lfs pull)".to_owned()
-            }
-            start => format!(
-                "a file that starts with {:?}",
-                String::from_utf8_lossy(start)
-            ),
-        };
+        let found = locate::describe(path, &start);
         return Err(Error::malformed(
             path,
             format!("expected a .safetensors or a PyTorch file, found {found}"),

@@ -348,7 +348,7 @@ fn other_files_are_refused() {
             b"version https://git-lfs.github.com/spec/v1\n",
             "Git LFS pointer",
         ),
-        (b"<!DOCTYPE html>", "<!DOCTYPE html>"),
+        (b"<!DOCTYPE html>", "a web page instead of the file"),
         (b"\x80\x04\x95 a plain pickle", "torch.save did not write"),
         (b"PK\x03\x04", "the zip archive is damaged or cut short"),
         (

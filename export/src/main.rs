@@ -70,11 +70,12 @@ Example:
 
 #[derive(Args)]
 struct Model {
-    /// CLIP checkpoint: OpenAI's .pt; open_clip's .safetensors, .bin or .pt; a folder of open_clip or transformers
+    /// CLIP checkpoint: OpenAI's .pt; open_clip's .safetensors, .bin or .pt; a folder of open_clip,
+    /// transformers or pinhole-train
     #[arg(long, value_name = "CHECKPOINT")]
     clip: PathBuf,
     /// Activation function of the model [default: from the configuration file or the file format]
-    #[arg(long)]
+    #[arg(long, ignore_case = true)]
     activation: Option<ActivationName>,
 }
 
@@ -83,7 +84,7 @@ struct BundleArgs {
     #[command(flatten)]
     common: CommonArgs,
     /// Storage format of the weights
-    #[arg(long, default_value = "f32")]
+    #[arg(long, default_value = "f32", ignore_case = true)]
     precision: PrecisionName,
     /// Least mean cosine of embeddings with f32, 0 to 1; below it the export fails. Applies to the image embeddings
     /// and, with --with-text, to the class embeddings. 0 turns it off
@@ -121,12 +122,12 @@ struct CommonArgs {
     /// Prompt templates: a file with one per line, the name of a built-in set, or one template that contains {}
     #[arg(long, default_value = "photo", value_name = "FILE|NAME|TEMPLATE")]
     templates: String,
-    /// Learned prompts of CoOp or CoCoOp instead of templates: the reference implementation's model.pth.tar-N, or a
-    /// file of pinhole-train
-    #[arg(long, value_name = "FILE", conflicts_with = "templates")]
+    /// Learned prompts of CoOp or CoCoOp instead of templates: the reference implementation's model.pth.tar-N, a file
+    /// of pinhole-train, or the output folder of either
+    #[arg(long, value_name = "FILE|FOLDER", conflicts_with = "templates")]
     prompt_learner: Option<PathBuf>,
     /// Position of the class name among the learned context vectors [default: from the file, else end]
-    #[arg(long, requires = "prompt_learner")]
+    #[arg(long, requires = "prompt_learner", ignore_case = true)]
     class_position: Option<PositionName>,
     /// For images of none of the classes: a text, such as "an empty room", or a file with one text per line. May be
     /// repeated

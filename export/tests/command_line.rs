@@ -403,6 +403,116 @@ fn a_precision_below_the_gate_is_an_error_with_figures() {
     );
 }
 
+/// What people type: each works, or the error says what to do.
+#[test]
+fn natural_mistakes_work_or_are_explained() {
+    let scene = Scene::new("cat\ndog\n");
+    let classes = scene.path("classes.txt");
+    let learner = scene.path("coop/prompt_learner.safetensors");
+    fs::create_dir(learner.parent().unwrap()).unwrap();
+    let tensor = common::random("ctx", &[2, 64]);
+    let prompts = pinhole_model::PromptLearner {
+        context: tensor,
+        meta_net: None,
+        class_position: None,
+    };
+    pinhole_checkpoint::write_prompt_learner(&learner, &prompts).unwrap();
+    let coop = learner.parent().unwrap().to_str().unwrap();
+
+    // The output folder of a training, and names in any case.
+    let trained = scene.path("trained");
+    fs::create_dir(&trained).unwrap();
+    std::os::unix::fs::symlink(checkpoint(), trained.join("checkpoint")).unwrap();
+    let flags = [
+        "--precision",
+        "INT8",
+        "--min-agreement",
+        "0",
+        "--prompt-learner",
+        coop,
+    ];
+    let flags = [
+        &flags[..],
+        &["--class-position", "End", "--activation", "QuickGELU"],
+    ]
+    .concat();
+    let output = scene.export(&trained, &flags);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let manifest = Classifier::open(scene.path("bundle"))
+        .unwrap()
+        .manifest()
+        .clone();
+    assert_eq!(manifest.precision, pinhole::Precision::Int8);
+    assert_eq!(manifest.prompt_learner.unwrap().n_ctx, 2);
+
+    let onnx = scene.path("encoder.onnx");
+    fs::copy(scene.path("bundle/image_encoder.onnx"), &onnx).unwrap();
+    let clip = checkpoint().join("open_clip_model.safetensors");
+    let bundle = scene.path("bundle");
+    for (given, parts) in [
+        (&*onnx, &["an ONNX file", "--encoder"][..]),
+        (&*classes, &["a text file", "swapped"]),
+        (&*bundle, &["found a bundle"]),
+        (&*learner, &["--prompt-learner"]),
+        (learner.parent().unwrap(), &["--prompt-learner"]),
+        (
+            std::path::Path::new("openai/clip-vit-base-patch32"),
+            &["hf download"],
+        ),
+        (
+            std::path::Path::new("https://me:secret@example.org/a.pt"),
+            &["https://example.org/a.pt: a URL"],
+        ),
+    ] {
+        let output = scene.export(given, &["--out", "never"]);
+        scene.assert_fails(&output, parts);
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("secret"));
+    }
+    let empty = scene.path("empty");
+    fs::create_dir(&empty).unwrap();
+    for (given, parts) in [
+        (&*clip, &["a CLIP checkpoint", "swapped"][..]),
+        (&*empty, &["found none"]),
+    ] {
+        let output = scene.export(
+            &checkpoint(),
+            &[
+                "--out",
+                "never",
+                "--prompt-learner",
+                given.to_str().unwrap(),
+            ],
+        );
+        scene.assert_fails(&output, parts);
+    }
+    let with_classes = |classes: &std::path::Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pinhole-export"));
+        command
+            .args(["bundle", "--out", "never", "--clip"])
+            .arg(checkpoint());
+        command.arg("--classes").arg(classes).output().unwrap()
+    };
+    scene.assert_fails(
+        &with_classes(std::path::Path::new("cat,dog")),
+        &["cat,dog: no such file", "printf"],
+    );
+    scene.assert_fails(&with_classes(&clip), &["a safetensors file", "swapped"]);
+    scene.assert_fails(&with_classes(&empty), &["found a folder", "ls "]);
+    let output = scene.run(
+        "onnx",
+        &checkpoint(),
+        &["--encoder", clip.to_str().unwrap(), "--out", "never"],
+    );
+    scene.assert_fails(
+        &output,
+        &["expected an ONNX file (a checkpoint is for --clip)"],
+    );
+}
+
 #[test]
 fn wrong_usage_is_exit_code_2() {
     for arguments in [

@@ -89,7 +89,15 @@ fn coop_learns_resumes_and_is_evaluated() {
 
     let evaluate = "evaluate --model clip/checkpoint --data pictures --prompt-learner";
     let file = "coop/prompt_learner.safetensors";
-    assert!(!succeed(&format!("{evaluate} {file}")).is_empty());
+    let by_files = succeed(&format!("{evaluate} {file} --json"));
+    assert!(!by_files.is_empty());
+    // The output folders of the trainings, and names in any case.
+    let evaluate = "evaluate --model clip --data pictures --activation QuickGELU --part ALL";
+    let by_folders = succeed(&format!(
+        "{evaluate} --prompt-learner coop --class-position End --json"
+    ));
+    let named = by_folders.replace("\"name\":\"coop\"", &format!("\"name\":\"{file}\""));
+    assert_eq!(named, by_files);
 }
 
 #[test]

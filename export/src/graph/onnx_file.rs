@@ -53,7 +53,9 @@ impl OnnxEncoder {
             length <= MAX_BYTES,
             "expected at most {MAX_BYTES} bytes, found {length}"
         );
-        let model = decode_onnx(&std::fs::read(path)?).map_err(anyhow::Error::msg)?;
+        let model = decode_onnx(&std::fs::read(path)?)
+            .map_err(anyhow::Error::msg)
+            .context("expected an ONNX file (a checkpoint is for --clip)")?;
         let mut graph = model.graph.context("graph: expected one, found none")?;
         let standard = (model.opset_import.iter())
             .find(|o| o.domain.is_empty() || o.domain == "ai.onnx")

@@ -32,7 +32,7 @@ pub(crate) struct BaseToNewArgs {
     #[arg(long, default_value_t = 3)]
     seeds: u64,
     /// Methods to train
-    #[arg(long, num_args = 1.., value_parser = method_names(), default_values = keys())]
+    #[arg(long, num_args = 1.., value_parser = method_names(), ignore_case = true, default_values = keys())]
     methods: Vec<String>,
     /// Zero-shot prompt with "{}" for the class name; or the name of a set of prompts, or a file of them.
     /// Several are an ensemble [default: "a photo of a {}."]
@@ -140,7 +140,7 @@ pub(crate) fn run(args: &BaseToNewArgs) -> Result<()> {
         bail!("expected --data");
     };
     let data = args.data.open(data)?;
-    let methods = args.methods.iter().filter_map(|key| Method::by_key(key));
+    let methods = (args.methods.iter()).filter_map(|key| Method::by_key(&key.to_lowercase()));
     let name = args.clip.canonicalize().unwrap_or(args.clip.clone());
     let name = name.file_name().unwrap_or(args.clip.as_os_str());
     let options = BaseToNewOptions {

@@ -3,6 +3,7 @@
 use std::{
     io::IsTerminal,
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
 use anyhow::Result;
@@ -18,11 +19,16 @@ use pinhole_training::{
     prompt_learning::{Start, TrainingEvent},
 };
 
+/// A value whose name is in lower case, in any case.
+pub(crate) fn any_case<T: FromStr>(text: &str) -> Result<T, T::Err> {
+    text.to_lowercase().parse()
+}
+
 /// How a checkpoint is read.
 #[derive(Args)]
 pub(crate) struct ModelArgs {
     /// Activation function of the checkpoint's MLPs, if its files do not state it: quickgelu or gelu
-    #[arg(long)]
+    #[arg(long, value_parser = any_case::<Activation>)]
     activation: Option<Activation>,
     /// Bundle of the same model whose image encoder is used instead of the checkpoint's; required for a
     /// ModifiedResNet

@@ -20,7 +20,7 @@ use pinhole_training::{
     prompt_learning::Method,
 };
 
-use super::common::{DataArgs, ModelArgs, notes, progress_bar, templates, test_set};
+use super::common::{DataArgs, ModelArgs, any_case, notes, progress_bar, templates, test_set};
 
 /// Arguments of `evaluate`.
 #[derive(Args)]
@@ -39,16 +39,16 @@ pub(crate) struct EvaluateArgs {
     images: Option<PathBuf>,
     #[command(flatten)]
     data: DataArgs,
-    /// Prompt learner: ours or the reference's model.pth.tar-N. Several are seeds of one training and are
+    /// Prompt learner: ours or the reference's model.pth.tar-N, or the output folder of either. Several are seeds of one training and are
     /// reported as mean and standard deviation
     #[arg(long, value_name = "FILE")]
     prompt_learner: Vec<PathBuf>,
     /// Position of the class name, for prompt learners that do not state it: end, middle or front
-    #[arg(long, requires = "prompt_learner")]
+    #[arg(long, requires = "prompt_learner", value_parser = any_case::<ClassPosition>)]
     class_position: Option<ClassPosition>,
     /// Classes: all, base (the first half of the list, rounded up), new (the others), or base-to-new: base
     /// and new, each among its own classes, and their harmonic mean
-    #[arg(long, value_enum, default_value_t = PartArg::All)]
+    #[arg(long, value_enum, default_value_t = PartArg::All, ignore_case = true)]
     part: PartArg,
     /// Zero-shot prompt with "{}" for the class name; or the name of a set of prompts, or a file of them.
     /// Several are an ensemble [default: "a photo of a {}."]

@@ -13,7 +13,7 @@ use pinhole_training::{
     },
 };
 
-use super::common::{FolderNamesArg, ModelArgs, TrainingBar, open_dataset, start, warn};
+use super::common::{FolderNamesArg, ModelArgs, TrainingBar, any_case, open_dataset, start, warn};
 
 /// The command of a method.
 pub(crate) struct LearnCommand {
@@ -58,14 +58,14 @@ struct LearnArgs {
     /// Words whose token embeddings are the initial context vectors
     #[arg(long)]
     words: Option<String>,
-    /// Prompt learner to start from: this command's, or the reference's model.pth.tar-N
+    /// Prompt learner to start from: this command's, or the reference's model.pth.tar-N, or the output folder of either
     #[arg(long, conflicts_with_all = ["words", "n_ctx"])]
     init: Option<PathBuf>,
     /// Learn class-specific contexts (CSC) instead of one for all classes
     #[arg(long)]
     class_specific: bool,
     /// Position of the class name: end, middle or front
-    #[arg(long, default_value_t = ClassPosition::End)]
+    #[arg(long, default_value_t = ClassPosition::End, value_parser = any_case::<ClassPosition>)]
     class_position: ClassPosition,
     /// Passes over the images
     #[arg(long)]
