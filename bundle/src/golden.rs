@@ -32,7 +32,7 @@ impl Golden {
         bytes: &[u8],
         embedding_size: usize,
     ) -> Result<Self, Error> {
-        let golden: Self = serde_json::from_slice(bytes).map_err(|e| Error::Malformed {
+        let golden: Self = pinhole_fs::from_json(bytes).map_err(|e| Error::Malformed {
             path: path.to_owned(),
             expected: "valid golden embeddings",
             reason: e.to_string(),

@@ -156,7 +156,7 @@ fn read_manifest(folder: &Path) -> Result<Manifest, Error> {
 /// Parses and validates the bytes of a manifest; `path` is for errors.
 pub(crate) fn parse_manifest(path: &Path, bytes: &[u8]) -> Result<Manifest, Error> {
     // Directly to its type, because JSON of any other form could take a hundred times the memory of its text.
-    let manifest = match serde_json::from_slice::<Manifest>(bytes) {
+    let manifest = match pinhole_fs::from_json::<Manifest>(bytes) {
         Ok(manifest) => manifest,
         // Another version may have other fields, so that the version is the reason.
         Err(error) => {

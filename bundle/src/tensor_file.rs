@@ -59,7 +59,8 @@ impl TensorFile {
             )));
         }
         // Offsets, shapes and types are checked against each other while this is parsed.
-        let header: Metadata = serde_json::from_slice(&read(8, length as usize)?)
+        let bytes = read(8, length as usize)?;
+        let header = pinhole_fs::from_json_entries::<Metadata, TensorInfo>(&bytes, "__metadata__")
             .map_err(|e| malformed(format!("the header is damaged: {e}")))?;
         let data = 8 + length;
         if data.checked_add(header.data_len() as u64) != Some(file_length) {

@@ -254,7 +254,7 @@ fn read_shards(index: &Path) -> Result<StateDict, Error> {
         weight_map: BTreeMap<String, String>,
     }
     let bytes = Source::open(index)?.whole(MAX_INDEX)?;
-    let parsed: Index = serde_json::from_slice(&bytes).map_err(|error| {
+    let parsed: Index = pinhole_fs::from_json(&bytes).map_err(|error| {
         Error::malformed(
             index,
             format!("expected transformers' index of shards: {error}"),

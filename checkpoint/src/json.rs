@@ -20,7 +20,7 @@ pub(crate) struct Object {
 
 impl Object {
     pub(crate) fn read(path: &Path) -> Result<Object, Error> {
-        let map = serde_json::from_slice(&Source::open(path)?.whole(MAX_BYTES)?)
+        let map = pinhole_fs::from_json(&Source::open(path)?.whole(MAX_BYTES)?)
             .map_err(|error| Error::malformed(path, format!("expected a JSON object: {error}")))?;
         Ok(Object {
             map,

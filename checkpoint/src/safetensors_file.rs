@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use safetensors::tensor::Metadata;
+use safetensors::tensor::{Metadata, TensorInfo as HeaderEntry};
 
 use crate::state_dict::{Entry, StateDict, View};
 use crate::storage::{Source, Storage};
@@ -27,9 +27,11 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<StateDict, Error> {
     }
     let data = 8 + length;
     // Offsets, shapes and types are checked against each other while this is parsed.
-    let header: Metadata = serde_json::from_slice(&source.bytes(8, length)?).map_err(|error| {
-        Error::malformed(path, format!("the safetensors header is damaged: {error}"))
-    })?;
+    let bytes = source.bytes(8, length)?;
+    let header = pinhole_fs::from_json_entries::<Metadata, HeaderEntry>(&bytes, "__metadata__")
+        .map_err(|error| {
+            Error::malformed(path, format!("the safetensors header is damaged: {error}"))
+        })?;
     let end = data.checked_add(header.data_len() as u64);
     if end != Some(source.length()) {
         return Err(Error::malformed(

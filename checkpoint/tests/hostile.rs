@@ -362,6 +362,15 @@ fn other_files_are_refused() {
         let text = refusal(&path);
         assert!(text.contains(found), "{text}");
     }
+    // The tensor and its field are named.
+    let header = br#"{"b":{"dtype":"F32","shape":[],"data_offsets":[0,4]},"a":{"dtype":"F33","shape":[],"data_offsets":[4,8]}}"#;
+    let bytes = [(header.len() as u64).to_le_bytes().as_slice(), header].concat();
+    let (_folder, path) = file(&bytes);
+    let text = refusal(&path);
+    assert!(
+        text.contains("field a.dtype: unknown variant `F33`"),
+        "{text}"
+    );
     // A header whose tensor is larger than any file.
     let header = br#"{"a":{"dtype":"F32","shape":[4611686018427387903],"data_offsets":[0,18446744073709551612]}}"#;
     let bytes = [(header.len() as u64).to_le_bytes().as_slice(), header].concat();

@@ -410,6 +410,16 @@ fn manifest_fields_are_checked() {
     );
     change("\"logit_scale\"", "\"logit_skale\"", &["logit_skale"]);
     change(
+        "\"logit_scale\": ",
+        "\"logit_scale\": true, \"x\": ",
+        &["field logit_scale: invalid type: boolean"],
+    );
+    change(
+        "\"bytes\": ",
+        "\"bytes\": -",
+        &["field files[0].bytes: invalid value"],
+    );
+    change(
         "\"head.safetensors\"",
         "\"../head.safetensors\"",
         &["files", "inside the bundle"],

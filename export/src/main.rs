@@ -257,8 +257,11 @@ fn export(args: &CommonArgs, encoder: EncoderOptions, origin: &Path) -> Result<(
     let templates = Templates::parse(&args.templates)?;
     let mut negatives: Vec<String> = vec![];
     for argument in &args.negatives {
-        let list = TextList::parse(argument).context("--negatives")?;
-        negatives.extend(list.texts().map(str::to_owned));
+        negatives.extend(
+            TextList::parse(argument)
+                .context("--negatives")?
+                .into_texts(),
+        );
     }
     let images = match &args.calibration {
         Some(folder) => calibration_images(folder, classes.names(), args.folder_names.as_deref())?,

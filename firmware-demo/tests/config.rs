@@ -168,6 +168,21 @@ fn example_fields_are_valid_and_have_an_effect() {
     assert!(tried >= 10, "found {tried} examples of fields");
 }
 
+#[test]
+fn a_wrong_type_is_an_error_with_field_and_line() {
+    let error = |text: &str| parse(text).unwrap_err().to_string();
+    let found = error("bundle = 'b'\n[source]\nmjpeg = '-'\n[thresholds]\nmin_margin = 'a'");
+    for part in [
+        "field thresholds.min_margin: ",
+        "line 5",
+        "invalid type: string \"a\"",
+    ] {
+        assert!(found.contains(part), "{found}");
+    }
+    let found = error("bundle = 'b'\n[source]\nmjpeg = '-'\n[screen]\nfonts = ['a', 1]");
+    assert!(found.contains("field screen.fonts[1]: "), "{found}");
+}
+
 /// The error about an unknown field lists the known ones.
 #[test]
 fn the_file_lists_every_field() {

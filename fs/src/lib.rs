@@ -1,4 +1,6 @@
-//! Atomic writes: a file or folder appears whole, or what was there before stays.
+//! Files: atomic writes, and parsing with errors that name the field ([`from_json`]).
+//!
+//! An atomic write: a file or folder appears whole, or what was there before stays.
 //!
 //! Everything is written to a temporary file or folder beside the destination, synced, and renamed to the
 //! destination; then the parent folder is synced, so that the rename survives a power cut too. A process that
@@ -6,6 +8,7 @@
 
 mod file;
 mod folder;
+mod parse;
 
 use std::fs::File;
 use std::io;
@@ -13,6 +16,7 @@ use std::path::Path;
 
 pub use file::{AtomicFile, write, write_with};
 pub use folder::AtomicFolder;
+pub use parse::{ParseError, deserialize, from_json, from_json_entries};
 
 /// The folder that holds `path`.
 fn parent(path: &Path) -> &Path {

@@ -21,7 +21,7 @@ impl Classes {
     /// [`Error::NoClasses`] for an empty list, [`Error::EmptyText`] and [`Error::ControlCharacter`] for a name,
     /// [`Error::ReservedClass`] for "unknown" in any case.
     pub fn new<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Result<Self, Error> {
-        Self::checked(&TextList::from_items("class list", names)?)
+        Self::checked(TextList::from_items("class list", names)?)
     }
 
     /// Reads a file with one name per line, or a JSON array: see [`TextList`].
@@ -29,7 +29,7 @@ impl Classes {
     /// # Errors
     /// Those of [`TextList::read`] and [`Classes::new`], with line numbers.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        Self::checked(&TextList::read(path)?)
+        Self::checked(TextList::read(path)?)
     }
 
     /// Names that a manifest or a data set has already. They are not checked, so that what was written before the
@@ -46,8 +46,7 @@ impl Classes {
         }
     }
 
-    fn checked(list: &TextList) -> Result<Self, Error> {
-        let mut names = Vec::new();
+    fn checked(list: TextList) -> Result<Self, Error> {
         for (place, name) in list.placed() {
             if name.eq_ignore_ascii_case("unknown") {
                 return Err(Error::ReservedClass {
@@ -55,14 +54,12 @@ impl Classes {
                     name: name.to_owned(),
                 });
             }
-            names.push(name.to_owned());
         }
-        if names.is_empty() {
-            return Err(Error::NoClasses {
-                origin: list.origin().to_owned(),
-            });
+        let origin = list.origin().to_owned();
+        match list.into_texts() {
+            names if names.is_empty() => Err(Error::NoClasses { origin }),
+            names => Ok(Classes(names)),
         }
-        Ok(Classes(names))
     }
 
     /// The names, in order.

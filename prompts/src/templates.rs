@@ -115,7 +115,7 @@ impl Templates {
         for (place, template) in list.placed() {
             check(template, || place.to_string())?;
         }
-        match list.texts().map(str::to_owned).collect::<Vec<_>>() {
+        match list.into_texts() {
             empty if empty.is_empty() => Err(Error::NoTemplates {
                 path: path.to_path_buf(),
             }),

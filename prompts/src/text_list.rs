@@ -49,7 +49,7 @@ impl TextList {
         }
         let (form, entries) = if text.trim_start().starts_with('[') {
             let items: Vec<String> =
-                serde_json::from_str(&text).map_err(|error| json(error.to_string()))?;
+                pinhole_fs::from_json(text.as_bytes()).map_err(|error| json(error.to_string()))?;
             (Form::Items, (1..).zip(items).collect())
         } else {
             (Form::Lines, lines(&text))
@@ -103,6 +103,11 @@ impl TextList {
     /// The texts, in order.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|(_, text)| text.as_str())
+    }
+
+    /// The texts, in order.
+    pub fn into_texts(self) -> Vec<String> {
+        self.entries.into_iter().map(|(_, text)| text).collect()
     }
 
     /// Where each text stands, for errors, and the text.
@@ -304,7 +309,7 @@ mod tests {
             (b"[\"cat\", \"\"]", &["item 2", "empty"]),
             (b"[\"cat\", \"a\\u0000b\"]", &["item 2", "U+0000"]),
             (b"['cat', 'dog']", &["JSON array of strings", "line 1"]),
-            (b"[\"cat\", 3]", &["JSON array of strings", "integer"]),
+            (b"[\"cat\", 3]", &["JSON array of strings", "field [1]: "]),
             (b"{\n \"0\": \"cat\"}", &["JSON array", "JSON object"]),
             (b"caf\xe9\n", &["0xE9 in line 1", "UTF-8"]),
             (b"cat\r\ncaf\xe9\n", &["0xE9 in line 2"]),

@@ -274,7 +274,8 @@ impl Job<'_> {
             problem,
         };
         let text = fs::read_to_string(finished).map_err(io(finished))?;
-        let found: Provenance = serde_json::from_str(&text).map_err(|e| problem(e.to_string()))?;
+        let found: Provenance =
+            pinhole_fs::from_json(text.as_bytes()).map_err(|e| problem(e.to_string()))?;
         let now = self.provenance();
         let differing = [
             ("options", found.options != now.options),

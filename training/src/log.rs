@@ -158,7 +158,7 @@ impl TrainingLog {
 fn read_log(path: &Path) -> Result<Vec<LogRecord>> {
     let text = fs::read_to_string(path).map_err(io(path))?;
     let parse = |(number, line): (usize, &str)| {
-        serde_json::from_str(line).map_err(|e| Error::Data {
+        pinhole_fs::from_json(line.as_bytes()).map_err(|e| Error::Data {
             path: path.into(),
             problem: format!("line {}: {e}", number + 1),
         })

@@ -59,14 +59,14 @@ impl<'a> StateFile<'a> {
         let text = metadata.metadata().as_ref().and_then(|m| m.get("training"));
         let text = text.ok_or_else(|| broken("not a training state".into()))?;
         let found: Versioned<serde_json::Value> =
-            serde_json::from_str(text).map_err(|e| broken(e.to_string()))?;
+            pinhole_fs::from_json(text.as_bytes()).map_err(|e| broken(e.to_string()))?;
         if found.format != format {
             let found = found.format;
             return Err(broken(format!(
                 "format: expected {format:?}, found {found:?}"
             )));
         }
-        let header = serde_json::from_value(found.header).map_err(|e| broken(e.to_string()))?;
+        let header = pinhole_fs::deserialize(found.header).map_err(|e| broken(e.to_string()))?;
         Ok((file, header))
     }
 

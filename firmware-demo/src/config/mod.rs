@@ -107,10 +107,12 @@ impl ApplianceConfig {
     /// # Errors
     /// [`ConfigError::Parse`], [`ConfigError::Field`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let mut config: Self = toml::from_str(text).map_err(|e| ConfigError::Parse {
+        let wrong = |error: &dyn std::fmt::Display| ConfigError::Parse {
             path: path.to_owned(),
-            reason: e.to_string().trim_end().to_owned(),
-        })?;
+            reason: error.to_string().trim_end().to_owned(),
+        };
+        let parser = toml::Deserializer::parse(text).map_err(|error| wrong(&error))?;
+        let mut config: Self = pinhole_fs::deserialize(parser).map_err(|error| wrong(&error))?;
         config.validate().map_err(|error| ConfigError::Field {
             path: path.to_owned(),
             error,

@@ -109,7 +109,7 @@ pub(super) fn read(path: &Path, images_root: Option<&Path>) -> Result<Dataset> {
 
 fn parse(path: &Path) -> Result<SplitFile> {
     let text = read_text(path, MAX_BYTES)?;
-    serde_json::from_str(&text).map_err(|e| {
+    pinhole_fs::from_json(text.as_bytes()).map_err(|e| {
         let form = "{\"train\": [[path, label, class name], ...], \"val\": ..., \"test\": ...}";
         problem(path, format!("not a split file ({e}); expected {form}"))
     })
