@@ -38,6 +38,8 @@ use crate::view::{Retry, View};
 const TICK: Duration = Duration::from_millis(100);
 /// When one frame takes longer than this, classification hangs and systemd's watchdog gets no more notifications.
 const HANG: Duration = Duration::from_secs(60);
+/// How much longer than the slowest frame so far a frame may take before the last answer is no longer shown as live.
+const SLOW_FRAME: (u32, Duration) = (4, Duration::from_secs(3));
 /// How long to wait for the camera thread to end.
 const CAMERA_STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Minimum time between two log records about damaged frames.
@@ -90,6 +92,8 @@ pub fn run(
         closed_frames: FrameCounters::default(),
         open_frames: FrameCounters::default(),
         damaged_frame_recorded: None,
+        slowest: None,
+        frame_hangs: false,
         recorded: start,
         counters: RunCounters::default(),
         display_error: None,
@@ -131,6 +135,10 @@ struct Appliance<'a> {
     open_frames: FrameCounters,
     /// When a damaged frame was last recorded.
     damaged_frame_recorded: Option<Instant>,
+    /// The longest classification so far; `None` before the first answer.
+    slowest: Option<Duration>,
+    /// Whether the current frame takes so long that it was reported.
+    frame_hangs: bool,
     /// When an event or heartbeat was last recorded.
     recorded: Instant,
     counters: RunCounters,
@@ -233,6 +241,9 @@ impl Appliance<'_> {
 
     fn answered(&mut self, answer: FrameAnswer) {
         self.open_frames = answer.counters;
+        let latency = answer.latency.preprocess + answer.latency.encode + answer.latency.head;
+        self.slowest = self.slowest.max(Some(latency));
+        self.frame_hangs = false;
         if let Some(change) = &answer.tracked.change {
             self.counters.events += 1;
             self.recorded = Instant::now();
@@ -278,8 +289,25 @@ impl Appliance<'_> {
         self.open_frames = FrameCounters::default();
     }
 
+    /// Reports a frame whose classification hangs.
+    fn check_frame(&mut self) {
+        let busy = self.camera_control.busy_for(self.start);
+        if self.frame_hangs || !hangs(busy, self.slowest) {
+            return;
+        }
+        self.frame_hangs = true;
+        let reason = format!("one frame has taken {:.0} s so far", busy.as_secs_f64());
+        self.reporter.error("classification", &reason);
+        self.failed(
+            "Classification",
+            reason,
+            Retry::When("waiting for its answer"),
+        );
+    }
+
     /// Periodic work.
     fn tick(&mut self) {
+        self.check_frame();
         let error = self.display.status().error;
         if error != self.display_error {
             match &error {
@@ -357,4 +385,27 @@ impl Appliance<'_> {
 fn folder_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or(path.as_os_str());
     name.to_string_lossy().into_owned()
+}
+
+/// Whether a frame that has been classified for `busy` takes suspiciously long. Before the first answer nothing is known
+/// about the speed of the board, and no answer is shown that could be out of date.
+fn hangs(busy: Duration, slowest: Option<Duration>) -> bool {
+    let (factor, more) = SLOW_FRAME;
+    slowest.is_some_and(|slowest| busy >= factor * slowest + more)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_hangs_if_it_takes_much_longer_than_any_before() {
+        let seconds = Duration::from_secs_f64;
+        assert!(!hangs(seconds(50.0), None));
+        assert!(!hangs(seconds(3.0), Some(seconds(0.1))));
+        assert!(hangs(seconds(3.4), Some(seconds(0.1))));
+        // A slow board is not broken.
+        assert!(!hangs(seconds(20.0), Some(seconds(5.0))));
+        assert!(hangs(seconds(23.0), Some(seconds(5.0))));
+    }
 }

@@ -10,9 +10,13 @@ use std::time::{Duration, SystemTime};
 
 use pinhole::{Classifier, ClassifierBuilder};
 
+use crate::threads::join_within;
+
 /// Poll interval. A changed folder is opened when two polls found it in the same state, because it is then no longer
 /// being copied.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How long stopping waits for a bundle that is being opened.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A bundle that passed its self-test.
 #[derive(Clone)]
@@ -58,8 +62,7 @@ impl Drop for BundleWatcher {
         self.stopped.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
-            // A panic has already been printed.
-            let _ = thread.join();
+            join_within(thread, STOP_TIMEOUT);
         }
     }
 }

@@ -49,6 +49,8 @@ pub struct RunCounters {
     pub published_lost: u64,
     /// Events waiting for the broker.
     pub published_waiting: u64,
+    /// Lines that standard output or standard error did not take.
+    pub lines_lost: u64,
 }
 
 impl RunCounters {

@@ -7,11 +7,16 @@ use std::time::{Duration, Instant};
 
 use crate::canvas::Canvas;
 use crate::panel::{Panel, PanelError};
-use crate::screens::{Screen, draw};
+use crate::screens::{ErrorScreen, Screen, draw};
 use crate::text::Fonts;
+use crate::threads::join_within;
 
 /// First and longest pause before a failed display is reinitialised.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+/// An answer that was not confirmed for this long by [`DisplayThread::set`] is no longer shown as live.
+const STALE_AFTER: Duration = Duration::from_secs(3);
+/// How long to wait for the last picture when the thread stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Opens the display; `None` if there is none.
 pub type OpenPanel = Box<dyn FnMut() -> Result<Option<Box<dyn Panel>>, PanelError> + Send>;
@@ -41,6 +46,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     screen: Option<Screen>,
+    /// When it was set.
+    set_at: Option<Instant>,
     /// Number of screens set so far.
     version: u64,
     status: DisplayStatus,
@@ -84,10 +91,12 @@ impl DisplayThread {
         })
     }
 
-    /// Sets the screen to show next. A previous one that was not shown yet is skipped.
+    /// Sets the screen to show next. A previous one that was not shown yet is skipped. Call this all the time, also with an
+    /// unchanged screen: an answer of a caller that has been silent for seconds is replaced by an error.
     pub fn set(&self, screen: Screen) {
         let mut state = self.shared.lock();
         state.screen = Some(screen);
+        state.set_at = Some(Instant::now());
         state.version += 1;
         self.shared.changed.notify_all();
     }
@@ -103,8 +112,7 @@ impl Drop for DisplayThread {
         self.shared.lock().stopped = true;
         self.shared.changed.notify_all();
         if let Some(thread) = self.thread.take() {
-            // A panic has already been printed.
-            let _ = thread.join();
+            join_within(thread, STOP_TIMEOUT);
         }
     }
 }
@@ -124,18 +132,24 @@ struct Worker {
 
 impl Worker {
     fn run(&mut self, period: Duration) {
-        let mut drawn = 0;
+        let mut drawn = (0, false);
         loop {
             let next = Instant::now() + period;
-            let (screen, version, stopped) = {
+            let (screen, version, stale, stopped) = {
                 let state = self.shared.lock();
-                (state.screen.clone(), state.version, state.stopped)
+                let silence = state.set_at.map_or(Duration::ZERO, |at| at.elapsed());
+                let stale = silence >= STALE_AFTER && state.screen.as_ref().is_some_and(is_live);
+                let screen = match stale {
+                    true => Some(stale_screen()),
+                    false => state.screen.clone(),
+                };
+                (screen, state.version, stale, state.stopped)
             };
             if let Some(screen) = &screen
-                && (version > drawn || is_animated(screen))
+                && ((version, stale) != drawn || is_live(screen))
             {
                 match self.show(screen) {
-                    Ok(true) => drawn = version,
+                    Ok(true) => drawn = (version, stale),
                     Ok(false) => {}
                     Err(e) => self.failed(&e),
                 }
@@ -192,12 +206,24 @@ impl Worker {
     }
 }
 
-/// Whether the picture of an unchanged screen changes over time.
-fn is_animated(screen: &Screen) -> bool {
+/// Whether the screen shows an answer. Its picture changes over time: texts scroll, or move.
+fn is_live(screen: &Screen) -> bool {
     match screen {
         Screen::Boot(_) | Screen::Error(_) => false,
         Screen::Live(_) | Screen::Idle(_) => true,
     }
+}
+
+/// Shown instead of an answer that may be out of date.
+fn stale_screen() -> Screen {
+    Screen::Error(ErrorScreen {
+        title: "Not responding",
+        reason: format!(
+            "the program has been stuck for more than {} s",
+            STALE_AFTER.as_secs()
+        ),
+        action: "the last answer is out of date".into(),
+    })
 }
 
 /// What a screen shows, as a key.

@@ -23,23 +23,32 @@ use pinhole_firmware::image_file::write_apng;
 use pinhole_firmware::panel::{DisplayConfig, RecordingPanel};
 use pinhole_firmware::screens::{BootScreen, BootStep, Screen, draw};
 use pinhole_firmware::text::Fonts;
-use pinhole_firmware::{app, log};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use pinhole_firmware::{app, console, log};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// How long stopping may take before the program ends without finishing its work. Every wait in it is shorter.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// How long ending the program waits for the readers of standard output and standard error.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
+    console::report_panics();
     let result = match Cli::parse().command {
         Command::Run { config } => run(&config),
         Command::Check { config } => check(&config),
         Command::Record(args) => record(&args),
         Command::Log { folder } => print_log(&folder),
     };
-    match result {
+    let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {e:#}");
+            console::err(&format!("error: {e:#}"));
             ExitCode::FAILURE
         }
-    }
+    };
+    console::flush(FLUSH_LIMIT);
+    code
 }
 
 fn run(path: &Path) -> Result<()> {
@@ -52,19 +61,49 @@ fn run(path: &Path) -> Result<()> {
     print_counters(&counters)
 }
 
-/// SIGTERM and the first SIGINT stop the appliance; a second SIGINT kills the program. A second SIGTERM does not: some
-/// programs, such as timeout(1), send two.
+/// SIGTERM, SIGHUP and the first SIGINT stop the appliance; a second SIGINT kills the program. A second SIGTERM does not:
+/// some programs, such as timeout(1), send two. If the appliance does not stop in time, the program ends without it.
 fn stop_on_signals() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register_conditional_shutdown(SIGINT, 1, stop.clone())
-        .and_then(|_| signal_hook::flag::register(SIGINT, stop.clone()))
-        .and_then(|_| signal_hook::flag::register(SIGTERM, stop.clone()))
-        .context("cannot register signal handlers")?;
+    let mut signals = vec![SIGTERM, SIGINT];
+    // nohup(1) means that a closed terminal does not end the program.
+    if !ignores_hang_up() {
+        signals.push(SIGHUP);
+    }
+    let register = || -> std::io::Result<()> {
+        signal_hook::flag::register_conditional_shutdown(SIGINT, 1, stop.clone())?;
+        for signal in &signals {
+            signal_hook::flag::register(*signal, stop.clone())?;
+        }
+        let mut received = Signals::new(&signals)?;
+        let limit = move || {
+            received.forever().next();
+            std::thread::sleep(STOP_LIMIT);
+            console::err("error: the appliance does not stop; ending without it");
+            console::flush(FLUSH_LIMIT);
+            std::process::exit(1);
+        };
+        std::thread::Builder::new()
+            .name("signals".into())
+            .spawn(limit)?;
+        Ok(())
+    };
+    register().context("cannot register signal handlers")?;
     Ok(stop)
 }
 
+/// Whether SIGHUP was ignored when the program started: bit 0 of the mask in /proc (proc_pid_status(5)).
+fn ignores_hang_up() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 == 1)
+}
+
 fn print_counters(counters: &RunCounters) -> Result<()> {
-    eprintln!("{}", serde_json::to_string(counters)?);
+    console::err(&serde_json::to_string(counters)?);
     Ok(())
 }
 
@@ -197,19 +236,42 @@ fn record(args: &RecordArgs) -> Result<()> {
     print_counters(&counters)
 }
 
+/// Standard output does not take what is printed.
+#[derive(Debug, thiserror::Error)]
+#[error("standard output: cannot write: {0}")]
+struct StdoutError(std::io::Error);
+
+/// Prints a line to standard output.
+fn print_line(line: &str) -> Result<(), StdoutError> {
+    writeln!(std::io::stdout(), "{line}").map_err(StdoutError)
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<StdoutError>();
+    error.is_some_and(|e| e.0.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
 fn print_log(folder: &Path) -> Result<()> {
     let mut reader = log::read(folder)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
-    for record in reader.by_ref() {
-        writeln!(out, "{}", serde_json::to_string(&record?)?)?;
+    let mut print = || -> Result<()> {
+        for record in reader.by_ref() {
+            let line = serde_json::to_string(&record?)?;
+            writeln!(out, "{line}").map_err(StdoutError)?;
+        }
+        Ok(out.flush().map_err(StdoutError)?)
+    };
+    match print() {
+        // The reader has seen enough: `log | head`.
+        Err(e) if is_closed_pipe(&e) => return Ok(()),
+        printed => printed?,
     }
-    out.flush()?;
     if reader.damaged() > 0 {
-        eprintln!(
+        console::err(&format!(
             "{}: skipped {} damaged lines",
             folder.display(),
             reader.damaged()
-        );
+        ));
     }
     Ok(())
 }

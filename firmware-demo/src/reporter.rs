@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use pinhole::camera::{FrameAnswer, StateChange};
 
 use crate::config::ApplianceConfig;
+use crate::console;
 use crate::counters::RunCounters;
 use crate::log::{ClassScore, LogStatus, LogWriter, RecordKind};
 #[cfg(feature = "mqtt")]
@@ -37,8 +38,8 @@ impl Reporter {
     pub(crate) fn start(config: &ApplianceConfig, start: Instant) -> Result<Self> {
         #[cfg(not(feature = "mqtt"))]
         if config.mqtt.is_some() {
-            eprintln!(
-                "mqtt: ignored: this pinhole-firmware was built without the Cargo feature mqtt"
+            console::err(
+                "mqtt: ignored: this pinhole-firmware was built without the Cargo feature mqtt",
             );
         }
         Ok(Self {
@@ -65,7 +66,7 @@ impl Reporter {
 
     /// Prints a line to standard error, which is the journal under systemd.
     pub(crate) fn info(&self, text: &str) {
-        eprintln!("{text}");
+        console::err(text);
     }
 
     /// Appends a record to the log.
@@ -78,7 +79,7 @@ impl Reporter {
 
     /// Reports an error of `component` after which the appliance continues.
     pub(crate) fn error(&mut self, component: &str, text: &str) {
-        eprintln!("{component}: {text}");
+        console::err(&format!("{component}: {text}"));
         self.record(RecordKind::Error {
             component: component.into(),
             text: text.into(),
@@ -89,7 +90,11 @@ impl Reporter {
     pub(crate) fn event(&mut self, answer: &FrameAnswer, change: &StateChange, frame: u64) {
         let best = answer.tracked.ranking.first();
         let probability = best.map_or(0.0, |best| best.probability);
-        println!("{} ({:.0} %)", change.to.name(), 100.0 * probability);
+        console::out(&format!(
+            "{} ({:.0} %)",
+            change.to.name(),
+            100.0 * probability
+        ));
         let event = RecordKind::Event {
             from: change.from.as_ref().map(|seen| seen.name().to_owned()),
             to: change.to.name().to_owned(),
@@ -147,6 +152,7 @@ impl Reporter {
     /// Sets the counters of records and events.
     pub(crate) fn set_counters(&self, counters: &mut RunCounters) {
         counters.records = self.records;
+        counters.lines_lost = console::lost();
         let open = self.log.as_ref().map(LogWriter::status);
         if let Some(status) = open.or_else(|| self.closed_log.clone()) {
             (counters.records_written, counters.records_lost) = (status.written, status.lost);

@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
+use crate::console;
+
 /// Notifies systemd. Without systemd this does nothing.
 pub(crate) fn notify(state: NotifyState<'_>) {
     if let Err(e) = sd_notify::notify(&[state]) {
-        eprintln!("systemd: cannot send the notification: {e}");
+        console::err(&format!("systemd: cannot send the notification: {e}"));
     }
 }
 

@@ -16,9 +16,10 @@ use pinhole_firmware::app;
 use pinhole_firmware::canvas::Canvas;
 use pinhole_firmware::config::ApplianceConfig;
 use pinhole_firmware::counters::RunCounters;
-use pinhole_firmware::display::OpenPanel;
+use pinhole_firmware::display::{DisplayThread, OpenPanel};
 use pinhole_firmware::log::{self, RecordKind};
 use pinhole_firmware::panel::{Panel, PanelError};
+use pinhole_firmware::screens::{LiveScreen, Screen};
 use pinhole_firmware::text::Fonts;
 use support::{assert_sums, assets, copy, make_pipe, scenes};
 
@@ -394,4 +395,35 @@ fn the_idle_screen_follows_a_long_time_without_a_change() {
     feed.show(1);
     until("an answer", || running.panel.shows_an_answer());
     running.stop();
+}
+
+/// The thread that sets the screens may hang: what it set last is then no longer shown as live.
+#[test]
+fn an_answer_that_nobody_confirms_is_not_shown_as_live() {
+    let panel = FakePanel::default();
+    let open: OpenPanel = {
+        let panel = panel.clone();
+        Box::new(move || Ok(Some(Box::new(panel.clone()))))
+    };
+    let display = DisplayThread::start(open, Fonts::new(&[], false).unwrap(), 10.0).unwrap();
+    let set = || {
+        display.set(Screen::Live(LiveScreen {
+            state: None,
+            top: vec![("red heart".into(), 0.9)],
+            frame: None,
+            rate: 5.0,
+            temperature_c: None,
+            throttled: false,
+            notice: None,
+        }));
+    };
+    set();
+    until("the answer", || panel.shows_an_answer());
+    let start = Instant::now();
+    until("the error", || panel.shows_an_error());
+    let silence = start.elapsed().as_secs_f64();
+    assert!((1.5..10.0).contains(&silence), "{silence}");
+    assert!(!panel.shows_an_answer());
+    set();
+    until("the answer again", || panel.shows_an_answer());
 }

@@ -62,7 +62,7 @@ fn a_record_is_a_line_of_json() {
                 r#""still":0,"skipped":0,"dropped":1,"corrupt":0,"stalls":0,"reopened":0,"events":0,"#,
                 r#""bundles_taken":0,"bundles_refused":0,"screens_shown":0,"display_failures":0,"#,
                 r#""records":0,"records_written":0,"records_lost":0,"published":0,"#,
-                r#""published_sent":0,"published_lost":0,"published_waiting":0}}"#
+                r#""published_sent":0,"published_lost":0,"published_waiting":0,"lines_lost":0}}"#
             ),
         ),
         (
