@@ -67,6 +67,7 @@ pub(crate) fn run(args: &CameraArgs) -> Result<ExitCode> {
         smoothing: args.smoothing,
         hysteresis: args.hysteresis,
         margin: args.margin,
+        ..TrackerOptions::default()
     };
     let mut stream = classifier.stream()?;
     let camera = Camera::open(source, options)?;

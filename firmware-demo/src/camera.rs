@@ -167,7 +167,9 @@ fn classify_frames(
     let tracker = TrackerOptions {
         smoothing: thresholds.smoothing,
         hysteresis: thresholds.hysteresis,
+        hysteresis_time: Duration::from_secs_f64(thresholds.hysteresis_seconds),
         margin: thresholds.lead,
+        cool_down: Duration::from_secs_f64(thresholds.cool_down_seconds),
     };
     let mut pipeline = Pipeline::new(camera, classify, tracker);
     let ended = pipeline.by_ref().try_for_each(|event| {
@@ -205,7 +207,11 @@ fn options(config: &ApplianceConfig) -> CameraOptions {
     }
 }
 
-fn source(config: &ApplianceConfig) -> Result<FrameSource, String> {
+/// The source of the configuration, not opened yet.
+///
+/// # Errors
+/// This build lacks it.
+pub(crate) fn source(config: &ApplianceConfig) -> Result<FrameSource, String> {
     let source = &config.source;
     let input = |path: &std::path::Path| match path.as_os_str() == "-" {
         true => StreamInput::Stdin,

@@ -386,6 +386,20 @@ fn a_bad_new_bundle_is_refused_and_a_good_one_used() {
     );
 }
 
+/// One long state instead of one for each scene.
+#[test]
+fn the_cool_down_bounds_the_number_of_events() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = format!(
+        "bundle = {:?}\n[thresholds]\nsmoothing = 0.0\nhysteresis = 1\ncool_down_seconds = 1000\n\
+         [source]\nmjpeg = {:?}\n",
+        assets("demo"),
+        assets("scenes.mjpeg")
+    );
+    let (_, counters) = Running::start(folder, &lines).end();
+    assert_eq!((counters.classified, counters.events), (60, 1));
+}
+
 #[test]
 fn the_idle_screen_follows_a_long_time_without_a_change() {
     let (running, feed) = with_pipe("[screen]\nidle_seconds = 1.5\n");

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::validation::{FieldError, require};
+use crate::validation::{FieldError, require, require_seconds};
 
 /// When the state changes and when it is "unknown".
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -16,8 +16,12 @@ pub struct ThresholdsConfig {
     pub smoothing: f32,
     /// Number of consecutive frames for which a class must lead before it becomes the state, at least 1.
     pub hysteresis: u32,
+    /// Seconds for which it must also lead.
+    pub hysteresis_seconds: f64,
     /// Lead in probability (0 to 1) that makes a class the state at once.
     pub lead: Option<f32>,
+    /// Minimum number of seconds between two changes of the state.
+    pub cool_down_seconds: f64,
 }
 
 impl Default for ThresholdsConfig {
@@ -28,7 +32,9 @@ impl Default for ThresholdsConfig {
             min_margin: None,
             smoothing: tracker.smoothing,
             hysteresis: tracker.hysteresis,
+            hysteresis_seconds: tracker.hysteresis_time.as_secs_f64(),
             lead: tracker.margin,
+            cool_down_seconds: tracker.cool_down.as_secs_f64(),
         }
     }
 }
@@ -53,6 +59,8 @@ impl ThresholdsConfig {
             "1 or more",
             hysteresis,
         )?;
+        require_seconds("thresholds.hysteresis_seconds", self.hysteresis_seconds)?;
+        require_seconds("thresholds.cool_down_seconds", self.cool_down_seconds)?;
         if let Some(lead) = self.lead {
             let valid = (0.0..=1.0).contains(&lead);
             require(valid, "thresholds.lead", "0 to 1", lead)?;

@@ -129,7 +129,7 @@ where
             let Some(last) = &self.last else {
                 continue;
             };
-            let tracked = self.tracker.update(last);
+            let tracked = self.tracker.update(last, frame.captured);
             return Some(Ok(PipelineEvent::Answer(Box::new(FrameAnswer {
                 frame: frame.number,
                 file: frame.file,

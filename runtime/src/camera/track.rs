@@ -1,7 +1,8 @@
 //! From the answers for single frames to a state that does not flicker: an exponential moving average, then
-//! hysteresis. Time is counted in answered frames.
+//! hysteresis. Time is counted in answered frames, and in seconds where the options say so.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::classification::{Classification, Ranked};
 
@@ -13,8 +14,13 @@ pub struct TrackerOptions {
     pub smoothing: f32,
     /// Frames for which a new class must lead before it becomes the state, at least 1.
     pub hysteresis: u32,
+    /// Time for which a new class must lead, in addition to `hysteresis`, from the capture of the first frame in which it
+    /// leads.
+    pub hysteresis_time: Duration,
     /// A lead in smoothed probability that makes a new class the state immediately; `None` for never.
     pub margin: Option<f32>,
+    /// Minimum time between two changes of the state, also with a lead of `margin`.
+    pub cool_down: Duration,
 }
 
 impl Default for TrackerOptions {
@@ -23,7 +29,9 @@ impl Default for TrackerOptions {
         Self {
             smoothing: 1.0,
             hysteresis: 2,
+            hysteresis_time: Duration::ZERO,
             margin: None,
+            cool_down: Duration::ZERO,
         }
     }
 }
@@ -74,8 +82,10 @@ pub(super) struct Tracker {
     mean: Vec<Ranked>,
     unknown: f32,
     state: Option<SceneState>,
-    /// The leader, if it is not the state, and for how many frames it has led.
-    challenger: Option<(SceneState, u32)>,
+    /// When the state last changed.
+    changed: Option<Instant>,
+    /// The leader, if it is not the state, for how many frames it has led, and since when.
+    challenger: Option<(SceneState, u32, Instant)>,
 }
 
 impl Tracker {
@@ -85,6 +95,7 @@ impl Tracker {
             mean: vec![],
             unknown: 0.0,
             state: None,
+            changed: None,
             challenger: None,
         }
     }
@@ -94,8 +105,8 @@ impl Tracker {
         self.state.as_ref()
     }
 
-    /// Adds the answer for the next frame.
-    pub(super) fn update(&mut self, answer: &Classification) -> TrackerOutput {
+    /// Adds the answer for the next frame, which was captured at `time`.
+    pub(super) fn update(&mut self, answer: &Classification, time: Instant) -> TrackerOutput {
         self.smooth(answer);
         let mut ranking = self.mean.clone();
         // Stable, so that ties keep the class order.
@@ -108,7 +119,7 @@ impl Tracker {
             _ => SceneState::Unknown,
         };
         let lead = self.lead(&ranking, unknown);
-        let change = self.challenge(leader, lead);
+        let change = self.challenge(leader, lead, time);
         TrackerOutput {
             ranking,
             unknown,
@@ -146,21 +157,29 @@ impl Tracker {
         best - current.map_or(0.0, |class| class.probability)
     }
 
-    fn challenge(&mut self, leader: SceneState, lead: f32) -> Option<StateChange> {
+    fn challenge(&mut self, leader: SceneState, lead: f32, time: Instant) -> Option<StateChange> {
         if self.state.as_ref() == Some(&leader) {
             self.challenger = None;
             return None;
         }
-        let frames = match &self.challenger {
-            Some((challenger, frames)) if *challenger == leader => frames.saturating_add(1),
-            _ => 1,
+        let (frames, since) = match &self.challenger {
+            Some((challenger, frames, since)) if *challenger == leader => {
+                (frames.saturating_add(1), *since)
+            }
+            _ => (1, time),
         };
-        let leads_clearly = self.options.margin.is_some_and(|margin| lead >= margin);
-        if frames < self.options.hysteresis && !leads_clearly {
-            self.challenger = Some((leader, frames));
+        let options = &self.options;
+        let led = time.saturating_duration_since(since);
+        let led_long = frames >= options.hysteresis && led >= options.hysteresis_time;
+        let leads_clearly = options.margin.is_some_and(|margin| lead >= margin);
+        let cooled =
+            (self.changed).is_none_or(|at| time.saturating_duration_since(at) >= options.cool_down);
+        if !cooled || !(led_long || leads_clearly) {
+            self.challenger = Some((leader, frames, since));
             return None;
         }
         self.challenger = None;
+        self.changed = Some(time);
         let from = self.state.replace(leader.clone());
         Some(StateChange { from, to: leader })
     }
@@ -189,17 +208,22 @@ mod tests {
         }
     }
 
+    /// Time between two frames.
+    const PERIOD: Duration = Duration::from_millis(500);
+
     /// The frames in which the state changes, and the new state; "?" is an unknown frame.
     fn events(options: TrackerOptions, frames: &str) -> Vec<(usize, String)> {
         let mut tracker = Tracker::new(options);
         let mut events = vec![];
+        let start = Instant::now();
         for (number, frame) in frames.chars().enumerate() {
-            let tracked = match frame {
-                'a' => tracker.update(&answer(&[0.9, 0.1, 0.0], false)),
-                'b' => tracker.update(&answer(&[0.1, 0.9, 0.0], false)),
-                'c' => tracker.update(&answer(&[0.1, 0.0, 0.9], false)),
-                _ => tracker.update(&answer(&[0.4, 0.3, 0.3], true)),
+            let answer = match frame {
+                'a' => answer(&[0.9, 0.1, 0.0], false),
+                'b' => answer(&[0.1, 0.9, 0.0], false),
+                'c' => answer(&[0.1, 0.0, 0.9], false),
+                _ => answer(&[0.4, 0.3, 0.3], true),
             };
+            let tracked = tracker.update(&answer, start + PERIOD * number as u32);
             if let Some(change) = tracked.change {
                 assert_eq!(tracker.state(), Some(&change.to));
                 let to = match change.to {
@@ -217,6 +241,7 @@ mod tests {
             smoothing,
             hysteresis,
             margin,
+            ..TrackerOptions::default()
         }
     }
 
@@ -240,6 +265,33 @@ mod tests {
         assert_events(options(0.0, 2, None), "aabcbcc", &[(1, "0"), (6, "2")]);
     }
 
+    /// A frame takes half a second.
+    #[test]
+    fn a_class_must_lead_for_the_hysteresis_time() {
+        let options = |hysteresis, seconds| TrackerOptions {
+            hysteresis_time: Duration::from_secs_f64(seconds),
+            ..options(0.0, hysteresis, Some(0.95))
+        };
+        assert_events(options(1, 1.0), "aaabbabbb", &[(2, "0"), (8, "1")]);
+        assert_events(options(1, 0.9), "aaabbabbb", &[(2, "0"), (8, "1")]);
+        // Both are needed.
+        assert_events(options(4, 1.0), "aaaabbb", &[(3, "0")]);
+        // A clear lead needs neither; see `a_clear_lead_needs_no_second_frame`.
+        assert_events(options(4, 9.0), "aaa???", &[(3, "unknown")]);
+    }
+
+    #[test]
+    fn two_changes_are_the_cool_down_apart() {
+        let options = |margin| TrackerOptions {
+            cool_down: Duration::from_secs(2),
+            ..options(0.0, 1, margin)
+        };
+        // The first state needs no pause, and the class that leads at the end of the pause is the next.
+        assert_events(options(None), "abcbcb", &[(0, "0"), (4, "2")]);
+        assert_events(options(Some(0.1)), "ababab", &[(0, "0"), (5, "1")]);
+        assert_events(options(None), "abaaaab", &[(0, "0"), (6, "1")]);
+    }
+
     #[test]
     fn a_clear_lead_needs_no_second_frame() {
         // 0.9 leads 0.1 by 0.8, and no state by 0.9.
@@ -255,10 +307,11 @@ mod tests {
 
     #[test]
     fn smoothing_is_an_exponential_moving_average() {
+        let now = Instant::now();
         let mut tracker = Tracker::new(options(4.0, 1, None));
-        tracker.update(&answer(&[1.0, 0.0], false));
+        tracker.update(&answer(&[1.0, 0.0], false), now);
         for frame in 1..=12 {
-            let tracked = tracker.update(&answer(&[0.0, 1.0], false));
+            let tracked = tracker.update(&answer(&[0.0, 1.0], false), now);
             let old = tracked
                 .ranking
                 .iter()
@@ -270,9 +323,9 @@ mod tests {
         }
         // Without smoothing an answer is bit-identical.
         let mut tracker = Tracker::new(options(0.0, 1, None));
-        tracker.update(&answer(&[1.0, 0.0], false));
+        tracker.update(&answer(&[1.0, 0.0], false), now);
         let next = answer(&[0.1, 0.9], false);
-        assert_eq!(tracker.update(&next).ranking, next.ranking);
+        assert_eq!(tracker.update(&next, now).ranking, next.ranking);
         // The new class leads once exp(-n / 4) < 1/2, at n = 3.
         assert_events(options(4.0, 1, None), "abbbb", &[(0, "0"), (3, "1")]);
     }
@@ -289,20 +342,22 @@ mod tests {
             "aaa???aaa",
             &[(1, "0"), (4, "unknown"), (7, "0")],
         );
+        let now = Instant::now();
         let mut tracker = Tracker::new(options(1.0, 1, None));
-        assert!(tracker.update(&answer(&[0.6, 0.4], true)).unknown);
-        assert!(!tracker.update(&answer(&[0.6, 0.4], false)).unknown);
+        assert!(tracker.update(&answer(&[0.6, 0.4], true), now).unknown);
+        assert!(!tracker.update(&answer(&[0.6, 0.4], false), now).unknown);
     }
 
     #[test]
     fn answers_of_another_bundle_are_not_mixed_with_earlier_ones() {
+        let now = Instant::now();
         let mut tracker = Tracker::new(options(4.0, 1, None));
-        tracker.update(&answer(&[1.0, 0.0], false));
+        tracker.update(&answer(&[1.0, 0.0], false), now);
         let mut other = answer(&[0.0, 1.0], false);
         for class in &mut other.ranking {
             class.name = format!("{} of another bundle", class.name).into();
         }
-        assert_eq!(tracker.update(&other).ranking, other.ranking);
+        assert_eq!(tracker.update(&other, now).ranking, other.ranking);
     }
 
     #[test]
@@ -313,9 +368,10 @@ mod tests {
             &[(1, "0"), (10, "1")],
         );
         assert_events(TrackerOptions::default(), "aaaa?aaaa", &[(1, "0")]);
+        let now = Instant::now();
         let mut tracker = Tracker::new(TrackerOptions::default());
-        tracker.update(&answer(&[1.0, 0.0], false));
-        let old = &tracker.update(&answer(&[0.0, 1.0], false)).ranking[1];
+        tracker.update(&answer(&[1.0, 0.0], false), now);
+        let old = &tracker.update(&answer(&[0.0, 1.0], false), now).ranking[1];
         assert!((old.probability - (-1.0f32).exp()).abs() < 1e-6, "{old:?}");
     }
 }

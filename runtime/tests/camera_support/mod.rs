@@ -66,7 +66,9 @@ impl CameraRun {
 pub const NO_SMOOTHING: TrackerOptions = TrackerOptions {
     smoothing: 0.0,
     hysteresis: 1,
+    hysteresis_time: std::time::Duration::ZERO,
     margin: None,
+    cool_down: std::time::Duration::ZERO,
 };
 
 /// Runs a camera to its end.
