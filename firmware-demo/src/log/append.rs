@@ -8,7 +8,9 @@ use super::segments::OpenLog;
 use super::{LogError, ResultRecord};
 use crate::config::LogConfig;
 
-/// Minimum interval between syncs of records other than events.
+/// Minimum interval between syncs of events, and of other records. A sync wears an SD card, so that a state that changes
+/// with every frame must not sync every frame.
+const EVENT_SYNC_INTERVAL: Duration = Duration::from_millis(250);
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
 /// First and longest pause before a failed log is reopened.
@@ -25,6 +27,8 @@ pub struct LogAppender {
     /// The last error, until the next successful sync.
     error: Option<String>,
     damaged: Option<u64>,
+    /// Whether an event was written since the last sync.
+    event_waits: bool,
     written: u64,
     lost: u64,
 }
@@ -40,6 +44,7 @@ impl LogAppender {
             retry: None,
             error: None,
             damaged: None,
+            event_waits: false,
             written: 0,
             lost: 0,
         }
@@ -73,7 +78,10 @@ impl LogAppender {
     pub(super) fn write(&mut self, record: &ResultRecord) -> Result<bool, LogError> {
         let result = self.try_write(record);
         match result {
-            Ok(true) => self.written += 1,
+            Ok(true) => {
+                self.written += 1;
+                self.event_waits |= record.is_event();
+            }
             _ => self.lost += 1,
         }
         result
@@ -115,6 +123,7 @@ impl LogAppender {
         };
         match open.sync() {
             Ok(()) => {
+                self.event_waits = false;
                 self.error = None;
                 self.pause = FIRST_PAUSE;
                 Ok(())
@@ -126,7 +135,11 @@ impl LogAppender {
     /// Time until the next sync is due; `None` if everything is synced.
     pub(super) fn next_sync(&self) -> Option<Duration> {
         let open = self.open.as_ref().filter(|open| open.dirty)?;
-        Some(SYNC_INTERVAL.saturating_sub(open.synced.elapsed()))
+        let interval = match self.event_waits {
+            true => EVENT_SYNC_INTERVAL,
+            false => SYNC_INTERVAL,
+        };
+        Some(interval.saturating_sub(open.synced.elapsed()))
     }
 
     /// Number of damaged lines in the newest file when the log was first opened.
@@ -217,6 +230,36 @@ mod tests {
         std::thread::sleep(SYNC_INTERVAL);
         assert_eq!(log.next_sync(), Some(Duration::ZERO));
         log.append(&other).unwrap();
+        assert_eq!(log.next_sync(), None);
+    }
+
+    /// The state may change with every frame.
+    #[test]
+    fn the_log_thread_syncs_events_four_times_per_second() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = LogAppender::open(&LogConfig {
+            folder: folder.path().to_owned(),
+            megabytes: 1.0,
+            interval_seconds: 60.0,
+        })
+        .unwrap();
+        let event = RecordKind::Event {
+            from: None,
+            to: "a".into(),
+            top: vec![],
+            frame: 0,
+        };
+        let event = ResultRecord::now(event, Instant::now());
+        log.sync().unwrap();
+        let start = Instant::now();
+        log.write(&event).unwrap();
+        let due = log.next_sync().unwrap();
+        assert!(due <= EVENT_SYNC_INTERVAL, "{due:?}");
+        // Unless this machine is slow.
+        assert!(!due.is_zero() || start.elapsed() > EVENT_SYNC_INTERVAL / 2);
+        std::thread::sleep(due);
+        assert_eq!(log.next_sync(), Some(Duration::ZERO));
+        log.sync().unwrap();
         assert_eq!(log.next_sync(), None);
     }
 }

@@ -36,7 +36,7 @@ pub enum RecordKind {
         /// Name, number of classes and precision.
         name: String,
     },
-    /// `event`: the state changed. Synced immediately.
+    /// `event`: the state changed. Synced within a quarter of a second.
     Event {
         /// Previous state: a class, "unknown", or null if there was none.
         from: Option<String>,

@@ -72,6 +72,7 @@ pub(super) struct OpenLog {
     file: Option<File>,
     /// Whether something was written since the last sync.
     pub(super) dirty: bool,
+    /// When it was last synced, or opened.
     pub(super) synced: Instant,
 }
 

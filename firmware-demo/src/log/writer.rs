@@ -25,7 +25,7 @@ pub struct LogWriter {
 /// Status of the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogStatus {
-    /// Number of records written. Those of the last second may not be synced yet, except events.
+    /// Number of records written. Those of the last second may not be synced yet, nor events of the last quarter.
     pub written: u64,
     /// Number of records lost because the disk was too slow or failed.
     pub lost: u64,
@@ -127,18 +127,16 @@ fn run(log: &mut LogAppender, records: &Receiver<ResultRecord>, shared: &Mutex<S
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => break,
         };
-        // One sync covers all records that arrived during the last one.
-        let mut event = false;
+        // One sync covers all records that arrived since the last one.
         for record in first
             .into_iter()
             .chain(records.try_iter())
             .take(QUEUE_LENGTH)
         {
-            event |= record.is_event();
             let written = log.write(&record);
             update_status(log, written.map(|_| ()), shared);
         }
-        if event || log.next_sync().is_some_and(|due| due.is_zero()) {
+        if log.next_sync().is_some_and(|due| due.is_zero()) {
             let synced = log.sync();
             update_status(log, synced, shared);
         }
