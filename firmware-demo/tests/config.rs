@@ -9,6 +9,7 @@ use pinhole_firmware::config::{
 use pinhole_firmware::panel::DisplayConfig;
 use pinhole_firmware::panel::framebuffer::FramebufferConfig;
 use pinhole_firmware::panel::ili9341::{ILI9341, Ili9341Config};
+use pinhole_firmware::panel::sh1106::Sh1106Config;
 use pinhole_firmware::panel::ssd1306::Ssd1306Config;
 use pinhole_firmware::panel::st7789::{ST7789, St7789Config};
 use pinhole_firmware::panel::tft::{TftConfig, TftLayout};
@@ -98,7 +99,11 @@ fn example_tables_are_valid_and_state_the_defaults() {
         ..TftConfig::default()
     };
     let ssd1306 = Ssd1306Config::default();
-    assert_eq!(display("ssd1306"), DisplayConfig::Ssd1306(ssd1306));
+    assert_eq!(display("ssd1306"), DisplayConfig::Ssd1306(ssd1306.clone()));
+    assert_eq!(
+        display("sh1106"),
+        DisplayConfig::Sh1106(Sh1106Config(ssd1306))
+    );
     let st7789 = St7789Config(tft([240, 240], 0, true, false));
     assert_eq!(display("st7789"), DisplayConfig::St7789(st7789));
     let ili9341 = Ili9341Config(tft([320, 240], 90, false, true));
@@ -190,8 +195,15 @@ fn the_file_lists_every_field() {
     tables
         .extend(["source", "thresholds", "screen", "log", "mqtt"].map(|name| format!("[{name}]")));
     tables.extend(
-        ["ssd1306", "st7789", "ili9341", "framebuffer", "simulator"]
-            .map(|kind| format!("[display]\nkind = {kind:?}")),
+        [
+            "ssd1306",
+            "sh1106",
+            "st7789",
+            "ili9341",
+            "framebuffer",
+            "simulator",
+        ]
+        .map(|kind| format!("[display]\nkind = {kind:?}")),
     );
     for table in tables {
         let wrong = match table.is_empty() {

@@ -5,6 +5,7 @@
 
 pub mod framebuffer;
 pub mod ili9341;
+pub mod sh1106;
 pub mod simulator;
 pub mod ssd1306;
 pub mod st7789;
@@ -27,6 +28,8 @@ pub use recorder::RecordingPanel;
 displays! {
     /// OLED, 128 x 64 pixels, over I2C.
     Ssd1306(ssd1306::Ssd1306Config),
+    /// OLED, 128 x 64 pixels, over I2C.
+    Sh1106(sh1106::Sh1106Config),
     /// Colour TFT over SPI, by default 240 x 240 pixels.
     St7789(st7789::St7789Config),
     /// Colour TFT over SPI, by default 320 x 240 pixels.

@@ -8,7 +8,9 @@ use super::{Panel, PanelConfig, PanelError};
 use crate::validation::{FieldError, require};
 
 #[cfg(feature = "ssd1306")]
-pub use driver::Ssd1306Panel;
+pub(super) use driver::open;
+#[cfg(feature = "ssd1306")]
+pub use driver::{OledController, SSD1306, Ssd1306Panel};
 
 /// The table `[display]` of an SSD1306.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -51,7 +53,7 @@ impl PanelConfig for Ssd1306Config {
 
     #[cfg(feature = "ssd1306")]
     fn open(&self) -> Result<Box<dyn Panel>, PanelError> {
-        Ok(Box::new(driver::open(self)?))
+        open(&SSD1306, self)
     }
 
     #[cfg(not(feature = "ssd1306"))]
@@ -86,7 +88,22 @@ mod driver {
     /// A page is a row of bytes, each a column of eight pixels.
     const PAGES: usize = HEIGHT / 8;
 
-    /// An initialised SSD1306. Every pixel that is not black is lit.
+    /// What distinguishes the controllers that share this driver.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct OledController {
+        /// Number of columns of its memory.
+        pub columns: u8,
+        /// First column that the glass shows.
+        pub first_column: u8,
+    }
+
+    /// Its memory is as large as the glass.
+    pub const SSD1306: OledController = OledController {
+        columns: 128,
+        first_column: 0,
+    };
+
+    /// An initialised SSD1306 or similar. Every pixel that is not black is lit.
     pub struct Ssd1306Panel<I2C>
     where
         I2C: I2c,
@@ -94,6 +111,7 @@ mod driver {
     {
         bus: Bus<I2C>,
         path: String,
+        first_column: u8,
         address: u8,
         rotation: DisplayRotation,
         shown: Vec<u8>,
@@ -102,11 +120,14 @@ mod driver {
     type Driver<'a, I2C> = Ssd1306<I2CInterface<&'a mut Bus<I2C>>, DisplaySize128x64, BasicMode>;
 
     /// Opens the I2C bus and initialises the display.
-    pub(super) fn open(config: &Ssd1306Config) -> Result<Ssd1306Panel<I2cdev>, PanelError> {
+    pub(in crate::panel) fn open(
+        controller: &OledController,
+        config: &Ssd1306Config,
+    ) -> Result<Box<dyn Panel>, PanelError> {
         let i2c = I2cdev::new(&config.i2c).map_err(|e| {
             PanelError::open_device(&config.i2c, "display.i2c", "I2C", "i2c", &e.into())
         })?;
-        Ssd1306Panel::new(i2c, config)
+        Ok(Box::new(Ssd1306Panel::new(i2c, controller, config)?))
     }
 
     impl<I2C> Ssd1306Panel<I2C>
@@ -118,10 +139,15 @@ mod driver {
         ///
         /// # Errors
         /// [`PanelError::Bus`].
-        pub fn new(i2c: I2C, config: &Ssd1306Config) -> Result<Self, PanelError> {
+        pub fn new(
+            i2c: I2C,
+            controller: &OledController,
+            config: &Ssd1306Config,
+        ) -> Result<Self, PanelError> {
             let mut panel = Self {
                 bus: Bus { i2c, failure: None },
                 path: config.i2c.display().to_string(),
+                first_column: controller.first_column,
                 address: config.address,
                 rotation: match config.upside_down {
                     false => DisplayRotation::Rotate0,
@@ -130,13 +156,14 @@ mod driver {
                 shown: vec![0; WIDTH * PAGES],
             };
             let brightness = Brightness::custom(2, config.brightness);
+            let black = vec![0; usize::from(controller.columns)];
             panel.drive(|driver| {
                 // Clear the memory before turning the display on: it holds noise after power-on.
                 driver.set_addr_mode(AddrMode::Page)?;
                 for page in 0..PAGES {
                     driver.set_row(page as u8 * 8)?;
                     driver.set_column(0)?;
-                    driver.draw(&[0; WIDTH])?;
+                    driver.draw(&black)?;
                 }
                 driver.init_with_addr_mode(AddrMode::Page)?;
                 driver.set_brightness(brightness)
@@ -181,11 +208,12 @@ mod driver {
 
         fn show(&mut self, canvas: &Canvas) -> Result<(), PanelError> {
             let bytes = bytes(canvas);
+            let first_column = self.first_column;
             for area in changed_areas(Some(&self.shown), &bytes, WIDTH) {
                 for page in area.top..=area.bottom {
                     self.drive(|driver| {
                         driver.set_row(page as u8 * 8)?;
-                        driver.set_column(area.left as u8)?;
+                        driver.set_column(first_column + area.left as u8)?;
                         driver.draw(&bytes[page * WIDTH..][area.left..=area.right])
                     })?;
                 }

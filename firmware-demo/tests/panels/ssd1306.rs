@@ -3,7 +3,8 @@ use embedded_graphics::prelude::*;
 use embedded_hal::i2c::{ErrorKind, NoAcknowledgeSource};
 use embedded_hal_mock::eh1::i2c::{Mock, Transaction};
 use pinhole_firmware::canvas::Canvas;
-use pinhole_firmware::panel::ssd1306::{Ssd1306Config, Ssd1306Panel};
+use pinhole_firmware::panel::sh1106::SH1106;
+use pinhole_firmware::panel::ssd1306::{SSD1306, Ssd1306Config, Ssd1306Panel};
 use pinhole_firmware::panel::{Panel, PanelError};
 
 use crate::set;
@@ -34,9 +35,14 @@ fn page(page: u8, column: u8, bytes: &[u8]) -> Vec<Transaction> {
 
 /// The datasheet's commands (table 9-1 and the application note's flow chart).
 fn initialisation(upside_down: bool, brightness: u8) -> Vec<Transaction> {
+    initialisation_of(128, upside_down, brightness)
+}
+
+/// Clears `columns` columns first.
+fn initialisation_of(columns: usize, upside_down: bool, brightness: u8) -> Vec<Transaction> {
     let mut sent = vec![command(&[0x20, 0x02])]; // memory addressing mode: page
     for number in 0..8 {
-        sent.extend(page(number, 0, &[0; 128]));
+        sent.extend(page(number, 0, &vec![0; columns]));
     }
     let (segments, rows) = if upside_down {
         (0xa0, 0xc0)
@@ -91,7 +97,7 @@ fn initialises_and_turns_off() {
         let mut expected = initialisation(upside_down, brightness);
         expected.push(off());
         let mut i2c = Mock::new(&expected);
-        let panel = Ssd1306Panel::new(i2c.clone(), &config).unwrap();
+        let panel = Ssd1306Panel::new(i2c.clone(), &SSD1306, &config).unwrap();
         assert_eq!(panel.size(), Size::new(128, 64));
         assert!(panel.is_monochrome());
         drop(panel);
@@ -102,7 +108,7 @@ fn initialises_and_turns_off() {
 #[test]
 fn sends_only_changes() {
     let mut i2c = Mock::new(&initialisation(false, 0x7f));
-    let mut panel = Ssd1306Panel::new(i2c.clone(), &Ssd1306Config::default()).unwrap();
+    let mut panel = Ssd1306Panel::new(i2c.clone(), &SSD1306, &Ssd1306Config::default()).unwrap();
     i2c.done();
 
     // All black, as after the initialisation.
@@ -135,12 +141,35 @@ fn sends_only_changes() {
     i2c.done();
 }
 
+/// Its memory has 132 columns, two of them hidden on each side, whichever way the glass is mounted. Driven as an SSD1306 it
+/// shows the picture two pixels too far left and noise at the right.
+#[test]
+fn an_sh1106_shows_the_middle_of_its_memory() {
+    for upside_down in [false, true] {
+        let config = Ssd1306Config {
+            upside_down,
+            ..Ssd1306Config::default()
+        };
+        let mut i2c = Mock::new(&initialisation_of(132, upside_down, 0x7f));
+        let mut panel = Ssd1306Panel::new(i2c.clone(), &SH1106, &config).unwrap();
+        i2c.done();
+        assert_eq!(panel.size(), Size::new(128, 64));
+        let expected = [page(0, 2, &[0x01]), page(7, 129, &[0x80])];
+        i2c.update_expectations(&expected.concat());
+        panel.show(&canvas(&[(0, 0), (127, 63)])).unwrap();
+        i2c.done();
+        i2c.update_expectations(&[off()]);
+        drop(panel);
+        i2c.done();
+    }
+}
+
 #[test]
 fn a_missing_display_is_an_error_that_names_bus_and_address() {
     let silent = ErrorKind::NoAcknowledge(NoAcknowledgeSource::Address);
     // Nothing is sent after an error.
     let mut i2c = Mock::new(&[command(&[0x20, 0x02]).with_error(silent)]);
-    let Err(error) = Ssd1306Panel::new(i2c.clone(), &Ssd1306Config::default()) else {
+    let Err(error) = Ssd1306Panel::new(i2c.clone(), &SSD1306, &Ssd1306Config::default()) else {
         panic!("expected an error of the bus");
     };
     i2c.done();
@@ -155,7 +184,7 @@ fn a_missing_display_is_an_error_that_names_bus_and_address() {
 #[test]
 fn an_error_while_showing_names_the_bus() {
     let mut i2c = Mock::new(&initialisation(false, 0x7f));
-    let mut panel = Ssd1306Panel::new(i2c.clone(), &Ssd1306Config::default()).unwrap();
+    let mut panel = Ssd1306Panel::new(i2c.clone(), &SSD1306, &Ssd1306Config::default()).unwrap();
     i2c.done();
     i2c.update_expectations(&[
         command(&[0xb0]),
