@@ -108,6 +108,9 @@ pub fn run(
         },
     )
     .context("cannot start the bundle thread")?;
+    if let Some(note) = config.threads_note() {
+        appliance.reporter.info(&note);
+    }
     notify(NotifyState::Ready);
     let result = appliance.handle_events(&receiver, stop);
     notify(NotifyState::Stopping);

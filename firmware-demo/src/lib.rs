@@ -1,5 +1,6 @@
 //! The appliance: classifies what a camera sees and shows it on a small display.
 
+mod access;
 pub mod app;
 mod board;
 pub mod bundle;

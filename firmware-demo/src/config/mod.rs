@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use pinhole::{Classifier, ClassifierBuilder};
 use serde::Deserialize;
 
+use crate::access::{self, Access};
 use crate::panel::DisplayConfig;
 use crate::validation::{FieldError, require};
 
@@ -90,16 +91,18 @@ impl ApplianceConfig {
     /// # Errors
     /// Any of [`ConfigError`].
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let read = || {
-            let mut text = String::new();
-            (std::fs::File::open(path)?.take(MAX_BYTES)).read_to_string(&mut text)?;
-            Ok(text)
-        };
-        let text = read().map_err(|e: std::io::Error| ConfigError::Read {
+        let mut bytes = vec![];
+        std::fs::File::open(path)
+            .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
+            .map_err(|e| ConfigError::Read {
+                path: path.to_owned(),
+                reason: access::explain(path, Access::Read, &e),
+            })?;
+        let text = text(&bytes).map_err(|reason| ConfigError::Parse {
             path: path.to_owned(),
-            reason: e.to_string(),
+            reason,
         })?;
-        Self::parse(&text, path)
+        Self::parse(text, path)
     }
 
     /// Parses and validates `text`. `path` is used in errors and to resolve relative paths.
@@ -125,7 +128,7 @@ impl ApplianceConfig {
     pub fn classifier_builder(&self) -> ClassifierBuilder {
         let mut builder = Classifier::builder();
         if let Some(threads) = self.threads {
-            builder = builder.threads(threads);
+            builder = builder.threads(threads.min(available_threads()));
         }
         if let Some(similarity) = self.thresholds.min_similarity {
             builder = builder.min_similarity(similarity);
@@ -134,6 +137,15 @@ impl ApplianceConfig {
             builder = builder.min_margin(margin);
         }
         builder
+    }
+
+    /// What there is to say about `threads`: a board with fewer processors than the configuration was written for uses
+    /// all of its own.
+    pub fn threads_note(&self) -> Option<String> {
+        let (threads, available) = (self.threads?, available_threads());
+        (threads > available).then(|| {
+            format!("threads: expected 1 to {available}, the processors of this machine, found {threads}; using {available}")
+        })
     }
 
     fn validate(&self) -> Result<(), FieldError> {
@@ -163,4 +175,27 @@ impl ApplianceConfig {
             *password_file = folder.join(&*password_file);
         }
     }
+}
+
+/// Number of processors that this process may use.
+fn available_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// The file's content as text, without a byte order mark.
+fn text(bytes: &[u8]) -> Result<&str, String> {
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(format!("expected at most {MAX_BYTES} bytes, found more"));
+    }
+    if bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]) {
+        return Err("expected UTF-8, found UTF-16; save the file as UTF-8".into());
+    }
+    let text = std::str::from_utf8(bytes).map_err(|e| {
+        let line = bytes[..e.valid_up_to()]
+            .split(|byte| *byte == b'\n')
+            .count();
+        let byte = bytes[e.valid_up_to()];
+        format!("line {line}: expected UTF-8, found the byte 0x{byte:02X}; save the file as UTF-8")
+    })?;
+    Ok(text.strip_prefix('\u{FEFF}').unwrap_or(text))
 }
