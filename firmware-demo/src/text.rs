@@ -1,8 +1,8 @@
 //! Text in any script on small screens.
 //!
 //! cosmic-text shapes lines (ligatures, joined letters, right-to-left text) with the built-in DejaVu Sans and the
-//! configured fonts. Characters that none of them has are drawn unshaped from GNU Unifont, a bitmap font of Unicode's
-//! Basic Multilingual Plane. Any other character is drawn as an empty box.
+//! configured fonts. Grapheme clusters that none of them has are drawn unshaped from GNU Unifont, a bitmap font of
+//! Unicode's Basic Multilingual Plane. Any other cluster is drawn as an empty box. No text is cut inside a cluster.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,10 @@ use cosmic_text::{
 use embedded_graphics::pixelcolor::Rgb888;
 use embedded_graphics::prelude::*;
 use embedded_graphics::primitives::Rectangle;
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
+use unicode_segmentation::{GraphemeCursor, UnicodeSegmentation};
 
+use crate::access::{self, Access};
 use crate::canvas::Canvas;
 
 const FAMILY: &str = "DejaVu Sans";
@@ -74,6 +77,15 @@ pub struct TextLine {
     /// Pixels from the top to the baseline.
     ascent: i32,
     size: f32,
+    /// Whether the text begins at the right end, as in Arabic and Hebrew.
+    right_to_left: bool,
+}
+
+/// A line of text as shaped glyphs, from left to right.
+#[derive(Default)]
+struct ShapedLine {
+    glyphs: Vec<LayoutGlyph>,
+    right_to_left: bool,
 }
 
 /// A rasterised glyph.
@@ -107,19 +119,26 @@ impl Fonts {
     /// # Errors
     /// A file of `files` is not a readable font.
     pub fn new(files: &[PathBuf], monochrome: bool) -> Result<Self, FontError> {
+        let (fonts, errors) = Self::load_usable(files, monochrome);
+        errors.into_iter().next().map_or(Ok(fonts), Err)
+    }
+
+    /// As [`Fonts::new`], without the files that cannot be used. Also returns the errors about those.
+    pub fn load_usable(files: &[PathBuf], monochrome: bool) -> (Self, Vec<FontError>) {
         let mut fonts = fontdb::Database::new();
         fonts.load_font_data(REGULAR.to_vec());
         fonts.load_font_data(BOLD.to_vec());
-        for path in files {
-            load(&mut fonts, path)?;
-        }
-        Ok(Self {
+        let errors = (files.iter())
+            .filter_map(|path| load(&mut fonts, path).err())
+            .collect();
+        let fonts = Self {
             // The locale would only choose between Chinese and Japanese glyphs; here the order of the files does.
             system: FontSystem::new_with_locale_and_db("en".into(), fonts),
             images: SwashCache::new(),
             monochrome,
             cache: HashMap::new(),
-        })
+        };
+        (fonts, errors)
     }
 
     /// The characters of `text` that no font has, sorted.
@@ -129,14 +148,28 @@ impl Fonts {
         let mut missing: Vec<char> = self
             .lay_out(&text, style, None)
             .into_iter()
-            .flatten()
+            .flat_map(|line| line.glyphs)
             .filter(|glyph| glyph.glyph_id == 0)
             .flat_map(|glyph| text[glyph.start..glyph.end].chars())
-            .filter(|c| unifont::get_glyph(*c).is_none())
+            .filter(|c| is_visible(*c) && unifont::get_glyph(*c).is_none())
             .collect();
         missing.sort_unstable();
         missing.dedup();
         missing
+    }
+
+    /// Whether a part of `text` is drawn only approximately: only the bitmap font has it, and it consists of characters
+    /// that should be joined, stacked or reordered.
+    pub fn is_approximate(&mut self, text: &str) -> bool {
+        let text = clean(text);
+        let lines = self.lay_out(&text, TextStyle::regular(16.0), None);
+        let mut missing = (lines.iter())
+            .flat_map(|line| &line.glyphs)
+            .filter(|glyph| glyph.glyph_id == 0);
+        missing.any(|glyph| {
+            let visible = (text[glyph.start..glyph.end].chars()).filter(|c| is_visible(*c));
+            glyph.level.is_rtl() || visible.count() > 1
+        })
     }
 
     /// Lays out `text` in one line.
@@ -146,12 +179,8 @@ impl Fonts {
         if let Some(line) = self.cache.get(&key) {
             return line.clone();
         }
-        let glyphs = self
-            .lay_out(&key.0, style, None)
-            .into_iter()
-            .next()
-            .unwrap_or_default();
-        let line = Arc::new(self.draw_glyphs(&key.0, &glyphs, style));
+        let shaped = self.lay_out(&key.0, style, None).into_iter().next();
+        let line = Arc::new(self.draw_glyphs(&key.0, &shaped.unwrap_or_default(), style));
         if self.cache.len() >= MAX_CACHED {
             self.cache.clear();
         }
@@ -166,14 +195,7 @@ impl Fonts {
             return whole;
         }
         let text = clean(text);
-        let mut ends: Vec<usize> = self
-            .lay_out(&text, style, None)
-            .iter()
-            .flatten()
-            .map(|glyph| glyph.start)
-            .collect();
-        ends.sort_unstable();
-        ends.dedup();
+        let ends: Vec<usize> = text.grapheme_indices(true).map(|(at, _)| at).collect();
         let cut = |end: usize| format!("{}…", text[..end].trim_end());
         // Longer prefixes are wider, except for a pixel or two due to kerning and joined letters.
         let fitting = ends.partition_point(|end| self.line(&cut(*end), style).width <= width);
@@ -207,32 +229,41 @@ impl Fonts {
         lines: usize,
     ) -> Vec<Arc<TextLine>> {
         let text = clean(text);
-        let runs = self.lay_out(&text, style, Some(width));
-        let starts: Vec<usize> = runs
-            .iter()
-            .filter_map(|run| run.iter().map(|glyph| glyph.start).min())
-            .take(lines)
-            .collect();
-        let more = runs.len() > lines;
-        (0..starts.len())
-            .map(|i| {
-                let rest = &text[starts[i]..];
-                match starts.get(i + 1) {
-                    Some(next) => self.line(text[starts[i]..*next].trim_end(), style),
-                    None if more => self.truncate(rest, style, width),
-                    None => self.line(rest, style),
-                }
-            })
-            .collect()
+        let mut rest = text.trim();
+        let mut broken = vec![];
+        while !rest.is_empty() && broken.len() < lines {
+            if broken.len() + 1 == lines {
+                broken.push(self.truncate(rest, style, width));
+                break;
+            }
+            let (first, next) = rest.split_at(self.line_end(rest, style, width));
+            broken.push(self.line(first.trim_end(), style));
+            rest = next.trim_start();
+        }
+        broken
     }
 
-    /// Shapes `text`. Returns the glyphs of each line, from left to right.
-    fn lay_out(
-        &mut self,
-        text: &str,
-        style: TextStyle,
-        width: Option<i32>,
-    ) -> Vec<Vec<LayoutGlyph>> {
+    /// The end of the first line of `text`, broken to at most `width` pixels. It is at least one cluster, and ends with
+    /// one.
+    fn line_end(&mut self, text: &str, style: TextStyle, width: i32) -> usize {
+        let lines = self.lay_out(text, style, Some(width));
+        let second = lines.get(1).map(|line| &line.glyphs);
+        let start = second.and_then(|glyphs| glyphs.iter().map(|glyph| glyph.start).min());
+        let limit = start.unwrap_or(text.len());
+        let ends = text
+            .grapheme_indices(true)
+            .map(|(at, part)| at + part.len());
+        let ends: Vec<usize> = ends.take_while(|end| *end <= limit).collect();
+        // Substitutes for missing glyphs can be wider than the shaped line.
+        let fits = |end: &&usize| self.line(text[..**end].trim_end(), style).width <= width;
+        match ends.iter().rev().find(fits) {
+            Some(end) => *end,
+            None => text.graphemes(true).next().map_or(0, str::len),
+        }
+    }
+
+    /// Shapes `text`, broken into lines if there is a `width`.
+    fn lay_out(&mut self, text: &str, style: TextStyle, width: Option<i32>) -> Vec<ShapedLine> {
         let mut buffer = Buffer::new(
             &mut self.system,
             Metrics::new(style.size, style.size * LINE_HEIGHT),
@@ -250,11 +281,15 @@ impl Fonts {
         buffer.set_text(text, &attributes, Shaping::Advanced, None);
         buffer.shape_until_scroll(&mut self.system, false);
         (buffer.layout_runs())
-            .map(|run| run.glyphs.to_vec())
+            .map(|run| ShapedLine {
+                glyphs: run.glyphs.to_vec(),
+                right_to_left: run.rtl,
+            })
             .collect()
     }
 
-    fn draw_glyphs(&mut self, text: &str, glyphs: &[LayoutGlyph], style: TextStyle) -> TextLine {
+    fn draw_glyphs(&mut self, text: &str, shaped: &ShapedLine, style: TextStyle) -> TextLine {
+        let glyphs = &*shaped.glyphs;
         // Right-to-left text is aligned to the right end of the line.
         let left = glyphs.iter().map(|g| g.x).fold(f32::INFINITY, f32::min);
         let mut line = TextLine {
@@ -263,27 +298,22 @@ impl Fonts {
             height: style.height(),
             ascent: (style.size * ASCENT).round() as i32,
             size: style.size,
+            right_to_left: shaped.right_to_left,
         };
         // How far the substitutes for missing glyphs have shifted the following ones.
         let mut shift = if glyphs.is_empty() { 0.0 } else { -left };
         let mut end = 0.0_f32;
-        for glyph in glyphs {
-            let x = glyph.x + shift;
-            let advance = if glyph.glyph_id == 0 {
-                let mut advance = 0;
-                for c in text[glyph.start..glyph.end].chars() {
-                    let at = Point::new(x.round() as i32 + advance, 0);
-                    let (glyph, width) = unifont_glyph(c, style, at);
-                    let below = (line.height - line.ascent)
-                        .max(glyph.at.y + glyph.coverage.len() as i32 / width);
-                    line.ascent = line.ascent.max(-glyph.at.y);
-                    line.height = line.ascent + below;
-                    line.glyphs.push(glyph);
-                    advance += width;
-                }
-                shift += advance as f32 - glyph.w;
-                advance as f32
-            } else {
+        // A cluster has one glyph or several. If one of them is missing, the whole cluster is substituted, once.
+        for cluster in glyphs.chunk_by(|a, b| (a.start, a.end) == (b.start, b.end)) {
+            if cluster.iter().any(|glyph| glyph.glyph_id == 0) {
+                let x = cluster[0].x + shift;
+                let advance = line.substitute(&text[cluster[0].start..cluster[0].end], style, x);
+                let shaped: f32 = cluster.iter().map(|glyph| glyph.w).sum();
+                shift += advance - shaped;
+                end = end.max(x + advance);
+                continue;
+            }
+            for glyph in cluster {
                 let placed = glyph.physical((shift, 0.0), 1.0);
                 if let Some(image) = self.images.get_image(&mut self.system, placed.cache_key)
                     && image.content == SwashContent::Mask
@@ -302,9 +332,8 @@ impl Fonts {
                         coverage: coverage.collect(),
                     });
                 }
-                glyph.w
-            };
-            end = end.max(x + advance);
+                end = end.max(glyph.x + shift + glyph.w);
+            }
         }
         line.width = end.ceil() as i32;
         line
@@ -312,13 +341,50 @@ impl Fonts {
 }
 
 impl TextLine {
+    /// Adds a cluster from the bitmap font at `x`. Returns its advance.
+    fn substitute(&mut self, cluster: &str, style: TextStyle, x: f32) -> f32 {
+        let mut visible: Vec<char> = cluster.chars().filter(|c| is_visible(*c)).collect();
+        // One box for what is one symbol, such as a family.
+        if visible.iter().all(|c| unifont::get_glyph(*c).is_none()) {
+            visible.truncate(1);
+        }
+        let mut advance = 0;
+        for c in visible {
+            let (mut glyph, width) = unifont_glyph(c, style);
+            // A mark is drawn over the character before it.
+            let left = match is_mark(c) {
+                true => (advance - width).max(0),
+                false => advance,
+            };
+            glyph.at.x = x.round() as i32 + left;
+            let bottom = glyph.at.y + glyph.coverage.len() as i32 / width;
+            let below = (self.height - self.ascent).max(bottom);
+            self.ascent = self.ascent.max(-glyph.at.y);
+            self.height = self.ascent + below;
+            self.glyphs.push(glyph);
+            advance = advance.max(left + width);
+        }
+        advance as f32
+    }
+
+    /// Draws the line inside `window` at the side where its text begins, `down` pixels from the top.
+    pub fn draw_aligned(&self, canvas: &mut Canvas, window: Rectangle, down: i32, colour: Rgb888) {
+        let left = match self.right_to_left {
+            true => window.size.width as i32 - self.width,
+            false => 0,
+        };
+        self.draw(canvas, window.top_left + Point::new(left, down), colour);
+    }
+
     /// Draws the line with its upper left corner at `at`.
     pub fn draw(&self, canvas: &mut Canvas, at: Point, colour: Rgb888) {
         let all = canvas.bounding_box();
         self.draw_within(canvas, at, colour, &all);
     }
 
-    /// Draws the line inside `window`, scrolled to the left by `offset` pixels, and repeats it after a gap.
+    /// Draws the line inside `window`, scrolled by `offset` pixels, and repeats it after a gap. At first its beginning is
+    /// in the window: the left end, which moves to the left, or of right-to-left text the right end, which moves to the
+    /// right.
     pub fn draw_scrolling(
         &self,
         canvas: &mut Canvas,
@@ -327,9 +393,19 @@ impl TextLine {
         offset: i32,
     ) {
         let period = self.width + (self.size * GAP) as i32;
-        let first = window.top_left - Point::new(offset.rem_euclid(period.max(1)), 0);
-        self.draw_within(canvas, first, colour, &window);
-        self.draw_within(canvas, first + Point::new(period, 0), colour, &window);
+        let offset = offset.rem_euclid(period.max(1));
+        let (first, next) = match self.right_to_left {
+            true => (window.size.width as i32 - self.width + offset, -period),
+            false => (-offset, period),
+        };
+        for left in [first, first + next] {
+            self.draw_within(
+                canvas,
+                window.top_left + Point::new(left, 0),
+                colour,
+                &window,
+            );
+        }
     }
 
     fn draw_within(&self, canvas: &mut Canvas, at: Point, colour: Rgb888, window: &Rectangle) {
@@ -353,7 +429,12 @@ fn load(fonts: &mut fontdb::Database, path: &Path) -> Result<(), FontError> {
         found,
     };
     let before = fonts.len();
-    (fonts.load_font_file(path)).map_err(|e| error(format!("a file that cannot be read: {e}")))?;
+    (fonts.load_font_file(path)).map_err(|e| {
+        error(format!(
+            "a file that cannot be read: {}",
+            access::explain(path, Access::Read, &e)
+        ))
+    })?;
     match fonts.len() > before {
         true => Ok(()),
         false => Err(error("another format".into())),
@@ -362,14 +443,35 @@ fn load(fonts: &mut fontdb::Database, path: &Path) -> Result<(), FontError> {
 
 /// Truncates `text` and replaces control characters by spaces.
 fn clean(text: &str) -> String {
-    text.chars()
-        .take(MAX_CHARS)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    let mut end = (text.char_indices().nth(MAX_CHARS)).map_or(text.len(), |(at, _)| at);
+    let mut cursor = GraphemeCursor::new(end, text.len(), true);
+    if !cursor.is_boundary(text, 0).unwrap_or(true) {
+        // A cluster that is longer than the limit is cut after all.
+        let before = cursor.prev_boundary(text, 0).ok().flatten();
+        end = before.filter(|at| *at > 0).unwrap_or(end);
+    }
+    let replace = |c: char| if c.is_control() { ' ' } else { c };
+    text[..end].chars().map(replace).collect()
 }
 
-/// The Unifont glyph of `c`, or an empty box, and its advance in pixels.
-fn unifont_glyph(c: char, style: TextStyle, at: Point) -> (Glyph, i32) {
+/// Whether a character has a shape of its own. Joiners and variation selectors have none.
+fn is_visible(c: char) -> bool {
+    let format = c.general_category() == GeneralCategory::Format;
+    !format && !('\u{FE00}'..='\u{FE0F}').contains(&c)
+}
+
+/// Whether a character is drawn over the one before it.
+fn is_mark(c: char) -> bool {
+    let category = c.general_category();
+    [
+        GeneralCategory::NonspacingMark,
+        GeneralCategory::EnclosingMark,
+    ]
+    .contains(&category)
+}
+
+/// The Unifont glyph of `c`, or an empty box, at the start of the line, and its advance in pixels.
+fn unifont_glyph(c: char, style: TextStyle) -> (Glyph, i32) {
     let glyph = unifont::get_glyph(c);
     let width = glyph.map_or(UNIFONT_SIZE / 2, |glyph| glyph.get_width());
     let lit = |x: usize, y: usize| match glyph {
@@ -388,7 +490,7 @@ fn unifont_glyph(c: char, style: TextStyle, at: Point) -> (Glyph, i32) {
         .map(|(x, y)| if lit(x, y) { 255 } else { 0 })
         .collect();
     let glyph = Glyph {
-        at: at - Point::new(0, UNIFONT_ASCENT * scale as i32),
+        at: Point::new(0, -UNIFONT_ASCENT * scale as i32),
         width: width * scale,
         coverage,
     };

@@ -212,3 +212,121 @@ fn scrolling_text_stays_in_its_window() {
     assert!(first == at(line.width + 32));
     at(i32::MAX);
 }
+
+/// Each cluster of the bitmap font once: a syllable has several missing glyphs, and each stood for the whole syllable.
+#[test]
+fn syllables_of_the_bitmap_font_are_drawn_once() {
+    let mut fonts = fonts();
+    let mut width = |text: &str| fonts.line(text, STYLE).width;
+    // In cells of 8 pixels; wide letters have two. Marks above and below take no place of their own.
+    assert_eq!(width("ก"), width("กี"));
+    assert_eq!(width("กี่กู"), 2 * width("ก"));
+    // The sign after the letter takes a place.
+    let letters = width("ल") + width("\u{93e}");
+    assert!(width("ला") <= letters, "{} {letters}", width("ला"));
+    assert_eq!(width("लाला"), 2 * width("ला"));
+}
+
+#[test]
+fn right_to_left_text_rests_at_and_scrolls_from_the_right() {
+    let mut fonts = fonts();
+    let draw = |line: &TextLine, offset| {
+        let mut canvas = Canvas::new(Size::new(120, 40));
+        let window = Rectangle::new(Point::new(20, 10), Size::new(80, 24));
+        line.draw_scrolling(&mut canvas, window, Rgb888::WHITE, offset);
+        canvas
+    };
+    let window = |canvas: &Canvas, left: usize, right: usize| -> Vec<Rgb888> {
+        (0..40)
+            .flat_map(|y| canvas.row(y)[left..right].to_vec())
+            .collect()
+    };
+    for (name, from_right) in [
+        ("a long name of a class", false),
+        ("שם ארוך מאוד של מחלקה", true),
+    ] {
+        let line = fonts.line(name, STYLE);
+        assert!(line.width > 90, "{name}: {}", line.width);
+        // The whole line, with the window over its beginning.
+        let mut whole = Canvas::new(Size::new(400, 40));
+        let left = if from_right { 100 - line.width } else { 20 };
+        line.draw(&mut whole, Point::new(left + 200, 10), Rgb888::WHITE);
+        let rest = draw(&line, 0);
+        assert!(window(&rest, 20, 100) == window(&whole, 220, 300), "{name}");
+        // Then the part after it.
+        let later = draw(&line, 10);
+        let (moved, kept) = match from_right {
+            true => (window(&later, 30, 100), window(&rest, 20, 90)),
+            false => (window(&later, 20, 90), window(&rest, 30, 100)),
+        };
+        assert!(moved == kept, "{name}");
+        // A short one is at the same side.
+        let short = fonts.line(name.split(' ').next().unwrap(), STYLE);
+        let mut canvas = Canvas::new(Size::new(120, 40));
+        let area = Rectangle::new(Point::new(20, 10), Size::new(80, 24));
+        short.draw_aligned(&mut canvas, area, 0, Rgb888::WHITE);
+        let lit = |left, right| {
+            window(&canvas, left, right)
+                .iter()
+                .any(|p| *p != Rgb888::BLACK)
+        };
+        assert_eq!(
+            (lit(20, 25), lit(95, 100)),
+            (!from_right, from_right),
+            "{name}"
+        );
+    }
+}
+
+/// Cutting after any character of these would change the one before it.
+#[test]
+fn no_cut_splits_a_cluster() {
+    let mut fonts = fonts();
+    let clusters = [
+        "e\u{301}",
+        "ก\u{e35}\u{e48}",
+        "ल\u{93e}",
+        "o\u{308}\u{304}",
+        "🇩🇪",
+    ];
+    for cluster in clusters {
+        let long = cluster.repeat(600);
+        let prefixes: Vec<Vec<Rgb888>> = (0..60)
+            .map(|n| pixels(&fonts.line(&format!("{}…", cluster.repeat(n)), STYLE)))
+            .collect();
+        for width in 20..120 {
+            let cut = pixels(&fonts.truncate(&long, STYLE, width));
+            assert!(prefixes.contains(&cut), "{cluster} {width}");
+        }
+        // Also where a paragraph breaks it: each line has whole clusters.
+        let whole: Vec<Vec<Rgb888>> = (1..60)
+            .map(|n| pixels(&fonts.line(&cluster.repeat(n), STYLE)))
+            .collect();
+        for width in [41, 47, 55, 90] {
+            let lines = fonts.paragraph(&long, STYLE, width, 4);
+            assert_eq!(lines.len(), 4, "{cluster}");
+            for line in &lines[..3] {
+                assert!(line.width <= width, "{cluster} {width}: {}", line.width);
+                assert!(whole.contains(&pixels(line)), "{cluster} {width}");
+            }
+        }
+    }
+}
+
+#[test]
+fn names_that_only_the_bitmap_font_has_are_approximate() {
+    let mut fonts = fonts();
+    for name in [
+        "red heart",
+        "קלב أحمر",
+        "赤いハート",
+        "빨간 하트",
+        "e\u{301}\u{302}",
+        "❤\u{fe0f}",
+    ] {
+        assert!(!fonts.is_approximate(name), "{name}");
+    }
+    for name in ["लाल हृदय", "หัวใจสีแดง", "a ខ្មែរ"] {
+        assert!(fonts.is_approximate(name), "{name}");
+    }
+}

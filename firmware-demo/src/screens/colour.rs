@@ -135,7 +135,7 @@ impl Page<'_> {
             let line = self.fonts.line(name, self.bold(units));
             if line.width <= width {
                 let down = (window.size.height as i32 - line.height) / 2;
-                line.draw(self.canvas, window.top_left + Point::new(0, down), colour);
+                line.draw_aligned(self.canvas, window, down, colour);
                 return;
             }
         }

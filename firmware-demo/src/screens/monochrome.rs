@@ -60,7 +60,7 @@ fn draw_live(live: &LiveScreen, canvas: &mut Canvas, fonts: &mut Fonts, shown: D
     let styles = [TextStyle::bold(14.0), TextStyle::bold(12.0)];
     let line = styles.map(|style| fonts.line(name, style));
     match line.iter().find(|line| line.width <= width - 2) {
-        Some(line) => line.draw(canvas, top.top_left, colour),
+        Some(line) => line.draw_aligned(canvas, top, 0, colour),
         None => line[0].draw_scrolling(canvas, top, colour, format::scroll_offset(shown, 30.0)),
     }
     let names: Vec<_> = (live.top.iter().take(3))
