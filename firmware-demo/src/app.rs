@@ -22,7 +22,7 @@ use pinhole::system::System;
 use sd_notify::NotifyState;
 
 use crate::board::BoardMonitor;
-use crate::bundle::{BundleWatcher, TestedBundle};
+use crate::bundle::{BundleWatcher, RefusedBundle, TestedBundle};
 use crate::camera::{self, CameraControl, CameraEvent};
 use crate::config::ApplianceConfig;
 use crate::counters::{RunCounters, sum_frames};
@@ -32,7 +32,7 @@ use crate::reporter::Reporter;
 use crate::systemd::{Watchdog, notify};
 use crate::text::Fonts;
 use crate::validation::optional_duration;
-use crate::view::{Retry, View};
+use crate::view::{BUNDLE, CAMERA, Retry, View};
 
 /// How often periodic work is done.
 const TICK: Duration = Duration::from_millis(100);
@@ -49,7 +49,7 @@ const MESSAGES: usize = 4;
 
 /// An event for the caller's thread.
 enum Message {
-    Bundle(Result<TestedBundle, String>),
+    Bundle(Result<TestedBundle, RefusedBundle>),
     Camera(CameraEvent),
 }
 
@@ -157,7 +157,7 @@ impl Appliance<'_> {
         while !stop.load(Ordering::Relaxed) {
             match receiver.recv_timeout(TICK) {
                 Ok(Message::Bundle(Ok(bundle))) => self.use_bundle(bundle)?,
-                Ok(Message::Bundle(Err(reason))) => self.refuse_bundle(reason),
+                Ok(Message::Bundle(Err(refused))) => self.refuse_bundle(refused),
                 Ok(Message::Camera(CameraEvent::Answer(answer))) => self.answered(*answer),
                 Ok(Message::Camera(CameraEvent::Source(event))) => self.source_event(&event),
                 Ok(Message::Camera(CameraEvent::Failed {
@@ -167,7 +167,7 @@ impl Appliance<'_> {
                 })) => {
                     self.camera_closed(counters);
                     self.reporter.error("camera", &reason);
-                    self.failed("Camera", reason, Retry::At(Instant::now() + wait));
+                    self.failed(CAMERA, reason, Retry::At(Instant::now() + wait));
                 }
                 Ok(Message::Camera(CameraEvent::Ended(counters))) => {
                     self.camera_closed(counters);
@@ -232,13 +232,20 @@ impl Appliance<'_> {
     }
 
     /// The previous bundle, if there is one, stays in use.
-    fn refuse_bundle(&mut self, reason: String) {
-        self.counters.bundles_refused += 1;
-        self.reporter.error("bundle", &reason);
+    fn refuse_bundle(&mut self, refused: RefusedBundle) {
+        let RefusedBundle {
+            reason,
+            wait,
+            repeated,
+        } = refused;
+        if !repeated {
+            self.counters.bundles_refused += 1;
+            self.reporter.error("bundle", &reason);
+        }
         if self.camera.is_some() {
             self.view.bundle_refused(&reason);
         } else {
-            self.failed("Bundle", reason, Retry::When("waiting for another"));
+            self.failed(BUNDLE, reason, Retry::At(Instant::now() + wait));
         }
     }
 
@@ -269,12 +276,12 @@ impl Appliance<'_> {
             }
             SourceEventKind::Stalled { .. } => {
                 self.reporter.error("camera", &text);
-                self.failed("Camera", text, Retry::When("waiting for a frame"));
+                self.failed(CAMERA, text, Retry::When("waiting for a frame"));
             }
             SourceEventKind::Lost { reason, wait } => {
                 self.reporter.error("camera", &text);
                 let retry = Retry::At(Instant::now() + *wait);
-                self.failed("Camera", reason.clone(), retry);
+                self.failed(CAMERA, reason.clone(), retry);
             }
             SourceEventKind::Resumed { .. } | SourceEventKind::Reopened => {
                 self.reporter.info(&text)

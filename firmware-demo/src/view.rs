@@ -14,6 +14,10 @@ use crate::screens::{
 
 /// Weight of a new interval in the smoothed frame rate.
 const RATE_WEIGHT: f64 = 0.1;
+/// Titles of the error screens of the camera and the bundle.
+pub(crate) const CAMERA: &str = "Camera";
+pub(crate) const BUNDLE: &str = "Bundle";
+
 
 /// What the screens show.
 pub(crate) struct View {

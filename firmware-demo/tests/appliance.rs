@@ -386,6 +386,29 @@ fn a_bad_new_bundle_is_refused_and_a_good_one_used() {
     );
 }
 
+/// The cause was outside of the bundle's files: they have not changed.
+#[test]
+fn a_bundle_that_could_not_be_read_is_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bundle, away) = (folder.path().join("bundle"), folder.path().join("away"));
+    copy(&assets("demo"), &bundle);
+    let network = bundle.join("image_encoder.onnx");
+    std::fs::rename(&network, &away).unwrap();
+    std::os::unix::fs::symlink("../later", &network).unwrap();
+    let lines = format!(
+        "bundle = {bundle:?}\nthreads = 100000\n[source]\nmjpeg = {:?}\n",
+        assets("scenes.mjpeg")
+    );
+    let running = Running::start(folder, &lines);
+    until("the error", || running.panel.shows_an_error());
+    std::fs::rename(&away, running.folder.path().join("later")).unwrap();
+    let (records, counters) = running.end();
+    assert_eq!((counters.bundles_taken, counters.bundles_refused), (1, 1));
+    let errors = errors(&records, "bundle");
+    assert!(errors[0].contains("image_encoder.onnx"), "{errors:?}");
+    assert_eq!(counters.classified, 60);
+}
+
 /// One long state instead of one for each scene.
 #[test]
 fn the_cool_down_bounds_the_number_of_events() {
