@@ -343,6 +343,8 @@ impl Appliance<'_> {
     fn show(&mut self) {
         let screen = (self.view).screen(self.board.status(), self.reporter.log_error());
         self.display.set(screen);
+        #[cfg(feature = "mqtt")]
+        self.reporter.state(self.view.report());
     }
 
     /// Stops the camera thread and handles its last events.

@@ -11,11 +11,14 @@ pub mod console;
 pub mod counters;
 pub mod display;
 pub mod image_file;
+mod identity;
 pub mod log;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
 pub mod panel;
 mod reporter;
+#[cfg(feature = "mqtt")]
+mod report;
 pub mod screens;
 mod systemd;
 pub mod text;

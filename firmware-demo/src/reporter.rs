@@ -11,6 +11,8 @@ use crate::counters::RunCounters;
 use crate::log::{ClassScore, LogStatus, LogWriter, RecordKind};
 #[cfg(feature = "mqtt")]
 use crate::mqtt::{PublishCounters, Publisher};
+#[cfg(feature = "mqtt")]
+use crate::report::StateReport;
 
 /// The log, the broker, and standard output and error.
 pub(crate) struct Reporter {
@@ -28,6 +30,9 @@ pub(crate) struct Reporter {
     /// Counters of the publisher after it was stopped.
     #[cfg(feature = "mqtt")]
     stopped_publisher: Option<PublishCounters>,
+    /// The state that was last published.
+    #[cfg(feature = "mqtt")]
+    published: Option<StateReport>,
     /// The broker error that was last printed.
     #[cfg(feature = "mqtt")]
     broker_error: Option<String>,
@@ -53,12 +58,11 @@ impl Reporter {
             #[cfg(feature = "mqtt")]
             start,
             #[cfg(feature = "mqtt")]
-            publisher: (config.mqtt.as_ref())
-                .map(Publisher::start)
-                .transpose()
-                .context("mqtt")?,
+            publisher: config.mqtt.as_ref().and_then(start_publisher),
             #[cfg(feature = "mqtt")]
             stopped_publisher: None,
+            #[cfg(feature = "mqtt")]
+            published: None,
             #[cfg(feature = "mqtt")]
             broker_error: None,
         })
@@ -114,6 +118,19 @@ impl Reporter {
         self.record(event);
     }
 
+    /// Publishes the state if there is something new in it.
+    #[cfg(feature = "mqtt")]
+    pub(crate) fn state(&mut self, state: StateReport) {
+        let Some(publisher) = &self.publisher else {
+            return;
+        };
+        let before = self.published.as_ref();
+        if before.is_none_or(|before| state.differs(before)) {
+            publisher.set_state(&state);
+            self.published = Some(state);
+        }
+    }
+
     /// Prints errors of the log and the broker that began or ended since the last call.
     pub(crate) fn poll(&mut self) {
         let log_error = (self.log.as_ref().map(LogWriter::status))
@@ -166,4 +183,12 @@ impl Reporter {
             counters.published_waiting = published.waiting;
         }
     }
+}
+
+/// The appliance does not need the broker.
+#[cfg(feature = "mqtt")]
+fn start_publisher(config: &crate::config::MqttConfig) -> Option<Publisher> {
+    Publisher::start(config)
+        .inspect_err(|e| console::err(&format!("{e}; continuing without the broker")))
+        .ok()
 }

@@ -8,16 +8,18 @@ use pinhole::camera::FrameAnswer;
 
 use crate::board::BoardStatus;
 use crate::bundle::TestedBundle;
+#[cfg(feature = "mqtt")]
+use crate::report::{Health, StateReport};
 use crate::screens::{
     BootScreen, BootStep, CroppedFrame, ErrorScreen, IdleScreen, LiveScreen, Screen,
 };
 
-/// Weight of a new interval in the smoothed frame rate.
-const RATE_WEIGHT: f64 = 0.1;
 /// Titles of the error screens of the camera and the bundle.
 pub(crate) const CAMERA: &str = "Camera";
 pub(crate) const BUNDLE: &str = "Bundle";
 
+/// Weight of a new interval in the smoothed frame rate.
+const RATE_WEIGHT: f64 = 0.1;
 
 /// What the screens show.
 pub(crate) struct View {
@@ -30,6 +32,8 @@ pub(crate) struct View {
     /// The bundle's, for cropping frames.
     preprocessing: Option<Arc<PreprocessConfig>>,
     state_changed: Instant,
+    /// Probability of the state's class when it changed.
+    probability: Option<f32>,
     idle_after: Option<Duration>,
     rate: FrameRate,
 }
@@ -39,6 +43,7 @@ struct CurrentError {
     title: &'static str,
     reason: String,
     retry: Retry,
+    since: Instant,
 }
 
 /// What happens next after an error.
@@ -63,6 +68,7 @@ impl View {
             notice: None,
             preprocessing: None,
             state_changed: Instant::now(),
+            probability: None,
             idle_after,
             rate: FrameRate::default(),
         }
@@ -91,6 +97,8 @@ impl View {
             .get_or_insert_with(|| "ready".into());
         if answer.tracked.change.is_some() {
             self.state_changed = Instant::now();
+            let best = answer.tracked.ranking.first();
+            self.probability = (best.filter(|_| !answer.tracked.unknown)).map(|c| c.probability);
         }
         let frame = (answer.image.zip(self.preprocessing.clone())).map(|(image, preprocessing)| {
             CroppedFrame {
@@ -114,10 +122,12 @@ impl View {
 
     /// Nothing can be classified until [`View::answered`] or [`View::clear_error`].
     pub(crate) fn failed(&mut self, title: &'static str, reason: String, retry: Retry) {
+        let since = (self.error.as_ref()).map_or_else(Instant::now, |error| error.since);
         self.error = Some(CurrentError {
             title,
             reason,
             retry,
+            since,
         });
         self.rate = FrameRate::default();
     }
@@ -130,6 +140,33 @@ impl View {
     pub(crate) fn state(&self) -> Option<String> {
         let live = self.live.as_ref().filter(|_| self.error.is_none())?;
         Some(live.state.as_ref()?.name().to_owned())
+    }
+
+    /// What to publish.
+    #[cfg(feature = "mqtt")]
+    pub(crate) fn report(&self) -> StateReport {
+        let error = self.error.as_ref();
+        let reason = |of: &str| {
+            let error = error.filter(|error| error.title == of)?;
+            Some(error.reason.clone())
+        };
+        let class = self.state();
+        let since = error.map_or(self.state_changed, |error| error.since);
+        let (camera, bundle) = (reason(CAMERA), reason(BUNDLE).or(self.notice.clone()));
+        StateReport {
+            probability: self.probability.filter(|_| class.is_some()),
+            class,
+            since: std::time::SystemTime::now() - since.elapsed(),
+            error: error.map(|error| format!("{}: {}", error.title, error.reason)),
+            camera: Health {
+                ok: camera.is_none() && self.live.is_some(),
+                error: camera,
+            },
+            bundle: Health {
+                ok: self.preprocessing.is_some(),
+                error: bundle,
+            },
+        }
     }
 
     /// The screen to show now. `log_error` is shown unless there is a notice.

@@ -4,12 +4,12 @@
 
 mod mqtt_support;
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write;
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use mqtt_support::wait;
-use pinhole_firmware::config::MqttConfig;
+use mqtt_support::{Broker, Packet, listen, wait};
+use pinhole_firmware::config::{ApplianceConfig, MqttConfig};
 use pinhole_firmware::mqtt::{PublishCounters, Publisher};
 
 fn config(port: u16, keep: usize) -> MqttConfig {
@@ -21,149 +21,6 @@ fn config(port: u16, keep: usize) -> MqttConfig {
         user: None,
         password_file: None,
         keep,
-    }
-}
-
-fn listen() -> (TcpListener, u16) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    (listener, port)
-}
-
-/// The broker's end of a connection; MQTT 3.1.1, chapter 3.
-struct Broker(TcpStream);
-
-#[derive(Debug, PartialEq)]
-enum Packet {
-    Connect(Vec<u8>),
-    Publish {
-        topic: String,
-        payload: String,
-        retain: bool,
-        id: u16,
-    },
-    Disconnect,
-    Closed,
-}
-
-impl Broker {
-    /// Waits for a connection and reads CONNECT.
-    fn accept(listener: &TcpListener) -> (Self, Vec<u8>) {
-        listener.set_nonblocking(true).unwrap();
-        let until = Instant::now() + Duration::from_secs(20);
-        let stream = loop {
-            match listener.accept() {
-                Ok((stream, _)) => break stream,
-                Err(e) => assert!(Instant::now() < until, "no connection: {e}"),
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        stream.set_nonblocking(false).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .unwrap();
-        let mut broker = Self(stream);
-        match broker.read() {
-            Packet::Connect(body) => (broker, body),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn connack(&mut self, code: u8) {
-        self.0.write_all(&[0x20, 2, 0, code]).unwrap();
-    }
-
-    /// Accepts a connection, and the status `online`.
-    fn welcome(listener: &TcpListener) -> Self {
-        let (mut broker, _) = Self::accept(listener);
-        broker.connack(0);
-        assert_eq!(broker.status(), "online");
-        broker
-    }
-
-    fn read(&mut self) -> Packet {
-        let mut head = [0];
-        match self.0.read(&mut head) {
-            Ok(0) => return Packet::Closed,
-            Err(e) if e.kind() == ErrorKind::ConnectionReset => return Packet::Closed,
-            other => assert_eq!(other.unwrap(), 1),
-        }
-        let mut len = 0;
-        for shift in (0..).step_by(7) {
-            let mut byte = [0];
-            self.0.read_exact(&mut byte).unwrap();
-            len |= usize::from(byte[0] & 0x7F) << shift;
-            if byte[0] & 0x80 == 0 {
-                break;
-            }
-        }
-        let mut body = vec![0; len];
-        self.0.read_exact(&mut body).unwrap();
-        let number = |at: usize| u16::from_be_bytes([body[at], body[at + 1]]);
-        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        match head[0] >> 4 {
-            1 => Packet::Connect(body),
-            3 => {
-                assert_eq!(head[0] & 0b0110, 0b0010, "QoS 1");
-                let end = 2 + usize::from(number(0));
-                Packet::Publish {
-                    topic: text(&body[2..end]),
-                    payload: text(&body[end + 2..]),
-                    retain: head[0] & 1 == 1,
-                    id: number(end),
-                }
-            }
-            14 => Packet::Disconnect,
-            other => panic!("a packet of type {other}"),
-        }
-    }
-
-    fn acknowledge(&mut self, id: u16) {
-        let [high, low] = id.to_be_bytes();
-        self.0.write_all(&[0x40, 2, high, low]).unwrap();
-    }
-
-    /// Reads and acknowledges a status.
-    fn status(&mut self) -> String {
-        match self.read() {
-            Packet::Publish {
-                topic,
-                payload,
-                retain,
-                id,
-            } => {
-                assert_eq!((topic.as_str(), retain), ("house/door/status", true));
-                self.acknowledge(id);
-                payload
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// Reads an event: its JSON and identifier.
-    fn event(&mut self) -> (String, u16) {
-        match self.read() {
-            Packet::Publish {
-                topic,
-                payload,
-                retain,
-                id,
-            } => {
-                assert_eq!((topic.as_str(), retain), ("house/door", false));
-                (payload, id)
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// Reads and acknowledges events.
-    fn take(&mut self, count: usize) -> Vec<u64> {
-        let take = |_| {
-            let (payload, id) = self.event();
-            self.acknowledge(id);
-            payload.parse().unwrap()
-        };
-        (0..count).map(take).collect()
     }
 }
 
@@ -204,6 +61,9 @@ fn topics_and_payloads() {
     publisher.publish(&serde_json::json!({"from": null, "to": "grüne Tür"}));
     let (event, id) = broker.event();
     assert_eq!(event, r#"{"from":null,"to":"grüne Tür"}"#);
+    publisher.set_state(&serde_json::json!({"class": "grüne Tür"}));
+    let state = ("house/door/state".into(), r#"{"class":"grüne Tür"}"#.into());
+    assert_eq!(broker.retained(), state);
     assert_eq!(numbers(&publisher.counters()), [1, 0, 0, 1]);
     broker.acknowledge(id);
     let c = wait(&publisher, 20, |c| c.sent == 1);
@@ -431,10 +291,7 @@ fn an_unusable_password_file_is_an_error_that_names_the_field() {
             password_file: Some(path.clone()),
             ..config(1, 1)
         };
-        match Publisher::start(&config) {
-            Ok(_) => panic!("started"),
-            Err(e) => e.to_string(),
-        }
+        Publisher::check(&config).unwrap_err().to_string()
     };
     let error_text = error(Some("camera"));
     let start = format!(
@@ -458,4 +315,151 @@ fn an_unusable_password_file_is_an_error_that_names_the_field() {
     std::fs::remove_file(&path).unwrap();
     std::fs::create_dir(&path).unwrap();
     assert!(error(Some("camera")).contains("expected a regular file"));
+}
+
+/// A subscriber that comes later, or a broker that keeps nothing, knows the newest state.
+#[test]
+fn the_state_is_retained_and_sent_again_after_a_reconnection() {
+    let (listener, port) = listen();
+    let publisher = Publisher::start(&config(port, 10)).unwrap();
+    for n in 0..5 {
+        publisher.set_state(&n);
+    }
+    publisher.publish(&7);
+    let mut broker = Broker::welcome(&listener);
+    let state = |text: &str| ("house/door/state".to_owned(), text.to_owned());
+    // Older states are not sent. States do not wait behind events.
+    assert_eq!(broker.retained(), state("4"));
+    assert_eq!(broker.take(1), [7]);
+    publisher.set_state(&5);
+    assert_eq!(broker.retained(), state("5"));
+    drop(broker);
+    let mut broker = Broker::welcome(&listener);
+    assert_eq!(broker.retained(), state("5"));
+    publisher.set_state(&6);
+    // Before `offline`.
+    let stop = std::thread::spawn(|| publisher.stop());
+    assert_eq!(broker.retained(), state("6"));
+    assert_eq!(broker.status(), "offline");
+    let counters = stop.join().unwrap();
+    assert_eq!(numbers(&counters), [1, 1, 0, 0]);
+}
+
+/// A broker that accepts every connection and closes it again, as for two clients with one identifier.
+#[test]
+fn connections_that_do_not_last_are_tried_less_and_less_often() {
+    let (listener, port) = listen();
+    let _publisher = Publisher::start(&config(port, 10)).unwrap();
+    let start = Instant::now();
+    for _ in 0..3 {
+        drop(Broker::welcome(&listener));
+    }
+    // Pauses of 1 s and 2 s.
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(2900), "{took:?}");
+}
+
+#[test]
+fn a_password_file_that_appears_later_is_used() {
+    let (listener, port) = listen();
+    let folder = tempfile::tempdir().unwrap();
+    let password_file = folder.path().join("password");
+    let config = MqttConfig {
+        user: Some("camera".into()),
+        password_file: Some(password_file.clone()),
+        ..config(port, 10)
+    };
+    let publisher = Publisher::start(&config).unwrap();
+    let c = wait(&publisher, 20, |c| c.last_error.is_some());
+    let error_text = c.last_error.unwrap();
+    assert!(
+        error_text.starts_with("mqtt.password_file: "),
+        "{error_text}"
+    );
+    std::fs::write(&password_file, "late\n").unwrap();
+    let (_, connect) = Broker::accept(&listener);
+    assert!(connect.ends_with(b"late"), "{connect:?}");
+}
+
+#[test]
+fn a_host_with_more_than_a_name_is_an_error_that_says_where_the_rest_belongs() {
+    let error = |host: &str| {
+        let config = MqttConfig {
+            host: host.into(),
+            ..config(1, 1)
+        };
+        Publisher::check(&config).err().map(|e| e.to_string())
+    };
+    for host in [
+        "broker.local",
+        "192.168.1.2",
+        "::1",
+        "2001:db8::5",
+        " broker ",
+    ] {
+        assert_eq!(error(host), None, "{host}");
+    }
+    for (host, name, parts) in [
+        ("mqtt://broker.local", "broker.local", &[][..]),
+        ("broker.local:1884", "broker.local", &["mqtt.port (1884)"]),
+        ("tcp://10.0.0.2:1883", "10.0.0.2", &["mqtt.port (1883)"]),
+        ("[::1]", "::1", &[]),
+        ("[::1]:1883", "::1", &["mqtt.port (1883)"]),
+        (
+            "mqtts://broker.local:8883/",
+            "broker.local",
+            &["TLS is not supported"],
+        ),
+        (
+            "mqtt://me:s3cret@broker.local:1883",
+            "broker.local",
+            &["mqtt.user and mqtt.password_file"],
+        ),
+    ] {
+        let error_text = error(host).unwrap_or_else(|| panic!("{host}: expected an error"));
+        let expected =
+            format!("mqtt.host: expected a name or an address alone, such as \"{name}\"");
+        assert!(error_text.starts_with(&expected), "{error_text}");
+        for part in parts {
+            assert!(error_text.contains(part), "{error_text}");
+        }
+        assert!(!error_text.contains("s3cret"), "{error_text}");
+    }
+}
+
+/// What a TLS port answers looks like another protocol, or nothing at all.
+#[test]
+fn errors_on_a_port_of_tls_say_so() {
+    let Ok(listener) = TcpListener::bind("127.0.0.1:8883") else {
+        eprintln!("SKIPPED: port 8883 is in use");
+        return;
+    };
+    let publisher = Publisher::start(&config(8883, 10)).unwrap();
+    let (mut broker, _) = Broker::accept(&listener);
+    // A TLS alert: handshake failure.
+    broker.0.write_all(&[0x15, 3, 3, 0, 2, 2, 40]).unwrap();
+    drop(broker);
+    let c = wait(&publisher, 20, |c| c.last_error.is_some());
+    let error_text = c.last_error.unwrap();
+    assert!(
+        error_text.contains("8883 is usually a port for TLS"),
+        "{error_text}"
+    );
+}
+
+/// Two boards with the defaults must not disconnect each other.
+#[test]
+fn the_defaults_name_this_machine() {
+    let text = "bundle = 'b'\nsource.mjpeg = '-'\nmqtt.host = 'h'";
+    let config = ApplianceConfig::parse(text, std::path::Path::new("a.toml")).unwrap();
+    let mqtt = config.mqtt.unwrap();
+    let name = mqtt.topic.strip_prefix("pinhole/").unwrap();
+    assert_eq!(name.len(), 12, "{name}");
+    assert!(name.bytes().all(|b| b.is_ascii_hexdigit()), "{name}");
+    assert_eq!(mqtt.client_id(), format!("pinhole-{name}"));
+    let set = MqttConfig {
+        client_id: Some("door".into()),
+        ..mqtt
+    };
+    assert_eq!(set.client_id(), "door");
 }

@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::identity::machine_name;
 use crate::validation::{FieldError, require};
+
+/// The usual ports of MQTT over TLS.
+const TLS_PORTS: [u16; 2] = [8883, 8884];
 
 /// Events over MQTT.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -15,10 +19,11 @@ pub struct MqttConfig {
     /// Port of the broker.
     #[serde(default = "port")]
     pub port: u16,
-    /// Topic of the events. The appliance's status is published on this topic with `/status` appended.
+    /// Topic of the events; `pinhole/` and a name of this machine by default. The appliance's status and state are
+    /// published on this topic with `/status` and `/state` appended.
     #[serde(default = "topic")]
     pub topic: String,
-    /// Client identifier, unique at the broker; the topic if `None`.
+    /// Client identifier, unique at the broker; `pinhole-` and a name of this machine if `None`.
     pub client_id: Option<String>,
     /// User name, if the broker requires one.
     pub user: Option<String>,
@@ -35,7 +40,7 @@ fn port() -> u16 {
 }
 
 fn topic() -> String {
-    "pinhole".into()
+    format!("pinhole/{}", machine_name())
 }
 
 fn keep() -> usize {
@@ -61,7 +66,78 @@ impl MqttConfig {
             "1 to 1000 bytes without #, + and NUL",
             format_args!("{topic:?}"),
         )?;
+        if let Some(id) = &self.client_id {
+            // MQTT 3.1.1, 1.5.3.
+            require(
+                (1..=1000).contains(&id.len()) && !id.contains('\0'),
+                "mqtt.client_id",
+                "1 to 1000 bytes without NUL",
+                format_args!("{id:?}"),
+            )?;
+        }
         let valid = (1..=1_000_000).contains(&self.keep);
         require(valid, "mqtt.keep", "1 to 1000000", self.keep)
+    }
+
+    /// The client identifier. By default it differs between machines, because a broker disconnects a client when another
+    /// one connects with the same identifier. At most 23 characters, which every broker accepts (MQTT 3.1.1, 3.1.3.1).
+    pub fn client_id(&self) -> String {
+        let id = self.client_id.clone();
+        id.unwrap_or_else(|| format!("pinhole-{}", machine_name()))
+    }
+
+    /// Checks that `host` is a name or an address and nothing more.
+    ///
+    /// # Errors
+    /// What is there instead, such as a scheme or a port. A user and password in front of an `@` are not repeated.
+    pub(crate) fn check_host(&self) -> Result<(), FieldError> {
+        let host = self.host.trim();
+        let (scheme, rest) = match host.split_once("://") {
+            Some((scheme, rest)) => (Some(scheme), rest),
+            None => (None, host),
+        };
+        let (user, rest) = match rest.rsplit_once('@') {
+            Some((_, rest)) => (true, rest),
+            None => (false, rest),
+        };
+        let (rest, path) = match rest.split_once('/') {
+            Some((rest, _)) => (rest, true),
+            None => (rest, false),
+        };
+        let (name, port) = match rest.rsplit_once(':') {
+            // More colons are an IPv6 address.
+            Some((name, port)) if !name.contains(':') || name.ends_with(']') => (name, Some(port)),
+            _ => (rest, None),
+        };
+        let bare = name.trim_start_matches('[').trim_end_matches(']');
+        if scheme.is_none() && !user && !path && port.is_none() && bare == host {
+            return Ok(());
+        }
+        let mut expected = format!("a name or an address alone, such as {bare:?}");
+        if let Some(port) = port {
+            expected += &format!(", with the port in mqtt.port ({port})");
+        }
+        if user {
+            expected += ", with user and password in mqtt.user and mqtt.password_file";
+        }
+        let encrypted = ["mqtts", "ssl", "tls", "wss", "https"];
+        if scheme.is_some_and(|scheme| encrypted.contains(&&*scheme.to_ascii_lowercase())) {
+            expected += "; TLS is not supported";
+        }
+        let scheme = scheme.map_or(String::new(), |scheme| format!("{scheme}://"));
+        let user = if user { "...@" } else { "" };
+        let path = if path { "/..." } else { "" };
+        let found = format!("{:?}", format!("{scheme}{user}{rest}{path}"));
+        require(false, "mqtt.host", expected, found)
+    }
+
+    /// What to say about a port that is usually encrypted.
+    pub(crate) fn tls_hint(&self) -> Option<String> {
+        TLS_PORTS.contains(&self.port).then(|| {
+            format!(
+                "{} is usually a port for TLS, which is not supported; the port without TLS is usually 1883",
+                self.port
+            )
+        })
     }
 }

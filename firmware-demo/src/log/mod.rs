@@ -18,6 +18,8 @@ use std::path::PathBuf;
 pub use append::LogAppender;
 pub use lines::MAX_LINE;
 pub use read::{LogReader, read};
+#[cfg(feature = "mqtt")]
+pub(crate) use record::rfc3339;
 pub use record::{ClassScore, RecordKind, ResultRecord};
 pub use writer::{LogStatus, LogWriter};
 

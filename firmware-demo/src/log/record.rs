@@ -105,13 +105,13 @@ fn number_or_nan<'de, D: Deserializer<'de>>(from: D) -> Result<f32, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or(f32::NAN))
 }
 
-mod rfc3339 {
+pub(crate) mod rfc3339 {
     use super::*;
 
     /// The last second in RFC 3339: 9999-12-31T23:59:59Z.
     const LAST: Duration = Duration::from_secs(253_402_300_799);
 
-    pub(super) fn serialize<S: Serializer>(time: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(time: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
         // A clock that was never set may be outside the range of the format.
         let time = (*time).clamp(UNIX_EPOCH, UNIX_EPOCH + LAST);
         to.collect_str(&humantime::format_rfc3339_millis(time))

@@ -1,9 +1,10 @@
 //! Publishes events to an MQTT broker (MQTT 3.1.1, without TLS).
 //!
 //! Events are JSON with QoS 1 on the configured topic. `TOPIC/status` is `online` or `offline`, retained; the last will
-//! sets it to `offline` when the connection is lost. While the broker is unreachable, events are queued; they are sent in
-//! order after the reconnection. An event whose acknowledgement was lost is sent again, so subscribers may receive it
-//! twice (at-least-once delivery).
+//! sets it to `offline` when the connection is lost. `TOPIC/state` is the newest state as JSON, retained, so that a
+//! subscriber knows it at once; it is sent again after each reconnection. While the broker is unreachable, events are
+//! queued; they are sent in order after the reconnection. An event whose acknowledgement was lost is sent again, so
+//! subscribers may receive it twice (at-least-once delivery).
 
 mod queue;
 mod session;
@@ -18,7 +19,9 @@ use serde::Serialize;
 
 pub use queue::{MAX_PAYLOAD, PublishCounters};
 
+use crate::access::{self, Access};
 use crate::config::MqttConfig;
+use crate::validation::FieldError;
 use queue::Queue;
 use session::{OFFLINE, WINDOW};
 
@@ -37,7 +40,7 @@ pub struct Publisher {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Why a publisher cannot be started.
+/// Why there can be no connection to the broker, whatever its answer.
 #[derive(Debug, thiserror::Error)]
 pub enum MqttError {
     /// The password file cannot be used.
@@ -48,6 +51,9 @@ pub enum MqttError {
         /// The system's error, or what was expected and what was found.
         reason: String,
     },
+    /// A field of the configuration cannot be used.
+    #[error(transparent)]
+    Field(#[from] FieldError),
     /// There is a password without a user name.
     #[error("mqtt.user: expected the user name for mqtt.password_file, found none")]
     User,
@@ -57,13 +63,12 @@ pub enum MqttError {
 }
 
 impl Publisher {
-    /// Starts the thread, which connects. If the broker is unreachable, [`PublishCounters::last_error`] has the reason and
-    /// the thread retries, after 1 s at first and at most every 30 s.
+    /// Starts the thread, which connects. If the broker is unreachable or the password file cannot be read,
+    /// [`PublishCounters::last_error`] has the reason and the thread retries, after 1 s at first and at most every 30 s.
     ///
     /// # Errors
-    /// Any of [`MqttError`].
+    /// [`MqttError::Thread`].
     pub fn start(config: &MqttConfig) -> Result<Self, MqttError> {
-        let options = options(config)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -72,9 +77,9 @@ impl Publisher {
         let thread = std::thread::Builder::new().name("mqtt".into());
         let thread = thread.spawn({
             let queue = Arc::clone(&queue);
-            let topic = config.topic.clone();
+            let config = config.clone();
             move || {
-                runtime.block_on(session::run(&options, &topic, &queue));
+                runtime.block_on(session::run(&config, &queue));
                 queue.disconnected();
                 // Do not wait for a pending name lookup.
                 runtime.shutdown_background();
@@ -84,6 +89,19 @@ impl Publisher {
             thread: Some(thread.map_err(MqttError::Thread)?),
             queue,
         })
+    }
+
+    /// Checks what can be checked without the broker.
+    ///
+    /// # Errors
+    /// Why no connection is possible.
+    pub fn check(config: &MqttConfig) -> Result<(), MqttError> {
+        options(config).map(drop)
+    }
+
+    /// Sets the retained state, which is sent as JSON. This never waits. A previous one that was not sent yet is skipped.
+    pub fn set_state(&self, state: &impl Serialize) {
+        self.queue.set_state(serde_json::to_vec(state));
     }
 
     /// Queues an event, which is sent as JSON. This never waits. If the queue is full, the oldest event is counted as
@@ -118,10 +136,11 @@ impl Drop for Publisher {
     }
 }
 
+/// The options of a connection. Reads the password file.
 fn options(config: &MqttConfig) -> Result<MqttOptions, MqttError> {
+    config.check_host()?;
     let topic = &config.topic;
-    let id = config.client_id.as_ref().unwrap_or(topic);
-    let mut options = MqttOptions::new(id, &config.host, config.port);
+    let mut options = MqttOptions::new(config.client_id(), config.host.trim(), config.port);
     options
         .set_keep_alive(KEEP_ALIVE)
         .set_inflight(WINDOW as u16)
@@ -164,7 +183,12 @@ fn password(path: &std::path::Path) -> Result<String, MqttError> {
         Err(e) => Err(e),
     };
     file.and_then(|file| file.take(MAX_PASSWORD as u64 + 3).read_to_end(&mut text))
-        .map_err(|e| failed(format!("cannot read: {e}")))?;
+        .map_err(|e| {
+            failed(format!(
+                "cannot read: {}",
+                access::explain(path, Access::Read, &e)
+            ))
+        })?;
     let text = String::from_utf8(text).map_err(|_| failed("expected UTF-8".into()))?;
     let line = text.strip_suffix('\n').unwrap_or(&text);
     let line = line.strip_suffix('\r').unwrap_or(line);

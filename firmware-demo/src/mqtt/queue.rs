@@ -41,6 +41,10 @@ struct State {
     next: u64,
     counters: PublishCounters,
     stop_deadline: Option<Instant>,
+    /// The retained state as JSON.
+    retained: Option<Vec<u8>>,
+    /// Number of states set so far.
+    version: u64,
 }
 
 /// An event in the queue.
@@ -60,6 +64,8 @@ impl Queue {
                 next: 0,
                 counters: PublishCounters::default(),
                 stop_deadline: None,
+                retained: None,
+                version: 0,
             }),
             keep: keep.max(1),
             changed: Notify::new(),
@@ -89,6 +95,34 @@ impl Queue {
         };
         state.counters.lost += 1;
         state.counters.last_error = Some(reason);
+    }
+
+    pub(super) fn set_state(&self, payload: serde_json::Result<Vec<u8>>) {
+        let mut state = self.lock();
+        match payload {
+            Ok(payload) if payload.len() <= MAX_PAYLOAD => {
+                state.retained = Some(payload);
+                state.version += 1;
+            }
+            Ok(payload) => {
+                state.counters.last_error = Some(format!(
+                    "state: expected at most {MAX_PAYLOAD} bytes, found {}",
+                    payload.len()
+                ));
+            }
+            Err(e) => {
+                state.counters.last_error = Some(format!("state: cannot be written as JSON: {e}"));
+            }
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// The newest state and its number, if that is larger than `sent`.
+    pub(super) fn newer_state(&self, sent: u64) -> Option<(u64, Vec<u8>)> {
+        let state = self.lock();
+        let newer = state.version > sent;
+        newer.then(|| Some((state.version, state.retained.clone()?)))?
     }
 
     pub(super) fn counters(&self) -> PublishCounters {

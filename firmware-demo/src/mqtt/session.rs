@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Outgoing,
-    Packet, QoS, StateError,
+    Packet, QoS, StateError, mqttbytes,
 };
 
 use super::queue::Queue;
+use crate::config::MqttConfig;
 
 /// Maximum number of unacknowledged packets.
 pub(super) const WINDOW: usize = 16;
@@ -21,6 +22,10 @@ pub(super) const OFFLINE: &str = "offline";
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
 
+/// A connection that lasted this long was a success: the pauses start from the first again. A broker that accepts a
+/// connection only to close it, as it does when two clients have the same identifier, must not be asked every second.
+const STABLE: Duration = Duration::from_secs(60);
+
 /// Pause before reconnecting once a stop was requested.
 const STOP_PAUSE: Duration = Duration::from_millis(250);
 
@@ -28,31 +33,21 @@ const STOP_PAUSE: Duration = Duration::from_millis(250);
 const OFFLINE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Connects, and reconnects after errors, until the stop is due.
-pub(super) async fn run(options: &MqttOptions, topic: &str, queue: &Queue) {
+pub(super) async fn run(config: &MqttConfig, queue: &Queue) {
     let mut pause = FIRST_PAUSE;
     loop {
-        // A new client for each connection. The old one would resend or drop its own events, depending on whether the
-        // broker kept the session; here the queue knows which events are not acknowledged.
-        let (client, eventloop) = AsyncClient::new(options.clone(), WINDOW);
-        let mut session = Session {
-            client,
-            topic,
-            queue,
-            connected: false,
-            acknowledged: false,
-            online: false,
-            offline: OfflineStatus::Pending,
-            unsent: VecDeque::new(),
-            sent: HashMap::new(),
+        // The password file may have been corrected meanwhile.
+        let connected_for = match super::options(config) {
+            Ok(options) => match connect(options, config, queue).await {
+                Some(connected_for) => connected_for,
+                None => return,
+            },
+            Err(error) => {
+                queue.set_error(error.to_string());
+                Duration::ZERO
+            }
         };
-        let ended = session.run(eventloop).await;
-        queue.disconnected();
-        let Err(error) = ended else {
-            return;
-        };
-        let (host, port) = options.broker_address();
-        queue.set_error(format!("{host}:{port}: {}", describe(&error)));
-        if session.acknowledged {
+        if connected_for >= STABLE {
             pause = FIRST_PAUSE;
         }
         let failed = Instant::now();
@@ -75,9 +70,43 @@ pub(super) async fn run(options: &MqttOptions, topic: &str, queue: &Queue) {
     }
 }
 
+/// Connects and publishes until the connection fails. Returns how long it lasted; `None` after a stop request.
+async fn connect(options: MqttOptions, config: &MqttConfig, queue: &Queue) -> Option<Duration> {
+    // A new client for each connection. The old one would resend or drop its own events, depending on whether the broker
+    // kept the session; here the queue knows which events are not acknowledged.
+    let (client, eventloop) = AsyncClient::new(options, WINDOW);
+    let mut session = Session {
+        client,
+        topic: &config.topic,
+        queue,
+        connected: None,
+        online: false,
+        offline: OfflineStatus::Pending,
+        state_sent: 0,
+        state_in_flight: false,
+        unsent: VecDeque::new(),
+        sent: HashMap::new(),
+    };
+    let ended = session.run(eventloop).await;
+    queue.disconnected();
+    let error = ended.err()?;
+    let mut reason = format!(
+        "{}:{}: {}",
+        config.host.trim(),
+        config.port,
+        describe(&error)
+    );
+    if let Some(hint) = config.tls_hint() {
+        reason += &format!("; mqtt.port: {hint}");
+    }
+    queue.set_error(reason);
+    Some(session.connected.map_or(Duration::ZERO, |at| at.elapsed()))
+}
+
 /// A message that was passed to the client.
 enum InFlight {
     Event(u64),
+    State,
     Online,
     Offline,
 }
@@ -95,11 +124,14 @@ struct Session<'a> {
     client: AsyncClient,
     topic: &'a str,
     queue: &'a Queue,
-    connected: bool,
-    /// Whether the broker acknowledged anything.
-    acknowledged: bool,
+    /// When the broker accepted the connection.
+    connected: Option<Instant>,
     online: bool,
     offline: OfflineStatus,
+    /// Number of the state that was passed to the client last.
+    state_sent: u64,
+    /// Whether it is not acknowledged yet.
+    state_in_flight: bool,
     /// Passed to the client but not sent yet, in order.
     unsent: VecDeque<InFlight>,
     /// Sent, by packet identifier.
@@ -116,7 +148,7 @@ impl Session<'_> {
                 loop {
                     self.send();
                     let stop = self.queue.stop_deadline();
-                    if stop.is_some() && !self.connected && self.queue.is_empty() {
+                    if stop.is_some() && self.connected.is_none() && self.queue.is_empty() {
                         return Ok(());
                     }
                     tokio::select! {
@@ -147,16 +179,22 @@ impl Session<'_> {
 
     /// Passes as much to the client as it may have now.
     fn send(&mut self) {
-        if !self.connected || self.offline != OfflineStatus::Pending {
+        if self.connected.is_none() || self.offline != OfflineStatus::Pending {
             return;
         }
         if !self.online {
-            self.online = self.send_status(ONLINE, InFlight::Online);
+            self.online = self.send_retained("status", ONLINE.into(), InFlight::Online);
+        }
+        if !self.state_in_flight
+            && let Some((number, state)) = self.queue.newer_state(self.state_sent)
+            && self.send_retained("state", state, InFlight::State)
+        {
+            (self.state_sent, self.state_in_flight) = (number, true);
         }
         let (client, topic) = (&self.client, self.topic);
         let unsent = &mut self.unsent;
-        // Leave room for the status messages.
-        while self.queue.send_next(WINDOW - 2, |event| {
+        // Leave room for the state and the status messages.
+        while self.queue.send_next(WINDOW - 3, |event| {
             let payload = event.payload.clone();
             let accepted = client.try_publish(topic, QoS::AtLeastOnce, false, payload);
             if accepted.is_ok() {
@@ -165,17 +203,19 @@ impl Session<'_> {
             accepted.is_ok()
         }) {}
         let stop = self.queue.stop_deadline();
-        let due = stop.is_some_and(|stop| self.queue.is_empty() || Instant::now() >= stop);
-        if due && self.send_status(OFFLINE, InFlight::Offline) {
+        let all_sent =
+            || self.queue.is_empty() && self.queue.newer_state(self.state_sent).is_none();
+        let due = stop.is_some_and(|stop| all_sent() || Instant::now() >= stop);
+        if due && self.send_retained("status", OFFLINE.into(), InFlight::Offline) {
             self.offline = OfflineStatus::InFlight;
         }
     }
 
-    fn send_status(&mut self, status: &str, message: InFlight) -> bool {
-        let topic = format!("{}/status", self.topic);
+    fn send_retained(&mut self, subtopic: &str, payload: Vec<u8>, message: InFlight) -> bool {
+        let topic = format!("{}/{subtopic}", self.topic);
         let accepted = self
             .client
-            .try_publish(topic, QoS::AtLeastOnce, true, status);
+            .try_publish(topic, QoS::AtLeastOnce, true, payload);
         if accepted.is_ok() {
             self.unsent.push_back(message);
         }
@@ -185,7 +225,7 @@ impl Session<'_> {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Incoming(Packet::ConnAck(_)) => {
-                self.connected = true;
+                self.connected = Some(Instant::now());
                 self.queue.connected();
             }
             // The client assigns packet identifiers in the order in which it received the messages.
@@ -195,9 +235,9 @@ impl Session<'_> {
                 }
             }
             Event::Incoming(Packet::PubAck(acknowledged)) => {
-                self.acknowledged = true;
                 match self.sent.remove(&acknowledged.pkid) {
                     Some(InFlight::Event(number)) => self.queue.acknowledge(number),
+                    Some(InFlight::State) => self.state_in_flight = false,
                     Some(InFlight::Offline) if self.client.try_disconnect().is_ok() => {
                         self.offline = OfflineStatus::Closing;
                     }
@@ -233,7 +273,10 @@ fn describe(error: &ConnectionError) -> String {
             ConnectReturnCode::ServiceUnavailable => "the broker is not available".into(),
             ConnectReturnCode::Success => "the broker refuses the connection".into(),
         },
-        ConnectionError::Io(e) => e.to_string(),
+        ConnectionError::Io(e)
+        | ConnectionError::MqttState(
+            StateError::Io(e) | StateError::Deserialization(mqttbytes::Error::Io(e)),
+        ) => e.to_string(),
         ConnectionError::NetworkTimeout | ConnectionError::FlushTimeout => {
             "no response in time".into()
         }

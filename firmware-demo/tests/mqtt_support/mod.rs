@@ -1,5 +1,8 @@
 //! Helpers for tests of MQTT.
+#![allow(dead_code, reason = "each test program uses only some of these")]
 
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use pinhole_firmware::mqtt::{PublishCounters, Publisher};
@@ -20,5 +23,169 @@ pub(crate) fn wait(
         }
         assert!(Instant::now() < until, "{c:?}");
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub(crate) fn listen() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+/// The broker's end of a connection; MQTT 3.1.1, chapter 3.
+pub(crate) struct Broker(pub(crate) TcpStream);
+
+#[derive(Debug, PartialEq)]
+pub(crate) enum Packet {
+    Connect(Vec<u8>),
+    Publish {
+        topic: String,
+        payload: String,
+        retain: bool,
+        id: u16,
+    },
+    Disconnect,
+    Closed,
+}
+
+impl Broker {
+    /// Waits for a connection and reads CONNECT.
+    pub(crate) fn accept(listener: &TcpListener) -> (Self, Vec<u8>) {
+        listener.set_nonblocking(true).unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        let stream = loop {
+            match listener.accept() {
+                Ok((stream, _)) => break stream,
+                Err(e) => assert!(Instant::now() < until, "no connection: {e}"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        stream.set_nonblocking(false).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        let mut broker = Self(stream);
+        match broker.read() {
+            Packet::Connect(body) => (broker, body),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn connack(&mut self, code: u8) {
+        self.0.write_all(&[0x20, 2, 0, code]).unwrap();
+    }
+
+    /// Accepts a connection, and the status `online`.
+    pub(crate) fn welcome(listener: &TcpListener) -> Self {
+        let (mut broker, _) = Self::accept(listener);
+        broker.connack(0);
+        assert_eq!(broker.status(), "online");
+        broker
+    }
+
+    pub(crate) fn read(&mut self) -> Packet {
+        let mut head = [0];
+        match self.0.read(&mut head) {
+            Ok(0) => return Packet::Closed,
+            Err(e) if e.kind() == ErrorKind::ConnectionReset => return Packet::Closed,
+            other => assert_eq!(other.unwrap(), 1),
+        }
+        let mut len = 0;
+        for shift in (0..).step_by(7) {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte).unwrap();
+            len |= usize::from(byte[0] & 0x7F) << shift;
+            if byte[0] & 0x80 == 0 {
+                break;
+            }
+        }
+        let mut body = vec![0; len];
+        self.0.read_exact(&mut body).unwrap();
+        let number = |at: usize| u16::from_be_bytes([body[at], body[at + 1]]);
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        match head[0] >> 4 {
+            1 => Packet::Connect(body),
+            3 => {
+                assert_eq!(head[0] & 0b0110, 0b0010, "QoS 1");
+                let end = 2 + usize::from(number(0));
+                Packet::Publish {
+                    topic: text(&body[2..end]),
+                    payload: text(&body[end + 2..]),
+                    retain: head[0] & 1 == 1,
+                    id: number(end),
+                }
+            }
+            12 => {
+                // The answer to a ping.
+                self.0.write_all(&[0xD0, 0]).unwrap();
+                self.read()
+            }
+            14 => Packet::Disconnect,
+            other => panic!("a packet of type {other}"),
+        }
+    }
+
+    pub(crate) fn acknowledge(&mut self, id: u16) {
+        let [high, low] = id.to_be_bytes();
+        self.0.write_all(&[0x40, 2, high, low]).unwrap();
+    }
+
+    /// Reads and acknowledges a status.
+    pub(crate) fn status(&mut self) -> String {
+        match self.read() {
+            Packet::Publish {
+                topic,
+                payload,
+                retain,
+                id,
+            } => {
+                assert_eq!((topic.as_str(), retain), ("house/door/status", true));
+                self.acknowledge(id);
+                payload
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Reads and acknowledges a retained message.
+    pub(crate) fn retained(&mut self) -> (String, String) {
+        match self.read() {
+            Packet::Publish {
+                topic,
+                payload,
+                retain: true,
+                id,
+            } => {
+                self.acknowledge(id);
+                (topic, payload)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Reads an event: its JSON and identifier.
+    pub(crate) fn event(&mut self) -> (String, u16) {
+        match self.read() {
+            Packet::Publish {
+                topic,
+                payload,
+                retain,
+                id,
+            } => {
+                assert_eq!((topic.as_str(), retain), ("house/door", false));
+                (payload, id)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Reads and acknowledges events.
+    pub(crate) fn take(&mut self, count: usize) -> Vec<u64> {
+        let take = |_| {
+            let (payload, id) = self.event();
+            self.acknowledge(id);
+            payload.parse().unwrap()
+        };
+        (0..count).map(take).collect()
     }
 }

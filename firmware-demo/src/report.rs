@@ -1,0 +1,45 @@
+//! The appliance's state, as it is published and kept at the broker.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+/// The state. Its JSON is a contract.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct StateReport {
+    /// The class or "unknown"; null before the first and while nothing can be classified.
+    pub(crate) class: Option<String>,
+    /// Smoothed probability of the class when it became the state, 0 to 1; null for "unknown" and without a class.
+    pub(crate) probability: Option<f32>,
+    /// Since when this is the class or the error: RFC 3339, UTC, in milliseconds.
+    #[serde(serialize_with = "crate::log::rfc3339::serialize")]
+    pub(crate) since: SystemTime,
+    /// Why nothing can be classified; null while it works.
+    pub(crate) error: Option<String>,
+    /// The camera.
+    pub(crate) camera: Health,
+    /// The bundle.
+    pub(crate) bundle: Health,
+}
+
+/// The health of one part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Health {
+    /// Whether it is in use: the camera has delivered a frame since its last failure; there is a bundle.
+    pub(crate) ok: bool,
+    /// What is wrong with it, such as a new bundle that was refused while the previous one is used; null if nothing is.
+    pub(crate) error: Option<String>,
+}
+
+impl StateReport {
+    /// Whether a subscriber has to be told, which knows `before`. The probability alone is no reason. The time is one
+    /// when the clock was set.
+    pub(crate) fn differs(&self, before: &Self) -> bool {
+        const JUMP: Duration = Duration::from_secs(2);
+        let later = self.since.duration_since(before.since);
+        let shift = later.unwrap_or_else(|earlier| earlier.duration());
+        (&self.class, &self.error) != (&before.class, &before.error)
+            || (&self.camera, &self.bundle) != (&before.camera, &before.bundle)
+            || shift > JUMP
+    }
+}

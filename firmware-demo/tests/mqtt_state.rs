@@ -1,0 +1,126 @@
+//! The retained state of the whole appliance at a fake broker.
+#![cfg(feature = "mqtt")]
+
+mod mqtt_support;
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use mqtt_support::{Broker, Packet, listen};
+use pinhole::system::System;
+use pinhole_firmware::app;
+use pinhole_firmware::config::ApplianceConfig;
+use pinhole_firmware::text::Fonts;
+use serde_json::Value;
+use support::assets;
+
+/// The next state, between other messages.
+fn next_state(broker: &mut Broker) -> Value {
+    loop {
+        match broker.read() {
+            Packet::Publish {
+                topic,
+                payload,
+                retain,
+                id,
+            } => {
+                broker.acknowledge(id);
+                if topic == "house/door/state" {
+                    assert!(retain);
+                    return serde_json::from_str(&payload).unwrap();
+                }
+            }
+            other => panic!("expected a message, found {other:?}"),
+        }
+    }
+}
+
+/// The states up to one that `is` what is expected.
+fn until(broker: &mut Broker, expected: &str, is: impl Fn(&Value) -> bool) -> Value {
+    let mut seen = vec![];
+    for _ in 0..20 {
+        let state = next_state(broker);
+        if is(&state) {
+            return state;
+        }
+        seen.push(state.to_string());
+    }
+    panic!("expected {expected}, found {}", seen.join("\n"));
+}
+
+#[test]
+fn the_state_follows_changes_failures_and_recoveries() {
+    let (listener, port) = listen();
+    let folder = tempfile::tempdir().unwrap();
+    support::copy(&assets("demo"), &folder.path().join("bundle"));
+    // Shows the scenes, and fails until it is started again.
+    let camera = format!(
+        "cat '{}'; sleep 1; exit 3",
+        assets("scenes.mjpeg").display()
+    );
+    let text = format!(
+        "bundle = \"bundle\"\nthreads = 1\n[thresholds]\nsmoothing = 0.0\nhysteresis = 1\n[source]\ncommand = [\"sh\", \"-c\", {camera:?}]\n\
+         [mqtt]\nhost = \"127.0.0.1\"\nport = {port}\ntopic = \"house/door\"\n"
+    );
+    let config = ApplianceConfig::parse(&text, &folder.path().join("firmware.toml")).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let thread = std::thread::spawn(move || {
+        let fonts = Fonts::new(&[], false).unwrap();
+        let open = Box::new(|| Ok(None));
+        app::run(&config, open, fonts, System::new("/nowhere"), &stopped).unwrap()
+    });
+    let mut broker = Broker::welcome(&listener);
+    let class = until(&mut broker, "a class", |state| !state["class"].is_null());
+    let unknown = class["class"] == "unknown";
+    assert_eq!(class["probability"].is_null(), unknown, "{class}");
+    let since = class["since"].as_str().unwrap();
+    assert!(since.starts_with("20") && since.ends_with('Z'), "{class}");
+    assert!(class["error"].is_null(), "{class}");
+    let works = serde_json::json!({"ok": true, "error": null});
+    assert_eq!(
+        (&class["camera"], &class["bundle"]),
+        (&works, &works),
+        "{class}"
+    );
+
+    let failed = until(&mut broker, "an error", |state| !state["error"].is_null());
+    assert_eq!(failed["error"], "Camera: sh: exit status 3", "{failed}");
+    assert!(
+        failed["class"].is_null() && failed["probability"].is_null(),
+        "{failed}"
+    );
+    let camera = serde_json::json!({"ok": false, "error": "sh: exit status 3"});
+    assert_eq!(
+        (&failed["camera"], &failed["bundle"]),
+        (&camera, &works),
+        "{failed}"
+    );
+
+    let again = until(&mut broker, "a class again", |state| {
+        !state["class"].is_null()
+    });
+    assert!(again["error"].is_null(), "{again}");
+    // A new bundle that is refused does not stop the old one.
+    std::fs::write(folder.path().join("bundle/manifest.json"), "{}").unwrap();
+    let refused = until(&mut broker, "a refused bundle", |state| {
+        !state["bundle"]["error"].is_null()
+    });
+    assert_eq!(refused["bundle"]["ok"], true, "{refused}");
+    assert!(
+        refused["bundle"]["error"]
+            .as_str()
+            .unwrap()
+            .contains("manifest.json"),
+        "{refused}"
+    );
+
+    // The whole state again after a reconnection.
+    drop(broker);
+    let mut broker = Broker::welcome(&listener);
+    assert!(!next_state(&mut broker)["bundle"]["error"].is_null());
+    stop.store(true, Ordering::Relaxed);
+    drop(broker);
+    thread.join().unwrap();
+}
