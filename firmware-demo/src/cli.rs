@@ -16,7 +16,7 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Run the appliance until the source ends, or SIGTERM or Ctrl-C
+    /// Run the appliance until the source ends, or SIGTERM, SIGHUP or Ctrl-C
     ///
     /// Prints each change of state to standard output, and errors and final counters (JSON) to standard error.
     ///
@@ -25,9 +25,10 @@ pub(crate) enum Command {
         /// Configuration file (TOML)
         config: PathBuf,
     },
-    /// Check the configuration, the bundle, the fonts and the display, and report the first error
+    /// Check the configuration and everything that it names, and report every error
     ///
-    /// Shows a test screen on the display.
+    /// Tries what `run` will use: bundle, camera program or path, fonts, the log's folder, the broker's fields and password
+    /// file, and the display, which shows a test screen. Run it as the user that will run the appliance.
     ///
     /// Example: pinhole-firmware check firmware.toml
     Check {

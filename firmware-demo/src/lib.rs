@@ -6,19 +6,20 @@ mod board;
 pub mod bundle;
 mod camera;
 pub mod canvas;
+pub mod check;
 pub mod config;
 pub mod console;
 pub mod counters;
 pub mod display;
-pub mod image_file;
 mod identity;
+pub mod image_file;
 pub mod log;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
 pub mod panel;
-mod reporter;
 #[cfg(feature = "mqtt")]
 mod report;
+mod reporter;
 pub mod screens;
 mod systemd;
 pub mod text;

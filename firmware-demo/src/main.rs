@@ -14,14 +14,12 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use embedded_graphics::prelude::Size;
 use pinhole::system::System;
-use pinhole_firmware::bundle::{self, TestedBundle};
-use pinhole_firmware::canvas::Canvas;
-use pinhole_firmware::config::{ApplianceConfig, LogConfig};
+use pinhole_firmware::check::{self, Finding};
+use pinhole_firmware::config::ApplianceConfig;
 use pinhole_firmware::counters::RunCounters;
 use pinhole_firmware::display::OpenPanel;
 use pinhole_firmware::image_file::write_apng;
 use pinhole_firmware::panel::{DisplayConfig, RecordingPanel};
-use pinhole_firmware::screens::{BootScreen, BootStep, Screen, draw};
 use pinhole_firmware::text::Fonts;
 use pinhole_firmware::{app, console, log};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -56,9 +54,18 @@ fn run(path: &Path) -> Result<()> {
     let stop = stop_on_signals()?;
     let display = config.display.clone();
     let open: OpenPanel = Box::new(move || display.open());
-    let fonts = Fonts::new(&config.screen.fonts, config.display.is_monochrome())?;
+    let fonts = usable_fonts(&config, config.display.is_monochrome());
     let counters = app::run(&config, open, fonts, System::new("/"), &stop)?;
     print_counters(&counters)
+}
+
+/// The fonts without those that cannot be used: a missing font is no reason to show nothing.
+fn usable_fonts(config: &ApplianceConfig, monochrome: bool) -> Fonts {
+    let (fonts, errors) = Fonts::load_usable(&config.screen.fonts, monochrome);
+    for error in errors {
+        console::err(&format!("{error}; continuing without this font"));
+    }
+    fonts
 }
 
 /// SIGTERM, SIGHUP and the first SIGINT stop the appliance; a second SIGINT kills the program. A second SIGTERM does not:
@@ -109,90 +116,23 @@ fn print_counters(counters: &RunCounters) -> Result<()> {
 
 fn check(path: &Path) -> Result<()> {
     let config = ApplianceConfig::read(path)?;
-    println!("configuration: {}", path.display());
-    let bundle = check_bundle(&config)?;
-    let mut fonts = Fonts::new(&config.screen.fonts, config.display.is_monochrome())?;
-    check_fonts(&mut fonts, &bundle.classifier.manifest().classes);
-    if let Some(log) = &config.log {
-        check_log(log)?;
-    }
-    check_display(&config.display, &bundle, &mut fonts)
-}
-
-fn check_bundle(config: &ApplianceConfig) -> Result<TestedBundle> {
-    let builder = config.classifier_builder();
-    let bundle = bundle::open(&config.bundle, builder).map_err(anyhow::Error::msg)?;
-    let manifest = bundle.classifier.manifest();
-    println!(
-        "bundle: {}, {} classes, opened in {:.2} s, self-test {} of {}",
-        manifest.model.name,
-        manifest.classes.len(),
-        bundle.load_time.as_secs_f64(),
-        bundle.tested,
-        bundle.tested
-    );
-    Ok(bundle)
-}
-
-fn check_fonts(fonts: &mut Fonts, classes: &[String]) {
-    let mut missing: Vec<char> = (classes.iter())
-        .flat_map(|name| fonts.missing_characters(name))
-        .collect();
-    missing.sort_unstable();
-    missing.dedup();
-    if missing.is_empty() {
-        println!("fonts: every class name can be shown");
-    } else {
-        println!(
-            "fonts: no font has the characters {missing:?} of the class names, so they are shown as boxes; add a font \
-             to screen.fonts"
-        );
-    }
-}
-
-/// Does not create the folder: it would belong to the current user instead of the appliance's.
-fn check_log(log: &LogConfig) -> Result<()> {
-    let folder = &log.folder;
-    if folder.exists() && !folder.is_dir() {
-        bail!(
-            "log.folder: {}: expected a folder, found a file",
-            folder.display()
-        );
-    }
-    println!("log: {}, at most {} MB", folder.display(), log.megabytes);
-    Ok(())
-}
-
-fn check_display(display: &DisplayConfig, bundle: &TestedBundle, fonts: &mut Fonts) -> Result<()> {
-    let Some(mut panel) = display.open()? else {
-        println!("display: none");
-        return Ok(());
-    };
-    let step = |name, result: String| BootStep {
-        name,
-        result: Some(result),
-    };
-    let screen = Screen::Boot(BootScreen {
-        bundle: bundle.classifier.manifest().model.name.clone(),
-        steps: vec![
-            step("bundle", format!("{:.1} s", bundle.load_time.as_secs_f64())),
-            step(
-                "self-test",
-                format!("{} of {}", bundle.tested, bundle.tested),
-            ),
-            step("display", "works".into()),
-        ],
+    print_line(&format!("configuration: {}", path.display()))?;
+    let mut printed = Ok(());
+    let mut errors = 0;
+    check::check(&config, &mut |finding| match finding {
+        Finding::Note(note) if printed.is_ok() => printed = print_line(&note),
+        Finding::Note(_) => {}
+        Finding::Error(error) => {
+            errors += 1;
+            console::err(&format!("error: {error}"));
+        }
     });
-    let size = panel.size();
-    let mut canvas = Canvas::new(size);
-    let monochrome = panel.is_monochrome();
-    draw(&screen, &mut canvas, fonts, monochrome, Duration::ZERO);
-    panel.show(&canvas)?;
-    println!(
-        "display: {} x {} pixels; it shows a test screen",
-        size.width, size.height
-    );
-    Ok(())
+    printed?;
+    match errors {
+        0 => Ok(()),
+        1 => bail!("{}: correct the field above", path.display()),
+        _ => bail!("{}: correct the {errors} fields above", path.display()),
+    }
 }
 
 fn record(args: &RecordArgs) -> Result<()> {
@@ -213,7 +153,7 @@ fn record(args: &RecordArgs) -> Result<()> {
     let recording = RecordingPanel::new(Size::new(width, height), args.monochrome, limit);
     let panel = recording.clone();
     let open: OpenPanel = Box::new(move || Ok(Some(Box::new(panel.clone()))));
-    let fonts = Fonts::new(&config.screen.fonts, args.monochrome)?;
+    let fonts = usable_fonts(&config, args.monochrome);
     let timer = {
         let (stop, seconds) = (stop.clone(), args.seconds);
         move || {

@@ -199,6 +199,139 @@ fn check_reports_results_and_errors() {
     assert_error(&output, "none.toml: cannot read");
 }
 
+/// Everything that `run` would fail with later, each with its field.
+#[test]
+fn check_reports_every_field_that_cannot_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("firmware.toml");
+    let check = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        firmware().arg("check").arg(&path).output().unwrap()
+    };
+    let bundle = format!("bundle = {:?}\n", assets("demo"));
+    for (lines, expected) in [
+        (
+            "[source]\ncommand = [\"pinhole-no-such-camera\", \"-o\", \"-\"]\n",
+            "source.command: pinhole-no-such-camera: expected a program, found none in PATH",
+        ),
+        (
+            "[source]\ncommand = [\"./firmware.toml\"]\n",
+            "source.command: ./firmware.toml: Permission denied",
+        ),
+        ("[source]\nmjpeg = \"nowhere\"\n", "source.mjpeg: "),
+        ("[source]\ny4m = \".\"\n", "source.y4m: "),
+        ("[source]\nfolder = \"firmware.toml\"\n", "source.folder: "),
+        ("[source]\ndevice = \"/nowhere/video0\"\n", "source.device"),
+    ] {
+        let output = check(&format!("{bundle}{lines}"));
+        assert_error(&output, expected);
+        // The other parts were checked too.
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(stdout.contains("display: none"), "{stdout}");
+    }
+    let source = "[source]\nmjpeg = \"-\"\n";
+    let log = "[log]\nfolder = \"firmware.toml/log\"\n";
+    assert_error(&check(&format!("{bundle}{source}{log}")), "log.folder: ");
+    #[cfg(feature = "mqtt")]
+    {
+        let mqtt = "[mqtt]\nhost = \"mqtt://broker.local\"\nport = 8883\n";
+        let output = check(&format!("{bundle}{source}{mqtt}"));
+        assert_error(&output, "mqtt.host: expected a name or an address alone");
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            stdout.contains("mqtt.port: 8883 is usually a port for TLS"),
+            "{stdout}"
+        );
+        let mqtt = "[mqtt]\nhost = \"broker\"\nuser = \"a\"\npassword_file = \"nowhere\"\n";
+        assert_error(
+            &check(&format!("{bundle}{source}{mqtt}")),
+            "mqtt.password_file: ",
+        );
+        let mqtt = mqtt.replace("nowhere", "password");
+        std::fs::write(folder.path().join("password"), "secret").unwrap();
+        for (mode, warned) in [(0o644, true), (0o640, false)] {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(folder.path().join("password"), mode).unwrap();
+            let output = check(&format!("{bundle}{source}{mqtt}"));
+            assert!(output.status.success(), "{output:?}");
+            let stdout = String::from_utf8_lossy(&output.stdout);
+            assert_eq!(
+                stdout.contains("every user of this machine can read"),
+                warned,
+                "{stdout}"
+            );
+        }
+    }
+    // Several at once.
+    let output = check(&format!("bundle = \"nowhere\"\n{log}{source}"));
+    assert_error(&output, "bundle: ");
+    assert_error(&output, "log.folder: ");
+}
+
+#[test]
+fn more_threads_than_the_machine_has_are_reported_and_clamped() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("firmware.toml");
+    let text = format!(
+        "bundle = {:?}\nthreads = 100000\n[source]\nmjpeg = \"-\"\n",
+        assets("demo")
+    );
+    std::fs::write(&path, text).unwrap();
+    let output = firmware().arg("check").arg(&path).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.contains("threads: expected 1 to "), "{stdout}");
+    assert!(stdout.contains("found 100000; using "), "{stdout}");
+}
+
+#[test]
+fn a_configuration_in_another_encoding_is_an_error_that_names_the_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("firmware.toml");
+    for (bytes, expected) in [
+        (
+            &b"bundle = \"b\"\n[source]\n# T\xFCr\nmjpeg = \"-\"\n"[..],
+            "firmware.toml: line 3: expected UTF-8, found the byte 0xFC; save the file as UTF-8",
+        ),
+        (
+            b"\xFF\xFEb\0u\0",
+            "firmware.toml: expected UTF-8, found UTF-16",
+        ),
+    ] {
+        std::fs::write(&path, bytes).unwrap();
+        for command in ["check", "run"] {
+            let output = firmware().arg(command).arg(&path).output().unwrap();
+            assert_error(&output, expected);
+        }
+    }
+    // A byte order mark is no error.
+    std::fs::write(&path, b"\xEF\xBB\xBFnonsense = 1").unwrap();
+    let output = firmware().arg("check").arg(&path).output().unwrap();
+    assert_error(&output, "unknown field `nonsense`");
+}
+
+/// A missing font or password must not stop what the appliance is for.
+#[test]
+fn optional_parts_do_not_stop_the_appliance() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("firmware.toml");
+    let text = format!(
+        "bundle = {:?}\n[source]\nmjpeg = {:?}\n[screen]\nfonts = [\"none.ttf\"]\n\
+         [mqtt]\nhost = \"mqtt://broker\"\nuser = \"a\"\npassword_file = \"none\"\n",
+        assets("demo"),
+        assets("scenes.mjpeg"),
+    );
+    std::fs::write(&path, text).unwrap();
+    let output = firmware().arg("run").arg(&path).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        stderr.contains("screen.fonts: ") && stderr.contains("none.ttf"),
+        "{stderr}"
+    );
+}
+
 #[test]
 fn two_sources_are_an_error() {
     let folder = tempfile::tempdir().unwrap();
