@@ -67,7 +67,9 @@ fn the_file_states_the_defaults() {
     assert_eq!(config.bundle, Path::new("/usr/share/pinhole/demo"));
     assert_eq!(config.threads, None);
     let command = config.source.command.clone();
-    assert_eq!(command.as_deref().unwrap()[0], "rpicam-vid");
+    let command_line = command.as_deref().unwrap();
+    // Without the option it prints a line for each frame. With a space, 0 would be another argument.
+    assert_eq!(command_line[..2], ["rpicam-vid", "--verbose=0"]);
     assert_eq!(
         config.source,
         SourceConfig {
