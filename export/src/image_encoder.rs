@@ -101,8 +101,8 @@ impl ImageStage {
                 report,
             } => {
                 let images = FidelityImages::new(calibration)?;
-                let parent = folder.parent().unwrap_or(Path::new("."));
-                let reference = Reference::new(checkpoint, &images, head, parent, progress)?;
+                // Inside the unfinished bundle, so that it goes with it if this process is killed.
+                let reference = Reference::new(checkpoint, &images, head, folder, progress)?;
                 let mut stage = writer.reduced(*graph, *gate, *report, &reference, progress)?;
                 if let Some(report) = &mut stage.report
                     && let Some(fidelity) = stage.fidelity

@@ -1,17 +1,19 @@
 //! Atomic writes of files.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::{parent, prefix, sync, without_name};
+use crate::permissions::inherit;
+use crate::sync;
+use crate::temporary::{self, parent};
 
 /// A file that appears under its name when it is complete.
 ///
-/// Dropped without [`AtomicFile::replace`] or [`AtomicFile::create_new`], it leaves nothing.
+/// Dropped without [`AtomicFile::replace`] or [`AtomicFile::create_new`], it leaves nothing. What a process that was
+/// killed leaves is removed when the next one writes to the same destination.
 #[derive(Debug)]
 pub struct AtomicFile {
     destination: PathBuf,
@@ -26,12 +28,7 @@ impl AtomicFile {
     /// The folder does not exist or cannot be written to.
     pub fn create(destination: &Path) -> io::Result<Self> {
         let destination = fs::canonicalize(destination).unwrap_or_else(|_| destination.to_owned());
-        let file = tempfile::Builder::new()
-            .prefix(&prefix(&destination))
-            // As any new file: the umask is subtracted.
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(parent(&destination))
-            .map_err(|error| without_name(parent(&destination), error))?;
+        let file = temporary::file(&destination)?;
         Ok(Self { destination, file })
     }
 
@@ -41,13 +38,13 @@ impl AtomicFile {
     }
 
     /// Syncs the file and renames it to its destination. A file that is there is replaced, and the new one gets
-    /// its permissions.
+    /// its permissions, and its owner and group where this process may give them.
     ///
     /// # Errors
     /// The disk is full, or the destination is a folder. What was there stays.
     pub fn replace(self) -> io::Result<()> {
         if let Ok(old) = fs::metadata(&self.destination) {
-            self.file.as_file().set_permissions(old.permissions())?;
+            inherit(self.file.path(), &old)?;
         }
         self.file.as_file().sync_all()?;
         self.file.persist(&self.destination).map_err(|e| e.error)?;
@@ -74,8 +71,8 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_with(path, |file| file.write_all(bytes))
 }
 
-/// Writes a file atomically by `write`, which is not buffered. A file at `path` is replaced, and the new one gets
-/// its permissions. What cannot be replaced, such as a device or a pipe, is written to as it is.
+/// Writes a file atomically by `write`, which is not buffered. A file at `path` is replaced as by
+/// [`AtomicFile::replace`]. What cannot be replaced, such as a device or a pipe, is written to as it is.
 ///
 /// # Errors
 /// Those of `write`, and the system's. What was at `path` stays.
@@ -93,6 +90,10 @@ pub fn write_with<E: From<io::Error>>(
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use fs::Permissions;
+
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {
