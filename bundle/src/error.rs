@@ -74,6 +74,19 @@ pub enum Error {
         /// The file's hash.
         found: String,
     },
+    /// Another process is changing the bundle, and did not end in time.
+    #[error(
+        "{}: {holder} is changing this bundle; waited {seconds} s; try again when it has ended",
+        path.display()
+    )]
+    Locked {
+        /// The bundle's folder.
+        path: PathBuf,
+        /// The process, such as "process 1234 (pinhole)", or "another process".
+        holder: String,
+        /// How long this process waited.
+        seconds: u64,
+    },
     /// The destination exists, and an export does not overwrite it.
     #[error("{}: already exists; remove it or choose another --out", .0.display())]
     Exists(PathBuf),

@@ -17,13 +17,18 @@
 //! [`Bundle::open`] checks before it returns: format and version, unknown fields, ranges of every
 //! number, that each file listed lies inside the folder and has its size and SHA-256, and the
 //! head's types, shapes, finiteness and norms. [`Bundle::open_with`] checks the same, with the hashes computed
-//! while the files are loaded. An error names the file and the field. The ONNX graph is not checked here but by
+//! while the files are loaded. The text encoder of a static head is checked when it is read
+//! ([`Bundle::check_text_encoder`]): images are classified without it, so it may be missing or unreadable. A bundle that
+//! is exchanged for another while it is read is read again. An error names the file and the field. The ONNX graph is not checked here but by
 //! the runtime, when it builds the network.
 //!
 //! # Writing
 //! [`BundleWriter`] collects the files in a temporary folder beside the destination.
 //! [`BundleWriter::finish`] syncs them and renames the folder to the destination, so that an export that is
-//! killed leaves no partial bundle. An existing folder is replaced only by [`BundleWriter::replace`].
+//! killed leaves no partial bundle; what it leaves under a temporary name is removed by the next one to the same
+//! destination. An existing bundle is replaced only by [`BundleWriter::replace`], which needs the lock of
+//! [`LockedBundle`], so that changes at the same time are made one after the other. Files of the folder that are not the
+//! bundle's are kept, and so are permissions and owners.
 
 mod calibration;
 pub mod dialect;
@@ -32,6 +37,7 @@ mod golden;
 mod head;
 #[doc(hidden)]
 pub mod internal;
+mod lock;
 mod manifest;
 mod read;
 mod tensor_file;
@@ -41,6 +47,7 @@ pub use calibration::{Calibration, expected_calibration_error};
 pub use error::Error;
 pub use golden::{Golden, GoldenImage};
 pub use head::Head;
+pub use lock::{LOCK_PATIENCE, LockedBundle};
 pub use manifest::{
     ConditionalInfo, FORMAT, Fidelity, FileEntry, HeadKind, Manifest, ModelInfo, PromptLearnerInfo,
     TextEncoderInfo, TextFidelity, UnknownPolicy, VERSION,

@@ -1,12 +1,14 @@
 //! Writing bundles atomically.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use pinhole_fs::AtomicFolder;
 
 use crate::read::sha256;
-use crate::{Bundle, Error, FileEntry, GOLDEN, Golden, HEAD, Head, MANIFEST, Manifest};
+use crate::{Error, FileEntry, GOLDEN, Golden, HEAD, Head, LockedBundle, MANIFEST, Manifest};
 
 /// Collects a bundle's files in a temporary folder beside the destination.
 ///
@@ -15,6 +17,8 @@ use crate::{Bundle, Error, FileEntry, GOLDEN, Golden, HEAD, Head, MANIFEST, Mani
 pub struct BundleWriter {
     destination: PathBuf,
     folder: AtomicFolder,
+    /// The files of the bundle that is replaced.
+    replaced: BTreeSet<PathBuf>,
 }
 
 impl BundleWriter {
@@ -29,36 +33,39 @@ impl BundleWriter {
         Self::at(destination)
     }
 
-    /// Starts a replacement of `bundle`, with all its files but the head and the manifest;
+    /// Starts a replacement of `locked`, with all its files but the head and the manifest;
     /// [`BundleWriter::replace`] completes it.
     ///
     /// # Errors
-    /// [`Error::Io`] if the bundle's parent folder cannot be written to.
-    pub fn succeed(bundle: &Bundle) -> Result<Self, Error> {
+    /// [`Error::Io`] if the bundle's parent folder cannot be written to, or its folder is a mount point.
+    pub fn succeed(locked: &LockedBundle) -> Result<Self, Error> {
+        let bundle = locked.bundle();
         // Links are resolved, so that the folder itself is replaced.
         let folder = fs::canonicalize(bundle.folder())
             .map_err(|e| Error::io(bundle.folder(), "cannot open", e))?;
-        let writer = Self::at(&folder)?;
+        let mut writer = Self::at(&folder)?;
         for file in &bundle.manifest().files {
+            writer.replaced.insert(PathBuf::from(&file.path));
             if file.path == HEAD {
                 continue;
             }
-            let (from, to) = (
-                bundle.folder().join(&file.path),
-                writer.folder().join(&file.path),
-            );
+            let (from, to) = (folder.join(&file.path), writer.folder().join(&file.path));
             let parent = to.parent().unwrap_or(writer.folder());
             fs::create_dir_all(parent).map_err(|e| Error::io(parent, "cannot create", e))?;
             // No file is changed in place, so both bundles can share it.
             if fs::hard_link(&from, &to).is_err() {
-                fs::copy(&from, &to).map_err(|e| Error::io(&to, "cannot write", e))?;
+                fs::copy(&from, &to).map_err(|e| Error::io(&from, "cannot copy", e))?;
             }
         }
+        writer.replaced.insert(PathBuf::from(MANIFEST));
         Ok(writer)
     }
 
     fn at(destination: &Path) -> Result<Self, Error> {
         let folder = AtomicFolder::create(destination).map_err(|e| {
+            if e.kind() == ErrorKind::ResourceBusy {
+                return Error::io(destination, "cannot replace", e);
+            }
             let parent = destination.parent().filter(|p| !p.as_os_str().is_empty());
             let parent = parent.unwrap_or(Path::new("."));
             Error::io(parent, "cannot create the bundle in this folder", e)
@@ -66,6 +73,7 @@ impl BundleWriter {
         Ok(Self {
             destination: destination.to_owned(),
             folder,
+            replaced: BTreeSet::new(),
         })
     }
 
@@ -82,6 +90,13 @@ impl BundleWriter {
         let target = self.folder().join(path);
         let parent = target.parent().unwrap_or(self.folder());
         fs::create_dir_all(parent).map_err(|e| Error::io(parent, "cannot create", e))?;
+        // A file that the bundle shares with its predecessor is not changed in place.
+        match fs::remove_file(&target) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                return Err(Error::io(&target, "cannot replace", e));
+            }
+            _ => {}
+        }
         fs::write(&target, bytes).map_err(|e| Error::io(&target, "cannot write", e))
     }
 
@@ -140,7 +155,7 @@ impl BundleWriter {
     pub fn finish(self, manifest: &mut Manifest) -> Result<(), Error> {
         self.write_manifest(manifest)?;
         self.folder.create_new().map_err(|e| match e.kind() {
-            std::io::ErrorKind::AlreadyExists => Error::Exists(self.destination.clone()),
+            ErrorKind::AlreadyExists => Error::Exists(self.destination.clone()),
             _ => Error::io(
                 &self.destination,
                 "cannot rename the finished bundle to it",
@@ -151,13 +166,18 @@ impl BundleWriter {
 
     /// Fills in and writes the manifest, syncs everything and exchanges the folder with the one at its destination,
     /// which is then removed: at any moment one of the two whole bundles is there. (On a file system that cannot
-    /// exchange two folders, a power cut between two renames leaves both under temporary names in the parent folder.)
+    /// exchange two folders, a power cut between two renames leaves both under temporary names in the parent folder; the
+    /// next change puts the old one back.)
+    ///
+    /// Files that are not the old bundle's stay in the folder; permissions stay, and owners where the process may keep
+    /// them.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Field`] if the manifest is not valid. The old bundle stays then.
     pub fn replace(self, manifest: &mut Manifest) -> Result<(), Error> {
         self.write_manifest(manifest)?;
-        let replaced = self.folder.replace();
+        let keep = |path: &Path| !self.replaced.contains(path);
+        let replaced = self.folder.replace_keeping(&keep);
         replaced.map_err(|e| Error::io(&self.destination, "cannot replace", e))
     }
 }

@@ -4,28 +4,35 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use pinhole::{Bundle, Classes};
+use pinhole::{Bundle, Classes, LOCK_PATIENCE, LockedBundle};
 
 use crate::cli::ClassesArgs;
 use crate::{open, output};
 
 pub(crate) fn run(args: &ClassesArgs) -> Result<ExitCode> {
     let folder = &args.bundle.bundle;
-    let old = Bundle::open(folder)?;
-    let mut names = old.manifest().classes.clone();
     let mut out = std::io::stdout().lock();
+    if args.set.is_none() && args.add.is_empty() {
+        for name in &Bundle::open(folder)?.manifest().classes {
+            writeln!(out, "{name}")?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    // From here on no other process changes the classes.
+    let old = LockedBundle::open(folder, &mut |holder| {
+        output::note(format_args!(
+            "note: waiting for {holder}, which is changing this bundle, for at most {} minutes",
+            LOCK_PATIENCE.as_secs() / 60
+        ));
+    })?;
+    let manifest = old.bundle().manifest();
+    let was_calibrated = manifest.calibration.is_some();
     let classes = match &args.set {
         Some(file) => Classes::read(file)?,
-        None if args.add.is_empty() => {
-            for name in names {
-                writeln!(out, "{name}")?;
-            }
-            return Ok(ExitCode::SUCCESS);
-        }
         None => {
             let added = Classes::new(&args.add)?;
-            names.extend_from_slice(added.names());
-            Classes::recorded(&names)?
+            let names = manifest.classes.iter().chain(added.names());
+            Classes::recorded(&names.cloned().collect::<Vec<_>>())?
         }
     };
     let terminal = std::io::stderr().is_terminal();
@@ -34,7 +41,7 @@ pub(crate) fn run(args: &ClassesArgs) -> Result<ExitCode> {
             let _ = write!(std::io::stderr(), "\r{done} of {total}");
         }
     };
-    let changed = pinhole::set_classes(folder, &classes, args.bundle.threads, &mut progress);
+    let changed = pinhole::change_classes(old, &classes, args.bundle.threads, &mut progress);
     if terminal {
         let _ = writeln!(std::io::stderr());
     }
@@ -49,7 +56,7 @@ pub(crate) fn run(args: &ClassesArgs) -> Result<ExitCode> {
     for warning in pinhole::class_warnings(&manifest, &classes) {
         output::note(format_args!("warning: {warning}"));
     }
-    if old.manifest().calibration.is_some() {
+    if was_calibrated {
         output::note(format_args!(
             "note: reset the temperature and the thresholds for \"unknown\", which were calibrated on the old classes"
         ));

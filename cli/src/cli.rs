@@ -146,7 +146,8 @@ pub(crate) struct PreprocessArgs {
 /// Without --set and --add it lists the classes. To change them the bundle must have been exported --with-text. The
 /// bundle is replaced as a whole: after a power cut it is the old one or the new one. Classes that stay keep their
 /// embeddings. The temperature and the thresholds for "unknown" are reset, because they were calibrated on the old
-/// classes.
+/// classes. Other files in the folder, permissions and owner stay. If another process is changing the bundle, this waits
+/// for it, for at most 10 minutes.
 #[derive(Args)]
 #[command(after_help = "Example: pinhole classes my-bundle
          pinhole classes my-bundle --add \"red mug\" \"blue mug\"")]

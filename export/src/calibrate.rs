@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use pinhole::Classifier;
 use pinhole_bundle::{
-    BundleWriter, Calibration, Manifest, UnknownPolicy, expected_calibration_error,
+    BundleWriter, Calibration, LockedBundle, Manifest, UnknownPolicy, expected_calibration_error,
 };
 
 use crate::images::{CalibrationImages, CalibrationLabel};
@@ -94,7 +94,8 @@ impl CalibrationStage {
 }
 
 /// Fits temperature and thresholds of the bundle in `folder` to labelled images, and replaces the bundle atomically.
-/// `model_card` replaces the bundle's if given. Returns the new manifest.
+/// `model_card` replaces the bundle's if given. Returns the new manifest. While another process changes the bundle, this
+/// waits as [`LockedBundle::open`] does, and calls `waiting`; while this runs, others wait.
 ///
 /// # Errors
 /// A bundle or an image that cannot be read; images that are not labelled, too few, or classified no better than by a
@@ -103,14 +104,18 @@ pub fn calibrate(
     folder: &Path,
     options: &CalibrationOptions,
     model_card: Option<String>,
+    waiting: &mut dyn FnMut(&str),
     progress: &mut ExportProgress,
 ) -> Result<Manifest> {
     let labels = options.images.labels();
     let labels = labels
         .with_context(|| options.images.unlabelled())
         .context("--calibration")?;
+    let locked = LockedBundle::open(folder, waiting)?;
     let classifier = Classifier::open(folder)?;
     let bundle = classifier.bundle();
+    // First, so that a folder that cannot be replaced is reported before the long steps.
+    let writer = BundleWriter::succeed(&locked)?;
     let mut embeddings = vec![];
     options.images.for_each(1, &mut |image| {
         embeddings.push(classifier.embed(image)?.values);
@@ -139,7 +144,6 @@ pub fn calibrate(
     if let Some(card) = model_card {
         manifest.model_card = card;
     }
-    let writer = BundleWriter::succeed(bundle)?;
     writer.add_head(bundle.head())?;
     writer.replace(&mut manifest)?;
     Ok(manifest)

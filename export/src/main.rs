@@ -384,6 +384,7 @@ fn calibrate(args: &CalibrateArgs) -> Result<()> {
         &args.bundle,
         &options,
         model_card,
+        &mut |holder| eprintln!("note: {}", waiting(holder)),
         &mut |step, done, total| bar.show(step, done, total),
     );
     bar.finish();
@@ -403,6 +404,11 @@ fn calibrate(args: &CalibrateArgs) -> Result<()> {
     }
     note_unknown_folders(&images);
     Ok(())
+}
+
+fn waiting(holder: &str) -> String {
+    let minutes = pinhole_bundle::LOCK_PATIENCE.as_secs() / 60;
+    format!("waiting for {holder}, which is changing this bundle, for at most {minutes} minutes")
 }
 
 fn calibration_images(

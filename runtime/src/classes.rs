@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use pinhole_bundle::{Bundle, BundleWriter, HEAD, Head, HeadKind, Manifest, UnknownPolicy};
+use pinhole_bundle::{
+    Bundle, BundleWriter, HEAD, Head, HeadKind, LockedBundle, Manifest, UnknownPolicy,
+};
 use pinhole_model::PromptLearner;
 use pinhole_prompts::{
     Classes, Templates, TextEncoder, Tokenizer, class_embeddings, class_indices, learned_embeddings,
@@ -22,31 +24,48 @@ const CALIBRATION: &str = "calibration_embeddings";
 /// Classes that stay keep their embeddings; of several classes of one name, the n-th is the n-th of that name before. The approximations of a conditional head are fitted again, to calibration
 /// embeddings that the bundle contains. The temperature becomes 1 and the thresholds for "unknown" are removed, because
 /// they were calibrated on the old classes. The bundle is replaced as a whole: after a power cut it is the old or the
-/// new one.
+/// new one. Files in its folder that are not the bundle's stay, and so do permissions; owners stay where this process may
+/// keep them.
+///
+/// While another process changes the bundle, this waits as [`LockedBundle::open`] does. To choose the new classes by the
+/// old ones, such as to add one, use [`change_classes`].
 ///
 /// `threads` is as for [`ClassifierBuilder::threads`](crate::ClassifierBuilder::threads), `None` for all processors;
 /// `progress` gets the number of prompts done and in total.
 ///
 /// # Errors
-/// [`Error::NoTextEncoder`]; [`Error::Bundle`] for a bundle that is damaged or cannot be replaced; [`Error::Text`] for a
-/// class name that is too long; [`Error::Threads`], [`Error::ThreadPool`], [`Error::Kernels`].
+/// [`Error::NoTextEncoder`]; [`Error::Bundle`] for a bundle that is damaged, in use or cannot be replaced;
+/// [`Error::Text`] for a class name that is too long; [`Error::Threads`], [`Error::ThreadPool`], [`Error::Kernels`].
 pub fn set_classes(
     folder: impl AsRef<Path>,
     classes: &Classes,
     threads: Option<usize>,
     progress: &mut (dyn FnMut(usize, usize) + Send),
 ) -> Result<Manifest, Error> {
-    let folder = folder.as_ref();
-    thread_pool(threads)?.install(|| set_classes_here(folder, classes, progress))
+    let locked = LockedBundle::open(folder.as_ref(), &mut |_| {})?;
+    change_classes(locked, classes, threads, progress)
 }
 
-/// [`set_classes`] in rayon's current pool.
-fn set_classes_here(
-    folder: &Path,
+/// As [`set_classes`], for a bundle that is locked already: nobody has changed the classes since they were read from it.
+///
+/// # Errors
+/// As [`set_classes`].
+pub fn change_classes(
+    locked: LockedBundle,
+    classes: &Classes,
+    threads: Option<usize>,
+    progress: &mut (dyn FnMut(usize, usize) + Send),
+) -> Result<Manifest, Error> {
+    thread_pool(threads)?.install(|| change_classes_here(&locked, classes, progress))
+}
+
+/// [`change_classes`] in rayon's current pool.
+fn change_classes_here(
+    locked: &LockedBundle,
     classes: &Classes,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Manifest, Error> {
-    let bundle = Bundle::open(folder)?;
+    let bundle = locked.bundle();
     // A text encoder with the token embeddings of the old classes only cannot embed new ones.
     let info = bundle.manifest().text_encoder.as_ref();
     if info.is_none_or(|text| !text.tokens.is_empty()) {
@@ -54,7 +73,9 @@ fn set_classes_here(
             bundle: bundle.folder().to_owned(),
         });
     }
-    let text_encoder = text_encoder(&bundle)?;
+    // First, so that a folder that cannot be replaced is reported before the long steps.
+    let writer = BundleWriter::succeed(locked)?;
+    let text_encoder = text_encoder(bundle)?;
     let (old, head) = (bundle.manifest(), bundle.head());
     let (names, dim) = (classes.names(), old.model.embedding_size);
     let known = class_indices(&old.classes, names);
@@ -92,7 +113,7 @@ fn set_classes_here(
         let mut embedded = Vec::new();
         if !new.is_empty() {
             let new = Classes::recorded(&new)?;
-            embedded = embed(&bundle, &text_encoder, &new, progress)?;
+            embedded = embed(bundle, &text_encoder, &new, progress)?;
         }
         let mut embedded = embedded.chunks_exact(dim);
         let mut rows = Vec::with_capacity(names.len() * dim);
@@ -119,7 +140,6 @@ fn set_classes_here(
         },
         ..old.clone()
     };
-    let writer = BundleWriter::succeed(&bundle)?;
     writer.add_head(&new_head)?;
     writer.replace(&mut manifest)?;
     Ok(manifest)

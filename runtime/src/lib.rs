@@ -74,12 +74,12 @@ mod standalone;
 pub mod system;
 mod text_encoder;
 
-pub use classes::{class_warnings, set_classes};
+pub use classes::{change_classes, class_warnings, set_classes};
 pub use classification::{Classification, Embedding, Latency, Ranked};
 pub use classifier::{Classifier, ClassifierBuilder, Stream};
 pub use conditional::ConditionalMode;
 pub use error::Error;
-pub use pinhole_bundle::{Bundle, Manifest};
+pub use pinhole_bundle::{Bundle, LOCK_PATIENCE, LockedBundle, Manifest};
 pub use pinhole_model::{Precision, PreprocessConfig};
 pub use pinhole_preprocessing::{
     DecodeOptions, Error as ImageError, Pixels, RgbImage, RgbView, decode as decode_image,

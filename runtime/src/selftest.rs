@@ -1,5 +1,7 @@
 //! The self-test: does this machine compute the embeddings that the exporter computed?
 
+use std::path::Path;
+
 use pinhole_preprocessing::DecodeOptions;
 
 use crate::{Classifier, Error};
@@ -41,8 +43,11 @@ impl Classifier {
             .images
             .iter()
             .map(|image| {
-                let path = self.bundle().folder().join(&image.file);
-                let pixels = pinhole_preprocessing::open(&path, &DecodeOptions::default())?;
+                let open = |folder: &Path| {
+                    let path = folder.join(&image.file);
+                    pinhole_preprocessing::open(&path, &DecodeOptions::default())
+                };
+                let pixels = self.bundle().read_files(open)?;
                 let embedding = self.embed(&pixels)?.values;
                 Ok(GoldenResult {
                     file: image.file.clone(),

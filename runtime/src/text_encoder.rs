@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pinhole_bundle::{Bundle, TEXT_ENCODER, TensorFile, TextEncoderInfo};
+use pinhole_bundle::{Bundle, HeadKind, TEXT_ENCODER, TensorFile, TextEncoderInfo};
 use pinhole_model::Precision;
 use pinhole_prompts::{TextEncoder, Weight};
 
@@ -11,13 +11,17 @@ use crate::Error;
 /// The bundle's text encoder, with token embeddings for all tokens or for those of its classes.
 ///
 /// # Errors
-/// [`Error::NoTextEncoder`]; as [`text_encoder_in`].
+/// [`Error::NoTextEncoder`]; [`Error::Bundle`] if the file is not what was exported; as [`text_encoder_in`].
 pub(crate) fn text_encoder(bundle: &Bundle) -> Result<TextEncoder, Error> {
     let manifest = bundle.manifest();
     let info = manifest.text_encoder.as_ref();
     let info = info.ok_or_else(|| Error::NoTextEncoder {
         bundle: bundle.folder().to_owned(),
     })?;
+    if manifest.head == HeadKind::Static {
+        // Not checked with the other files.
+        bundle.check_text_encoder()?;
+    }
     text_encoder_in(bundle.folder(), info, manifest.model.embedding_size)
 }
 
