@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::{Error, Result};
+use crate::{Error, Result, error::io};
 
 /// The classification of one image.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -181,7 +181,7 @@ impl ConfusionMatrix {
             path: path.into(),
             reason: e.into(),
         };
-        let mut writer = csv::Writer::from_path(path).map_err(csv)?;
+        let mut writer = csv::Writer::from_writer(Vec::new());
         let heading = ["class"]
             .into_iter()
             .chain(self.classes.iter().map(|c| &**c));
@@ -191,7 +191,8 @@ impl ConfusionMatrix {
             let record = [class.clone()].into_iter().chain(cells);
             writer.write_record(record).map_err(csv)?;
         }
-        writer.flush().map_err(crate::error::io(path))
+        let text = writer.into_inner().map_err(|e| io(path)(e.into_error()))?;
+        pinhole_fs::write(path, &text).map_err(io(path))
     }
 }
 

@@ -68,6 +68,7 @@ pub fn pretrain(
             observe(training, record)?;
         }
         if training.done.is_multiple_of(output.save_every) || training.done == until {
+            log.sync()?;
             training.save(source, &output.state())?;
         }
     }

@@ -334,6 +334,7 @@ impl PromptTraining {
                 progress(TrainingEvent::Logged { record, steps });
             }
             if self.done.is_multiple_of(output.intervals.save.max(1)) || self.done == until {
+                log.sync()?;
                 self.save(&state)?;
             }
         }
