@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use pinhole::note;
 use pinhole_bundle::Manifest;
 use pinhole_checkpoint::{Checkpoint, OpenOptions, read_prompt_learner};
 use pinhole_export::graph::{GraphOptions, OnnxEncoder};
@@ -225,7 +226,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {e:#}");
+            note!("error: {e:#}");
             ExitCode::FAILURE
         }
     }
@@ -269,7 +270,7 @@ fn export(args: &CommonArgs, encoder: EncoderOptions, origin: &Path) -> Result<(
     };
     let checkpoint = open(&args.model)?;
     for warning in classes.warnings(&negatives) {
-        eprintln!("warning: {warning}");
+        note!("warning: {warning}");
     }
     let learner = args.prompt_learner.as_deref().map(read_prompt_learner);
     let learner = learner.transpose()?;
@@ -277,7 +278,7 @@ fn export(args: &CommonArgs, encoder: EncoderOptions, origin: &Path) -> Result<(
         Some(learner) => ClassPrompts::Learned(learner, class_position(args, learner)),
         None => {
             if let Some(warning) = templates.article_warning(&classes) {
-                eprintln!("warning: {warning}");
+                note!("warning: {warning}");
             }
             ClassPrompts::Templates(&templates)
         }
@@ -316,7 +317,7 @@ fn export(args: &CommonArgs, encoder: EncoderOptions, origin: &Path) -> Result<(
         write!(std::io::stdout(), "{report}")?;
     }
     let bytes: u64 = manifest.files.iter().map(|f| f.bytes).sum();
-    eprintln!(
+    note!(
         "{}: {} in {}, {} classes, {:.1} MB",
         args.out.display(),
         manifest.model.name,
@@ -332,7 +333,7 @@ fn export(args: &CommonArgs, encoder: EncoderOptions, origin: &Path) -> Result<(
     if let Some(head) = manifest.conditional
         && head.compared_images < MIN_COMPARED_IMAGES
     {
-        eprintln!(
+        note!(
             "note: the cheaper modes of the conditional head were compared with the exact one on {} images, too few to \
              judge by; use --calibration with a few hundred images",
             head.compared_images
@@ -354,7 +355,7 @@ fn note_not_calibrated(manifest: &Manifest, reason: Option<&str>) {
         0 => "no image is answered with \"unknown\"",
         _ => "only --negatives decide which images are \"unknown\"",
     };
-    eprintln!(
+    note!(
         "note: the bundle is not calibrated{reason}: probabilities may be over- or underconfident, and {unknown}; \
          pinhole-export calibrate does it, with one folder of images per class"
     );
@@ -363,7 +364,7 @@ fn note_not_calibrated(manifest: &Manifest, reason: Option<&str>) {
 fn note_unknown_folders(images: &CalibrationImages) {
     let unknown = images.unknown_folders();
     if !unknown.is_empty() {
-        eprintln!(
+        note!(
             "note: --calibration: these folders match none of the classes, and their images count as unknown: {}",
             unknown.join(", ")
         );
@@ -390,7 +391,7 @@ fn calibrate(args: &CalibrateArgs) -> Result<()> {
     bar.finish();
     let manifest = manifest?;
     if let Some(found) = manifest.calibration {
-        eprintln!(
+        note!(
             "{}: temperature {:.3}; {} images, {:.1} % correct; calibration error {:.3} before, {:.3} after; {:.1} % of \
              the correct answers kept",
             args.bundle.display(),
@@ -430,7 +431,7 @@ fn open(model: &Model) -> Result<Checkpoint> {
     });
     let checkpoint = Checkpoint::open(&model.clip, &OpenOptions { activation })?;
     for assumption in checkpoint.assumptions() {
-        eprintln!("note: {assumption}");
+        note!("note: {assumption}");
     }
     Ok(checkpoint)
 }
@@ -447,7 +448,7 @@ fn class_position(args: &CommonArgs, learner: &PromptLearner) -> ClassPosition {
         PositionName::Front => ClassPosition::Front,
     });
     asked.or(learner.class_position).unwrap_or_else(|| {
-        eprintln!(
+        note!(
             "note: the prompt learner's file does not record the position of the class name: assuming the end \
              (--class-position end)"
         );

@@ -71,6 +71,7 @@ pub mod manifest;
 mod network;
 mod selftest;
 mod standalone;
+mod standard_streams;
 pub mod system;
 mod text_encoder;
 

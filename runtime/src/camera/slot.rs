@@ -134,8 +134,24 @@ impl Shared {
 
     /// Counts and reports a frame that cannot be used; of a stream, reports at most one per [`CORRUPT_INTERVAL`].
     pub(super) fn push_corrupt(&self, frame: u64, file: Option<PathBuf>, reason: String) {
-        let report = {
+        self.count_corrupt(|_| frame, file, reason);
+    }
+
+    /// Counts and reports a captured frame that is corrupt.
+    pub(super) fn push_captured_corrupt(&self, file: Option<PathBuf>, reason: String) {
+        self.count_corrupt(count_frame, file, reason);
+    }
+
+    /// Counts under one lock, so that the counters always add up.
+    fn count_corrupt(
+        &self,
+        number: impl FnOnce(&mut State) -> u64,
+        file: Option<PathBuf>,
+        reason: String,
+    ) {
+        let (frame, report) = {
             let mut state = self.lock();
+            let frame = number(&mut state);
             state.counters.corrupt += 1;
             let now = Instant::now();
             let report = file.is_some()
@@ -143,7 +159,7 @@ impl Shared {
             if report {
                 state.last_corrupt_event = Some(now);
             }
-            report
+            (frame, report)
         };
         if report {
             self.push_event(SourceEventKind::Corrupt {
@@ -152,12 +168,6 @@ impl Shared {
                 reason,
             });
         }
-    }
-
-    /// Counts and reports a captured frame that is corrupt.
-    pub(super) fn push_captured_corrupt(&self, file: Option<PathBuf>, reason: String) {
-        let number = count_frame(&mut self.lock());
-        self.push_corrupt(number, file, reason);
     }
 
     /// Passes every `every`-th frame to the decoder: replaces the frame in the slot, or waits until the slot is free.

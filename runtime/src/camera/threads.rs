@@ -40,6 +40,11 @@ impl StopHandle {
     pub fn stop(&self) {
         self.0.stop();
     }
+
+    /// Whether the camera was stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.0.stopped()
+    }
 }
 
 impl Camera {

@@ -4,6 +4,7 @@ use std::{io::Write, path::PathBuf};
 
 use anyhow::{Result, bail};
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
+use pinhole::note;
 use pinhole_training::{
     base_to_new::{BaseToNewEvent, BaseToNewOptions, run as run_protocol},
     comparison,
@@ -161,7 +162,7 @@ pub(crate) fn run(args: &BaseToNewArgs) -> Result<()> {
             BaseToNewEvent::Kept { method, seed } => (method, seed, "kept"),
         };
         bar.finish();
-        eprintln!("{}, seed {seed}: {outcome}", method.name());
+        note!("{}, seed {seed}: {outcome}", method.name());
     };
     let report = run_protocol(
         &clip,

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Result, bail};
 use clap::Args;
+use pinhole::note;
 use pinhole_training::{
     log_plot::plot_log,
     pairs::{ListOptions, PairFiles, PairSource, check_templates},
@@ -149,7 +150,7 @@ pub(crate) fn run(args: &ClipArgs) -> Result<()> {
             args.out.display()
         );
     }
-    eprintln!(
+    note!(
         "{}: {steps} updates of {} pairs, {} tokens in use",
         source.description(),
         args.batch_size,

@@ -9,6 +9,7 @@ use std::{
 use anyhow::Result;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pinhole::note;
 use pinhole_checkpoint::{Checkpoint, OpenOptions};
 use pinhole_model::Activation;
 use pinhole_prompts::{Classes, FolderNames, Templates};
@@ -44,7 +45,7 @@ impl ModelArgs {
         };
         let clip = Checkpoint::open(path, &options)?;
         for assumption in clip.assumptions() {
-            eprintln!("{}: {assumption}", path.display());
+            note!("{}: {assumption}", path.display());
         }
         Ok(clip)
     }
@@ -122,14 +123,14 @@ pub(crate) fn open_dataset(data: &Path, options: &DatasetOptions) -> Result<Data
 /// Reports the notes about a data set.
 pub(crate) fn notes(data: &Dataset) {
     for note in &data.notes {
-        eprintln!("{}: {note}", data.name);
+        note!("{}: {note}", data.name);
     }
 }
 
 /// Reports what is allowed and seldom meant in the classes.
 pub(crate) fn warn(data: &Dataset) -> Result<()> {
     for warning in Classes::recorded(&data.classes)?.warnings(&[]) {
-        eprintln!("warning: {warning}");
+        note!("warning: {warning}");
     }
     Ok(())
 }
@@ -162,7 +163,7 @@ pub(crate) fn templates(arguments: &[String], data: &Dataset) -> Result<Template
     };
     warn(data)?;
     if let Some(warning) = templates.article_warning(&Classes::recorded(&data.classes)?) {
-        eprintln!("warning: {warning}");
+        note!("warning: {warning}");
     }
     Ok(templates)
 }

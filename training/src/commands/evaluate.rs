@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use pinhole::Classifier;
+use pinhole::{Classifier, note};
 use pinhole_checkpoint::read_prompt_learner;
 use pinhole_model::{ClassPosition, PromptLearner};
 use pinhole_training::{
@@ -138,7 +138,7 @@ fn checkpoint(args: &EvaluateArgs, data: &Dataset) -> Result<Vec<MethodResults>>
         let mut evaluations = BTreeMap::new();
         for (subset, set) in &sets {
             if *subset == ClassSubset::New && learner.class_specific().is_some() && sets.len() > 1 {
-                eprintln!("{name}: class-specific contexts cannot be tested on new classes");
+                note!("{name}: class-specific contexts cannot be tested on new classes");
                 continue;
             }
             let evaluation = evaluator.learned(set, &learner, args.class_position);

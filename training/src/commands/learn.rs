@@ -4,6 +4,7 @@ use std::{io::Write, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand, error::ErrorKind};
+use pinhole::note;
 use pinhole_model::ClassPosition;
 use pinhole_training::{
     dataset::{ClassSubset, DatasetOptions},
@@ -244,7 +245,7 @@ pub(crate) fn run(command: &LearnCommand) -> Result<()> {
     warn(&dataset)?;
     let images = dataset.few_shot(args.shots, args.seed)?;
     let steps = options.epochs * options.steps_per_epoch(images.len());
-    eprintln!(
+    note!(
         "{}: {} images of {} classes, {} epochs, {steps} updates",
         dataset.name,
         images.len(),
