@@ -316,3 +316,54 @@ fn invalid_y4m_is_reported() {
     assert_eq!(ran.counters.corrupt, 2, "{}", ran.reasons());
     assert_eq!(ran.counters.skipped_bytes, 16 + 3);
 }
+
+/// H.264, a web page, raw video and so on: the error names what arrives and what to do.
+#[test]
+fn a_stream_of_something_else_is_named() {
+    let raw: Vec<u8> = (0..200_000u32)
+        .map(|i| (i.wrapping_mul(i) / 7) as u8 & 0x7F)
+        .collect();
+    let h264 = [&b"\0\0\0\x01\x67\x42\0\x1e"[..], &raw].concat();
+    let page = b"<html><body>401 Unauthorized</body></html>\n".repeat(4000);
+    let png = [&b"\x89PNG\r\n\x1a\n"[..], &raw].concat();
+    for (bytes, parts) in [
+        (&h264, &["H.264", "--codec mjpeg"][..]),
+        (&page, &["HTML", "401 Unauthorized"]),
+        (&png, &["PNG image"]),
+        (&raw, &["no known format", "rawvideo"]),
+        (&y4m("W2 H2", &[100; 6], 1), &["Y4M", "--y4m"]),
+        (&vec![], &["empty"]),
+    ] {
+        // It never ends, as a camera does not.
+        let endless = |bytes: &[u8]| std::io::Cursor::new(bytes.to_vec()).chain(std::io::repeat(7));
+        let mut sources = vec![mjpeg(bytes.clone())];
+        if bytes.len() > 100_000 {
+            let input = StreamInput::Reader(Box::new(endless(bytes)));
+            sources.push(FrameSource::mjpeg(input));
+        }
+        for source in sources {
+            let ran = run(source, every_frame());
+            let message = ran.error.unwrap().to_string();
+            for part in parts {
+                assert!(message.contains(part), "expected {part:?} in: {message}");
+            }
+            assert_eq!(ran.counters.read, 0);
+        }
+    }
+}
+
+/// A program that is connected to a running camera sees the rest of a frame first, however large it is.
+#[test]
+fn a_stream_may_begin_inside_a_frame() {
+    let pixels: Vec<u8> = (0..600u32 * 600 * 3)
+        .map(|i| (i.wrapping_mul(i) / 31) as u8)
+        .collect();
+    let mut large = vec![];
+    image::codecs::jpeg::JpegEncoder::new_with_quality(&mut large, 100)
+        .encode(&pixels, 600, 600, image::ExtendedColorType::Rgb8)
+        .unwrap();
+    assert!(large.len() > 400_000);
+    let stream = [&large[200_000..], &jpeg(100, 32, 32)].concat();
+    let ran = run(mjpeg(stream), every_frame());
+    assert_eq!(ran.frames(), [0], "{:?}", ran.error);
+}

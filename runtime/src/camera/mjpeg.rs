@@ -4,13 +4,17 @@
 //! by their length, because a thumbnail inside a segment has start and end markers of its own. FF00 and restart
 //! markers do not end entropy-coded data.
 
-use std::io::{ErrorKind, Read};
+use std::io::{Error, ErrorKind, Read};
 
 use super::capture::{Capture, Poll};
+use super::content::{StartReader, describe, is_inside_jpeg};
 use super::frame::EncodedFrame;
 
 /// Size limit of a JPEG frame in a stream: 16 MiB.
 pub const MAX_JPEG_BYTES: usize = 16 << 20;
+
+/// A stream without a frame in this many bytes is something else.
+const MAX_BYTES_BEFORE_FRAME: u64 = 100_000;
 
 /// Most segments of a frame. Bounds the time that a hostile stream costs.
 const MAX_SEGMENTS: u32 = 1000;
@@ -36,6 +40,8 @@ pub struct MjpegReader<R> {
     in_scan: bool,
     ended: bool,
     skipped: u64,
+    /// More skipped bytes are an error.
+    max_skipped: u64,
 }
 
 /// What [`MjpegReader::next_chunk`] found.
@@ -81,6 +87,7 @@ impl<R: Read> MjpegReader<R> {
             in_scan: false,
             ended: false,
             skipped: 0,
+            max_skipped: u64::MAX,
         }
     }
 
@@ -104,6 +111,9 @@ impl<R: Read> MjpegReader<R> {
                 if self.ended {
                     self.skip(self.rest().len());
                     return Ok(None);
+                }
+                if self.skipped > self.max_skipped {
+                    return Err(Error::new(ErrorKind::InvalidData, "expected a frame"));
                 }
                 self.read()?;
                 continue;
@@ -322,7 +332,49 @@ fn find_soi(bytes: &[u8]) -> Option<usize> {
     bytes.windows(3).position(|w| w == [0xFF, SOI, 0xFF])
 }
 
-impl<R: Read + Send> Capture for MjpegReader<R> {
+/// The frames of a stream, which must be Motion JPEG.
+struct MjpegCapture {
+    reader: MjpegReader<StartReader<Box<dyn Read + Send>>>,
+    has_frames: bool,
+}
+
+impl MjpegCapture {
+    /// The next chunk; an error if the stream ends, or [`MAX_BYTES_BEFORE_FRAME`] are over, without a frame.
+    fn next_chunk(&mut self) -> std::io::Result<Option<MjpegChunk>> {
+        let chunk = self.reader.next_chunk();
+        if let Ok(Some(MjpegChunk::Frame(_) | MjpegChunk::Unterminated(_))) = chunk {
+            self.has_frames = true;
+            self.reader.max_skipped = u64::MAX;
+        }
+        let start = self.reader.input.start();
+        let kind = match &chunk {
+            _ if self.has_frames => return chunk,
+            Err(e) if e.kind() == ErrorKind::InvalidData => {
+                let max_skipped = match start {
+                    // Damaged, but nothing else.
+                    [0xFF, SOI, 0xFF, ..] => u64::MAX,
+                    // The program was connected to a running camera.
+                    _ if is_inside_jpeg(start) => MAX_JPEG_BYTES as u64,
+                    _ => MAX_BYTES_BEFORE_FRAME,
+                };
+                if max_skipped > self.reader.max_skipped {
+                    self.reader.max_skipped = max_skipped;
+                    return self.next_chunk();
+                }
+                ErrorKind::InvalidData
+            }
+            Ok(None) if start.is_empty() => ErrorKind::UnexpectedEof,
+            // Its frames are corrupt, which has been reported.
+            Ok(None) if start.starts_with(&[0xFF, SOI, 0xFF]) => return chunk,
+            Ok(None) => ErrorKind::InvalidData,
+            _ => return chunk,
+        };
+        let reason = format!("expected JPEG images (MJPEG), {}", describe(start));
+        Err(Error::new(kind, reason))
+    }
+}
+
+impl Capture for MjpegCapture {
     fn next(&mut self) -> std::io::Result<Option<Poll>> {
         Ok(self.next_chunk()?.map(|chunk| match chunk {
             MjpegChunk::Frame(bytes) => Poll::Frame(EncodedFrame::Jpeg(bytes)),
@@ -332,11 +384,16 @@ impl<R: Read + Send> Capture for MjpegReader<R> {
     }
 
     fn skipped_bytes(&self) -> u64 {
-        Self::skipped_bytes(self)
+        self.reader.skipped_bytes()
     }
 }
 
 /// The frames of a Motion JPEG stream.
 pub(super) fn capture(stream: Box<dyn Read + Send>) -> Box<dyn Capture> {
-    Box::new(MjpegReader::new(stream, MAX_JPEG_BYTES))
+    let mut reader = MjpegReader::new(StartReader::new(stream), MAX_JPEG_BYTES);
+    reader.max_skipped = MAX_BYTES_BEFORE_FRAME;
+    Box::new(MjpegCapture {
+        reader,
+        has_frames: false,
+    })
 }

@@ -16,6 +16,7 @@
 
 mod capture;
 mod capture_thread;
+mod content;
 mod decode_thread;
 #[cfg(feature = "v4l")]
 mod device;

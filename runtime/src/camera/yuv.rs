@@ -30,6 +30,22 @@ pub(super) enum YuvLayout {
     Yuyv { stride: u32 },
 }
 
+impl std::fmt::Display for YuvLayout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Planes {
+                horizontal,
+                vertical,
+            } => write!(
+                f,
+                "in planes, with one chroma sample per {horizontal} x {vertical} pixels"
+            ),
+            Self::Grey => write!(f, "of luma"),
+            Self::Yuyv { stride } => write!(f, "of YUYV in rows of {stride} bytes"),
+        }
+    }
+}
+
 impl YuvLayout {
     /// Bytes of a frame; u64, so that hostile sizes below 65,536 cannot overflow.
     pub(super) fn bytes(self, width: u32, height: u32) -> u64 {
@@ -63,7 +79,7 @@ pub(super) fn to_rgb(frame: &YuvFrame) -> Result<RgbImage, Error> {
         return Err(Error::Shape {
             width: frame.width,
             height: frame.height,
-            expected: format!("{expected} bytes in {:?}", frame.layout),
+            expected: format!("{expected} bytes {}", frame.layout),
             found: frame.data.len(),
         });
     }
