@@ -308,6 +308,35 @@ fn region(x: u32, y: u32, width: u32, height: u32) -> Region {
     }
 }
 
+/// The region shows something else in frames of another size, also if it fits into them.
+#[test]
+fn a_region_applies_to_frames_of_the_first_size() {
+    let small = jpeg(200, 64, 64);
+    let stream = [
+        jpeg(40, 64, 64),
+        jpeg(200, 128, 128),
+        jpeg(200, 128, 64),
+        jpeg(40, 64, 64),
+    ];
+    let options = || CameraOptions {
+        region: Some(region(10, 10, 40, 40)),
+        ..every_frame()
+    };
+    let ran = run(mjpeg(stream.concat()), options());
+    assert_eq!(ran.frames(), [0, 3]);
+    assert_eq!(ran.counters.corrupt, 2);
+    let reasons = ran.reasons();
+    for part in ["64 x 64", "128 x 128", "10,10,40,40"] {
+        assert!(reasons.contains(part), "expected {part:?} in: {reasons}");
+    }
+    // Photos in a folder have sizes of their own.
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.jpg"), &small).unwrap();
+    std::fs::write(folder.path().join("b.jpg"), &stream[1]).unwrap();
+    let ran = run(FrameSource::folder(folder.path()), options());
+    assert_eq!(ran.frames(), [0, 1], "{}", ran.reasons());
+}
+
 /// Later frames of another size, for example with a damaged header, do not end the stream.
 #[test]
 fn a_frame_too_small_for_the_region_is_corrupt_after_one_that_fitted() {

@@ -317,6 +317,81 @@ fn invalid_y4m_is_reported() {
     assert_eq!(ran.counters.skipped_bytes, 16 + 3);
 }
 
+/// A second header applies to the frames after it, as in `cat a.y4m b.y4m`.
+#[test]
+fn a_second_y4m_header_is_obeyed() {
+    let stream = [
+        y4m(
+            "W4 H4 C444 XCOLORRANGE=FULL",
+            &[[10; 16], [128; 16], [128; 16]].concat(),
+            3,
+        ),
+        y4m("W6 H2 Cmono XCOLORRANGE=FULL", &[100; 12], 2),
+        y4m("W2 H2", &[&[235; 4][..], &[128; 2]].concat(), 2),
+    ]
+    .concat();
+    let camera = Camera::open(y4m_source(stream), every_frame()).unwrap();
+    let mut seen = vec![];
+    let ran = run_with(camera, |image| {
+        assert!(image.data.iter().all(|v| *v == image.data[0]));
+        seen.push((image.width, image.height, image.data[0]));
+        by_grey(image)
+    });
+    assert!(
+        ran.error.is_none() && ran.events.is_empty(),
+        "{:?} {}",
+        ran.error,
+        ran.reasons()
+    );
+    let expected = [
+        vec![(4, 4, 10); 3],
+        vec![(6, 2, 100); 2],
+        vec![(2, 2, 255); 2],
+    ];
+    assert_eq!(seen, expected.concat());
+}
+
+#[test]
+fn a_second_y4m_header_that_cannot_be_read_ends_the_stream() {
+    for (header, part) in [
+        ("W4 H4 C420p10", "C420p10"),
+        ("W0 H4", "W0"),
+        ("W4", "W and H"),
+    ] {
+        let stream = [y4m("W2 H2", &[100; 6], 2), y4m(header, &[200; 24], 3)].concat();
+        let ran = run(y4m_source(stream), every_frame());
+        assert_eq!(ran.frames(), [0, 1]);
+        let message = ran.error.unwrap().to_string();
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+/// The header of the second part was lost: no frame is made of pieces of others.
+#[test]
+fn y4m_frames_of_another_size_are_not_taken_for_noise() {
+    let part = |side: usize, grey: u8| {
+        let size = side * side * 3;
+        y4m(
+            &format!("W{side} H{side} C444 XCOLORRANGE=FULL"),
+            &vec![grey; size],
+            4,
+        )
+    };
+    for (first, second) in [(8, 4), (8, 7)] {
+        let lost = part(second, 200);
+        let header = lost.iter().position(|b| *b == b'\n').unwrap() + 1;
+        let stream = [&part(first, 40)[..], &lost[header..], &part(first, 40)].concat();
+        let ran = run(y4m_source(stream), every_frame());
+        assert!(
+            ran.classes().iter().all(|c| *c == "black"),
+            "{:?}",
+            ran.classes()
+        );
+        assert_eq!(ran.counters.classified, 8, "{}", ran.reasons());
+        assert_eq!(ran.counters.corrupt, 4, "{}", ran.reasons());
+    }
+}
+
 /// H.264, a web page, raw video and so on: the error names what arrives and what to do.
 #[test]
 fn a_stream_of_something_else_is_named() {
@@ -350,6 +425,14 @@ fn a_stream_of_something_else_is_named() {
             assert_eq!(ran.counters.read, 0);
         }
     }
+    let message = run(y4m_source(page), every_frame())
+        .error
+        .unwrap()
+        .to_string();
+    assert!(
+        message.contains("YUV4MPEG2") && message.contains("HTML"),
+        "{message}"
+    );
 }
 
 /// A program that is connected to a running camera sees the rest of a frame first, however large it is.

@@ -21,7 +21,8 @@ pub(super) struct DecodeThread {
 
 impl DecodeThread {
     pub(super) fn run(mut self, shared: &Shared) -> Result<(), CameraError> {
-        let mut region_fitted = false;
+        // Of the first frame. The region is meant for frames of this size.
+        let mut first_size = None;
         while let Some(frame) = shared.next_captured() {
             let start = Instant::now();
             let CapturedFrame {
@@ -46,23 +47,34 @@ impl DecodeThread {
                 }
             };
             if let Some(region) = self.region {
-                let Some(cropped) = region.crop(&image) else {
-                    let outside = CameraError::Region {
-                        region,
-                        width: image.width,
-                        height: image.height,
-                    };
-                    // If the region was inside an earlier frame, this frame is corrupt.
-                    if region_fitted {
+                let (width, height) = (image.width, image.height);
+                let outside = CameraError::Region {
+                    region,
+                    width,
+                    height,
+                };
+                // In a stream, the same pixels of a frame of another size show something else.
+                match (first_size, region.crop(&image)) {
+                    (Some((w, h)), _) if file.is_none() && (w, h) != (width, height) => {
+                        let reason = format!(
+                            "the frames changed from {w} x {h} to {width} x {height} pixels, for which region {region} \
+                             is not meant; restart with a region of the new size"
+                        );
+                        shared.push_corrupt(number, file, reason);
+                        continue;
+                    }
+                    (_, Some(cropped)) => image = cropped,
+                    (Some(_), None) => {
                         shared.push_corrupt(number, file, outside.to_string());
                         continue;
                     }
-                    shared.count(|c| c.corrupt += 1);
-                    return Err(outside);
-                };
-                image = cropped;
+                    (None, None) => {
+                        shared.count(|c| c.corrupt += 1);
+                        return Err(outside);
+                    }
+                }
+                first_size = Some((width, height));
             }
-            region_fitted = true;
             let still =
                 (self.gate.as_mut()).is_some_and(|gate| gate.is_still(Thumbnail::new(&image)));
             shared.push_decoded(Frame {

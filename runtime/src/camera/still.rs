@@ -8,6 +8,7 @@ const SAMPLES: usize = 16;
 
 /// Mean luma (0..255) of 16 x 16 cells of an image.
 pub(super) struct Thumbnail {
+    size: (u32, u32),
     cells: Vec<f32>,
 }
 
@@ -38,7 +39,10 @@ impl Thumbnail {
                 cells.push(sum as f32 / count.max(1) as f32);
             }
         }
-        Self { cells }
+        Self {
+            size: (image.width, image.height),
+            cells,
+        }
     }
 
     /// The largest difference of any cell, 0..255: a small moving object changes few cells.
@@ -56,7 +60,7 @@ fn span(cell: usize, side: usize) -> std::ops::Range<usize> {
 }
 
 /// Passes frames that differ from the last frame that passed. Comparing with that frame instead of the previous one
-/// makes slow changes add up.
+/// makes slow changes add up. Images of another size differ.
 pub(super) struct StillGate {
     threshold: f32,
     passed: Option<Thumbnail>,
@@ -74,6 +78,7 @@ impl StillGate {
     /// Whether the frame shows the same scene as the last frame that passed.
     pub(super) fn is_still(&mut self, frame: Thumbnail) -> bool {
         let still = (self.passed.as_ref())
+            .filter(|passed| passed.size == frame.size)
             .is_some_and(|passed| passed.difference(&frame) <= self.threshold);
         if !still {
             self.passed = Some(frame);
@@ -99,6 +104,14 @@ mod tests {
             .filter(|level| !gate.is_still(Thumbnail::new(&grey(40, 30, *level))))
             .collect();
         assert_eq!(passed, [100, 109, 118, 127]);
+    }
+
+    #[test]
+    fn an_image_of_another_size_passes() {
+        let mut gate = StillGate::new(8.0);
+        let sizes = [(40, 30), (40, 30), (80, 60), (80, 60), (40, 30)];
+        let passed = sizes.map(|(w, h)| !gate.is_still(Thumbnail::new(&grey(w, h, 100))));
+        assert_eq!(passed, [true, false, true, false, true]);
     }
 
     #[test]

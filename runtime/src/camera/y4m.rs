@@ -1,27 +1,41 @@
 //! Y4M (YUV4MPEG2): raw frames, each after a line of text, as mjpegtools and ffmpeg write them.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Error, ErrorKind, Read};
 
+use memchr::memmem;
+
 use super::capture::{Capture, Poll};
+use super::content::{StartReader, describe};
 use super::frame::EncodedFrame;
 use super::yuv::{YuvFrame, YuvLayout};
+use crate::standard_streams::printable;
 
 /// Size limit of a raw frame in a stream: 64 MiB, enough for 4096 x 4096 in 4:4:4.
 const MAX_FRAME_BYTES: u64 = 64 << 20;
 
 const MAX_LINE: usize = 4096;
-const KEYWORD: &[u8] = b"FRAME";
+const FRAME: &[u8] = b"FRAME";
+const HEADER: &[u8] = b"YUV4MPEG2 ";
+/// Frames and headers begin with one of these, which have the same length.
+const KEYWORDS: [&[u8]; 2] = [FRAME, HEADER.split_at(FRAME.len()).0];
 
-/// Reads the frames of a Y4M stream.
+/// Reads the frames of a Y4M stream. A header between frames applies to the frames after it.
 struct Y4mReader<R> {
-    input: BufReader<R>,
+    input: Input<StartReader<R>>,
+    /// `None` before the first header.
+    format: Option<Format>,
+    skipped: u64,
+    /// Whether data was skipped: then the next frame must be followed by a keyword, or its size is another one.
+    unsure: bool,
+}
+
+/// What a header says.
+struct Format {
     width: u32,
     height: u32,
     layout: YuvLayout,
     full_range: bool,
-    skipped: u64,
-    /// Whether the keyword that begins a frame has been read.
-    keyword_read: bool,
 }
 
 /// What [`Y4mReader::next_chunk`] found.
@@ -33,52 +47,45 @@ enum Y4mChunk {
     },
 }
 
-impl<R: Read> Y4mReader<R> {
-    /// Reads the header: width, height, chroma (420jpeg, 420mpeg2, 420paldv, 420, 422, 444, 411 or mono; default
+impl Format {
+    /// Reads a header: width, height, chroma (420jpeg, 420mpeg2, 420paldv, 420, 422, 444, 411 or mono; default
     /// 420; chroma siting is ignored) and `XCOLORRANGE` (default limited).
     ///
     /// # Errors
-    /// `InvalidData` naming the field for an invalid header; errors of the input.
-    fn new(input: R) -> std::io::Result<Self> {
-        let mut input = BufReader::with_capacity(64 << 10, input);
-        let line = line(&mut input)?.unwrap_or_default();
-        if !line.starts_with(b"YUV4MPEG2 ") {
-            let start = line[..line.len().min(12)].escape_ascii();
-            return Err(invalid(format!(
-                "expected \"YUV4MPEG2\", found \"{start}\""
-            )));
-        }
-        let mut reader = Self {
-            input,
+    /// `InvalidData` naming the field for an invalid header.
+    fn parse(line: &[u8]) -> std::io::Result<Self> {
+        let mut format = Self {
             width: 0,
             height: 0,
             layout: planes(2, 2),
             full_range: false,
-            skipped: 0,
-            keyword_read: false,
         };
-        let line = String::from_utf8_lossy(&line).into_owned();
+        let line = String::from_utf8_lossy(line);
         for field in line.split_ascii_whitespace().skip(1) {
-            reader.field(field)?;
+            format.field(field)?;
         }
-        if reader.width == 0 || reader.height == 0 {
+        if format.width == 0 || format.height == 0 {
             let line = line.trim_end();
-            return Err(invalid(format!("expected W and H, found {line:?}")));
+            return Err(invalid(format!("expected W and H, found \"{line}\"")));
         }
-        let bytes = reader.layout.bytes(reader.width, reader.height);
+        let bytes = format.bytes();
         if bytes > MAX_FRAME_BYTES {
             return Err(invalid(format!(
                 "expected frames of {MAX_FRAME_BYTES} bytes or less, found {bytes} ({} x {})",
-                reader.width, reader.height
+                format.width, format.height
             )));
         }
-        Ok(reader)
+        Ok(format)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.layout.bytes(self.width, self.height)
     }
 
     fn field(&mut self, field: &str) -> std::io::Result<()> {
         let side = |text: &str| match text.parse::<u16>() {
             Ok(side) if side > 0 => Ok(u32::from(side)),
-            _ => Err(invalid(format!("expected 1 to 65535, found {field:?}"))),
+            _ => Err(invalid(format!("expected 1 to 65535, found \"{field}\""))),
         };
         match field.split_at_checked(1) {
             Some(("W", text)) => self.width = side(text)?,
@@ -92,7 +99,7 @@ impl<R: Read> Y4mReader<R> {
                     "mono" => YuvLayout::Grey,
                     _ => {
                         return Err(invalid(format!(
-                            "expected C420, C422, C444, C411 or Cmono of 8 bits, found {field:?}; \
+                            "expected C420, C422, C444, C411 or Cmono of 8 bits, found \"{field}\"; \
                              ffmpeg converts with -pix_fmt yuv420p"
                         )));
                     }
@@ -102,7 +109,7 @@ impl<R: Read> Y4mReader<R> {
             Some(("X", "COLORRANGE=LIMITED")) => self.full_range = false,
             Some(("X", text)) if text.starts_with("COLORRANGE=") => {
                 return Err(invalid(format!(
-                    "expected FULL or LIMITED, found {field:?}"
+                    "expected FULL or LIMITED, found \"{field}\""
                 )));
             }
             // Frame rate, interlacing and aspect ratio do not matter for single frames.
@@ -110,77 +117,204 @@ impl<R: Read> Y4mReader<R> {
         }
         Ok(())
     }
+}
 
-    /// The next chunk; `None` at the end of the stream. After other data, skips to the next `FRAME`.
+impl<R: Read> Y4mReader<R> {
+    fn new(input: R) -> Self {
+        Self {
+            input: Input::new(StartReader::new(input)),
+            format: None,
+            skipped: 0,
+            unsure: false,
+        }
+    }
+
+    /// The next chunk; `None` at the end of the stream. After other data, skips to the next frame or header.
+    ///
+    /// # Errors
+    /// `InvalidData` for a stream that does not begin with a header, and for an invalid header anywhere: its frames
+    /// cannot be split. Errors of the input.
     fn next_chunk(&mut self) -> std::io::Result<Option<Y4mChunk>> {
-        if !std::mem::take(&mut self.keyword_read) {
-            let mut keyword = vec![];
-            (&mut self.input)
-                .take(KEYWORD.len() as u64)
-                .read_to_end(&mut keyword)?;
-            if keyword.is_empty() {
-                return Ok(None);
-            }
-            if keyword != KEYWORD {
-                let reason = format!("expected \"FRAME\", found \"{}\"", keyword.escape_ascii());
-                self.find_frame(keyword)?;
+        loop {
+            let line = match &self.format {
+                None => self.input.line()?,
+                Some(format) => {
+                    let keyword = self.input.keyword()?;
+                    if keyword.is_empty() {
+                        return Ok(None);
+                    }
+                    if keyword == FRAME {
+                        let (bytes, layout) = (format.bytes(), format.layout);
+                        let (width, height, full_range) =
+                            (format.width, format.height, format.full_range);
+                        return Ok(Some(self.frame(bytes)?.map_or_else(
+                            |reason| Y4mChunk::Corrupt { reason },
+                            |data| {
+                                Y4mChunk::Frame(YuvFrame {
+                                    width,
+                                    height,
+                                    layout,
+                                    full_range,
+                                    data,
+                                })
+                            },
+                        )));
+                    }
+                    if keyword != KEYWORDS[1] {
+                        let found = keyword.escape_ascii();
+                        let reason = format!("expected \"FRAME\", found \"{found}\"");
+                        self.find_keyword(keyword)?;
+                        return Ok(Some(Y4mChunk::Corrupt { reason }));
+                    }
+                    [keyword, self.input.line()?].concat()
+                }
+            };
+            if line.starts_with(HEADER) {
+                self.format = Some(Format::parse(&line)?);
+                self.unsure = false;
+            } else if self.format.is_none() {
+                let found = describe(self.input.inner.get_ref().start());
+                return Err(invalid(format!("expected \"YUV4MPEG2\", {found}")));
+            } else {
+                self.skipped += line.len() as u64;
+                self.unsure = true;
+                let reason = "expected \"FRAME\" or \"YUV4MPEG2\", found other data".into();
                 return Ok(Some(Y4mChunk::Corrupt { reason }));
             }
         }
-        let parameters = line(&mut self.input)?.unwrap_or_default();
+    }
+
+    /// The data of a frame of `bytes` bytes after its keyword, or why there is none.
+    fn frame(&mut self, bytes: u64) -> std::io::Result<Result<Vec<u8>, String>> {
+        let parameters = self.input.line()?;
         if !matches!(parameters[..], [b'\n'] | [b' ', .., b'\n']) {
-            self.skipped += (KEYWORD.len() + parameters.len()) as u64;
+            self.skipped += (FRAME.len() + parameters.len()) as u64;
+            self.unsure = true;
             let start = parameters[..parameters.len().min(12)].escape_ascii();
-            return Ok(Some(Y4mChunk::Corrupt {
-                reason: format!("expected the end of the line after \"FRAME\", found \"{start}\""),
-            }));
+            return Ok(Err(format!(
+                "expected the end of the line after \"FRAME\", found \"{start}\""
+            )));
         }
-        let bytes = self.layout.bytes(self.width, self.height);
         let mut data = Vec::new();
         (&mut self.input).take(bytes).read_to_end(&mut data)?;
+        // Frames of another size, for example after a header that was lost, would be read as noise.
+        let next = [&b"FRAME\n"[..], HEADER].map(|keyword| memmem::find(&data, keyword));
+        if let Some(at) = next.into_iter().flatten().min() {
+            self.skipped += at as u64;
+            self.input.push_back(data.split_off(at));
+            return Ok(Err(format!(
+                "expected a frame of {bytes} bytes, found the next one after {at}"
+            )));
+        }
         if data.len() as u64 != bytes {
             let len = data.len();
             self.skipped += len as u64;
-            return Ok(Some(Y4mChunk::Corrupt {
-                reason: format!(
-                    "the stream ends inside a frame: expected {bytes} bytes, found {len}"
-                ),
-            }));
+            return Ok(Err(format!(
+                "the stream ends inside a frame: expected {bytes} bytes, found {len}"
+            )));
         }
-        Ok(Some(Y4mChunk::Frame(YuvFrame {
-            width: self.width,
-            height: self.height,
-            layout: self.layout,
-            full_range: self.full_range,
-            data,
-        })))
+        if self.unsure {
+            let next = self.input.keyword()?;
+            let known = next.is_empty() || KEYWORDS.contains(&&next[..]);
+            self.input.push_back(next);
+            if !known {
+                self.skipped += bytes;
+                return Ok(Err(format!(
+                    "expected a frame of {bytes} bytes, found a longer one"
+                )));
+            }
+            self.unsure = false;
+        }
+        Ok(Ok(data))
     }
 
-    /// Skips to the next `FRAME`, beginning with the bytes in `window`.
-    fn find_frame(&mut self, mut window: Vec<u8>) -> std::io::Result<()> {
-        loop {
+    /// Skips to the next keyword, beginning with the bytes in `window`.
+    fn find_keyword(&mut self, mut window: Vec<u8>) -> std::io::Result<()> {
+        self.unsure = true;
+        while !KEYWORDS.contains(&&window[..]) {
             let mut next = [0];
             match self.input.read(&mut next) {
-                Ok(0) => break,
+                Ok(0) => {
+                    self.skipped += window.len() as u64;
+                    return Ok(());
+                }
                 Ok(_) => window.push(next[0]),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }
-            if window.len() > KEYWORD.len() {
+            if window.len() > FRAME.len() {
                 window.remove(0);
                 self.skipped += 1;
             }
-            if window == KEYWORD {
-                self.keyword_read = true;
-                return Ok(());
-            }
         }
-        self.skipped += window.len() as u64;
+        self.input.push_back(window);
         Ok(())
     }
 }
 
+/// A buffered input that can be given bytes back.
+struct Input<R> {
+    inner: BufReader<R>,
+    back: VecDeque<u8>,
+}
+
+impl<R: Read> Input<R> {
+    fn new(input: R) -> Self {
+        Self {
+            inner: BufReader::with_capacity(64 << 10, input),
+            back: VecDeque::new(),
+        }
+    }
+
+    /// `bytes` are read next.
+    fn push_back(&mut self, bytes: Vec<u8>) {
+        let mut back = VecDeque::from(bytes);
+        back.append(&mut self.back);
+        self.back = back;
+    }
+
+    /// The bytes in which a keyword is expected; fewer at the end.
+    fn keyword(&mut self) -> std::io::Result<Vec<u8>> {
+        let mut keyword = vec![];
+        self.take(FRAME.len() as u64).read_to_end(&mut keyword)?;
+        Ok(keyword)
+    }
+
+    /// A line including its line feed, cut off at [`MAX_LINE`] bytes; empty at the end of the stream.
+    fn line(&mut self) -> std::io::Result<Vec<u8>> {
+        let mut line = vec![];
+        self.take(MAX_LINE as u64).read_until(b'\n', &mut line)?;
+        Ok(line)
+    }
+}
+
+impl<R: Read> Read for Input<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self.back.is_empty() {
+            true => self.inner.read(buffer),
+            false => self.back.read(buffer),
+        }
+    }
+}
+
+impl<R: Read> BufRead for Input<R> {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        match self.back.is_empty() {
+            true => self.inner.fill_buf(),
+            false => self.back.fill_buf(),
+        }
+    }
+
+    fn consume(&mut self, amount: usize) {
+        match self.back.is_empty() {
+            true => self.inner.consume(amount),
+            false => self.back.consume(amount),
+        }
+    }
+}
+
 fn invalid(reason: String) -> Error {
+    let reason = printable(&reason).into_owned();
     Error::new(ErrorKind::InvalidData, format!("Y4M header: {reason}"))
 }
 
@@ -191,49 +325,22 @@ fn planes(horizontal: u32, vertical: u32) -> YuvLayout {
     }
 }
 
-/// A line including its line feed, cut off at [`MAX_LINE`] bytes; `None` at the end of the stream.
-fn line<R: Read>(input: &mut BufReader<R>) -> std::io::Result<Option<Vec<u8>>> {
-    let mut line = vec![];
-    let limit = MAX_LINE as u64;
-    input.take(limit).read_until(b'\n', &mut line)?;
-    Ok((!line.is_empty()).then_some(line))
-}
-
-/// A Y4M stream whose header is read by the capture thread, together with the first frame.
-enum Y4mCapture {
-    Unopened(Option<Box<dyn Read + Send>>),
-    Open(Y4mReader<Box<dyn Read + Send>>),
-}
-
-impl Capture for Y4mCapture {
+impl<R: Read + Send> Capture for Y4mReader<R> {
     fn next(&mut self) -> std::io::Result<Option<Poll>> {
-        let reader = match self {
-            Self::Open(reader) => reader,
-            Self::Unopened(input) => {
-                let Some(input) = input.take() else {
-                    return Ok(None);
-                };
-                *self = Self::Open(Y4mReader::new(input)?);
-                return self.next();
-            }
-        };
-        Ok(reader.next_chunk()?.map(|chunk| match chunk {
+        Ok(self.next_chunk()?.map(|chunk| match chunk {
             Y4mChunk::Frame(frame) => Poll::Frame(EncodedFrame::Yuv(frame)),
             Y4mChunk::Corrupt { reason } => Poll::Corrupt { file: None, reason },
         }))
     }
 
     fn skipped_bytes(&self) -> u64 {
-        match self {
-            Self::Unopened(_) => 0,
-            Self::Open(reader) => reader.skipped,
-        }
+        self.skipped
     }
 }
 
 /// The frames of a Y4M stream.
 pub(super) fn capture(stream: Box<dyn Read + Send>) -> Box<dyn Capture> {
-    Box::new(Y4mCapture::Unopened(Some(stream)))
+    Box::new(Y4mReader::new(stream))
 }
 
 /// Reads all frames of a stream, and returns their number.
