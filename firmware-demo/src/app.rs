@@ -283,9 +283,9 @@ impl Appliance<'_> {
                 let retry = Retry::At(Instant::now() + *wait);
                 self.failed(CAMERA, reason.clone(), retry);
             }
-            SourceEventKind::Resumed { .. } | SourceEventKind::Reopened => {
-                self.reporter.info(&text)
-            }
+            SourceEventKind::Resumed { .. }
+            | SourceEventKind::Reopened
+            | SourceEventKind::SkippedFile { .. } => self.reporter.info(&text),
         }
     }
 

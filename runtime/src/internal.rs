@@ -2,16 +2,17 @@
 
 use std::path::Path;
 
+pub use crate::camera::images_in;
 pub use crate::conditional_fit::fit_conditional;
 use crate::network::{ImageEncoder, check_model};
 pub use crate::network::{NetworkOperator, Observed, decode as decode_onnx};
 pub use crate::selftest::cosine;
 pub use crate::standalone::StandaloneEncoder;
-pub use crate::text_encoder::text_encoder_in;
 pub use crate::standard_streams::{
     PrintableWriter, UnblockedStdout, json_path, note, note_within, printable, printable_path,
     without_credentials,
 };
+pub use crate::text_encoder::text_encoder_in;
 use crate::{Classifier, Error};
 
 /// The operators of the image encoder in execution order, and the kernel that runs each.

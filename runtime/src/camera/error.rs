@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use super::region::Region;
+use crate::standard_streams::printable_path;
 
 /// An error after which a camera cannot continue.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CameraError {
     /// The source cannot be opened.
-    #[error("{}: cannot open: {reason}", path.display())]
+    #[error("{}: cannot open: {reason}", printable_path(path))]
     Open {
         /// File, folder or device.
         path: PathBuf,

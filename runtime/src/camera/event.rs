@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use crate::standard_streams::printable_path;
+
 /// Counts of frames by outcome. `read` is the sum of the five counters after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FrameCounters {
@@ -59,6 +61,13 @@ pub enum SourceEventKind {
         /// What was expected and what was found.
         reason: String,
     },
+    /// A file or folder in a folder of images that is not read. For files, reported once per extension.
+    SkippedFile {
+        /// The file or folder.
+        file: PathBuf,
+        /// What was expected and what was found.
+        reason: String,
+    },
     /// Bytes that belong to no frame. Reported once each time the source is opened; all are counted.
     SkippedBytes {
         /// Bytes so far.
@@ -93,7 +102,10 @@ impl std::fmt::Display for SourceEventKind {
                 file: Some(file),
                 reason,
                 ..
-            } => write!(f, "{}: {reason}", file.display()),
+            } => write!(f, "{}: {reason}", printable_path(file)),
+            Self::SkippedFile { file, reason } => {
+                write!(f, "{}: skipped: {reason}", printable_path(file))
+            }
             Self::SkippedBytes { bytes } => {
                 write!(f, "skipped {bytes} bytes that belong to no frame")
             }

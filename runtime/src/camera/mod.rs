@@ -24,6 +24,7 @@ mod error;
 mod event;
 mod folder;
 mod frame;
+mod image_files;
 mod mjpeg;
 mod options;
 mod pipeline;
@@ -35,12 +36,15 @@ mod still;
 mod stream;
 mod threads;
 mod track;
+mod watch;
 mod y4m;
 mod yuv;
 
 pub use error::CameraError;
 pub use event::{FrameCounters, SourceEvent, SourceEventKind};
 pub use frame::Frame;
+#[doc(hidden)]
+pub use image_files::images_in;
 pub use mjpeg::{MAX_JPEG_BYTES, MjpegChunk, MjpegReader};
 pub use options::CameraOptions;
 pub use pipeline::{FrameAnswer, Pipeline, PipelineEvent};
