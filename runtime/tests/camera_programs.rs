@@ -274,3 +274,114 @@ fn a_missing_program_is_an_error_when_opened() {
         "{message}"
     );
 }
+
+/// The reason of an end has the program's last line on stderr: without control characters, passwords and empty lines.
+#[test]
+fn the_last_message_of_a_process_is_part_of_the_reason() {
+    for (script, expected) in [
+        (
+            "echo first >&2; echo 'no camera' >&2; echo >&2; exit 3",
+            "sh: exit status 3; its last message: no camera",
+        ),
+        (
+            "printf 'progress 1\\rrtsp://admin:s3cret@cam/1: \\033[31mrefused' >&2; exit 1",
+            "sh: exit status 1; its last message: rtsp://...@cam/1: \\x1b[31mrefused",
+        ),
+        (
+            "yes x | head -c 3000000 | tr -d '\\n' >&2; exit 2",
+            "sh: exit status 2; its last message: xxxx",
+        ),
+        (
+            "seq 100000 >&2; exit 4",
+            "sh: exit status 4; its last message: 100000",
+        ),
+    ] {
+        let shell = Shell::new();
+        let mut camera = open(shell.source(script), options());
+        let CameraEvent::Source(event) = camera.next().unwrap().unwrap() else {
+            panic!("{script}: a frame");
+        };
+        let kind = [event.kind];
+        let reason = reasons(&kind)[0];
+        assert!(
+            reason.starts_with(expected) && reason.len() < 700,
+            "{script}: {reason}"
+        );
+    }
+}
+
+#[test]
+fn the_reason_of_a_stall_has_the_last_message() {
+    let shell = Shell::new();
+    let options = CameraOptions {
+        timeout: Some(Duration::from_millis(400)),
+        ..options()
+    };
+    let mut camera = open(
+        shell.source("echo 'waiting for the camera' >&2; sleep 60"),
+        options,
+    );
+    let mut events = vec![];
+    while reasons(&events).is_empty() {
+        let CameraEvent::Source(event) = camera.next().unwrap().unwrap() else {
+            panic!("a frame");
+        };
+        events.push(event.kind);
+    }
+    let expected = "sh: no frame for 0.4 s; its last message: waiting for the camera";
+    assert_eq!(reasons(&events), [expected]);
+}
+
+/// What runs in the process that is killed, by `a_killed_process_leaves_no_program`.
+#[test]
+#[ignore = "run by another test, in a process of its own"]
+fn reads_a_program_until_it_is_killed() {
+    let Some(folder) = std::env::var_os("PINHOLE_TEST_FOLDER") else {
+        return;
+    };
+    let mut command = Command::new("sh");
+    // SIGTERM is ignored by one of the processes.
+    let script = "echo $$ >>shells; (trap '' TERM; sleep 60) & cat frame.jpg; sleep 60";
+    command.args(["-c", script]).current_dir(folder);
+    let source = FrameSource::mjpeg(StreamInput::Command(Box::new(command)));
+    let mut camera = Camera::open(source, options()).unwrap();
+    take(&mut camera, 1);
+    println!("ready");
+    std::thread::sleep(Duration::from_secs(30));
+}
+
+/// However this process ends, the program that it started ends too: also by SIGKILL, and by a second Ctrl-C.
+#[test]
+fn a_killed_process_leaves_no_program() {
+    for signal in ["KILL", "HUP", "INT"] {
+        let shell = Shell::new();
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "reads_a_program_until_it_is_killed",
+                "--ignored",
+                "--nocapture",
+            ])
+            .env("PINHOLE_TEST_FOLDER", shell.0.path())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = std::io::BufReader::new(process.stdout.take().unwrap());
+        let ready = std::io::BufRead::lines(output).any(|line| line.unwrap().contains("ready"));
+        assert!(ready && !shell.alive().is_empty());
+        let id = process.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-s", signal, &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+        process.wait().unwrap();
+        let until = Instant::now() + Duration::from_secs(5);
+        while !shell.alive().is_empty() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(shell.alive(), [""; 0], "{signal}");
+    }
+}

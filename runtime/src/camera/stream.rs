@@ -13,8 +13,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::capture::{Capture, CaptureSource, POLL_INTERVAL};
 use super::error::CameraError;
-use super::program::{Program, ProgramCapture};
+use super::program::{Program, ProgramCapture, name_of};
 use super::slot::Shared;
+use crate::standard_streams::printable_path;
 
 /// Where the bytes of a stream come from.
 pub enum StreamInput {
@@ -28,12 +29,11 @@ pub enum StreamInput {
     /// [`SourceEvent`](super::SourceEvent) reports the exit status.
     ///
     /// The process has no standard input, and a process group of its own. The whole group receives SIGTERM, and
-    /// after at most one second SIGKILL, before a restart and when the camera stops or is dropped. If this process
-    /// is killed, the child process exits at its next write.
+    /// after at most one second SIGKILL, before a restart and when the camera stops or is dropped. A shell that waits
+    /// beside it does the same if this process is killed.
     ///
-    /// Standard error is inherited unless the command redirects it. Under systemd it goes to the journal, which
-    /// drops messages of a service that writes too many: silence programs that write a line per frame
-    /// (`--verbose 0` for rpicam-vid).
+    /// Lines on its standard error are printed on that of this process, after its name: ten at once, then one per
+    /// second. The last one is part of the reason in [`SourceEventKind::Lost`](super::SourceEventKind::Lost).
     Command(Box<Command>),
     /// Any other reader. A thread that blocks in `read` outlives the camera until `read` returns.
     Reader(Box<dyn Read + Send>),
@@ -58,8 +58,8 @@ impl CaptureSource for StreamSource {
     fn name(&self) -> String {
         match &self.input {
             StreamInput::Stdin => "standard input".into(),
-            StreamInput::Path(path) => path.display().to_string(),
-            StreamInput::Command(command) => command.get_program().display().to_string(),
+            StreamInput::Path(path) => printable_path(path).into_owned(),
+            StreamInput::Command(command) => name_of(command),
             StreamInput::Reader(_) => "stream".into(),
         }
     }
@@ -133,7 +133,9 @@ fn open(path: &Path) -> std::io::Result<File> {
     options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
     let file = options.read(true).open(path)?;
     match file.metadata()?.is_dir() {
-        true => Err(std::io::Error::other("expected a file, found a folder")),
+        true => Err(std::io::Error::other(
+            "expected a file, found a folder; --folder reads the images of a folder",
+        )),
         false => Ok(file),
     }
 }
