@@ -18,10 +18,12 @@
 //! | `dropped` | number of frames so far that a newer one replaced |
 //! | `latency_ms` | `decode`, `preprocess`, `encode`, `head`, `total` |
 
-use std::io::{IsTerminal, Write};
+use std::borrow::Cow;
+use std::fmt::Arguments;
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use pinhole::DecodeOptions;
@@ -29,14 +31,18 @@ use pinhole::camera::{
     Camera, CameraOptions, FrameAnswer, FrameCounters, FrameSource, Pipeline, PipelineEvent,
     Region, SceneState, SourceEvent, StopHandle, StreamInput, TrackerOptions,
 };
+use pinhole::internal::{UnblockedStdout, json_path, note_within, printable, printable_path};
 use serde::Serialize;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
 use crate::cli::CameraArgs;
+use crate::output::{LatencyMs, Output, TopClass, output_error, top_classes};
 use crate::open;
-use crate::output::{self, LatencyMs, TopClass, top_classes};
+
+/// How long a message waits for a reader of stderr that is slow or has stopped reading.
+const NOTE_WAIT: Duration = Duration::from_millis(20);
 
 pub(crate) fn run(args: &CameraArgs) -> Result<ExitCode> {
     let classifier = open::conditional(&args.bundle, &args.conditional)?;
@@ -71,9 +77,12 @@ pub(crate) fn run(args: &CameraArgs) -> Result<ExitCode> {
     };
     let mut stream = classifier.stream()?;
     let camera = Camera::open(source, options)?;
-    stop_on_signals(camera.stop_handle())?;
+    let stop_handle = camera.stop_handle();
+    stop_on_signals(stop_handle.clone())?;
     let mut pipeline = Pipeline::new(camera, |image| stream.classify(image), tracker);
-    let mut printer = Printer::new(args);
+    let stopped = stop_handle.clone();
+    let out = UnblockedStdout::new(move || stopped.is_stopped())?;
+    let mut printer = Printer::new(args, out);
     let result = pipeline.by_ref().try_for_each(|update| {
         match update? {
             PipelineEvent::Answer(answer) => printer.answer(&answer)?,
@@ -81,9 +90,27 @@ pub(crate) fn run(args: &CameraArgs) -> Result<ExitCode> {
         }
         Ok(())
     });
-    printer.end();
-    summary(&pipeline.camera().counters());
-    result.map(|()| ExitCode::SUCCESS)
+    let interrupted = stop_handle.is_stopped();
+    // After an error of the output the source still runs: the counters add up once it has ended.
+    stop_handle.stop();
+    pipeline.by_ref().for_each(drop);
+    let counters = pipeline.camera().counters();
+    printer.end(&counters);
+    match result {
+        Ok(()) if counters.classified + counters.still == 0 => {
+            // Nothing could be read, or the user did not wait for it.
+            if counters.corrupt > 0 || !interrupted {
+                bail!(
+                    "expected frames, found none that can be decoded ({} corrupt)",
+                    counters.corrupt
+                );
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        // Stopped by a signal while nobody read the output.
+        Err(e) if output_error(&e) == Some(ErrorKind::TimedOut) => Ok(ExitCode::SUCCESS),
+        other => other.map(|()| ExitCode::SUCCESS),
+    }
 }
 
 fn source(args: &CameraArgs) -> Result<FrameSource> {
@@ -119,9 +146,12 @@ fn device(path: &Path) -> Result<FrameSource> {
     )
 }
 
-/// The first Ctrl-C or SIGTERM ends the stream and prints the summary, the second ends the program at once.
+/// The first Ctrl-C, SIGTERM or SIGHUP ends the stream and prints the summary, the second ends the program at once.
+/// `nohup` has SIGHUP ignored, which remains.
 fn stop_on_signals(stopper: StopHandle) -> Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot install signal handlers")?;
+    let signals = [SIGINT, SIGTERM, SIGHUP].into_iter();
+    let signals = signals.filter(|signal| *signal != SIGHUP || !ignores_hangup());
+    let mut signals = Signals::new(signals).context("cannot install signal handlers")?;
     std::thread::spawn(move || {
         let mut signals = signals.forever();
         if signals.next().is_some() {
@@ -135,8 +165,17 @@ fn stop_on_signals(stopper: StopHandle) -> Result<()> {
     Ok(())
 }
 
-/// Prints answers on stdout and events of the source on stderr.
-struct Printer {
+/// Whether SIGHUP is ignored, which is in /proc/self/status only.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (SIGHUP - 1) & 1 == 1)
+}
+
+/// Prints answers on stdout and events of the source on stderr. Neither waits for ever for a reader.
+struct Printer<W> {
+    out: Output<W>,
     start: Instant,
     top: usize,
     json: bool,
@@ -145,13 +184,17 @@ struct Printer {
     last: Option<Instant>,
     /// Answers per second, smoothed.
     rate: f64,
+    /// Events that could not be printed.
+    lost_events: u64,
+    /// Whether the last one could be.
+    stderr_is_read: bool,
 }
 
 #[derive(Serialize)]
 struct Line<'a> {
     frame: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    image: Option<String>,
+    image: Option<Cow<'a, str>>,
     time: String,
     captured_ms: f64,
     age_ms: f64,
@@ -170,20 +213,22 @@ struct Event<'a> {
     to: &'a str,
 }
 
-impl Printer {
-    fn new(args: &CameraArgs) -> Self {
+impl<W: Write> Printer<W> {
+    fn new(args: &CameraArgs, out: W) -> Self {
         Self {
+            out: Output::new(out),
             start: Instant::now(),
             top: args.top,
             json: args.output.json,
             live: !args.output.json && std::io::stdout().is_terminal(),
             last: None,
             rate: 0.0,
+            lost_events: 0,
+            stderr_is_read: true,
         }
     }
 
     fn answer(&mut self, answer: &FrameAnswer) -> Result<()> {
-        let mut out = std::io::stdout().lock();
         let change = answer.tracked.change.as_ref();
         let state = answer.state.as_ref().map(SceneState::name);
         let age_ms = answer.age.as_secs_f64() * 1e3;
@@ -192,7 +237,7 @@ impl Printer {
             let captured = answer.captured.saturating_duration_since(self.start);
             let line = Line {
                 frame: answer.frame,
-                image: answer.file.as_ref().map(|file| file.display().to_string()),
+                image: answer.file.as_deref().map(json_path),
                 time: time.to_string(),
                 captured_ms: captured.as_secs_f64() * 1e3,
                 age_ms,
@@ -207,33 +252,30 @@ impl Printer {
                 dropped: answer.counters.dropped,
                 latency_ms: LatencyMs::new(answer.decode, &answer.latency),
             };
-            writeln!(out, "{}", serde_json::to_string(&line)?)?;
+            self.out.json(&line)?;
         } else if self.live {
             self.measure_rate();
             let probability = (answer.tracked.ranking.first()).map_or(String::new(), |best| {
                 format!("{:3.0} %", 100.0 * best.probability)
             });
-            // Names can be long or hold control characters; the line must not wrap.
-            let name: String = (state.unwrap_or("...").chars())
-                .map(|c| if c.is_control() { ' ' } else { c })
-                .take(32)
-                .collect();
-            write!(
-                out,
+            // The line must not wrap.
+            let name: String = printable(state.unwrap_or("...")).chars().take(32).collect();
+            let line = format!(
                 "\r\x1b[2K{name:<24} {probability}  {age_ms:4.0} ms old  {:5.1}/s  {} dropped{}",
                 self.rate,
                 answer.counters.dropped,
                 if answer.still { "  still" } else { "" }
-            )?;
+            );
+            self.out.raw(line.as_bytes())?;
         } else if let Some(change) = change {
-            let file =
-                (answer.file.as_ref()).map_or(String::new(), |f| format!("  {}", f.display()));
+            let file = (answer.file.as_ref())
+                .map_or(String::new(), |file| format!("  {}", printable_path(file)));
             let from = change.from.as_ref().map_or("nothing", SceneState::name);
             let to = change.to.name();
-            writeln!(out, "{time}  frame {}{file}  {from} -> {to}", answer.frame)?;
+            let line = format!("{time}  frame {}{file}  {from} -> {to}\n", answer.frame);
+            self.out.write_all(line.as_bytes())?;
         }
-        // The reader of a pipe needs this frame now, not when the buffer is full.
-        Ok(out.flush()?)
+        Ok(())
     }
 
     fn measure_rate(&mut self) {
@@ -244,35 +286,43 @@ impl Printer {
         }
     }
 
-    fn report(&self, event: &SourceEvent) {
+    fn report(&mut self, event: &SourceEvent) {
         if self.live {
             // Clears the line. A terminal that is gone is noticed by the next answer.
-            let _ = write!(std::io::stdout(), "\r\x1b[2K");
+            let _ = self.out.raw(b"\r\x1b[2K");
         }
         let time = humantime::format_rfc3339_millis(event.time);
-        output::note(format_args!("{time}  {}", event.kind));
+        self.note(format_args!("{time}  {}", event.kind));
     }
 
-    fn end(&self) {
+    fn note(&mut self, line: Arguments) {
+        let wait = match self.stderr_is_read {
+            true => NOTE_WAIT,
+            false => Duration::ZERO,
+        };
+        self.stderr_is_read = note_within(wait, line);
+        self.lost_events += u64::from(!self.stderr_is_read);
+    }
+
+    /// Prints the summary.
+    fn end(&mut self, c: &FrameCounters) {
         if self.live {
-            let _ = writeln!(std::io::stdout());
+            let _ = self.out.raw(b"\n");
         }
+        let discarded = c.unreported + self.lost_events;
+        self.note(format_args!(
+            "frames: {} read = {} classified + {} still + {} skipped + {} dropped + {} corrupt; {} bytes skipped, \
+             {} stalls, reopened {} times, {} events discarded",
+            c.read,
+            c.classified,
+            c.still,
+            c.skipped,
+            c.dropped,
+            c.corrupt,
+            c.skipped_bytes,
+            c.stalls,
+            c.reopened,
+            discarded
+        ));
     }
-}
-
-fn summary(c: &FrameCounters) {
-    output::note(format_args!(
-        "frames: {} read = {} classified + {} still + {} skipped + {} dropped + {} corrupt; {} bytes skipped, \
-         {} stalls, reopened {} times, {} events discarded",
-        c.read,
-        c.classified,
-        c.still,
-        c.skipped,
-        c.dropped,
-        c.corrupt,
-        c.skipped_bytes,
-        c.stalls,
-        c.reopened,
-        c.unreported
-    ));
 }

@@ -4,14 +4,15 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use pinhole::{Bundle, Classes, LOCK_PATIENCE, LockedBundle};
+use pinhole::internal::printable_path;
+use pinhole::{Bundle, Classes, LOCK_PATIENCE, LockedBundle, note};
 
 use crate::cli::ClassesArgs;
 use crate::{open, output};
 
 pub(crate) fn run(args: &ClassesArgs) -> Result<ExitCode> {
     let folder = &args.bundle.bundle;
-    let mut out = std::io::stdout().lock();
+    let mut out = output::stdout();
     if args.set.is_none() && args.add.is_empty() {
         for name in &Bundle::open(folder)?.manifest().classes {
             writeln!(out, "{name}")?;
@@ -20,10 +21,10 @@ pub(crate) fn run(args: &ClassesArgs) -> Result<ExitCode> {
     }
     // From here on no other process changes the classes.
     let old = LockedBundle::open(folder, &mut |holder| {
-        output::note(format_args!(
+        note!(
             "note: waiting for {holder}, which is changing this bundle, for at most {} minutes",
             LOCK_PATIENCE.as_secs() / 60
-        ));
+        );
     })?;
     let manifest = old.bundle().manifest();
     let was_calibrated = manifest.calibration.is_some();
@@ -49,19 +50,19 @@ pub(crate) fn run(args: &ClassesArgs) -> Result<ExitCode> {
     if let [name] = &args.add[..]
         && name.contains(',')
     {
-        output::note(format_args!(
+        note!(
             "warning: added one class, {name:?}; to add several, give each name as an argument of its own: --add cat dog"
-        ));
+        );
     }
     for warning in pinhole::class_warnings(&manifest, &classes) {
-        output::note(format_args!("warning: {warning}"));
+        note!("warning: {warning}");
     }
     if was_calibrated {
-        output::note(format_args!(
+        note!(
             "note: reset the temperature and the thresholds for \"unknown\", which were calibrated on the old classes"
-        ));
+        );
     }
     let count = manifest.classes.len();
-    writeln!(out, "{}: {count} classes", folder.display())?;
+    writeln!(out, "{}: {count} classes", printable_path(folder))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,21 +1,23 @@
 //! `pinhole classify` and `pinhole embed`: image files.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use pinhole::internal::{json_path, printable_path};
 use pinhole::{DecodeOptions, RgbImage};
 use serde::Serialize;
 
 use crate::cli::{ClassifyArgs, EmbedArgs, OutputArgs};
-use crate::open;
 use crate::output::{self, LatencyMs, TopClass, top_classes};
+use crate::open;
 
 #[derive(Serialize)]
 struct ClassifyLine<'a> {
-    image: String,
+    image: Cow<'a, str>,
     top: Vec<TopClass<'a>>,
     unknown: bool,
     latency_ms: LatencyMs,
@@ -26,18 +28,22 @@ pub(crate) fn classify(args: &ClassifyArgs) -> Result<ExitCode> {
     for_each_image(&args.images, &args.output, |path, image, decode| {
         let answer = classifier.classify(image)?;
         let latency_ms = LatencyMs::new(decode, &answer.latency);
-        let mut out = std::io::stdout().lock();
+        let mut out = output::stdout();
         if args.output.json {
             let line = ClassifyLine {
-                image: path.display().to_string(),
+                image: json_path(path),
                 top: top_classes(&answer.ranking, args.top),
                 unknown: answer.unknown,
                 latency_ms,
             };
-            writeln!(out, "{}", serde_json::to_string(&line)?)?;
-            return Ok(());
+            return out.json(&line);
         }
-        writeln!(out, "{}  ({:.1} ms)", path.display(), latency_ms.total)?;
+        writeln!(
+            out,
+            "{}  ({:.1} ms)",
+            printable_path(path),
+            latency_ms.total
+        )?;
         if answer.unknown {
             writeln!(out, "          unknown; the most similar classes:")?;
         }
@@ -49,8 +55,8 @@ pub(crate) fn classify(args: &ClassifyArgs) -> Result<ExitCode> {
 }
 
 #[derive(Serialize)]
-struct EmbedLine {
-    image: String,
+struct EmbedLine<'a> {
+    image: Cow<'a, str>,
     embedding: Vec<f32>,
 }
 
@@ -58,16 +64,16 @@ pub(crate) fn embed(args: &EmbedArgs) -> Result<ExitCode> {
     let classifier = open::classifier(&args.bundle)?;
     for_each_image(&args.images, &args.output, |path, image, _| {
         let embedding = classifier.embed(image)?.values;
-        let mut out = std::io::stdout().lock();
+        let mut out = output::stdout();
         if args.output.json {
             let line = EmbedLine {
-                image: path.display().to_string(),
+                image: json_path(path),
                 embedding,
             };
-            writeln!(out, "{}", serde_json::to_string(&line)?)?;
+            out.json(&line)?;
         } else {
             let values: Vec<String> = embedding.iter().map(|v| v.to_string()).collect();
-            writeln!(out, "{}\t{}", path.display(), values.join(" "))?;
+            writeln!(out, "{}\t{}", printable_path(path), values.join(" "))?;
         }
         Ok(())
     })
@@ -93,7 +99,7 @@ fn for_each_image(
         };
         match result {
             Ok(()) => {}
-            Err(e) if output::is_broken_pipe(&e) => return Err(e),
+            Err(e) if output::output_error(&e).is_some() => return Err(e),
             Err(e) => {
                 output::error(&e);
                 code = ExitCode::FAILURE;

@@ -10,7 +10,7 @@ use pinhole::{Classifier, Manifest, Precision};
 use serde::Serialize;
 
 use crate::cli::InspectArgs;
-use crate::open;
+use crate::{open, output};
 
 #[derive(Serialize)]
 struct Inspection<'a> {
@@ -24,7 +24,7 @@ struct Inspection<'a> {
 
 pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode> {
     let classifier = open::classifier(&args.bundle)?;
-    let mut out = std::io::stdout().lock();
+    let mut out = output::stdout();
     if args.json {
         let inspection = Inspection {
             manifest: classifier.manifest(),
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode> {
             f16_arithmetic: classifier.f16_arithmetic(),
             operators: args.operators.then(|| operators(&classifier)),
         };
-        writeln!(out, "{}", serde_json::to_string(&inspection)?)?;
+        out.json(&inspection)?;
     } else {
         write_text(&mut out, &classifier, args.operators)?;
     }

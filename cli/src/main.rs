@@ -11,6 +11,7 @@ mod output;
 mod preprocess;
 mod selftest;
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -21,8 +22,8 @@ use crate::cli::{Cli, Command};
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(code) => code,
-        // The reader closed the pipe (`pinhole ... | head -1`), which is not an error.
-        Err(e) if output::is_broken_pipe(&e) => ExitCode::SUCCESS,
+        // The reader closed the pipe (`pinhole ... | head -1`) and knows it, so that no message is needed.
+        Err(e) if output::output_error(&e) == Some(ErrorKind::BrokenPipe) => ExitCode::FAILURE,
         Err(e) => {
             output::error(&e);
             ExitCode::FAILURE

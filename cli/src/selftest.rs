@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 
 use crate::cli::SelftestArgs;
-use crate::open;
+use crate::{open, output};
 
 pub(crate) fn run(args: &SelftestArgs) -> Result<ExitCode> {
     let classifier = open::classifier(&args.bundle)?;
     let result = classifier.self_test()?;
-    let mut out = std::io::stdout().lock();
+    let mut out = output::stdout();
     for image in &result.images {
         let verdict = if image.cosine >= result.min_cosine {
             "ok"

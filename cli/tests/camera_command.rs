@@ -157,7 +157,7 @@ fn a_folder_prints_one_line_per_change() {
 #[test]
 fn a_signal_ends_the_stream_with_the_summary() {
     let bytes = std::fs::read(scenes()).unwrap();
-    for name in ["TERM", "INT"] {
+    for name in ["TERM", "INT", "HUP"] {
         let mut child = camera(&["--mjpeg", "-", "--json", "--timeout", "0.5"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -189,9 +189,20 @@ fn a_signal_ends_the_stream_with_the_summary() {
     }
 }
 
-/// As with `pinhole camera ... | head`.
+/// The counters of the summary, which must add up.
+#[track_caller]
+fn summary(text: &str) -> Vec<u64> {
+    let line = text.lines().find(|line| line.starts_with("frames: "));
+    let line = line.unwrap_or_else(|| panic!("no summary in: {text}"));
+    let numbers = line.split(|c: char| !c.is_ascii_digit());
+    let numbers: Vec<u64> = numbers.filter_map(|n| n.parse().ok()).collect();
+    assert_eq!(numbers[0], numbers[1..6].iter().sum::<u64>(), "{line}");
+    numbers
+}
+
+/// As with `pinhole camera ... | head`: no message, but the exit code tells, and the summary is right.
 #[test]
-fn a_closed_stdout_ends_without_an_error() {
+fn a_closed_stdout_ends_without_a_message() {
     let mut child = camera(&["--mjpeg", &scenes(), "--json"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -199,8 +210,196 @@ fn a_closed_stdout_ends_without_an_error() {
         .unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert!(!stderr(&output).contains("error"), "{}", stderr(&output));
+    summary(&stderr(&output));
+}
+
+fn full() -> std::fs::File {
+    std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap()
+}
+
+#[test]
+fn a_full_stdout_is_an_error() {
+    let output = camera(&["--mjpeg", &scenes(), "--json"])
+        .stdout(full())
+        .output()
+        .unwrap();
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(
+        message.contains("error: standard output: cannot write: No space left"),
+        "{message}"
+    );
+    summary(&message);
+}
+
+/// 41 frames, one of them damaged, which is reported on a stderr that is full, closed, or read by nobody.
+#[test]
+fn a_broken_stderr_does_not_stop_the_answers() {
+    let stream = std::fs::read(scenes()).unwrap();
+    let second = stream[2..]
+        .windows(3)
+        .position(|w| w == [0xFF, 0xD8, 0xFF])
+        .unwrap()
+        + 2;
+    let frame = &stream[..second];
+    let damaged = frame[..second / 2].to_vec();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("one-damaged.mjpeg");
+    std::fs::write(
+        &path,
+        [frame.repeat(20), damaged, frame.repeat(20)].concat(),
+    )
+    .unwrap();
+    let path = path.display().to_string();
+    let (closed, _) = std::io::pipe()
+        .map(|(reader, writer)| (writer, drop(reader)))
+        .unwrap();
+    for stderr in [Stdio::from(full()), Stdio::from(closed)] {
+        let output = camera(&["--mjpeg", &path, "--json"])
+            .stderr(stderr)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        assert_eq!(lines(&output).len(), 40);
+    }
+}
+
+/// More messages than a pipe holds, and nobody reads them.
+#[test]
+fn a_stderr_that_nobody_reads_does_not_stop_the_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let long_name = "x".repeat(200);
+    for number in 0..500 {
+        std::fs::write(
+            folder.path().join(format!("{long_name}-{number}.png")),
+            "no",
+        )
+        .unwrap();
+    }
+    std::fs::copy(assets("samples/red-heart.png"), folder.path().join("z.png")).unwrap();
+    let path = folder.path().display().to_string();
+    let (_unread, writer) = std::io::pipe().unwrap();
+    let start = Instant::now();
+    let output = camera(&["--folder", &path, "--json"])
+        .stderr(writer)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(lines(&output).len(), 1);
+    assert!(
+        start.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+/// A pipe that nobody reads holds up the answers, not the signals.
+#[test]
+fn a_stdout_that_nobody_reads_can_be_interrupted() {
+    let stream = std::fs::read(scenes()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("long.mjpeg");
+    std::fs::write(&path, stream.repeat(10)).unwrap();
+    let path = path.display().to_string();
+    let (unread, writer) = std::io::pipe().unwrap();
+    let child = camera(&["--mjpeg", &path, "--json", "--top", "50"])
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The pipe is full when it holds 64 KiB; 600 answers are more.
+    std::thread::sleep(Duration::from_secs(2));
+    let start = Instant::now();
+    signal(&child, "TERM");
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let counters = summary(&stderr(&output));
+    assert!(counters[1] < 600 && counters[1] > 0, "{counters:?}");
+    drop(unread);
+}
+
+/// As `nohup` does.
+#[test]
+fn an_ignored_hangup_remains_ignored() {
+    let mut command = Command::new("sh");
+    let child = (command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]))
+        .arg(env!("CARGO_BIN_EXE_pinhole"))
+        .arg("camera")
+        .arg(assets("demo"))
+        .args(["--threads", "1", "--mjpeg", "-", "--json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = child.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let bytes = std::fs::read(scenes()).unwrap();
+    stdin.write_all(&bytes).unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    out.read_line(&mut String::new()).unwrap();
+    signal(&child, "HUP");
+    std::thread::sleep(Duration::from_millis(300));
+    stdin.write_all(&bytes).unwrap();
+    drop(stdin);
+    std::io::copy(&mut out, &mut std::io::sink()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(summary(&stderr(&output))[0], 120);
+}
+
+/// Exit code 1 if there was nothing to classify, with the reason.
+#[test]
+fn a_source_without_a_frame_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let page = "<html><body>401 Unauthorized</body></html>\n".repeat(4000);
+    std::fs::write(path("page.html"), &page).unwrap();
+    std::fs::write(path("empty"), "").unwrap();
+    std::fs::write(path("header.y4m"), "YUV4MPEG2 W2 H2\n").unwrap();
+    std::fs::write(path("cut.mjpeg"), &std::fs::read(scenes()).unwrap()[..300]).unwrap();
+    for (arguments, part) in [
+        (
+            ["--mjpeg", &path("page.html")],
+            "page.html: expected JPEG images (MJPEG), found an HTML page (\"401 Un",
+        ),
+        (["--y4m", &path("page.html")], "found an HTML page"),
+        (["--mjpeg", &path("empty")], "found an empty stream"),
+        (["--y4m", &path("empty")], "found an empty stream"),
+        (
+            ["--y4m", &path("header.y4m")],
+            "found none that can be decoded",
+        ),
+        (
+            ["--mjpeg", &path("cut.mjpeg")],
+            "found none that can be decoded (1 corrupt)",
+        ),
+        (
+            ["--y4m", &scenes()],
+            "found JPEG images; read them with --mjpeg",
+        ),
+        (
+            ["--mjpeg", &path("header.y4m")],
+            "found Y4M; read it with --y4m",
+        ),
+    ] {
+        let output = camera(&arguments).output().unwrap();
+        let message = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {message}");
+        let error = message.lines().find(|line| line.starts_with("error: "));
+        assert!(
+            error.is_some_and(|error| error.contains(part)),
+            "expected {part:?} in: {message}"
+        );
+    }
 }
 
 #[test]

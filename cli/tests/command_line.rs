@@ -513,6 +513,76 @@ fn bad_images_are_errors_that_name_the_file() {
     );
 }
 
+/// Stderr and stdout that are full or closed.
+#[test]
+fn broken_standard_streams_do_not_panic() {
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    let closed = || std::io::pipe().unwrap().1;
+    let command = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pinhole"));
+        command.arg("classify").arg(assets("demo"));
+        command.arg("no-such.jpg").args(samples()).arg("--json");
+        command
+    };
+    for stderr in [std::process::Stdio::from(full()), closed().into()] {
+        let output = command().stderr(stderr).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(stdout(&output).lines().count(), samples().len());
+    }
+    let output = command().stdout(full()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let message = stderr(&output);
+    assert!(
+        message.ends_with(
+            "error: standard output: cannot write: No space left on device (os error 28)\n"
+        ),
+        "{message}"
+    );
+    assert_eq!(message.lines().count(), 2, "{message}");
+    let output = command().stdout(closed()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
+}
+
+/// Class names and model cards come from files of others.
+#[test]
+fn a_bundle_cannot_control_the_terminal() {
+    let (_folder, bundle) = rewritten(
+        "",
+        |_| {},
+        |manifest| {
+            manifest
+                .classes
+                .iter_mut()
+                .for_each(|class| class.push_str("\x1b[31m\u{9b}2J"));
+            manifest.model_card = "two\nlines\x1b]0;title\x07".into();
+        },
+    );
+    let run = |command: &[&str]| {
+        let mut arguments = vec![Path::new(command[0]), &bundle];
+        arguments.extend(command[1..].iter().map(Path::new));
+        let output = pinhole(arguments);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let text = stdout(&output);
+        assert!(
+            !text.contains(|c: char| c.is_control() && c != '\n'),
+            "{text:?}"
+        );
+        text
+    };
+    let sample = samples()[0].display().to_string();
+    assert!(run(&["classify", &sample]).contains("\\x1b[31m\\xc2\\x9b2J"));
+    let line: Value = serde_json::from_str(&run(&["classify", &sample, "--json"])).unwrap();
+    assert!(
+        line["top"][0]["class"]
+            .as_str()
+            .unwrap()
+            .ends_with("\x1b[31m\u{9b}2J")
+    );
+    assert!(run(&["inspect"]).contains("two\nlines\\x1b]0;title\\x07\n"));
+    run(&["classes"]);
+}
+
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0u32, |crc, &b| {
         (0..8).fold(crc ^ u32::from(b), |c, _| {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use pinhole::system::{System, Throttling};
-use pinhole::{Classifier, DecodeOptions, RgbImage};
+use pinhole::{Classifier, DecodeOptions, RgbImage, note};
 use sha2::{Digest, Sha256};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -67,14 +67,12 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
     line.clear();
     let report = report(args, &classifier, &image, load, &system, measured?)?;
     if report.interrupted {
-        output::note(format_args!(
-            "note: interrupted; these are the results so far"
-        ));
+        note!("note: interrupted; these are the results so far");
     }
 
-    let mut out = std::io::stdout().lock();
+    let mut out = output::stdout();
     if args.json {
-        writeln!(out, "{}", serde_json::to_string(&report)?)?;
+        out.json(&report)?;
     } else {
         write!(out, "{}", report.text(args.seconds.is_some()))?;
     }
@@ -91,9 +89,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
 fn compare(a: &Path, b: &Path, fail_above: Option<f64>) -> Result<ExitCode> {
     let comparison = compare::compare(a, b)?;
     for warning in &comparison.warnings {
-        output::note(format_args!("warning: {warning}"));
+        note!("warning: {warning}");
     }
-    write!(std::io::stdout().lock(), "{}", comparison.table)?;
+    write!(output::stdout(), "{}", comparison.table)?;
     let slower = comparison.slower_percent;
     match fail_above {
         Some(most) if slower > most => bail!(
