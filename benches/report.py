@@ -145,12 +145,17 @@ class Report:
             "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
         )
         for (bundle, threads, mode), found in results.items():
-            median = lambda get: statistics.median(get(result) for result in found)
+            # A percentile of too few images is null.
+            def median(get):
+                values = [get(result) for result in found]
+                return None if None in values else statistics.median(values)
+
+            show = lambda t: "-" if t is None else f"{t:.3g}" if t < 1 else f"{t:.2f}"
             times = [median(lambda r: r["latency_ms"][key]) for key in ("p50", "p90", "p99", "mean", "min")]
             times += [median(lambda r: r["stages_ms"][s]["p50"]) for s in ("decode", "preprocess", "encode", "head")]
             classes = len(bundle.manifest["classes"])
             head = f"{mode or 'static'}, {classes} {'class' if classes == 1 else 'classes'}"
-            cells = [bundle.name, bundle.precision, threads, head, *(f"{t:.3g}" if t < 1 else f"{t:.2f}" for t in times)]
+            cells = [bundle.name, bundle.precision, threads, head, *map(show, times)]
             cells += [f"{median(lambda r: r['frames_per_second']):.1f}", f"{median(lambda r: r['load_ms']):.0f}"]
             peak = [result["peak_rss_bytes"] for result in found]
             cells += ["" if None in peak else f"{statistics.median(peak) / 1e6:.0f}"]

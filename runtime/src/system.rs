@@ -128,6 +128,35 @@ impl System {
         (!states.is_empty()).then_some(Throttling { flags })
     }
 
+    /// Runnable processes, the mean over the last minute.
+    pub fn load_average(&self) -> Option<f64> {
+        let text = self.text("proc/loadavg")?;
+        let load: f64 = text.split_whitespace().next()?.parse().ok()?;
+        (0.0..1e6).contains(&load).then_some(load)
+    }
+
+    /// Processor time so far.
+    pub fn cpu_time(&self) -> Option<CpuTime> {
+        // USER_HZ, which is 100 on all architectures of today.
+        let seconds = |ticks: u64| ticks as f64 / 100.0;
+        let all = self.text("proc/stat")?;
+        let all = all.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
+        let all: Vec<u64> = all.map(|n| n.parse().ok()).collect::<Option<_>>()?;
+        // user, nice, system, idle, iowait, irq, softirq, steal; then guests, which are part of user and nice.
+        let [user, nice, system, _, _, irq, softirq, steal, ..] = all[..] else {
+            return None;
+        };
+        let own = self.text("proc/self/stat")?;
+        // The name in parentheses may contain spaces. Fields 14 and 15 are the times in user and kernel mode.
+        let mut own = own.rsplit_once(')')?.1.split_whitespace().skip(11);
+        let own = own.next()?.parse::<u64>().ok()? + own.next()?.parse::<u64>().ok()?;
+        let all = [user, nice, system, irq, softirq, steal].iter().sum();
+        Some(CpuTime {
+            own: seconds(own),
+            others: seconds(u64::saturating_sub(all, own)),
+        })
+    }
+
     /// Peak resident memory of this process in bytes (`VmHWM` of /proc/self/status).
     pub fn peak_rss_bytes(&self) -> Option<u64> {
         let text = self.field("proc/self/status", "VmHWM")?;
@@ -167,6 +196,26 @@ impl System {
         names
             .filter(move |name| name.to_string_lossy().starts_with(prefix))
             .map(move |name| Path::new(parent).join(name))
+    }
+}
+
+/// Processor time in seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CpuTime {
+    /// Of this process.
+    pub own: f64,
+    /// Of everything else on the machine, and what a hypervisor kept.
+    pub others: f64,
+}
+
+impl CpuTime {
+    /// The time since `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            own: (self.own - earlier.own).max(0.0),
+            others: (self.others - earlier.others).max(0.0),
+        }
     }
 }
 
@@ -361,6 +410,9 @@ mod tests {
         let broken = garbage.map(|content| {
             machine(&[
                 ("proc/self/status", content),
+                ("proc/stat", content),
+                ("proc/self/stat", content),
+                ("proc/loadavg", content),
                 ("sys/class/thermal/thermal_zone0/temp", content),
                 ("sys/class/thermal/thermal_zone0/type", content),
                 ("sys/class/thermal/cooling_device0/type", content),
@@ -381,7 +433,34 @@ mod tests {
             assert_eq!(system.max_frequency_mhz(), None);
             assert_eq!(system.throttling(), None);
             assert_eq!(system.peak_rss_bytes(), None);
+            assert_eq!(system.cpu_time(), None);
+            assert_eq!(system.load_average(), None);
         }
+    }
+
+    #[test]
+    fn processor_time_is_split_by_program() {
+        let (_root, system) = machine(&[
+            (
+                "proc/stat",
+                b"cpu  1000 200 300 9000 50 7 8 5 100 0\ncpu0 500 1 1\n",
+            ),
+            (
+                "proc/self/stat",
+                b"42 (a) b) S 1 2 3 4 5 6 7 8 9 10 400 20 0 0 20 0\n",
+            ),
+            ("proc/loadavg", b"1.25 0.50 0.10 2/345 6789\n"),
+        ]);
+        let time = system.cpu_time().unwrap();
+        assert_eq!((time.own, time.others), (4.2, 11.0));
+        assert_eq!(system.load_average(), Some(1.25));
+        assert_eq!(
+            time.since(time),
+            CpuTime {
+                own: 0.0,
+                others: 0.0
+            }
+        );
     }
 
     #[test]

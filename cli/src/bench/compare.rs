@@ -23,6 +23,9 @@ const METRICS: [(&str, &str, usize, f64); 12] = [
     ("peak memory MB", "/peak_rss_bytes", 1, 1e6),
 ];
 
+/// What a machine does not report, or a short run does not have.
+const NULLABLE: [&str; 3] = ["/peak_rss_bytes", "/latency_ms/p90", "/latency_ms/p99"];
+
 /// Two runs that differ in one of these cannot be compared. Hashes instead of paths, which differ between machines.
 const CONDITIONS: [(&str, &str); 9] = [
     ("bundle", "bundle_sha256"),
@@ -49,6 +52,8 @@ struct Run {
 pub(super) struct Comparison {
     pub(super) table: String,
     pub(super) warnings: Vec<String>,
+    /// Whether the conditions are the same.
+    pub(super) comparable: bool,
     /// Percentage by which the p50 latency of the second is above that of the first; negative if it is faster.
     pub(super) slower_percent: f64,
 }
@@ -69,17 +74,27 @@ pub(super) fn compare(a: &Path, b: &Path) -> Result<Comparison> {
         };
         table += &format!("{name:<20} {:>12} {:>12} {ratio:>8}\n", cell(x), cell(y));
     }
-    let warnings = CONDITIONS
+    let mut warnings: Vec<String> = CONDITIONS
         .iter()
         .filter_map(|(name, field)| {
             let [x, y] = [&a.json[*field], &b.json[*field]];
             (x != y).then(|| format!("not comparable: {name}: a {}, b {}", shown(x), shown(y)))
         })
         .collect();
+    let comparable = warnings.is_empty();
+    for run in [&a, &b] {
+        if run.json["busy"] == true {
+            let path = run.path.display();
+            warnings.push(format!(
+                "{path}: other programs used the processors, so that its times are too long"
+            ));
+        }
+    }
     let slower_percent = 100.0 * (b.median()? / a.median()? - 1.0);
     Ok(Comparison {
         table,
         warnings,
+        comparable,
         slower_percent,
     })
 }
@@ -121,11 +136,11 @@ impl Run {
         Ok(run)
     }
 
-    /// A measured value. Only the peak memory may be null.
+    /// A measured value. The peak memory may be null, and percentiles of few images.
     fn number(&self, pointer: &str) -> Result<Option<f64>> {
         let value = self.json.pointer(pointer);
         match value {
-            Some(Value::Null) if pointer == "/peak_rss_bytes" => Ok(None),
+            Some(Value::Null) if NULLABLE.contains(&pointer) => Ok(None),
             _ => match value.and_then(Value::as_f64) {
                 Some(number) if number >= 0.0 => Ok(Some(number)),
                 _ => Err(self.wrong(pointer, "a number, 0 or more", value)),

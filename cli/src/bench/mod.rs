@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use pinhole::system::{System, Throttling};
+use pinhole::system::{CpuTime, System, Throttling};
 use pinhole::{Classifier, DecodeOptions, RgbImage, note};
 use sha2::{Digest, Sha256};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -94,6 +94,12 @@ fn compare(a: &Path, b: &Path, fail_above: Option<f64>) -> Result<ExitCode> {
     write!(output::stdout(), "{}", comparison.table)?;
     let slower = comparison.slower_percent;
     match fail_above {
+        Some(_) if !comparison.comparable => bail!(
+            "--fail-above: expected results of the same conditions, found others in {} and {}; measure both with the same \
+             bundle, image and machine",
+            a.display(),
+            b.display()
+        ),
         Some(most) if slower > most => bail!(
             "p50 of {}: expected at most {most} % above that of {}, found {slower:.1} %",
             b.display(),
@@ -224,10 +230,27 @@ fn report(
         temperature_c: run.temperature_c,
         frequency_mhz: system.frequency_mhz(),
         max_frequency_mhz: system.max_frequency_mhz(),
+        cpu_seconds: run.cpu.map(|cpu| cpu.own),
+        other_cpu_seconds: run.cpu.map(|cpu| cpu.others),
+        load_average: system.load_average(),
+        busy: run
+            .cpu
+            .and_then(|cpu| is_busy(&cpu, run.elapsed, classifier.threads())),
         throttled: run.throttling.map(Throttling::is_throttled),
         throttled_reasons: run.throttling.map(Throttling::reasons),
         over_time: run.over_time,
     })
+}
+
+/// Whether other programs used processors that this one needs; `None` for runs that are too short for the system's
+/// clock of 10 ms.
+fn is_busy(cpu: &CpuTime, elapsed: Duration, threads: usize) -> Option<bool> {
+    /// Of one processor: what an idle system uses.
+    const IDLE: f64 = 0.25;
+    let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let free = processors as f64 - threads as f64 + IDLE;
+    let seconds = elapsed.as_secs_f64();
+    (seconds >= 0.2).then(|| cpu.others / seconds > free)
 }
 
 fn sha256(bytes: &[u8]) -> String {

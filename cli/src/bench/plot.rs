@@ -120,7 +120,7 @@ mod tests {
             iterations: 400,
             frames_per_second: if i < 30 { 44.0 } else { 31.0 },
             p50_ms: 22.0,
-            p99_ms: 30.0,
+            p99_ms: Some(30.0),
             temperature_c: temperature_c(i),
             frequency_mhz: None,
             throttled: None,

@@ -72,6 +72,14 @@ pub(super) struct BenchReport {
     pub(super) throttled: Option<bool>,
     /// Reasons: "under-voltage", "clock capped", "throttled", "soft temperature limit".
     pub(super) throttled_reasons: Option<Vec<&'static str>>,
+    /// Processor time of this program during the run, in seconds.
+    pub(super) cpu_seconds: Option<f64>,
+    /// Processor time of all other programs during the run, in seconds.
+    pub(super) other_cpu_seconds: Option<f64>,
+    /// Runnable processes at the end, the mean over a minute.
+    pub(super) load_average: Option<f64>,
+    /// Whether other programs took processors from this one, so that the times are too long.
+    pub(super) busy: Option<bool>,
     /// The run in parts of one second or of a sixtieth of the run, whichever is longer.
     pub(super) over_time: Vec<Row>,
 }
@@ -152,8 +160,12 @@ impl BenchReport {
         for (name, s) in rows.chain([("image", &self.latency_ms)]) {
             writeln!(
                 out,
-                "{name:<10} {:>10.3} {:>10.3} {:>10.3} {:>10.3} {:>10.3}",
-                s.p50, s.p90, s.p99, s.mean, s.min
+                "{name:<10} {:>10.3} {:>10} {:>10} {:>10.3} {:>10.3}",
+                s.p50,
+                ms(s.p90),
+                ms(s.p99),
+                s.mean,
+                s.min
             )?;
         }
         writeln!(out)?;
@@ -174,6 +186,7 @@ impl BenchReport {
             some => format!(" ({})", some.join(", ")),
         };
         writeln!(out, "throttled    {}{reasons}", yes_or_no(self.throttled))?;
+        writeln!(out, "busy         {}", self.busy_text())?;
         if self.percentiles != "exact" {
             writeln!(out, "percentiles  from a histogram, error at most 0.1 %")?;
         }
@@ -181,6 +194,29 @@ impl BenchReport {
             write_over_time(out, &self.over_time)?;
         }
         Ok(())
+    }
+}
+
+impl BenchReport {
+    fn busy_text(&self) -> String {
+        let (Some(busy), Some(own), Some(others)) =
+            (self.busy, self.cpu_seconds, self.other_cpu_seconds)
+        else {
+            return NOT_KNOWN.into();
+        };
+        let per_second = |cpu_seconds: f64| cpu_seconds / self.seconds;
+        let load = or_not_known(self.load_average, |load| format!("{load:.2}"));
+        format!(
+            "{}; of {} processors, this program used {:.2}, others {:.2}; load average {load}",
+            if busy {
+                "yes, the times are too long"
+            } else {
+                "no"
+            },
+            self.processors,
+            per_second(own),
+            per_second(others)
+        )
     }
 }
 
@@ -192,18 +228,23 @@ fn write_over_time(out: &mut String, rows: &[Row]) -> std::fmt::Result {
     for row in rows {
         writeln!(
             out,
-            "{:>8.1} {:>8.1} {:>10.2} {:>10.3} {:>10.3} {:>5} {:>6}  {}",
+            "{:>8.1} {:>8.1} {:>10.2} {:>10.3} {:>10} {:>5} {:>6}  {}",
             row.start_s,
             row.end_s,
             row.frames_per_second,
             row.p50_ms,
-            row.p99_ms,
+            ms(row.p99_ms),
             row.temperature_c.map_or("-".into(), |t| format!("{t:.1}")),
             row.frequency_mhz.map_or("-".into(), |f| format!("{f:.0}")),
             row.throttled.map_or("-", |t| if t { "yes" } else { "no" })
         )?;
     }
     Ok(())
+}
+
+/// "-" for a percentile of too few images.
+fn ms(value: Option<f64>) -> String {
+    value.map_or("-".into(), |ms| format!("{ms:.3}"))
 }
 
 fn yes_or_no(value: Option<bool>) -> &'static str {

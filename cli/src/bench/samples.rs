@@ -19,12 +19,13 @@ pub(super) struct Samples {
     min_ns: u64,
 }
 
-/// Percentiles (nearest rank), mean and minimum of times, in milliseconds. Part of the JSON of `pinhole bench`.
+/// Percentiles (nearest rank), mean and minimum of times, in milliseconds. Part of the JSON of `pinhole bench`. A
+/// percentile is `null` if it would be the maximum: p90 needs 10 times, p99 needs 100.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Summary {
     pub(super) p50: f64,
-    pub(super) p90: f64,
-    pub(super) p99: f64,
+    pub(super) p90: Option<f64>,
+    pub(super) p99: Option<f64>,
     pub(super) mean: f64,
     pub(super) min: f64,
 }
@@ -85,11 +86,16 @@ impl Samples {
         self.exact.sort_unstable();
         Some(Summary {
             p50: self.percentile(50),
-            p90: self.percentile(90),
-            p99: self.percentile(99),
+            p90: self.upper_percentile(90),
+            p99: self.upper_percentile(99),
             mean: ms(self.sum_ns as f64 / self.count as f64),
             min: ms(self.min_ns as f64),
         })
+    }
+
+    /// `None` if no time would be above it.
+    fn upper_percentile(&self, percent: u64) -> Option<f64> {
+        (self.count * (100 - percent) >= 100).then(|| self.percentile(percent))
     }
 
     /// `exact` must be sorted, and not all empty.
@@ -160,14 +166,14 @@ mod tests {
 
     #[test]
     fn short_runs_have_exact_percentiles() {
-        for count in [1, 2, 3, 10, 99, 100, 101, 1000] {
+        for count in [1, 2, 3, 9, 10, 99, 100, 101, 1000] {
             let times = times(count);
             let (summary, exact) = summary(&times);
             assert!(exact);
-            for (percent, found) in [(50, summary.p50), (90, summary.p90), (99, summary.p99)] {
-                let expected = reference(&times, percent) as f64 / 1e6;
-                assert_eq!(found, expected, "p{percent} of {count}");
-            }
+            let expected = |percent| reference(&times, percent) as f64 / 1e6;
+            assert_eq!(summary.p50, expected(50), "{count}");
+            assert_eq!(summary.p90, (count >= 10).then(|| expected(90)), "{count}");
+            assert_eq!(summary.p99, (count >= 100).then(|| expected(99)), "{count}");
             let mean = times.iter().sum::<u64>() as f64 / count as f64 / 1e6;
             assert!((summary.mean - mean).abs() < 1e-6);
             assert_eq!(summary.min, *times.iter().min().unwrap() as f64 / 1e6);
@@ -183,7 +189,8 @@ mod tests {
         let (summary, exact) = summary(&times);
         assert!(!exact);
         times.sort_unstable();
-        for (percent, found) in [(50, summary.p50), (90, summary.p90), (99, summary.p99)] {
+        let percentiles = [Some(summary.p50), summary.p90, summary.p99].map(Option::unwrap);
+        for (percent, found) in [50, 90, 99].into_iter().zip(percentiles) {
             let rank = (times.len() * percent).div_ceil(100);
             let expected = times[rank - 1] as f64 / 1e6;
             let off = (found / expected - 1.0).abs();
@@ -204,6 +211,6 @@ mod tests {
         assert!(samples.is_exact() && samples.count() == 0);
         assert_eq!(samples.summary(), None);
         samples.record(Duration::from_millis(2));
-        assert_eq!(samples.summary().map(|s| (s.min, s.p99)), Some((2.0, 2.0)));
+        assert_eq!(samples.summary().map(|s| (s.min, s.p50)), Some((2.0, 2.0)));
     }
 }
