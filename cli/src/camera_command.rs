@@ -39,7 +39,7 @@ use signal_hook::low_level::emulate_default_handler;
 
 use crate::cli::CameraArgs;
 use crate::output::{LatencyMs, Output, TopClass, output_error, top_classes};
-use crate::open;
+use crate::{mistakes, open};
 
 /// How long a message waits for a reader of stderr that is slow or has stopped reading.
 const NOTE_WAIT: Duration = Duration::from_millis(20);
@@ -122,6 +122,15 @@ fn source(args: &CameraArgs) -> Result<FrameSource> {
         }
     };
     let from = &args.source;
+    for (flag, path) in [
+        ("--mjpeg", &from.mjpeg),
+        ("--y4m", &from.y4m),
+        ("--folder", &from.folder),
+        ("--device", &from.device),
+    ] {
+        path.as_deref()
+            .map_or(Ok(()), |path| mistakes::check_stream(path, flag))?;
+    }
     Ok(match (&from.mjpeg, &from.y4m, &from.folder, &from.device) {
         (Some(path), ..) => FrameSource::mjpeg(input(path)),
         (_, Some(path), ..) => FrameSource::y4m(input(path)),

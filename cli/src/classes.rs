@@ -5,16 +5,16 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use pinhole::internal::printable_path;
-use pinhole::{Bundle, Classes, LOCK_PATIENCE, LockedBundle, note};
+use pinhole::{Classes, LOCK_PATIENCE, LockedBundle, note};
 
 use crate::cli::ClassesArgs;
-use crate::{open, output};
+use crate::{mistakes, open, output};
 
 pub(crate) fn run(args: &ClassesArgs) -> Result<ExitCode> {
     let folder = &args.bundle.bundle;
     let mut out = output::stdout();
     if args.set.is_none() && args.add.is_empty() {
-        for name in &Bundle::open(folder)?.manifest().classes {
+        for name in &open::bundle(folder)?.manifest().classes {
             writeln!(out, "{name}")?;
         }
         return Ok(ExitCode::SUCCESS);
@@ -25,7 +25,8 @@ pub(crate) fn run(args: &ClassesArgs) -> Result<ExitCode> {
             "note: waiting for {holder}, which is changing this bundle, for at most {} minutes",
             LOCK_PATIENCE.as_secs() / 60
         );
-    })?;
+    })
+    .map_err(|e| mistakes::explain(folder, e.into()))?;
     let manifest = old.bundle().manifest();
     let was_calibrated = manifest.calibration.is_some();
     let classes = match &args.set {

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::cli::{ClassifyArgs, EmbedArgs, OutputArgs};
 use crate::output::{self, LatencyMs, TopClass, top_classes};
-use crate::open;
+use crate::{mistakes, open};
 
 #[derive(Serialize)]
 struct ClassifyLine<'a> {
@@ -90,19 +90,29 @@ fn for_each_image(
         apply_orientation: output.exif_orientation,
         ..Default::default()
     };
+    let mut classify = |path: &Path| {
+        let start = Instant::now();
+        let image = open::image(path, &options)?;
+        f(path, &image, start.elapsed())
+    };
     let mut code = ExitCode::SUCCESS;
     for path in paths {
-        let start = Instant::now();
-        let result = match pinhole::open_image(path, &options) {
-            Ok(image) => f(path, &image, start.elapsed()),
-            Err(e) => Err(e.into()),
-        };
-        match result {
-            Ok(()) => {}
-            Err(e) if output::output_error(&e).is_some() => return Err(e),
+        let files = match mistakes::image_files(path) {
+            Ok(files) => files,
             Err(e) => {
                 output::error(&e);
                 code = ExitCode::FAILURE;
+                continue;
+            }
+        };
+        for file in files {
+            match classify(&file) {
+                Ok(()) => {}
+                Err(e) if output::output_error(&e).is_some() => return Err(e),
+                Err(e) => {
+                    output::error(&e);
+                    code = ExitCode::FAILURE;
+                }
             }
         }
     }

@@ -49,6 +49,29 @@ pub(crate) struct OutputArgs {
     pub(crate) exif_orientation: bool,
 }
 
+/// A flag that other programs have, refused with the way to do it here.
+#[derive(Args)]
+pub(crate) struct NoThreshold {
+    #[arg(
+        long,
+        hide = true,
+        num_args = 0..=1,
+        default_missing_value = "",
+        value_parser = no_threshold,
+        allow_hyphen_values = true
+    )]
+    #[allow(dead_code, reason = "it always fails to parse")]
+    threshold: Option<String>,
+}
+
+fn no_threshold(_: &str) -> Result<String, &'static str> {
+    Err(
+        "there is no --threshold. The thresholds for \"unknown\" belong to the bundle: `pinhole-export calibrate BUNDLE \
+         --calibration DIR` sets them, `pinhole inspect BUNDLE` shows them. `pinhole camera` has --margin and --hysteresis \
+         for changes of the state, and --still-threshold for still scenes",
+    )
+}
+
 #[derive(Args)]
 pub(crate) struct ConditionalArgs {
     /// How a conditional head (CoCoOp) computes; `pinhole inspect` shows how well each mode agrees with exact
@@ -74,19 +97,22 @@ pub(crate) enum ModeName {
 
 /// Rank the bundle's classes for each image
 ///
-/// An image that cannot be read is an error on stderr; the others are still classified, and the exit code is 1.
+/// An image that cannot be read is an error on stderr; the others are still classified, and the exit code is 1. A folder
+/// stands for the images in it and in its subfolders.
 #[derive(Args)]
 #[command(after_help = "Example: pinhole classify assets/demo photo.jpg --top 3
          pinhole classify my-bundle photos/*.jpg --json")]
 pub(crate) struct ClassifyArgs {
     #[command(flatten)]
     pub(crate) bundle: BundleArgs,
-    /// JPEG, PNG, WebP, BMP or GIF files
+    /// JPEG, PNG, WebP, BMP or GIF files, or folders of them
     #[arg(required = true, value_name = "IMAGE")]
     pub(crate) images: Vec<PathBuf>,
     /// Number of classes to print
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = at_least_one)]
     pub(crate) top: usize,
+    #[command(flatten)]
+    pub(crate) threshold: NoThreshold,
     #[command(flatten)]
     pub(crate) conditional: ConditionalArgs,
     #[command(flatten)]
@@ -102,7 +128,7 @@ pub(crate) struct ClassifyArgs {
 pub(crate) struct EmbedArgs {
     #[command(flatten)]
     pub(crate) bundle: BundleArgs,
-    /// JPEG, PNG, WebP, BMP or GIF files
+    /// JPEG, PNG, WebP, BMP or GIF files, or folders of them
     #[arg(required = true, value_name = "IMAGE")]
     pub(crate) images: Vec<PathBuf>,
     #[command(flatten)]
@@ -223,7 +249,7 @@ pub(crate) struct BenchArgs {
 
 /// Classify the frames of a camera, a stream or a folder
 ///
-/// Runs until the source ends or Ctrl-C. On a terminal, one line shows the current answer. In a pipe, a line is printed
+/// Runs until the source ends or Ctrl-C; the exit code is 1 if nothing could be decoded. On a terminal, one line shows the current answer. In a pipe, a line is printed
 /// when the state changes; with --json, for every frame. Give exactly one of --mjpeg, --y4m, --folder and --device.
 #[derive(Args)]
 #[command(
@@ -264,6 +290,8 @@ pub(crate) struct CameraArgs {
     /// Number of classified frames in a row that a class must lead to become the state
     #[arg(long, default_value_t = 2, value_name = "FRAMES", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) hysteresis: u32,
+    #[command(flatten)]
+    pub(crate) threshold: NoThreshold,
     /// Lead in probability (0 to 1) with which a class becomes the state at once [default: never]
     #[arg(long, value_name = "P", value_parser = share)]
     pub(crate) margin: Option<f32>,
@@ -283,7 +311,7 @@ pub(crate) struct CameraSource {
     /// YUV4MPEG2 stream (ffmpeg -f yuv4mpegpipe) from a file, a named pipe, or "-" for standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) y4m: Option<PathBuf>,
-    /// Folder of images, in the order of their names
+    /// Folder of images, with its subfolders, in the order of their paths
     #[arg(long, value_name = "DIR")]
     pub(crate) folder: Option<PathBuf>,
     /// V4L2 camera, such as /dev/video0 (only in builds with the feature v4l)

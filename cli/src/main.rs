@@ -6,6 +6,7 @@ mod classes;
 mod classify;
 mod cli;
 mod inspect;
+mod mistakes;
 mod open;
 mod output;
 mod preprocess;

@@ -1,11 +1,13 @@
 //! Opening a bundle as the arguments ask.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
-use pinhole::{Classifier, ConditionalMode};
+use pinhole::{Bundle, Classifier, ConditionalMode, DecodeOptions, RgbImage};
 
 use crate::cli::{BundleArgs, ConditionalArgs, ModeName};
+use crate::mistakes;
 
 /// Opens the bundle for commands that take no mode of a conditional head.
 pub(crate) fn classifier(bundle: &BundleArgs) -> Result<Classifier> {
@@ -36,7 +38,19 @@ fn with_mode(args: &BundleArgs, mode: ConditionalMode) -> Result<Classifier> {
     if let Some(threads) = args.threads {
         builder = builder.threads(threads);
     }
-    builder.open(&args.bundle).map_err(with_flag)
+    let opened = builder.open(&args.bundle);
+    opened.map_err(|e| mistakes::explain(&args.bundle, with_flag(e)))
+}
+
+/// Opens the bundle without its network.
+pub(crate) fn bundle(folder: &Path) -> Result<Bundle> {
+    Bundle::open(folder).map_err(|e| mistakes::explain(folder, e.into()))
+}
+
+/// Opens an image file.
+pub(crate) fn image(path: &Path, options: &DecodeOptions) -> Result<RgbImage> {
+    mistakes::check_file(path, "an image file")?;
+    Ok(pinhole::open_image(path, options)?)
 }
 
 /// The library's error, with the flag that caused it.

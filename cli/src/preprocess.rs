@@ -4,18 +4,19 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use pinhole::{Bundle, DecodeOptions};
+use pinhole::DecodeOptions;
 use pinhole_fs::AtomicFile;
 
 use crate::cli::PreprocessArgs;
+use crate::open;
 
 pub(crate) fn run(args: &PreprocessArgs) -> Result<ExitCode> {
-    let bundle = Bundle::open(&args.bundle)?;
+    let bundle = open::bundle(&args.bundle)?;
     let options = DecodeOptions {
         apply_orientation: args.exif_orientation,
         ..Default::default()
     };
-    let image = pinhole::open_image(&args.image, &options)?;
+    let image = open::image(&args.image, &options)?;
     let pixels = pinhole::preprocess(&bundle.manifest().preprocessing, &image)?;
     let png = pixels.to_png()?;
     let out = &args.out;

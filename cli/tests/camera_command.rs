@@ -402,6 +402,105 @@ fn a_source_without_a_frame_is_an_error() {
     }
 }
 
+/// The command that reads a URL is named, and its password is not.
+#[test]
+fn urls_are_not_opened() {
+    for (flag, url) in [
+        ("--mjpeg", "rtsp://admin:s3cret@cam/stream1"),
+        ("--mjpeg", "http://cam/video?user=admin&pwd=s3cret"),
+        ("--y4m", "https://cam/video.y4m"),
+        ("--folder", "ftp://u:s3cret@cam/"),
+    ] {
+        let output = camera(&[flag, url]).output().unwrap();
+        let message = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        let expected = ["ffmpeg -loglevel error", flag, "cam"];
+        assert!(
+            expected.iter().all(|part| message.contains(part)),
+            "{message}"
+        );
+        assert!(!message.contains("s3cret"), "{message}");
+        assert_eq!(
+            message.contains("-rtsp_transport tcp"),
+            url.starts_with("rtsp"),
+            "{message}"
+        );
+    }
+    let output = camera(&["--mjpeg", "-", "--threshold", "0.5"])
+        .output()
+        .unwrap();
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(
+        message.contains("--margin") && message.contains("pinhole-export calibrate"),
+        "{message}"
+    );
+}
+
+/// Names that are not UTF-8 or hold escape sequences stay distinct, and harmless.
+#[test]
+fn every_file_name_can_be_printed() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let sample = std::fs::read(assets("samples/red-heart.png")).unwrap();
+    let names: [&[u8]; 4] = [
+        b"a\xe9.png",
+        b"a\xe8.png",
+        b"b\x1b[2J\n.png",
+        "c\u{9b}31m.png".as_bytes(),
+    ];
+    for name in names {
+        let name = std::ffi::OsStr::from_bytes(name);
+        std::fs::write(folder.path().join(name), &sample).unwrap();
+    }
+    std::fs::write(folder.path().join("d\x1b[2J.png"), "damaged").unwrap();
+    let path = folder.path().display().to_string();
+    let output = camera(&["--folder", &path, "--json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let images: std::collections::BTreeSet<String> = (lines(&output).iter())
+        .map(|line| {
+            line["image"]
+                .as_str()
+                .unwrap()
+                .rsplit_once('/')
+                .unwrap()
+                .1
+                .to_owned()
+        })
+        .collect();
+    let expected = [
+        "a\\xe8.png",
+        "a\\xe9.png",
+        "b\x1b[2J\n.png",
+        "c\u{9b}31m.png",
+    ];
+    assert_eq!(images, expected.map(str::to_owned).into());
+    let classified = Command::new(env!("CARGO_BIN_EXE_pinhole"))
+        .args(["classify", "--top", "1"])
+        .args([assets("demo"), folder.path().to_owned()])
+        .output()
+        .unwrap();
+    let changes = camera(&["--folder", &path, "--hysteresis", "1"])
+        .output()
+        .unwrap();
+    for output in [&output, &classified, &changes] {
+        for text in [
+            stderr(output),
+            String::from_utf8(output.stdout.clone()).unwrap(),
+        ] {
+            let raw = text.chars().find(|c| c.is_control() && *c != '\n');
+            assert_eq!(raw, None, "{text:?}");
+        }
+    }
+    let text = String::from_utf8(classified.stdout.clone()).unwrap();
+    assert!(text.contains("/b\\x1b[2J\\x0a.png  ("), "{text}");
+    assert!(
+        stderr(&classified).contains("d\\x1b[2J.png: "),
+        "{}",
+        stderr(&classified)
+    );
+}
+
 #[test]
 fn still_frames_are_marked() {
     let folder = tempfile::tempdir().unwrap();

@@ -507,9 +507,125 @@ fn bad_images_are_errors_that_name_the_file() {
             &[name, part],
         );
     }
+    let empty = folder.path().join("empty");
+    fs::create_dir(&empty).unwrap();
     assert_error(
-        &pinhole([Path::new("classify"), &assets("demo"), folder.path()]),
-        &[],
+        &pinhole([Path::new("classify"), &assets("demo"), &empty]),
+        &["empty: expected JPEG", "found none"],
+    );
+}
+
+#[test]
+fn a_folder_stands_for_its_images() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("day")).unwrap();
+    for name in ["b.png", "a.PNG", "day/c.png"] {
+        fs::copy(&samples()[0], folder.path().join(name)).unwrap();
+    }
+    fs::write(folder.path().join("notes.txt"), "not an image").unwrap();
+    for command in ["classify", "embed"] {
+        let arguments = [
+            Path::new(command),
+            &assets("demo"),
+            folder.path(),
+            &samples()[0],
+            Path::new("--json"),
+        ];
+        let output = pinhole(arguments);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let images: Vec<String> = (stdout(&output).lines())
+            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .map(|line| line["image"].as_str().unwrap().to_owned())
+            .collect();
+        let found = |name: &str| folder.path().join(name).display().to_string();
+        let sample = samples()[0].display().to_string();
+        assert_eq!(
+            images,
+            [found("a.PNG"), found("b.png"), found("day/c.png"), sample]
+        );
+    }
+}
+
+/// Each error says what was given, and what to do.
+#[test]
+fn natural_mistakes_are_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::write(path("model.onnx"), b"\x08\x08\x12\x07pytorch").unwrap();
+    fs::write(path("ViT-B-32.pt"), b"PK\x03\x04").unwrap();
+    fs::write(path("weights"), b"PK\x03\x04").unwrap();
+    for sub in ["hub", "photos", "bundles"] {
+        fs::create_dir(path(sub)).unwrap();
+    }
+    fs::write(path("hub/model.safetensors"), b"").unwrap();
+    fs::copy(&samples()[0], path("photos/a.png")).unwrap();
+    std::os::unix::fs::symlink(
+        fs::canonicalize(assets("demo")).unwrap(),
+        path("bundles/demo"),
+    )
+    .unwrap();
+    let order = "the bundle comes first: `pinhole classify BUNDLE IMAGE...`";
+    for (bundle, parts) in [
+        (samples()[0].clone(), &["a bundle is a folder", order][..]),
+        (path("photos"), &["it holds images", order]),
+        (
+            path("model.onnx"),
+            &["this is an ONNX file", "pinhole-export onnx --encoder"],
+        ),
+        (
+            path("ViT-B-32.pt"),
+            &["this is a checkpoint", "pinhole-export bundle --clip"],
+        ),
+        (
+            path("weights"),
+            &["may be a checkpoint", "pinhole-export bundle --clip"],
+        ),
+        (
+            path("hub"),
+            &["it holds a checkpoint", "pinhole-export bundle --clip"],
+        ),
+        (path("bundles"), &["bundles/demo is a bundle"]),
+        (
+            assets("demo/manifest.json"),
+            &["give the folder that holds it"],
+        ),
+        ("openai/clip-vit-base-patch32".into(), &["Hugging Face hub"]),
+        (
+            "hf:openai/clip-vit-base-patch32".into(),
+            &["Hugging Face hub"],
+        ),
+        (
+            "https://me:s3cret@x.org/bundle".into(),
+            &[
+                "https://...@x.org/bundle: expected the folder of a bundle",
+                "URL",
+            ],
+        ),
+    ] {
+        let output = classify(&bundle);
+        assert_error(&output, parts);
+        assert!(!stderr(&output).contains("s3cret"));
+        let output = pinhole([Path::new("classes"), &bundle]);
+        assert_error(&output, parts);
+    }
+    let classify =
+        |image: &str| pinhole([Path::new("classify"), &assets("demo"), Path::new(image)]);
+    let demo = assets("demo").display().to_string();
+    assert_error(
+        &classify(&demo),
+        &["expected an image, found a bundle", order],
+    );
+    let output = classify("http://cam/still?pwd=s3cret");
+    assert_error(
+        &output,
+        &["http://cam/still?...: expected an image file, found a URL"],
+    );
+    let output = pinhole(["classify", "bundle", "photo.jpg", "--threshold", "0.5"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("pinhole-export calibrate"),
+        "{}",
+        stderr(&output)
     );
 }
 

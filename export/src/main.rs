@@ -385,7 +385,7 @@ fn calibrate(args: &CalibrateArgs) -> Result<()> {
         &args.bundle,
         &options,
         model_card,
-        &mut |holder| eprintln!("note: {}", waiting(holder)),
+        &mut |holder| note!("note: {}", waiting(holder)),
         &mut |step, done, total| bar.show(step, done, total),
     );
     bar.finish();
