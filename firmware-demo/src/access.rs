@@ -55,6 +55,19 @@ pub(crate) fn check(path: &Path, access: Access) -> Result<(), String> {
     rustix::fs::access(path, access.flags()).map_err(|e| explain(path, access, &e.into()))
 }
 
+/// Who needs which permission, if the current user lacks it.
+pub(crate) fn missing(path: &Path, access: Access) -> Option<String> {
+    let allowed = rustix::fs::access(path, access.flags());
+    (allowed == Err(rustix::io::Errno::ACCESS)).then(|| {
+        advice(
+            path,
+            access,
+            closed_folder(path).as_deref(),
+            &current_user(),
+        )
+    })
+}
+
 /// The system's error about a path. Of missing permissions, it says who needs which.
 pub(crate) fn explain(path: &Path, access: Access, error: &Error) -> String {
     if error.kind() != ErrorKind::PermissionDenied {
@@ -76,6 +89,13 @@ fn advice(path: &Path, access: Access, closed: Option<&Path>, user: &str) -> Str
     };
     let path = path.display();
     format!("{user} must be able to {verb} {path} (`ls -ld {path}` shows who is)")
+}
+
+/// Whether a file system is mounted at `path`.
+pub(crate) fn is_mount_point(path: &Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    let found = statx(CWD, path, AtFlags::empty(), StatxFlags::empty());
+    found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// The first folder on the way to `path` that the current user may not enter.
@@ -125,6 +145,8 @@ mod tests {
         let missing = check(Path::new("/nowhere/at/all"), Access::Read).unwrap_err();
         assert_eq!(missing, "No such file or directory (os error 2)");
         assert_eq!(check(Path::new(""), Access::List), Ok(()));
+        assert!(is_mount_point(Path::new("/proc")));
+        assert!(!is_mount_point(Path::new("/proc/self")));
         assert!(
             check(Path::new("/dev/null"), Access::Execute)
                 .unwrap_err()

@@ -146,6 +146,12 @@ pub fn open(folder: &Path, builder: ClassifierBuilder) -> Result<TestedBundle, S
     // Names who may not read it. Other errors are reported with their file below.
     if folder.exists() {
         access::check(folder, Access::List).map_err(|e| format!("{}: {e}", folder.display()))?;
+        if std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none()) {
+            return Err(format!(
+                "{}: expected a bundle, found an empty folder; if a disk belongs there, mount it",
+                folder.display()
+            ));
+        }
     }
     let classifier = builder.open(folder).map_err(|e| e.to_string())?;
     let load_time = start.elapsed();

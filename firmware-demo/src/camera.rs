@@ -12,6 +12,7 @@ use pinhole::camera::{
     Region, SourceEvent, StopHandle, StreamInput, TrackerOptions,
 };
 
+use crate::access::{self, Access};
 use crate::config::ApplianceConfig;
 use crate::validation::optional_duration;
 
@@ -138,8 +139,9 @@ fn classify_frames(
     start: Instant,
     send: &dyn Fn(CameraEvent) -> bool,
 ) -> (FrameCounters, Result<(), String>) {
-    let opened = source(config)
-        .and_then(|source| Camera::open(source, options(config)).map_err(|e| e.to_string()));
+    let opened = source(config).and_then(|source| {
+        Camera::open(source, options(config)).map_err(|e| with_advice(e.to_string(), config))
+    });
     let camera = match opened {
         Ok(camera) => camera,
         Err(reason) => return (FrameCounters::default(), Err(reason)),
@@ -185,6 +187,20 @@ fn classify_frames(
     });
     control.busy_since.store(0, Ordering::Relaxed);
     (pipeline.camera().counters(), ended)
+}
+
+/// The error of opening the source, with who needs which permission if it lacks one.
+fn with_advice(error: String, config: &ApplianceConfig) -> String {
+    let source = &config.source;
+    let (path, access) = match (&source.folder, &source.device) {
+        (Some(folder), _) => (Some(folder), Access::List),
+        (_, Some(device)) => (Some(device), Access::ReadWrite),
+        _ => (source.mjpeg.as_ref().or(source.y4m.as_ref()), Access::Read),
+    };
+    match path.and_then(|path| access::missing(path, access)) {
+        Some(advice) => format!("{error}; {advice}"),
+        None => error,
+    }
 }
 
 fn options(config: &ApplianceConfig) -> CameraOptions {

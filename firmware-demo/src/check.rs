@@ -63,6 +63,13 @@ fn check_bundle(config: &ApplianceConfig, report: &mut dyn FnMut(Finding)) -> Op
             return None;
         }
     };
+    if access::is_mount_point(&config.bundle) {
+        report(Finding::Note(format!(
+            "bundle: {} is a mount point, which cannot be replaced as a whole: `pinhole classes` and a copy by renaming \
+             fail there; put the bundle into a folder inside it",
+            config.bundle.display()
+        )));
+    }
     let manifest = bundle.classifier.manifest();
     report(Finding::Note(format!(
         "bundle: {}, {} classes, opened in {:.2} s, self-test {} of {}",

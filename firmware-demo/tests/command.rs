@@ -263,6 +263,12 @@ fn check_reports_every_field_that_cannot_work() {
             );
         }
     }
+    // A disk that is not mounted.
+    std::fs::create_dir(folder.path().join("disk")).unwrap();
+    assert_error(
+        &check(&format!("bundle = \"disk\"\n{source}")),
+        "disk: expected a bundle, found an empty folder; if a disk belongs there, mount it",
+    );
     // Several at once.
     let output = check(&format!("bundle = \"nowhere\"\n{log}{source}"));
     assert_error(&output, "bundle: ");

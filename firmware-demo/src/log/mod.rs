@@ -23,11 +23,13 @@ pub(crate) use record::rfc3339;
 pub use record::{ClassScore, RecordKind, ResultRecord};
 pub use writer::{LogStatus, LogWriter};
 
+use crate::access::{self, Access};
+
 /// Why the log cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// A file operation failed.
-    #[error("log: {}: cannot {operation}: {error}", path.display())]
+    #[error("log: {}: cannot {operation}: {}", path.display(), access::explain(path, Access::Create, error))]
     Io {
         /// File or folder.
         path: PathBuf,
