@@ -287,3 +287,32 @@ fn catch_panic<T>(f: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
         Err(format_err!("tract cannot run this graph: {reason}"))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// In a process of its own, because standard error is the process's.
+    #[test]
+    fn a_panic_that_becomes_an_error_is_not_reported() {
+        const CHILD: &str = "PINHOLE_TEST_OF_A_PANIC";
+        if std::env::var_os(CHILD).is_some() {
+            let error = catch_panic::<()>(|| panic!("a graph")).unwrap_err();
+            assert!(error.to_string().ends_with("run this graph: a graph"));
+            return;
+        }
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "a_panic_that_becomes_an_error_is_not_reported",
+                "--nocapture",
+            ])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{text}");
+        assert!(!text.contains("panicked"), "{text}");
+    }
+}

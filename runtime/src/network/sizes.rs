@@ -21,8 +21,10 @@ use tract_onnx::pb::{GraphProto, NodeProto, TensorProto};
 use super::attributes;
 use known::Known;
 
-/// Nodes of a graph; the largest image encoders have a third.
+/// Nodes of a graph.
 const MAX_NODES: usize = 1 << 14;
+/// Nodes that depend on the image. ViT-L as PyTorch exports it has half. tract's time grows with their square.
+const MAX_COMPUTED_NODES: usize = 1 << 12;
 /// Values, beside weights and constants, that are needed at the same time: 256 MiB in f32. ViT-L at 336 pixels needs a
 /// tenth.
 const MAX_LIVE: u64 = 1 << 26;
@@ -456,6 +458,7 @@ fn values(graph: &GraphProto, image_size: usize) -> Result<HashMap<&str, Value>,
     let most_constant = MAX_CONSTANT + CONSTANT_RATIO * constants;
     let (mut live, mut computed, mut products) = (0, 0, 0);
     let (mut folded, mut folded_products) = (0, 0);
+    let mut computed_nodes = 0;
     for (i, proto) in graph.node.iter().enumerate() {
         let fail = |reason: String| format!("node {} ({}): {reason}", proto.name, proto.op_type);
         let node = Node {
@@ -497,8 +500,14 @@ fn values(graph: &GraphProto, image_size: usize) -> Result<HashMap<&str, Value>,
             (&mut folded, &mut folded_products)
         } else {
             live += sum;
+            computed_nodes += 1;
             (&mut computed, &mut products)
         };
+        if computed_nodes > MAX_COMPUTED_NODES {
+            return Err(fail(format!(
+                "expected at most {MAX_COMPUTED_NODES} nodes that depend on the image"
+            )));
+        }
         *sizes += sum;
         *multiplications += result.products;
         for (what, found, most) in [
