@@ -277,7 +277,7 @@ fn export(args: &CommonArgs, encoder: EncoderOptions, origin: &Path) -> Result<(
     let prompts = match &learner {
         Some(learner) => ClassPrompts::Learned(learner, class_position(args, learner)),
         None => {
-            if let Some(warning) = templates.article_warning(&classes) {
+            if let Some(warning) = templates.article_warning(classes.names()) {
                 note!("warning: {warning}");
             }
             ClassPrompts::Templates(&templates)

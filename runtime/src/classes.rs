@@ -150,7 +150,7 @@ pub fn class_warnings(manifest: &Manifest, classes: &Classes) -> Vec<String> {
     let mut warnings = classes.warnings(&manifest.unknown.negatives);
     // The templates of a manifest were checked when it was written, and are checked again when they are used.
     if let Ok(templates) = Templates::recorded(&manifest.templates, "manifest.json: templates") {
-        warnings.extend(templates.article_warning(classes));
+        warnings.extend(templates.article_warning(classes.names()));
     }
     warnings
 }

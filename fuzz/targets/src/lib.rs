@@ -127,6 +127,7 @@ pub const TARGETS: &[Target] = &[
         ".onnx",
     ),
     target("classes", text::classes, &["assets"], "classes.txt"),
+    target("folder_names", text::folder_names, &[], ".txt"),
     target("templates", text::templates, &[], ".txt"),
     target("tokenizer", text::tokenize, &["assets"], ".txt"),
     target(

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use pinhole_firmware::config::ApplianceConfig;
-use pinhole_prompts::{Classes, Templates, Tokenizer};
+use pinhole_prompts::{Classes, FolderNames, Templates, Tokenizer};
 
 use crate::scratch;
 
@@ -11,6 +11,14 @@ use crate::scratch;
 pub(crate) fn classes(bytes: &[u8]) {
     let path = scratch::file("classes.txt", bytes);
     let _ = Classes::read(&path);
+}
+
+/// A list of folders and their class names.
+pub(crate) fn folder_names(bytes: &[u8]) {
+    let path = scratch::file("folders.txt", bytes);
+    if let Ok(names) = FolderNames::read(&path) {
+        assert!(!names.class("n01440764").is_empty());
+    }
 }
 
 /// A list of templates, and the prompts that it makes.

@@ -162,7 +162,7 @@ pub(crate) fn templates(arguments: &[String], data: &Dataset) -> Result<Template
         all => Templates::recorded(all, "--templates")?,
     };
     warn(data)?;
-    if let Some(warning) = templates.article_warning(&Classes::recorded(&data.classes)?) {
+    if let Some(warning) = templates.article_warning(&data.classes) {
         note!("warning: {warning}");
     }
     Ok(templates)
