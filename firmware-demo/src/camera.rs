@@ -253,7 +253,8 @@ pub(crate) fn source(config: &ApplianceConfig) -> Result<FrameSource, String> {
             }
             (_, Some(path), ..) => FrameSource::mjpeg(input(path)),
             (_, _, Some(path), ..) => FrameSource::y4m(input(path)),
-            (.., Some(path), _) => FrameSource::watched_folder(path),
+            (.., Some(path), _) if source.existing => FrameSource::watched_folder(path),
+            (.., Some(path), _) => FrameSource::watched_folder_from_now(path),
             (.., Some(path)) => device(path)?,
             _ => return Err("source: expected a source, found none".into()),
         },

@@ -409,6 +409,45 @@ fn a_bundle_that_could_not_be_read_is_tried_again() {
     assert_eq!(counters.classified, 60);
 }
 
+/// A restart must not publish events of images that are days old.
+#[test]
+fn a_folder_starts_from_now_unless_told_otherwise() {
+    let names = std::fs::read_to_string(assets("scenes.txt")).unwrap();
+    let names: Vec<&str> = names.lines().collect();
+    let other = names.iter().position(|name| *name != names[0]).unwrap();
+    let images = scenes();
+    for (existing, expected) in [(false, names[other]), (true, names[0])] {
+        let folder = tempfile::tempdir().unwrap();
+        let photos = folder.path().join("photos");
+        std::fs::create_dir(&photos).unwrap();
+        std::fs::write(photos.join("old.jpg"), &images[0]).unwrap();
+        let lines = format!(
+            "bundle = {:?}\n[thresholds]\nsmoothing = 0.0\nhysteresis = 1\n\
+             [source]\nfolder = \"photos\"\nexisting = {existing}\n",
+            assets("demo")
+        );
+        let running = Running::start(folder, &lines);
+        let log_folder = running.folder.path().join("log");
+        let first_event = || {
+            let mut records = log::read(&log_folder).ok()?;
+            records.find_map(|record| match record.unwrap().kind {
+                RecordKind::Event { to, .. } => Some(to),
+                _ => None,
+            })
+        };
+        // Again and again, as nothing tells when the folder was opened.
+        until("an event", || {
+            if !existing {
+                std::fs::write(photos.join("new.jpg"), &images[other]).unwrap();
+                std::thread::sleep(Duration::from_millis(500));
+            }
+            first_event().is_some()
+        });
+        assert_eq!(first_event().as_deref(), Some(expected));
+        running.stop();
+    }
+}
+
 /// One long state instead of one for each scene.
 #[test]
 fn the_cool_down_bounds_the_number_of_events() {

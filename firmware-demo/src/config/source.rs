@@ -19,6 +19,8 @@ pub struct SourceConfig {
     pub y4m: Option<PathBuf>,
     /// Folder of images, watched for new ones.
     pub folder: Option<PathBuf>,
+    /// Whether the images that are in the folder when it is opened are classified too.
+    pub existing: bool,
     /// V4L2 device.
     pub device: Option<PathBuf>,
     /// Use every n-th frame.
@@ -38,6 +40,7 @@ impl Default for SourceConfig {
             mjpeg: None,
             y4m: None,
             folder: None,
+            existing: false,
             device: None,
             every: 1,
             region: None,

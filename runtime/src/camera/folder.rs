@@ -31,16 +31,34 @@ const INCOMPLETE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A folder, watched or not.
 pub(super) struct FolderSource {
     path: PathBuf,
-    watch: bool,
+    images: Images,
+}
+
+/// Which images of a folder are used.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Images {
+    /// Those that are there.
+    Present,
+    /// Those that are there, then new ones.
+    PresentAndNew,
+    /// Those that are written after the folder is opened.
+    New,
 }
 
 impl FolderSource {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, watch: false }
+        let images = Images::Present;
+        Self { path, images }
     }
 
     pub(super) fn watched(path: PathBuf) -> Self {
-        Self { path, watch: true }
+        let images = Images::PresentAndNew;
+        Self { path, images }
+    }
+
+    pub(super) fn watched_from_now(path: PathBuf) -> Self {
+        let images = Images::New;
+        Self { path, images }
     }
 }
 
@@ -54,7 +72,7 @@ impl CaptureSource for FolderSource {
     }
 
     fn can_reopen(&self) -> bool {
-        self.watch
+        self.images != Images::Present
     }
 
     fn open(&mut self, shared: &Arc<Shared>) -> Result<Box<dyn Capture>, CameraError> {
@@ -66,11 +84,13 @@ impl CaptureSource for FolderSource {
             return Err(failed("expected a folder, found a file".into()));
         }
         let mut finder = Finder::default();
-        let capture: Box<dyn Capture> = if self.watch {
-            Box::new(
-                WatchedFolder::open(&self.path, finder, shared)
-                    .map_err(|e| failed(e.to_string()))?,
-            )
+        let capture: Box<dyn Capture> = if self.images != Images::Present {
+            let mut folder = WatchedFolder::open(&self.path, finder, shared)
+                .map_err(|e| failed(e.to_string()))?;
+            if self.images == Images::New {
+                folder.skip_present();
+            }
+            Box::new(folder)
         } else {
             let images = finder.find(&self.path, 0, &mut |_| {});
             let images = images.map_err(|e| failed(e.to_string()))?.images;
@@ -153,7 +173,8 @@ struct Candidate {
 
 struct Delivered {
     stamp: Stamp,
-    hash: u64,
+    /// `None` for an image that was skipped: it has not been read.
+    hash: Option<u64>,
 }
 
 struct Unfinished {
@@ -182,6 +203,16 @@ impl WatchedFolder {
         };
         folder.scan()?;
         Ok(folder)
+    }
+
+    /// Takes the images that are there as delivered.
+    fn skip_present(&mut self) {
+        for candidate in std::mem::take(&mut self.ready) {
+            if let Ok(found) = std::fs::metadata(&candidate.path) {
+                let (stamp, hash) = (Stamp::new(&found), None);
+                (self.delivered).insert(FileId::new(&found), Delivered { stamp, hash });
+            }
+        }
     }
 
     /// Searches the whole folder for files that are new or have changed.
@@ -331,7 +362,8 @@ impl WatchedFolder {
             Ok(content) => content,
             Err(e) => {
                 self.unfinished.remove(&path);
-                self.delivered.insert(id, Delivered { stamp, hash: 0 });
+                let hash = Some(0);
+                self.delivered.insert(id, Delivered { stamp, hash });
                 return Some(unreadable(path, &e));
             }
         };
@@ -347,10 +379,16 @@ impl WatchedFolder {
         let mut hasher = DefaultHasher::new();
         hasher.write(&content.bytes);
         let hash = hasher.finish();
-        let before = self.delivered.insert(id, Delivered { stamp, hash });
+        let delivered = Delivered {
+            stamp,
+            hash: Some(hash),
+        };
+        let before = self.delivered.insert(id, delivered);
         // A rename, another link and other permissions change the time of change, but not the image.
-        let same = before
-            .is_some_and(|before| before.hash == hash && before.stamp.modified == stamp.modified);
+        let same = before.is_some_and(|before| {
+            before.hash.is_none_or(|before| before == hash)
+                && before.stamp.modified == stamp.modified
+        });
         (!same).then(|| frame(path, content.bytes))
     }
 
@@ -421,6 +459,34 @@ mod tests {
                 path
             }
             _ => panic!("expected an image"),
+        }
+    }
+
+    /// A restart must not classify thousands of old images again.
+    #[test]
+    fn images_that_are_there_can_be_skipped() {
+        let parent = tempfile::tempdir().unwrap();
+        let [old, rewritten, new, moved] = ["old.jpg", "rewritten.jpg", "new.jpg", "moved.jpg"]
+            .map(|name| parent.path().join(name));
+        for path in [&old, &rewritten] {
+            std::fs::write(path, IMAGE).unwrap();
+        }
+        for polled in [false, true] {
+            let mut folder = open(parent.path());
+            folder.skip_present();
+            if polled {
+                folder.watch = None;
+            }
+            assert!(next_within(&mut folder, Duration::from_millis(700)).is_none());
+            std::fs::write(&new, IMAGE).unwrap();
+            assert_eq!(next(&mut folder), new);
+            // The same image, but written again.
+            std::fs::write(&rewritten, IMAGE).unwrap();
+            assert_eq!(next(&mut folder), rewritten);
+            std::fs::rename(&old, &moved).unwrap();
+            assert!(next_within(&mut folder, Duration::from_millis(700)).is_none());
+            std::fs::rename(&moved, &old).unwrap();
+            std::fs::remove_file(&new).unwrap();
         }
     }
 

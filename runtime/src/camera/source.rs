@@ -31,6 +31,11 @@ impl FrameSource {
         Self::new(FolderSource::watched(path.into()))
     }
 
+    /// The images that are added to a folder or rewritten from now on.
+    pub fn watched_folder_from_now(path: impl Into<PathBuf>) -> Self {
+        Self::new(FolderSource::watched_from_now(path.into()))
+    }
+
     /// A V4L2 camera in its current resolution: MJPEG if it offers that, else YUYV.
     #[cfg(feature = "v4l")]
     pub fn device(path: impl Into<PathBuf>) -> Self {
