@@ -1,0 +1,150 @@
+//! Trainings that are killed or run out of space: the log and the saved state stay whole, and a resumed training is
+//! bit-identical to an uninterrupted one.
+
+#[path = "../../tests/kill/kills.rs"]
+mod kills;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use kills::{Spread, kills, temporaries, with_small_files};
+
+const TRAINING: &str = "--threads 1 clip --data shapes --steps 8 --image-size 16 --width 64 --layers 1 \
+                        --text-width 64 --text-layers 1 --patch-size 8 --embedding 16 --batch-size 16 \
+                        --test-images 1 --log-every 1 --save-every 2";
+
+/// The training in `out`, resumed if it has saved a state.
+fn training(folder: &Path, out: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pinhole-train"));
+    command
+        .args(TRAINING.split_whitespace())
+        .arg("--out")
+        .arg(folder.join(out));
+    if folder.join(out).join("state.safetensors").exists() {
+        command.arg("--resume");
+    }
+    command
+}
+
+/// The update of each line of a log. A last line that is torn is left out.
+#[track_caller]
+fn steps(log: &Path) -> Vec<u64> {
+    let text = fs::read(log).unwrap_or_default();
+    let lines = text.split_inclusive(|&byte| byte == b'\n');
+    let whole = lines.filter(|line| line.ends_with(b"\n"));
+    whole
+        .map(|line| {
+            let record: serde_json::Value = serde_json::from_slice(line).unwrap();
+            record["step"].as_u64().unwrap()
+        })
+        .collect()
+}
+
+/// Updates of the saved state, from its header.
+fn saved(state: &Path) -> u64 {
+    let Ok(bytes) = fs::read(state) else {
+        return 0;
+    };
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let header = &header.metadata().as_ref().unwrap()["training"];
+    let header: serde_json::Value = serde_json::from_str(header).unwrap();
+    header["done"].as_u64().unwrap()
+}
+
+#[test]
+fn a_killed_training_is_resumed_without_a_trace() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let mut spread = Spread::measure(&mut training(root, "whole"));
+    let result = Path::new("checkpoint/open_clip_model.safetensors");
+    let expected = fs::read(root.join("whole").join(result)).unwrap();
+    let count = kills(6);
+    let (mut killed, mut trainings) = (0, 0);
+    while killed < count {
+        trainings += 1;
+        let out = format!("out-{trainings}");
+        let folder = root.join(&out);
+        loop {
+            let before = saved(&folder.join("state.safetensors"));
+            let ended = spread.kill(&mut training(root, &out));
+            if folder.exists() {
+                let done = saved(&folder.join("state.safetensors"));
+                assert!(done >= before, "{done} after {before}");
+                let steps = steps(&folder.join("log.jsonl"));
+                let last = steps.last().copied().unwrap_or(0);
+                assert_eq!(steps, (1..=last).collect::<Vec<_>>());
+                assert!(last >= done, "the log ends at {last}, the state at {done}");
+                assert!(temporaries(&folder).len() <= 1);
+            }
+            match ended {
+                Some(output) => {
+                    assert!(output.status.success(), "{output:?}");
+                    break;
+                }
+                None => killed += 1,
+            }
+            // What a power cut may leave at the end.
+            if killed % 3 == 0 && folder.join("log.jsonl").exists() {
+                let log = fs::read_to_string(folder.join("log.jsonl")).unwrap();
+                fs::write(folder.join("log.jsonl"), log + "{\"step\":9").unwrap();
+            }
+            if killed >= count {
+                let output = training(root, &out).output().unwrap();
+                assert!(output.status.success(), "{output:?}");
+                break;
+            }
+        }
+        assert_eq!(
+            steps(&folder.join("log.jsonl")),
+            (1..=8).collect::<Vec<_>>()
+        );
+        assert!(
+            fs::read(folder.join(result)).unwrap() == expected,
+            "other weights"
+        );
+        assert_eq!(temporaries(&folder).len(), 0);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+    println!("{killed} kills of {trainings} trainings");
+}
+
+/// A full disk stops a training with an error; what was saved is whole, and it is resumed when there is space.
+#[test]
+fn a_training_without_space_keeps_what_it_saved() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    assert!(training(root, "whole").output().unwrap().status.success());
+    let result = "checkpoint/open_clip_model.safetensors";
+    let expected = fs::read(root.join("whole").join(result)).unwrap();
+    let state = root.join("out/state.safetensors");
+    // A checkpoint has 12 MB.
+    let fail = || {
+        let output = with_small_files(&training(root, "out"), 10)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.contains("File too large"), "{error}");
+        assert_eq!(temporaries(&root.join("out")).len(), 0);
+    };
+    fail();
+    assert!(!state.exists());
+    let mut child = training(root, "out").spawn().unwrap();
+    while !state.exists() {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let saved = fs::read(&state).unwrap();
+    fail();
+    assert!(fs::read(&state).unwrap() == saved, "another state");
+    let output = training(root, "out").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(
+        fs::read(root.join("out").join(result)).unwrap() == expected,
+        "other weights"
+    );
+}
