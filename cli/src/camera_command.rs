@@ -6,7 +6,7 @@
 //! | field | meaning |
 //! |---|---|
 //! | `frame` | number of the frame, from 0; frames that were not used count too |
-//! | `image` | the file, only for `--folder` |
+//! | `image` | the file, only for `--folder`; bytes that are not UTF-8 as `\xff`, then backslashes doubled |
 //! | `time` | when the frame was captured, RFC 3339 in UTC |
 //! | `captured_ms` | when the frame was captured, in milliseconds since the start |
 //! | `age_ms` | age of the frame when its answer was ready |

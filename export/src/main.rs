@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use pinhole::internal::PrintableWriter;
 use pinhole::note;
 use pinhole_bundle::Manifest;
 use pinhole_checkpoint::{Checkpoint, OpenOptions, read_prompt_learner};
@@ -225,11 +226,18 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        // The reader of the output has closed it, as `head` does, and needs no message.
+        Err(e) if is_broken_pipe(&e) => ExitCode::FAILURE,
         Err(e) => {
             note!("error: {e:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<std::io::Error>();
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn bundle(args: &BundleArgs) -> Result<()> {
@@ -472,12 +480,12 @@ fn text(model: &Model, json: bool, texts: &[String]) -> Result<()> {
     let encoder = TextEncoder::load(&checkpoint)?;
     let tokenizer = Tokenizer::new();
     let context_length = checkpoint.config().text.context_length;
-    let mut out = std::io::stdout().lock();
+    let mut out = PrintableWriter(std::io::stdout().lock());
     for text in texts {
         let embedding = encoder.embed_tokens(&tokenizer.tokens(text, context_length)?)?;
         if json {
             let line = serde_json::json!({ "text": text, "embedding": embedding });
-            writeln!(out, "{line}")?;
+            writeln!(out.0, "{line}")?;
         } else {
             let values: Vec<String> = embedding.iter().map(|v| v.to_string()).collect();
             writeln!(out, "{text}\t{}", values.join(" "))?;

@@ -528,3 +528,27 @@ fn wrong_usage_is_exit_code_2() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
     }
 }
+
+/// A stderr that is full: the work goes on, and the exit code is that of the error.
+#[test]
+fn a_full_stderr_does_not_panic() {
+    let scene = Scene::new("cat\ndog\n");
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    let run = |clip: &std::path::Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pinhole-export"));
+        command.args(["text", "a cat", "--clip"]).arg(clip);
+        command
+    };
+    let missing = run(&scene.path("missing")).stderr(full()).status().unwrap();
+    assert_eq!(missing.code(), Some(1));
+    // The checkpoint's assumptions are notes on stderr.
+    let output = run(&checkpoint()).stderr(full()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stdout.starts_with(b"a cat\t"));
+    // The reader has gone.
+    let closed = std::io::pipe().unwrap().1;
+    let output = run(&checkpoint()).stdout(closed).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(!message.contains("error"), "{message}");
+}

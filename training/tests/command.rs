@@ -163,3 +163,14 @@ fn errors_are_reported_in_one_line() {
     assert_eq!(call("clip", folder).status.code(), Some(2));
     assert_eq!(call("paint", folder).status.code(), Some(2));
 }
+
+/// A stderr that is full: the exit code is that of the error, not of a panic.
+#[test]
+fn a_full_stderr_does_not_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pinhole-train"));
+    command.args(["evaluate", "--model", "missing", "--data", "shapes"]);
+    command.current_dir(folder.path()).stderr(full);
+    assert_eq!(command.status().unwrap().code(), Some(1));
+}

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
+use pinhole::internal::PrintableWriter;
 use pinhole::{Classifier, note};
 use pinhole_checkpoint::read_prompt_learner;
 use pinhole_model::{ClassPosition, PromptLearner};
@@ -241,11 +242,11 @@ fn print(results: &[MethodResults], data: &str, args: &EvaluateArgs) -> Result<(
             print_text(evaluation)
         };
     }
-    let mut out = std::io::stdout().lock();
+    let mut out = PrintableWriter(std::io::stdout().lock());
     if args.json {
         let methods: Vec<_> = results.iter().map(MethodResults::json).collect();
         let object = serde_json::json!({"data": data, "methods": methods});
-        return Ok(writeln!(out, "{object}")?);
+        return Ok(writeln!(out.0, "{object}")?);
     }
     let summary = comparison::summary(results, subsets);
     write!(out, "{}", comparison::text(&summary))?;
@@ -277,7 +278,7 @@ fn print_json(evaluation: &Evaluation) -> Result<()> {
 
 fn print_text(evaluation: &Evaluation) -> Result<()> {
     let matrix = &evaluation.confusion;
-    let mut out = std::io::stdout().lock();
+    let mut out = PrintableWriter(std::io::stdout().lock());
     let percent = 100.0 * matrix.accuracy();
     let error = 100.0 * evaluation.calibration_error;
     writeln!(
