@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
-use pinhole::{Bundle, Classifier, ConditionalMode, DecodeOptions, RgbImage};
+use pinhole::internal::printable_path;
+use pinhole::{Bundle, Classifier, ConditionalMode, DecodeOptions, ImageError, RgbImage};
 
 use crate::cli::{BundleArgs, ConditionalArgs, ModeName};
 use crate::mistakes;
@@ -50,7 +51,10 @@ pub(crate) fn bundle(folder: &Path) -> Result<Bundle> {
 /// Opens an image file.
 pub(crate) fn image(path: &Path, options: &DecodeOptions) -> Result<RgbImage> {
     mistakes::check_file(path, "an image file")?;
-    Ok(pinhole::open_image(path, options)?)
+    pinhole::open_image(path, options).map_err(|e| match e {
+        ImageError::InFile { path, error } => anyhow!("{}: {error}", printable_path(&path)),
+        other => other.into(),
+    })
 }
 
 /// The library's error, with the flag that caused it.

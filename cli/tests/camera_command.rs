@@ -426,6 +426,15 @@ fn urls_are_not_opened() {
             "{message}"
         );
     }
+    let output = camera(&["rtsp://admin:s3cret@cam/stream1"])
+        .output()
+        .unwrap();
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(
+        message.contains("unexpected argument 'rtsp://...@cam/stream1'"),
+        "{message}"
+    );
     let output = camera(&["--mjpeg", "-", "--threshold", "0.5"])
         .output()
         .unwrap();
@@ -454,6 +463,8 @@ fn every_file_name_can_be_printed() {
         std::fs::write(folder.path().join(name), &sample).unwrap();
     }
     std::fs::write(folder.path().join("d\x1b[2J.png"), "damaged").unwrap();
+    let not_utf8 = std::ffi::OsStr::from_bytes(b"e\xff.png");
+    std::fs::write(folder.path().join(not_utf8), "damaged").unwrap();
     let path = folder.path().display().to_string();
     let output = camera(&["--folder", &path, "--json"]).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
@@ -494,11 +505,11 @@ fn every_file_name_can_be_printed() {
     }
     let text = String::from_utf8(classified.stdout.clone()).unwrap();
     assert!(text.contains("/b\\x1b[2J\\x0a.png  ("), "{text}");
-    assert!(
-        stderr(&classified).contains("d\\x1b[2J.png: "),
-        "{}",
-        stderr(&classified)
-    );
+    for part in ["d\\x1b[2J.png: ", "e\\xff.png: "] {
+        for output in [&output, &classified] {
+            assert!(stderr(output).contains(part), "{}", stderr(output));
+        }
+    }
 }
 
 #[test]

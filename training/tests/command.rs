@@ -139,15 +139,18 @@ fn shapes_depend_on_the_seed_alone() {
 }
 
 #[test]
-fn a_closed_output_is_not_an_error() {
+fn a_closed_output_is_an_exit_code_without_a_message() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_pinhole-train"));
     command
         .args(["shapes", "--count", "3", "--out"])
         .arg(folder.path());
-    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
     drop(child.stdout.take());
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.stderr, b"");
 }
 
 #[test]
