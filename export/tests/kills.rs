@@ -13,7 +13,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{Scene, checkpoint};
-use kills::{Spread, kills, temporaries, with_small_files, without_privileges};
+use kills::{Spread, kills, temporaries, with_mounts, with_small_files, without_privileges};
 use pinhole::{Bundle, Classes, Classifier, LockedBundle, change_classes};
 use pinhole_bundle::BundleWriter;
 
@@ -120,6 +120,13 @@ fn adds_a_class() {
     let name = std::env::var(NAME).unwrap();
     add(&folder, &name).unwrap();
     println!("added {name}.");
+}
+
+#[test]
+#[ignore = "started by tests of this file"]
+fn prints_classes() {
+    let folder = PathBuf::from(std::env::var_os(FOLDER).expect("started by a test"));
+    println!("classes: {:?}", open_whole(&folder).manifest().classes);
 }
 
 #[test]
@@ -349,4 +356,93 @@ fn a_folder_that_may_not_be_written_is_named_and_left_as_it_is() {
     );
     assert_eq!(open_whole(&bundle).manifest(), before.manifest());
     assert_eq!(temporaries(scene.folder.path()), [] as [PathBuf; 0]);
+}
+
+/// Real file systems: full, read-only, and mounted at the bundle itself.
+#[test]
+fn a_full_or_read_only_disk_or_a_mount_point_keeps_the_bundle() {
+    let script = r#"
+        mount -t tmpfs -o size=32m tmpfs "$DISK"
+        cp -a "$BUNDLE" "$PINHOLE_TEST_BUNDLE"
+        add() {
+            export PINHOLE_TEST_CLASS=$1
+            "$PROGRAM" --exact adds_a_class --ignored --nocapture 2>&1 && code=0 || code=$?
+            echo "$1: $code"
+            echo "left: $(ls -A "$DISK" | tr '\n' ' ')"
+            "$PROGRAM" --exact prints_classes --ignored --nocapture
+        }
+        cat /dev/zero > "$DISK/fill" 2> /dev/null || true
+        add full
+        rm "$DISK/fill"
+        mount -o remount,ro "$DISK"
+        add read-only
+        mount -o remount,rw "$DISK"
+        mount --bind "$PINHOLE_TEST_BUNDLE" "$PINHOLE_TEST_BUNDLE"
+        add mounted
+        umount "$PINHOLE_TEST_BUNDLE"
+        add owl
+    "#;
+    let scene = scene_with_bundle();
+    let (disk, program) = (scene.path("disk"), std::env::current_exe().unwrap());
+    fs::create_dir(&disk).unwrap();
+    let environment: [(&str, &Path); 4] = [
+        ("DISK", &disk),
+        ("BUNDLE", &scene.path("bundle")),
+        (FOLDER, &disk.join("bundle")),
+        ("PROGRAM", &program),
+    ];
+    let Some(output) = with_mounts(script, &environment) else {
+        return;
+    };
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{output:?}");
+    let mut at = 0;
+    for (part, classes) in [
+        ("No space left on device", r#"["cat", "dog"]"#),
+        ("ReadOnlyFilesystem", r#"["cat", "dog"]"#),
+        ("it is a mount point", r#"["cat", "dog"]"#),
+        ("added owl.", r#"["cat", "dog", "owl"]"#),
+    ] {
+        for part in [part, &format!("classes: {classes}")] {
+            let found = printed[at..].find(part);
+            at += found.unwrap_or_else(|| panic!("expected {part} in {printed}"));
+        }
+    }
+    for part in ["full: 101", "read-only: 101", "mounted: 101", "owl: 0"] {
+        assert!(printed.contains(part), "{printed}");
+    }
+    let left = printed.lines().filter(|line| line.starts_with("left: "));
+    assert!(left.map(str::trim).eq([
+        "left: bundle fill",
+        "left: bundle",
+        "left: bundle",
+        "left: bundle"
+    ]));
+}
+
+/// As with a limit of the file size, on a real file system.
+#[test]
+fn an_export_to_a_full_disk_leaves_nothing() {
+    let script = r#"
+        mount -t tmpfs -o size=4m tmpfs "$DISK"
+        "$PROGRAM" bundle --clip "$CLIP" --classes "$CLASSES" --with-text --out "$DISK/bundle" 2>&1 && code=0 || code=$?
+        echo "code $code, left: $(ls -A "$DISK")."
+    "#;
+    let scene = Scene::new("cat\ndog\n");
+    let disk = scene.path("disk");
+    fs::create_dir(&disk).unwrap();
+    let environment: [(&str, &Path); 4] = [
+        ("DISK", &disk),
+        ("PROGRAM", Path::new(env!("CARGO_BIN_EXE_pinhole-export"))),
+        ("CLIP", &checkpoint()),
+        ("CLASSES", &scene.path("classes.txt")),
+    ];
+    let Some(output) = with_mounts(script, &environment) else {
+        return;
+    };
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        printed.contains("No space left on device") && printed.contains("code 1, left: ."),
+        "{output:?}"
+    );
 }

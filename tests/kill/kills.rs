@@ -104,3 +104,20 @@ pub fn without_privileges(command: &mut Command, folder: &Path) {
         command.uid(uid).gid(gid);
     }
 }
+
+/// Runs a shell script that mounts, in a namespace of its own. `None` if the system does not permit that.
+pub fn with_mounts(script: &str, environment: &[(&str, &Path)]) -> Option<std::process::Output> {
+    let unshare = |arguments: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount"]);
+        command.args(arguments).envs(environment.iter().copied());
+        command.output().ok()
+    };
+    // Containers often forbid it.
+    let probe = unshare(&["sh", "-c", "mount -t tmpfs tmpfs /mnt"])?;
+    if !probe.status.success() {
+        println!("skipped: this system does not permit mounts: {probe:?}");
+        return None;
+    }
+    unshare(&["sh", "-ec", script])
+}

@@ -48,7 +48,10 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
     let image = match own_image {
         Some(image) => image,
         // Every bundle has at least one.
-        None => Image::open(&bundle.join(&classifier.bundle().golden().images[0].file))?,
+        None => {
+            let first = &classifier.bundle().golden().images[0].file;
+            (classifier.bundle()).read_files(|folder| Image::open(&folder.join(first)))?
+        }
     };
 
     let system = System::new("/");
