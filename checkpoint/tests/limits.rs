@@ -100,7 +100,7 @@ fn small_files_take_little_memory_and_time() {
     let elements = 15 << 20;
     // Deflated in pieces, because this process has to stay small.
     let mut zeros = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
-    for _ in 0..4 * elements >> 20 {
+    for _ in 0..(4 * elements) >> 20 {
         zeros.write_all(&[0; 1 << 20]).unwrap();
     }
     let zeros = zeros.finish().unwrap();

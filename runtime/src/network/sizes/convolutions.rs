@@ -189,7 +189,7 @@ pub(super) fn transposed(node: &Node) -> Result<Computed, String> {
         return Err("output_shape, auto_pad: expected pads instead".into());
     }
     let more = attributes::integers(node.proto, "output_padding");
-    let outputs = filter[1].checked_mul(group).unwrap_or(usize::MAX);
+    let outputs = filter[1].saturating_mul(group);
     check_bias(node, 2, outputs)?;
     let mut result = vec![shape[0], outputs];
     for (axis, &size) in sides.iter().enumerate() {

@@ -48,16 +48,17 @@ pub(super) fn compute(node: &Node) -> Result<Computed, String> {
         }
         "ScatterND" => {
             let (data, indices, updates) = (node.shape(0)?, node.shape(1)?, node.shape(2)?);
-            let fits = indices
-                .split_last()
-                .filter(|(depth, _)| **depth <= data.len());
-            if !fits.is_some_and(|(depth, rows)| [rows, &data[*depth..]].concat() == updates) {
-                return node.refuse(
+            match indices.split_last() {
+                Some((&depth, rows))
+                    if depth <= data.len() && [rows, &data[depth..]].concat() == updates =>
+                {
+                    Ok(Computed::one(data.to_vec()))
+                }
+                _ => node.refuse(
                     1,
-                    "indices whose last dimension is at most the input's, and updates to fit",
-                );
+                    "indices whose last dimension is at most the input's rank, and updates to fit",
+                ),
             }
-            Ok(Computed::one(data.to_vec()))
         }
         "Expand" => {
             let shape = broadcast([node.shape(0)?, &positive(node, 1, "shape")?])?;
