@@ -92,6 +92,8 @@ pub fn run(
         closed_frames: FrameCounters::default(),
         open_frames: FrameCounters::default(),
         damaged_frame_recorded: None,
+        stalled: false,
+        bytes_without_frame: false,
         slowest: None,
         frame_hangs: false,
         recorded: start,
@@ -138,6 +140,9 @@ struct Appliance<'a> {
     open_frames: FrameCounters,
     /// When a damaged frame was last recorded.
     damaged_frame_recorded: Option<Instant>,
+    /// Since the last answer: whether the source stalled, and whether bytes arrived that belong to no frame.
+    stalled: bool,
+    bytes_without_frame: bool,
     /// The longest classification so far; `None` before the first answer.
     slowest: Option<Duration>,
     /// Whether the current frame takes so long that it was reported.
@@ -254,6 +259,7 @@ impl Appliance<'_> {
         let latency = answer.latency.preprocess + answer.latency.encode + answer.latency.head;
         self.slowest = self.slowest.max(Some(latency));
         self.frame_hangs = false;
+        (self.stalled, self.bytes_without_frame) = (false, false);
         if let Some(change) = &answer.tracked.change {
             self.counters.events += 1;
             self.recorded = Instant::now();
@@ -267,6 +273,11 @@ impl Appliance<'_> {
     fn source_event(&mut self, event: &SourceEvent) {
         let text = event.kind.to_string();
         match &event.kind {
+            SourceEventKind::SkippedBytes { .. } => self.bytes_without_frame = true,
+            SourceEventKind::Stalled { .. } => self.stalled = true,
+            _ => {}
+        }
+        match &event.kind {
             SourceEventKind::Corrupt { .. } | SourceEventKind::SkippedBytes { .. } => {
                 let last = self.damaged_frame_recorded;
                 if last.is_none_or(|last| last.elapsed() >= DAMAGED_FRAME_INTERVAL) {
@@ -279,9 +290,14 @@ impl Appliance<'_> {
                 self.failed(CAMERA, text, Retry::When("waiting for a frame"));
             }
             SourceEventKind::Lost { reason, wait } => {
-                self.reporter.error("camera", &text);
+                // As with H.264, which arrives too slowly to be recognised before the timeout.
+                let hint = match self.stalled && self.bytes_without_frame {
+                    true => "; bytes arrive, but no JPEG image: is --codec mjpeg missing?",
+                    false => "",
+                };
+                self.reporter.error("camera", &format!("{text}{hint}"));
                 let retry = Retry::At(Instant::now() + *wait);
-                self.failed(CAMERA, reason.clone(), retry);
+                self.failed(CAMERA, format!("{reason}{hint}"), retry);
             }
             SourceEventKind::Resumed { .. }
             | SourceEventKind::Reopened

@@ -13,6 +13,7 @@ use crate::cli::{Cli, Command, RecordArgs};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use embedded_graphics::prelude::Size;
+use pinhole::internal::PrintableWriter;
 use pinhole::system::System;
 use pinhole_firmware::check::{self, Finding};
 use pinhole_firmware::config::ApplianceConfig;
@@ -183,7 +184,7 @@ struct StdoutError(std::io::Error);
 
 /// Prints a line to standard output.
 fn print_line(line: &str) -> Result<(), StdoutError> {
-    writeln!(std::io::stdout(), "{line}").map_err(StdoutError)
+    writeln!(PrintableWriter(std::io::stdout()), "{line}").map_err(StdoutError)
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {

@@ -295,6 +295,25 @@ fn a_camera_that_cannot_be_opened_is_reported() {
     assert!(errors[0].contains("no-such-program"), "{errors:?}");
 }
 
+/// H.264 of a scene that does not move: too few bytes to tell what they are before the timeout.
+#[test]
+fn bytes_without_a_jpeg_image_are_reported_with_a_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = format!(
+        "bundle = {:?}\n[source]\ntimeout_seconds = 1.0\n\
+         command = [\"sh\", \"-c\", \"while :; do echo 0123456789; sleep 0.1; done\"]\n",
+        assets("demo")
+    );
+    let running = Running::start(folder, &lines);
+    until("the stall", || running.panel.shows_an_error());
+    running.until_recorded("the remedy", 1, |kind| {
+        matches!(kind, RecordKind::Error { component, text }
+            if component == "camera" && text.contains("no JPEG image: is --codec mjpeg missing?"))
+    });
+    assert!(running.panel.shows_an_error());
+    running.stop();
+}
+
 #[test]
 fn a_failing_display_does_not_stop_the_classification() {
     let (running, feed) = with_pipe("");
