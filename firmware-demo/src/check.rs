@@ -1,7 +1,7 @@
 //! `pinhole-firmware check`: everything that the configuration names is tried as `run` will, and every fault is reported
 //! with its field, not only the first.
 
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -242,6 +242,8 @@ fn check_log(log: &LogConfig) -> Result<String, String> {
 
 #[cfg(feature = "mqtt")]
 fn check_mqtt(mqtt: &MqttConfig, report: &mut dyn FnMut(Finding)) {
+    use std::os::unix::fs::MetadataExt;
+
     report_result(
         (crate::mqtt::Publisher::check(mqtt).map_err(|e| e.to_string())).map(|()| {
             format!(
@@ -254,7 +256,7 @@ fn check_mqtt(mqtt: &MqttConfig, report: &mut dyn FnMut(Finding)) {
         }),
         report,
     );
-    if let Some(hint) = mqtt.tls_hint() {
+    if let Some(hint) = crate::mqtt::tls_hint(mqtt) {
         report(Finding::Note(format!("mqtt.port: {hint}")));
     }
     let readable = |path: &&PathBuf| {

@@ -7,9 +7,6 @@ use serde::Deserialize;
 use crate::identity::machine_name;
 use crate::validation::{FieldError, require};
 
-/// The usual ports of MQTT over TLS.
-const TLS_PORTS: [u16; 2] = [8883, 8884];
-
 /// Events over MQTT.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -69,9 +66,9 @@ impl MqttConfig {
         if let Some(id) = &self.client_id {
             // MQTT 3.1.1, 1.5.3.
             require(
-                (1..=1000).contains(&id.len()) && !id.contains('\0'),
+                id.len() <= 1000 && !id.contains('\0'),
                 "mqtt.client_id",
-                "1 to 1000 bytes without NUL",
+                "at most 1000 bytes without NUL",
                 format_args!("{id:?}"),
             )?;
         }
@@ -84,60 +81,5 @@ impl MqttConfig {
     pub fn client_id(&self) -> String {
         let id = self.client_id.clone();
         id.unwrap_or_else(|| format!("pinhole-{}", machine_name()))
-    }
-
-    /// Checks that `host` is a name or an address and nothing more.
-    ///
-    /// # Errors
-    /// What is there instead, such as a scheme or a port. A user and password in front of an `@` are not repeated.
-    pub(crate) fn check_host(&self) -> Result<(), FieldError> {
-        let host = self.host.trim();
-        let (scheme, rest) = match host.split_once("://") {
-            Some((scheme, rest)) => (Some(scheme), rest),
-            None => (None, host),
-        };
-        let (user, rest) = match rest.rsplit_once('@') {
-            Some((_, rest)) => (true, rest),
-            None => (false, rest),
-        };
-        let (rest, path) = match rest.split_once('/') {
-            Some((rest, _)) => (rest, true),
-            None => (rest, false),
-        };
-        let (name, port) = match rest.rsplit_once(':') {
-            // More colons are an IPv6 address.
-            Some((name, port)) if !name.contains(':') || name.ends_with(']') => (name, Some(port)),
-            _ => (rest, None),
-        };
-        let bare = name.trim_start_matches('[').trim_end_matches(']');
-        if scheme.is_none() && !user && !path && port.is_none() && bare == host {
-            return Ok(());
-        }
-        let mut expected = format!("a name or an address alone, such as {bare:?}");
-        if let Some(port) = port {
-            expected += &format!(", with the port in mqtt.port ({port})");
-        }
-        if user {
-            expected += ", with user and password in mqtt.user and mqtt.password_file";
-        }
-        let encrypted = ["mqtts", "ssl", "tls", "wss", "https"];
-        if scheme.is_some_and(|scheme| encrypted.contains(&&*scheme.to_ascii_lowercase())) {
-            expected += "; TLS is not supported";
-        }
-        let scheme = scheme.map_or(String::new(), |scheme| format!("{scheme}://"));
-        let user = if user { "...@" } else { "" };
-        let path = if path { "/..." } else { "" };
-        let found = format!("{:?}", format!("{scheme}{user}{rest}{path}"));
-        require(false, "mqtt.host", expected, found)
-    }
-
-    /// What to say about a port that is usually encrypted.
-    pub(crate) fn tls_hint(&self) -> Option<String> {
-        TLS_PORTS.contains(&self.port).then(|| {
-            format!(
-                "{} is usually a port for TLS, which is not supported; the port without TLS is usually 1883",
-                self.port
-            )
-        })
     }
 }

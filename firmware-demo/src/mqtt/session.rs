@@ -9,14 +9,11 @@ use rumqttc::{
     Packet, QoS, StateError, mqttbytes,
 };
 
+use super::options::{OFFLINE, WINDOW, options, tls_hint};
 use super::queue::Queue;
 use crate::config::MqttConfig;
 
-/// Maximum number of unacknowledged packets.
-pub(super) const WINDOW: usize = 16;
-
 const ONLINE: &str = "online";
-pub(super) const OFFLINE: &str = "offline";
 
 /// First and longest pause before reconnecting.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -37,7 +34,7 @@ pub(super) async fn run(config: &MqttConfig, queue: &Queue) {
     let mut pause = FIRST_PAUSE;
     loop {
         // The password file may have been corrected meanwhile.
-        let connected_for = match super::options(config) {
+        let connected_for = match options(config) {
             Ok(options) => match connect(options, config, queue).await {
                 Some(connected_for) => connected_for,
                 None => return,
@@ -96,7 +93,7 @@ async fn connect(options: MqttOptions, config: &MqttConfig, queue: &Queue) -> Op
         config.port,
         describe(&error)
     );
-    if let Some(hint) = config.tls_hint() {
+    if let Some(hint) = tls_hint(config) {
         reason += &format!("; mqtt.port: {hint}");
     }
     queue.set_error(reason);

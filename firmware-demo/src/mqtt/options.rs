@@ -1,0 +1,169 @@
+//! What a connection to the broker needs, and what can be wrong with it before the broker is asked.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rumqttc::{LastWill, MqttOptions, QoS};
+
+use super::queue::MAX_PAYLOAD;
+use crate::access::{self, Access};
+use crate::config::MqttConfig;
+use crate::validation::{FieldError, require};
+
+/// The usual ports of MQTT over TLS.
+const TLS_PORTS: [u16; 2] = [8883, 8884];
+
+/// Maximum number of unacknowledged packets.
+pub(super) const WINDOW: usize = 16;
+
+/// The status after the last will.
+pub(super) const OFFLINE: &str = "offline";
+
+/// Keep-alive interval. A broker that is silent for up to twice as long counts as unreachable.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// Maximum length of a password in MQTT, in bytes.
+const MAX_PASSWORD: usize = 65535;
+
+/// Why there can be no connection to the broker, whatever its answer.
+#[derive(Debug, thiserror::Error)]
+pub enum MqttError {
+    /// The password file cannot be used.
+    #[error("mqtt.password_file: {}: {reason}", path.display())]
+    Password {
+        /// The file.
+        path: PathBuf,
+        /// The system's error, or what was expected and what was found.
+        reason: String,
+    },
+    /// A field of the configuration cannot be used.
+    #[error(transparent)]
+    Field(#[from] FieldError),
+    /// There is a password without a user name.
+    #[error("mqtt.user: expected the user name for mqtt.password_file, found none")]
+    User,
+    /// The thread cannot be started.
+    #[error("mqtt: cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// The options of a connection. Reads the password file.
+pub(super) fn options(config: &MqttConfig) -> Result<MqttOptions, MqttError> {
+    check_host(config)?;
+    let topic = &config.topic;
+    let mut options = MqttOptions::new(config.client_id(), config.host.trim(), config.port);
+    options
+        .set_keep_alive(KEEP_ALIVE)
+        .set_inflight(WINDOW as u16)
+        // The limit for sending includes topic and header. Nothing large is received.
+        .set_max_packet_size(4096, MAX_PAYLOAD + 2048)
+        .set_last_will(LastWill::new(
+            format!("{topic}/status"),
+            OFFLINE,
+            QoS::AtLeastOnce,
+            true,
+        ));
+    let password = match &config.password_file {
+        Some(path) => password(path)?,
+        None => String::new(),
+    };
+    match &config.user {
+        Some(user) => {
+            options.set_credentials(user, password);
+        }
+        None if config.password_file.is_some() => return Err(MqttError::User),
+        None => {}
+    }
+    Ok(options)
+}
+
+/// Reads the password: the only line of the file.
+fn password(path: &std::path::Path) -> Result<String, MqttError> {
+    use std::io::Read;
+
+    let failed = |reason: String| MqttError::Password {
+        path: path.to_owned(),
+        reason,
+    };
+    let mut text = vec![];
+    // Opening a pipe would block.
+    let is_file = std::fs::metadata(path).map(|metadata| metadata.is_file());
+    let file = match is_file {
+        Ok(true) => std::fs::File::open(path),
+        Ok(false) => return Err(failed("expected a regular file".into())),
+        Err(e) => Err(e),
+    };
+    file.and_then(|file| file.take(MAX_PASSWORD as u64 + 3).read_to_end(&mut text))
+        .map_err(|e| {
+            failed(format!(
+                "cannot read: {}",
+                access::explain(path, Access::Read, &e)
+            ))
+        })?;
+    let text = String::from_utf8(text).map_err(|_| failed("expected UTF-8".into()))?;
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    if line.is_empty() || line.len() > MAX_PASSWORD || line.contains(['\n', '\0']) {
+        let lines = text.lines().count();
+        return Err(failed(format!(
+            "expected one line of 1 to {MAX_PASSWORD} bytes without NUL, found {lines} lines with {} bytes in total",
+            text.len()
+        )));
+    }
+    Ok(line.to_owned())
+}
+
+/// Checks that `mqtt.host` is a name or an address and nothing more.
+///
+/// # Errors
+/// What is there instead, such as a scheme or a port. A user and password in front of an `@` are not repeated.
+fn check_host(config: &MqttConfig) -> Result<(), FieldError> {
+    let host = config.host.trim();
+    let (scheme, rest) = match host.split_once("://") {
+        Some((scheme, rest)) => (Some(scheme), rest),
+        None => (None, host),
+    };
+    let (user, rest) = match rest.rsplit_once('@') {
+        Some((_, rest)) => (true, rest),
+        None => (false, rest),
+    };
+    let (rest, path) = match rest.split_once('/') {
+        Some((rest, _)) => (rest, true),
+        None => (rest, false),
+    };
+    let (name, port) = match rest.rsplit_once(':') {
+        // More colons are an IPv6 address.
+        Some((name, port)) if !name.contains(':') || name.ends_with(']') => (name, Some(port)),
+        _ => (rest, None),
+    };
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    if scheme.is_none() && !user && !path && port.is_none() && bare == host {
+        return Ok(());
+    }
+    let mut expected = format!("a name or an address alone, such as {bare:?}");
+    if let Some(port) = port {
+        expected += &format!(", with the port in mqtt.port ({port})");
+    }
+    if user {
+        expected += ", with user and password in mqtt.user and mqtt.password_file";
+    }
+    let encrypted = ["mqtts", "ssl", "tls", "wss", "https"];
+    if scheme.is_some_and(|scheme| encrypted.contains(&&*scheme.to_ascii_lowercase())) {
+        expected += "; TLS is not supported";
+    }
+    let scheme = scheme.map_or(String::new(), |scheme| format!("{scheme}://"));
+    let user = if user { "...@" } else { "" };
+    let path = if path { "/..." } else { "" };
+    let found = format!("{:?}", format!("{scheme}{user}{rest}{path}"));
+    require(false, "mqtt.host", expected, found)
+}
+
+/// What to say about a port that is usually encrypted.
+pub(crate) fn tls_hint(config: &MqttConfig) -> Option<String> {
+    TLS_PORTS.contains(&config.port).then(|| {
+        format!(
+            "{} is usually a port for TLS, which is not supported; the port without TLS is usually 1883",
+            config.port
+        )
+    })
+}
