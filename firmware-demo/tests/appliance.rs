@@ -19,7 +19,7 @@ use pinhole_firmware::counters::RunCounters;
 use pinhole_firmware::display::{DisplayThread, OpenPanel};
 use pinhole_firmware::log::{self, RecordKind};
 use pinhole_firmware::panel::{Panel, PanelError};
-use pinhole_firmware::screens::{LiveScreen, Screen};
+use pinhole_firmware::screens::{BootScreen, LiveScreen, Screen};
 use pinhole_firmware::text::Fonts;
 use support::{assert_sums, assets, copy, make_pipe, scenes};
 
@@ -521,4 +521,35 @@ fn an_answer_that_nobody_confirms_is_not_shown_as_live() {
     assert!(!panel.shows_an_answer());
     set();
     until("the answer again", || panel.shows_an_answer());
+}
+
+/// A driver that hangs must not keep the appliance from ending.
+#[test]
+fn a_display_that_hangs_is_abandoned_at_the_end() {
+    struct Hanging(Arc<AtomicBool>);
+    impl Panel for Hanging {
+        fn size(&self) -> Size {
+            Size::new(128, 64)
+        }
+
+        fn show(&mut self, _: &Canvas) -> Result<(), PanelError> {
+            self.0.store(true, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_secs(600));
+            Ok(())
+        }
+    }
+    let hangs = Arc::new(AtomicBool::new(false));
+    let open: OpenPanel = {
+        let hangs = hangs.clone();
+        Box::new(move || Ok(Some(Box::new(Hanging(hangs.clone())))))
+    };
+    let display = DisplayThread::start(open, Fonts::new(&[], true).unwrap(), 10.0).unwrap();
+    display.set(Screen::Boot(BootScreen {
+        bundle: "demo".into(),
+        steps: vec![],
+    }));
+    until("a picture", || hangs.load(Ordering::Relaxed));
+    let start = Instant::now();
+    drop(display);
+    assert!(start.elapsed() < Duration::from_secs(20), "{start:?}");
 }

@@ -4,7 +4,7 @@ mod support;
 
 use std::fs::File;
 use std::io::{PipeReader, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,8 @@ use pinhole_firmware::log::{self, RecordKind};
 use rustix::process::Signal;
 use support::{Program, assets};
 
-/// Starts the appliance with a log, and a source that repeats the scenes endlessly.
-fn start(folder: &Path, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Program {
+/// A configuration with a log, and a source that repeats the scenes endlessly.
+fn configuration(folder: &Path) -> PathBuf {
     let path = folder.join("firmware.toml");
     let scenes = assets("scenes.mjpeg");
     let source = format!("while cat '{}'; do sleep 0.1; done", scenes.display());
@@ -24,9 +24,14 @@ fn start(folder: &Path, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> P
         assets("demo"),
     );
     std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// Starts the appliance.
+fn start(folder: &Path, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Program {
     let child = Command::new(env!("CARGO_BIN_EXE_pinhole-firmware"))
         .arg("run")
-        .arg(&path)
+        .arg(configuration(folder))
         .stdout(stdout)
         .stderr(stderr)
         .spawn()
@@ -142,6 +147,29 @@ fn a_hang_up_ends_like_sigterm() {
     reader.read_to_string(&mut stderr).unwrap();
     let counters: RunCounters = serde_json::from_str(stderr.lines().last().unwrap()).unwrap();
     assert_eq!(counters.lines_lost, 0);
+}
+
+/// nohup(1) starts a program that ignores it, so that it goes on after the session.
+#[test]
+fn a_hang_up_that_was_ignored_at_the_start_stays_ignored() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = configuration(folder.path());
+    let child = Command::new("sh")
+        .args(["-c", "trap '' HUP; exec \"$0\" run \"$1\""])
+        .arg(env!("CARGO_BIN_EXE_pinhole-firmware"))
+        .arg(path)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut program = Program(child);
+    until_it_works(&mut program, folder.path());
+    let pid = rustix::process::Pid::from_child(&program.0);
+    rustix::process::kill_process(pid, Signal::HUP).unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(program.0.try_wait().unwrap(), None, "the appliance ended");
+    let status = stop(&mut program, Signal::TERM);
+    assert_ended_well(status, folder.path());
 }
 
 /// `pinhole-firmware log | head` is silent; a full disk is an error that names the stream.
