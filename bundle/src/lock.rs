@@ -20,8 +20,8 @@ pub struct LockedBundle {
 
 impl LockedBundle {
     /// Opens the bundle in `folder` as [`Bundle::open`] does. While another process has it locked, this waits for at most
-    /// [`LOCK_PATIENCE`]; `waiting` is called once before, with a description of that process, such as
-    /// "process 1234 (pinhole)".
+    /// [`LOCK_PATIENCE`]; `waiting` is called once, with a description of that process, such as "process 1234 (pinhole)",
+    /// if that takes longer than half a second.
     ///
     /// # Errors
     /// [`Error::Locked`] after that time; as [`Bundle::open`].

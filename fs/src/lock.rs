@@ -10,6 +10,8 @@ use crate::temporary::{is_at, sweep};
 
 /// How often a lock that another process holds is tried.
 const POLL: Duration = Duration::from_millis(50);
+/// A shorter wait is not reported.
+const SHORT: Duration = Duration::from_millis(500);
 
 /// The only right to change a folder, among processes that ask for it. It ends when this is dropped, or with the
 /// process.
@@ -35,7 +37,7 @@ pub enum LockError {
 
 impl FolderLock {
     /// Locks the folder at `path`, and waits for at most `patience` while others have it. `waiting` is called once, with
-    /// a description of the holder as in [`LockError::Held`], before it waits.
+    /// a description of the holder as in [`LockError::Held`], if that takes longer than half a second.
     ///
     /// # Errors
     /// [`LockError`].
@@ -70,7 +72,7 @@ impl FolderLock {
             if start.elapsed() >= patience {
                 return Err(LockError::Held(holder()));
             }
-            if !announced {
+            if !announced && start.elapsed() >= SHORT {
                 waiting(&holder());
                 announced = true;
             }
