@@ -1,7 +1,8 @@
 //! A file with the exact state of a training: a header and named f32 tensors, as safetensors.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{collections::HashMap, fs, path::Path, time::Duration};
 
+use pinhole_fs::{FolderLock, LockError};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -40,6 +41,20 @@ pub(crate) fn write_state(
     let metadata = HashMap::from([("training".to_owned(), header)]);
     let file = safetensors::serialize(views, Some(metadata)).map_err(|e| broken(e.to_string()))?;
     pinhole_fs::write(path, &file).map_err(io(path))
+}
+
+/// Reserves the output folder for this training: two in one folder would mix their logs and states.
+pub(crate) fn lock_output(folder: &Path) -> Result<FolderLock> {
+    let lock = FolderLock::acquire(folder, Duration::ZERO, &mut |_| {});
+    lock.map_err(|error| match error {
+        LockError::Io(error) => io(folder)(error),
+        LockError::Held(holder) => Error::State {
+            path: folder.into(),
+            problem: format!(
+                "{holder} is training in this folder; wait for it or choose another --out"
+            ),
+        },
+    })
 }
 
 /// A state file in memory.

@@ -60,7 +60,7 @@ fn a_killed_training_is_resumed_without_a_trace() {
     let mut spread = Spread::measure(&mut training(root, "whole"));
     let result = Path::new("checkpoint/open_clip_model.safetensors");
     let expected = fs::read(root.join("whole").join(result)).unwrap();
-    let count = kills(6);
+    let count = kills(4);
     let (mut killed, mut trainings) = (0, 0);
     while killed < count {
         trainings += 1;
@@ -146,5 +146,28 @@ fn a_training_without_space_keeps_what_it_saved() {
     assert!(
         fs::read(root.join("out").join(result)).unwrap() == expected,
         "other weights"
+    );
+}
+
+/// Two trainings in one folder would mix the lines of their logs and replace each other's states.
+#[test]
+fn a_folder_in_which_another_training_runs_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let now = std::time::Duration::ZERO;
+    let lock = pinhole_fs::FolderLock::acquire(&out, now, &mut |_| {}).unwrap();
+    let output = training(root.path(), "out").output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("is training in this folder"), "{error}");
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 0, "written to");
+    drop(lock);
+    assert!(
+        training(root.path(), "out")
+            .output()
+            .unwrap()
+            .status
+            .success()
     );
 }

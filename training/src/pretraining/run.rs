@@ -8,6 +8,7 @@ use crate::{
     error::io,
     log::{LogLine, LogRecord, TrainingLog},
     pairs::PairSource,
+    state_file::lock_output,
 };
 
 /// Where a pre-training writes, and how often.
@@ -42,7 +43,8 @@ impl PretrainingOutput {
 /// `observe` is called with each line of the log. Returns the whole log, earlier sessions included.
 ///
 /// # Errors
-/// Those of the data; [`crate::Error::Diverged`] and [`crate::Error::Io`].
+/// Those of the data; [`crate::Error::State`] if another process trains in the folder; [`crate::Error::Diverged`] and
+/// [`crate::Error::Io`].
 pub fn pretrain(
     training: &mut Pretraining,
     source: &PairSource,
@@ -51,6 +53,7 @@ pub fn pretrain(
     mut observe: impl FnMut(&Pretraining, &LogRecord) -> Result<()>,
 ) -> Result<Vec<LogRecord>> {
     fs::create_dir_all(&output.folder).map_err(io(&output.folder))?;
+    let _lock = lock_output(&output.folder)?;
     let mut log = TrainingLog::open(&output.log(), training.done, training.spent)?;
     let until = until.min(training.options.steps);
     while training.done < until {

@@ -26,7 +26,7 @@ use crate::{
     log::{LogLine, LogRecord, TimeSpent, TrainingLog, UpdateStats},
     log_plot::plot_log,
     random::SeededRng,
-    state_file::{StateFile, Stored, to_bytes, write_state},
+    state_file::{StateFile, Stored, lock_output, to_bytes, write_state},
 };
 
 const FORMAT: &str = "pinhole-prompt-state 1";
@@ -287,7 +287,7 @@ impl PromptTraining {
     /// Trains to the end, with log and saved states, and writes the prompt learner.
     ///
     /// # Errors
-    /// [`Error::State`] for another training in the output folder; [`Error::Diverged`]; [`Error::Io`].
+    /// [`Error::State`] for another training in the output folder, also if it is running; [`Error::Diverged`]; [`Error::Io`].
     pub fn run(
         &mut self,
         output: &PromptOutput,
@@ -312,6 +312,7 @@ impl PromptTraining {
     ) -> Result<Vec<LogRecord>> {
         output.check()?;
         fs::create_dir_all(&output.folder).map_err(io(&output.folder))?;
+        let _lock = lock_output(&output.folder)?;
         let state = output.state();
         if state.exists() {
             self.load(&state)?;
