@@ -13,7 +13,8 @@
 //! | `top` | the most probable classes: `class`, `index`, and `probability` and `similarity`, both smoothed |
 //! | `unknown` | whether more than half of the smoothed frames show none of the classes |
 //! | `state` | the current class, `"unknown"`, or null until a class has led for `--hysteresis` frames |
-//! | `event` | null, or `{"from", "to"}` in the frame in which the state changes |
+//! | `state_index` | index of that class in the bundle's list, which may have its name several times; else null |
+//! | `event` | null, or `{"from", "from_index", "to", "to_index"}` in the frame in which the state changes |
 //! | `still` | the scene has not changed: the last answer is repeated, not computed again |
 //! | `dropped` | number of frames so far that a newer one replaced |
 //! | `latency_ms` | `decode`, `preprocess`, `encode`, `head`, `total` |
@@ -210,6 +211,7 @@ struct Line<'a> {
     top: Vec<TopClass<'a>>,
     unknown: bool,
     state: Option<&'a str>,
+    state_index: Option<usize>,
     event: Option<Event<'a>>,
     still: bool,
     dropped: u64,
@@ -219,7 +221,9 @@ struct Line<'a> {
 #[derive(Serialize)]
 struct Event<'a> {
     from: Option<&'a str>,
+    from_index: Option<usize>,
     to: &'a str,
+    to_index: Option<usize>,
 }
 
 impl<W: Write> Printer<W> {
@@ -253,9 +257,12 @@ impl<W: Write> Printer<W> {
                 top: top_classes(&answer.tracked.ranking, self.top),
                 unknown: answer.tracked.unknown,
                 state,
+                state_index: answer.state.as_ref().and_then(SceneState::index),
                 event: change.map(|change| Event {
                     from: change.from.as_ref().map(SceneState::name),
+                    from_index: change.from.as_ref().and_then(SceneState::index),
                     to: change.to.name(),
+                    to_index: change.to.index(),
                 }),
                 still: answer.still,
                 dropped: answer.counters.dropped,

@@ -48,11 +48,9 @@ pub(crate) fn run(args: &ClassesArgs) -> Result<ExitCode> {
         let _ = writeln!(std::io::stderr());
     }
     let manifest = changed.map_err(open::with_flag)?;
-    if let [name] = &args.add[..]
-        && name.contains(',')
-    {
+    if let Some(name) = args.add.iter().find(|name| name.contains(',')) {
         note!(
-            "warning: added one class, {name:?}; to add several, give each name as an argument of its own: --add cat dog"
+            "warning: {name:?} is one class; to add several, give each name as an argument of its own: --add cat dog"
         );
     }
     for warning in pinhole::class_warnings(&manifest, &classes) {

@@ -78,6 +78,12 @@ fn every_frame_of_a_recorded_file_is_classified() {
         assert_eq!(line["state"], name.as_str());
         assert_eq!(line["event"]["from"], before);
         assert_eq!(line["event"]["to"], name.as_str());
+        let index = &line["top"][0]["index"];
+        assert_eq!(
+            (&line["state_index"], &line["event"]["to_index"]),
+            (index, index)
+        );
+        assert!(index.is_u64() && line["event"]["from_index"].is_u64() == (number > 0));
         assert_eq!(
             (&line["still"], &line["dropped"]),
             (&false.into(), &0.into())

@@ -262,7 +262,7 @@ fn onnx(args: &OnnxArgs) -> Result<()> {
 
 /// `origin` is the file that the image encoder comes from.
 fn export(args: &CommonArgs, encoder: EncoderOptions, origin: &Path) -> Result<()> {
-    let classes = Classes::read(&args.classes)?;
+    let classes = Classes::read(&args.classes).context("--classes")?;
     let templates = Templates::parse(&args.templates)?;
     let mut negatives: Vec<String> = vec![];
     for argument in &args.negatives {

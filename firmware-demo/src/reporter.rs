@@ -105,6 +105,7 @@ impl Reporter {
             top: (answer.tracked.ranking.iter().take(3))
                 .map(|class| ClassScore {
                     class: class.name.to_string(),
+                    index: Some(class.index),
                     probability: class.probability,
                     similarity: class.similarity,
                 })

@@ -23,6 +23,7 @@ fn a_record_is_a_line_of_json() {
         let class = "red heart".into();
         vec![ClassScore {
             class,
+            index: Some(3),
             probability,
             similarity,
         }]
@@ -44,7 +45,7 @@ fn a_record_is_a_line_of_json() {
             },
             concat!(
                 r#""event","from":null,"to":"red heart","#,
-                r#""top":[{"class":"red heart","probability":0.5,"similarity":0.25}],"frame":7}"#
+                r#""top":[{"class":"red heart","index":3,"probability":0.5,"similarity":0.25}],"frame":7}"#
             ),
         ),
         (

@@ -51,7 +51,10 @@ fn live(state: Option<SceneState>, top: [(&str, f32); 3], sample_name: &str) -> 
 }
 
 fn class(name: &str) -> Option<SceneState> {
-    Some(SceneState::Class(name.into()))
+    Some(SceneState::Class {
+        index: 0,
+        name: name.into(),
+    })
 }
 
 /// The screens, and how long each has been shown, in milliseconds.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use pinhole::camera::{
     Camera, CameraOptions, FrameSource, MjpegChunk, MjpegReader, Pipeline, PipelineEvent,
-    SceneState, StateChange, StreamInput, TrackerOptions,
+    StateChange, StreamInput, TrackerOptions,
 };
 use pinhole::{Classifier, DecodeOptions, RgbImage};
 
@@ -114,12 +114,14 @@ fn exactly_the_scene_changes_are_detected_within_three_frames() {
     let mut latest = 0;
     for (index, (frame, change)) in events.iter().enumerate() {
         let (_, name) = &scenes[index];
-        let state = Some(SceneState::Class(name.as_str().into()));
-        assert_eq!(
-            (&change.from, Some(&change.to)),
-            (&expected_from, state.as_ref()),
-            "{frame}"
-        );
+        let state = Some(change.to.clone());
+        assert_eq!(change.to.name(), name.as_str(), "{frame}");
+        assert_eq!(change.from, expected_from, "{frame}");
+        let named = change
+            .to
+            .index()
+            .map(|class| &classifier.manifest().classes[class]);
+        assert_eq!(named, Some(name), "{frame}");
         // Counted from 1.
         let within = frame + 1 - starts[index];
         assert!(

@@ -77,6 +77,10 @@ pub enum RecordKind {
 pub struct ClassScore {
     /// Class name.
     pub class: String,
+    /// Its index in the bundle's list of classes, which may have the name several times; absent in logs of earlier
+    /// versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<usize>,
     /// Smoothed probability, 0 to 1.
     #[serde(deserialize_with = "number_or_nan")]
     pub probability: f32,

@@ -126,7 +126,7 @@ impl Page<'_> {
 
     fn state(&mut self, live: &LiveScreen, window: Rectangle) {
         let (name, colour) = match &live.state {
-            Some(state @ SceneState::Class(_)) => (state.name(), TEXT),
+            Some(state @ SceneState::Class { .. }) => (state.name(), TEXT),
             Some(SceneState::Unknown) => ("unknown", WARNING),
             None => ("...", QUIET),
         };

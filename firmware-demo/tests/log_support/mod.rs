@@ -26,6 +26,7 @@ pub fn event(frame: u64) -> ResultRecord {
 pub fn event_kind(frame: u64) -> RecordKind {
     let top = |class: &str, probability| ClassScore {
         class: class.into(),
+        index: None,
         probability,
         similarity: probability / 4.0,
     };

@@ -39,8 +39,13 @@ impl Default for TrackerOptions {
 /// The state of the scene.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SceneState {
-    /// A class, by name.
-    Class(Arc<str>),
+    /// A class.
+    Class {
+        /// Its index in the bundle's list of classes, which may have its name several times.
+        index: usize,
+        /// Its name.
+        name: Arc<str>,
+    },
     /// None of the classes, by the bundle's unknown policy.
     Unknown,
 }
@@ -49,8 +54,25 @@ impl SceneState {
     /// The class's name, or "unknown".
     pub fn name(&self) -> &str {
         match self {
-            Self::Class(name) => name,
+            Self::Class { name, .. } => name,
             Self::Unknown => "unknown",
+        }
+    }
+
+    /// The class's index.
+    pub fn index(&self) -> Option<usize> {
+        match self {
+            Self::Class { index, .. } => Some(*index),
+            Self::Unknown => None,
+        }
+    }
+
+    /// The same class in another bundle's list, if that has its name.
+    fn moved_to(&mut self, classes: &[Ranked]) {
+        if let Self::Class { index, name } = self
+            && let Some(class) = classes.iter().find(|class| class.name == *name)
+        {
+            *index = class.index;
         }
     }
 }
@@ -115,7 +137,10 @@ impl Tracker {
         });
         let unknown = self.unknown > 0.5;
         let leader = match ranking.first() {
-            Some(best) if !unknown => SceneState::Class(best.name.clone()),
+            Some(best) if !unknown => SceneState::Class {
+                index: best.index,
+                name: best.name.clone(),
+            },
             _ => SceneState::Unknown,
         };
         let lead = self.lead(&ranking, unknown);
@@ -133,6 +158,13 @@ impl Tracker {
         let unknown = f32::from(u8::from(answer.unknown));
         let same_classes = new.len() == self.mean.len()
             && (new.iter().zip(&self.mean)).all(|(new, mean)| new.name == mean.name);
+        if !same_classes {
+            // A new bundle: its order of the classes is no change of the state.
+            let challenger = self.challenger.as_mut().map(|(state, ..)| state);
+            for state in self.state.as_mut().into_iter().chain(challenger) {
+                state.moved_to(&new);
+            }
+        }
         if !same_classes || self.options.smoothing <= 0.0 {
             (self.mean, self.unknown) = (new, unknown);
             return;
@@ -151,9 +183,8 @@ impl Tracker {
             return 2.0 * (self.unknown - 0.5).abs();
         }
         let best = ranking.first().map_or(0.0, |class| class.probability);
-        let current = ranking.iter().find(
-            |class| matches!(&self.state, Some(SceneState::Class(name)) if *name == class.name),
-        );
+        let state = self.state.as_ref().and_then(SceneState::index);
+        let current = ranking.iter().find(|class| state == Some(class.index));
         best - current.map_or(0.0, |class| class.probability)
     }
 
@@ -227,7 +258,7 @@ mod tests {
             if let Some(change) = tracked.change {
                 assert_eq!(tracker.state(), Some(&change.to));
                 let to = match change.to {
-                    SceneState::Class(name) => name.to_string(),
+                    SceneState::Class { name, .. } => name.to_string(),
                     SceneState::Unknown => "unknown".into(),
                 };
                 events.push((number, to));
@@ -346,6 +377,28 @@ mod tests {
         let mut tracker = Tracker::new(options(1.0, 1, None));
         assert!(tracker.update(&answer(&[0.6, 0.4], true), now).unknown);
         assert!(!tracker.update(&answer(&[0.6, 0.4], false), now).unknown);
+    }
+
+    /// If this fails, a change between two classes of one name is lost, or a new bundle's order is one.
+    #[test]
+    fn a_class_is_its_index_within_a_bundle_and_its_name_between_bundles() {
+        let mut tracker = Tracker::new(options(0.0, 1, None));
+        let start = Instant::now();
+        let mut named = |probabilities: &[f32], names: [&str; 3]| {
+            let mut answer = answer(probabilities, false);
+            for class in &mut answer.ranking {
+                class.name = names[class.index].into();
+            }
+            let change = tracker.update(&answer, start).change;
+            change.map(|change| (change.from.and_then(|from| from.index()), change.to.index()))
+        };
+        let names = ["missile", "cat", "missile"];
+        assert_eq!(named(&[0.9, 0.1, 0.0], names), Some((None, Some(0))));
+        assert_eq!(named(&[0.1, 0.0, 0.9], names), Some((Some(0), Some(2))));
+        assert_eq!(named(&[0.0, 0.9, 0.1], names), Some((Some(2), Some(1))));
+        assert_eq!(named(&[0.9, 0.1, 0.0], ["cat", "dog", "fox"]), None);
+        let other = named(&[0.1, 0.9, 0.0], ["cat", "dog", "fox"]);
+        assert_eq!(other, Some((Some(0), Some(1))));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
     str::FromStr,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pinhole::note;
@@ -106,7 +106,7 @@ impl DataArgs {
         match &self.classes {
             None => Ok(data),
             Some(path) => {
-                let classes = Classes::read(path)?;
+                let classes = Classes::read(path).context("--classes")?;
                 Ok(data.with_classes(classes.names().to_vec())?)
             }
         }
