@@ -450,3 +450,43 @@ fn a_stream_may_begin_inside_a_frame() {
     let ran = run(mjpeg(stream), every_frame());
     assert_eq!(ran.frames(), [0], "{:?}", ran.error);
 }
+
+/// Keywords without frames must be cheap, or a hostile stream stops the camera.
+#[test]
+fn y4m_keywords_without_frames_are_cheap() {
+    let mut stream = b"YUV4MPEG2 W65535 H1000 Cmono\n".to_vec();
+    stream.resize(1 << 20, 7);
+    for keyword in [&b"FRAME\n"[..], b"YUV4M", b"FRAMEFRAME\n"] {
+        let tail = keyword.repeat((1 << 20) / keyword.len());
+        let start = Instant::now();
+        let ran = run(y4m_source([&stream[..], &tail].concat()), every_frame());
+        assert_eq!(ran.counters.classified, 0);
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "{:?}",
+            start.elapsed()
+        );
+    }
+}
+
+/// A frame that is larger than one piece of reading, and the next one in any place of it.
+#[test]
+fn y4m_keywords_are_found_at_any_position() {
+    let frame = [90; 100 * 100];
+    for cut in [0, 1, 55, 58, 59, 63, 64, 65, 4090, 4096, 8190, 9999] {
+        let good = y4m("W100 H100 Cmono XCOLORRANGE=FULL", &frame, 1);
+        let stream = [
+            &good[..],
+            b"FRAME\n",
+            &frame[..cut],
+            b"FRAME\n",
+            &frame,
+            b"FRAME\n",
+            &frame,
+        ]
+        .concat();
+        let ran = run(y4m_source(stream), every_frame());
+        assert_eq!(ran.counters.classified, 3, "{cut}: {}", ran.reasons());
+        assert_eq!(ran.counters.corrupt, 1, "{cut}: {}", ran.reasons());
+    }
+}

@@ -15,6 +15,8 @@ use crate::standard_streams::printable;
 const MAX_FRAME_BYTES: u64 = 64 << 20;
 
 const MAX_LINE: usize = 4096;
+/// How much of a frame is read and searched first.
+const FIRST_PIECE: u64 = 64;
 const FRAME: &[u8] = b"FRAME";
 const HEADER: &[u8] = b"YUV4MPEG2 ";
 /// Frames and headers begin with one of these, which have the same length.
@@ -196,15 +198,27 @@ impl<R: Read> Y4mReader<R> {
             )));
         }
         let mut data = Vec::new();
-        (&mut self.input).take(bytes).read_to_end(&mut data)?;
-        // Frames of another size, for example after a header that was lost, would be read as noise.
-        let next = [&b"FRAME\n"[..], HEADER].map(|keyword| memmem::find(&data, keyword));
-        if let Some(at) = next.into_iter().flatten().min() {
-            self.skipped += at as u64;
-            self.input.push_back(data.split_off(at));
-            return Ok(Err(format!(
-                "expected a frame of {bytes} bytes, found the next one after {at}"
-            )));
+        // In pieces that double, so that a stream of keywords costs no more than others.
+        let mut piece = FIRST_PIECE;
+        while (data.len() as u64) < bytes {
+            let before = data.len();
+            let wanted = piece.min(bytes - before as u64);
+            (&mut self.input).take(wanted).read_to_end(&mut data)?;
+            // Frames of another size, for example after a header that was lost, would be read as noise.
+            let searched = before.saturating_sub(HEADER.len());
+            let found = [&b"FRAME\n"[..], HEADER].map(|k| memmem::find(&data[searched..], k));
+            if let Some(at) = found.into_iter().flatten().min() {
+                let at = searched + at;
+                self.skipped += at as u64;
+                self.input.push_back(&data[at..]);
+                return Ok(Err(format!(
+                    "expected a frame of {bytes} bytes, found the next one after {at}"
+                )));
+            }
+            if ((data.len() - before) as u64) < wanted {
+                break;
+            }
+            piece = data.len() as u64;
         }
         if data.len() as u64 != bytes {
             let len = data.len();
@@ -216,7 +230,7 @@ impl<R: Read> Y4mReader<R> {
         if self.unsure {
             let next = self.input.keyword()?;
             let known = next.is_empty() || KEYWORDS.contains(&&next[..]);
-            self.input.push_back(next);
+            self.input.push_back(&next);
             if !known {
                 self.skipped += bytes;
                 return Ok(Err(format!(
@@ -247,7 +261,7 @@ impl<R: Read> Y4mReader<R> {
                 self.skipped += 1;
             }
         }
-        self.input.push_back(window);
+        self.input.push_back(&window);
         Ok(())
     }
 }
@@ -267,10 +281,10 @@ impl<R: Read> Input<R> {
     }
 
     /// `bytes` are read next.
-    fn push_back(&mut self, bytes: Vec<u8>) {
-        let mut back = VecDeque::from(bytes);
-        back.append(&mut self.back);
-        self.back = back;
+    fn push_back(&mut self, bytes: &[u8]) {
+        for byte in bytes.iter().rev() {
+            self.back.push_front(*byte);
+        }
     }
 
     /// The bytes in which a keyword is expected; fewer at the end.
