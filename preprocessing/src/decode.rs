@@ -1,6 +1,10 @@
 //! Image files to RGB, as Pillow's `Image.open(file).convert("RGB")`.
 
+mod chunks;
+mod format;
 mod jpeg;
+mod markers;
+mod orientation;
 
 use std::fs::File;
 use std::io::{Cursor, Read};
@@ -10,6 +14,7 @@ use image::codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, webp::Web
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, Limits};
 
+use self::format::Format;
 use crate::decode_options::{DecodeOptions, zeros};
 use crate::{Error, RgbImage};
 
@@ -25,13 +30,13 @@ pub fn open(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<RgbImage,
     decode(&read(path, options)?, options).map_err(in_file(path))
 }
 
-/// Reads an image file for [`decode`], up to the largest size that an image within the pixel limit can have.
+/// Reads an image file for [`decode`], up to [`DecodeOptions::max_memory`].
 ///
 /// # Errors
 /// [`Error::InFile`] around [`Error::Read`] and [`Error::FileTooLarge`].
 pub fn read(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<Vec<u8>, Error> {
     let path = path.as_ref();
-    read_bytes(path, options.max_bytes()).map_err(in_file(path))
+    read_bytes(path, options.max_memory).map_err(in_file(path))
 }
 
 fn in_file(path: &Path) -> impl FnOnce(Error) -> Error {
@@ -49,150 +54,180 @@ fn read_bytes(path: &Path, max_bytes: u64) -> Result<Vec<u8>, Error> {
         .read_to_end(&mut bytes)
         .map_err(Error::Read)?;
     if bytes.len() as u64 > max_bytes {
-        return Err(Error::FileTooLarge { max_bytes });
+        return Err(Error::FileTooLarge {
+            max_memory: max_bytes,
+        });
     }
     Ok(bytes)
 }
 
 /// Decodes a JPEG, PNG, WebP, BMP or GIF file; of an animation, the first frame.
 ///
-/// The format is detected from the content. For PNG and WebP the pixels are exactly those of Pillow 13's
-/// `Image.open(file).convert("RGB")`; for JPEG they differ by rounding: palettes are expanded; alpha and transparent
-/// colours are dropped, not blended; 16-bit colour keeps the high byte; 16-bit grey is clipped at 255, as in Pillow;
-/// CMYK is read as inverted, as Adobe writes it; colour profiles and gamma are ignored. BMP and GIF are decoded by the
-/// `image` crate, which differs from Pillow in rare files (transparent or partial GIF frames, 16-bit BMP).
+/// The format is detected from the content. For JPEG, PNG and WebP the pixels are exactly those of Pillow 13's
+/// `Image.open(file).convert("RGB")`: palettes are expanded; alpha and transparent colours are dropped, not blended;
+/// 16-bit colour keeps the high byte; 16-bit grey is clipped at 255, as in Pillow; CMYK is read as inverted, as Adobe
+/// writes it; colour profiles and gamma are ignored. BMP and GIF are decoded by the `image` crate, which differs from
+/// Pillow in rare files (transparent or partial GIF frames, 16-bit BMP).
 ///
 /// # Errors
-/// [`Error::NotAnImage`], [`Error::TooManyPixels`], and [`Error::Decode`] for damaged, truncated and unsupported files.
+/// [`Error::NotAnImage`], [`Error::TooLarge`], and [`Error::Decode`] for damaged, truncated and unsupported files.
 /// A truncated file is an error, never a partial image.
 pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, Error> {
-    let (image, orientation) = match bytes {
-        [0xFF, 0xD8, 0xFF, ..] => jpeg::decode(bytes, options),
-        [0x89, b'P', b'N', b'G', 0x0D, 0x0A, 0x1A, 0x0A, ..] => {
+    let format = Format::of(bytes).map_err(|found| Error::NotAnImage { found })?;
+    let (image, orientation) = match format {
+        Format::Jpeg => jpeg::decode(bytes, options),
+        Format::Png => {
             // 16-bit greyscale, by the header's depth and colour type: Pillow's mode "I;16".
             let clip = bytes.get(24..26) == Some(&[16, 0]);
             let mut limits = Limits::no_limits();
             limits.max_alloc = Some(MAX_METADATA);
-            with_decoder("PNG", options, clip, || {
-                PngDecoder::with_limits(Cursor::new(bytes), limits)
-            })
+            let decoder = PngDecoder::with_limits(Cursor::new(bytes), limits);
+            decode_with(format, options, 0, clip, decoder)
+                .map(|image| (image, chunks::png_metadata(bytes).orientation()))
         }
-        [b'R', b'I', b'F', b'F', ..] if bytes.get(8..12) == Some(b"WEBP") => webp(bytes, options),
-        [b'B', b'M', ..] => with_decoder("BMP", options, false, || {
-            BmpDecoder::new(Cursor::new(bytes))
-        }),
-        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => {
-            with_decoder("GIF", options, false, || {
-                let mut decoder = GifDecoder::new(Cursor::new(bytes))?;
-                // A frame smaller than the screen is decoded into a buffer of its own.
+        Format::WebP => webp(bytes, options),
+        Format::Bmp => without_orientation(decode_with(
+            format,
+            options,
+            0,
+            false,
+            BmpDecoder::new(Cursor::new(bytes)),
+        )),
+        Format::Gif => {
+            let decoder = GifDecoder::new(Cursor::new(bytes)).and_then(|mut decoder| {
                 let mut limits = Limits::no_limits();
-                limits.max_alloc = Some(options.max_bytes());
+                limits.max_alloc = Some(options.max_memory);
                 decoder.set_limits(limits)?;
                 Ok(decoder)
-            })
-        }
-        [] => {
-            return Err(Error::NotAnImage {
-                found: "the file is empty".into(),
             });
-        }
-        _ => {
-            let start = &bytes[..bytes.len().min(12)];
-            return Err(Error::NotAnImage {
-                found: format!("starts with \"{}\"", start.escape_ascii()),
-            });
+            // A frame smaller than the screen is decoded into a buffer of its own, RGBA.
+            without_orientation(decode_with(format, options, 4, false, decoder))
         }
     }?;
     if options.apply_orientation && orientation != Orientation::NoTransforms {
+        let (width, height) = (image.width, image.height);
+        // Image and rotated image.
+        options.check_memory(width, height, 2 * image.data.len() as u64)?;
         return Ok(oriented(image, orientation));
     }
     Ok(image)
 }
 
-fn webp(bytes: &[u8], options: &DecodeOptions) -> Result<(RgbImage, Orientation), Error> {
-    // The decoder reads missing bytes at the end as zeros.
-    let size = bytes[4..8]
-        .iter()
-        .rev()
-        .fold(0, |size, byte| size << 8 | u64::from(*byte))
-        + 8;
-    if size > bytes.len() as u64 {
-        let reason = format!(
-            "the file is truncated: {size} bytes declared, {} found",
-            bytes.len()
-        );
-        return Err(Error::Decode {
-            format: "WebP",
-            reason,
-        });
-    }
-    with_decoder("WebP", options, false, || {
-        WebPDecoder::new(Cursor::new(bytes))
-    })
+fn without_orientation(image: Result<RgbImage, Error>) -> Result<(RgbImage, Orientation), Error> {
+    image.map(|image| (image, Orientation::NoTransforms))
 }
 
-/// Decodes with a decoder of the `image` crate. `clip`: clip 16-bit values at 255 instead of dropping their low byte.
-fn with_decoder<D: ImageDecoder>(
-    format: &'static str,
+fn webp(bytes: &[u8], options: &DecodeOptions) -> Result<(RgbImage, Orientation), Error> {
+    let metadata = chunks::webp_metadata(bytes).map_err(|reason| Error::Decode {
+        format: Format::WebP.name(),
+        reason,
+    })?;
+    // Bytes per pixel of the decoder's own buffers, by the kind of the first chunk and, if it is the extended header,
+    // by its flags: planes of chroma at half resolution; RGBA; both, and the alpha channel; canvas and frame.
+    let own = match (bytes.get(12..16), bytes.get(20)) {
+        (Some(b"VP8 "), _) => 2,
+        (Some(b"VP8L"), _) => 5,
+        (_, Some(flags)) if flags & 0x02 != 0 => 16,
+        (_, Some(flags)) if flags & 0x10 != 0 => 7,
+        _ => 5,
+    };
+    let decoder = WebPDecoder::new(Cursor::new(bytes));
+    let image = decode_with(Format::WebP, options, own, false, decoder)?;
+    Ok((image, metadata.orientation()))
+}
+
+/// Decodes with a decoder of the `image` crate. `own`: bytes per pixel that it needs beside its result. `clip`: clip
+/// 16-bit values at 255 instead of dropping their low byte.
+fn decode_with<D: ImageDecoder>(
+    format: Format,
     options: &DecodeOptions,
+    own: u64,
     clip: bool,
-    new: impl FnOnce() -> Result<D, ImageError>,
-) -> Result<(RgbImage, Orientation), Error> {
+    decoder: Result<D, ImageError>,
+) -> Result<RgbImage, Error> {
+    let format = format.name();
     let failed = |e: ImageError| Error::Decode {
         format,
         reason: reason(&e),
     };
-    let mut decoder = new().map_err(failed)?;
+    let decoder = decoder.map_err(failed)?;
     let (width, height) = decoder.dimensions();
-    options.check_size(width, height)?;
-    // A damaged EXIF block does not affect the pixels.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let pixels = u64::from(width) * u64::from(height);
     let color = decoder.color_type();
-    let mut data = zeros(format, decoder.total_bytes())?;
+    let size = decoder.total_bytes();
+    // Pixels of three bytes and more are converted in place.
+    let converted = if color.bytes_per_pixel() < 3 {
+        pixels * 3
+    } else {
+        0
+    };
+    let needed = pixels
+        .saturating_mul(own)
+        .saturating_add(size)
+        .saturating_add(converted);
+    options.check_memory(width, height, needed)?;
+    let mut data = zeros(format, size)?;
     decoder.read_image(&mut data).map_err(failed)?;
-    Ok((
-        RgbImage::new(width, height, to_rgb(format, data, color, clip)?)?,
-        orientation,
-    ))
+    RgbImage::new(width, height, to_rgb(format, data, color, clip)?)
 }
 
-/// Channels of 8 or 16 bits (in native byte order) to RGB; `clip` as in [`with_decoder`].
+/// Channels of 8 or 16 bits (in native byte order) to RGB; `clip` as in [`decode_with`].
 fn to_rgb(
     format: &'static str,
-    data: Vec<u8>,
+    mut data: Vec<u8>,
     color: ColorType,
     clip: bool,
 ) -> Result<Vec<u8>, Error> {
-    let eight = |v: &[u8]| {
-        let value = u16::from_ne_bytes([v[0], v[1]]);
+    let eight = |low_address: u8, high_address: u8| {
+        let value = u16::from_ne_bytes([low_address, high_address]);
         if clip {
             value.min(255) as u8
         } else {
             (value >> 8) as u8
         }
     };
-    Ok(match color {
-        ColorType::Rgb8 => data,
-        ColorType::L8 => data.iter().flat_map(|v| [*v; 3]).collect(),
-        ColorType::La8 => data.chunks_exact(2).flat_map(|v| [v[0]; 3]).collect(),
-        ColorType::Rgba8 => data
-            .chunks_exact(4)
-            .flat_map(|v| [v[0], v[1], v[2]])
-            .collect(),
-        ColorType::L16 => data.chunks_exact(2).flat_map(|v| [eight(v); 3]).collect(),
-        ColorType::La16 => data.chunks_exact(4).flat_map(|v| [eight(v); 3]).collect(),
-        ColorType::Rgb16 => data.chunks_exact(2).map(eight).collect(),
-        ColorType::Rgba16 => data
-            .chunks_exact(8)
-            .flat_map(|v| [eight(v), eight(&v[2..]), eight(&v[4..])])
-            .collect(),
+    let grey = |stride: usize, wide: bool| {
+        let value = |v: &[u8]| if wide { eight(v[0], v[1]) } else { v[0] };
+        let pixels = data.chunks_exact(stride);
+        pixels.flat_map(|v| [value(v); 3]).collect()
+    };
+    match color {
+        ColorType::Rgb8 => {}
+        ColorType::L8 => data = grey(1, false),
+        ColorType::La8 => data = grey(2, false),
+        ColorType::L16 => data = grey(2, true),
+        ColorType::La16 => {
+            for v in data.chunks_exact_mut(4) {
+                let value = eight(v[0], v[1]);
+                v[..3].fill(value);
+            }
+            keep_rgb(&mut data, 4);
+        }
+        ColorType::Rgba8 => keep_rgb(&mut data, 4),
+        ColorType::Rgb16 | ColorType::Rgba16 => {
+            let stride = usize::from(color.bytes_per_pixel());
+            for v in data.chunks_exact_mut(stride) {
+                (v[0], v[1], v[2]) = (eight(v[0], v[1]), eight(v[2], v[3]), eight(v[4], v[5]));
+            }
+            keep_rgb(&mut data, stride);
+        }
         other => {
             return Err(Error::Decode {
                 format,
                 reason: format!("unsupported colour type {other:?}"),
             });
         }
-    })
+    }
+    Ok(data)
+}
+
+/// Keeps the first three bytes of each `stride` bytes, in place: a second buffer would exceed the memory limit.
+fn keep_rgb(data: &mut Vec<u8>, stride: usize) {
+    let pixels = data.len() / stride;
+    for pixel in 0..pixels {
+        data.copy_within(pixel * stride..pixel * stride + 3, pixel * 3);
+    }
+    data.truncate(pixels * 3);
 }
 
 fn oriented(image: RgbImage, orientation: Orientation) -> RgbImage {

@@ -9,37 +9,37 @@ pub struct DecodeOptions {
     ///
     /// Off by default: CLIP's reference preprocessing ignores the orientation, in training too.
     pub apply_orientation: bool,
-    /// Images with more pixels than this are refused before memory for the pixels is allocated.
+    /// Most bytes that decoding one image may use, and most bytes of a file.
     ///
-    /// 100 million by default: 300 MB as RGB, which fits on a board with 1 GB. Pillow's limit is 178,956,970.
-    pub max_pixels: u64,
+    /// What an image needs is computed from its header before memory is allocated: 3 bytes per pixel for most JPEG and
+    /// PNG files, more where the decoder keeps intermediate values (progressive JPEG, WebP) or the file has more bytes
+    /// per pixel (16-bit PNG, CMYK). The decoder's tables and metadata come on top, at most 64 MiB.
+    ///
+    /// 256 MiB by default, which suits a board with 512 MB: 89 megapixels of a baseline JPEG.
+    pub max_memory: u64,
 }
 
 impl Default for DecodeOptions {
     fn default() -> Self {
         Self {
             apply_orientation: false,
-            max_pixels: 100_000_000,
+            max_memory: 256 << 20,
         }
     }
 }
 
 impl DecodeOptions {
-    /// Refuses an image of more than `max_pixels`.
-    pub(crate) fn check_size(&self, width: u32, height: u32) -> Result<(), Error> {
-        if u64::from(width) * u64::from(height) > self.max_pixels {
-            return Err(Error::TooManyPixels {
+    /// Refuses an image whose decoding needs more than `max_memory` bytes.
+    pub(crate) fn check_memory(&self, width: u32, height: u32, needed: u64) -> Result<(), Error> {
+        if needed > self.max_memory {
+            return Err(Error::TooLarge {
                 width,
                 height,
-                max_pixels: self.max_pixels,
+                needed,
+                max_memory: self.max_memory,
             });
         }
         Ok(())
-    }
-
-    /// Most bytes that a file or a buffer of an image within the limit can have: 8 per pixel, and room for metadata.
-    pub(crate) fn max_bytes(&self) -> u64 {
-        self.max_pixels.saturating_mul(8).saturating_add(16 << 20)
     }
 }
 

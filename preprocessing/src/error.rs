@@ -17,29 +17,35 @@ pub enum Error {
     /// The file cannot be read.
     #[error("cannot read: {0}")]
     Read(std::io::Error),
-    /// The file is larger than any image within the pixel limit.
-    #[error(
-        "the file has more than {max_bytes} bytes, the most that an image within the pixel limit can have"
-    )]
+    /// The file is larger than [`crate::DecodeOptions::max_memory`].
+    #[error("the file has more than {} MiB, the limit for an image", max_memory >> 20)]
     FileTooLarge {
-        /// Largest accepted size in bytes.
-        max_bytes: u64,
+        /// The limit in bytes.
+        max_memory: u64,
     },
     /// The content is in no supported format.
     #[error("not an image: {found}; supported are JPEG, PNG, WebP, BMP, GIF")]
     NotAnImage {
-        /// The first bytes, escaped.
+        /// What the file is instead, or its first bytes, escaped.
         found: String,
     },
-    /// The header declares more pixels than [`crate::DecodeOptions::max_pixels`]; nothing was allocated.
-    #[error("the image has {width} x {height} pixels, more than the limit of {max_pixels}")]
-    TooManyPixels {
+    /// Decoding the image needs more memory than [`crate::DecodeOptions::max_memory`]; nothing was allocated.
+    #[error(
+        "the image of {width} x {height} pixels needs {} MiB to decode, more than the limit of {} MiB; \
+         --max-image-memory {} allows it",
+        needed.div_ceil(1 << 20),
+        max_memory >> 20,
+        needed.div_ceil(1 << 20)
+    )]
+    TooLarge {
         /// Width in the header.
         width: u32,
         /// Height in the header.
         height: u32,
-        /// The limit.
-        max_pixels: u64,
+        /// Bytes needed.
+        needed: u64,
+        /// The limit in bytes.
+        max_memory: u64,
     },
     /// The content is damaged, truncated, or uses a feature that is not supported.
     #[error("damaged or unsupported {format} image: {reason}")]

@@ -1,144 +1,138 @@
-//! JPEG by zune-jpeg, with libjpeg's colour conversion, which Pillow uses.
+//! JPEG by libjpeg-turbo (the decoder that Pillow uses), in the source that mozjpeg vendors: bit-identical pixels.
+//!
+//! libjpeg reports damage as a warning and goes on with grey or shifted blocks; here every warning about the pixels is
+//! an error. Its errors unwind the stack, so the program must not be built with `panic = "abort"`.
+
+use std::cell::Cell;
+use std::ffi::c_int;
+use std::panic::{catch_unwind, resume_unwind};
 
 use image::metadata::Orientation;
-use zune_core::bytestream::ZCursor;
-use zune_core::colorspace::ColorSpace;
-use zune_core::options::DecoderOptions;
-use zune_jpeg::JpegDecoder;
+use mozjpeg::decompress::DecompressBuilder;
+use mozjpeg::{ColorSpace, Decompress};
+use mozjpeg_sys::{jpeg_common_struct, jpeg_error_mgr};
 
-use crate::decode_options::{DecodeOptions, zeros};
+use super::markers::Structure;
+use super::{DecodeOptions, keep_rgb};
+use crate::decode_options::zeros;
 use crate::{Error, RgbImage};
 
 pub(super) fn decode(
     bytes: &[u8],
     options: &DecodeOptions,
 ) -> Result<(RgbImage, Orientation), Error> {
-    let complete = complete(bytes)?;
-    // In its lenient mode the decoder fills what it cannot decode with grey and reports success.
-    let settings = DecoderOptions::default()
-        .set_strict_mode(true)
-        .set_max_width(65_535)
-        .set_max_height(65_535);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(&complete), settings);
-    decoder.decode_headers().map_err(failed)?;
-    let (Some(info), Some(stored)) = (decoder.info(), decoder.input_colorspace()) else {
-        return Err(failed("no header"));
-    };
-    let (width, height) = (u32::from(info.width), u32::from(info.height));
-    options.check_size(width, height)?;
-    let orientation = decoder
-        .exif()
-        .and_then(|exif| Orientation::from_exif_chunk(exif));
-
-    // The decoder returns samples in the stored colour space; they are converted here.
-    decoder.set_options(settings.jpeg_set_out_colorspace(stored));
-    let size = decoder
-        .output_buffer_size()
-        .ok_or_else(|| failed("no size"))?;
-    let mut data = zeros("JPEG", size as u64)?;
-    decoder.decode_into(&mut data).map_err(failed)?;
-    let data = to_rgb(data, stored)?;
+    let jpeg = Structure::parse(bytes).map_err(failed)?;
+    let (width, height) = (jpeg.width, jpeg.height);
+    let channels = if jpeg.components == 4 { 4 } else { 3 };
+    let pixels = u64::from(width) * u64::from(height);
+    let size = pixels * channels;
+    options.check_memory(width, height, size + jpeg.coefficient_bytes)?;
+    let mut data = zeros("JPEG", size)?;
+    // On an error the same decoding with libjpeg's own handler tells what was wrong.
+    if !read(
+        &jpeg,
+        DecompressBuilder::new().with_err(strict()),
+        &mut data,
+    )
+    .is_ok_and(|read| read.is_ok())
+    {
+        let reason = match read(&jpeg, DecompressBuilder::new(), &mut data) {
+            Ok(Ok(())) => "its compressed data is damaged or incomplete".into(),
+            Ok(Err(e)) => e.to_string(),
+            Err(panic) => panic.downcast_ref::<String>().map_or_else(
+                || "libjpeg failed".into(),
+                |message| message.trim().to_owned(),
+            ),
+        };
+        return Err(failed(reason));
+    }
+    if channels == 4 {
+        for pixel in data.chunks_exact_mut(4) {
+            let [red, green, blue] = inverted_cmyk_to_rgb([pixel[0], pixel[1], pixel[2]], pixel[3]);
+            pixel[..3].copy_from_slice(&[red, green, blue]);
+        }
+        keep_rgb(&mut data, 4);
+    }
     Ok((
         RgbImage::new(width, height, data)?,
-        orientation.unwrap_or(Orientation::NoTransforms),
+        jpeg.metadata.orientation(),
     ))
 }
 
-fn failed(reason: impl std::fmt::Display) -> Error {
+fn failed(reason: impl Into<String>) -> Error {
     Error::Decode {
         format: "JPEG",
-        reason: reason.to_string(),
+        reason: reason.into(),
     }
 }
 
-/// The marker segments and scans of a JPEG file up to its end marker, without stray bytes between them.
-///
-/// Pillow skips stray bytes; the strict decoder refuses them. Pillow and this function both refuse a file without an end
-/// marker as truncated.
-fn complete(bytes: &[u8]) -> Result<Vec<u8>, Error> {
-    const END: u8 = 0xD9;
-    const SCAN: u8 = 0xDA;
-    let truncated = || failed("the file is truncated: it has no end marker");
-    let mut rest = &bytes[2..];
-    let mut out = vec![0xFF, 0xD8];
-    loop {
-        let start = rest.iter().position(|b| *b == 0xFF).ok_or_else(truncated)?;
-        rest = &rest[start..];
-        let start = rest.iter().position(|b| *b != 0xFF).ok_or_else(truncated)?;
-        let marker = rest[start];
-        rest = &rest[start + 1..];
-        match marker {
-            END => {
-                out.extend([0xFF, END]);
-                return Ok(out);
-            }
-            // Markers without a length: stuffed zero, TEM, restart outside a scan, start of image.
-            0x00 | 0x01 | 0xD0..=0xD8 => continue,
-            _ => {}
+/// Decodes into `data`: RGB, or of four components CMYK as stored.
+fn read(
+    jpeg: &Structure,
+    decoder: DecompressBuilder<'_>,
+    data: &mut [u8],
+) -> std::thread::Result<std::io::Result<()>> {
+    PIXELS_FOLLOW.set(false);
+    catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let decoder: Decompress<&[u8]> = decoder.from_mem(&jpeg.data)?;
+        // Warnings about the header (an unknown JFIF version) have no effect.
+        PIXELS_FOLLOW.set(true);
+        let mut decoder = decoder.to_colorspace(if jpeg.components == 4 {
+            ColorSpace::JCS_CMYK
+        } else {
+            ColorSpace::JCS_RGB
+        })?;
+        let found = (
+            decoder.width(),
+            decoder.height(),
+            decoder.min_flat_buffer_size(),
+        );
+        if found != (jpeg.width as usize, jpeg.height as usize, data.len()) {
+            return Err(std::io::Error::other("its frame header is ambiguous"));
         }
-        let [high, low, ..] = *rest else {
-            return Err(truncated());
-        };
-        let len = usize::from(u16::from_be_bytes([high, low]));
-        let segment = rest.get(..len.max(2)).ok_or_else(truncated)?;
-        out.extend([0xFF, marker]);
-        out.extend(segment);
-        rest = &rest[segment.len()..];
-        if marker == SCAN {
-            let len = scan_len(rest).ok_or_else(truncated)?;
-            out.extend(&rest[..len]);
-            rest = &rest[len..];
-        }
+        decoder.read_scanlines_into(data).map(|_| ())
+    }))
+}
+
+thread_local! {
+    /// Whether the decoder of this thread is past the header. A static, because libjpeg's handlers get a raw pointer as
+    /// their only argument.
+    static PIXELS_FOLLOW: Cell<bool> = const { Cell::new(false) };
+}
+
+/// An error handler that also unwinds at a warning about the pixels.
+fn strict() -> jpeg_error_mgr {
+    jpeg_error_mgr {
+        error_exit: Some(unwind),
+        emit_message: Some(unwind_at_warning),
+        output_message: Some(ignore),
+        format_message: None,
+        reset_error_mgr: Some(ignore),
+        msg_code: 0,
+        msg_parm: Default::default(),
+        trace_level: 0,
+        num_warnings: 0,
+        jpeg_message_table: std::ptr::null(),
+        last_jpeg_message: 0,
+        addon_message_table: std::ptr::null(),
+        first_addon_message: 0,
+        last_addon_message: 0,
     }
 }
 
-/// Length of the entropy-coded data before the next marker other than a restart marker.
-fn scan_len(bytes: &[u8]) -> Option<usize> {
-    let mut len = 0;
-    loop {
-        len += bytes.get(len..)?.iter().position(|b| *b == 0xFF)?;
-        match bytes.get(len + 1)? {
-            0x00 | 0xD0..=0xD7 => len += 2,
-            0xFF => len += 1,
-            _ => return Some(len),
-        }
+extern "C-unwind" fn unwind(_: &mut jpeg_common_struct) {
+    // Without the panic hook, which would print a message.
+    resume_unwind(Box::new(()));
+}
+
+/// A negative level is a warning, others are traces.
+extern "C-unwind" fn unwind_at_warning(_: &mut jpeg_common_struct, level: c_int) {
+    if level < 0 && PIXELS_FOLLOW.get() {
+        resume_unwind(Box::new(()));
     }
 }
 
-/// Samples in the stored colour space to RGB.
-fn to_rgb(mut data: Vec<u8>, stored: ColorSpace) -> Result<Vec<u8>, Error> {
-    Ok(match stored {
-        ColorSpace::RGB => data,
-        ColorSpace::Luma => data.iter().flat_map(|v| [*v; 3]).collect(),
-        ColorSpace::YCbCr => {
-            for pixel in data.chunks_exact_mut(3) {
-                pixel.copy_from_slice(&ycc_to_rgb(pixel[0], pixel[1], pixel[2]));
-            }
-            data
-        }
-        ColorSpace::CMYK => data
-            .chunks_exact(4)
-            .flat_map(|v| inverted_cmyk_to_rgb([v[0], v[1], v[2]], v[3]))
-            .collect(),
-        ColorSpace::YCCK => {
-            let cmy = |v: &[u8]| ycc_to_rgb(v[0], v[1], v[2]).map(|v| 255 - v);
-            data.chunks_exact(4)
-                .flat_map(|v| inverted_cmyk_to_rgb(cmy(v), v[3]))
-                .collect()
-        }
-        other => return Err(failed(format!("colour space {other:?}"))),
-    })
-}
-
-/// libjpeg's conversion (jdcolor.c): 16-bit fixed point, rounding half up.
-fn ycc_to_rgb(y: u8, cb: u8, cr: u8) -> [u8; 3] {
-    const HALF: i32 = 1 << 15;
-    let (y, cb, cr) = (i32::from(y), i32::from(cb) - 128, i32::from(cr) - 128);
-    let red = y + ((91_881 * cr + HALF) >> 16);
-    let green = y + ((-22_554 * cb - 46_802 * cr + HALF) >> 16);
-    let blue = y + ((116_130 * cb + HALF) >> 16);
-    [red, green, blue].map(|v| v.clamp(0, 255) as u8)
-}
+extern "C-unwind" fn ignore(_: &mut jpeg_common_struct) {}
 
 /// Pillow's `CMYK;I` to RGB: all four channels are stored inverted.
 fn inverted_cmyk_to_rgb(cmy: [u8; 3], k: u8) -> [u8; 3] {
