@@ -255,6 +255,70 @@ def webp_files(rgb):
     }
 
 
+def orientation_files(rgb):
+    """Every place and spelling in which Pillow looks for an orientation, on one small image."""
+    image = Image.fromarray(rgb[:5, :7])
+
+    def tiff(order, kind, value, before=()):
+        """EXIF of one directory: `before`, tags in front, and an orientation of the TIFF type `kind`."""
+        size = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}[kind]
+        number = struct.pack(order + size, value)
+        entries = [struct.pack(order + "HHI", tag, 3, 1) + struct.pack(order + "H", 7) + b"\0\0" for tag in before]
+        entries.append(struct.pack(order + "HHI", 0x0112, kind, 1) + number + bytes(4 - len(number)))
+        head = b"II*\0" if order == "<" else b"MM\0*"
+        return head + struct.pack(order + "IH", 8, len(entries)) + b"".join(entries) + bytes(4)
+
+    def app1(body):
+        return b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
+
+    def jpeg(*segments):
+        data = saved(image, "JPEG", quality=90, subsampling=0)
+        return data[:20] + b"".join(segments) + data[20:]
+
+    def png(*chunks):
+        data = saved(image, "PNG")
+        return data[:33] + b"".join(chunks) + data[33:]
+
+    def webp(*chunks):
+        """An extended file around the simple one's chunk."""
+        inner = saved(image, "WEBP", lossless=True)[12:]
+        flags = sum({b"EXIF": 8, b"XMP ": 4}[name] for name, _ in chunks)
+        parts = [(b"VP8X", struct.pack("<I", flags) + struct.pack("<I", 6)[:3] + struct.pack("<I", 4)[:3])]
+        body = b"".join(n + struct.pack("<I", len(d)) + d + bytes(len(d) % 2) for n, d in parts) + inner
+        body += b"".join(n + struct.pack("<I", len(d)) + d + bytes(len(d) % 2) for n, d in chunks)
+        return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+
+    prefix = b"Exif\0\0"
+    attribute = b'<x:xmpmeta><rdf:Description tiff:Orientation="8"/></x:xmpmeta>'
+    element = b"<x:xmpmeta><tiff:Orientation>5</tiff:Orientation></x:xmpmeta>"
+    exif = tiff("<", 3, 6)
+    profile = b"\nexif\n%8d\n" % len(prefix + exif) + (prefix + exif).hex().encode() + b"\n"
+    itxt = b"XML:com.adobe.xmp\0\0\0\0\0" + attribute
+    packed_itxt = b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(element)
+    xap = b"http://ns.adobe.com/xap/1.0/\0"
+    files = {
+        "attribute.jpg": jpeg(app1(xap + attribute)),
+        "element.jpg": jpeg(app1(xap + element)),
+        "both.jpg": jpeg(app1(prefix + exif), app1(xap + attribute)),
+        "none-but-xmp.jpg": jpeg(app1(prefix + tiff(">", 3, 9)), app1(xap + attribute)),
+        "split.jpg": jpeg(app1(prefix + exif[:20]), app1(prefix + exif[20:])),
+        "exif.png": png(png_chunk(b"eXIf", exif)),
+        "exif-prefix.png": png(png_chunk(b"eXIf", prefix + exif)),
+        "exif-last.png": saved(image, "PNG")[:-12] + png_chunk(b"eXIf", exif) + png_chunk(b"IEND", b""),
+        "profile.png": png(png_chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(profile))),
+        "profile-plain.png": png(png_chunk(b"tEXt", b"Raw profile type exif\0" + profile)),
+        "attribute.png": png(png_chunk(b"iTXt", itxt)),
+        "element.png": png(png_chunk(b"iTXt", packed_itxt)),
+        "exif.webp": webp((b"EXIF", exif)),
+        "exif-prefix.webp": webp((b"EXIF", prefix + exif)),
+        "attribute.webp": webp((b"XMP ", attribute)),
+    }
+    for order, name in (("<", "little"), (">", "big")):
+        for kind in (1, 3, 4, 6, 8, 9):
+            files[f"{name}{kind}.jpg"] = jpeg(app1(prefix + tiff(order, kind, 3, before=(0x0100, 0x0101))))
+    return {f"turned-{name}": data for name, data in files.items()}
+
+
 def write(out):
     folder = out / "decode"
     folder.mkdir(exist_ok=True)
@@ -262,7 +326,7 @@ def write(out):
         old.unlink()
     rgb = picture()
     golden = []
-    for files in (jpeg_files, png_files, bmp_files, gif_files, webp_files):
+    for files in (jpeg_files, png_files, bmp_files, gif_files, webp_files, orientation_files):
         for name, data in files(rgb).items():
             (folder / name).write_bytes(data)
             image = Image.open(io.BytesIO(data))

@@ -31,9 +31,9 @@ impl Metadata {
     }
 }
 
-/// The value of the tag `Orientation` in the first directory.
+/// The value of the tag `Orientation` in the first directory; 0 if it is no number.
 fn from_exif(mut exif: &[u8]) -> Option<u32> {
-    const ORIENTATION: u16 = 0x0112;
+    const ORIENTATION: u32 = 0x0112;
     while let Some(rest) = exif.strip_prefix(EXIF_PREFIX) {
         exif = rest;
     }
@@ -55,15 +55,16 @@ fn from_exif(mut exif: &[u8]) -> Option<u32> {
     let entries = number(directory, 2)? as usize;
     (0..entries).find_map(|entry| {
         let at = directory.checked_add(2 + entry * 12)?;
-        let is_orientation = number(at, 2)? == u32::from(ORIENTATION) && number(at + 4, 4)? == 1;
-        // BYTE, SHORT, LONG and their signed kinds.
-        let len = match number(at + 2, 2)? {
-            1 | 6 => 1,
-            3 | 8 => 2,
-            4 | 9 => 4,
-            _ => return None,
-        };
-        is_orientation.then(|| number(at + 8, len))?
+        if number(at, 2)? != ORIENTATION {
+            return None;
+        }
+        match (number(at + 2, 2)?, number(at + 4, 4)?) {
+            // The numbers of Pillow: SBYTE; SHORT; LONG; and signed ones.
+            (6, 1) => number(at + 8, 1),
+            (3 | 8, 1) => number(at + 8, 2),
+            (4 | 9, 1) => number(at + 8, 4),
+            _ => Some(0),
+        }
     })
 }
 
