@@ -27,7 +27,6 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use pinhole::DecodeOptions;
 use pinhole::camera::{
     Camera, CameraOptions, FrameAnswer, FrameCounters, FrameSource, Pipeline, PipelineEvent,
     Region, SceneState, SourceEvent, StopHandle, StreamInput, TrackerOptions,
@@ -64,10 +63,7 @@ pub(crate) fn run(args: &CameraArgs) -> Result<ExitCode> {
             Some(_) => args.timeout,
             None => args.timeout.or(defaults.timeout),
         },
-        decode: DecodeOptions {
-            apply_orientation: args.output.exif_orientation,
-            ..Default::default()
-        },
+        decode: open::decode_options(&args.output.decode),
         ..defaults
     };
     let tracker = TrackerOptions {

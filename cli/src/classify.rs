@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use pinhole::internal::{json_path, printable_path};
-use pinhole::{DecodeOptions, RgbImage};
+use pinhole::RgbImage;
 use serde::Serialize;
 
 use crate::cli::{ClassifyArgs, EmbedArgs, OutputArgs};
@@ -86,10 +86,7 @@ fn for_each_image(
     output: &OutputArgs,
     mut f: impl FnMut(&Path, &RgbImage, Duration) -> Result<()>,
 ) -> Result<ExitCode> {
-    let options = DecodeOptions {
-        apply_orientation: output.exif_orientation,
-        ..Default::default()
-    };
+    let options = open::decode_options(&output.decode);
     let mut classify = |path: &Path| {
         let start = Instant::now();
         let image = open::image(path, &options)?;

@@ -44,9 +44,20 @@ pub(crate) struct OutputArgs {
     /// Print one JSON object per line
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) decode: DecodeArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct DecodeArgs {
     /// Rotate each image by its EXIF orientation, which CLIP's own preprocessing ignores
     #[arg(long)]
     pub(crate) exif_orientation: bool,
+    /// Most memory that decoding one image may use, in MiB; a larger image is an error
+    ///
+    /// A JPEG needs 3 bytes per pixel, a progressive one 6 to 9: 256 MiB are enough for 89 megapixels, or 30.
+    #[arg(long, default_value_t = 256, value_name = "MIB")]
+    pub(crate) max_image_memory: u32,
 }
 
 /// A flag that other programs have, refused with the way to do it here.
@@ -162,9 +173,8 @@ pub(crate) struct PreprocessArgs {
     /// PNG file to write; it must not exist
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
-    /// Rotate the image by its EXIF orientation, which CLIP's own preprocessing ignores
-    #[arg(long)]
-    pub(crate) exif_orientation: bool,
+    #[command(flatten)]
+    pub(crate) decode: DecodeArgs,
 }
 
 /// List the bundle's classes, or change them

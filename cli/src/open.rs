@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow, bail};
 use pinhole::internal::printable_path;
 use pinhole::{Bundle, Classifier, ConditionalMode, DecodeOptions, ImageError, RgbImage};
 
-use crate::cli::{BundleArgs, ConditionalArgs, ModeName};
+use crate::cli::{BundleArgs, ConditionalArgs, DecodeArgs, ModeName};
 use crate::mistakes;
 
 /// Opens the bundle for commands that take no mode of a conditional head.
@@ -62,5 +62,12 @@ pub(crate) fn with_flag(error: pinhole::Error) -> anyhow::Error {
     match error {
         pinhole::Error::Threads { .. } => anyhow!("--{error}; leave it out to use all"),
         other => other.into(),
+    }
+}
+
+pub(crate) fn decode_options(args: &DecodeArgs) -> DecodeOptions {
+    DecodeOptions {
+        apply_orientation: args.exif_orientation,
+        max_memory: u64::from(args.max_image_memory) << 20,
     }
 }

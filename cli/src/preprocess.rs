@@ -4,7 +4,6 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use pinhole::DecodeOptions;
 use pinhole_fs::AtomicFile;
 
 use crate::cli::PreprocessArgs;
@@ -12,10 +11,7 @@ use crate::open;
 
 pub(crate) fn run(args: &PreprocessArgs) -> Result<ExitCode> {
     let bundle = open::bundle(&args.bundle)?;
-    let options = DecodeOptions {
-        apply_orientation: args.exif_orientation,
-        ..Default::default()
-    };
+    let options = open::decode_options(&args.decode);
     let image = open::image(&args.image, &options)?;
     let pixels = pinhole::preprocess(&bundle.manifest().preprocessing, &image)?;
     let png = pixels.to_png()?;

@@ -113,7 +113,7 @@ impl CalibrationImages {
         see: &mut dyn FnMut(&RgbImage) -> Result<()>,
     ) -> Result<()> {
         let mut files = self.files.iter().step_by(step);
-        files.try_for_each(|file| see(&pinhole::open_image(file, &DecodeOptions::default())?))
+        files.try_for_each(|file| see(&pinhole::open_image(file, &DecodeOptions::workstation())?))
     }
 }
 

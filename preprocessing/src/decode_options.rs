@@ -29,6 +29,14 @@ impl Default for DecodeOptions {
 }
 
 impl DecodeOptions {
+    /// For programs that run on a workstation: 4 GiB of memory.
+    pub fn workstation() -> Self {
+        Self {
+            max_memory: 4 << 30,
+            ..Self::default()
+        }
+    }
+
     /// Refuses an image whose decoding needs more than `max_memory` bytes.
     pub(crate) fn check_memory(&self, width: u32, height: u32, needed: u64) -> Result<(), Error> {
         if needed > self.max_memory {

@@ -15,9 +15,11 @@ use crate::{Error, Result, error::io};
 /// # Errors
 /// [`Error::Image`].
 pub fn open_image(path: &Path) -> Result<RgbImage> {
-    pinhole_preprocessing::open(path, &DecodeOptions::default()).map_err(|source| Error::Image {
-        path: path.into(),
-        source,
+    pinhole_preprocessing::open(path, &DecodeOptions::workstation()).map_err(|source| {
+        Error::Image {
+            path: path.into(),
+            source,
+        }
     })
 }
 

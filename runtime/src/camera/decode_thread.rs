@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use pinhole_preprocessing::{DecodeOptions, RgbImage, decode};
+use pinhole_preprocessing::{DecodeOptions, decode};
 
 use super::error::CameraError;
 use super::event::FrameCounters;
@@ -33,9 +33,6 @@ impl DecodeThread {
             } = frame;
             let (file, image) = match encoded {
                 EncodedFrame::Jpeg(bytes) => (None, decode(&bytes, &self.options)),
-                EncodedFrame::UnterminatedJpeg(bytes) => {
-                    (None, decode_unterminated(bytes, &self.options))
-                }
                 EncodedFrame::File { path, bytes } => (Some(path), decode(&bytes, &self.options)),
                 EncodedFrame::Yuv(frame) => (None, to_rgb(&frame)),
             };
@@ -88,32 +85,5 @@ impl DecodeThread {
             });
         }
         Ok(())
-    }
-}
-
-/// Decodes a JPEG image that may lack its end marker, and nothing else. A decoder silently takes missing data for
-/// zeros, so the image is decoded twice with different data appended: if both results are equal, it is complete.
-fn decode_unterminated(
-    mut bytes: Vec<u8>,
-    options: &DecodeOptions,
-) -> Result<RgbImage, pinhole_preprocessing::Error> {
-    // The first half of a marker is not data.
-    while bytes.last() == Some(&0xFF) {
-        bytes.pop();
-    }
-    let len = bytes.len();
-    let mut decode_with = |filler: u8| {
-        bytes.truncate(len);
-        bytes.extend([filler; 64]);
-        bytes.extend([0xFF, 0xD9]);
-        decode(&bytes, options)
-    };
-    let image = decode_with(0)?;
-    match decode_with(0b1010_1010) {
-        Ok(again) if again == image => Ok(image),
-        _ => Err(pinhole_preprocessing::Error::Decode {
-            format: "JPEG",
-            reason: "the image is cut off".into(),
-        }),
     }
 }

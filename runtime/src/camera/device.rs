@@ -160,18 +160,8 @@ impl Capture for DeviceCapture {
                     data: used.to_vec(),
                 })
             } else {
-                jpeg(used)
+                EncodedFrame::Jpeg(used.to_vec())
             },
         )))
-    }
-}
-
-/// Some webcams omit the end marker.
-fn jpeg(bytes: &[u8]) -> EncodedFrame {
-    let has_end_marker = bytes.windows(2).rev().any(|w| w == [0xFF, 0xD9]);
-    if has_end_marker {
-        EncodedFrame::Jpeg(bytes.to_vec())
-    } else {
-        EncodedFrame::UnterminatedJpeg(bytes.to_vec())
     }
 }

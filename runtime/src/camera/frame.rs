@@ -10,9 +10,8 @@ use super::yuv::YuvFrame;
 
 /// A frame as the source delivers it.
 pub(super) enum EncodedFrame {
+    /// A JPEG, maybe without its end marker: the decoder finds out whether it is complete.
     Jpeg(Vec<u8>),
-    /// A JPEG without an end marker: complete or cut off.
-    UnterminatedJpeg(Vec<u8>),
     File {
         path: PathBuf,
         bytes: Vec<u8>,

@@ -377,8 +377,9 @@ impl MjpegCapture {
 impl Capture for MjpegCapture {
     fn next(&mut self) -> std::io::Result<Option<Poll>> {
         Ok(self.next_chunk()?.map(|chunk| match chunk {
-            MjpegChunk::Frame(bytes) => Poll::Frame(EncodedFrame::Jpeg(bytes)),
-            MjpegChunk::Unterminated(bytes) => Poll::Frame(EncodedFrame::UnterminatedJpeg(bytes)),
+            MjpegChunk::Frame(bytes) | MjpegChunk::Unterminated(bytes) => {
+                Poll::Frame(EncodedFrame::Jpeg(bytes))
+            }
             MjpegChunk::Corrupt { reason } => Poll::Corrupt { file: None, reason },
         }))
     }
