@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use pinhole::internal::{json_path, printable_path};
 use pinhole::RgbImage;
+use pinhole::internal::{json_path, printable_path};
 use serde::Serialize;
 
 use crate::cli::{ClassifyArgs, EmbedArgs, OutputArgs};
