@@ -5,6 +5,7 @@ mod format;
 mod jpeg;
 mod markers;
 mod orientation;
+mod rgb;
 
 use std::fs::File;
 use std::io::{Cursor, Read};
@@ -15,6 +16,7 @@ use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, Limits};
 
 use self::format::Format;
+use self::rgb::keep_rgb;
 use crate::decode_options::{DecodeOptions, zeros};
 use crate::{Error, RgbImage};
 
@@ -219,15 +221,6 @@ fn to_rgb(
         }
     }
     Ok(data)
-}
-
-/// Keeps the first three bytes of each `stride` bytes, in place: a second buffer would exceed the memory limit.
-fn keep_rgb(data: &mut Vec<u8>, stride: usize) {
-    let pixels = data.len() / stride;
-    for pixel in 0..pixels {
-        data.copy_within(pixel * stride..pixel * stride + 3, pixel * 3);
-    }
-    data.truncate(pixels * 3);
 }
 
 fn oriented(image: RgbImage, orientation: Orientation) -> RgbImage {

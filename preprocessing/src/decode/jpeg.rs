@@ -13,8 +13,8 @@ use mozjpeg::{ColorSpace, Decompress};
 use mozjpeg_sys::{jpeg_common_struct, jpeg_error_mgr};
 
 use super::markers::Structure;
-use super::{DecodeOptions, keep_rgb};
-use crate::decode_options::zeros;
+use super::rgb::keep_rgb;
+use crate::decode_options::{DecodeOptions, zeros};
 use crate::{Error, RgbImage};
 
 pub(super) fn decode(

@@ -7,6 +7,7 @@
 //! reaches tract.
 
 mod convolutions;
+mod folding;
 mod known;
 mod products;
 mod reshapes;
@@ -286,11 +287,11 @@ fn compute(node: &Node) -> Result<Computed, String> {
         op if BROADCAST.contains(&op) => {
             let shapes = node.inputs.iter().flatten().map(|v| &*v.shape);
             let shape = broadcast(shapes)?;
-            Ok(Computed::known(shape, known::pointwise(node)))
+            Ok(Computed::known(shape, folding::pointwise(node)))
         }
         "Where" => {
             let shape = broadcast([node.shape(0)?, node.shape(1)?, node.shape(2)?])?;
-            Ok(Computed::known(shape, known::select(node)))
+            Ok(Computed::known(shape, folding::select(node)))
         }
         "BatchNormalization" | "InstanceNormalization" | "GroupNormalization" => {
             let shape = node.shape(0)?;
@@ -355,7 +356,7 @@ fn pointwise(node: &Node) -> Result<Computed, String> {
             }
         }
     }
-    Ok(Computed::known(shape.to_vec(), known::pointwise(node)))
+    Ok(Computed::known(shape.to_vec(), folding::pointwise(node)))
 }
 
 fn quantization(node: &Node) -> Result<Computed, String> {
