@@ -1,6 +1,6 @@
 //! Every parser answers its seeds, and mutations of them, without a panic and within the time that SECURITY.md states.
 //! The mutations are the same in every run; how many are tried depends on the machine. `PINHOLE_FUZZ_SECONDS` gives each
-//! target more time than a second, and `PINHOLE_FUZZ_SEED`, a number, other mutations.
+//! target more time than 0.3 s, and `PINHOLE_FUZZ_SEED`, a number, other mutations.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -100,7 +100,7 @@ fn mutate(bytes: &mut Vec<u8>, others: &[(String, Vec<u8>)], random: &mut Random
 
 fn try_mutations(name: &str) {
     let target = TARGETS.iter().find(|t| t.name == name).unwrap();
-    let seconds = std::env::var("PINHOLE_FUZZ_SECONDS").map_or(1, |text| text.parse().unwrap());
+    let seconds = std::env::var("PINHOLE_FUZZ_SECONDS").map_or(0.3, |text| text.parse().unwrap());
     let seeds = seeds(target);
     let run = |what: &str, bytes: &[u8]| {
         let started = processor_time();
@@ -114,7 +114,7 @@ fn try_mutations(name: &str) {
     let seed: u64 = std::env::var("PINHOLE_FUZZ_SEED").map_or(0, |text| text.parse().unwrap());
     let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ seed);
     let (started, mut tried) = (Instant::now(), 0);
-    while started.elapsed() < Duration::from_secs(seconds) {
+    while started.elapsed() < Duration::from_secs_f64(seconds) {
         let (seed, bytes) = &seeds[random.below(seeds.len())];
         let mut bytes = bytes.clone();
         mutate(&mut bytes, &seeds, &mut random);
