@@ -12,17 +12,18 @@ mod output;
 mod preprocess;
 mod selftest;
 
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use pinhole::internal::without_credentials;
+use pinhole::internal::end_with_usage;
 
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let cli = Cli::try_parse().unwrap_or_else(|e| usage_error(&e));
+    let cli = Cli::try_parse()
+        .unwrap_or_else(|e| end_with_usage(&e.to_string(), e.exit_code(), || e.print()));
     match run(cli.command) {
         Ok(code) => code,
         // The reader closed the pipe (`pinhole ... | head -1`) and knows it, so that no message is needed.
@@ -32,17 +33,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Prints an error of usage, or the help, and ends the program. The error repeats arguments, which may be URLs.
-fn usage_error(error: &clap::Error) -> ! {
-    let text = error.to_string();
-    let safe = without_credentials(&text);
-    if safe == text {
-        error.exit();
-    }
-    let _ = std::io::stderr().write_all(safe.as_bytes());
-    std::process::exit(error.exit_code());
 }
 
 fn run(command: Command) -> Result<ExitCode> {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use pinhole::internal::PrintableWriter;
+use pinhole::internal::{PrintableWriter, end_with_usage};
 use pinhole::note;
 use pinhole_bundle::Manifest;
 use pinhole_checkpoint::{Checkpoint, OpenOptions, read_prompt_learner};
@@ -218,7 +218,9 @@ fn share(text: &str) -> Result<f32, String> {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let cli = Cli::try_parse()
+        .unwrap_or_else(|e| end_with_usage(&e.to_string(), e.exit_code(), || e.print()));
+    let result = match cli.command {
         Command::Bundle(args) => bundle(&args),
         Command::Onnx(args) => onnx(&args),
         Command::Calibrate(args) => calibrate(&args),

@@ -13,7 +13,7 @@ use crate::cli::{Cli, Command, RecordArgs};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use embedded_graphics::prelude::Size;
-use pinhole::internal::PrintableWriter;
+use pinhole::internal::{PrintableWriter, end_with_usage};
 use pinhole::system::System;
 use pinhole_firmware::check::{self, Finding};
 use pinhole_firmware::config::ApplianceConfig;
@@ -33,7 +33,9 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     console::report_panics();
-    let result = match Cli::parse().command {
+    let cli = Cli::try_parse()
+        .unwrap_or_else(|e| end_with_usage(&e.to_string(), e.exit_code(), || e.print()));
+    let result = match cli.command {
         Command::Run { config } => run(&config),
         Command::Check { config } => check(&config),
         Command::Record(args) => record(&args),

@@ -1,8 +1,9 @@
 //! Types that the crates of Pinhole share, without I/O: what a CLIP model is, how its images are
-//! preprocessed, what its prompts are made of, and how weights are stored.
+//! preprocessed, what its prompts are made of, and how weights are stored; and what all of them leave out of messages.
 
 mod activation;
 mod clip;
+mod credentials;
 mod image_encoder;
 mod precision;
 mod preprocess;
@@ -12,6 +13,7 @@ mod tensor;
 
 pub use activation::Activation;
 pub use clip::{ClipConfig, TextEncoderConfig};
+pub use credentials::without_credentials;
 pub use image_encoder::ImageEncoderConfig;
 pub use precision::{Agreement, Precision};
 pub use preprocess::{CropRounding, Filter, InvalidPreprocessing, PreprocessConfig, Resize};

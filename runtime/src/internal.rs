@@ -9,11 +9,12 @@ pub use crate::network::{NetworkOperator, Observed, decode as decode_onnx};
 pub use crate::selftest::cosine;
 pub use crate::standalone::StandaloneEncoder;
 pub use crate::standard_streams::{
-    PrintableWriter, UnblockedStdout, json_path, note, note_within, printable, printable_path,
-    without_credentials,
+    PrintableWriter, UnblockedStdout, end_with_usage, json_path, note, note_within, printable,
+    printable_path,
 };
 pub use crate::text_encoder::text_encoder_in;
 use crate::{Classifier, Error};
+pub use pinhole_model::without_credentials;
 
 /// The operators of the image encoder in execution order, and the kernel that runs each.
 pub fn operators(classifier: &Classifier) -> Vec<NetworkOperator> {

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use pinhole_model::without_credentials;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -41,6 +42,18 @@ pub fn note_within(wait: Duration, line: Arguments) -> bool {
     wait_writable(stderr.as_fd(), wait).is_ok_and(|writable| writable) && { stderr }
         .write_all(message.as_bytes())
         .is_ok()
+}
+
+/// Ends a program after an error of usage, or after its help. `text` is the message, which repeats arguments: if they are
+/// URLs with passwords, it is printed without these; else `print` prints it, with its colours.
+pub fn end_with_usage(text: &str, code: i32, print: impl FnOnce() -> std::io::Result<()>) -> ! {
+    let safe = without_credentials(text);
+    // Standard streams may be closed.
+    let _ = match safe == text {
+        true => print(),
+        false => std::io::stderr().write_all(safe.as_bytes()),
+    };
+    std::process::exit(code);
 }
 
 fn message(line: Arguments) -> String {
@@ -178,42 +191,6 @@ fn push_bytes(out: &mut String, bytes: &[u8]) {
     }
 }
 
-/// `text` with the user name, the password and the query of every URL replaced by `...`: they are often a camera's
-/// password.
-pub fn without_credentials(text: &str) -> Cow<'_, str> {
-    const SCHEME_END: &str = "://";
-    if !text.contains(SCHEME_END) {
-        return text.into();
-    }
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find(SCHEME_END) {
-        let (scheme, after) = rest.split_at(at + SCHEME_END.len());
-        let end = after.find(|c: char| c.is_whitespace() || "\"'`<>".contains(c));
-        let url = &after[..end.unwrap_or(after.len())];
-        // Punctuation of the sentence.
-        let (url, after) = after.split_at(url.trim_end_matches([':', ',', ';', ')']).len());
-        out += scheme;
-        // A password may contain any character, also another @.
-        let (credentials, address) = url
-            .rsplit_once('@')
-            .map_or((None, url), |(c, a)| (Some(c), a));
-        if credentials.is_some() {
-            out += "...@";
-        }
-        match address.split_once('?') {
-            Some((path, _)) => {
-                out += path;
-                out += "?...";
-            }
-            None => out += address,
-        }
-        rest = after;
-    }
-    out += rest;
-    out.into()
-}
-
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
@@ -272,34 +249,5 @@ mod tests {
         out.write_all(b"\xff\n").unwrap();
         let text = String::from_utf8(out.0).unwrap();
         assert_eq!(text, "a\\x1b[31m\tb\n\nKäse\\x0d\n\\xff\n");
-    }
-
-    #[test]
-    fn credentials_of_urls_are_not_shown() {
-        for (text, expected) in [
-            ("rtsp://cam/stream1", "rtsp://cam/stream1"),
-            (
-                "rtsp://admin:s3cret@cam:554/1: lost",
-                "rtsp://...@cam:554/1: lost",
-            ),
-            (
-                "'http://u:p@ss/w?rd@cam/a' failed",
-                "'http://...@cam/a' failed",
-            ),
-            (
-                "http://cam/cgi?user=admin&pwd=s3cret x",
-                "http://cam/cgi?... x",
-            ),
-            (
-                "a http://u:p@b, c http://v:q@d.",
-                "a http://...@b, c http://...@d.",
-            ),
-            ("http://cam/a?pwd=s3cret: lost", "http://cam/a?...: lost"),
-            ("http://...@cam/a?...: lost", "http://...@cam/a?...: lost"),
-            ("://", "://"),
-            ("no URL: a@b?c", "no URL: a@b?c"),
-        ] {
-            assert_eq!(without_credentials(text), expected);
-        }
     }
 }

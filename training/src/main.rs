@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
+use pinhole::internal::end_with_usage;
 use pinhole::note;
 
 use commands::{base_to_new, clip, evaluate, learn, shapes};
@@ -37,7 +38,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse()
+        .unwrap_or_else(|e| end_with_usage(&e.to_string(), e.exit_code(), || e.print()));
     if let Some(code) = run_with_single_threaded_candle() {
         return code;
     }

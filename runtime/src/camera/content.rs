@@ -2,7 +2,9 @@
 
 use std::io::Read;
 
-use crate::standard_streams::{printable, without_credentials};
+use pinhole_model::without_credentials;
+
+use crate::standard_streams::printable;
 
 /// How much of a stream is kept to recognise it.
 const START_BYTES: usize = 4096;

@@ -9,10 +9,11 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use pinhole_model::without_credentials;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use super::capture::{Capture, POLL_INTERVAL, Poll};
-use crate::standard_streams::{note_within, printable, printable_path, without_credentials};
+use crate::standard_streams::{note_within, printable, printable_path};
 
 /// How long to wait for a process to exit after SIGTERM, and again after SIGKILL.
 const GRACE_PERIOD: Duration = Duration::from_secs(1);
