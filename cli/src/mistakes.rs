@@ -101,11 +101,7 @@ fn instead_of_bundle(path: &Path) -> Option<String> {
     let file = std::fs::File::open(path).ok()?;
     file.take(16).read_to_end(&mut start).ok()?;
     match start[..] {
-        [0xFF, 0xD8, 0xFF, ..]
-        | [0x89, b'P', b'N', b'G', ..]
-        | [b'R', b'I', b'F', b'F', ..]
-        | [b'G', b'I', b'F', b'8', ..]
-        | [b'B', b'M', ..] => Some(format!("this is an image: {ORDER}")),
+        _ if pinhole_preprocessing::is_image(&start) => Some(format!("this is an image: {ORDER}")),
         // A zip archive or a pickle, as PyTorch writes them.
         [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => {
             Some(format!("this may be a checkpoint: {EXPORT}"))

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use pinhole::{DecodeOptions, RgbImage};
-use pinhole_prompts::{FolderNames, class_indices, is_hidden};
+use pinhole_preprocessing::{EXTENSIONS, has_image_extension, is_hidden};
+use pinhole_prompts::{FolderNames, class_indices};
 
 use crate::golden;
 
@@ -43,8 +44,9 @@ impl CalibrationImages {
         let mut found = list(folder)?;
         ensure!(
             !found.is_empty(),
-            "{}: expected images (jpg, png, webp, bmp, gif), found none",
-            folder.display()
+            "{}: expected images ({}), found none",
+            folder.display(),
+            EXTENSIONS.join(", ")
         );
         found.sort();
         let folders: BTreeSet<&String> = found.iter().filter_map(|(_, top)| top.as_ref()).collect();
@@ -128,25 +130,18 @@ fn list(folder: &Path) -> Result<Vec<(PathBuf, Option<String>)>> {
             let path = entry.path();
             // Symbolic links to folders are not followed: they may form cycles.
             let kind = entry.file_type().with_context(|| cannot("read"))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if is_hidden(&name) {
+            if is_hidden(&path) {
                 continue;
             }
             if kind.is_dir() {
-                pending.push((path, Some(top.clone().unwrap_or(name))));
-            } else if path
-                .extension()
-                .is_some_and(|e| is_image(&e.to_string_lossy()))
-            {
+                let name = || entry.file_name().to_string_lossy().into_owned();
+                pending.push((path, Some(top.clone().unwrap_or_else(name))));
+            } else if has_image_extension(&path) {
                 images.push((path, top.clone()));
             }
         }
     }
     Ok(images)
-}
-
-fn is_image(extension: &str) -> bool {
-    ["jpg", "jpeg", "png", "webp", "bmp", "gif"].contains(&extension.to_ascii_lowercase().as_str())
 }
 
 /// The images that the fidelity is measured on.

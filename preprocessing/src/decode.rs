@@ -115,6 +115,11 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, Error> 
     Ok(image)
 }
 
+/// Whether bytes, at least the first 12 of a file, begin as a format that [`decode`] reads.
+pub fn is_image(start: &[u8]) -> bool {
+    Format::of(start).is_ok()
+}
+
 fn without_orientation(image: Result<RgbImage, Error>) -> Result<(RgbImage, Orientation), Error> {
     image.map(|image| (image, Orientation::NoTransforms))
 }

@@ -4,11 +4,13 @@ mod apply;
 mod decode;
 mod decode_options;
 mod error;
+mod files;
 mod image;
 mod resize;
 
 pub use crate::image::{Pixels, RgbImage, RgbView};
 pub use apply::preprocess;
-pub use decode::{decode, open, read};
+pub use decode::{decode, is_image, open, read};
 pub use decode_options::DecodeOptions;
 pub use error::Error;
+pub use files::{EXTENSIONS, has_image_extension, is_hidden};

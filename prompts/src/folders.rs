@@ -6,12 +6,6 @@ use std::path::Path;
 use crate::error::Error;
 use crate::text_list::{MAX_BYTES, check, lines, read_text};
 
-/// Whether a file or folder of this name is no part of a data set: it is hidden (`.git`, `.ipynb_checkpoints`,
-/// `._photo.jpg`), or macOS added it to an archive (`__MACOSX`).
-pub fn is_hidden(name: &str) -> bool {
-    name.starts_with('.') || name == "__MACOSX"
-}
-
 /// Class names by names of folders, for data sets with folders such as `n01440764`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FolderNames(HashMap<String, String>);
@@ -105,16 +99,6 @@ mod tests {
         ] {
             let error = read(text).unwrap_err();
             assert!(error.contains(part), "{error}");
-        }
-    }
-
-    #[test]
-    fn hidden_folders_are_recognised() {
-        for name in [".git", "__MACOSX", "._cat.jpg", "."] {
-            assert!(is_hidden(name), "{name}");
-        }
-        for name in ["cat", "_cat", "__macosx cat", "a.b"] {
-            assert!(!is_hidden(name), "{name}");
         }
     }
 }

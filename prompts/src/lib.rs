@@ -35,7 +35,7 @@ pub use conditional::Conditional;
 pub use embeddings::{ClassEmbeddings, class_embeddings};
 pub use encoder::{Prefix, TextEncoder, Weight};
 pub use error::Error;
-pub use folders::{FolderNames, is_hidden};
+pub use folders::FolderNames;
 pub use layout::{learned_embeddings, prompt_rows};
 pub use templates::Templates;
 pub use text_list::{TextList, read_text};

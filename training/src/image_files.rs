@@ -5,8 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use pinhole_preprocessing::{DecodeOptions, RgbImage};
-use pinhole_prompts::is_hidden;
+use pinhole_preprocessing::{DecodeOptions, RgbImage, has_image_extension, is_hidden};
 
 use crate::{Error, Result, error::io};
 
@@ -37,7 +36,10 @@ pub fn class_folder(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
                 problem: "the folder name is used as class name but is not UTF-8; rename it".into(),
             });
         };
-        for path in sorted(&class)?.into_iter().filter(|path| is_image(path)) {
+        for path in sorted(&class)?
+            .into_iter()
+            .filter(|path| has_image_extension(path))
+        {
             found.push((path, name.to_owned()));
         }
     }
@@ -55,17 +57,7 @@ pub(crate) fn sorted(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).map_err(io(folder))?;
     let paths = entries.map(|entry| entry.map(|e| e.path()));
     let mut paths: Vec<PathBuf> = paths.collect::<std::io::Result<_>>().map_err(io(folder))?;
-    let hidden = |path: &PathBuf| {
-        path.file_name()
-            .is_some_and(|n| is_hidden(&n.to_string_lossy()))
-    };
-    paths.retain(|path| !hidden(path));
+    paths.retain(|path| !is_hidden(path));
     paths.sort();
     Ok(paths)
-}
-
-fn is_image(path: &Path) -> bool {
-    let extension = path.extension().and_then(|e| e.to_str());
-    let extension = extension.map(str::to_ascii_lowercase).unwrap_or_default();
-    ["png", "jpg", "jpeg", "bmp", "gif", "webp"].contains(&&*extension)
 }

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pinhole_preprocessing::is_hidden;
+
 use super::capture::{Capture, CaptureSource, POLL_INTERVAL, Poll};
 use super::error::CameraError;
 use super::event::SourceEventKind;
 use super::frame::EncodedFrame;
 use super::image_files::{
-    Completeness, Content, EXPECTED, FileId, Finder, ImageFile, Stamp, completeness, is_hidden,
-    read,
+    Completeness, Content, EXPECTED, FileId, Finder, ImageFile, Stamp, completeness, read,
 };
 use super::slot::Shared;
 use super::watch::{Change, Watch};

@@ -7,15 +7,14 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use pinhole_preprocessing::{EXTENSIONS, has_image_extension, is_hidden};
+
 use super::mjpeg::{MjpegChunk, MjpegReader};
 
 /// Size limit of an image file: 64 MiB.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 /// How deep subfolders are read.
 const MAX_DEPTH: usize = 8;
-const EXTENSIONS: [&str; 10] = [
-    "jpg", "jpeg", "jpe", "jfif", "jif", "png", "webp", "bmp", "dib", "gif",
-];
 /// For messages.
 pub(super) const EXPECTED: &str = "JPEG, PNG, WebP, BMP or GIF files";
 
@@ -169,9 +168,9 @@ impl Finder {
         if is_hidden(path) {
             return false;
         }
-        let extension = path.extension().unwrap_or_default();
-        let is_image = EXTENSIONS.iter().any(|e| extension.eq_ignore_ascii_case(e));
+        let is_image = has_image_extension(path);
         if !is_image {
+            let extension = path.extension().unwrap_or_default();
             let others = match extension.to_str() {
                 Some("") => "other files without an extension".into(),
                 Some(extension) => format!("other .{extension} files"),
@@ -200,12 +199,6 @@ impl Finder {
 
 fn is_link(entry: &DirEntry) -> bool {
     entry.file_type().is_ok_and(|kind| kind.is_symlink())
-}
-
-/// Also for what macOS puts beside the files of an archive.
-pub(super) fn is_hidden(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-    name.starts_with(b".") || name == b"__MACOSX"
 }
 
 /// The image files in a folder and its subfolders, sorted by path.
