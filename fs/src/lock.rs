@@ -55,20 +55,19 @@ impl FolderLock {
                 File::open(path)
             });
             let handle = open.map_err(LockError::Io)?;
-            match handle.try_lock() {
-                // The folder may have been replaced since it was opened.
-                Ok(())
-                    if !is_at(
-                        &handle,
-                        &std::fs::canonicalize(path).map_err(LockError::Io)?,
-                    ) =>
-                {
-                    continue;
+            let holder = match handle.try_lock() {
+                Err(TryLockError::Error(_)) => return Ok(Self { _handle: handle }),
+                Ok(()) => {
+                    let named = std::fs::canonicalize(path).map_err(LockError::Io)?;
+                    if is_at(&handle, &named) {
+                        return Ok(Self { _handle: handle });
+                    }
+                    // The folder was replaced since it was opened, by a process that is not known.
+                    None
                 }
-                Ok(()) | Err(TryLockError::Error(_)) => return Ok(Self { _handle: handle }),
-                Err(TryLockError::WouldBlock) => {}
-            }
-            let holder = || holder(&handle).unwrap_or("another process".into());
+                Err(TryLockError::WouldBlock) => holder(&handle),
+            };
+            let holder = || holder.clone().unwrap_or("another process".into());
             if start.elapsed() >= patience {
                 return Err(LockError::Held(holder()));
             }
