@@ -7,7 +7,7 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mqtt_support::{Broker, Packet, listen};
+use mqtt_support::{Broker, listen};
 use pinhole::system::System;
 use pinhole_firmware::app;
 use pinhole_firmware::config::ApplianceConfig;
@@ -18,20 +18,11 @@ use support::assets;
 /// The next state, between other messages.
 fn next_state(broker: &mut Broker) -> Value {
     loop {
-        match broker.read() {
-            Packet::Publish {
-                topic,
-                payload,
-                retain,
-                id,
-            } => {
-                broker.acknowledge(id);
-                if topic == "house/door/state" {
-                    assert!(retain);
-                    return serde_json::from_str(&payload).unwrap();
-                }
-            }
-            other => panic!("expected a message, found {other:?}"),
+        let message = broker.message();
+        broker.acknowledge(message.id);
+        if message.topic == "house/door/state" {
+            assert!(message.retain);
+            return serde_json::from_str(&message.payload).unwrap();
         }
     }
 }

@@ -200,28 +200,37 @@ mod tests {
     use super::*;
     use crate::log::RecordKind;
 
-    /// No event may be lost; syncing other records less often extends the life of an SD card.
-    #[test]
-    fn events_are_synced_immediately_and_other_records_once_per_second() {
+    /// A log in a new folder.
+    fn log() -> (tempfile::TempDir, LogAppender) {
         let folder = tempfile::tempdir().unwrap();
-        let mut log = LogAppender::open(&LogConfig {
+        let log = LogAppender::open(&LogConfig {
             folder: folder.path().to_owned(),
             megabytes: 1.0,
             interval_seconds: 60.0,
-        })
-        .unwrap();
-        let other = RecordKind::Error {
-            component: "a".into(),
-            text: "b".into(),
-        };
-        let other = ResultRecord::now(other, Instant::now());
-        let event = RecordKind::Event {
+        });
+        (folder, log.unwrap())
+    }
+
+    fn event() -> ResultRecord {
+        let kind = RecordKind::Event {
             from: None,
             to: "a".into(),
             top: vec![],
             frame: 0,
         };
-        let event = ResultRecord::now(event, Instant::now());
+        ResultRecord::now(kind, Instant::now())
+    }
+
+    /// No event may be lost; syncing other records less often extends the life of an SD card.
+    #[test]
+    fn events_are_synced_immediately_and_other_records_once_per_second() {
+        let (_folder, mut log) = log();
+        let other = RecordKind::Error {
+            component: "a".into(),
+            text: "b".into(),
+        };
+        let other = ResultRecord::now(other, Instant::now());
+        let event = event();
         log.append(&other).unwrap();
         assert!(log.next_sync().is_some_and(|due| !due.is_zero()));
         log.append(&event).unwrap();
@@ -236,20 +245,8 @@ mod tests {
     /// The state may change with every frame.
     #[test]
     fn the_log_thread_syncs_events_four_times_per_second() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut log = LogAppender::open(&LogConfig {
-            folder: folder.path().to_owned(),
-            megabytes: 1.0,
-            interval_seconds: 60.0,
-        })
-        .unwrap();
-        let event = RecordKind::Event {
-            from: None,
-            to: "a".into(),
-            top: vec![],
-            frame: 0,
-        };
-        let event = ResultRecord::now(event, Instant::now());
+        let (_folder, mut log) = log();
+        let event = event();
         log.sync().unwrap();
         let start = Instant::now();
         log.write(&event).unwrap();

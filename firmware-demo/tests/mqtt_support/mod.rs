@@ -38,14 +38,17 @@ pub(crate) struct Broker(pub(crate) TcpStream);
 #[derive(Debug, PartialEq)]
 pub(crate) enum Packet {
     Connect(Vec<u8>),
-    Publish {
-        topic: String,
-        payload: String,
-        retain: bool,
-        id: u16,
-    },
+    Publish(Message),
     Disconnect,
     Closed,
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) struct Message {
+    pub(crate) topic: String,
+    pub(crate) payload: String,
+    pub(crate) retain: bool,
+    pub(crate) id: u16,
 }
 
 impl Broker {
@@ -108,12 +111,12 @@ impl Broker {
             3 => {
                 assert_eq!(head[0] & 0b0110, 0b0010, "QoS 1");
                 let end = 2 + usize::from(number(0));
-                Packet::Publish {
+                Packet::Publish(Message {
                     topic: text(&body[2..end]),
                     payload: text(&body[end + 2..]),
                     retain: head[0] & 1 == 1,
                     id: number(end),
-                }
+                })
             }
             12 => {
                 // The answer to a ping.
@@ -130,53 +133,37 @@ impl Broker {
         self.0.write_all(&[0x40, 2, high, low]).unwrap();
     }
 
-    /// Reads and acknowledges a status.
-    pub(crate) fn status(&mut self) -> String {
+    /// Reads a message.
+    pub(crate) fn message(&mut self) -> Message {
         match self.read() {
-            Packet::Publish {
-                topic,
-                payload,
-                retain,
-                id,
-            } => {
-                assert_eq!((topic.as_str(), retain), ("house/door/status", true));
-                self.acknowledge(id);
-                payload
-            }
-            other => panic!("{other:?}"),
+            Packet::Publish(message) => message,
+            other => panic!("expected a message, found {other:?}"),
         }
     }
 
-    /// Reads and acknowledges a retained message.
+    /// Reads and acknowledges a status.
+    pub(crate) fn status(&mut self) -> String {
+        let (topic, payload) = self.retained();
+        assert_eq!(topic, "house/door/status");
+        payload
+    }
+
+    /// Reads and acknowledges a retained message: its topic and payload.
     pub(crate) fn retained(&mut self) -> (String, String) {
-        match self.read() {
-            Packet::Publish {
-                topic,
-                payload,
-                retain: true,
-                id,
-            } => {
-                self.acknowledge(id);
-                (topic, payload)
-            }
-            other => panic!("{other:?}"),
-        }
+        let message = self.message();
+        assert!(message.retain, "{message:?}");
+        self.acknowledge(message.id);
+        (message.topic, message.payload)
     }
 
     /// Reads an event: its JSON and identifier.
     pub(crate) fn event(&mut self) -> (String, u16) {
-        match self.read() {
-            Packet::Publish {
-                topic,
-                payload,
-                retain,
-                id,
-            } => {
-                assert_eq!((topic.as_str(), retain), ("house/door", false));
-                (payload, id)
-            }
-            other => panic!("{other:?}"),
-        }
+        let message = self.message();
+        assert_eq!(
+            (message.topic.as_str(), message.retain),
+            ("house/door", false)
+        );
+        (message.payload, message.id)
     }
 
     /// Reads and acknowledges events.
