@@ -2,6 +2,9 @@
 //!
 //! libjpeg reports damage as a warning and goes on with grey or shifted blocks; here every warning about the pixels is
 //! an error. Its errors unwind the stack, so the program must not be built with `panic = "abort"`.
+//!
+//! Damage that libjpeg does not notice can give coefficients beyond the range of 8-bit samples. There its SIMD code
+//! saturates and its C code wraps, so the pixels of such a file depend on the processor and on whether nasm was there.
 
 use std::cell::Cell;
 use std::ffi::c_int;
