@@ -356,8 +356,12 @@ fn two_sources_are_an_error() {
 
 #[test]
 fn wrong_usage_has_exit_code_2() {
-    let output = firmware().arg("fly").output().unwrap();
+    let output = firmware()
+        .arg("https://me:secret@example.org/a.pt")
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(2));
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("secret"));
     let output = firmware()
         .args(["record", "a.toml", "--out", "b", "--display", "9x9"])
         .output()

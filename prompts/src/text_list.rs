@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::error::{Error, excerpt};
 
 /// Upper bound for the file of a list.
-pub(crate) const MAX_BYTES: u64 = 16 << 20;
+pub(crate) const MAX_BYTES: u64 = 2 << 20;
 
 /// A list of texts, each free of control characters, with where it stands.
 ///
@@ -330,7 +330,7 @@ mod tests {
         let large = file(b"");
         large.as_file().set_len(MAX_BYTES + 1).unwrap();
         let error = TextList::read(large.path()).unwrap_err().to_string();
-        assert!(error.contains("more than 16 MiB"), "{error}");
+        assert!(error.contains("more than 2 MiB"), "{error}");
     }
 
     #[test]

@@ -164,7 +164,9 @@ fn errors_are_reported_in_one_line() {
     assert!(fail("shapes --out a --count 1 --size 10", folder).contains("--size 10"));
     assert!(fail("evaluate --model nowhere --images nowhere", folder).contains("nowhere"));
     assert_eq!(call("clip", folder).status.code(), Some(2));
-    assert_eq!(call("paint", folder).status.code(), Some(2));
+    let usage = call("https://me:secret@example.org/a.pt", folder);
+    assert_eq!(usage.status.code(), Some(2));
+    assert!(!String::from_utf8_lossy(&usage.stderr).contains("secret"));
 }
 
 /// A stderr that is full: the exit code is that of the error, not of a panic.
