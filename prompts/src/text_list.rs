@@ -203,10 +203,24 @@ pub fn read_text(path: &Path, max_bytes: u64) -> Result<String, Error> {
     File::open(path)
         .and_then(|file| file.take(max_bytes + 1).read_to_end(&mut bytes))
         .map_err(read)?;
+    if let Some(format) = weights_format(&bytes) {
+        return Err(not_text(format!("{format}; are two arguments swapped?")));
+    }
     if bytes.len() as u64 > max_bytes {
         return Err(not_text(format!("more than {} MiB", max_bytes >> 20)));
     }
     decode(bytes).map_err(not_text)
+}
+
+/// The format of a file of weights by its first bytes.
+fn weights_format(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => {
+            Some("a PyTorch checkpoint or another archive")
+        }
+        [_, _, _, 0, 0, 0, 0, 0, b'{', ..] => Some("a safetensors file"),
+        _ => None,
+    }
 }
 
 /// The text of a file's bytes, or what they are instead.
@@ -223,12 +237,6 @@ fn decode(bytes: Vec<u8>) -> Result<String, String> {
         [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => Err("UTF-32; save it as UTF-8".into()),
         [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes),
         [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes),
-        [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => {
-            Err("a PyTorch checkpoint or another archive; are two arguments swapped?".into())
-        }
-        [_, _, _, 0, 0, 0, 0, 0, b'{', ..] => {
-            Err("a safetensors file; are two arguments swapped?".into())
-        }
         all => {
             // Half of the bytes of western text in UTF-16 are NUL, which is valid UTF-8.
             let nul = all.iter().filter(|byte| **byte == 0).count();
@@ -331,6 +339,10 @@ mod tests {
         large.as_file().set_len(MAX_BYTES + 1).unwrap();
         let error = TextList::read(large.path()).unwrap_err().to_string();
         assert!(error.contains("more than 2 MiB"), "{error}");
+        let large = file(b"\x10\0\0\0\0\0\0\0{");
+        large.as_file().set_len(MAX_BYTES + 1).unwrap();
+        let error = TextList::read(large.path()).unwrap_err().to_string();
+        assert!(error.contains("a safetensors file"), "{error}");
     }
 
     #[test]
