@@ -348,7 +348,7 @@ impl Appliance<'_> {
             .filter(|interval| self.recorded.elapsed() >= *interval);
         if interval.is_some() {
             self.recorded = Instant::now();
-            let state = self.view.state();
+            let state = self.view.state().map(|state| state.name().to_owned());
             let counters = Box::new(self.counters());
             self.reporter
                 .record(RecordKind::Heartbeat { state, counters });

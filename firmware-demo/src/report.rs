@@ -9,6 +9,8 @@ use serde::Serialize;
 pub(crate) struct StateReport {
     /// The class or "unknown"; null before the first and while nothing can be classified.
     pub(crate) class: Option<String>,
+    /// The class's index in the bundle, which may have its name several times; null for "unknown" and without a class.
+    pub(crate) index: Option<usize>,
     /// Smoothed probability of the class when it became the state, 0 to 1; null for "unknown" and without a class.
     pub(crate) probability: Option<f32>,
     /// Since when this is the class or the error: RFC 3339, UTC, in milliseconds.
@@ -38,7 +40,7 @@ impl StateReport {
         const JUMP: Duration = Duration::from_secs(2);
         let later = self.since.duration_since(before.since);
         let shift = later.unwrap_or_else(|earlier| earlier.duration());
-        (&self.class, &self.error) != (&before.class, &before.error)
+        (&self.class, self.index, &self.error) != (&before.class, before.index, &before.error)
             || (&self.camera, &self.bundle) != (&before.camera, &before.bundle)
             || shift > JUMP
     }

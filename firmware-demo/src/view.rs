@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pinhole::PreprocessConfig;
-use pinhole::camera::FrameAnswer;
+use pinhole::camera::{FrameAnswer, SceneState};
 
 use crate::board::BoardStatus;
 use crate::bundle::TestedBundle;
@@ -136,10 +136,10 @@ impl View {
         self.error = None;
     }
 
-    /// Name of the current state; `None` without one and after an error.
-    pub(crate) fn state(&self) -> Option<String> {
+    /// The current state; `None` without one and after an error.
+    pub(crate) fn state(&self) -> Option<&SceneState> {
         let live = self.live.as_ref().filter(|_| self.error.is_none())?;
-        Some(live.state.as_ref()?.name().to_owned())
+        live.state.as_ref()
     }
 
     /// What to publish.
@@ -150,12 +150,13 @@ impl View {
             let error = error.filter(|error| error.title == of)?;
             Some(error.reason.clone())
         };
-        let class = self.state();
+        let state = self.state();
         let since = error.map_or(self.state_changed, |error| error.since);
         let (camera, bundle) = (reason(CAMERA), reason(BUNDLE).or(self.notice.clone()));
         StateReport {
-            probability: self.probability.filter(|_| class.is_some()),
-            class,
+            class: state.map(|state| state.name().to_owned()),
+            index: state.and_then(SceneState::index),
+            probability: self.probability.filter(|_| state.is_some()),
             since: std::time::SystemTime::now() - since.elapsed(),
             error: error.map(|error| format!("{}: {}", error.title, error.reason)),
             camera: Health {

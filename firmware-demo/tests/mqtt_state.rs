@@ -66,6 +66,16 @@ fn the_state_follows_changes_failures_and_recoveries() {
     let class = until(&mut broker, "a class", |state| !state["class"].is_null());
     let unknown = class["class"] == "unknown";
     assert_eq!(class["probability"].is_null(), unknown, "{class}");
+    let named = |index: &serde_json::Value| {
+        let manifest = std::fs::read(folder.path().join("bundle/manifest.json")).unwrap();
+        let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+        manifest["classes"][index.as_u64().unwrap() as usize].clone()
+    };
+    if unknown {
+        assert!(class["index"].is_null(), "{class}");
+    } else {
+        assert_eq!(named(&class["index"]), class["class"], "{class}");
+    }
     let since = class["since"].as_str().unwrap();
     assert!(since.starts_with("20") && since.ends_with('Z'), "{class}");
     assert!(class["error"].is_null(), "{class}");
