@@ -324,7 +324,7 @@ fn export(args: &CommonArgs, encoder: EncoderOptions, origin: &Path) -> Result<(
         not_calibrated,
     } = exported?;
     if let Some(report) = report {
-        write!(std::io::stdout(), "{report}")?;
+        write!(PrintableWriter(std::io::stdout()), "{report}")?;
     }
     let bytes: u64 = manifest.files.iter().map(|f| f.bytes).sum();
     note!(

@@ -4,6 +4,7 @@ use std::{io::Write, path::PathBuf};
 
 use anyhow::{Result, bail};
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
+use pinhole::internal::PrintableWriter;
 use pinhole::note;
 use pinhole_training::{
     base_to_new::{BaseToNewEvent, BaseToNewOptions, run as run_protocol},
@@ -173,10 +174,10 @@ pub(crate) fn run(args: &BaseToNewArgs) -> Result<()> {
         start(args.resume),
         &mut progress,
     )?;
-    let mut out = std::io::stdout().lock();
     if args.json {
-        return Ok(writeln!(out, "{}", report.json())?);
+        return Ok(writeln!(std::io::stdout(), "{}", report.json())?);
     }
+    let mut out = PrintableWriter(std::io::stdout().lock());
     write!(out, "{}", comparison::text(&report.summary()))?;
     writeln!(out, "wrote {}", args.out.join("report.md").display())?;
     Ok(())

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Result, bail};
 use clap::Args;
+use pinhole::internal::PrintableWriter;
 use pinhole::note;
 use pinhole_training::{
     log_plot::plot_log,
@@ -201,7 +202,11 @@ pub(crate) fn run(args: &ClipArgs) -> Result<()> {
             100.0 * report.unseen.accuracy
         )?;
     }
-    writeln!(std::io::stdout(), "wrote {}", output.checkpoint().display())?;
+    writeln!(
+        PrintableWriter(std::io::stdout()),
+        "wrote {}",
+        output.checkpoint().display()
+    )?;
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::{io::Write, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand, error::ErrorKind};
+use pinhole::internal::PrintableWriter;
 use pinhole::note;
 use pinhole_model::ClassPosition;
 use pinhole_training::{
@@ -272,6 +273,11 @@ pub(crate) fn run(command: &LearnCommand) -> Result<()> {
     )?;
     bar.finish();
     let file = args.out.join(LEARNER_FILE);
-    writeln!(std::io::stdout(), "wrote {}", file.display()).context("stdout")?;
+    writeln!(
+        PrintableWriter(std::io::stdout()),
+        "wrote {}",
+        file.display()
+    )
+    .context("stdout")?;
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::{fs, io::Write, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
+use pinhole::internal::PrintableWriter;
 use pinhole_training::shapes::{self, Split};
 use rayon::prelude::*;
 
@@ -74,6 +75,9 @@ pub(crate) fn run(args: &ShapesArgs) -> Result<()> {
     }
     fs::write(&path, list).with_context(|| path.display().to_string())?;
     let (count, path) = (args.count, path.display());
-    writeln!(std::io::stdout(), "wrote {count} images and {path}")?;
+    writeln!(
+        PrintableWriter(std::io::stdout()),
+        "wrote {count} images and {path}"
+    )?;
     Ok(())
 }
