@@ -69,8 +69,9 @@ pub(crate) fn run(args: &CameraArgs) -> Result<ExitCode> {
     let tracker = TrackerOptions {
         smoothing: args.smoothing,
         hysteresis: args.hysteresis,
+        hysteresis_time: args.hysteresis_seconds,
         margin: args.margin,
-        ..TrackerOptions::default()
+        cool_down: args.cool_down_seconds,
     };
     let mut stream = classifier.stream()?;
     let camera = Camera::open(source, options)?;

@@ -300,6 +300,12 @@ pub(crate) struct CameraArgs {
     /// Number of classified frames in a row that a class must lead to become the state
     #[arg(long, default_value_t = 2, value_name = "FRAMES", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) hysteresis: u32,
+    /// Time for which a class must lead to become the state, in addition to --hysteresis
+    #[arg(long, default_value = "0", value_name = "SECONDS", value_parser = pause)]
+    pub(crate) hysteresis_seconds: Duration,
+    /// Minimum time between two changes of the state, also with --margin
+    #[arg(long, default_value = "0", value_name = "SECONDS", value_parser = pause)]
+    pub(crate) cool_down_seconds: Duration,
     #[command(flatten)]
     pub(crate) threshold: NoThreshold,
     /// Lead in probability (0 to 1) with which a class becomes the state at once [default: never]
@@ -361,6 +367,11 @@ fn rectangle(text: &str) -> Result<[u32; 4], String> {
         Some(&[x, y, width, height]) if width > 0 && height > 0 => Ok([x, y, width, height]),
         _ => Err("expected X,Y,WIDTH,HEIGHT in pixels, the sides 1 or more".into()),
     }
+}
+
+/// A time that may be zero.
+fn pause(text: &str) -> Result<Duration, String> {
+    number(text, 0.0..=86_400.0).map(Duration::from_secs_f32)
 }
 
 fn time_out(text: &str) -> Result<Duration, String> {

@@ -121,6 +121,26 @@ fn lines_of(output: &Output, field: &str) -> Vec<u64> {
         .collect()
 }
 
+/// The frames of a file follow each other at once: within an hour only the first class can become the state.
+#[test]
+fn the_state_changes_no_faster_than_the_options_say() {
+    let changes = |arguments: &[&str]| {
+        let output = camera(&["--mjpeg", &scenes(), "--hysteresis", "1"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap().lines().count()
+    };
+    assert!(changes(&["--cool-down-seconds", "0"]) > 10);
+    assert_eq!(changes(&["--cool-down-seconds", "3600"]), 1);
+    assert_eq!(changes(&["--hysteresis-seconds", "3600"]), 0);
+    for time in ["-1", "inf", "soon"] {
+        let mut command = camera(&["--mjpeg", "-", "--hysteresis-seconds", time]);
+        assert_eq!(command.output().unwrap().status.code(), Some(2), "{time}");
+    }
+}
+
 /// In a pipe, without --json, each change of the state is one line; damaged files are reported on stderr.
 #[test]
 fn a_folder_prints_one_line_per_change() {
