@@ -12,6 +12,7 @@ mod scratch;
 mod seeds;
 mod stream;
 mod text;
+mod training;
 
 /// A parser and the inputs to start from.
 #[derive(Clone, Copy, Debug)]
@@ -137,6 +138,8 @@ pub const TARGETS: &[Target] = &[
         ".toml",
     ),
     target("log", text::log, &[], ".jsonl"),
+    target("split_file", training::split_file, &[], ".json"),
+    target("captions", training::captions, &[], ".tsv"),
 ];
 
 fn find(name: &str) -> &'static Target {
