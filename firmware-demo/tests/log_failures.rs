@@ -139,6 +139,47 @@ fn fills_its_disk() {
     assert_eq!(log.damaged(), 0);
 }
 
+/// A file system that becomes read-only, as after an error of an SD card: reported, what is there can be read, and the log
+/// continues when it can be written again.
+#[test]
+fn a_read_only_disk_is_reported_and_survived() {
+    let script = r#"
+        mount -t tmpfs tmpfs "$PINHOLE_TEST_LOG"
+        "$PROGRAM" --exact writes_on_a_disk_that_becomes_read_only --ignored --nocapture
+    "#;
+    let folder = tempfile::tempdir().unwrap();
+    let program = std::env::current_exe().unwrap();
+    let environment = [(FOLDER, folder.path()), ("PROGRAM", &program)];
+    let Some(ran) = kills::with_mounts(script, &environment) else {
+        return;
+    };
+    assert!(ran.status.success(), "{ran:?}");
+}
+
+/// In a mount namespace of its own.
+#[test]
+#[ignore = "started by the test above"]
+fn writes_on_a_disk_that_becomes_read_only() {
+    let folder = folder_of_parent();
+    let remount = |mode: &str| {
+        let mut command = Command::new("mount");
+        let done = command
+            .args(["-o", &format!("remount,{mode}")])
+            .arg(&folder);
+        assert!(done.status().unwrap().success());
+    };
+    // Closed, as a file that is open for writing keeps the file system writable.
+    let append = |frame| LogAppender::open(&config(&folder, 1.0))?.append(&event(frame));
+    assert!(append(0).unwrap());
+    remount("ro");
+    let error_text = append(1).unwrap_err().to_string();
+    assert!(error_text.contains("Read-only file system"), "{error_text}");
+    assert_eq!(frames(&folder), (vec![0], 0));
+    remount("rw");
+    assert!(append(2).unwrap());
+    assert_eq!(frames(&folder), (vec![0, 2], 0));
+}
+
 /// Waits until the status fits, for at most 10 s.
 #[track_caller]
 fn wait(writer: &LogWriter, fits: impl Fn(&LogStatus) -> bool) -> LogStatus {

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use kills::{Spread, kills, temporaries, with_small_files};
+use kills::{Spread, kills, temporaries, with_mounts, with_small_files};
 
 const TRAINING: &str = "--threads 1 clip --data shapes --steps 8 --image-size 16 --width 64 --layers 1 \
                         --text-width 64 --text-layers 1 --patch-size 8 --embedding 16 --batch-size 16 \
@@ -147,6 +147,52 @@ fn a_training_without_space_keeps_what_it_saved() {
         fs::read(root.join("out").join(result)).unwrap() == expected,
         "other weights"
     );
+}
+
+/// A disk that is read-only, as after an error of an SD card: the training ends at once, and keeps what it saved.
+#[test]
+fn a_training_on_a_read_only_disk_is_an_error() {
+    let script = r#"
+        mount -t tmpfs tmpfs "$DISK"
+        run() {
+            "$PROGRAM" $TRAINING --out "$DISK/$1" $2 2>&1 >/dev/null && code=0 || code=$?
+            echo "$1: $code"
+        }
+        run out
+        sums() { find "$DISK" -type f -exec sha256sum {} +; }
+        before=$(sums)
+        mount -o remount,ro "$DISK"
+        run out --resume
+        run new
+        [ "$before" = "$(sums)" ] && echo unchanged
+        ls -A "$DISK"
+    "#;
+    let root = tempfile::tempdir().unwrap();
+    let disk = root.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let environment = [
+        ("DISK", disk.as_path()),
+        ("PROGRAM", Path::new(env!("CARGO_BIN_EXE_pinhole-train"))),
+        ("TRAINING", Path::new(TRAINING)),
+    ];
+    let Some(output) = with_mounts(script, &environment) else {
+        return;
+    };
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines: Vec<&str> = printed.lines().collect();
+    let errors: Vec<&&str> = lines.iter().filter(|l| l.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 2, "{printed}");
+    for (error, folder) in errors.iter().zip(["out", "new"]) {
+        let named = error.contains(&*disk.join(folder).to_string_lossy());
+        assert!(
+            named && error.contains("Read-only file system"),
+            "{printed}"
+        );
+    }
+    for part in ["out: 0", "out: 1", "new: 1", "unchanged"] {
+        assert!(lines.contains(&part), "{printed}");
+    }
+    assert!(printed.ends_with("unchanged\nout\n"), "{printed}");
 }
 
 /// Two trainings in one folder would mix the lines of their logs and replace each other's states.
