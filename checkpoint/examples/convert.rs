@@ -12,7 +12,11 @@ fn main() -> Result<(), Error> {
         std::process::exit(2);
     };
     let activation = arguments.get(2).and_then(|text| text.parse().ok());
-    let checkpoint = Checkpoint::open(Path::new(path), &OpenOptions { activation })?;
+    let options = OpenOptions {
+        activation,
+        ..OpenOptions::default()
+    };
+    let checkpoint = Checkpoint::open(Path::new(path), &options)?;
     for assumption in checkpoint.assumptions() {
         eprintln!("assumed: {assumption}");
     }

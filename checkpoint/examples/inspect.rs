@@ -13,8 +13,12 @@ fn main() -> Result<(), Error> {
         std::process::exit(2);
     };
     let activation = arguments.next().and_then(|text| text.parse().ok());
+    let options = OpenOptions {
+        activation,
+        ..OpenOptions::default()
+    };
     let start = Instant::now();
-    let checkpoint = Checkpoint::open(Path::new(&path), &OpenOptions { activation })?;
+    let checkpoint = Checkpoint::open(Path::new(&path), &options)?;
     let opened = start.elapsed();
     println!(
         "{}; {}",

@@ -6,9 +6,12 @@ use std::path::{Component, Path, PathBuf};
 use pinhole_model::{Activation, ClipConfig, ClipWeights, PreprocessConfig, Tensor};
 
 use crate::declared::Declared;
+use crate::infer::Heads;
 use crate::names::{Naming, OPENAI_SETTINGS, Recipe};
+use crate::read::{read_dictionaries, read_state_dict};
 use crate::storage::Source;
-use crate::{Error, StateDict, infer, locate, open_clip, read_state_dict, transformers};
+use crate::wrapper::Dictionaries;
+use crate::{Error, StateDict, infer, locate, open_clip, transformers};
 
 /// An open CLIP checkpoint: its checked configuration, and weights that are read on request.
 #[derive(Debug)]
@@ -27,6 +30,8 @@ pub struct OpenOptions {
     /// Activation function of the weights. It overrides a configuration file, which
     /// [`Checkpoint::assumptions`] then notes.
     pub activation: Option<Activation>,
+    /// Attention heads, which no shape shows. They override a configuration file in the same way.
+    pub heads: Heads,
 }
 
 impl Checkpoint {
@@ -41,20 +46,21 @@ impl Checkpoint {
     /// contradict the weights; [`Error::UnknownActivation`].
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Checkpoint, Error> {
         let weights = locate::weights(path)?;
-        let state = if weights
+        let mut assumptions = Vec::new();
+        let dictionaries = if weights
             .extension()
             .is_some_and(|extension| extension == "json")
         {
-            read_shards(&weights)?
+            Dictionaries::from(read_shards(&weights)?)
         } else {
-            read_state_dict(&weights)?
+            read_dictionaries(&weights)?
         };
+        let state = dictionaries.clip(&mut assumptions)?;
         let naming = Naming::of(&state)?;
         let ConfigFiles {
             declared,
             preprocessing,
         } = ConfigFiles::read(&weights, naming)?;
-        let mut assumptions = Vec::new();
         let activation = activation(
             &state,
             declared.as_ref(),
@@ -66,6 +72,7 @@ impl Checkpoint {
             naming,
             declared.as_ref(),
             activation,
+            options.heads,
             preprocessing.as_ref().map(|(_, config)| config.clone()),
             &mut assumptions,
         )?;
@@ -228,6 +235,9 @@ impl ConfigFiles {
             Some(path) => Some(transformers::read(&path)?),
             None => None,
         };
+        if let Some(path) = sibling("tokenizer_config.json") {
+            transformers::check_tokenizer(&path)?;
+        }
         let config =
             sibling("preprocessor_config.json").or_else(|| sibling("processor_config.json"));
         let preprocessing = match config {

@@ -1,15 +1,55 @@
 //! The architecture of a model, inferred from the shapes of its tensors.
 
-use pinhole_model::{Activation, ClipConfig, PreprocessConfig, TextEncoderConfig};
+use std::str::FromStr;
+
+use pinhole_model::{
+    Activation, ClipConfig, ImageEncoderConfig, PreprocessConfig, TextEncoderConfig,
+};
 
 use crate::declared::{Declared, Quantity};
 use crate::names::{Naming, OPENAI_SETTINGS, Recipe, is_no_parameter};
 use crate::shapes::Shapes;
+use crate::state_dict::FLOATS;
 use crate::{Dtype, Error, StateDict, encoders};
 
 const MAX_IMAGE: u32 = 1 << 14;
+/// Tokens of OpenAI's tokenizer.
+const OPENAI_VOCABULARY: usize = 49_408;
 /// Four times the largest CLIP models.
 const MAX_PARAMETERS: u64 = 10_000_000_000;
+
+/// Numbers of attention heads, where they are given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heads {
+    /// Of the image encoder.
+    pub image: Option<usize>,
+    /// Of the text encoder.
+    pub text: Option<usize>,
+}
+
+impl FromStr for Heads {
+    type Err = String;
+
+    /// `IMAGE` or `IMAGE,TEXT`, as options of the command lines give them.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| match text.parse() {
+            Ok(heads) if heads > 0 => Ok(Some(heads)),
+            _ => Err(format!(
+                "expected the heads of the image encoder, or IMAGE,TEXT such as 12,8, found {text:?}"
+            )),
+        };
+        Ok(match text.split_once(',') {
+            Some((image, text)) => Heads {
+                image: number(image)?,
+                text: number(text)?,
+            },
+            None => Heads {
+                image: number(text)?,
+                text: None,
+            },
+        })
+    }
+}
 
 /// The configuration that the shapes and the configuration file agree on.
 ///
@@ -19,6 +59,7 @@ pub(crate) fn configuration(
     naming: Naming,
     declared: Option<&Declared>,
     activation: Activation,
+    asked: Heads,
     preprocessing: Option<PreprocessConfig>,
     assumptions: &mut Vec<String>,
 ) -> Result<ClipConfig, Error> {
@@ -30,8 +71,16 @@ pub(crate) fn configuration(
     let by_width = OPENAI_SETTINGS
         .iter()
         .all(|name| state.info(name).is_some());
-    let mut heads = |quantity: Quantity, encoder: &str, width: usize| {
-        if let Some((_, heads)) = declared.and_then(|declared| declared.sizes.get(quantity)) {
+    let mut heads = |quantity: Quantity, encoder: &str, asked: Option<usize>, width: usize| {
+        let declared = declared.and_then(|file| Some((file, file.sizes.get(quantity)?.1)));
+        match (asked, declared) {
+            (Some(asked), Some((file, heads))) if asked != heads => assumptions.push(format!(
+                "{encoder} encoder: {asked} attention heads, as asked for; {} has {heads}",
+                file.path.display()
+            )),
+            _ => {}
+        }
+        if let Some(heads) = asked.or(declared.map(|(_, heads)| heads)) {
             return heads;
         }
         if !by_width {
@@ -51,10 +100,10 @@ pub(crate) fn configuration(
         vocabulary,
         width,
         layers: shapes.layers("transformer.resblocks.", "ln_1.weight")?,
-        heads: heads(Quantity::TextHeads, "text", width),
+        heads: heads(Quantity::TextHeads, "text", asked.text, width),
     };
     let embedding = shapes.matrix("text_projection")?[1];
-    let mut image_heads = |width| heads(Quantity::ImageHeads, "image", width);
+    let mut image_heads = |width| heads(Quantity::ImageHeads, "image", asked.image, width);
     let image = encoders::infer(&shapes, &mut image_heads)?;
     let side = image.image_size();
     if side > MAX_IMAGE {
@@ -64,6 +113,15 @@ pub(crate) fn configuration(
         ));
     }
 
+    if declared.is_none() && !by_width {
+        assumptions.extend(unstated(naming, &image));
+    }
+    if text.vocabulary > OPENAI_VOCABULARY {
+        assumptions.push(format!(
+            "tokenizer: OpenAI's, which has {OPENAI_VOCABULARY} of the {} tokens of the text encoder",
+            text.vocabulary
+        ));
+    }
     let preprocessing = preprocessing.unwrap_or_else(|| {
         assumptions.push(format!(
             "preprocessing: OpenAI's (short side to {side} pixels, bicubic, centre crop, OpenAI's \
@@ -81,16 +139,40 @@ pub(crate) fn configuration(
     };
     check_settings(state, &config)?;
     if let Some(declared) = declared {
-        check_declared(declared, &config)?;
+        check_declared(declared, asked, &config)?;
     }
-    check_heads(state, declared, &config)?;
+    check_heads(state, declared, asked, &config)?;
     Ok(config)
 }
 
+/// What the reader assumes about an encoder, without a file that would state it. transformers' `CLIPModel` has no other
+/// pooling and mask.
+fn unstated(naming: Naming, image: &ImageEncoderConfig) -> Vec<String> {
+    let reason = "as no configuration file states it";
+    let mut assumptions = vec![];
+    let vit = matches!(image, ImageEncoderConfig::VisionTransformer { .. });
+    if naming != Naming::Transformers {
+        if vit {
+            assumptions.push(format!("image encoder: read at the class token, {reason}"));
+        }
+        assumptions.push(format!(
+            "text encoder: causal, read at the end of the text, {reason}"
+        ));
+    }
+    assumptions.push(format!("tokenizer: OpenAI's, {reason}"));
+    assumptions
+}
+
 /// Compares every size that the configuration file states with the one inferred from the weights.
-fn check_declared(declared: &Declared, config: &ClipConfig) -> Result<(), Error> {
+fn check_declared(declared: &Declared, asked: Heads, config: &ClipConfig) -> Result<(), Error> {
     let text = &config.text;
     for (quantity, field, value) in declared.sizes.iter() {
+        // What the caller asks for overrides the file.
+        match quantity {
+            Quantity::ImageHeads if asked.image.is_some() => continue,
+            Quantity::TextHeads if asked.text.is_some() => continue,
+            _ => {}
+        }
         let inferred = match quantity {
             Quantity::Embedding => Some(config.embedding),
             Quantity::ContextLength => Some(text.context_length),
@@ -116,24 +198,35 @@ fn check_declared(declared: &Declared, config: &ClipConfig) -> Result<(), Error>
 fn check_heads(
     state: &StateDict,
     declared: Option<&Declared>,
+    asked: Heads,
     config: &ClipConfig,
 ) -> Result<(), Error> {
     let (image_heads, image_width) = config.image.attention();
     let text = &config.text;
-    for (encoder, quantity, heads, width) in [
-        ("image", Quantity::ImageHeads, image_heads, image_width),
-        ("text", Quantity::TextHeads, text.heads, text.width),
+    for (encoder, quantity, asked, heads, width) in [
+        (
+            "image",
+            Quantity::ImageHeads,
+            asked.image,
+            image_heads,
+            image_width,
+        ),
+        (
+            "text",
+            Quantity::TextHeads,
+            asked.text,
+            text.heads,
+            text.width,
+        ),
     ] {
         let stated = declared.and_then(|file| Some((file, file.sizes.get(quantity)?.0)));
-        let (path, source, possible) = match stated {
-            Some((declared, field)) => (
-                declared.path.as_path(),
-                field,
-                heads != 0 && width.is_multiple_of(heads),
-            ),
-            None => (
+        let divides = heads != 0 && width.is_multiple_of(heads);
+        let (path, source, possible) = match (asked, stated) {
+            (Some(_), _) => (state.path(), "as asked for", divides),
+            (None, Some((declared, field))) => (declared.path.as_path(), field, divides),
+            (None, None) => (
                 state.path(),
-                "one per 64 of width, as no configuration file states their number",
+                "one per 64 of width, as no configuration file states their number; pass --heads",
                 width.is_multiple_of(64),
             ),
         };
@@ -190,12 +283,15 @@ pub(crate) fn check_tensors(
                     found: info.shape.clone(),
                 });
             }
-            if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            if !matches!(
+                info.dtype,
+                Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16
+            ) {
                 let found = info.dtype.to_string();
                 return Err(Error::Dtype {
                     path: path.to_owned(),
                     name,
-                    expected: "F32, F16 or BF16",
+                    expected: FLOATS,
                     found,
                 });
             }

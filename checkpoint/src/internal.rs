@@ -20,11 +20,14 @@ pub fn read_open_clip_config(path: &Path) -> Result<(), Error> {
     open_clip::read(path).map(drop)
 }
 
-/// Reads `config.json`, or `preprocessor_config.json`, of transformers.
+/// Reads `config.json`, `preprocessor_config.json` or `tokenizer_config.json` of transformers.
 ///
 /// # Errors
-/// As [`Checkpoint::open`](crate::Checkpoint::open), of both.
+/// As [`Checkpoint::open`](crate::Checkpoint::open), of all.
 pub fn read_transformers_config(path: &Path) -> Result<(), Error> {
     let model = transformers::read(path).map(drop);
-    model.or(transformers::read_preprocessing(path).map(drop))
+    let tokenizer = transformers::check_tokenizer(path);
+    model
+        .or(transformers::read_preprocessing(path).map(drop))
+        .and(tokenizer)
 }

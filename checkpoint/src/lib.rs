@@ -10,8 +10,9 @@
 //! | `model.safetensors`, `pytorch_model.bin`, and their `*.index.json` with shards | transformers' `CLIPModel` |
 //! | any `.safetensors`, or any `.pt`, `.pth`, `.bin` by `torch.save`, old or new | with the tensor names of any of these |
 //!
-//! Weights are F32, F16 or BF16; they stay in the file until [`Checkpoint::tensor`] reads one and
-//! widens it to f32. Pickles are interpreted by a small machine that knows tensors and ordered
+//! Weights are F64, F32, F16 or BF16; they stay in the file until [`Checkpoint::tensor`] reads one as f32.
+//! A model under a key of the file or behind a prefix, as trainings and wrapping modules save it, is taken with a note
+//! if it is the only one. Pickles are interpreted by a small machine that knows tensors and ordered
 //! dictionaries and never executes anything. All sizes in a file are limited, and every tensor is
 //! checked against the shape that the model requires.
 //!
@@ -21,11 +22,12 @@
 //! weights, which must agree with the shapes in everything else:
 //!
 //! - tensors with OpenAI's and open_clip's names: `open_clip_config.json`;
-//! - tensors with transformers' names: `config.json`, and `preprocessor_config.json` or
-//!   `processor_config.json`.
+//! - tensors with transformers' names: `config.json`, `preprocessor_config.json` or `processor_config.json`, and
+//!   the kind of tokenizer in `tokenizer_config.json`.
 //!
-//! Without such a file, the number of attention heads is assumed to be one per 64 of width and
-//! preprocessing to be OpenAI's; [`Checkpoint::assumptions`] lists this. The activation function is never
+//! Without such a file, the number of attention heads is assumed to be one per 64 of width unless
+//! [`OpenOptions::heads`] gives it, and what the embeddings are read from, the mask, the tokenizer and the preprocessing to
+//! be OpenAI's; [`Checkpoint::assumptions`] lists this. The activation function is never
 //! assumed: it is known for OpenAI's archives, and otherwise [`OpenOptions::activation`] must give it.
 //!
 //! # Names
@@ -59,10 +61,12 @@ mod state_dict;
 mod storage;
 mod torch;
 mod transformers;
+mod wrapper;
 mod write;
 
 pub use checkpoint::{Checkpoint, OpenOptions};
 pub use error::Error;
+pub use infer::Heads;
 pub use prompt_learner::{read_prompt_learner, write_prompt_learner};
 pub use read::read_state_dict;
 pub use state_dict::{Dtype, StateDict, TensorInfo};

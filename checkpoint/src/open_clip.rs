@@ -43,7 +43,6 @@ const TEXT: &[&str] = &[
     "layers",
     "mlp_ratio",
     "tokenizer_kwargs",
-    "hf_tokenizer_name",
     "output_tokens",
     "pad_id",
     "eos_id",
@@ -64,6 +63,7 @@ pub(crate) fn read(path: &Path) -> Result<(Declared, Option<PreprocessConfig>), 
     let vision = required(&model, "vision_cfg", "open_clip's image encoder")?;
     let text = required(&model, "text_cfg", "open_clip's text encoder")?;
     refuse_other_models(&model, &vision, &text)?;
+    check_tokenizer(&text)?;
 
     let quick = model.flag("quick_gelu")?.unwrap_or(false);
     let declared = Declared {
@@ -91,6 +91,9 @@ pub(crate) fn read(path: &Path) -> Result<(Declared, Option<PreprocessConfig>), 
             Some("floor") => CropRounding::Floor,
             Some(_) => return Err(pinhole.wrong("crop", "half-even or floor")),
         };
+        if let Some(scaled) = pinhole.number("resize_to")? {
+            preprocessing.resize_to = Some(pinhole.pixels("resize_to", scaled)?);
+        }
     }
     Ok((declared, Some(preprocessing)))
 }
@@ -119,6 +122,17 @@ fn refuse_other_models(model: &Object, vision: &Object, text: &Object) -> Result
             ("hf_proj_type", "mlp".into()),
             ("hf_pooler_type", "mean_pooler".into()),
         ],
+    )
+}
+
+/// Refuses settings of open_clip's `SimpleTokenizer` (tokenizer.py) that give other tokens than OpenAI's.
+fn check_tokenizer(text: &Object) -> Result<(), Error> {
+    let Some(settings) = text.object("tokenizer_kwargs")? else {
+        return Ok(());
+    };
+    settings.only(
+        &["context_length"],
+        &[("clean", "lower".into()), ("reduction_mask", "".into())],
     )
 }
 
@@ -224,7 +238,10 @@ pub(crate) fn describe(path: &Path, config: &ClipConfig) -> Result<Value, Error>
         "preprocess_cfg": describe_preprocessing(path, config)?,
     });
     if config.preprocessing.crop == CropRounding::Floor {
-        description["pinhole"] = json!({ "crop": "floor" });
+        description["pinhole"]["crop"] = json!("floor");
+    }
+    if let Some(scaled) = config.preprocessing.resize_to {
+        description["pinhole"]["resize_to"] = json!(scaled);
     }
     if let Some(name) = &config.name {
         description["name"] = json!(name);

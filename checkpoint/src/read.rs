@@ -3,33 +3,40 @@
 use std::path::Path;
 
 use crate::storage::Source;
+use crate::wrapper::Dictionaries;
 use crate::{Error, StateDict, locate, safetensors_file, torch};
 
 /// Reads any safetensors or PyTorch file as plain named tensors.
 ///
 /// Supported are `.safetensors`, `torch.save` (zip archives, and the pickle streams of PyTorch
 /// before 1.6) and TorchScript archives, recognised by their first bytes. Of a
-/// checkpoint with a `state_dict`, that is read; the prefixes `module.` (DataParallel) and `_orig_mod.`
-/// (torch.compile) are removed if every name has them. Pickles are never executed.
+/// checkpoint with a `state_dict`, that is read. The prefixes `module.` (DataParallel), `_orig_mod.`
+/// (torch.compile), `model.` and `clip.` are removed if every name has them. Pickles are never executed.
 ///
 /// # Errors
 /// A file that cannot be opened, is damaged, or is none of these.
 pub fn read_state_dict(path: &Path) -> Result<StateDict, Error> {
+    read_dictionaries(path)?.plain()
+}
+
+/// The dictionaries of tensors in a file of these formats.
+///
+/// # Errors
+/// As [`read_state_dict`].
+pub(crate) fn read_dictionaries(path: &Path) -> Result<Dictionaries, Error> {
     let source = Source::open(path)?;
     let start = source.bytes(0, 32)?;
-    let mut state = if start.starts_with(b"PK") {
-        torch::read_zip(&source)?
+    if start.starts_with(b"PK") {
+        torch::read_zip(&source)
     } else if start.starts_with(torch::LEGACY_MAGIC) {
-        torch::read_legacy(&source)?
+        torch::read_legacy(&source)
     } else if start.get(8) == Some(&b'{') {
-        safetensors_file::read(&source)?
+        Ok(Dictionaries::from(safetensors_file::read(&source)?))
     } else {
         let found = locate::describe(path, &start);
-        return Err(Error::malformed(
+        Err(Error::malformed(
             path,
             format!("expected a .safetensors or a PyTorch file, found {found}"),
-        ));
-    };
-    state.strip_prefixes();
-    Ok(state)
+        ))
+    }
 }

@@ -1,6 +1,7 @@
 //! Named tensors in a file, read on request.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +12,13 @@ pub use safetensors::Dtype;
 use crate::Error;
 use crate::pickle::TensorRef;
 use crate::storage::Storage;
+
+/// How many times the bytes of its storages the tensors of a file may read. Tied weights are read twice.
+const MAX_READS: u64 = 2;
+/// What they may read beside that: small tensors that share one storage.
+const READ_ALLOWANCE: u64 = 16 << 20;
+/// The types that weights may have, for messages.
+pub(crate) const FLOATS: &str = "F64, F32, F16 or BF16";
 
 /// Type and shape of a tensor in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,10 +70,10 @@ impl StateDict {
         }
     }
 
-    /// Reads one tensor of type F32, F16 or BF16, widened to f32.
+    /// Reads one tensor of type F64, F32, F16 or BF16 as f32.
     ///
     /// # Errors
-    /// No such tensor, another type, NaN or infinity in it, or a damaged file.
+    /// No such tensor, another type, NaN or infinity in it (also an F64 beyond f32), or a damaged file.
     pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
         let (info, view) = self.entry(name)?;
         view.read(info, name)
@@ -123,17 +131,63 @@ impl StateDict {
         }
     }
 
-    /// Removes the prefixes that DataParallel and torch.compile add to every name.
-    pub(crate) fn strip_prefixes(&mut self) {
-        for prefix in ["_orig_mod.", "module.", "_orig_mod."] {
-            if !self.entries.is_empty() && self.entries.keys().all(|name| name.starts_with(prefix))
-            {
-                self.entries = std::mem::take(&mut self.entries)
-                    .into_iter()
-                    .map(|(name, entry)| (name[prefix.len()..].to_owned(), entry))
-                    .collect();
+    /// Refuses tensors that together read more than the file holds, as a small file could make a reader read one
+    /// storage any number of times.
+    pub(crate) fn check_reads(&self) -> Result<(), Error> {
+        let mut storages = std::collections::HashSet::new();
+        let (mut held, mut read) = (0u64, 0u64);
+        for entry in self.entries.values() {
+            if let Entry::Tensor { info, view } = entry {
+                read = read.saturating_add(view.cost(info.dtype));
+                if storages.insert(Arc::as_ptr(&view.storage)) {
+                    held = held.saturating_add(view.storage.length);
+                }
             }
         }
+        let accepted = held.saturating_mul(MAX_READS);
+        if read > accepted.saturating_add(READ_ALLOWANCE) {
+            return Err(Error::malformed(
+                &self.path,
+                format!(
+                    "its tensors share storages: they read {read} bytes of {held}, at most {MAX_READS} times as many \
+                     and {READ_ALLOWANCE} are accepted; clone each tensor and save them again"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether it has no tensors, and nothing that would be one.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether there is a name that starts so, without going through all.
+    pub(crate) fn any(&self, prefix: &str) -> bool {
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        (self.entries.range::<str, _>(from).next())
+            .is_some_and(|(name, _)| name.starts_with(prefix))
+    }
+
+    /// With the names that `rename` gives; what it gives no name is left out.
+    pub(crate) fn renamed(
+        self,
+        rename: impl Fn(&str) -> Option<String>,
+    ) -> Result<StateDict, Error> {
+        let mut entries = BTreeMap::new();
+        for (name, entry) in self.entries {
+            let Some(new) = rename(&name) else {
+                continue;
+            };
+            if entries.contains_key(&new) {
+                return Err(Error::malformed(
+                    &self.path,
+                    format!("tensor {name}: expected one tensor for {new}, found several"),
+                ));
+            }
+            entries.insert(new, entry);
+        }
+        Ok(StateDict { entries, ..self })
     }
 }
 
@@ -246,7 +300,10 @@ impl View {
                 let halves = piece.as_chunks().0.iter();
                 data.extend(halves.map(|b| bf16::from_le_bytes(*b).to_f32()));
             }),
-            _ => Err(self.wrong_type(info, name, "F32, F16 or BF16")),
+            Dtype::F64 => self.elements(info, name, 8, |piece, data| {
+                data.extend((piece.as_chunks().0.iter()).map(|b| f64::from_le_bytes(*b) as f32));
+            }),
+            _ => Err(self.wrong_type(info, name, FLOATS)),
         }?;
         if let Some(index) = data.iter().position(|value| !value.is_finite()) {
             return Err(Error::NotFinite {

@@ -1,14 +1,16 @@
 //! PyTorch files: zip archives by `torch.save` and TorchScript, and the pickle streams that
 //! `torch.save` wrote before PyTorch 1.6.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io::BufReader;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::budget::Budget;
 use crate::pickle::{self, Node, Pickle, Value};
 use crate::state_dict::{Entry, StateDict, View};
 use crate::storage::{Source, Storage};
+use crate::wrapper::Dictionaries;
 use crate::{Error, TensorInfo, archive};
 
 /// First bytes of a legacy file: protocol 2, then torch's magic number as a ten-byte integer.
@@ -18,15 +20,13 @@ pub(crate) const LEGACY_MAGIC: &[u8] = &[
 const LEGACY_VERSION: i64 = 1001;
 const MAX_TENSORS: usize = 1 << 16;
 const MAX_NAME: usize = 1 << 10;
-/// How many times the bytes of its storages the tensors of a file may read. Tied weights are read twice.
-const MAX_READS: u64 = 2;
-/// What they may read beside that: small tensors that share one storage.
-const READ_ALLOWANCE: u64 = 16 << 20;
+/// Dictionaries inside dictionaries: a training's checkpoint has the model at the second level.
+const MAX_DICTIONARY_DEPTH: usize = 4;
 /// Modules inside modules; CLIP has seven levels.
 const MAX_MODULE_DEPTH: usize = 32;
 
 /// Reads a zip archive: the layout is `<folder>/data.pkl` with storages in `<folder>/data/<key>`.
-pub(crate) fn read_zip(source: &Arc<Source>) -> Result<StateDict, Error> {
+pub(crate) fn read_zip(source: &Arc<Source>) -> Result<Dictionaries, Error> {
     let path = source.path();
     let entries = archive::entries(source)?;
     let is_root = |name: &&String| {
@@ -79,15 +79,12 @@ pub(crate) fn read_zip(source: &Arc<Source>) -> Result<StateDict, Error> {
             .cloned()
             .ok_or_else(|| format!("its data, {folder}data/{key}, is missing from the archive"))
     };
-    Ok(StateDict::new(
-        path,
-        named_tensors(&pickle, source, storage, &mut budget)?,
-    ))
+    dictionaries(&pickle, path, storage, &mut budget)
 }
 
 /// Reads a legacy file: pickles of the magic number, the version, the machine, the object and the
 /// storages' keys, then for each key the number of elements (i64) and the elements.
-pub(crate) fn read_legacy(source: &Arc<Source>) -> Result<StateDict, Error> {
+pub(crate) fn read_legacy(source: &Arc<Source>) -> Result<Dictionaries, Error> {
     let path = source.path();
     let mut position = 0;
     let mut budget = Budget::new();
@@ -167,55 +164,65 @@ pub(crate) fn read_legacy(source: &Arc<Source>) -> Result<StateDict, Error> {
             .cloned()
             .ok_or_else(|| format!("its storage {key} is not in the file"))
     };
-    Ok(StateDict::new(
-        path,
-        named_tensors(&pickle, source, storage, &mut budget)?,
-    ))
+    dictionaries(&pickle, path, storage, &mut budget)
 }
 
-/// The tensors of a state dict, of a checkpoint around one, or of a TorchScript module.
-fn named_tensors(
+/// The dictionaries of tensors in a file: a state dict, those of a checkpoint around one, or a TorchScript module.
+fn dictionaries(
     pickle: &Pickle,
-    source: &Source,
+    path: &Path,
     storage: impl Fn(&str) -> Result<Arc<Storage>, String>,
     budget: &mut Budget,
-) -> Result<BTreeMap<String, Entry>, Error> {
-    let path = source.path();
-    let root = pickle.get(pickle.root, "state_dict").unwrap_or(pickle.root);
-    let mut values = Vec::new();
+) -> Result<Dictionaries, Error> {
+    let malformed = |reason| Error::malformed(path, reason);
+    let root = pickle.root;
+    let mut found = Dictionaries::new(path);
     match pickle.node(root) {
         Some(Node::Dict(items)) => {
-            for (key, value) in items {
-                if let Some(key) = pickle.text(*key) {
-                    let name = dotted("", key, values.len(), budget);
-                    values.push((
-                        name.map_err(|reason| Error::malformed(path, reason))?,
-                        *value,
-                    ));
-                }
+            let keys = items.iter().filter_map(|(key, _)| pickle.text(*key));
+            found.set_keys(keys);
+            let state_dict = pickle.get(root, "state_dict");
+            if let Some(Node::Object { global, .. }) = state_dict.and_then(|v| pickle.node(v)) {
+                return Err(only_code_can_read(path, global));
+            }
+            for (name, values) in walk_dictionaries(pickle, root, budget).map_err(malformed)? {
+                let entries = entries(pickle, path, values, &storage)?;
+                found.push(name, StateDict::new(path, entries));
             }
         }
         Some(Node::Object {
             state: Some(_),
             global,
         }) if global.starts_with("__torch__.") => {
-            walk_modules(pickle, root, &mut values, budget)
-                .map_err(|reason| Error::malformed(path, reason))?;
+            let mut values = vec![];
+            walk_modules(pickle, root, &mut values, budget).map_err(malformed)?;
+            let entries = entries(pickle, path, values, &storage)?;
+            found.push(String::new(), StateDict::new(path, entries));
         }
-        Some(Node::Object { global, .. }) => {
-            return Err(Error::malformed(
-                path,
-                format!(
-                    "expected a state dict, found an object of {global}, which only its own code \
-                     can read; save model.state_dict() instead"
-                ),
-            ));
-        }
+        Some(Node::Object { global, .. }) => return Err(only_code_can_read(path, global)),
         _ => return Err(Error::malformed(path, "expected a dictionary of tensors")),
     }
-    let mut tensors = BTreeMap::new();
-    let mut storages = HashSet::new();
-    let (mut held, mut read) = (0u64, 0u64);
+    Ok(found)
+}
+
+fn only_code_can_read(path: &Path, global: &str) -> Error {
+    Error::malformed(
+        path,
+        format!(
+            "expected a state dict, found an object of {global}, which only its own code can read; save \
+             model.state_dict() instead"
+        ),
+    )
+}
+
+/// The tensors among the values of a dictionary, by name.
+fn entries(
+    pickle: &Pickle,
+    path: &Path,
+    values: Vec<(String, Value)>,
+    storage: &impl Fn(&str) -> Result<Arc<Storage>, String>,
+) -> Result<BTreeMap<String, Entry>, Error> {
+    let mut entries = BTreeMap::new();
     for (name, value) in values {
         let entry = match pickle.node(value) {
             Some(Node::Tensor(tensor)) => {
@@ -233,11 +240,7 @@ fn named_tensors(
                         tensor.storage.elements, tensor.storage.dtype, storage.length
                     )));
                 }
-                if storages.insert(&tensor.storage.key) {
-                    held = held.saturating_add(storage.length);
-                }
                 let view = View::strided(tensor, storage).map_err(wrong)?;
-                read = read.saturating_add(view.cost(info.dtype));
                 Entry::Tensor { info, view }
             }
             Some(Node::Object { global, .. }) => Entry::Unknown {
@@ -246,22 +249,46 @@ fn named_tensors(
             // Numbers, text and the like are no parameters.
             _ => continue,
         };
-        tensors.insert(name, entry);
+        entries.insert(name, entry);
     }
-    if read
-        > held
-            .saturating_mul(MAX_READS)
-            .saturating_add(READ_ALLOWANCE)
-    {
-        return Err(Error::malformed(
-            path,
-            format!(
-                "its tensors share storages: they read {read} bytes of {held}, at most {MAX_READS} times as many \
-                 and {READ_ALLOWANCE} are accepted; clone each tensor and save them again"
-            ),
-        ));
+    Ok(entries)
+}
+
+/// A dictionary's dotted keys, and its values by key.
+type NamedDictionary = (String, Vec<(String, Value)>);
+
+/// The dictionary at `root` and the dictionaries in it, except those without text keys.
+fn walk_dictionaries(
+    pickle: &Pickle,
+    root: Value,
+    budget: &mut Budget,
+) -> Result<Vec<NamedDictionary>, String> {
+    let mut found = vec![];
+    let mut todo = VecDeque::from([(String::new(), root, 0)]);
+    // Each is walked once, as modules are.
+    let mut seen = HashSet::new();
+    let mut names = 0;
+    while let Some((path, dictionary, depth)) = todo.pop_front() {
+        let Some(Node::Dict(items)) = pickle.node(dictionary) else {
+            continue;
+        };
+        let mut values = vec![];
+        for (key, value) in items {
+            let Some(key) = pickle.text(*key) else {
+                continue;
+            };
+            values.push((dotted("", key, names, budget)?, *value));
+            names += 1;
+            if let (Some(Node::Dict(_)), Value::Node(index)) = (pickle.node(*value), *value)
+                && depth < MAX_DICTIONARY_DEPTH
+                && seen.insert(index)
+            {
+                todo.push_back((dotted(&path, key, names, budget)?, *value, depth + 1));
+            }
+        }
+        found.push((path, values));
     }
-    Ok(tensors)
+    Ok(found)
 }
 
 /// Collects the tensors of a TorchScript module and the modules in it, by dotted names.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use pinhole_model::{Activation, CropRounding, Filter, PreprocessConfig, Resize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::Error;
 use crate::declared::{Declared, Quantity, Sizes};
@@ -17,12 +17,14 @@ pub(crate) fn read(path: &Path) -> Result<Declared, Error> {
     {
         return Err(Error::unsupported(path, format!("a model of type {found}")));
     }
-    let encoder = |name: &str| -> Result<Object, Error> {
+    let encoder = |name: &str, defaults: &Map<String, Value>| -> Result<Object, Error> {
         let mut encoder = root
             .object(name)?
             .unwrap_or_else(|| root.child(name, Map::new()));
-        // The first versions of transformers wrote a second object, which takes precedence.
+        // The first versions of transformers wrote a second object. It takes precedence, with the defaults of the
+        // fields that it lacks (CLIPConfig in configuration_clip.py).
         if let Some(more) = root.object(&format!("{name}_dict"))? {
+            encoder.extend(root.child(name, defaults.clone()));
             encoder.extend(more);
         }
         for (field, expected) in [("num_channels", 3.0), ("layer_norm_eps", 1e-5)] {
@@ -35,7 +37,23 @@ pub(crate) fn read(path: &Path) -> Result<Declared, Error> {
         }
         Ok(encoder)
     };
-    let (vision, text) = (encoder("vision_config")?, encoder("text_config")?);
+    let vision = encoder(
+        "vision_config",
+        &fields(json!({
+            "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+            "num_channels": 3, "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
+        })),
+    )?;
+    let text = encoder(
+        "text_config",
+        &fields(json!({
+            "vocab_size": 49_408, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12,
+            "num_attention_heads": 8, "max_position_embeddings": 77, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
+            "eos_token_id": 49_407,
+        })),
+    )?;
+    check_end_of_text(&text)?;
+    check_tokenizer_class(&root)?;
     let activation = |encoder: &Object| match encoder.text("hidden_act")? {
         // transformers' default.
         None | Some("quick_gelu") => Ok(Activation::QuickGelu),
@@ -77,6 +95,51 @@ pub(crate) fn read(path: &Path) -> Result<Declared, Error> {
     })
 }
 
+fn fields(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
+/// Refuses another end of text than the highest token id, at which CLIP's text encoder is read. 2 is what the first
+/// versions of transformers wrote, and stands for the same (CLIPTextTransformer in modeling_clip.py).
+fn check_end_of_text(text: &Object) -> Result<(), Error> {
+    let end = text.number("eos_token_id")?;
+    let vocabulary = text.number("vocab_size")?.unwrap_or(49_408);
+    match end {
+        None | Some(2) => Ok(()),
+        Some(end) if end.checked_add(1) == Some(vocabulary) => Ok(()),
+        Some(_) => {
+            let expected = format!("2 or {}, the last token", vocabulary.saturating_sub(1));
+            Err(text.wrong("eos_token_id", &expected))
+        }
+    }
+}
+
+/// The names of CLIP's tokenizer, and those of tokenizers that only their own file describes.
+const TOKENIZERS: [&str; 4] = [
+    "CLIPTokenizer",
+    "CLIPTokenizerFast",
+    "PreTrainedTokenizerFast",
+    "TokenizersBackend",
+];
+
+/// Refuses a tokenizer that is not CLIP's, in `config.json` or `tokenizer_config.json`.
+fn check_tokenizer_class(root: &Object) -> Result<(), Error> {
+    match root.text("tokenizer_class")? {
+        Some(found) if !TOKENIZERS.contains(&found) => {
+            Err(root.wrong("tokenizer_class", "CLIPTokenizer, CLIP's own"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads `tokenizer_config.json`, of which only the kind of tokenizer is checked: Pinhole has CLIP's built in.
+pub(crate) fn check_tokenizer(path: &Path) -> Result<(), Error> {
+    check_tokenizer_class(&Object::read(path)?)
+}
+
 /// Reads transformers' `preprocessor_config.json`, or the same inside `processor_config.json`.
 pub(crate) fn read_preprocessing(path: &Path) -> Result<PreprocessConfig, Error> {
     let root = Object::read(path)?;
@@ -113,11 +176,18 @@ pub(crate) fn read_preprocessing(path: &Path) -> Result<PreprocessConfig, Error>
     if resize == Resize::Shortest && !crop {
         return Err(config.wrong("do_center_crop", "true: the encoder takes squares"));
     }
-    if crop && cropped != size {
-        return Err(config.wrong("crop_size", &format!("{size}, equal to size")));
+    let scaled = config.pixels("size", size)?;
+    let side = if crop {
+        config.pixels("crop_size", cropped)?
+    } else {
+        scaled
+    };
+    if side > scaled {
+        return Err(config.wrong("crop_size", &format!("at most {scaled}, the size")));
     }
-    let mut preprocessing = PreprocessConfig::openai(config.pixels("size", size)?);
+    let mut preprocessing = PreprocessConfig::openai(side);
     preprocessing.resize = resize;
+    preprocessing.resize_to = Some(scaled).filter(|scaled| *scaled != side);
     preprocessing.crop = CropRounding::Floor;
     // Pillow's numbers.
     preprocessing.filter = match config.get("resample").filter(|value| !value.is_null()) {

@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 
 use common::{FILES, copy, digests, golden, golden_digests, models, open};
-use pinhole_checkpoint::{Checkpoint, Dtype, Error, OpenOptions, read_state_dict};
+use pinhole_checkpoint::{Checkpoint, Dtype, Error, Heads, OpenOptions, read_state_dict};
 use pinhole_model::{
     Activation, ClipConfig, CropRounding, Filter, ImageEncoderConfig, PreprocessConfig, Resize,
     TextEncoderConfig,
@@ -142,6 +142,7 @@ fn the_activation_option_overrides_a_file_and_is_noted() {
     let path = models().join("vit-quickgelu/open-clip");
     let options = OpenOptions {
         activation: Some(Activation::Gelu),
+        ..OpenOptions::default()
     };
     let checkpoint = Checkpoint::open(&path, &options).unwrap();
     assert_eq!(checkpoint.config().activation, Activation::Gelu);
@@ -149,6 +150,7 @@ fn the_activation_option_overrides_a_file_and_is_noted() {
 
     let options = OpenOptions {
         activation: Some(Activation::QuickGelu),
+        ..OpenOptions::default()
     };
     assert!(
         Checkpoint::open(&path, &options)
@@ -169,14 +171,49 @@ fn weights_without_a_configuration_need_the_activation_option() {
         "{error}"
     );
     // Width 32 is not a multiple of 64, so the number of heads is unknown too.
-    let options = OpenOptions {
+    let mut options = OpenOptions {
         activation: Some(Activation::Gelu),
+        ..OpenOptions::default()
     };
     let error = Checkpoint::open(&path, &options).unwrap_err().to_string();
     assert!(
-        error.contains("attention heads of the image encoder"),
+        error.contains("attention heads of the image encoder") && error.contains("--heads"),
         "{error}"
     );
+    options.heads = Heads {
+        image: Some(2),
+        text: Some(2),
+    };
+    let found = Checkpoint::open(&path, &options).unwrap();
+    assert_eq!(found.config().image.attention(), (2, 32));
+    assert_eq!(found.config().text.heads, 2);
+    options.heads.text = Some(5);
+    let error = Checkpoint::open(&path, &options).unwrap_err().to_string();
+    assert!(
+        error.contains("expected a divisor of its width, 24, found 5 (as asked for)"),
+        "{error}"
+    );
+}
+
+#[test]
+fn heads_that_are_asked_for_override_a_file_and_are_noted() {
+    let path = models().join("vit-quickgelu/open-clip");
+    let heads = |image| OpenOptions {
+        heads: Heads { image, text: None },
+        ..OpenOptions::default()
+    };
+    let found = Checkpoint::open(&path, &heads(Some(4))).unwrap();
+    assert_eq!(found.config().image.attention(), (4, 32));
+    assert_eq!(found.config().text.heads, 2);
+    let [note] = found.assumptions() else {
+        panic!("{:?}", found.assumptions())
+    };
+    assert!(
+        note.contains("4 attention heads, as asked for") && note.ends_with("has 2"),
+        "{note}"
+    );
+    let found = Checkpoint::open(&path, &heads(Some(2))).unwrap();
+    assert_eq!(found.assumptions(), [""; 0]);
 }
 
 #[test]
@@ -204,6 +241,7 @@ fn weights_without_a_configuration_get_one_head_per_64_of_width() {
     let (_folder, path) = common::file(&safetensors::serialize(views, None).unwrap());
     let options = OpenOptions {
         activation: Some(Activation::QuickGelu),
+        ..OpenOptions::default()
     };
     let checkpoint = Checkpoint::open(&path, &options).unwrap();
     assert_eq!(
@@ -211,9 +249,18 @@ fn weights_without_a_configuration_get_one_head_per_64_of_width() {
         golden_digests(&golden("vit-openai"))
     );
     let noted = checkpoint.assumptions();
-    assert_eq!(noted.len(), 3, "{noted:?}");
-    assert!(noted[0].contains("text encoder: 1 attention heads"));
-    assert!(noted[1].contains("image encoder: 1 attention heads"));
+    let expected = [
+        "text encoder: 1 attention heads",
+        "image encoder: 1 attention heads",
+        "image encoder: read at the class token",
+        "text encoder: causal, read at the end of the text",
+        "tokenizer: OpenAI's",
+        "preprocessing: OpenAI's",
+    ];
+    assert_eq!(noted.len(), expected.len(), "{noted:?}");
+    for (note, expected) in noted.iter().zip(expected) {
+        assert!(note.starts_with(expected), "{note}");
+    }
 }
 
 #[test]
@@ -229,6 +276,7 @@ fn preprocessing_is_read_from_open_clip() {
     let expected = PreprocessConfig {
         size: 32,
         resize: Resize::Longest,
+        resize_to: None,
         filter: Filter::Bilinear,
         crop: CropRounding::HalfEven,
         fill: [1, 2, 255],
@@ -278,9 +326,21 @@ fn preprocessing_is_read_from_transformers() {
     };
     assert_eq!(read(old).unwrap(), expected);
 
+    // A crop of what was resized to more pixels.
+    let crop = serde_json::json!({"size": {"shortest_edge": 40}, "crop_size": 32});
+    assert_eq!(read(crop).unwrap().resize_to, Some(40));
+    let squash = serde_json::json!({
+        "size": {"height": 36, "width": 36}, "crop_size": {"height": 32, "width": 32}, "do_center_crop": true,
+    });
+    let found = read(squash).unwrap();
+    assert_eq!(
+        (found.size, found.resize, found.resize_to),
+        (32, Resize::Squash, Some(36))
+    );
+
     for (json, field) in [
         (
-            serde_json::json!({"size": 40, "crop_size": 32}),
+            serde_json::json!({"size": 32, "crop_size": 40}),
             "crop_size",
         ),
         (
@@ -305,6 +365,122 @@ fn preprocessing_is_read_from_transformers() {
         let error = read(json).unwrap_err().to_string();
         assert!(error.contains(&format!("{field}: expected")), "{error}");
     }
+}
+
+/// A copy of transformers' model, whose `file` is replaced by what `change` makes of it.
+fn changed(
+    file: &str,
+    change: impl FnOnce(&mut serde_json::Value),
+) -> Result<(ClipConfig, Vec<String>), Error> {
+    let (folder, _) = copy("vit-quickgelu", "transformers/model.safetensors");
+    changed_in(&folder, file, change)
+}
+
+fn changed_in(
+    folder: &tempfile::TempDir,
+    file: &str,
+    change: impl FnOnce(&mut serde_json::Value),
+) -> Result<(ClipConfig, Vec<String>), Error> {
+    let path = folder.path().join(file);
+    let mut json = match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).unwrap(),
+        Err(_) => serde_json::json!({}),
+    };
+    change(&mut json);
+    fs::write(&path, json.to_string()).unwrap();
+    open(folder.path()).map(|found| (found.config().clone(), found.assumptions().to_vec()))
+}
+
+/// As `CLIPConfig.__post_init__` of transformers: what such an object lacks has its default.
+#[test]
+fn the_second_objects_of_old_configurations_take_precedence_with_their_defaults() {
+    let objects = ["vision_config", "text_config"];
+    let (config, _) = changed("config.json", |json| {
+        for name in objects {
+            let mut whole = json[name].take();
+            whole.as_object_mut().unwrap().remove("hidden_act");
+            json[format!("{name}_dict")] = whole;
+            json[name] = serde_json::json!({"hidden_act": "gelu", "hidden_size": 7});
+        }
+    })
+    .unwrap();
+    assert_eq!(config.activation, Activation::QuickGelu);
+    let error = changed("config.json", |json| {
+        json["vision_config_dict"] = json["vision_config"].clone();
+        let object = json["vision_config_dict"].as_object_mut().unwrap();
+        object.remove("num_hidden_layers");
+    });
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("vision_config.num_hidden_layers: expected 2")
+            && error.ends_with("found 12"),
+        "{error}"
+    );
+}
+
+#[test]
+fn another_tokenizer_is_refused() {
+    for (file, field, value) in [
+        ("config.json", "tokenizer_class", "BertTokenizer".into()),
+        (
+            "tokenizer_config.json",
+            "tokenizer_class",
+            "XLMRobertaTokenizer".into(),
+        ),
+        ("config.json", "text_config.eos_token_id", 5.into()),
+    ] {
+        let change = |json: &mut serde_json::Value| {
+            json[field.trim_start_matches("text_config.")] = serde_json::Value::clone(&value);
+            if let Some(field) = field.strip_prefix("text_config.") {
+                json["text_config"][field] = value.clone();
+            }
+        };
+        let error = changed(file, change).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("{file}: {field}: expected")),
+            "{error}"
+        );
+    }
+    changed("tokenizer_config.json", |json| {
+        json["tokenizer_class"] = "CLIPTokenizerFast".into()
+    })
+    .unwrap();
+
+    let open_clip = |fields: serde_json::Value| {
+        let (folder, _) = copy("vit-quickgelu", "open-clip/open_clip_model.safetensors");
+        changed_in(&folder, "open_clip_config.json", |json| {
+            let text = json["model_cfg"]["text_cfg"].as_object_mut().unwrap();
+            text.extend(fields.as_object().unwrap().clone());
+        })
+    };
+    for (fields, found) in [
+        (
+            serde_json::json!({"hf_tokenizer_name": "xlm-roberta-base"}),
+            "hf_tokenizer_name = \"xlm",
+        ),
+        (
+            serde_json::json!({"tokenizer_kwargs": {"clean": "canonicalize"}}),
+            "tokenizer_kwargs.clean = \"can",
+        ),
+        (
+            serde_json::json!({"tokenizer_kwargs": {"reduction_mask": "random"}}),
+            "reduction_mask",
+        ),
+        (
+            serde_json::json!({"tokenizer_mode": "clips"}),
+            "tokenizer_mode",
+        ),
+    ] {
+        let error = open_clip(fields).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("model_cfg.text_cfg.{found}")) || error.contains(found),
+            "{error}"
+        );
+    }
+    open_clip(
+        serde_json::json!({"tokenizer_kwargs": {"clean": "lower"}, "hf_tokenizer_name": null}),
+    )
+    .unwrap();
 }
 
 #[test]

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use pinhole::internal::{PrintableWriter, end_with_usage};
 use pinhole::note;
 use pinhole_bundle::Manifest;
-use pinhole_checkpoint::{Checkpoint, OpenOptions, read_prompt_learner};
+use pinhole_checkpoint::{Checkpoint, Heads, OpenOptions, read_prompt_learner};
 use pinhole_export::graph::{GraphOptions, OnnxEncoder};
 use pinhole_export::{
     CalibrationImages, CalibrationOptions, ClassPrompts, EncoderOptions, ExportOptions, ExportStep,
@@ -79,6 +79,10 @@ struct Model {
     /// Activation function of the model [default: from the configuration file or the file format]
     #[arg(long, ignore_case = true)]
     activation: Option<ActivationName>,
+    /// Attention heads of the image encoder, or of image and text encoder, such as 12,8 [default: from the
+    /// configuration file, else one per 64 of width]
+    #[arg(long, value_name = "IMAGE[,TEXT]")]
+    heads: Option<Heads>,
 }
 
 #[derive(Args)]
@@ -439,7 +443,11 @@ fn open(model: &Model) -> Result<Checkpoint> {
         ActivationName::QuickGelu => Activation::QuickGelu,
         ActivationName::Gelu => Activation::Gelu,
     });
-    let checkpoint = Checkpoint::open(&model.clip, &OpenOptions { activation })?;
+    let options = OpenOptions {
+        activation,
+        heads: model.heads.unwrap_or_default(),
+    };
+    let checkpoint = Checkpoint::open(&model.clip, &options)?;
     for assumption in checkpoint.assumptions() {
         note!("note: {assumption}");
     }

@@ -12,8 +12,11 @@ use serde::{Deserialize, Serialize};
 pub struct PreprocessConfig {
     /// Side of the square output, in pixels.
     pub size: u32,
-    /// Which side is scaled to `size`.
+    /// Which side is scaled.
     pub resize: Resize,
+    /// Length in pixels that it is scaled to, at least `size`; the rest is cropped. `size` if it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resize_to: Option<u32>,
     /// Resampling filter, antialiased as Pillow's.
     pub filter: Filter,
     /// How the offset of the centre crop is rounded.
@@ -30,11 +33,11 @@ pub struct PreprocessConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Resize {
-    /// The short side becomes `size`, the long side is truncated, the centre is cropped (OpenAI).
+    /// The short side, with the aspect ratio; the long side is truncated (OpenAI).
     Shortest,
-    /// The long side becomes `size`, the rest is padded with `fill` (open_clip `longest`).
+    /// The long side, with the aspect ratio; what is then missing is padded with `fill` (open_clip `longest`).
     Longest,
-    /// Both sides become `size`; the aspect ratio is lost (SigLIP, open_clip `squash`).
+    /// Both sides; the aspect ratio is lost (SigLIP, open_clip `squash`).
     Squash,
 }
 
@@ -93,6 +96,7 @@ impl PreprocessConfig {
         Self {
             size,
             resize: Resize::Shortest,
+            resize_to: None,
             filter: Filter::Bicubic,
             crop: CropRounding::HalfEven,
             fill: [0; 3],
@@ -101,10 +105,29 @@ impl PreprocessConfig {
         }
     }
 
+    /// The same part of an image at another [`PreprocessConfig::size`], to show what the encoder sees.
+    #[must_use]
+    pub fn at_size(&self, size: u32) -> Self {
+        let resize_to = self.resize_to.map(|scaled| {
+            let scaled = u64::from(scaled) * u64::from(size) / u64::from(self.size.max(1));
+            u32::try_from(scaled).unwrap_or(u32::MAX).max(size)
+        });
+        Self {
+            size,
+            resize_to,
+            ..self.clone()
+        }
+    }
+
+    /// Length in pixels that [`PreprocessConfig::resize`] scales to.
+    pub fn scaled(&self) -> u32 {
+        self.resize_to.unwrap_or(self.size)
+    }
+
     /// Checks the values of a configuration that was read from a file.
     ///
     /// # Errors
-    /// `size` is not in 1..=4096, a mean is not finite, or a standard deviation is not finite and positive.
+    /// `size` is not in 1..=4096, `resize_to` is not in `size`..=4096, a mean is not finite, or a standard deviation is not finite and positive.
     pub fn validate(&self) -> Result<(), InvalidPreprocessing> {
         let wrong = |field, expected: &str, found: String| {
             Err(InvalidPreprocessing {
@@ -115,6 +138,10 @@ impl PreprocessConfig {
         };
         if !(1..=MAX_SIZE).contains(&self.size) {
             return wrong("size", &format!("1..={MAX_SIZE}"), self.size.to_string());
+        }
+        if !(self.size..=MAX_SIZE).contains(&self.scaled()) {
+            let expected = format!("size to {MAX_SIZE}, {}..={MAX_SIZE}", self.size);
+            return wrong("resize_to", &expected, self.scaled().to_string());
         }
         if self.mean.iter().any(|m| !m.is_finite()) {
             return wrong("mean", "finite numbers", format!("{:?}", self.mean));

@@ -67,14 +67,14 @@ fn axes(config: &PreprocessConfig, width: u32, height: u32) -> Result<[Axis; 2],
     if width.max(height) > MAX_SIDE {
         return Err(degenerate("a side is longer than 1048576 pixels"));
     }
-    let size = u64::from(config.size);
+    let (size, scaled) = (u64::from(config.size), u64::from(config.scaled()));
     let short = u64::from(width.min(height));
     let resized = |side: u32| match config.resize {
-        Resize::Squash => size,
+        Resize::Squash => scaled,
         // torchvision computes int(size * long / short) in floating point; for these magnitudes the result is the same.
-        Resize::Shortest => size * u64::from(side) / short,
+        Resize::Shortest => scaled * u64::from(side) / short,
         Resize::Longest => {
-            let ratio = f64::from(width.max(height)) / f64::from(config.size);
+            let ratio = f64::from(width.max(height)) / f64::from(config.scaled());
             (f64::from(side) / ratio).round_ties_even() as u64
         }
     };

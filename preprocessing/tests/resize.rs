@@ -16,6 +16,8 @@ struct Case {
     seed: u32,
     size: u32,
     resize: Resize,
+    #[serde(default)]
+    resize_to: Option<u32>,
     filter: Filter,
     crop: CropRounding,
     fill: [u8; 3],
@@ -54,10 +56,11 @@ fn equals_pillow_torchvision_open_clip_and_transformers() {
             case.width, case.height, case.size, case.resize, case.filter, case.crop
         );
         let image = draw(case.width, case.height, case.seed);
-        let result = preprocess(
-            &config(case.size, case.resize, case.filter, case.crop, case.fill),
-            &image,
-        );
+        let config = PreprocessConfig {
+            resize_to: case.resize_to,
+            ..config(case.size, case.resize, case.filter, case.crop, case.fill)
+        };
+        let result = preprocess(&config, &image);
         if case.error {
             assert!(
                 matches!(result, Err(Error::Degenerate { .. })),
@@ -95,8 +98,13 @@ fn configs() -> impl Strategy<Value = PreprocessConfig> {
         Filter::Lanczos,
     ]);
     let crop = prop::sample::select(vec![CropRounding::HalfEven, CropRounding::Floor]);
-    (1_u32..150, resize, filter, crop, any::<[u8; 3]>())
-        .prop_map(|(size, resize, filter, crop, fill)| config(size, resize, filter, crop, fill))
+    let extra = prop_oneof![Just(None), (0_u32..60).prop_map(Some)];
+    (1_u32..150, extra, resize, filter, crop, any::<[u8; 3]>()).prop_map(
+        |(size, extra, resize, filter, crop, fill)| PreprocessConfig {
+            resize_to: extra.map(|extra| size + extra),
+            ..config(size, resize, filter, crop, fill)
+        },
+    )
 }
 
 proptest! {

@@ -751,6 +751,7 @@ fn embeddings_equal_those_of_open_clip() {
         let texts: Vec<Vec<u32>> = serde_json::from_value(inputs["texts"].clone()).unwrap();
         let options = OpenOptions {
             activation: Some(activation),
+            ..OpenOptions::default()
         };
         let checkpoint = Checkpoint::open(&models.join(model), &options).unwrap();
         let encoder = TextEncoder::load(&checkpoint).unwrap();

@@ -50,12 +50,12 @@ def draw(width, height, seed):
 
 def reference(image, case):
     """Applies the Python transform that corresponds to the configuration."""
+    scaled = case.get("resize_to", case["size"])
     size, mode, interpolation = case["size"], case["resize"], InterpolationMode(case["filter"])
     fill = tuple(case["fill"])
     if case["crop"] == "floor":
-        assert mode == "shortest"
         processor = CLIPImageProcessorPil(
-            size={"shortest_edge": size},
+            size={"shortest_edge": scaled} if mode == "shortest" else {"height": scaled, "width": scaled},
             crop_size={"height": size, "width": size},
             resample=Image.Resampling[case["filter"].upper()],
             do_rescale=False,
@@ -64,7 +64,10 @@ def reference(image, case):
         # From an array, the processor would mistake an axis of 1 or 3 pixels for the channels.
         pixels = processor(image, return_tensors="np")["pixel_values"][0]
         return pixels.astype(np.uint8).transpose(1, 2, 0)
-    if case["filter"] in ("bilinear", "bicubic"):
+    if scaled != size:
+        assert mode == "shortest"
+        steps = [Resize(scaled, interpolation=interpolation), CenterCrop(size)]
+    elif case["filter"] in ("bilinear", "bicubic"):
         steps = image_transform(
             size, is_train=False, resize_mode=mode, interpolation=case["filter"], fill_color=fill
         ).transforms
@@ -136,6 +139,29 @@ def cases():
             "filter": name,
             "crop": crop,
             "fill": fill,
+        }
+    # A crop that is smaller than what was resized, as timm's and some of transformers' configurations ask for.
+    for width, height, scaled, size, mode, crop, name in [
+        (640, 480, 256, 224, "shortest", "floor", "bicubic"),
+        (480, 641, 256, 224, "shortest", "half-even", "bicubic"),
+        (333, 500, 249, 224, "shortest", "half-even", "bilinear"),
+        (333, 500, 249, 224, "shortest", "floor", "bilinear"),
+        (100, 80, 41, 32, "shortest", "floor", "lanczos"),
+        (30, 90, 37, 32, "shortest", "half-even", "bicubic"),
+        (300, 200, 256, 224, "squash", "floor", "bicubic"),
+        (70, 110, 39, 32, "squash", "floor", "bilinear"),
+    ]:
+        seed += 1
+        yield {
+            "width": width,
+            "height": height,
+            "seed": seed,
+            "size": size,
+            "resize": mode,
+            "resize_to": scaled,
+            "filter": name,
+            "crop": crop,
+            "fill": [0, 0, 0],
         }
 
 

@@ -149,10 +149,7 @@ impl Page<'_> {
         let window = Rectangle::new(at, Size::new_equal(side));
         self.fill(window, TRACK);
         let Some(frame) = frame else { return };
-        let preprocessing = pinhole::PreprocessConfig {
-            size: side,
-            ..(*frame.preprocessing).clone()
-        };
+        let preprocessing = frame.preprocessing.at_size(side);
         // An image that cannot be preprocessed was not classified either.
         let Ok(pixels) = pinhole::preprocess(&preprocessing, &*frame.image) else {
             return;

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use pinhole_checkpoint::{Error, StateDict, internal, read_prompt_learner, read_state_dict};
+use pinhole_checkpoint::{
+    Checkpoint, Error, OpenOptions, StateDict, internal, read_prompt_learner, read_state_dict,
+};
+use pinhole_model::Activation;
 
 use crate::scratch;
 
@@ -17,6 +20,12 @@ pub(crate) fn state_dict(bytes: &[u8]) {
     if let Ok(state) = read_state_dict(&path) {
         let _ = tensors(&state);
     }
+    // The search for a CLIP in what surrounds it.
+    let options = OpenOptions {
+        activation: Some(Activation::Gelu),
+        ..OpenOptions::default()
+    };
+    let _ = Checkpoint::open(&path, &options);
 }
 
 fn tensors(state: &StateDict) -> Result<(), Error> {
@@ -38,7 +47,7 @@ pub(crate) fn open_clip_config(bytes: &[u8]) {
     let _ = internal::read_open_clip_config(&path);
 }
 
-/// `config.json` and `preprocessor_config.json`.
+/// `config.json`, `preprocessor_config.json` and `tokenizer_config.json`.
 pub(crate) fn transformers_config(bytes: &[u8]) {
     let path = scratch::file("config.json", bytes);
     let _ = internal::read_transformers_config(&path);
@@ -47,7 +56,7 @@ pub(crate) fn transformers_config(bytes: &[u8]) {
 /// The index of shards, which may name files that are not there.
 pub(crate) fn shard_index(bytes: &[u8]) {
     let path = scratch::file("model.safetensors.index.json", bytes);
-    let _ = pinhole_checkpoint::Checkpoint::open(&path, &Default::default());
+    let _ = Checkpoint::open(&path, &Default::default());
 }
 
 pub(crate) fn prompt_learner(bytes: &[u8]) {

@@ -54,19 +54,20 @@ pub(crate) fn reference(image: &RgbImage, config: &PreprocessConfig) -> Option<V
         image.height as usize,
         config.size as usize,
     );
+    let scaled = config.resize_to.map_or(size, |side| side as usize);
     let (resized_width, resized_height) = match config.resize {
-        Resize::Squash => (size, size),
+        Resize::Squash => (scaled, scaled),
         Resize::Shortest => {
             let (short, long) = (width.min(height), width.max(height));
-            let long = ((size * long) as f64 / short as f64) as usize;
+            let long = ((scaled * long) as f64 / short as f64) as usize;
             if width <= height {
-                (size, long)
+                (scaled, long)
             } else {
-                (long, size)
+                (long, scaled)
             }
         }
         Resize::Longest => {
-            let ratio = (height as f64 / size as f64).max(width as f64 / size as f64);
+            let ratio = (height as f64 / scaled as f64).max(width as f64 / scaled as f64);
             let side = |side: usize| (side as f64 / ratio).round_ties_even() as usize;
             (side(width), side(height))
         }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pinhole::note;
-use pinhole_checkpoint::{Checkpoint, OpenOptions};
+use pinhole_checkpoint::{Checkpoint, Heads, OpenOptions};
 use pinhole_model::Activation;
 use pinhole_prompts::{Classes, FolderNames, Templates};
 use pinhole_training::{
@@ -31,6 +31,10 @@ pub(crate) struct ModelArgs {
     /// Activation function of the checkpoint's MLPs, if its files do not state it: quickgelu or gelu
     #[arg(long, value_parser = any_case::<Activation>)]
     activation: Option<Activation>,
+    /// Attention heads of the checkpoint's image encoder, or of image and text encoder, if its files do not state them
+    /// and they are not one per 64 of width
+    #[arg(long, value_name = "IMAGE[,TEXT]")]
+    heads: Option<Heads>,
     /// Bundle of the same model whose image encoder is used instead of the checkpoint's; required for a
     /// ModifiedResNet
     #[arg(long, value_name = "BUNDLE")]
@@ -42,6 +46,7 @@ impl ModelArgs {
     pub(crate) fn open(&self, path: &Path) -> Result<Checkpoint> {
         let options = OpenOptions {
             activation: self.activation,
+            heads: self.heads.unwrap_or_default(),
         };
         let clip = Checkpoint::open(path, &options)?;
         for assumption in clip.assumptions() {

@@ -123,6 +123,7 @@ fn augment(
     let region = RgbImage::new(width, height, data)?;
     let squash = PreprocessConfig {
         resize: Resize::Squash,
+        resize_to: None,
         ..preprocessing.clone()
     };
     let mut square = preprocess(&squash, &region)?;
