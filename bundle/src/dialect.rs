@@ -1,7 +1,10 @@
 //! The model-local functions of `image_encoder.onnx`: their names, inputs and attributes.
 //!
-//! Export writes each as a FunctionProto with a body in standard operators, so that any runtime that
-//! expands functions can run the file. Pinhole's runtime maps each by name to one operator of its own.
+//! A function is an [`Op`], which is data: its name, parameters, body and operator follow from its fields. Export writes
+//! each as a FunctionProto with a body in standard operators, so that any runtime that expands functions can run the
+//! file. Pinhole's runtime maps each by name to one operator of its own.
+
+use pinhole_model::Activation;
 
 /// The functions' operator domain.
 pub const DOMAIN: &str = "pinhole";
@@ -14,163 +17,263 @@ pub const FOREIGN_OPSETS: std::ops::RangeInclusive<i64> = 13..=20;
 
 /// One model-local function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Function {
-    /// Its op_type.
-    pub name: &'static str,
-    /// Inputs that are computed.
-    pub inputs: &'static [&'static str],
-    /// Inputs that are initialisers, each used by one node only; they follow `inputs`.
-    pub parameters: &'static [&'static str],
-    /// Attributes, all required.
-    pub attributes: &'static [&'static str],
+pub enum Op {
+    /// `PatchEmbedding`, `QuantizedPatchEmbedding`: `pixels` u8 `[N, S, S, 3]` to patch embeddings [N, (S/p)^2, W].
+    ///
+    /// In floating point `scale * (patches @ weight) + bias`, weight [p*p*3, W] with rows ordered (y, x, channel),
+    /// `patch` = p and `scale` = 1/255; mean and std are folded into weight and bias. In int8 the weight is s8
+    /// [p*p*3, W] in -127 ..= 127 with a per-channel `scale` `[W]`, which includes 1/255. Pixels are integers already:
+    /// nothing is quantised at run time.
+    PatchEmbedding(Storage),
+    /// Patches `[N, P, W]` with the class token before them and positions added: [N, P + 1, W].
+    /// `class_embedding` [1, W] includes position 0; `positions` `[P, W]` are those of the patches.
+    TokenEmbedding,
+    /// Layer normalisation over the last axis with gain `[W]`, bias `[W]` and `epsilon`.
+    LayerNorm,
+    /// A linear layer with its neighbours.
+    Linear(Linear),
+    /// Multi-head attention without a mask, `heads` dividing W; the scale 1/sqrt(W / heads) is folded into the query's
+    /// weights.
+    Attention(AttentionInput),
+    /// Division by the Euclidean norm over the last axis.
+    L2Normalize,
 }
 
-/// `pixels` u8 `[N, S, S, 3]` to patch embeddings [N, (S/p)^2, W]:
-/// `scale * (patches @ weight) + bias`, weight [p*p*3, W] with rows ordered (y, x, channel), `patch` = p
-/// and `scale` = 1/255. Mean and std are folded into weight and bias.
-pub const PATCH_EMBEDDING: Function = Function {
-    name: "PatchEmbedding",
-    inputs: &["pixels"],
-    parameters: &["weight", "bias"],
-    attributes: &["patch", "grid", "scale"],
-};
-/// [`PATCH_EMBEDDING`] in 8-bit integers: weight s8 [p*p*3, W] in -127 ..= 127, per-channel `scale`
-/// `[W]`, which includes 1/255. Pixels are integers already: nothing is quantised at run time.
-pub const QUANTIZED_PATCH_EMBEDDING: Function = Function {
-    name: "QuantizedPatchEmbedding",
-    parameters: &["weight", "scale", "bias"],
-    attributes: &["patch", "grid"],
-    ..PATCH_EMBEDDING
-};
-/// Patches `[N, P, W]` with the class token before them and positions added: [N, P + 1, W].
-/// `class_embedding` [1, W] includes position 0; `positions` `[P, W]` are those of the patches.
-pub const TOKEN_EMBEDDING: Function = Function {
-    name: "TokenEmbedding",
-    inputs: &["patches"],
-    parameters: &["class_embedding", "positions"],
-    attributes: &[],
-};
-/// Layer normalisation over the last axis with gain `[W]`, bias `[W]` and `epsilon`.
-pub const LAYER_NORM: Function = Function {
-    name: "LayerNorm",
-    inputs: &["x"],
-    parameters: &["gain", "bias"],
-    attributes: &["epsilon"],
-};
-/// `x @ weight + bias`: x [.., K], weight `[K, M]`, bias `[M]`. A weight in f16 may be multiplied in f16 if the
-/// bundle has [`crate::Manifest::f16_arithmetic`].
-pub const LINEAR: Function = Function {
-    name: "Linear",
-    inputs: &["x"],
-    parameters: &["weight", "bias"],
-    attributes: &[],
-};
-/// [`LINEAR`] followed by `y * sigmoid(1.702 y)`.
-pub const LINEAR_QUICK_GELU: Function = Function {
-    name: "LinearQuickGelu",
-    ..LINEAR
-};
-/// [`LINEAR`] followed by the exact GELU, `y / 2 * (1 + erf(y / sqrt 2))`.
-pub const LINEAR_GELU: Function = Function {
-    name: "LinearGelu",
-    ..LINEAR
-};
-/// [`LINEAR`] plus `residual` [.., M].
-pub const LINEAR_ADD: Function = Function {
-    name: "LinearAdd",
-    inputs: &["x", "residual"],
-    ..LINEAR
-};
-/// `x @ weight + bias` in 8-bit integers: weight s8 `[K, M]` in -127 ..= 127, per-channel `scale` `[M]`.
-/// Each row of x [.., K] is quantised symmetrically at run time: its scale is max|x| / 127, rounding is half to
-/// even. Sums are i32; scales, bias and what follows are f32.
-pub const QUANTIZED_LINEAR: Function = Function {
-    name: "QuantizedLinear",
-    parameters: &["weight", "scale", "bias"],
-    ..LINEAR
-};
-/// [`QUANTIZED_LINEAR`] followed as [`LINEAR_QUICK_GELU`].
-pub const QUANTIZED_LINEAR_QUICK_GELU: Function = Function {
-    name: "QuantizedLinearQuickGelu",
-    ..QUANTIZED_LINEAR
-};
-/// [`QUANTIZED_LINEAR`] followed as [`LINEAR_GELU`].
-pub const QUANTIZED_LINEAR_GELU: Function = Function {
-    name: "QuantizedLinearGelu",
-    ..QUANTIZED_LINEAR
-};
-/// [`QUANTIZED_LINEAR`] followed as [`LINEAR_ADD`].
-pub const QUANTIZED_LINEAR_ADD: Function = Function {
-    name: "QuantizedLinearAdd",
-    inputs: &["x", "residual"],
-    ..QUANTIZED_LINEAR
-};
-/// `(x + offset) @ weight + bias` plus `residual` [.., M] in 8-bit integers, for rows without values below
-/// `-offset`, which is negative: as [`QUANTIZED_LINEAR_ADD`], but each row of x + offset is quantised to u8 with
-/// the scale (max|x| + offset) / 255; negative values become 0. `bias` compensates the offset.
-pub const OFFSET_QUANTIZED_LINEAR_ADD: Function = Function {
-    name: "OffsetQuantizedLinearAdd",
-    attributes: &["offset"],
-    ..QUANTIZED_LINEAR_ADD
-};
-/// [`LAYER_NORM`] by `gain`, `shift` and `epsilon`, followed by [`QUANTIZED_LINEAR`].
-pub const LAYER_NORM_QUANTIZED_LINEAR: Function = Function {
-    name: "LayerNormQuantizedLinear",
-    inputs: &["x"],
-    parameters: &["gain", "shift", "weight", "scale", "bias"],
-    attributes: &["epsilon"],
-};
-/// [`LAYER_NORM_QUANTIZED_LINEAR`] followed as [`LINEAR_QUICK_GELU`].
-pub const LAYER_NORM_QUANTIZED_LINEAR_QUICK_GELU: Function = Function {
-    name: "LayerNormQuantizedLinearQuickGelu",
-    ..LAYER_NORM_QUANTIZED_LINEAR
-};
-/// [`LAYER_NORM_QUANTIZED_LINEAR`] followed as [`LINEAR_GELU`].
-pub const LAYER_NORM_QUANTIZED_LINEAR_GELU: Function = Function {
-    name: "LayerNormQuantizedLinearGelu",
-    ..LAYER_NORM_QUANTIZED_LINEAR
-};
-/// Multi-head attention without a mask: `query` `[N, T, W]`, `key_value` `[N, U, 2W]` (keys, then values),
-/// `heads` dividing W; the scale 1/sqrt(W / heads) is folded into the query's weights.
-pub const ATTENTION: Function = Function {
-    name: "Attention",
-    inputs: &["query", "key_value"],
-    parameters: &[],
-    attributes: &["heads"],
-};
-/// [`ATTENTION`] of every token to every other one: `query_key_value` `[N, T, 3W]` (queries, keys, then values).
-pub const SELF_ATTENTION: Function = Function {
-    name: "SelfAttention",
-    inputs: &["query_key_value"],
-    ..ATTENTION
-};
-/// Division by the Euclidean norm over the last axis.
-pub const L2_NORMALIZE: Function = Function {
-    name: "L2Normalize",
-    inputs: &["x"],
-    parameters: &[],
-    attributes: &[],
-};
+/// How the weights of a product are stored, and what it is computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// f32 or f16. A weight in f16 may be multiplied in f16 if the bundle has [`crate::Manifest::f16_arithmetic`].
+    Float,
+    /// s8 in -127 ..= 127 with a per-channel `scale`. Sums are i32; scales, bias and what follows are f32.
+    Int8,
+}
 
-/// Every function.
-pub const FUNCTIONS: &[Function] = &[
-    PATCH_EMBEDDING,
-    QUANTIZED_PATCH_EMBEDDING,
-    TOKEN_EMBEDDING,
-    LAYER_NORM,
-    LINEAR,
-    LINEAR_QUICK_GELU,
-    LINEAR_GELU,
-    LINEAR_ADD,
-    QUANTIZED_LINEAR,
-    QUANTIZED_LINEAR_QUICK_GELU,
-    QUANTIZED_LINEAR_GELU,
-    QUANTIZED_LINEAR_ADD,
-    OFFSET_QUANTIZED_LINEAR_ADD,
-    LAYER_NORM_QUANTIZED_LINEAR,
-    LAYER_NORM_QUANTIZED_LINEAR_QUICK_GELU,
-    LAYER_NORM_QUANTIZED_LINEAR_GELU,
-    ATTENTION,
-    SELF_ATTENTION,
-    L2_NORMALIZE,
-];
+/// `activation(x @ weight + bias)`, plus `residual` [.., M] if there is one: x [.., K], weight `[K, M]`, bias `[M]`.
+///
+/// In int8 each row of x [.., K] is quantised symmetrically at run time: its scale is max|x| / 127, rounding is half to
+/// even. The name is `[LayerNorm|Offset][Quantized]Linear[QuickGelu|Gelu][Add]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Linear {
+    /// What happens to x first.
+    pub input: LinearInput,
+    /// Arithmetic of the product.
+    pub storage: Storage,
+    /// Applied to the product with its bias.
+    pub activation: Option<Activation>,
+    /// Whether something is added last.
+    pub residual: Residual,
+}
+
+/// What happens to the rows of x before the product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinearInput {
+    /// Nothing.
+    Plain,
+    /// Layer normalisation by `gain`, `shift` and `epsilon`, as [`Op::LayerNorm`].
+    LayerNorm,
+    /// `offset` is added. For rows without values below `-offset`, which is negative: each row of x + offset is
+    /// quantised to u8 with the scale (max|x| + offset) / 255; negative values become 0. `bias` compensates the offset.
+    Offset,
+}
+
+/// What a linear layer adds last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Residual {
+    /// Nothing.
+    None,
+    /// The input `residual` [.., M].
+    Add,
+}
+
+/// The inputs of attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttentionInput {
+    /// `Attention`: `query` `[N, T, W]`, `key_value` `[N, U, 2W]` (keys, then values).
+    QueryKeyValue,
+    /// `SelfAttention`, of every token to every other one: `query_key_value` `[N, T, 3W]` (queries, keys, then values).
+    Joint,
+}
+
+impl Linear {
+    /// `x @ weight + bias`.
+    pub const fn plain(storage: Storage) -> Self {
+        Linear {
+            input: LinearInput::Plain,
+            storage,
+            activation: None,
+            residual: Residual::None,
+        }
+    }
+
+    /// Whether the dialect has it.
+    const fn exists(self) -> bool {
+        use LinearInput::{LayerNorm, Offset, Plain};
+        matches!(
+            (self.input, self.storage, self.activation, self.residual),
+            (Plain, _, _, Residual::None)
+                | (Plain, _, None, Residual::Add)
+                | (Offset, Storage::Int8, None, Residual::Add)
+                | (LayerNorm, Storage::Int8, _, Residual::None)
+        )
+    }
+}
+
+impl Op {
+    /// Every function.
+    pub fn all() -> impl Iterator<Item = Op> {
+        use Storage::{Float, Int8};
+        let first = [
+            Op::PatchEmbedding(Float),
+            Op::PatchEmbedding(Int8),
+            Op::TokenEmbedding,
+            Op::LayerNorm,
+        ];
+        let last = [
+            Op::Attention(AttentionInput::QueryKeyValue),
+            Op::Attention(AttentionInput::Joint),
+            Op::L2Normalize,
+        ];
+        let products = [
+            (LinearInput::Plain, Float),
+            (LinearInput::Plain, Int8),
+            (LinearInput::Offset, Int8),
+            (LinearInput::LayerNorm, Int8),
+        ];
+        let rest = [
+            (None, Residual::None),
+            (Some(Activation::QuickGelu), Residual::None),
+            (Some(Activation::Gelu), Residual::None),
+            (None, Residual::Add),
+        ];
+        let linear = products.into_iter().flat_map(move |(input, storage)| {
+            rest.into_iter().map(move |(activation, residual)| Linear {
+                input,
+                storage,
+                activation,
+                residual,
+            })
+        });
+        let linear = linear.filter(|linear| linear.exists()).map(Op::Linear);
+        first.into_iter().chain(linear).chain(last)
+    }
+
+    /// The function called `name`.
+    pub fn named(name: &str) -> Option<Op> {
+        Op::all().find(|op| op.name() == name)
+    }
+
+    /// Its op_type.
+    pub fn name(self) -> String {
+        match self {
+            Op::PatchEmbedding(storage) => format!("{}PatchEmbedding", storage.prefix()),
+            Op::TokenEmbedding => "TokenEmbedding".into(),
+            Op::LayerNorm => "LayerNorm".into(),
+            Op::Linear(linear) => {
+                let input = match linear.input {
+                    LinearInput::Plain => "",
+                    LinearInput::LayerNorm => "LayerNorm",
+                    LinearInput::Offset => "Offset",
+                };
+                let activation = match linear.activation {
+                    None => "",
+                    Some(Activation::QuickGelu) => "QuickGelu",
+                    Some(Activation::Gelu) => "Gelu",
+                };
+                let residual = match linear.residual {
+                    Residual::None => "",
+                    Residual::Add => "Add",
+                };
+                let storage = linear.storage.prefix();
+                format!("{input}{storage}Linear{activation}{residual}")
+            }
+            Op::Attention(AttentionInput::QueryKeyValue) => "Attention".into(),
+            Op::Attention(AttentionInput::Joint) => "SelfAttention".into(),
+            Op::L2Normalize => "L2Normalize".into(),
+        }
+    }
+
+    /// Inputs that are computed.
+    pub const fn inputs(self) -> &'static [&'static str] {
+        match self {
+            Op::PatchEmbedding(_) => &["pixels"],
+            Op::TokenEmbedding => &["patches"],
+            Op::LayerNorm | Op::L2Normalize => &["x"],
+            Op::Linear(linear) => match linear.residual {
+                Residual::None => &["x"],
+                Residual::Add => &["x", "residual"],
+            },
+            Op::Attention(AttentionInput::QueryKeyValue) => &["query", "key_value"],
+            Op::Attention(AttentionInput::Joint) => &["query_key_value"],
+        }
+    }
+
+    /// Inputs that are initialisers, each used by one node only; they follow [`Op::inputs`].
+    pub const fn parameters(self) -> &'static [&'static str] {
+        match self {
+            Op::TokenEmbedding => &["class_embedding", "positions"],
+            Op::LayerNorm => &["gain", "bias"],
+            Op::PatchEmbedding(storage) => storage.parameters(),
+            Op::Linear(linear) => match (linear.input, linear.storage) {
+                (LinearInput::LayerNorm, Storage::Float) => &["gain", "shift", "weight", "bias"],
+                (LinearInput::LayerNorm, Storage::Int8) => {
+                    &["gain", "shift", "weight", "scale", "bias"]
+                }
+                (_, storage) => storage.parameters(),
+            },
+            Op::Attention(_) | Op::L2Normalize => &[],
+        }
+    }
+
+    /// Attributes, all required.
+    pub const fn attributes(self) -> &'static [&'static str] {
+        match self {
+            Op::PatchEmbedding(Storage::Float) => &["patch", "grid", "scale"],
+            Op::PatchEmbedding(Storage::Int8) => &["patch", "grid"],
+            Op::LayerNorm => &["epsilon"],
+            Op::Linear(linear) => match linear.input {
+                LinearInput::Plain => &[],
+                LinearInput::LayerNorm => &["epsilon"],
+                LinearInput::Offset => &["offset"],
+            },
+            Op::Attention(_) => &["heads"],
+            Op::TokenEmbedding | Op::L2Normalize => &[],
+        }
+    }
+}
+
+impl Storage {
+    const fn prefix(self) -> &'static str {
+        match self {
+            Storage::Float => "",
+            Storage::Int8 => "Quantized",
+        }
+    }
+
+    const fn parameters(self) -> &'static [&'static str] {
+        match self {
+            Storage::Float => &["weight", "bias"],
+            Storage::Int8 => &["weight", "scale", "bias"],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bundles that exist contain these names.
+    #[test]
+    fn the_functions_of_version_1_keep_their_names() {
+        let names: Vec<String> = Op::all().map(Op::name).collect();
+        let expected = "PatchEmbedding QuantizedPatchEmbedding TokenEmbedding LayerNorm Linear LinearQuickGelu \
+                        LinearGelu LinearAdd QuantizedLinear QuantizedLinearQuickGelu QuantizedLinearGelu \
+                        QuantizedLinearAdd OffsetQuantizedLinearAdd LayerNormQuantizedLinear \
+                        LayerNormQuantizedLinearQuickGelu LayerNormQuantizedLinearGelu Attention SelfAttention \
+                        L2Normalize";
+        assert_eq!(names.join(" "), expected);
+        for op in Op::all() {
+            assert_eq!(Op::named(&op.name()), Some(op));
+        }
+        assert_eq!(Op::named("LinearGeluAdd"), None);
+    }
+}

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use pinhole::internal::{Observed, StandaloneEncoder, cosine};
+use pinhole_bundle::dialect::Op;
 use pinhole_bundle::{Fidelity, Head};
 use pinhole_checkpoint::Checkpoint;
 use pinhole_kernels::{PackedLinearInt8, patch_embedding_int8};
@@ -170,7 +171,7 @@ impl<'a> Reference<'a> {
                 plan.record(name, &rows, patch * patch * 3, count);
             }
             self.encoder.observe(&pixels, &mut |seen| {
-                if seen.operator.starts_with("Linear") {
+                if let Some(Op::Linear(_)) = seen.function {
                     plan.record(seen.name, seen.inputs[0], seen.width, count);
                 }
             })?;

@@ -8,6 +8,8 @@ use std::process::Command;
 
 use common::{Scene, checkpoint, write_checkpoint};
 use pinhole::Classifier;
+use pinhole::internal::NetworkOperator;
+use pinhole_bundle::dialect::{Linear, LinearInput, Op, Storage};
 use serde_json::Value;
 
 #[test]
@@ -43,27 +45,30 @@ fn each_precision_and_the_flat_form_give_the_same_answer() {
         );
         let ours = pinhole::internal::operators(&classifier)
             .iter()
-            .filter(|o| o.operator.ends_with("Attention"))
+            .filter(|o| matches!(o.function, Some(Op::Attention(_))))
             .count();
         assert_eq!(ours, if extra.contains(&"--flat") { 0 } else { 2 });
         // int8 must not fall back to f32: four layers of the first block, five of the last, whose query is for one
         // token, and the last projection.
         let operators = pinhole::internal::operators(&classifier);
-        let quantized = |op: &str| op.contains("QuantizedLinear");
-        let float = |op: &str| op.starts_with("Linear");
-        let count =
-            |of: &dyn Fn(&str) -> bool| operators.iter().filter(|o| of(&o.operator)).count();
+        let linear = |o: &NetworkOperator| match o.function {
+            Some(Op::Linear(layer)) => Some(layer),
+            _ => None,
+        };
+        let layers: Vec<Linear> = operators.iter().filter_map(linear).collect();
+        let count = |storage| layers.iter().filter(|l| l.storage == storage).count();
         let expected = match name {
             "d" => (9, 1),
             "c" | "e" => (0, 0),
             _ => (0, 10),
         };
-        assert_eq!((count(&quantized), count(&float)), expected);
+        assert_eq!((count(Storage::Int8), count(Storage::Float)), expected);
         // One behind each activation function.
-        let offset = |op: &str| op == "OffsetQuantizedLinearAdd";
-        assert_eq!(count(&offset), if name == "d" { 2 } else { 0 });
-        for o in operators.iter().filter(|o| quantized(&o.operator)) {
-            assert!(o.kernel.starts_with("int8 "), "{o:?}");
+        let offset = layers.iter().filter(|l| l.input == LinearInput::Offset);
+        assert_eq!(offset.count(), if name == "d" { 2 } else { 0 });
+        for o in &operators {
+            let quantized = linear(o).is_some_and(|l| l.storage == Storage::Int8);
+            assert!(!quantized || o.kernel.starts_with("int8 "), "{o:?}");
         }
         embeddings.push(classifier.embed(&image).unwrap().values);
     }
@@ -102,8 +107,8 @@ fn f16_arithmetic_must_pass_the_gate() {
     };
     let f16_operators = |classifier: &Classifier| {
         let operators = pinhole::internal::operators(classifier);
-        let named = operators.iter().filter(|o| o.operator.ends_with("F16"));
-        named.count()
+        let in_f16 = operators.iter().filter(|o| o.kernel.starts_with("f16 "));
+        in_f16.count()
     };
     let (half, widened) = (by(true), by(false));
     // The patches, four layers of the first block and five of the last, and the last projection.

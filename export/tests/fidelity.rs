@@ -8,6 +8,7 @@ use std::process::Output;
 use common::{Scene, write_checkpoint};
 use pinhole::Classifier;
 use pinhole_bundle::Fidelity;
+use pinhole_bundle::dialect::{Op, Storage};
 use pinhole_model::Tensor;
 
 /// Makes six gains of each layer norm 20 to 60 times larger, the matching columns of the next linear layer smaller by
@@ -63,13 +64,15 @@ fn fidelity(classifier: &Classifier) -> Fidelity {
 /// Number of linear layers in floating point, without the last projection.
 fn kept(classifier: &Classifier) -> usize {
     let operators = pinhole::internal::operators(classifier);
-    let kept = |name: &str, op: &str| {
-        (op.starts_with("Linear") || op == "PatchEmbedding") && name != "proj"
+    let float = |op: Option<Op>| match op {
+        Some(Op::Linear(layer)) => layer.storage == Storage::Float,
+        Some(Op::PatchEmbedding(storage)) => storage == Storage::Float,
+        _ => false,
     };
-    operators
+    let kept = operators
         .iter()
-        .filter(|o| kept(&o.name, &o.operator))
-        .count()
+        .filter(|o| float(o.function) && o.name != "proj");
+    kept.count()
 }
 
 #[test]

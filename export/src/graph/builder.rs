@@ -1,7 +1,7 @@
 //! Building the graph node by node: linear layers in floating point or in 8-bit integers.
 
 use anyhow::Result;
-use pinhole_bundle::dialect::{self, Function};
+use pinhole_bundle::dialect::{self, Linear, LinearInput, Op, Residual, Storage};
 use pinhole_checkpoint::Checkpoint;
 use pinhole_model::{Activation, Tensor};
 use tract_onnx::pb::{AttributeProto, NodeProto};
@@ -70,12 +70,12 @@ impl GraphBuilder<'_> {
     /// Adds a function node; `inputs` are its computed inputs and then its parameters.
     pub(super) fn call(
         &mut self,
-        function: &Function,
+        op: Op,
         name: &str,
         inputs: &[&str],
         attributes: Vec<AttributeProto>,
     ) -> String {
-        self.node(dialect::DOMAIN, function.name, name, inputs, attributes)
+        self.node(dialect::DOMAIN, &op.name(), name, inputs, attributes)
     }
 
     /// Adds a standard operator.
@@ -114,7 +114,7 @@ impl GraphBuilder<'_> {
         let gain = (self.weights).f32(&format!("{name}.gain"), &shape, &norm.gain)?;
         let bias = (self.weights).f32(&format!("{name}.bias"), &shape, &norm.bias)?;
         let epsilon = vec![float("epsilon", EPSILON)];
-        Ok(self.call(&dialect::LAYER_NORM, name, &[x, &gain, &bias], epsilon))
+        Ok(self.call(Op::LayerNorm, name, &[x, &gain, &bias], epsilon))
     }
 
     /// A linear layer over `x` in floating point; `weight` is `[outputs, inputs]`, as PyTorch stores it.
@@ -126,13 +126,13 @@ impl GraphBuilder<'_> {
         bias: &[f32],
     ) -> Result<String> {
         let transposed = transpose(weight, bias.len(), weight.len() / bias.len());
-        self.linear_in_out(&dialect::LINEAR, name, &[x], &transposed, bias)
+        self.linear_in_out(Linear::plain(Storage::Float), name, &[x], &transposed, bias)
     }
 
-    /// A linear function over `inputs` in floating point; `weight` is `[inputs, outputs]`, as MatMul takes it.
+    /// A linear layer over `inputs` in floating point; `weight` is `[inputs, outputs]`, as MatMul takes it.
     pub(super) fn linear_in_out(
         &mut self,
-        function: &Function,
+        layer: Linear,
         name: &str,
         inputs: &[&str],
         weight: &[f32],
@@ -144,7 +144,7 @@ impl GraphBuilder<'_> {
         let bias = (self.weights).f32(&format!("{name}.bias"), &[outputs], bias)?;
         let mut all = inputs.to_vec();
         all.extend([weight.as_str(), bias.as_str()]);
-        Ok(self.call(function, name, &all, vec![]))
+        Ok(self.call(Op::Linear(layer), name, &all, vec![]))
     }
 
     /// A linear layer over `x`, plus `residual`; `weight` is `[outputs, inputs]`.
@@ -158,20 +158,25 @@ impl GraphBuilder<'_> {
     ) -> Result<String> {
         let transposed = transpose(weight, bias.len(), weight.len() / bias.len());
         let exact = FloatLinear::new(&transposed, bias, None);
-        let Some(layer) = self.quantized(name, &exact, origin)? else {
-            let function = &dialect::LINEAR_ADD;
-            return self.linear_in_out(function, name, &[x, residual], &transposed, bias);
+        let with = |storage| Linear {
+            residual: Residual::Add,
+            ..Linear::plain(storage)
         };
-        let (function, attributes) = match layer.offset {
-            None => (&dialect::QUANTIZED_LINEAR_ADD, vec![]),
-            Some(offset) => (
-                &dialect::OFFSET_QUANTIZED_LINEAR_ADD,
-                vec![float("offset", offset)],
-            ),
+        let Some(layer) = self.quantized(name, &exact, origin)? else {
+            let linear = with(Storage::Float);
+            return self.linear_in_out(linear, name, &[x, residual], &transposed, bias);
+        };
+        let (input, attributes) = match layer.offset {
+            None => (LinearInput::Plain, vec![]),
+            Some(offset) => (LinearInput::Offset, vec![float("offset", offset)]),
+        };
+        let linear = Linear {
+            input,
+            ..with(Storage::Int8)
         };
         let [weight, scale, bias] = self.quantized_parameters(&layer)?;
         let all = [x, residual, &weight, &scale, &bias];
-        Ok(self.call(function, name, &all, attributes))
+        Ok(self.call(Op::Linear(linear), name, &all, attributes))
     }
 
     /// What [`GraphBuilder::linear_add`] with `weight` `[outputs, inputs]` needs done to its inputs. The layer's form
@@ -200,7 +205,10 @@ impl GraphBuilder<'_> {
         let outputs = linear.bias.len();
         let mut transposed = transpose(linear.weight, outputs, width);
         let exact = FloatLinear::new(&transposed, linear.bias, linear.activation);
-        let (float_function, quantized_function) = linear_functions(linear.activation);
+        let with = |storage| Linear {
+            activation: linear.activation,
+            ..Linear::plain(storage)
+        };
         let Some(mut layer) = self.quantized(name, &exact, InputOrigin::Scalable)? else {
             let mut bias = linear.bias.to_vec();
             transposed
@@ -208,7 +216,8 @@ impl GraphBuilder<'_> {
                 .for_each(|row| linear.divide(row));
             linear.transform(&mut bias);
             let normed = self.layer_norm(x, &format!("{name}.norm"), norm)?;
-            return self.linear_in_out(float_function, name, &[&normed], &transposed, &bias);
+            let layer = with(Storage::Float);
+            return self.linear_in_out(layer, name, &[&normed], &transposed, &bias);
         };
         linear.divide(&mut layer.scale);
         linear.transform(&mut layer.bias);
@@ -220,7 +229,11 @@ impl GraphBuilder<'_> {
         let [weight, scale, bias] = self.quantized_parameters(&layer)?;
         let all = [x, &gain, &shift, &weight, &scale, &bias];
         let epsilon = vec![float("epsilon", EPSILON)];
-        Ok(self.call(quantized_function, name, &all, epsilon))
+        let layer = Linear {
+            input: LinearInput::LayerNorm,
+            ..with(Storage::Int8)
+        };
+        Ok(self.call(Op::Linear(layer), name, &all, epsilon))
     }
 
     /// Layer `name` in 8-bit integers; `None` where it is written in floating point.
@@ -247,21 +260,6 @@ impl GraphBuilder<'_> {
         let scale = weights.f32(&format!("{name}.scale"), &[outputs], &layer.scale)?;
         let bias = weights.f32(&format!("{name}.bias"), &[outputs], &layer.offset_bias())?;
         Ok([weight, scale, bias])
-    }
-}
-
-/// The linear function with `activation`: in floating point, and in 8-bit integers with a layer norm before it.
-fn linear_functions(activation: Option<Activation>) -> (&'static Function, &'static Function) {
-    match activation {
-        None => (&dialect::LINEAR, &dialect::LAYER_NORM_QUANTIZED_LINEAR),
-        Some(Activation::QuickGelu) => (
-            &dialect::LINEAR_QUICK_GELU,
-            &dialect::LAYER_NORM_QUANTIZED_LINEAR_QUICK_GELU,
-        ),
-        Some(Activation::Gelu) => (
-            &dialect::LINEAR_GELU,
-            &dialect::LAYER_NORM_QUANTIZED_LINEAR_GELU,
-        ),
     }
 }
 

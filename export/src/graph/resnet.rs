@@ -1,7 +1,7 @@
 //! CLIP's modified ResNet: three-convolution stem, anti-aliased strides, attention pooling.
 
 use anyhow::Result;
-use pinhole_bundle::dialect;
+use pinhole_bundle::dialect::{AttentionInput, Op};
 use tract_onnx::pb::tensor_proto::DataType;
 
 use super::builder::GraphBuilder;
@@ -244,7 +244,7 @@ fn attention_pool(graph: &mut GraphBuilder, x: &str, channels: usize, heads: usi
     let key_value = graph.linear("pool.key_value", &tokens, &weight, &bias)?;
     let heads = vec![ints("heads", &[heads as i64])];
     let mixed = graph.call(
-        &dialect::ATTENTION,
+        Op::Attention(AttentionInput::QueryKeyValue),
         "pool.attention",
         &[&query, &key_value],
         heads,
@@ -253,6 +253,6 @@ fn attention_pool(graph: &mut GraphBuilder, x: &str, channels: usize, heads: usi
     let bias = graph.tensor(&format!("{source}.c_proj.bias"))?;
     let x = graph.linear("pool.out", &mixed, &weight.data, &bias.data)?;
     let x = graph.standard("Squeeze", "pooled", &[&x, &bounds[2]], vec![]);
-    graph.call(&dialect::L2_NORMALIZE, "embedding", &[&x], vec![]);
+    graph.call(Op::L2Normalize, "embedding", &[&x], vec![]);
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! CLIP's vision transformer.
 
 use anyhow::Result;
-use pinhole_bundle::dialect;
+use pinhole_bundle::dialect::{AttentionInput, Linear, Op, Storage};
 use pinhole_model::Activation;
 
 use super::builder::{FusedLinear, GraphBuilder};
@@ -42,10 +42,16 @@ pub(super) fn build(
     let proj = graph.tensor("visual.proj")?;
     let embedding = proj.shape[1];
     let zeros = vec![0.0; embedding];
-    let x = graph.linear_in_out(&dialect::LINEAR, "proj", &[&x], &proj.data, &zeros)?;
+    let x = graph.linear_in_out(
+        Linear::plain(Storage::Float),
+        "proj",
+        &[&x],
+        &proj.data,
+        &zeros,
+    )?;
     let axes = graph.weights.i64("token_axis", &[1])?;
     let x = graph.standard("Squeeze", "pooled", &[&x, &axes], vec![]);
-    graph.call(&dialect::L2_NORMALIZE, "embedding", &[&x], vec![]);
+    graph.call(Op::L2Normalize, "embedding", &[&x], vec![]);
     Ok(())
 }
 
@@ -79,14 +85,15 @@ fn patch_embedding(graph: &mut GraphBuilder, shape: &VitShape) -> Result<String>
     if let Some(layer) = graph.quantized(name, &exact, InputOrigin::Pixels)? {
         let [weight, scale, bias] = graph.quantized_parameters(&layer)?;
         let inputs = ["pixels", &weight, &scale, &bias];
-        let function = &dialect::QUANTIZED_PATCH_EMBEDDING;
-        return Ok(graph.call(function, name, &inputs, attributes));
+        let op = Op::PatchEmbedding(Storage::Int8);
+        return Ok(graph.call(op, name, &inputs, attributes));
     }
     let bias = (graph.weights).f32(&format!("{name}.bias"), &[width], &bias)?;
     let weight = (graph.weights).matrix(&format!("{name}.weight"), &shape_of_weight, &weight)?;
     attributes.push(float("scale", 1.0 / 255.0));
     let inputs = ["pixels", &weight, &bias];
-    Ok(graph.call(&dialect::PATCH_EMBEDDING, name, &inputs, attributes))
+    let op = Op::PatchEmbedding(Storage::Float);
+    Ok(graph.call(op, name, &inputs, attributes))
 }
 
 fn token_embedding(graph: &mut GraphBuilder, shape: &VitShape, patches: &str) -> Result<String> {
@@ -102,7 +109,7 @@ fn token_embedding(graph: &mut GraphBuilder, shape: &VitShape, patches: &str) ->
         .weights
         .f32("tokens.positions", &[count, shape.width], rest)?;
     Ok(graph.call(
-        &dialect::TOKEN_EMBEDDING,
+        Op::TokenEmbedding,
         "tokens",
         &[patches, &class, &positions],
         vec![],
@@ -152,13 +159,14 @@ fn block(
         let key_value = projection(width..3 * width, &value_transform);
         let key_value = graph.norm_linear(&name("key_value"), x, &norm, &key_value)?;
         let inputs = [query.as_str(), &key_value];
-        let mixed = graph.call(&dialect::ATTENTION, &name("attention"), &inputs, heads);
+        let op = Op::Attention(AttentionInput::QueryKeyValue);
+        let mixed = graph.call(op, &name("attention"), &inputs, heads);
         (residual, mixed)
     } else {
         let all = projection(0..3 * width, &value_transform);
         let all = graph.norm_linear(&name("query_key_value"), x, &norm, &all)?;
-        let function = &dialect::SELF_ATTENTION;
-        let mixed = graph.call(function, &name("attention"), &[&all], heads);
+        let op = Op::Attention(AttentionInput::Joint);
+        let mixed = graph.call(op, &name("attention"), &[&all], heads);
         (x.to_owned(), mixed)
     };
 

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use pinhole_bundle::dialect;
+use pinhole_bundle::dialect::{self, Op};
 use tract_onnx::pb::{ModelProto, TensorProto, tensor_proto::DataType};
 
 use super::{attributes, initializer};
@@ -24,18 +24,15 @@ pub(super) fn parameters(proto: &mut ModelProto, folder: &Path) -> Result<(), St
         .map(|t| (t.name.clone(), t))
         .collect();
     for node in &mut graph.node {
-        let Some(function) = dialect::FUNCTIONS
-            .iter()
-            .find(|f| f.name == node.op_type && node.domain == dialect::DOMAIN)
-        else {
+        let Some(op) = Op::named(&node.op_type).filter(|_| node.domain == dialect::DOMAIN) else {
             continue;
         };
-        let names = node.input.split_off(function.inputs.len());
-        for (parameter, name) in function.parameters.iter().zip(names) {
+        let names = node.input.split_off(op.inputs().len());
+        for (parameter, name) in op.parameters().iter().zip(names) {
             let tensor = initializers.remove(&name).ok_or_else(|| {
                 format!(
                     "node {} ({}): {parameter}: expected an initializer that only this node reads, found {name:?}",
-                    node.name, function.name
+                    node.name, node.op_type
                 )
             })?;
             node.attribute

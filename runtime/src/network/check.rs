@@ -277,7 +277,7 @@ fn initializer(tensor: &TensorProto, external: FileLength) -> Result<(), String>
 const MICROSOFT: [&str; 2] = ["DynamicQuantizeMatMul", "MatMulIntegerToFloat"];
 
 fn operator(node: &NodeProto) -> Result<(), String> {
-    let Some(function) = dialect::FUNCTIONS.iter().find(|f| f.name == node.op_type) else {
+    let Some(op) = dialect::Op::named(&node.op_type) else {
         // tract looks operators up by name and reports unknown ones.
         let rewritten = node.domain == "com.microsoft" && MICROSOFT.contains(&&*node.op_type);
         return if node.domain.is_empty() || node.domain == "ai.onnx" || rewritten {
@@ -299,26 +299,26 @@ fn operator(node: &NodeProto) -> Result<(), String> {
         return Err(format!(
             "node {}: expected {} in domain {}, found domain {:?}",
             node.name,
-            function.name,
+            node.op_type,
             dialect::DOMAIN,
             node.domain
         ));
     }
-    let inputs = function.inputs.len() + function.parameters.len();
+    let inputs = op.inputs().len() + op.parameters().len();
     if node.input.len() != inputs || node.output.len() != 1 {
         return Err(format!(
             "node {} ({}): expected {inputs} inputs and 1 output, found {} and {}",
             node.name,
-            function.name,
+            node.op_type,
             node.input.len(),
             node.output.len()
         ));
     }
-    for name in function.attributes {
+    for name in op.attributes() {
         if !node.attribute.iter().any(|a| a.name == *name) {
             return Err(format!(
                 "node {} ({}): attribute {name}: expected one, found none",
-                node.name, function.name
+                node.name, node.op_type
             ));
         }
     }

@@ -17,7 +17,7 @@ use std::cell::Cell;
 use std::path::Path;
 use std::sync::{Arc, Mutex, Once};
 
-use pinhole_bundle::{Bundle, IMAGE_ENCODER, IMAGE_ENCODER_WEIGHTS};
+use pinhole_bundle::{Bundle, IMAGE_ENCODER, IMAGE_ENCODER_WEIGHTS, dialect};
 use prost::Message;
 use serde::Serialize;
 use tract_onnx::pb;
@@ -36,6 +36,9 @@ pub struct NetworkOperator {
     pub name: String,
     /// A function of the dialect, or an operator of tract.
     pub operator: String,
+    /// The function of the dialect.
+    #[serde(skip)]
+    pub function: Option<dialect::Op>,
     /// Data type and kernel variant, for example "int8 dotprod"; "tract" for an operator of tract.
     pub kernel: String,
 }
@@ -54,8 +57,8 @@ pub(crate) struct ImageEncoder {
 pub struct Observed<'a> {
     /// Name in the graph.
     pub name: &'a str,
-    /// Function of the dialect.
-    pub operator: &'a str,
+    /// The function of the dialect that it computes.
+    pub function: Option<dialect::Op>,
     /// The f32 inputs; pixels are u8.
     pub inputs: Vec<&'a [f32]>,
     /// Length of the last axis of the first input.
@@ -157,7 +160,7 @@ impl ImageEncoder {
                     .filter(|i| i.datum_type() == f32::datum_type());
                 observer(&mut Observed {
                     name: &node.name,
-                    operator: &node.op().name(),
+                    function: operator::function(node.op()),
                     inputs: floats.map(operator::floats).collect::<TractResult<_>>()?,
                     width: inputs[0].shape().last().copied().unwrap_or(1),
                     output: output.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?,
@@ -202,6 +205,7 @@ impl ImageEncoder {
         let operators = order.map(|&id| NetworkOperator {
             name: nodes[id].name.clone(),
             operator: nodes[id].op.name().to_string(),
+            function: operator::function(nodes[id].op.as_op()),
             kernel: operator::kernel(nodes[id].op.as_ref()).unwrap_or("tract".into()),
         });
         operators.collect()

@@ -1,10 +1,10 @@
 //! Activation functions.
 
-use pinhole_bundle::dialect;
+use pinhole_model::Activation;
 use tract_onnx::pb::NodeProto;
 
 use super::graph::{Graph, is_standard};
-use super::node::{both_orders, replacement};
+use super::node::{both_orders, linear, replacement};
 use crate::network::{attributes, inserted};
 
 impl Graph<'_> {
@@ -28,25 +28,27 @@ impl Graph<'_> {
                 source = input;
             }
             let only = once && (source == x || self.is_read_once(source));
-            let linear = [inserted::AFFINE_LINEAR, dialect::LINEAR.name]
-                .iter()
+            let product = [inserted::AFFINE_LINEAR, &linear(None)]
+                .into_iter()
                 .find_map(|op| self.producer(source, op))
                 .filter(|l| only && attributes::find(l, "activation").is_none());
-            let Some(linear) = linear else {
+            let Some(product) = product else {
                 self.nodes[i] = replacement(node, op, vec![x], vec![]);
                 continue;
             };
-            let at = self.producers[&linear.output[0]];
+            let at = self.producers[&product.output[0]];
             let shape = shape.filter(|_| source != x).cloned();
             let end = &self.nodes[i];
             let (end_name, end_output) = (end.name.clone(), end.output.clone());
-            let linear = &mut self.nodes[at];
-            if linear.op_type == inserted::AFFINE_LINEAR {
-                linear.attribute.push(attributes::of_text("activation", op));
+            let product = &mut self.nodes[at];
+            if product.op_type == inserted::AFFINE_LINEAR {
+                product
+                    .attribute
+                    .push(attributes::of_text("activation", op));
             } else if op == inserted::QUICK_GELU {
-                linear.op_type = dialect::LINEAR_QUICK_GELU.name.into();
+                product.op_type = linear(Some(Activation::QuickGelu));
             } else {
-                linear.op_type = dialect::LINEAR_GELU.name.into();
+                product.op_type = linear(Some(Activation::Gelu));
             }
             let last = match shape {
                 Some(shape) => NodeProto {
@@ -55,9 +57,9 @@ impl Graph<'_> {
                     ..shape
                 },
                 None => {
-                    let mut product = std::mem::take(linear);
-                    product.output = end_output;
-                    product
+                    let mut merged = std::mem::take(product);
+                    merged.output = end_output;
+                    merged
                 }
             };
             self.nodes[i] = last;

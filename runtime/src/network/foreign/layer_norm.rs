@@ -1,6 +1,6 @@
 //! Layer normalisations, as one operator and decomposed.
 
-use pinhole_bundle::dialect;
+use pinhole_bundle::dialect::Op;
 use tract_onnx::pb::NodeProto;
 
 use super::graph::{Graph, is_standard};
@@ -58,7 +58,7 @@ impl Graph<'_> {
         let input = vec![x.to_owned()];
         Ok(Some(replacement(
             node,
-            dialect::LAYER_NORM.name,
+            &Op::LayerNorm.name(),
             input,
             attributes,
         )))

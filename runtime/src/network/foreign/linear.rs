@@ -1,10 +1,9 @@
 //! Float products as linear layers, and biases.
 
-use pinhole_bundle::dialect;
 use tract_onnx::pb::{NodeProto, tensor_proto::DataType};
 
 use super::graph::{Graph, is_standard};
-use super::node::{float_tensor, replacement};
+use super::node::{float_tensor, linear, replacement};
 use super::products::MAX_OUTPUTS;
 use crate::network::{attributes, inserted};
 
@@ -29,7 +28,7 @@ impl Graph<'_> {
                         attributes::of_tensor("bias", float_tensor("bias", &[outputs], &zeros)),
                     ];
                     let input = vec![node.input[0].clone()];
-                    self.nodes[i] = replacement(node, dialect::LINEAR.name, input, attributes);
+                    self.nodes[i] = replacement(node, &linear(None), input, attributes);
                 }
                 continue;
             }
@@ -38,8 +37,8 @@ impl Graph<'_> {
             };
             let mut found = None;
             for (product, bias) in [(a, b), (b, a)] {
-                let linear = [inserted::AFFINE_LINEAR, dialect::LINEAR.name]
-                    .iter()
+                let linear = [inserted::AFFINE_LINEAR, &linear(None)]
+                    .into_iter()
                     .find_map(|op| self.producer(product, op));
                 if let Some(linear) = linear
                     && self.is_read_once(product)

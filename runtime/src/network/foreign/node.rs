@@ -1,6 +1,7 @@
 //! Reading and making single nodes.
 
-use pinhole_bundle::dialect;
+use pinhole_bundle::dialect::{self, Linear, Op, Storage};
+use pinhole_model::Activation;
 use tract_onnx::pb::{AttributeProto, NodeProto, TensorProto, tensor_proto::DataType};
 
 use crate::network::{attributes, initializer};
@@ -21,6 +22,15 @@ pub(super) fn replacement(
         attribute,
         doc_string: String::new(),
     }
+}
+
+/// The op_type of a float linear layer with `activation`.
+pub(super) fn linear(activation: Option<Activation>) -> String {
+    let layer = Linear {
+        activation,
+        ..Linear::plain(Storage::Float)
+    };
+    Op::Linear(layer).name()
 }
 
 /// The attribute `axis` as an index below `rank`.

@@ -12,7 +12,7 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
 
 use super::linear::linear_shape;
-use super::operator::{Built, Compute, build, floats};
+use super::operator::{Built, Compute, build_inserted, floats};
 use super::parameters::{folder, shape, tensor, weight};
 use super::weights::Packed;
 use crate::network::{attributes, initializer, inserted};
@@ -194,7 +194,7 @@ struct AffineLinear(Layer);
 pub(super) fn linear(context: &ParsingContext, node: &NodeProto) -> Built {
     let layer = Layer::read(context, node, 2)?;
     let name = layer.name(inserted::AFFINE_LINEAR, "FakeQuantizedLinear");
-    build(name, AffineLinear(layer))
+    build_inserted(name, AffineLinear(layer))
 }
 
 impl Compute for AffineLinear {
@@ -237,7 +237,7 @@ pub(super) fn patches(context: &ParsingContext, node: &NodeProto) -> Built {
     );
     let name = layer.name(inserted::AFFINE_PATCHES, "FakeQuantizedPatches");
     let (channels, patch) = (channels as usize, patch as usize);
-    build(
+    build_inserted(
         name,
         AffinePatches {
             layer,

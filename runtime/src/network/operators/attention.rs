@@ -1,8 +1,7 @@
 //! Multi-head attention of the dialect.
 
-use pinhole_bundle::dialect;
+use pinhole_bundle::dialect::Op;
 use pinhole_kernels::{self as kernels, StridedRows};
-use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
@@ -16,17 +15,9 @@ struct Attention {
     heads: usize,
 }
 
-pub(super) fn attention(_: &ParsingContext, node: &NodeProto) -> Built {
-    attention_named(dialect::ATTENTION.name, node)
-}
-
-pub(super) fn self_attention(_: &ParsingContext, node: &NodeProto) -> Built {
-    attention_named(dialect::SELF_ATTENTION.name, node)
-}
-
-fn attention_named(name: &'static str, node: &NodeProto) -> Built {
+pub(super) fn attention(node: &NodeProto, op: Op) -> Built {
     let heads = positive_integer(node, "heads")?;
-    build(name, Attention { heads })
+    build(op, Attention { heads })
 }
 
 impl Compute for Attention {

@@ -10,7 +10,7 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
 
 use super::affine::static_affine;
-use super::operator::{Built, Compute, build, floats};
+use super::operator::{Built, Compute, build_inserted, floats};
 use super::parameters::weight;
 use crate::network::inserted;
 
@@ -19,7 +19,7 @@ use crate::network::inserted;
 struct FakeQuantize(Option<Affine>);
 
 pub(super) fn fake_quantize(_: &ParsingContext, node: &NodeProto) -> Built {
-    build(inserted::FAKE_QUANTIZE, FakeQuantize(static_affine(node)?))
+    build_inserted(inserted::FAKE_QUANTIZE, FakeQuantize(static_affine(node)?))
 }
 
 impl Compute for FakeQuantize {
@@ -48,7 +48,7 @@ pub(super) fn lookup_table(context: &ParsingContext, node: &NodeProto) -> Built 
         .map_err(|_| format_err!("values: expected [256], found {shape:?}"))?;
     let values = Arc::new(values);
     let affine = static_affine(node)?.context("x_scale: missing")?;
-    build(inserted::LOOKUP_TABLE, LookupTable { affine, values })
+    build_inserted(inserted::LOOKUP_TABLE, LookupTable { affine, values })
 }
 
 impl Compute for LookupTable {
@@ -66,11 +66,11 @@ impl Compute for LookupTable {
 struct Activate(Activation);
 
 pub(super) fn quick_gelu(_: &ParsingContext, _: &NodeProto) -> Built {
-    build(inserted::QUICK_GELU, Activate(Activation::QuickGelu))
+    build_inserted(inserted::QUICK_GELU, Activate(Activation::QuickGelu))
 }
 
 pub(super) fn gelu(_: &ParsingContext, _: &NodeProto) -> Built {
-    build(inserted::GELU, Activate(Activation::Gelu))
+    build_inserted(inserted::GELU, Activate(Activation::Gelu))
 }
 
 impl Compute for Activate {
@@ -98,7 +98,7 @@ pub(super) fn normalize_pixels(context: &ParsingContext, node: &NodeProto) -> Bu
             *value = pixel as f32 * scale[channel] + offset[channel];
         }
     }
-    build(inserted::NORMALIZE_PIXELS, NormalizePixels(values))
+    build_inserted(inserted::NORMALIZE_PIXELS, NormalizePixels(values))
 }
 
 impl Compute for NormalizePixels {

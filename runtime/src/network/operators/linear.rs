@@ -1,46 +1,14 @@
 //! Linear layers in floating point.
 
-use pinhole_bundle::dialect::{self, Function};
+use pinhole_bundle::dialect::{self, LinearInput, Op};
 use pinhole_model::Activation;
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
 
-use super::operator::{Built, Compute, build, floats};
+use super::operator::{Built, Compute, build_named, floats};
 use super::weights::FloatWeights;
-
-/// A linear function of the dialect.
-pub(super) struct LinearFunction {
-    pub(super) function: Function,
-    /// Its name if it multiplies in f16.
-    f16_name: &'static str,
-    activation: Option<Activation>,
-}
-
-/// The linear functions of the dialect.
-pub(super) const FUNCTIONS: [LinearFunction; 4] = [
-    LinearFunction {
-        function: dialect::LINEAR,
-        f16_name: "LinearF16",
-        activation: None,
-    },
-    LinearFunction {
-        function: dialect::LINEAR_QUICK_GELU,
-        f16_name: "LinearQuickGeluF16",
-        activation: Some(Activation::QuickGelu),
-    },
-    LinearFunction {
-        function: dialect::LINEAR_GELU,
-        f16_name: "LinearGeluF16",
-        activation: Some(Activation::Gelu),
-    },
-    LinearFunction {
-        function: dialect::LINEAR_ADD,
-        f16_name: "LinearAddF16",
-        activation: None,
-    },
-];
 
 #[derive(Debug)]
 struct Linear {
@@ -48,24 +16,24 @@ struct Linear {
     activation: Option<Activation>,
 }
 
-pub(super) fn linear<const F16: bool>(context: &ParsingContext, node: &NodeProto) -> Built {
-    let function = FUNCTIONS
-        .iter()
-        .find(|f| f.function.name == node.op_type)
-        .with_context(|| format!("expected a linear function, found {}", node.op_type))?;
+pub(super) fn linear<const F16: bool>(
+    context: &ParsingContext,
+    node: &NodeProto,
+    layer: dialect::Linear,
+) -> Built {
+    ensure!(
+        layer.input == LinearInput::Plain,
+        "expected a layer in integers, found {}",
+        node.op_type
+    );
     let weights = FloatWeights::pack::<F16>(context, node, 1.0)?;
-    let name = match weights {
-        FloatWeights::F32(_) => function.function.name,
-        FloatWeights::F16(_) => function.f16_name,
+    let (op, activation) = (Op::Linear(layer), layer.activation);
+    let name = weights.operator_name(op);
+    let linear = Linear {
+        weights,
+        activation,
     };
-    let activation = function.activation;
-    build(
-        name,
-        Linear {
-            weights,
-            activation,
-        },
-    )
+    build_named(op, name, linear)
 }
 
 impl Compute for Linear {

@@ -14,49 +14,32 @@ mod quantized_linear;
 mod token_embedding;
 pub(super) mod weights;
 
-use pinhole_bundle::dialect;
-use tract_onnx::model::Onnx;
+use std::sync::LazyLock;
+
+use operator::{Built, build};
+use pinhole_bundle::dialect::{Op, Storage};
+use tract_onnx::model::{Onnx, ParsingContext};
+use tract_onnx::pb::NodeProto;
+use tract_onnx::tract_hir::internal::*;
 
 use super::inserted;
+
+/// The functions of the dialect; tract keeps references.
+static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| Op::all().map(Op::name).collect());
 
 /// Registers our operators with tract. If `f16`, weights that are stored in f16 are multiplied in f16; otherwise
 /// they are converted to f32.
 pub(super) fn register(onnx: &mut Onnx, f16: bool) {
     let register = &mut onnx.op_register;
     // tract takes plain functions, not closures.
-    if f16 {
-        register.insert(
-            dialect::PATCH_EMBEDDING.name,
-            patch_embedding::patch_embedding::<true>,
-        );
+    let build = if f16 {
+        function::<true>
     } else {
-        register.insert(
-            dialect::PATCH_EMBEDDING.name,
-            patch_embedding::patch_embedding::<false>,
-        );
+        function::<false>
+    };
+    for name in NAMES.iter() {
+        register.insert(name, build);
     }
-    for entry in &linear::FUNCTIONS {
-        if f16 {
-            register.insert(entry.function.name, linear::linear::<true>);
-        } else {
-            register.insert(entry.function.name, linear::linear::<false>);
-        }
-    }
-    register.insert(
-        dialect::QUANTIZED_PATCH_EMBEDDING.name,
-        patch_embedding::quantized_patch_embedding,
-    );
-    for entry in &quantized_linear::FUNCTIONS {
-        register.insert(entry.function.name, quantized_linear::quantized_linear);
-    }
-    register.insert(
-        dialect::TOKEN_EMBEDDING.name,
-        token_embedding::token_embedding,
-    );
-    register.insert(dialect::LAYER_NORM.name, norm::layer_norm);
-    register.insert(dialect::L2_NORMALIZE.name, norm::l2_normalize);
-    register.insert(dialect::ATTENTION.name, attention::attention);
-    register.insert(dialect::SELF_ATTENTION.name, attention::self_attention);
 
     register.insert(inserted::AFFINE_LINEAR, affine::linear);
     register.insert(inserted::AFFINE_PATCHES, affine::patches);
@@ -65,4 +48,23 @@ pub(super) fn register(onnx: &mut Onnx, f16: bool) {
     register.insert(inserted::QUICK_GELU, elementwise::quick_gelu);
     register.insert(inserted::GELU, elementwise::gelu);
     register.insert(inserted::NORMALIZE_PIXELS, elementwise::normalize_pixels);
+}
+
+/// The operator of a function of the dialect.
+fn function<const F16: bool>(context: &ParsingContext, node: &NodeProto) -> Built {
+    let op = Op::named(&node.op_type)
+        .with_context(|| format!("expected a function of the dialect, found {}", node.op_type))?;
+    match op {
+        Op::PatchEmbedding(storage) => {
+            patch_embedding::patch_embedding::<F16>(context, node, storage)
+        }
+        Op::TokenEmbedding => token_embedding::token_embedding(context, node),
+        Op::LayerNorm => norm::layer_norm(context, node),
+        Op::Linear(layer) => match layer.storage {
+            Storage::Float => linear::linear::<F16>(context, node, layer),
+            Storage::Int8 => quantized_linear::quantized_linear(context, node, layer),
+        },
+        Op::Attention(_) => attention::attention(node, op),
+        Op::L2Normalize => build(op, norm::L2Normalize),
+    }
 }

@@ -1,6 +1,6 @@
 //! Normalisations over the last axis.
 
-use pinhole_bundle::dialect;
+use pinhole_bundle::dialect::Op;
 use pinhole_kernels as kernels;
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
@@ -19,11 +19,7 @@ pub(super) struct LayerNorm {
 
 pub(super) fn layer_norm(context: &ParsingContext, node: &NodeProto) -> Built {
     let norm = LayerNorm::read(context, node, "bias")?;
-    build(dialect::LAYER_NORM.name, norm)
-}
-
-pub(super) fn l2_normalize(_: &ParsingContext, _: &NodeProto) -> Built {
-    build(dialect::L2_NORMALIZE.name, L2Normalize)
+    build(Op::LayerNorm, norm)
 }
 
 impl LayerNorm {
@@ -72,7 +68,7 @@ impl Compute for LayerNorm {
 }
 
 #[derive(Debug)]
-struct L2Normalize;
+pub(super) struct L2Normalize;
 
 impl Compute for L2Normalize {
     fn shape(&self, inputs: &[&[usize]]) -> TractResult<TVec<usize>> {

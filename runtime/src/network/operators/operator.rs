@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use pinhole_bundle::dialect;
 use pinhole_kernels::{self as kernels, Pointwise};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
@@ -48,6 +49,11 @@ pub(in crate::network) fn is_ours(op: &dyn Op) -> bool {
     op.downcast_ref::<Operator>().is_some()
 }
 
+/// The function of the dialect that an operator of a plan computes.
+pub(in crate::network) fn function(op: &dyn Op) -> Option<dialect::Op> {
+    op.downcast_ref::<Operator>()?.op
+}
+
 /// The values of an f32 tensor.
 pub(in crate::network) fn floats(value: &TValue) -> TractResult<&[f32]> {
     value.try_as_plain_ram()?.as_slice::<f32>()
@@ -56,7 +62,10 @@ pub(in crate::network) fn floats(value: &TValue) -> TractResult<&[f32]> {
 /// A tract operator with one f32 output around a [`Compute`].
 #[derive(Clone, Debug)]
 struct Operator {
-    name: &'static str,
+    /// For display.
+    name: StaticName,
+    /// The function of the dialect, unless it replaces operators of another program.
+    op: Option<dialect::Op>,
     compute: Arc<dyn Compute>,
     outputs: Arc<OutputPool>,
     /// The output shape, if it differs from [`Compute::shape`]; the values and their order are the same.
@@ -64,9 +73,10 @@ struct Operator {
 }
 
 impl Operator {
-    fn new(name: &'static str, compute: impl Compute) -> Self {
+    fn new(name: StaticName, op: Option<dialect::Op>, compute: impl Compute) -> Self {
         Self {
             name,
+            op,
             compute: Arc::new(compute),
             outputs: Arc::default(),
             shape: None,
@@ -107,7 +117,7 @@ impl Eq for Operator {}
 
 impl Op for Operator {
     fn name(&self) -> StaticName {
-        self.name.into()
+        self.name.clone()
     }
 
     op_as_typed_op!();
@@ -142,7 +152,7 @@ impl TypedOp for Operator {
 
 /// An operator for tract's typed graph.
 pub(in crate::network) fn typed(name: &'static str, compute: impl Compute) -> Box<dyn TypedOp> {
-    Box::new(Operator::new(name, compute))
+    Box::new(Operator::new(name.into(), None, compute))
 }
 
 /// `operator` with another output shape, if it is one of ours; the values and their order stay the same.
@@ -155,15 +165,31 @@ pub(in crate::network) fn reshaped(
     Some(Box::new(operator))
 }
 
-/// An operator for tract's inference graph, in which only the output type is known; shapes follow from
-/// [`Operator::output_facts`] in the typed graph.
-pub(super) fn build(name: &'static str, compute: impl Compute) -> Built {
+/// The operator of a function of the dialect, for tract's inference graph, in which only the output type is known; shapes
+/// follow from [`Operator::output_facts`] in the typed graph.
+pub(super) fn build(op: dialect::Op, compute: impl Compute) -> Built {
+    build_named(op, op.name(), compute)
+}
+
+/// As [`build`], displayed as `name`.
+pub(super) fn build_named(op: dialect::Op, name: String, compute: impl Compute) -> Built {
+    Ok((
+        inference(Operator::new(name.into(), Some(op), compute)),
+        vec![],
+    ))
+}
+
+/// As [`build`], for an operator that replaces those of another program.
+pub(super) fn build_inserted(name: &'static str, compute: impl Compute) -> Built {
+    Ok((inference(Operator::new(name.into(), None, compute)), vec![]))
+}
+
+fn inference(operator: Operator) -> Box<dyn InferenceOp> {
     let rules =
         |_: &dyn Op,
          solver: &mut Solver,
          _: &[TensorProxy],
          outputs: &[TensorProxy]|
          -> InferenceResult { solver.equals(&outputs[0].datum_type, f32::datum_type()) };
-    let operator = Operator::new(name, compute);
-    Ok((inference_wrap(operator, 1, rules), vec![]))
+    inference_wrap(operator, 1, rules)
 }

@@ -1,13 +1,13 @@
 //! Patch embeddings.
 
-use pinhole_bundle::dialect;
+use pinhole_bundle::dialect::{Op, Storage};
 use pinhole_kernels::{self as kernels, PackedLinear, PackedLinearF16, PackedLinearInt8};
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
 
-use super::operator::{Built, Compute, build};
+use super::operator::{Built, Compute, build_named};
 use super::parameters::{positive_float, positive_integer};
 use super::weights::{FloatWeights, Packed, pack_int8};
 
@@ -41,33 +41,29 @@ impl PatchWeights {
 pub(super) fn patch_embedding<const F16: bool>(
     context: &ParsingContext,
     node: &NodeProto,
+    storage: Storage,
 ) -> Built {
-    let scale = positive_float(node, "scale")?;
-    match FloatWeights::pack::<F16>(context, node, scale)? {
-        FloatWeights::F32(weights) => {
-            let name = dialect::PATCH_EMBEDDING.name;
-            patches(node, name, PatchWeights::F32(weights))
+    let op = Op::PatchEmbedding(storage);
+    let mut name = op.name();
+    let weights = match storage {
+        Storage::Float => {
+            let scale = positive_float(node, "scale")?;
+            let weights = FloatWeights::pack::<F16>(context, node, scale)?;
+            name = weights.operator_name(op);
+            match weights {
+                FloatWeights::F32(weights) => PatchWeights::F32(weights),
+                FloatWeights::F16(weights) => PatchWeights::F16(weights, scale),
+            }
         }
-        FloatWeights::F16(weights) => {
-            let weights = PatchWeights::F16(weights, scale);
-            patches(node, "PatchEmbeddingF16", weights)
-        }
-    }
-}
-
-pub(super) fn quantized_patch_embedding(context: &ParsingContext, node: &NodeProto) -> Built {
-    let weights = PatchWeights::Int8(pack_int8(context, node)?);
-    patches(node, dialect::QUANTIZED_PATCH_EMBEDDING.name, weights)
-}
-
-fn patches(node: &NodeProto, name: &'static str, weights: PatchWeights) -> Built {
+        Storage::Int8 => PatchWeights::Int8(pack_int8(context, node)?),
+    };
     let patch = positive_integer(node, "patch")?;
     let (expected, inputs) = (patch * patch * 3, weights.packed().inputs());
     ensure!(
         inputs == expected,
         "weight: expected {expected} rows for patch {patch}, found {inputs}"
     );
-    build(name, PatchEmbedding { weights, patch })
+    build_named(op, name, PatchEmbedding { weights, patch })
 }
 
 impl Compute for PatchEmbedding {

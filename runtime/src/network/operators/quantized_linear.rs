@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use pinhole_bundle::dialect::{self, Function};
+use pinhole_bundle::dialect::{self, LinearInput, Op};
 use pinhole_kernels::{Int8Input, PackedLinearInt8, Prologue};
 use pinhole_model::Activation;
 use tract_onnx::model::ParsingContext;
@@ -16,62 +16,13 @@ use super::operator::{Built, Compute, build, floats};
 use super::parameters::positive_float;
 use super::weights::{Packed, pack_int8};
 
-/// A quantised linear function of the dialect.
-pub(super) struct QuantizedFunction {
-    pub(super) function: Function,
-    rows: RowInputKind,
-    activation: Option<Activation>,
-}
-
-/// What happens to the rows of x before quantisation.
-#[derive(Clone, Copy)]
-enum RowInputKind {
-    Plain,
-    LayerNorm,
-    Offset,
-}
-
-/// The quantised linear functions of the dialect.
-pub(super) const FUNCTIONS: [QuantizedFunction; 8] = {
-    const fn entry(
-        function: Function,
-        rows: RowInputKind,
-        activation: Option<Activation>,
-    ) -> QuantizedFunction {
-        QuantizedFunction {
-            function,
-            rows,
-            activation,
-        }
-    }
-    const PLAIN: RowInputKind = RowInputKind::Plain;
-    const NORM: RowInputKind = RowInputKind::LayerNorm;
-    const OFFSET: RowInputKind = RowInputKind::Offset;
-    const QUICK_GELU: Option<Activation> = Some(Activation::QuickGelu);
-    const GELU: Option<Activation> = Some(Activation::Gelu);
-    [
-        entry(dialect::QUANTIZED_LINEAR, PLAIN, None),
-        entry(dialect::QUANTIZED_LINEAR_QUICK_GELU, PLAIN, QUICK_GELU),
-        entry(dialect::QUANTIZED_LINEAR_GELU, PLAIN, GELU),
-        entry(dialect::QUANTIZED_LINEAR_ADD, PLAIN, None),
-        entry(dialect::OFFSET_QUANTIZED_LINEAR_ADD, OFFSET, None),
-        entry(dialect::LAYER_NORM_QUANTIZED_LINEAR, NORM, None),
-        entry(
-            dialect::LAYER_NORM_QUANTIZED_LINEAR_QUICK_GELU,
-            NORM,
-            QUICK_GELU,
-        ),
-        entry(dialect::LAYER_NORM_QUANTIZED_LINEAR_GELU, NORM, GELU),
-    ]
-};
-
 struct QuantizedLinear {
     weights: PackedLinearInt8,
     rows: RowInput,
     activation: Option<Activation>,
 }
 
-/// [`RowInputKind`] with its parameters.
+/// [`LinearInput`] with its parameters.
 enum RowInput {
     Plain,
     LayerNorm(LayerNorm),
@@ -85,18 +36,15 @@ impl fmt::Debug for QuantizedLinear {
     }
 }
 
-pub(super) fn quantized_linear(context: &ParsingContext, node: &NodeProto) -> Built {
-    let function = FUNCTIONS
-        .iter()
-        .find(|f| f.function.name == node.op_type)
-        .with_context(|| {
-            let found = &node.op_type;
-            format!("expected a quantised linear function, found {found}")
-        })?;
+pub(super) fn quantized_linear(
+    context: &ParsingContext,
+    node: &NodeProto,
+    layer: dialect::Linear,
+) -> Built {
     let weights = pack_int8(context, node)?;
-    let rows = match function.rows {
-        RowInputKind::Plain => RowInput::Plain,
-        RowInputKind::LayerNorm => {
+    let rows = match layer.input {
+        LinearInput::Plain => RowInput::Plain,
+        LinearInput::LayerNorm => {
             let norm = LayerNorm::read(context, node, "shift")?;
             ensure!(
                 norm.gain.len() == weights.inputs(),
@@ -106,14 +54,15 @@ pub(super) fn quantized_linear(context: &ParsingContext, node: &NodeProto) -> Bu
             );
             RowInput::LayerNorm(norm)
         }
-        RowInputKind::Offset => RowInput::Offset(positive_float(node, "offset")?),
+        LinearInput::Offset => RowInput::Offset(positive_float(node, "offset")?),
     };
+    let activation = layer.activation;
     build(
-        function.function.name,
+        Op::Linear(layer),
         QuantizedLinear {
             weights,
             rows,
-            activation: function.activation,
+            activation,
         },
     )
 }

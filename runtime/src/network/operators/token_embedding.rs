@@ -1,6 +1,6 @@
 //! The class token and the position embeddings.
 
-use pinhole_bundle::dialect;
+use pinhole_bundle::dialect::Op;
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::prelude::*;
@@ -26,7 +26,7 @@ pub(super) fn token_embedding(context: &ParsingContext, node: &NodeProto) -> Bui
         shape[1]
     );
     build(
-        dialect::TOKEN_EMBEDDING.name,
+        Op::TokenEmbedding,
         TokenEmbedding {
             class_embedding,
             positions,

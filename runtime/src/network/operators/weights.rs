@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use pinhole_bundle::dialect::Op;
 use pinhole_kernels::{PackedLinear, PackedLinearAffine, PackedLinearF16, PackedLinearInt8};
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
@@ -65,6 +66,14 @@ impl FloatWeights {
         match self {
             Self::F32(weights) => weights,
             Self::F16(weights) => weights,
+        }
+    }
+
+    /// The name of `op` with these weights, for display.
+    pub(super) fn operator_name(&self, op: Op) -> String {
+        match self {
+            Self::F32(_) => op.name(),
+            Self::F16(_) => format!("{}F16", op.name()),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Sizes of matrix products, and of the dialect's functions, which are products and their neighbours.
 
-use pinhole_bundle::dialect;
+use pinhole_bundle::dialect::{AttentionInput, Op};
 
 use super::{Computed, Node, broadcast, count};
 use crate::network::attributes;
@@ -100,83 +100,85 @@ pub(super) fn einsum(node: &Node) -> Result<Computed, String> {
 
 /// Sizes of a function of the dialect, whose numbers of inputs have been checked.
 pub(super) fn dialect(node: &Node) -> Result<Computed, String> {
-    let name = &*node.proto.op_type;
-    let Some(function) = dialect::FUNCTIONS.iter().find(|f| f.name == name) else {
-        return Err("expected a function of the dialect".into());
-    };
-    let parameter = |name: &str| {
-        let position = function.parameters.iter().position(|p| *p == name);
-        position.map(|position| node.shape(function.inputs.len() + position))
-    };
+    let op = Op::named(&node.proto.op_type).ok_or("expected a function of the dialect")?;
     let first = node.shape(0)?;
-    // Every function with a weight is a product of the last axis.
-    let (rows, inner): (Vec<usize>, usize) = if function.inputs[0] == "pixels" {
-        let patch = attributes::find(node.proto, "patch")
-            .map_or(0, |a| a.ints.first().copied().unwrap_or(a.i));
-        let patch = usize::try_from(patch).unwrap_or(0);
-        match first {
-            &[n, height, width, 3] if (1..=1 << 14).contains(&patch) => (
-                vec![n, (height / patch) * (width / patch)],
-                patch * patch * 3,
-            ),
-            _ => {
+    match (op, first) {
+        (Op::PatchEmbedding(_), &[n, height, width, 3]) => {
+            let patch = usize::try_from(integer(node, "patch")).unwrap_or(0);
+            if !(1..=1 << 14).contains(&patch) {
                 return Err(format!(
-                    "patch: expected a side of 1 to 16384 and pixels [N, S, S, 3], found {patch}"
+                    "patch: expected a side of 1 to 16384, found {patch}"
                 ));
             }
+            let rows = vec![n, (height / patch) * (width / patch)];
+            product(node, op, rows, patch * patch * 3)
         }
-    } else {
-        match first {
-            [rows @ .., inner] => (rows.to_vec(), *inner),
-            [] => return node.refuse(0, "one dimension or more"),
+        (Op::PatchEmbedding(_), _) => node.refuse(0, "[N, S, S, 3]"),
+        (Op::Linear(_), [rows @ .., inner]) => product(node, op, rows.to_vec(), *inner),
+        (Op::Linear(_), []) => node.refuse(0, "one dimension or more"),
+        (Op::TokenEmbedding, &[n, patches, width]) => {
+            Ok(Computed::one(vec![n, patches.saturating_add(1), width]))
         }
-    };
-    match parameter("weight").transpose()? {
-        Some(&[from, to]) if from == inner => {
+        (Op::Attention(AttentionInput::QueryKeyValue), &[n, tokens, width]) => {
+            match *node.shape(1)? {
+                [_, others, both] if both == 2 * width => {
+                    attention(node, tokens, others, vec![n, tokens, width])
+                }
+                _ => node.refuse(1, &format!("[{n}, U, {}]", 2 * width)),
+            }
+        }
+        (Op::Attention(AttentionInput::Joint), &[n, tokens, width]) => {
+            attention(node, tokens, tokens, vec![n, tokens, width / 3])
+        }
+        (Op::TokenEmbedding | Op::Attention(_), _) => node.refuse(0, "[N, T, W]"),
+        (Op::LayerNorm | Op::L2Normalize, [_, ..]) => Ok(Computed::one(first.to_vec())),
+        (Op::LayerNorm | Op::L2Normalize, []) => node.refuse(0, "one dimension or more"),
+    }
+}
+
+/// `rows` of `inner` values times the weight of `op`.
+fn product(node: &Node, op: Op, rows: Vec<usize>, inner: usize) -> Result<Computed, String> {
+    let position = op.parameters().iter().position(|p| *p == "weight");
+    let position = position.ok_or("weight: expected one, found none")?;
+    match *node.shape(op.inputs().len() + position)? {
+        [from, to] if from == inner => {
             let mut result = rows;
             result.push(to);
             let products = count(&result)?.saturating_mul(inner as u64);
-            return Ok(Computed {
+            Ok(Computed {
                 products,
                 ..Computed::one(result)
-            });
+            })
         }
-        Some(found) => return Err(format!("weight: expected [{inner}, M], found {found:?}")),
-        None => {}
+        ref found => Err(format!("weight: expected [{inner}, M], found {found:?}")),
     }
-    let attention = |tokens: usize, others: usize, result: Vec<usize>| {
-        let heads = attributes::find(node.proto, "heads")
-            .map_or(0, |a| a.ints.first().copied().unwrap_or(a.i));
-        // The kernels need the scores of one head at a time.
-        match u64::try_from(heads) {
-            Ok(heads @ 1..=65_536) if heads <= result[2].max(1) as u64 => {}
-            _ => {
-                return Err(format!(
-                    "heads: expected a divisor of {}, found {heads}",
-                    result[2]
-                ));
-            }
+}
+
+fn attention(
+    node: &Node,
+    tokens: usize,
+    others: usize,
+    result: Vec<usize>,
+) -> Result<Computed, String> {
+    let heads = integer(node, "heads");
+    // The kernels need the scores of one head at a time.
+    match u64::try_from(heads) {
+        Ok(heads @ 1..=65_536) if heads <= result[2].max(1) as u64 => {}
+        _ => {
+            return Err(format!(
+                "heads: expected a divisor of {}, found {heads}",
+                result[2]
+            ));
         }
-        let products = count(&[tokens, others, 2])?.saturating_mul(result[2] as u64);
-        Ok(Computed {
-            products,
-            ..Computed::one(result)
-        })
-    };
-    match (function.inputs, first) {
-        (["patches"], &[n, patches, width]) => {
-            Ok(Computed::one(vec![n, patches.saturating_add(1), width]))
-        }
-        (["query", "key_value"], &[n, tokens, width]) => match *node.shape(1)? {
-            [_, others, both] if both == 2 * width => {
-                attention(tokens, others, vec![n, tokens, width])
-            }
-            _ => node.refuse(1, &format!("[{n}, U, {}]", 2 * width)),
-        },
-        (["query_key_value"], &[n, tokens, width]) => {
-            attention(tokens, tokens, vec![n, tokens, width / 3])
-        }
-        (["x"], _) => Ok(Computed::one(first.to_vec())),
-        _ => node.refuse(0, "[N, T, W]"),
     }
+    let products = count(&[tokens, others, 2])?.saturating_mul(result[2] as u64);
+    Ok(Computed {
+        products,
+        ..Computed::one(result)
+    })
+}
+
+/// An attribute that is an int or a list of one; 0 if it is missing.
+fn integer(node: &Node, name: &str) -> i64 {
+    attributes::find(node.proto, name).map_or(0, |a| a.ints.first().copied().unwrap_or(a.i))
 }
