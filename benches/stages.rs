@@ -29,7 +29,7 @@ use pinhole_export::{
     FidelityGate, TextOptions, export,
 };
 use pinhole_model::{
-    Activation, ClassPosition, ClipConfig, ImageEncoderConfig, MetaNet, PromptLearner,
+    Activation, ClassPosition, ClipConfig, ImageEncoderConfig, MetaNet, PromptLearner, Score,
     TextEncoderConfig,
 };
 use pinhole_prompts::Templates;
@@ -261,6 +261,7 @@ impl Bench {
                     gate: FidelityGate::OFF,
                     report: false,
                 },
+                score: Score::Softmax,
                 calibration: CalibrationOptions {
                     images: &images,
                     keep: 0.95,

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use pinhole_model::{
-    Activation, Agreement, ClassPosition, Precision, PreprocessConfig, TextEncoderConfig,
+    Activation, Agreement, ClassPosition, Precision, PreprocessConfig, Score, TextEncoderConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -37,8 +37,11 @@ pub struct Manifest {
     pub precision: Precision,
     /// Factor from cosine similarity to logit, after exp (CLIP: about 100).
     pub logit_scale: f32,
-    /// Divides the logits before softmax; 1 if it was not calibrated.
+    /// Divides the logits; 1 if it was not calibrated.
     pub temperature: f32,
+    /// What the probabilities are: "softmax" (also if it is absent), or `{"sigmoid": {"logit_bias": ...}}`.
+    #[serde(default, skip_serializing_if = "Score::is_softmax")]
+    pub score: Score,
     /// Class names, in the order of the head's rows. A class is its index here: names may occur several times.
     pub classes: Vec<String>,
     /// The prompt templates of the class embeddings; none if the prompts were learned.
@@ -234,6 +237,22 @@ impl Manifest {
         ] {
             if !(value.is_finite() && value > 0.0) {
                 return Err(Error::field(path, field, "a finite number above 0", value));
+            }
+        }
+        if let Score::Sigmoid {
+            logit_bias,
+            calibrated_bias,
+        } = self.score
+        {
+            for (field, value) in [
+                ("score.sigmoid.logit_bias", Some(logit_bias)),
+                ("score.sigmoid.calibrated_bias", calibrated_bias),
+            ] {
+                if let Some(v) = value
+                    && !v.is_finite()
+                {
+                    return Err(Error::field(path, field, "a finite number", v));
+                }
             }
         }
         self.preprocessing

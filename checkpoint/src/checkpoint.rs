@@ -13,6 +13,9 @@ use crate::storage::Source;
 use crate::wrapper::Dictionaries;
 use crate::{Error, StateDict, infer, locate, open_clip, transformers};
 
+/// The tensor of [`Checkpoint::logit_bias`], under this name in every format.
+const LOGIT_BIAS: &str = "logit_bias";
+
 /// An open CLIP checkpoint: its checked configuration, and weights that are read on request.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -22,6 +25,7 @@ pub struct Checkpoint {
     tensors: Vec<(String, Vec<usize>)>,
     assumptions: Vec<String>,
     logit_scale: f32,
+    logit_bias: Option<f32>,
 }
 
 /// What the files may not state.
@@ -87,7 +91,11 @@ impl Checkpoint {
                 config.size.to_string(),
             ));
         }
-        let tensors = config.tensors();
+        let mut tensors = config.tensors();
+        let has_bias = state.info(LOGIT_BIAS).is_some();
+        if has_bias {
+            tensors.push((LOGIT_BIAS.into(), vec![]));
+        }
         infer::check_tensors(&state, naming, &config, &tensors)?;
         let mut checkpoint = Checkpoint {
             state,
@@ -96,13 +104,9 @@ impl Checkpoint {
             tensors,
             assumptions,
             logit_scale: 1.0,
+            logit_bias: None,
         };
-        let logarithm = checkpoint
-            .tensor("logit_scale")?
-            .data
-            .first()
-            .copied()
-            .unwrap_or(f32::NAN);
+        let logarithm = checkpoint.number("logit_scale")?;
         checkpoint.logit_scale = logarithm.exp();
         if !(checkpoint.logit_scale.is_finite() && checkpoint.logit_scale > 0.0) {
             return Err(Error::malformed(
@@ -112,7 +116,16 @@ impl Checkpoint {
                 ),
             ));
         }
+        if has_bias {
+            checkpoint.logit_bias = Some(checkpoint.number(LOGIT_BIAS)?);
+        }
         Ok(checkpoint)
+    }
+
+    /// A tensor of one element; NaN if it is empty.
+    fn number(&self, name: &str) -> Result<f32, Error> {
+        let tensor = self.tensor(name)?;
+        Ok(tensor.data.first().copied().unwrap_or(f32::NAN))
     }
 
     /// The model's configuration.
@@ -130,7 +143,13 @@ impl Checkpoint {
         self.logit_scale
     }
 
-    /// Canonical name and shape of every tensor, as [`ClipConfig::tensors`].
+    /// What a model trained with SigLIP's loss adds to its scaled similarities: the tensor `logit_bias`; finite. The
+    /// sigmoid of the sum is then the probability that image and text belong together.
+    pub fn logit_bias(&self) -> Option<f32> {
+        self.logit_bias
+    }
+
+    /// Canonical name and shape of every tensor, as [`ClipConfig::tensors`]; in addition `logit_bias`, if the file has it.
     pub fn tensors(&self) -> &[(String, Vec<usize>)] {
         &self.tensors
     }

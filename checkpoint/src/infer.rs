@@ -273,8 +273,8 @@ pub(crate) fn check_tensors(
                 }
                 info => info?,
             };
-            // open_clip keeps the scale as a vector of one element on request.
-            let scalar = name == "logit_scale" && info.shape == [1];
+            // open_clip keeps scale and bias as vectors of one element on request, transformers those of SigLIP.
+            let scalar = expected.is_empty() && info.shape == [1];
             if info.shape != expected && !scalar {
                 return Err(Error::Shape {
                     path: path.to_owned(),

@@ -44,7 +44,6 @@ impl Naming {
                 "visual.attn_pool",
                 "an image encoder with attentional pooling (visual.attn_pool*)",
             ),
-            ("logit_bias", "a SigLIP model (logit_bias)"),
             ("vision_model.head.", "a SigLIP model (vision_model.head.*)"),
             ("visual.trunk.", "a timm image encoder (visual.trunk.*)"),
             (
@@ -93,7 +92,7 @@ impl Naming {
     pub(crate) fn recipe(self, name: &str) -> Recipe {
         match self {
             Naming::Native => Recipe::Same(name.to_owned()),
-            Naming::CustomText if name.starts_with("visual.") || name == "logit_scale" => {
+            Naming::CustomText if name.starts_with("visual.") || name.starts_with("logit_") => {
                 Recipe::Same(name.to_owned())
             }
             Naming::CustomText => Recipe::Same(format!("text.{name}")),

@@ -20,6 +20,7 @@ const MODEL: &[&str] = &[
     "quick_gelu",
     "custom_text",
     "init_logit_scale",
+    "init_logit_bias",
     "nonscalar_logit_scale",
     "cast_dtype",
     "output_dict",

@@ -11,6 +11,7 @@
 //! | `captured_ms` | when the frame was captured, in milliseconds since the start |
 //! | `age_ms` | age of the frame when its answer was ready |
 //! | `top` | the most probable classes: `class`, `index`, and `probability` and `similarity`, both smoothed |
+//! | `score` | what the probabilities are: `"softmax"`, one of the classes, or `"sigmoid"`, each class by itself |
 //! | `unknown` | whether more than half of the smoothed frames show none of the classes |
 //! | `state` | the current class, `"unknown"`, or null until a class has led for `--hysteresis` frames |
 //! | `state_index` | index of that class in the bundle's list, which may have its name several times; else null |
@@ -27,6 +28,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use pinhole::Score;
 use pinhole::camera::{
     Camera, CameraOptions, FrameAnswer, FrameCounters, FrameSource, Pipeline, PipelineEvent,
     Region, SceneState, SourceEvent, StopHandle, StreamInput, TrackerOptions,
@@ -206,6 +208,7 @@ struct Line<'a> {
     captured_ms: f64,
     age_ms: f64,
     top: Vec<TopClass<'a>>,
+    score: &'static str,
     unknown: bool,
     state: Option<&'a str>,
     state_index: Option<usize>,
@@ -252,6 +255,7 @@ impl<W: Write> Printer<W> {
                 captured_ms: captured.as_secs_f64() * 1e3,
                 age_ms,
                 top: top_classes(&answer.tracked.ranking, self.top),
+                score: answer.tracked.score.name(),
                 unknown: answer.tracked.unknown,
                 state,
                 state_index: answer.state.as_ref().and_then(SceneState::index),
@@ -269,7 +273,11 @@ impl<W: Write> Printer<W> {
         } else if self.live {
             self.measure_rate();
             let probability = (answer.tracked.ranking.first()).map_or(String::new(), |best| {
-                format!("{:3.0} %", 100.0 * best.probability)
+                let kind = match answer.tracked.score {
+                    Score::Softmax => "",
+                    Score::Sigmoid { .. } => " by itself",
+                };
+                format!("{:3.0} %{kind}", 100.0 * best.probability)
             });
             // The line must not wrap.
             let name: String = printable(state.unwrap_or("...")).chars().take(32).collect();

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use pinhole::RgbImage;
 use pinhole::internal::{json_path, printable_path};
+use pinhole::{RgbImage, Score};
 use serde::Serialize;
 
 use crate::cli::{ClassifyArgs, EmbedArgs, OutputArgs};
@@ -19,6 +19,7 @@ use crate::{mistakes, open};
 struct ClassifyLine<'a> {
     image: Cow<'a, str>,
     top: Vec<TopClass<'a>>,
+    score: &'static str,
     unknown: bool,
     latency_ms: LatencyMs,
 }
@@ -33,14 +34,20 @@ pub(crate) fn classify(args: &ClassifyArgs) -> Result<ExitCode> {
             let line = ClassifyLine {
                 image: json_path(path),
                 top: top_classes(&answer.ranking, args.top),
+                score: answer.score.name(),
                 unknown: answer.unknown,
                 latency_ms,
             };
             return out.json(&line);
         }
+        // Softmax is what readers expect of percentages.
+        let kind = match answer.score {
+            Score::Softmax => String::new(),
+            Score::Sigmoid { .. } => format!("; {}", answer.score),
+        };
         writeln!(
             out,
-            "{}  ({:.1} ms)",
+            "{}  ({:.1} ms{kind})",
             printable_path(path),
             latency_ms.total
         )?;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use pinhole::internal::{NetworkOperator, operators};
 use pinhole::manifest::{Agreement, ConditionalInfo, Fidelity};
-use pinhole::{Classifier, Manifest, Precision};
+use pinhole::{Classifier, Manifest, Precision, Score};
 use serde::Serialize;
 
 use crate::cli::InspectArgs;
@@ -74,6 +74,7 @@ fn write_text(
         "logit scale    {}, temperature {}",
         manifest.logit_scale, manifest.temperature
     )?;
+    writeln!(out, "probabilities  {}", probabilities(&manifest.score))?;
     match &manifest.fidelity {
         Some(f) => writeln!(out, "fidelity       {}", fidelity(f, "against f32"))?,
         None => writeln!(
@@ -198,6 +199,20 @@ fn write_conditional(out: &mut impl Write, c: &ConditionalInfo) -> std::io::Resu
         c.shortlist_length,
         agreement(&c.shortlist)
     )
+}
+
+/// What the probabilities are.
+fn probabilities(score: &Score) -> String {
+    match score {
+        Score::Softmax => score.to_string(),
+        Score::Sigmoid {
+            logit_bias,
+            calibrated_bias,
+        } => {
+            let calibrated = calibrated_bias.map_or(String::new(), |b| format!(", calibrated {b}"));
+            format!("{score}; logit bias {logit_bias}{calibrated}")
+        }
+    }
 }
 
 /// The calibration of the probabilities, and when the answer is "unknown".

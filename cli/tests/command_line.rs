@@ -141,6 +141,7 @@ fn json_of_classify_has_the_documented_fields() {
     let index = top[0]["index"].as_u64().unwrap() as usize;
     assert_eq!(top[0]["class"], classes[index]);
     assert_eq!(line["unknown"], false);
+    assert_eq!(line["score"], "softmax");
     let latency = &line["latency_ms"];
     let parts: f64 = ["decode", "preprocess", "encode", "head"]
         .iter()
@@ -318,6 +319,52 @@ fn inspect_lists_the_manifest_and_the_kernel_of_each_operator() {
     }
 }
 
+/// If this fails, a SigLIP's probabilities are shown as if exactly one class were right, or not named as what they are.
+#[test]
+fn a_bundle_with_a_sigmoid_shows_each_class_by_itself() {
+    let (_folder, bundle) = copy_of_demo();
+    let path = bundle.join("manifest.json");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(
+        !text.contains("\"score\""),
+        "demo bundle of an earlier version"
+    );
+    let score = "{\"sigmoid\": {\"logit_bias\": -9.0, \"calibrated_bias\": -10.0}}";
+    let text = text.replacen(
+        "\"classes\":",
+        &format!("\"score\": {score}, \"classes\":"),
+        1,
+    );
+    fs::write(&path, text).unwrap();
+    let manifest = Bundle::open(&bundle).unwrap().manifest().clone();
+    let output = pinhole([
+        Path::new("classify"),
+        &bundle,
+        &samples()[0],
+        Path::new("--json"),
+        Path::new("--top"),
+        Path::new("100000"),
+    ]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(line["score"], "sigmoid");
+    for class in line["top"].as_array().unwrap() {
+        let similarity = class["similarity"].as_f64().unwrap();
+        let logit =
+            (f64::from(manifest.logit_scale) * similarity - 10.0) / f64::from(manifest.temperature);
+        let expected = 1.0 / (1.0 + (-logit).exp());
+        let found = class["probability"].as_f64().unwrap();
+        assert!((found - expected).abs() < 1e-5, "{class}: {expected}");
+    }
+    let text = stdout(&classify(&bundle));
+    assert!(text.contains("; sigmoid, each class by itself)"), "{text}");
+    let inspected = stdout(&pinhole([Path::new("inspect"), &bundle]));
+    assert!(
+        inspected.contains("sigmoid, each class by itself; logit bias -9, calibrated -10"),
+        "{inspected}"
+    );
+}
+
 #[test]
 fn unknown_policy_is_applied() {
     let (_folder, bundle) = rewritten(
@@ -409,6 +456,21 @@ fn manifest_fields_are_checked() {
         &["temperature", "above 0"],
     );
     change("\"logit_scale\"", "\"logit_skale\"", &["logit_skale"]);
+    let scored = |score: &str| format!("\"score\": {score}, \"classes\"");
+    for (score, parts) in [
+        ("\"tanh\"", ["score", "tanh"]),
+        ("{\"sigmoid\": {}}", ["score", "logit_bias"]),
+        (
+            "{\"sigmoid\": {\"logit_bias\": 1e39}}",
+            ["score.sigmoid.logit_bias", "a finite number"],
+        ),
+        (
+            "{\"sigmoid\": {\"logit_bias\": 0, \"x\": 0}}",
+            ["score", "unknown field `x`"],
+        ),
+    ] {
+        change("\"classes\"", &scored(score), &parts);
+    }
     change(
         "\"logit_scale\": ",
         "\"logit_scale\": true, \"x\": ",

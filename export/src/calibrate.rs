@@ -7,6 +7,7 @@ use pinhole::Classifier;
 use pinhole_bundle::{
     BundleWriter, Calibration, LockedBundle, Manifest, UnknownPolicy, expected_calibration_error,
 };
+use pinhole_model::Score;
 
 use crate::images::{CalibrationImages, CalibrationLabel};
 use crate::progress::{ExportProgress, ExportStep};
@@ -20,11 +21,20 @@ pub struct CalibrationOptions<'a> {
     pub keep: f32,
 }
 
+/// A model's factor from similarity to logit, and what it makes of logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Logits {
+    pub scale: f32,
+    pub score: Score,
+}
+
 /// Fitted temperature and thresholds.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct CalibrationStage {
     /// Divides the logits; 1 for a single class, whose probability is always 1.
     temperature: f32,
+    /// With the fitted bias, if it has one.
+    score: Score,
     /// Least similarity of the best class; none if no image was classified correctly.
     min_similarity: Option<f32>,
     /// Least difference of similarity between the best class and the second; none for a single class, too.
@@ -63,7 +73,7 @@ impl CalibrationStage {
         embeddings: &[Vec<f32>],
         labels: &[CalibrationLabel],
         similarities: Similarities,
-        logit_scale: f32,
+        logits: Logits,
         keep: f32,
         progress: &mut ExportProgress,
     ) -> Result<Fit> {
@@ -78,12 +88,13 @@ impl CalibrationStage {
             });
             progress(ExportStep::Calibration, answers.len() as u64, total);
         }
-        Ok(fit(&answers, logit_scale, keep))
+        Ok(fit(&answers, logits, keep))
     }
 
     /// Records the fit in `manifest`; its negative texts stay.
     pub(crate) fn record(&self, manifest: &mut Manifest) {
         manifest.temperature = self.temperature;
+        manifest.score = self.score;
         manifest.unknown = UnknownPolicy {
             min_similarity: self.min_similarity,
             min_margin: self.min_margin,
@@ -128,12 +139,15 @@ pub fn calibrate(
         Ok((classifier.similarities(embedding)?, negative))
     };
     let mut manifest = bundle.manifest().clone();
-    let scale = manifest.logit_scale;
+    let logits = Logits {
+        scale: manifest.logit_scale,
+        score: manifest.score.uncalibrated(),
+    };
     let fitted = CalibrationStage::run(
         &embeddings,
         labels,
         &similarities,
-        scale,
+        logits,
         options.keep,
         progress,
     )?;
@@ -149,7 +163,7 @@ pub fn calibrate(
     Ok(manifest)
 }
 
-fn fit(answers: &[LabelledAnswer], scale: f32, keep: f32) -> Fit {
+fn fit(answers: &[LabelledAnswer], logits: Logits, keep: f32) -> Fit {
     let classed: Vec<(&LabelledAnswer, usize)> = (answers.iter())
         .filter_map(|answer| match answer.label {
             CalibrationLabel::Class(class) => Some((answer, class)),
@@ -168,16 +182,30 @@ fn fit(answers: &[LabelledAnswer], scale: f32, keep: f32) -> Fit {
         .collect();
     let classes = answers.iter().map(|answer| answer.similarities.len());
     let classes = classes.max().unwrap_or(0);
-    let temperature = match classes {
-        0 | 1 => 1.0,
-        _ if at_least(right.len(), images, 1.0 / classes as f64) > CHANCE_LEVEL => {
-            return Err(format!(
-                "expected a classifier that is better than a guess among {classes} classes, found {} of {images} images \
-                 correct; do the folders have the names of what they show, and the images what the classes say?",
-                right.len()
-            ));
+    let chance = 1.0 / classes.max(1) as f64;
+    if classes > 1 && at_least(right.len(), images, chance) > CHANCE_LEVEL {
+        return Err(format!(
+            "expected a classifier that is better than a guess among {classes} classes, found {} of {images} images \
+             correct; do the folders have the names of what they show, and the images what the classes say?",
+            right.len()
+        ));
+    }
+    let (temperature, score) = match logits.score {
+        Score::Softmax if classes > 1 => {
+            (softmax_temperature(&classed, logits.scale), logits.score)
         }
-        _ => temperature(&classed, scale),
+        Score::Softmax => (1.0, logits.score),
+        Score::Sigmoid { logit_bias, .. } => match sigmoid_fit(answers, logits.scale) {
+            None => (1.0, logits.score),
+            Some((temperature, bias)) => {
+                let calibrated_bias = Some(bias);
+                let score = Score::Sigmoid {
+                    logit_bias,
+                    calibrated_bias,
+                };
+                (temperature, score)
+            }
+        },
     };
     // Each threshold may reject half of what is not kept.
     let rejected_share = (1.0 - keep) / 2.0;
@@ -205,11 +233,12 @@ fn fit(answers: &[LabelledAnswer], scale: f32, keep: f32) -> Fit {
         });
         (all > 0).then(|| yes as f32 / all as f32)
     };
-    let ece = |temperature: f32| {
+    let ece = |score: Score, temperature: f32| {
         expected_calibration_error(classed.iter().map(|(answer, class)| {
-            let probabilities = softmax(&answer.similarities, scale / temperature);
+            let probabilities =
+                score.probabilities(&answer.similarities, logits.scale, temperature);
             let (at, _) = best(answer);
-            (probabilities[at], at == *class)
+            (f64::from(probabilities[at]), at == *class)
         })) as f32
     };
     let unknown = answers
@@ -220,13 +249,14 @@ fn fit(answers: &[LabelledAnswer], scale: f32, keep: f32) -> Fit {
         .filter(|(answer, class)| best(answer).0 != *class);
     Ok(CalibrationStage {
         temperature,
+        score,
         min_similarity,
         min_margin,
         calibration: Calibration {
             images: classed.len(),
             accuracy: right.len() as f32 / classed.len() as f32,
-            ece_before: ece(1.0),
-            ece_after: ece(temperature),
+            ece_before: ece(logits.score, 1.0),
+            ece_after: ece(score, temperature),
             kept: share(&mut right.iter().map(|a| !rejected(a))).unwrap_or(0.0),
             wrong_rejected: share(&mut wrong.map(|(a, _)| rejected(a))),
             strangers: unknown.clone().count(),
@@ -251,13 +281,12 @@ fn at_least(right: usize, images: usize, chance: f64) -> f64 {
     sum.min(1.0)
 }
 
-/// The temperature with the least mean negative log likelihood (Guo et al., 2017, section 4.2), within 1/100 to 100. The
-/// targets are Platt's (1999) instead of 0 and 1, so that the temperature stays above 0 if all images are classified
-/// correctly.
-fn temperature(answers: &[(&LabelledAnswer, usize)], scale: f32) -> f32 {
+/// The temperature of softmax with the least mean negative log likelihood (Guo et al., 2017, section 4.2). The targets are
+/// Platt's (1999) instead of 0 and 1, so that the temperature stays above 0 if all images are classified correctly.
+fn softmax_temperature(answers: &[(&LabelledAnswer, usize)], scale: f32) -> f32 {
     let right = (answers.len() as f64 + 1.0) / (answers.len() as f64 + 2.0);
-    let loss = |log_temperature: f64| {
-        let factor = scale / log_temperature.exp() as f32;
+    best_temperature(|temperature| {
+        let factor = scale / temperature as f32;
         let losses = answers.iter().map(|(answer, class)| {
             let s = &answer.similarities;
             let logits: Vec<f64> = s.iter().map(|v| f64::from(v * factor)).collect();
@@ -269,9 +298,80 @@ fn temperature(answers: &[(&LabelledAnswer, usize)], scale: f32) -> f32 {
             let each = (1.0 - right) / (logits.len() as f64 - 1.0).max(1.0);
             right * own + each * others
         });
-        losses.sum::<f64>()
+        losses.sum()
+    })
+}
+
+/// Temperature T and bias b of sigmoid((scale * similarity + b) / T) with the least negative log likelihood of all pairs of
+/// an image and a class, with the targets of Platt (1999); `None` if all or none of the pairs are right. Images of no class
+/// count too: they are right for none.
+fn sigmoid_fit(answers: &[LabelledAnswer], scale: f32) -> Option<(f32, f32)> {
+    let pairs = answers.iter().flat_map(|answer| {
+        let right = |class| answer.label == CalibrationLabel::Class(class);
+        let all = answer.similarities.iter().enumerate();
+        all.map(move |(class, s)| (f64::from(s * scale), right(class)))
+    });
+    let pairs: Vec<(f64, bool)> = pairs.collect();
+    let right = pairs.iter().filter(|(_, right)| *right).count();
+    let wrong = pairs.len() - right;
+    if right == 0 || wrong == 0 {
+        return None;
+    }
+    let high = (right as f64 + 1.0) / (right as f64 + 2.0);
+    let low = 1.0 / (wrong as f64 + 2.0);
+    let target = |right: bool| if right { high } else { low };
+    let most = pairs.iter().map(|(l, _)| l.abs()).fold(0.0, f64::max);
+    let share: f64 = pairs.iter().map(|(_, right)| target(*right)).sum();
+    // The mean probability rises with the offset b / T and equals the mean target at the best one: Newton's method within
+    // a bracket.
+    let bias = |temperature: f64| {
+        let (mut below, mut above) = (-most / temperature - 50.0, most / temperature + 50.0);
+        let mut offset = (below + above) / 2.0;
+        for _ in 0..60 {
+            let (mut sum, mut slope) = (0.0, 0.0);
+            for (logit, _) in &pairs {
+                let p = sigmoid(logit / temperature + offset);
+                sum += p;
+                slope += p * (1.0 - p);
+            }
+            if sum < share {
+                below = offset;
+            } else {
+                above = offset;
+            }
+            let step = (share - sum) / slope;
+            let next = offset + step;
+            offset = if next > below && next < above {
+                next
+            } else {
+                (below + above) / 2.0
+            };
+            if step.abs() < 1e-9 {
+                break;
+            }
+        }
+        offset * temperature
     };
-    // The loss is convex in 1/T, so golden-section search finds its one minimum in log T.
+    let temperature = best_temperature(|temperature| {
+        let bias = bias(temperature);
+        let losses = pairs.iter().map(|(l, right)| {
+            let logit = (l + bias) / temperature;
+            // -t ln p - (1 - t) ln (1 - p)
+            logit.max(0.0) + (-logit.abs()).exp().ln_1p() - target(*right) * logit
+        });
+        losses.sum()
+    });
+    Some((temperature, bias(f64::from(temperature)) as f32))
+}
+
+fn sigmoid(logit: f64) -> f64 {
+    1.0 / (1.0 + (-logit).exp())
+}
+
+/// The temperature T within 1/100 to 100 with the least loss, which must be convex in 1/T: golden-section search then
+/// finds its one minimum in log T.
+fn best_temperature(loss: impl Fn(f64) -> f64) -> f32 {
+    let loss = |log_temperature: f64| loss(log_temperature.exp());
     let golden = (5f64.sqrt() - 1.0) / 2.0;
     let (mut low, mut high) = (0.01f64.ln(), 100f64.ln());
     while high - low > 1e-4 {
@@ -283,19 +383,6 @@ fn temperature(answers: &[(&LabelledAnswer, usize)], scale: f32) -> f32 {
         }
     }
     ((low + high) / 2.0).exp() as f32
-}
-
-fn softmax(similarities: &[f32], factor: f32) -> Vec<f64> {
-    let most = similarities
-        .iter()
-        .copied()
-        .fold(f32::NEG_INFINITY, f32::max);
-    let exponentials = similarities
-        .iter()
-        .map(|s| f64::from((s - most) * factor).exp());
-    let exponentials: Vec<f64> = exponentials.collect();
-    let sum: f64 = exponentials.iter().sum();
-    exponentials.iter().map(|e| e / sum).collect()
 }
 
 /// The most similar class and its similarity; of equal ones the first, as in the runtime's ranking.
@@ -327,13 +414,63 @@ mod tests {
         }
     }
 
+    fn softmax(scale: f32) -> Logits {
+        Logits {
+            scale,
+            score: Score::Softmax,
+        }
+    }
+
+    /// If this fails, calibrated probabilities of SigLIP stay near zero.
+    #[test]
+    fn temperature_and_bias_of_a_sigmoid_are_found() {
+        // Labels in the exact shares of sigmoid((10 s - 1.5) / 0.5): 0.9526 of s = 0.3, 0.2689 of s = 0.1.
+        let mut all = vec![];
+        for (similarity, right) in [(0.3, 9526), (0.1, 2689)] {
+            all.extend(answers(&[similarity], CalibrationLabel::Class(0), right));
+            let wrong = 10_000 - right;
+            all.extend(answers(&[similarity], CalibrationLabel::Unknown, wrong));
+        }
+        let (temperature, bias) = sigmoid_fit(&all, 10.0).unwrap();
+        assert!((temperature - 0.5).abs() < 0.01, "{temperature}");
+        assert!((bias + 1.5).abs() < 0.01, "{bias}");
+    }
+
+    #[test]
+    fn a_sigmoid_is_calibrated_and_keeps_its_own_bias() {
+        // Nine of ten answers are right, but the model's own bias makes all probabilities nearly zero.
+        let mut all = answers(&[0.15, 0.05], CalibrationLabel::Class(0), 90);
+        all.extend(answers(&[0.15, 0.05], CalibrationLabel::Class(1), 10));
+        let logits = Logits {
+            scale: 100.0,
+            score: Score::Sigmoid {
+                logit_bias: -25.0,
+                calibrated_bias: None,
+            },
+        };
+        let fitted = fit(&all, logits, 0.95).unwrap();
+        let found = fitted.calibration;
+        assert!(found.ece_before > 0.89, "{found:?}");
+        assert!(found.ece_after < 0.02, "{found:?}");
+        assert_eq!(fitted.score.uncalibrated(), logits.score);
+        let probabilities = fitted
+            .score
+            .probabilities(&[0.15, 0.05], 100.0, fitted.temperature);
+        assert!((probabilities[0] - 0.9).abs() < 0.02, "{probabilities:?}");
+        assert!((probabilities[1] - 0.1).abs() < 0.02, "{probabilities:?}");
+        // One class is right in all images: nothing says when it is not.
+        let one = answers(&[0.3], CalibrationLabel::Class(0), 8);
+        let one = fit(&one, logits, 0.95).unwrap();
+        assert_eq!((one.temperature, one.score), (1.0, logits.score));
+    }
+
     #[test]
     fn the_temperature_of_calibrated_labels_is_found() {
         // Labels in the exact shares of softmax(10 s / 2.5), s = (0.3, 0.1): 0.6900 and 0.3100.
         let answers: Vec<LabelledAnswer> = (0..10_000)
             .map(|i| answer(&[0.3, 0.1], CalibrationLabel::Class(usize::from(i >= 6900))))
             .collect();
-        let fitted = fit(&answers, 10.0, 0.95).unwrap();
+        let fitted = fit(&answers, softmax(10.0), 0.95).unwrap();
         assert!((fitted.temperature - 2.5).abs() < 0.01, "{fitted:?}");
         // At temperature 1 the best class gets 0.881, right in 0.69.
         let found = fitted.calibration;
@@ -350,7 +487,7 @@ mod tests {
         answers.push(answer(&[0.30, 0.31], CalibrationLabel::Class(0)));
         answers.push(answer(&[0.25, 0.2], CalibrationLabel::Unknown));
         answers.push(answer(&[0.59, 0.1], CalibrationLabel::Unknown));
-        let fitted = fit(&answers, 100.0, 0.9).unwrap();
+        let fitted = fit(&answers, softmax(100.0), 0.9).unwrap();
         assert!(
             (fitted.min_similarity.unwrap() - 0.505).abs() < 1e-6,
             "{fitted:?}"
@@ -371,7 +508,7 @@ mod tests {
         let answers: Vec<LabelledAnswer> = (0..20)
             .map(|_| answer(&[0.3, 0.1], CalibrationLabel::Class(0)))
             .collect();
-        let fitted = fit(&answers, 100.0, 0.95).unwrap();
+        let fitted = fit(&answers, softmax(100.0), 0.95).unwrap();
         // 21/22 = 1 / (1 + exp(-20 / T))
         assert!(
             (fitted.temperature - 20.0 / 21f32.ln()).abs() < 0.01,
@@ -386,7 +523,7 @@ mod tests {
     #[test]
     fn of_a_single_class_only_the_threshold_is_fitted() {
         let one = answers(&[0.3], CalibrationLabel::Class(0), 8);
-        let one = fit(&one, 100.0, 0.95).unwrap();
+        let one = fit(&one, softmax(100.0), 0.95).unwrap();
         assert_eq!((one.temperature, one.min_margin), (1.0, None));
         assert_eq!(one.min_similarity, Some(0.3));
     }
@@ -394,7 +531,7 @@ mod tests {
     /// If this fails, a bundle claims a measured temperature and threshold that nothing was measured for.
     #[test]
     fn few_images_and_guesses_are_no_basis_for_a_fit() {
-        let refused = |answers: &[LabelledAnswer]| fit(answers, 100.0, 0.95).unwrap_err();
+        let refused = |answers: &[LabelledAnswer]| fit(answers, softmax(100.0), 0.95).unwrap_err();
         let class = CalibrationLabel::Class;
         let unknown = answers(&[0.3, 0.1], CalibrationLabel::Unknown, 20);
         assert!(refused(&unknown).contains("found 0"));
@@ -402,7 +539,7 @@ mod tests {
         few.extend(unknown);
         assert!(refused(&few).contains("at least 8 images") && refused(&few).contains("found 7"));
         few.extend(answers(&[0.3, 0.1], class(0), 1));
-        assert!(fit(&few, 100.0, 0.95).is_ok());
+        assert!(fit(&few, softmax(100.0), 0.95).is_ok());
         // 13 of 20 are a guess between two classes with probability 0.13, 15 of 20 with 0.02.
         let half = |right: usize| {
             let mut all = answers(&[0.3, 0.1], class(0), right);
@@ -410,7 +547,7 @@ mod tests {
             all
         };
         assert!(refused(&half(13)).contains("13 of 20 images correct"));
-        assert!(fit(&half(15), 100.0, 0.95).is_ok());
+        assert!(fit(&half(15), softmax(100.0), 0.95).is_ok());
         let wrong = answers(&[0.3, 0.1], class(1), 1000);
         assert!(refused(&wrong).contains("0 of 1000"));
     }

@@ -8,9 +8,9 @@ use pinhole_bundle::{
     VERSION,
 };
 use pinhole_checkpoint::Checkpoint;
-use pinhole_model::Precision;
+use pinhole_model::{Precision, Score};
 
-use crate::calibrate::{CalibrationOptions, CalibrationStage};
+use crate::calibrate::{CalibrationOptions, CalibrationStage, Logits};
 use crate::class_embeddings::{TextOptions, TextStage};
 use crate::golden;
 use crate::head::{ConditionalParts, HeadStage};
@@ -26,6 +26,8 @@ pub struct ExportOptions<'a> {
     pub text: TextOptions<'a>,
     /// The image encoder.
     pub encoder: EncoderOptions<'a>,
+    /// What the probabilities of the bundle are.
+    pub score: Score,
     /// Calibration images.
     pub calibration: CalibrationOptions<'a>,
     /// Origin, intended use and limits, in prose.
@@ -118,8 +120,11 @@ pub fn export(options: &ExportOptions, progress: &mut ExportProgress) -> Result<
                 Ok((head.similarities(embedding)?, negative))
             };
             let keep = calibration.keep;
-            let scale = logit_scale;
-            CalibrationStage::run(embeddings, labels, &similarities, scale, keep, progress)?
+            let logits = Logits {
+                scale: logit_scale,
+                score: options.score,
+            };
+            CalibrationStage::run(embeddings, labels, &similarities, logits, keep, progress)?
         }
         None => Err(images.unlabelled()),
     };
@@ -145,6 +150,7 @@ pub fn export(options: &ExportOptions, progress: &mut ExportProgress) -> Result<
         precision: image.precision,
         logit_scale,
         temperature: 1.0,
+        score: options.score,
         classes: text.classes.names().to_vec(),
         templates,
         prompt_learner,

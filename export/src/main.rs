@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use pinhole::internal::{PrintableWriter, end_with_usage};
@@ -16,7 +16,7 @@ use pinhole_export::{
     CalibrationImages, CalibrationOptions, ClassPrompts, EncoderOptions, ExportOptions, ExportStep,
     Exported, FidelityGate, TextOptions,
 };
-use pinhole_model::{Activation, ClassPosition, Precision, PromptLearner};
+use pinhole_model::{Activation, ClassPosition, Precision, PromptLearner, Score};
 use pinhole_prompts::{Classes, FolderNames, Templates, TextEncoder, TextList, Tokenizer};
 
 /// Convert CLIP checkpoints to bundles, which pinhole runs offline.
@@ -153,6 +153,9 @@ struct CommonArgs {
     /// Share of the correctly classified calibration images that the thresholds keep, 0 to 1
     #[arg(long, default_value_t = 0.95, value_parser = share)]
     keep: f32,
+    /// What the probabilities say [default: sigmoid for a model with a logit bias, such as SigLIP, else softmax]
+    #[arg(long)]
+    score: Option<ScoreName>,
     /// Text file about origin, intended use and limits, to store in the bundle
     #[arg(long, value_name = "FILE")]
     model_card: Option<PathBuf>,
@@ -194,6 +197,14 @@ enum PositionName {
     End,
     Middle,
     Front,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ScoreName {
+    /// Exactly one class is right: the probabilities add up to 1
+    Softmax,
+    /// Each class by itself: none or several may be right; only for models with a logit bias
+    Sigmoid,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -310,6 +321,7 @@ fn export(args: &CommonArgs, encoder: EncoderOptions, origin: &Path) -> Result<(
             include_text_encoder: args.with_text,
         },
         encoder,
+        score: score(args, &checkpoint)?,
         calibration: CalibrationOptions {
             images: &images,
             keep: args.keep,
@@ -406,9 +418,10 @@ fn calibrate(args: &CalibrateArgs) -> Result<()> {
     let manifest = manifest?;
     if let Some(found) = manifest.calibration {
         note!(
-            "{}: temperature {:.3}; {} images, {:.1} % correct; calibration error {:.3} before, {:.3} after; {:.1} % of \
+            "{}: {}, temperature {:.3}; {} images, {:.1} % correct; calibration error {:.3} before, {:.3} after; {:.1} % of \
              the correct answers kept",
             args.bundle.display(),
+            manifest.score.name(),
             manifest.temperature,
             found.images,
             100.0 * found.accuracy,
@@ -456,6 +469,22 @@ fn open(model: &Model) -> Result<Checkpoint> {
 
 fn read_text(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))
+}
+
+/// As asked for, else the model's.
+fn score(args: &CommonArgs, checkpoint: &Checkpoint) -> Result<Score> {
+    match (args.score, checkpoint.logit_bias()) {
+        (Some(ScoreName::Softmax), _) | (None, None) => Ok(Score::Softmax),
+        (_, Some(logit_bias)) => Ok(Score::Sigmoid {
+            logit_bias,
+            calibrated_bias: None,
+        }),
+        (Some(ScoreName::Sigmoid), None) => bail!(
+            "--score sigmoid: expected a model with a logit bias (SigLIP, or a CLIP trained with its loss), found none in \
+             {}; use --score softmax",
+            args.model.clip.display()
+        ),
+    }
 }
 
 /// From the command line, else from the file, else the reference implementation's default, which is reported.

@@ -13,6 +13,8 @@ pub(crate) struct StateReport {
     pub(crate) index: Option<usize>,
     /// Smoothed probability of the class when it became the state, 0 to 1; null for "unknown" and without a class.
     pub(crate) probability: Option<f32>,
+    /// What the probability is: "softmax", one of the classes, or "sigmoid", each class by itself; null where it is.
+    pub(crate) score: Option<&'static str>,
     /// Since when this is the class or the error: RFC 3339, UTC, in milliseconds.
     #[serde(serialize_with = "crate::log::rfc3339::serialize")]
     pub(crate) since: SystemTime,

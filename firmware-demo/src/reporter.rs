@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use pinhole::Score;
 use pinhole::camera::{FrameAnswer, StateChange};
 
 use crate::config::ApplianceConfig;
@@ -94,8 +95,12 @@ impl Reporter {
     pub(crate) fn event(&mut self, answer: &FrameAnswer, change: &StateChange, frame: u64) {
         let best = answer.tracked.ranking.first();
         let probability = best.map_or(0.0, |best| best.probability);
+        let kind = match answer.tracked.score {
+            Score::Softmax => "",
+            Score::Sigmoid { .. } => " by itself",
+        };
         console::out(&format!(
-            "{} ({:.0} %)",
+            "{} ({:.0} %{kind})",
             change.to.name(),
             100.0 * probability
         ));
@@ -110,6 +115,7 @@ impl Reporter {
                     similarity: class.similarity,
                 })
                 .collect(),
+            score: Some(answer.tracked.score.name().to_owned()),
             frame,
         };
         #[cfg(feature = "mqtt")]

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pinhole::PreprocessConfig;
 use pinhole::camera::{FrameAnswer, SceneState};
+use pinhole::{PreprocessConfig, Score};
 
 use crate::board::BoardStatus;
 use crate::bundle::TestedBundle;
@@ -32,8 +32,8 @@ pub(crate) struct View {
     /// The bundle's, for cropping frames.
     preprocessing: Option<Arc<PreprocessConfig>>,
     state_changed: Instant,
-    /// Probability of the state's class when it changed.
-    probability: Option<f32>,
+    /// Probability of the state's class when it changed, and what it is.
+    probability: Option<(f32, Score)>,
     idle_after: Option<Duration>,
     rate: FrameRate,
 }
@@ -98,7 +98,8 @@ impl View {
         if answer.tracked.change.is_some() {
             self.state_changed = Instant::now();
             let best = answer.tracked.ranking.first();
-            self.probability = (best.filter(|_| !answer.tracked.unknown)).map(|c| c.probability);
+            self.probability = (best.filter(|_| !answer.tracked.unknown))
+                .map(|c| (c.probability, answer.tracked.score));
         }
         let frame = (answer.image.zip(self.preprocessing.clone())).map(|(image, preprocessing)| {
             CroppedFrame {
@@ -153,10 +154,12 @@ impl View {
         let state = self.state();
         let since = error.map_or(self.state_changed, |error| error.since);
         let (camera, bundle) = (reason(CAMERA), reason(BUNDLE).or(self.notice.clone()));
+        let probability = self.probability.filter(|_| state.is_some());
         StateReport {
             class: state.map(|state| state.name().to_owned()),
             index: state.and_then(SceneState::index),
-            probability: self.probability.filter(|_| state.is_some()),
+            probability: probability.map(|(value, _)| value),
+            score: probability.map(|(_, score)| score.name()),
             since: std::time::SystemTime::now() - since.elapsed(),
             error: error.map(|error| format!("{}: {}", error.title, error.reason)),
             camera: Health {

@@ -41,11 +41,12 @@ fn a_record_is_a_line_of_json() {
                 from: None,
                 to: "red heart".into(),
                 top: top(0.5, 0.25),
+                score: Some("sigmoid".into()),
                 frame: 7,
             },
             concat!(
                 r#""event","from":null,"to":"red heart","#,
-                r#""top":[{"class":"red heart","index":3,"probability":0.5,"similarity":0.25}],"frame":7}"#
+                r#""top":[{"class":"red heart","index":3,"probability":0.5,"similarity":0.25}],"score":"sigmoid","frame":7}"#
             ),
         ),
         (
@@ -96,6 +97,7 @@ fn a_record_is_a_line_of_json() {
         from: None,
         to: "a".into(),
         top: top(f32::NAN, 0.0),
+        score: None,
         frame: 0,
     });
     let odd: ResultRecord = serde_json::from_str(&serde_json::to_string(&odd).unwrap()).unwrap();
@@ -128,6 +130,7 @@ fn a_log_truncated_anywhere_is_read_and_continued() {
             from: None,
             to,
             top,
+            score: None,
             frame,
         };
         assert!(

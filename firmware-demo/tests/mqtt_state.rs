@@ -76,6 +76,11 @@ fn the_state_follows_changes_failures_and_recoveries() {
     } else {
         assert_eq!(named(&class["index"]), class["class"], "{class}");
     }
+    assert_eq!(
+        class["score"].as_str(),
+        (!unknown).then_some("softmax"),
+        "{class}"
+    );
     let since = class["since"].as_str().unwrap();
     assert!(since.starts_with("20") && since.ends_with('Z'), "{class}");
     assert!(class["error"].is_null(), "{class}");

@@ -8,6 +8,7 @@ mod image_encoder;
 mod precision;
 mod preprocess;
 mod prompt;
+mod score;
 mod shapes;
 mod tensor;
 
@@ -18,6 +19,7 @@ pub use image_encoder::ImageEncoderConfig;
 pub use precision::{Agreement, Precision};
 pub use preprocess::{CropRounding, Filter, InvalidPreprocessing, PreprocessConfig, Resize};
 pub use prompt::{ClassPosition, MetaNet, PromptLearner, PromptRow};
+pub use score::Score;
 pub use tensor::{ClipWeights, Tensor};
 
 #[cfg(test)]
@@ -50,6 +52,14 @@ mod tests {
             (to_value(Precision::F16), json!("f16")),
             (to_value(Precision::Int8), json!("int8")),
             (to_value(ClassPosition::Middle), json!("middle")),
+            (to_value(Score::Softmax), json!("softmax")),
+            (
+                to_value(Score::Sigmoid {
+                    logit_bias: -12.5,
+                    calibrated_bias: None,
+                }),
+                json!({"sigmoid": {"logit_bias": -12.5}}),
+            ),
             (
                 to_value(agreement),
                 json!({"top1": 1.0, "largest_logit_difference": 0.5, "mean_logit_difference": 0.25}),

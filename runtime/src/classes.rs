@@ -132,6 +132,7 @@ fn change_classes_here(
     let mut manifest = Manifest {
         classes: names.to_vec(),
         temperature: 1.0,
+        score: old.score.uncalibrated(),
         calibration: None,
         conditional,
         unknown: UnknownPolicy {

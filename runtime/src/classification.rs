@@ -3,11 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pinhole_model::Score;
+
 /// The classes of a bundle ranked for one image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Classification {
     /// Every class, by falling similarity.
     pub ranking: Vec<Ranked>,
+    /// What the probabilities are.
+    pub score: Score,
     /// Whether the image shows none of the classes, by the thresholds of the bundle or of the
     /// [`ClassifierBuilder`](crate::ClassifierBuilder).
     pub unknown: bool,
@@ -29,7 +33,8 @@ pub struct Ranked {
     pub index: usize,
     /// Name in the bundle's list, shared by all rankings of one classifier.
     pub name: Arc<str>,
-    /// softmax(logit_scale * similarity / temperature) over all classes, 0 to 1.
+    /// 0 to 1, by [`Classification::score`]: softmax(logit_scale * similarity / temperature) over all classes,
+    /// which adds up to 1, or of each class by itself sigmoid((logit_scale * similarity + bias) / temperature).
     pub probability: f32,
     /// Cosine similarity of the image's and the class's embedding, -1 to 1.
     pub similarity: f32,
@@ -51,6 +56,6 @@ pub struct Latency {
     pub preprocess: Duration,
     /// The image encoder.
     pub encode: Duration,
-    /// Similarities, softmax and sorting; with a conditional head also its text encoder.
+    /// Similarities, probabilities and sorting; with a conditional head also its text encoder.
     pub head: Duration,
 }

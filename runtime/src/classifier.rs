@@ -286,6 +286,7 @@ impl Classifier {
         latency.head = start.elapsed();
         Ok(Classification {
             ranking,
+            score: self.manifest().score,
             unknown,
             latency,
         })
@@ -314,25 +315,23 @@ impl Classifier {
     /// All classes by falling similarity, and whether the image counts as unknown.
     fn rank(&self, embedding: &[f32], similarities: &[f32]) -> (Vec<Ranked>, bool) {
         let manifest = self.manifest();
-        let factor = manifest.logit_scale / manifest.temperature;
+        let probabilities =
+            manifest
+                .score
+                .probabilities(similarities, manifest.logit_scale, manifest.temperature);
         let best = similarities
             .iter()
             .copied()
             .fold(f32::NEG_INFINITY, f32::max);
-        let exponentials: Vec<f32> = similarities
-            .iter()
-            .map(|s| ((s - best) * factor).exp())
-            .collect();
-        let sum: f32 = exponentials.iter().sum();
         let mut ranking: Vec<Ranked> = self
             .classes
             .iter()
-            .zip(similarities.iter().zip(&exponentials))
+            .zip(similarities.iter().zip(&probabilities))
             .enumerate()
-            .map(|(index, (name, (&similarity, e)))| Ranked {
+            .map(|(index, (name, (&similarity, &probability)))| Ranked {
                 index,
                 name: name.clone(),
-                probability: e / sum,
+                probability,
                 similarity,
             })
             .collect();

@@ -45,6 +45,7 @@ fn memory_is_constant_and_dropped_frames_are_not_decoded() {
             probability: 1.0,
             similarity: 1.0,
         }],
+        score: pinhole::Score::Softmax,
         unknown: false,
         latency: Latency::default(),
     };

@@ -105,6 +105,7 @@ pub fn finish_bundle(
         precision,
         logit_scale,
         temperature: 1.0,
+        score: Default::default(),
         classes: vec!["class".into()],
         templates: vec![],
         prompt_learner: None,

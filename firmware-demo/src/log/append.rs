@@ -216,6 +216,7 @@ mod tests {
             from: None,
             to: "a".into(),
             top: vec![],
+            score: None,
             frame: 0,
         };
         ResultRecord::now(kind, Instant::now())

@@ -44,6 +44,10 @@ pub enum RecordKind {
         to: String,
         /// The most probable classes, at most three, in descending order.
         top: Vec<ClassScore>,
+        /// What the probabilities are: "softmax", one of the classes, or "sigmoid", each class by itself; absent in logs of
+        /// earlier versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        score: Option<String>,
         /// Number of the frame since the program started, from 0.
         frame: u64,
     },

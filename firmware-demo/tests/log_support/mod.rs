@@ -34,6 +34,7 @@ pub fn event_kind(frame: u64) -> RecordKind {
         from: None,
         to: "grüne Tür \"1\"\n".into(),
         top: vec![top("grüne Tür \"1\"\n", 0.75), top("猫", 0.25)],
+        score: Some("softmax".into()),
         frame,
     }
 }

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pinhole_model::Score;
+
 use crate::classification::{Classification, Ranked};
 
 /// Smoothing and hysteresis.
@@ -91,6 +93,8 @@ pub struct StateChange {
 pub struct TrackerOutput {
     /// Every class with its smoothed probability and similarity, the most probable first.
     pub ranking: Vec<Ranked>,
+    /// What the probabilities are.
+    pub score: Score,
     /// Whether the smoothed share of frames that are unknown, by the bundle's policy, exceeds one half.
     pub unknown: bool,
     /// Set in the frame in which the state changes.
@@ -147,6 +151,7 @@ impl Tracker {
         let change = self.challenge(leader, lead, time);
         TrackerOutput {
             ranking,
+            score: answer.score,
             unknown,
             change,
         }
@@ -234,6 +239,7 @@ mod tests {
         ranking.sort_by(|a, b| b.probability.total_cmp(&a.probability));
         Classification {
             ranking,
+            score: Score::Softmax,
             unknown,
             latency: Latency::default(),
         }

@@ -33,6 +33,7 @@ pub fn by_grey(image: &RgbImage) -> Result<Classification, pinhole::Error> {
     ranking.swap(0, class);
     Ok(Classification {
         ranking,
+        score: pinhole::Score::Softmax,
         unknown: false,
         latency: Latency::default(),
     })
