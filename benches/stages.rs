@@ -205,6 +205,9 @@ impl Bench {
                 width,
                 layers,
                 heads: width / 64,
+                mlp: 4 * width,
+                input_norm: true,
+                pooling: pinhole_model::VitPooling::ClassToken,
             },
             text: TextEncoderConfig {
                 context_length: 77,

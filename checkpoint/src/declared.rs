@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use pinhole_model::Activation;
+use pinhole_model::{Activation, VitPooling};
 
 use crate::Error;
 use crate::json::Object;
@@ -18,6 +18,8 @@ pub(crate) enum Quantity {
     /// Blocks in one stage of a ModifiedResNet.
     Stage(usize),
     ImageHeads,
+    /// Width of the hidden layer of a vision transformer's MLPs.
+    ImageMlp,
     ContextLength,
     Vocabulary,
     TextWidth,
@@ -31,7 +33,23 @@ pub(crate) struct Declared {
     pub(crate) path: PathBuf,
     pub(crate) name: Option<String>,
     pub(crate) activation: Activation,
+    pub(crate) vit: VitForm,
     pub(crate) sizes: Sizes,
+}
+
+/// What a configuration file states about a vision transformer beside its sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct VitForm {
+    pub(crate) input_norm: bool,
+    pub(crate) pooling: VitPooling,
+}
+
+impl VitForm {
+    /// CLIP's.
+    pub(crate) const CLIP: VitForm = VitForm {
+        input_norm: true,
+        pooling: VitPooling::ClassToken,
+    };
 }
 
 /// Sizes, each with its field in the file.

@@ -6,7 +6,7 @@ use pinhole_model::{
     Activation, ClipConfig, ImageEncoderConfig, PreprocessConfig, TextEncoderConfig,
 };
 
-use crate::declared::{Declared, Quantity};
+use crate::declared::{Declared, Quantity, VitForm};
 use crate::names::{Naming, OPENAI_SETTINGS, Recipe, is_no_parameter};
 use crate::shapes::Shapes;
 use crate::state_dict::FLOATS;
@@ -104,7 +104,12 @@ pub(crate) fn configuration(
     };
     let embedding = shapes.matrix("text_projection")?[1];
     let mut image_heads = |width| heads(Quantity::ImageHeads, "image", asked.image, width);
-    let image = encoders::infer(&shapes, &mut image_heads)?;
+    // transformers' CLIPModel has one form only.
+    let form = match naming {
+        Naming::Transformers => Some(VitForm::CLIP),
+        Naming::Native | Naming::CustomText => declared.map(|declared| declared.vit),
+    };
+    let image = encoders::infer(&shapes, &mut image_heads, form)?;
     let side = image.image_size();
     if side > MAX_IMAGE {
         return Err(Error::malformed(
@@ -150,10 +155,14 @@ pub(crate) fn configuration(
 fn unstated(naming: Naming, image: &ImageEncoderConfig) -> Vec<String> {
     let reason = "as no configuration file states it";
     let mut assumptions = vec![];
-    let vit = matches!(image, ImageEncoderConfig::VisionTransformer { .. });
     if naming != Naming::Transformers {
-        if vit {
+        if let ImageEncoderConfig::VisionTransformer { input_norm, .. } = image {
             assumptions.push(format!("image encoder: read at the class token, {reason}"));
+            if !input_norm {
+                assumptions.push(format!(
+                    "image encoder: no layer norm before the blocks, as there are no tensors visual.ln_pre, {reason}"
+                ));
+            }
         }
         assumptions.push(format!(
             "text encoder: causal, read at the end of the text, {reason}"

@@ -35,6 +35,11 @@ const VISION: &[&str] = &[
     "mlp_ratio",
     "patch_dropout",
     "output_tokens",
+    "no_ln_pre",
+    "pool_type",
+    "final_ln_after_pool",
+    // Learned or not, the embeddings are stored with the weights.
+    "pos_embed_type",
 ];
 const TEXT: &[&str] = &[
     "context_length",
@@ -75,6 +80,7 @@ pub(crate) fn read(path: &Path) -> Result<(Declared, Option<PreprocessConfig>), 
         } else {
             Activation::Gelu
         },
+        vit: encoders::open_clip_form(&vision)?,
         sizes: sizes(&model, &vision, &text)?,
     };
     let Some(config) = root.object("preprocess_cfg")? else {
@@ -105,8 +111,6 @@ fn refuse_other_models(model: &Object, vision: &Object, text: &Object) -> Result
     vision.only(
         VISION,
         &[
-            ("pool_type", "tok".into()),
-            ("pos_embed_type", "learnable".into()),
             ("timm_pool", "avg".into()),
             ("timm_proj", "linear".into()),
             ("timm_drop", 0.0.into()),

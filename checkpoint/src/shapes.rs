@@ -20,6 +20,15 @@ impl Shapes<'_> {
         self.state.names().any(|name| name.starts_with(prefix))
     }
 
+    /// Whether the file has a tensor of this canonical name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        match (self.recipe)(name) {
+            Recipe::Same(name) | Recipe::Transposed(name) | Recipe::Rows([name, ..]) => {
+                self.state.info(&name).is_some()
+            }
+        }
+    }
+
     /// The canonical shape of a tensor with `N` dimensions, each of sensible size.
     pub(crate) fn dimensions<const N: usize>(&self, name: &str) -> Result<[usize; N], Error> {
         let path = self.state.path();
@@ -76,7 +85,7 @@ impl Shapes<'_> {
         Ok(side)
     }
 
-    /// Refuses MLPs of another width than 4 x the transformer's, which open_clip's ViT-g and ViT-bigG have.
+    /// Refuses MLPs of another width than 4 x the transformer's.
     pub(crate) fn check_mlp(&self, transformer: &str) -> Result<(), Error> {
         let shape = |part: &str| match (self.recipe)(&format!(
             "{transformer}.resblocks.0.mlp.{part}.weight"

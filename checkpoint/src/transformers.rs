@@ -6,7 +6,7 @@ use pinhole_model::{Activation, CropRounding, Filter, PreprocessConfig, Resize};
 use serde_json::{Map, Value, json};
 
 use crate::Error;
-use crate::declared::{Declared, Quantity, Sizes};
+use crate::declared::{Declared, Quantity, Sizes, VitForm};
 use crate::json::{Object, whole};
 
 /// Reads transformers' `config.json` of a `CLIPModel`.
@@ -80,6 +80,7 @@ pub(crate) fn read(path: &Path) -> Result<Declared, Error> {
     sizes.add(Quantity::PatchSize, &vision, "patch_size")?;
     sizes.add(Quantity::ImageWidth, &vision, "hidden_size")?;
     sizes.add(Quantity::ImageLayers, &vision, "num_hidden_layers")?;
+    sizes.add(Quantity::ImageMlp, &vision, "intermediate_size")?;
     sizes.add_or(Quantity::ImageHeads, &vision, "num_attention_heads", 12)?;
     sizes.add(Quantity::ContextLength, &text, "max_position_embeddings")?;
     sizes.add(Quantity::Vocabulary, &text, "vocab_size")?;
@@ -91,6 +92,7 @@ pub(crate) fn read(path: &Path) -> Result<Declared, Error> {
         path: path.to_owned(),
         name: name.map(str::to_owned),
         activation: both.0,
+        vit: VitForm::CLIP,
         sizes,
     })
 }

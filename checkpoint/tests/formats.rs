@@ -8,7 +8,7 @@ use common::{FILES, copy, digests, golden, golden_digests, models, open};
 use pinhole_checkpoint::{Checkpoint, Dtype, Error, Heads, OpenOptions, read_state_dict};
 use pinhole_model::{
     Activation, ClipConfig, CropRounding, Filter, ImageEncoderConfig, PreprocessConfig, Resize,
-    TextEncoderConfig,
+    TextEncoderConfig, VitPooling,
 };
 
 #[test]
@@ -68,6 +68,9 @@ fn configurations_are_inferred() {
         width,
         layers,
         heads,
+        mlp: 4 * width,
+        input_norm: true,
+        pooling: pinhole_model::VitPooling::ClassToken,
     };
     let config = |image: ImageEncoderConfig, text: &TextEncoderConfig, activation| ClipConfig {
         name: None,
@@ -112,6 +115,103 @@ fn configurations_are_inferred() {
     // OpenAI's archives state no preprocessing, which is noted; their number of heads follows from the width.
     assert_eq!(found.assumptions().len(), 1, "{:?}", found.assumptions());
     assert!(found.assumptions()[0].contains("preprocessing"));
+}
+
+/// As open_clip describes them; what is written is what was read.
+#[test]
+fn forms_of_vision_transformers_are_read_and_written() {
+    let form = |family: &str| {
+        let found = open(&models().join(family).join("open-clip")).unwrap();
+        assert_eq!(found.assumptions(), [""; 0], "{family}");
+        let folder = tempfile::tempdir().unwrap();
+        let copy = folder.path().join("copy");
+        pinhole_checkpoint::write(
+            &copy,
+            found.config(),
+            pinhole_checkpoint::Existing::Keep,
+            |name| found.tensor(name),
+        )
+        .unwrap();
+        assert_eq!(open(&copy).unwrap().config(), found.config(), "{family}");
+        match found.config().image {
+            ImageEncoderConfig::VisionTransformer {
+                mlp,
+                input_norm,
+                pooling,
+                heads,
+                ..
+            } => (mlp, input_norm, pooling, heads),
+            ref other => panic!("{other}"),
+        }
+    };
+    assert_eq!(form("vit-average"), (80, true, VitPooling::Average, 2));
+    assert_eq!(
+        form("vit-average-first"),
+        (157, false, VitPooling::AverageBeforeNorm, 2)
+    );
+    assert_eq!(
+        form("vit-no-pre-norm"),
+        (128, false, VitPooling::ClassToken, 4)
+    );
+}
+
+/// A file that lost a norm is not a model without one: the configuration says which.
+#[test]
+fn the_form_in_a_configuration_must_be_that_of_the_weights() {
+    for (family, field, value, expected) in [
+        (
+            "vit-no-pre-norm",
+            "no_ln_pre",
+            false.into(),
+            "visual.ln_pre.weight is missing",
+        ),
+        (
+            "vit-average",
+            "no_ln_pre",
+            true.into(),
+            "visual.ln_pre.bias with shape [32] is not part",
+        ),
+        (
+            "vit-average",
+            "mlp_ratio",
+            4.into(),
+            "vision_cfg.mlp_ratio: expected 80, as in the weights, found 128",
+        ),
+        (
+            "vit-average",
+            "pool_type",
+            "last".into(),
+            "pool_type: expected tok or avg",
+        ),
+        (
+            "vit-average",
+            "mlp_ratio",
+            (-1).into(),
+            "mlp_ratio: expected a number above zero",
+        ),
+    ] {
+        let (folder, _) = copy(family, "open-clip/open_clip_model.safetensors");
+        let error = changed_in(&folder, "open_clip_config.json", |json| {
+            json["model_cfg"]["vision_cfg"][field] = value;
+        });
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    // Bare weights, where it is a note.
+    let (folder, path) = copy("vit-no-pre-norm", "open-clip/open_clip_model.safetensors");
+    fs::remove_file(folder.path().join("open_clip_config.json")).unwrap();
+    let options = OpenOptions {
+        activation: Some(Activation::Gelu),
+        heads: "4,2".parse().unwrap(),
+    };
+    let found = Checkpoint::open(&path, &options).unwrap();
+    let notes = found.assumptions();
+    assert!(
+        notes
+            .iter()
+            .any(|note| note.contains("no layer norm before the blocks")),
+        "{notes:?}"
+    );
 }
 
 #[test]

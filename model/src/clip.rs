@@ -51,7 +51,7 @@ impl ClipConfig {
         shapes.add("text_projection", &[text.width, self.embedding]);
         shapes.add("logit_scale", &[]);
         self.image.add_tensors(self.embedding, &mut shapes);
-        shapes.add_transformer("transformer", text.width, text.layers);
+        shapes.add_transformer("transformer", text.width, 4 * text.width, text.layers);
         shapes.add("token_embedding.weight", &[text.vocabulary, text.width]);
         shapes.add_with_bias("ln_final", &[text.width]);
         shapes.0

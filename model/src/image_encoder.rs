@@ -4,10 +4,22 @@ use std::fmt;
 
 use crate::shapes::Shapes;
 
+/// How the tokens of a vision transformer become the vector that is projected to the embedding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VitPooling {
+    /// The class token (CLIP).
+    #[default]
+    ClassToken,
+    /// The mean of the patches' tokens, each behind the last layer norm (open_clip's `pool_type: avg`).
+    Average,
+    /// The last layer norm of the mean of the patches' tokens (open_clip's `final_ln_after_pool`).
+    AverageBeforeNorm,
+}
+
 /// The sizes of an image encoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ImageEncoderConfig {
-    /// A vision transformer (OpenAI's `VisionTransformer`), MLP 4 x `width`.
+    /// A vision transformer (OpenAI's and open_clip's `VisionTransformer`).
     VisionTransformer {
         /// Side of the square image in pixels.
         image_size: u32,
@@ -19,6 +31,12 @@ pub enum ImageEncoderConfig {
         layers: usize,
         /// Attention heads; divides `width`.
         heads: usize,
+        /// Width of the hidden layer of the MLPs; 4 x `width` in CLIP.
+        mlp: usize,
+        /// Whether a layer norm, `ln_pre`, comes before the blocks, as in CLIP.
+        input_norm: bool,
+        /// What is projected to the embedding.
+        pooling: VitPooling,
     },
     /// OpenAI's ResNet with a three-convolution stem, antialiased strides and attention pooling.
     ModifiedResNet {
@@ -91,6 +109,8 @@ impl ImageEncoderConfig {
                 patch_size,
                 width,
                 layers,
+                mlp,
+                input_norm,
                 ..
             } => {
                 let patch = *patch_size as usize;
@@ -99,8 +119,10 @@ impl ImageEncoderConfig {
                 shapes.add("visual.positional_embedding", &[grid * grid + 1, *width]);
                 shapes.add("visual.proj", &[*width, embedding]);
                 shapes.add("visual.conv1.weight", &[*width, 3, patch, patch]);
-                shapes.add_with_bias("visual.ln_pre", &[*width]);
-                shapes.add_transformer("visual.transformer", *width, *layers);
+                if *input_norm {
+                    shapes.add_with_bias("visual.ln_pre", &[*width]);
+                }
+                shapes.add_transformer("visual.transformer", *width, *mlp, *layers);
                 shapes.add_with_bias("visual.ln_post", &[*width]);
             }
             Self::ModifiedResNet {
@@ -171,11 +193,25 @@ impl fmt::Display for ImageEncoderConfig {
                 width,
                 layers,
                 heads,
-            } => write!(
-                f,
-                "ViT of {layers} layers, width {width}, {heads} heads, patches of {patch_size} in \
-                 images of {image_size} pixels"
-            ),
+                mlp,
+                input_norm,
+                pooling,
+            } => {
+                write!(f, "ViT of {layers} layers, width {width}, {heads} heads, ")?;
+                if *mlp != 4 * width {
+                    write!(f, "MLP {mlp}, ")?;
+                }
+                if !input_norm {
+                    write!(f, "no norm before the blocks, ")?;
+                }
+                if *pooling != VitPooling::ClassToken {
+                    write!(f, "average pooling, ")?;
+                }
+                write!(
+                    f,
+                    "patches of {patch_size} in images of {image_size} pixels"
+                )
+            }
             Self::ModifiedResNet {
                 image_size,
                 layers,

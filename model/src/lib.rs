@@ -15,7 +15,7 @@ mod tensor;
 pub use activation::Activation;
 pub use clip::{ClipConfig, TextEncoderConfig};
 pub use credentials::without_credentials;
-pub use image_encoder::ImageEncoderConfig;
+pub use image_encoder::{ImageEncoderConfig, VitPooling};
 pub use precision::{Agreement, Precision};
 pub use preprocess::{CropRounding, Filter, InvalidPreprocessing, PreprocessConfig, Resize};
 pub use prompt::{ClassPosition, MetaNet, PromptLearner, PromptRow};
@@ -101,6 +101,9 @@ mod tests {
             width: 768,
             layers: 12,
             heads: 12,
+            mlp: 3072,
+            input_norm: true,
+            pooling: VitPooling::ClassToken,
         };
         let resnet = ImageEncoderConfig::ModifiedResNet {
             image_size: 224,

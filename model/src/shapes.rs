@@ -15,8 +15,8 @@ impl Shapes {
         self.add(format!("{name}.bias"), &weight[..1]);
     }
 
-    /// The residual blocks of a transformer.
-    pub(crate) fn add_transformer(&mut self, name: &str, width: usize, layers: usize) {
+    /// The residual blocks of a transformer, whose MLPs have a hidden layer of width `mlp`.
+    pub(crate) fn add_transformer(&mut self, name: &str, width: usize, mlp: usize, layers: usize) {
         for layer in 0..layers {
             let block = format!("{name}.resblocks.{layer}");
             self.add_with_bias(&format!("{block}.ln_1"), &[width]);
@@ -24,8 +24,8 @@ impl Shapes {
             self.add(format!("{block}.attn.in_proj_bias"), &[3 * width]);
             self.add_with_bias(&format!("{block}.attn.out_proj"), &[width, width]);
             self.add_with_bias(&format!("{block}.ln_2"), &[width]);
-            self.add_with_bias(&format!("{block}.mlp.c_fc"), &[4 * width, width]);
-            self.add_with_bias(&format!("{block}.mlp.c_proj"), &[width, 4 * width]);
+            self.add_with_bias(&format!("{block}.mlp.c_fc"), &[mlp, width]);
+            self.add_with_bias(&format!("{block}.mlp.c_proj"), &[width, mlp]);
         }
     }
 

@@ -54,6 +54,22 @@ FAMILIES = {
         "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 4, "head_width": 64},
         "text_cfg": {**TEXT, "width": 64, "heads": 1},
     },
+    # Vision transformers of other forms. 4.9231 is ViT-bigG's ratio; it gives an odd width here.
+    "vit-average": {
+        "embed_dim": 16, "quick_gelu": False,
+        "vision_cfg": {**VIT, "pool_type": "avg", "mlp_ratio": 2.5}, "text_cfg": TEXT,
+    },
+    "vit-average-first": {
+        "embed_dim": 16, "quick_gelu": True,
+        "vision_cfg": {
+            **VIT, "pool_type": "avg", "final_ln_after_pool": True, "no_ln_pre": True, "mlp_ratio": 4.9231,
+        },
+        "text_cfg": TEXT,
+    },
+    "vit-no-pre-norm": {
+        "embed_dim": 16, "quick_gelu": False,
+        "vision_cfg": {**VIT, "no_ln_pre": True, "head_width": 8}, "text_cfg": TEXT,
+    },
 }
 
 
@@ -187,6 +203,17 @@ def write_training(folder, config, model):
         "args": argparse.Namespace(lr=numpy.float64(0.1), path=Path("logs")),
     }
     write_bin(folder, config, state, "epoch_1.pt")
+
+
+def write_tinyclip(folder, config, model):
+    """As TinyCLIP saves its three modules (CLIPBase in its open_clip/model.py), under DistributedDataParallel."""
+    def renamed(name):
+        if name == "logit_scale":
+            return "_logit_scale.module.logit_scale"
+        return f"_{'image' if name.startswith('visual.') else 'text'}_encoder.module.{name}"
+
+    state = {renamed(name): value for name, value in cast(model.state_dict(), torch.float16).items()}
+    write_bin(folder, config, {"epoch": 25, "name": "tiny", "state_dict": state}, "TinyCLIP.pt")
 
 
 def transformers_state(model):
@@ -347,6 +374,10 @@ def make_small(root):
     config, model = FAMILIES[family], models[family]
     write_bin(folder / "open-clip-bin", config, cast(model.state_dict(), torch.float16))
     write_safetensors(folder / "open-clip", config, model, torch.float16)
+
+    write_tinyclip(root / "vit-gelu" / "tinyclip", FAMILIES["vit-gelu"], models["vit-gelu"])
+    for family in ("vit-average", "vit-average-first", "vit-no-pre-norm"):
+        write_safetensors(root / family / "open-clip", FAMILIES[family], models[family], torch.float16)
 
     for family in ("vit-openai", "resnet-openai"):
         write_openai(root / family / "openai.pt", FAMILIES[family], models[family])

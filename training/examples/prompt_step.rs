@@ -74,6 +74,9 @@ fn random_clip(folder: &std::path::Path) -> Result<Checkpoint> {
             width: 64,
             layers: 1,
             heads: 1,
+            mlp: 4 * 64,
+            input_norm: true,
+            pooling: pinhole_model::VitPooling::ClassToken,
         },
         text: TextEncoderConfig {
             context_length: 77,

@@ -70,6 +70,9 @@ fn config(activation: Activation) -> ClipConfig {
             width: 64,
             layers: 1,
             heads: 1,
+            mlp: 4 * 64,
+            input_norm: true,
+            pooling: pinhole_model::VitPooling::ClassToken,
         },
         text: TextEncoderConfig {
             context_length: 24,

@@ -11,20 +11,21 @@ use pinhole_model::ImageEncoderConfig;
 use serde_json::{Map, Value};
 
 use crate::Error;
-use crate::declared::{Quantity, Sizes};
+use crate::declared::{Quantity, Sizes, VitForm};
 use crate::json::Object;
 use crate::shapes::Shapes;
 
 /// The image encoder that the tensors of a file make up. `heads` gives the number of attention heads for a
-/// width.
+/// width, `form` what a configuration file states about a vision transformer beside its sizes.
 pub(crate) fn infer(
     shapes: &Shapes,
     heads: &mut dyn FnMut(usize) -> usize,
+    form: Option<VitForm>,
 ) -> Result<ImageEncoderConfig, Error> {
     if resnet::matches(shapes) {
         resnet::infer(shapes, heads)
     } else {
-        vit::infer(shapes, heads)
+        vit::infer(shapes, heads, form)
     }
 }
 
@@ -44,6 +45,14 @@ pub(crate) fn read_open_clip(vision: &Object, sizes: &mut Sizes) -> Result<Optio
     match vision.get("layers") {
         Some(Value::Array(stages)) => resnet::read_open_clip(vision, stages, sizes),
         _ => vit::read_open_clip(vision, sizes),
+    }
+}
+
+/// Norm and pooling of a vision transformer in open_clip's `vision_cfg`.
+pub(crate) fn open_clip_form(vision: &Object) -> Result<VitForm, Error> {
+    match vision.get("layers") {
+        Some(Value::Array(_)) => Ok(VitForm::CLIP),
+        _ => vit::form(vision),
     }
 }
 

@@ -122,6 +122,9 @@ fn build(graph: &mut GraphBuilder) -> Result<()> {
             width,
             layers,
             heads,
+            mlp: _,
+            input_norm,
+            pooling,
         } => {
             let shape = VitShape {
                 image_size: image_size as usize,
@@ -129,6 +132,8 @@ fn build(graph: &mut GraphBuilder) -> Result<()> {
                 width,
                 layers,
                 heads,
+                input_norm,
+                pooling,
             };
             vit::build(graph, &shape, config.activation)
         }

@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 use pinhole_bundle::dialect::{AttentionInput, Linear, Op, Storage};
-use pinhole_model::Activation;
+use pinhole_model::{Activation, VitPooling};
 
 use super::builder::{FusedLinear, GraphBuilder};
-use super::proto::{float, ints};
+use super::proto::{float, int, ints};
 use crate::quantization::{FloatLinear, InputOrigin, InputTransform};
 
 /// Sizes of the encoder.
@@ -15,6 +15,8 @@ pub(super) struct VitShape {
     pub(super) width: usize,
     pub(super) layers: usize,
     pub(super) heads: usize,
+    pub(super) input_norm: bool,
+    pub(super) pooling: VitPooling,
 }
 
 /// The linear layer over patches of the image: its node's name.
@@ -32,13 +34,28 @@ pub(super) fn build(
     graph.total = 8 + shape.layers as u64 * TENSORS_PER_BLOCK;
     let patches = patch_embedding(graph, shape)?;
     let tokens = token_embedding(graph, shape, &patches)?;
-    let norm = graph.norm("visual.ln_pre")?;
-    let mut x = graph.layer_norm(&tokens, "ln_pre", &norm)?;
+    let mut x = if shape.input_norm {
+        let norm = graph.norm("visual.ln_pre")?;
+        graph.layer_norm(&tokens, "ln_pre", &norm)?
+    } else {
+        tokens
+    };
     for layer in 0..shape.layers {
         x = block(graph, shape, activation, layer, &x)?;
     }
     let norm = graph.norm("visual.ln_post")?;
-    let x = graph.layer_norm(&x, "ln_post", &norm)?;
+    let x = match shape.pooling {
+        // The last block computed it alone.
+        VitPooling::ClassToken => graph.layer_norm(&x, "ln_post", &norm)?,
+        VitPooling::Average => {
+            let x = graph.layer_norm(&x, "ln_post", &norm)?;
+            patch_average(graph, shape, &x)?
+        }
+        VitPooling::AverageBeforeNorm => {
+            let x = patch_average(graph, shape, &x)?;
+            graph.layer_norm(&x, "ln_post", &norm)?
+        }
+    };
     let proj = graph.tensor("visual.proj")?;
     let embedding = proj.shape[1];
     let zeros = vec![0.0; embedding];
@@ -116,8 +133,8 @@ fn token_embedding(graph: &mut GraphBuilder, shape: &VitShape, patches: &str) ->
     ))
 }
 
-/// x + attention(ln_1 x), then x + mlp(ln_2 x). Only the class token of the last block is read, so
-/// there everything but the keys and values is computed for it alone.
+/// x + attention(ln_1 x), then x + mlp(ln_2 x). Where only the class token of the last block is read, everything
+/// there but the keys and values is computed for it alone.
 fn block(
     graph: &mut GraphBuilder,
     shape: &VitShape,
@@ -128,7 +145,7 @@ fn block(
     let source = format!("visual.transformer.resblocks.{layer}");
     let name = |part: &str| format!("block_{layer}.{part}");
     let width = shape.width;
-    let last = layer + 1 == shape.layers;
+    let last = layer + 1 == shape.layers && shape.pooling == VitPooling::ClassToken;
 
     let norm = graph.norm(&format!("{source}.ln_1"))?;
     let mut weight = graph.tensor(&format!("{source}.attn.in_proj_weight"))?.data;
@@ -199,10 +216,28 @@ fn block(
     )
 }
 
+/// The mean of the patches' tokens, `[N, 1, W]`.
+fn patch_average(graph: &mut GraphBuilder, shape: &VitShape, x: &str) -> Result<String> {
+    let patches = (shape.image_size / shape.patch).pow(2) as i64;
+    let patches = token_range(graph, "patches", x, [1, 1 + patches])?;
+    let attributes = vec![ints("axes", &[1]), int("keepdims", 1)];
+    Ok(graph.standard("ReduceMean", "average", &[&patches], attributes))
+}
+
 /// Row 0 of every image, `[N, 1, W]`.
 fn class_token(graph: &mut GraphBuilder, name: &str, x: &str) -> Result<String> {
-    let start = graph.weights.i64(&format!("{name}.start"), &[0])?;
-    let end = graph.weights.i64(&format!("{name}.end"), &[1])?;
+    token_range(graph, name, x, [0, 1])
+}
+
+/// Rows from `start` to `end` of every image, `[N, end - start, W]`.
+fn token_range(
+    graph: &mut GraphBuilder,
+    name: &str,
+    x: &str,
+    [start, end]: [i64; 2],
+) -> Result<String> {
+    let start = graph.weights.i64(&format!("{name}.start"), &[start])?;
+    let end = graph.weights.i64(&format!("{name}.end"), &[end])?;
     let axis = graph.weights.i64(&format!("{name}.axis"), &[1])?;
     Ok(graph.standard("Slice", name, &[x, &start, &end, &axis], vec![]))
 }

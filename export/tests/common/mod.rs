@@ -45,6 +45,9 @@ pub fn write_checkpoint_of(
             width: 64,
             layers: 2,
             heads: 1,
+            mlp: 4 * 64,
+            input_norm: true,
+            pooling: pinhole_model::VitPooling::ClassToken,
         },
         text: TextEncoderConfig {
             context_length: 16,

@@ -1,6 +1,6 @@
 //! Names, shapes and initial values of a model's tensors.
 
-use pinhole_model::{ClipConfig, ImageEncoderConfig};
+use pinhole_model::{ClipConfig, ImageEncoderConfig, VitPooling};
 
 use crate::{Error, Result, fingerprint::Fingerprint, random::SeededRng};
 
@@ -40,14 +40,22 @@ pub fn tensor_specs(config: &ClipConfig) -> Result<Vec<TensorSpec>> {
         patch_size,
         width,
         layers,
+        mlp,
+        input_norm: true,
+        pooling: VitPooling::ClassToken,
         ..
     } = config.image
     else {
         return Err(Error::Config(format!(
-            "image encoder: expected a vision transformer, found a {}, which cannot be pre-trained",
-            config.image.family()
+            "image encoder: expected CLIP's vision transformer, found a {}, which cannot be pre-trained",
+            config.image
         )));
     };
+    if mlp != 4 * width {
+        return Err(Error::Config(format!(
+            "image encoder: expected an MLP of 4 times its width {width}, found {mlp}, which cannot be pre-trained"
+        )));
+    }
     if patch_size == 0 || !image_size.is_multiple_of(patch_size) {
         return Err(Error::Config(format!(
             "patches of {patch_size} pixels do not tile images of {image_size}"

@@ -1,7 +1,7 @@
 //! The forward passes.
 
 use candle_core::{D, IndexOp, Result as TensorResult, Tensor};
-use pinhole_model::{Activation, ClipConfig, ImageEncoderConfig};
+use pinhole_model::{Activation, ClipConfig, ImageEncoderConfig, VitPooling};
 
 use crate::{
     Error, Result,
@@ -38,15 +38,16 @@ impl ClipModel {
     }
 }
 
-/// CLIP's vision transformer (OpenAI's `VisionTransformer`).
+/// The vision transformer of OpenAI's CLIP and open_clip.
 pub struct VisionTransformer {
     conv1: Tensor,
     class_embedding: Tensor,
     positions: Tensor,
-    ln_pre: Norm,
+    ln_pre: Option<Norm>,
     blocks: Blocks,
     ln_post: Norm,
     proj: Tensor,
+    pooling: VitPooling,
 }
 
 impl VisionTransformer {
@@ -58,7 +59,14 @@ impl VisionTransformer {
         config: &ClipConfig,
         mut tensor: impl FnMut(&str) -> Result<Tensor>,
     ) -> Result<Self> {
-        let ImageEncoderConfig::VisionTransformer { layers, heads, .. } = config.image else {
+        let ImageEncoderConfig::VisionTransformer {
+            layers,
+            heads,
+            input_norm,
+            pooling,
+            ..
+        } = config.image
+        else {
             return Err(Error::Config(format!(
                 "image encoder: expected a vision transformer, found a {}, which runs from a bundle only: \
                  export the checkpoint with pinhole-export bundle (any classes will do) and evaluate \
@@ -72,7 +80,7 @@ impl VisionTransformer {
             conv1: conv1.flatten_from(1)?,
             class_embedding: tensor("visual.class_embedding")?,
             positions: tensor("visual.positional_embedding")?,
-            ln_pre: Norm::new("visual.ln_pre", tensor)?,
+            ln_pre: (input_norm.then(|| Norm::new("visual.ln_pre", tensor))).transpose()?,
             blocks: Blocks::new(
                 "visual.transformer",
                 layers,
@@ -83,6 +91,7 @@ impl VisionTransformer {
             )?,
             ln_post: Norm::new("visual.ln_post", tensor)?,
             proj: tensor("visual.proj")?,
+            pooling,
         })
     }
 
@@ -94,9 +103,17 @@ impl VisionTransformer {
         let width = self.class_embedding.dim(0)?;
         let class = self.class_embedding.reshape((1, 1, width))?;
         let x = Tensor::cat(&[&class.broadcast_as((images, 1, width))?, &x], 1)?;
-        let x = self.ln_pre.forward(&x.broadcast_add(&self.positions)?)?;
+        let mut x = x.broadcast_add(&self.positions)?;
+        if let Some(norm) = &self.ln_pre {
+            x = norm.forward(&x)?;
+        }
         let x = self.blocks.forward(x)?;
-        let x = self.ln_post.forward(&x.i((.., 0))?)?;
+        let average = |x: &Tensor| x.i((.., 1..))?.mean(1);
+        let x = match self.pooling {
+            VitPooling::ClassToken => self.ln_post.forward(&x.i((.., 0))?)?,
+            VitPooling::Average => average(&self.ln_post.forward(&x)?)?,
+            VitPooling::AverageBeforeNorm => self.ln_post.forward(&average(&x)?)?,
+        };
         linear(&x, &self.proj.t()?, None)
     }
 }

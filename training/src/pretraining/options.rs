@@ -132,6 +132,9 @@ impl ModelSizes {
                 width: self.width,
                 layers: self.layers,
                 heads: self.width / 64,
+                mlp: 4 * self.width,
+                input_norm: true,
+                pooling: pinhole_model::VitPooling::ClassToken,
             },
             text: TextEncoderConfig {
                 context_length: self.context_length,
