@@ -8,8 +8,9 @@ use pinhole_model::Activation;
 
 /// The functions' operator domain.
 pub const DOMAIN: &str = "pinhole";
-/// The domain's version.
-pub const DOMAIN_VERSION: i64 = 1;
+/// The domain's newest version. A file imports the oldest one that has all its functions ([`Op::since`]), so that older
+/// programs can read it; a reader accepts all from 1 to this one.
+pub const DOMAIN_VERSION: i64 = 2;
 /// The version of the standard operator set in bodies and graph.
 pub const OPSET: i64 = 17;
 /// The supported versions in files of other programs, which use standard operators only.
@@ -37,6 +38,33 @@ pub enum Op {
     Attention(AttentionInput),
     /// Division by the Euclidean norm over the last axis.
     L2Normalize,
+    /// `ActivateQuickGelu`, `ActivateGelu`: an activation function. Not "Gelu": that is a standard operator, which also
+    /// has an approximation.
+    Activate(Activation),
+    /// `pixels` u8 `[N, H, W, 3]` to f32 `[N, 3, H, W]`: times `scale` `[3]` plus `offset` `[3]`.
+    NormalizePixels,
+    /// `[Dynamic]FakeQuantize`: QuantizeLinear followed by DequantizeLinear.
+    FakeQuantize(Range),
+    /// A function of a value quantised by `x_scale` and `x_zero_point`, as a table: `values` `[256]` are its results for
+    /// the quantised values -128 to 127.
+    QuantizedTable,
+    /// `[Dynamic]AffineLinear[QuickGelu|Gelu]`: a linear layer as other programs quantise it,
+    /// `activation(x @ weight + bias)`. All of x is quantised by one scale and zero point; weight s8 `[K, M]` with
+    /// `scale` `[M]` and `zero_point` s8 `[M]` per channel, no channel with both -128 and 127. Sums are i32.
+    AffineLinear(Range, Option<Activation>),
+    /// `[Dynamic]AffinePatches`: a convolution of x `[N, C, H, W]` whose `strides` [p, p] are its kernel's size, to
+    /// [N, M, H/p, W/p]. Operands as of [`Op::AffineLinear`], but the weight is s8 `[M, C, p, p]`.
+    AffinePatches(Range),
+}
+
+/// Where the scale and the zero point that quantise a whole x to s8 come from: q = round(x / scale) + zero point, half to
+/// even, saturated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Range {
+    /// The parameters `x_scale` f32 and `x_zero_point` s8, scalars.
+    Static,
+    /// x itself, as in DynamicQuantizeLinear.
+    Dynamic,
 }
 
 /// How the weights of a product are stored, and what it is computed in.
@@ -128,6 +156,20 @@ impl Op {
             Op::TokenEmbedding,
             Op::LayerNorm,
         ];
+        let imported = [
+            Op::Activate(Activation::QuickGelu),
+            Op::Activate(Activation::Gelu),
+            Op::NormalizePixels,
+            Op::QuantizedTable,
+        ];
+        let quantized = [Range::Static, Range::Dynamic]
+            .into_iter()
+            .flat_map(|range| {
+                let activations = [None, Some(Activation::QuickGelu), Some(Activation::Gelu)];
+                let linear = activations.map(|activation| Op::AffineLinear(range, activation));
+                let others = [Op::FakeQuantize(range), Op::AffinePatches(range)];
+                linear.into_iter().chain(others)
+            });
         let last = [
             Op::Attention(AttentionInput::QueryKeyValue),
             Op::Attention(AttentionInput::Joint),
@@ -154,7 +196,38 @@ impl Op {
             })
         });
         let linear = linear.filter(|linear| linear.exists()).map(Op::Linear);
-        first.into_iter().chain(linear).chain(last)
+        let version_1 = first.into_iter().chain(linear).chain(last);
+        version_1.chain(imported).chain(quantized)
+    }
+
+    /// A linear layer with another activation function; `None` for what is no linear layer, or adds a residual.
+    pub fn with_activation(self, activation: Option<Activation>) -> Option<Op> {
+        match self {
+            Op::Linear(linear) if linear.residual == Residual::None => Some(Op::Linear(Linear {
+                activation,
+                ..linear
+            })),
+            Op::AffineLinear(range, _) => Some(Op::AffineLinear(range, activation)),
+            _ => None,
+        }
+    }
+
+    /// The first version of the domain that has it.
+    pub const fn since(self) -> i64 {
+        match self {
+            Op::PatchEmbedding(_)
+            | Op::TokenEmbedding
+            | Op::LayerNorm
+            | Op::Linear(_)
+            | Op::Attention(_)
+            | Op::L2Normalize => 1,
+            Op::Activate(_)
+            | Op::NormalizePixels
+            | Op::FakeQuantize(_)
+            | Op::QuantizedTable
+            | Op::AffineLinear(..)
+            | Op::AffinePatches(_) => 2,
+        }
     }
 
     /// The function called `name`.
@@ -174,11 +247,7 @@ impl Op {
                     LinearInput::LayerNorm => "LayerNorm",
                     LinearInput::Offset => "Offset",
                 };
-                let activation = match linear.activation {
-                    None => "",
-                    Some(Activation::QuickGelu) => "QuickGelu",
-                    Some(Activation::Gelu) => "Gelu",
-                };
+                let activation = linear.activation.map_or("", activation_name);
                 let residual = match linear.residual {
                     Residual::None => "",
                     Residual::Add => "Add",
@@ -189,15 +258,30 @@ impl Op {
             Op::Attention(AttentionInput::QueryKeyValue) => "Attention".into(),
             Op::Attention(AttentionInput::Joint) => "SelfAttention".into(),
             Op::L2Normalize => "L2Normalize".into(),
+            Op::Activate(activation) => format!("Activate{}", activation_name(activation)),
+            Op::NormalizePixels => "NormalizePixels".into(),
+            Op::FakeQuantize(range) => format!("{}FakeQuantize", range.prefix()),
+            Op::QuantizedTable => "QuantizedTable".into(),
+            Op::AffineLinear(range, activation) => {
+                let activation = activation.map_or("", activation_name);
+                format!("{}AffineLinear{activation}", range.prefix())
+            }
+            Op::AffinePatches(range) => format!("{}AffinePatches", range.prefix()),
         }
     }
 
     /// Inputs that are computed.
     pub const fn inputs(self) -> &'static [&'static str] {
         match self {
-            Op::PatchEmbedding(_) => &["pixels"],
+            Op::PatchEmbedding(_) | Op::NormalizePixels => &["pixels"],
             Op::TokenEmbedding => &["patches"],
-            Op::LayerNorm | Op::L2Normalize => &["x"],
+            Op::LayerNorm
+            | Op::L2Normalize
+            | Op::Activate(_)
+            | Op::FakeQuantize(_)
+            | Op::QuantizedTable
+            | Op::AffineLinear(..)
+            | Op::AffinePatches(_) => &["x"],
             Op::Linear(linear) => match linear.residual {
                 Residual::None => &["x"],
                 Residual::Add => &["x", "residual"],
@@ -220,7 +304,24 @@ impl Op {
                 }
                 (_, storage) => storage.parameters(),
             },
-            Op::Attention(_) | Op::L2Normalize => &[],
+            Op::NormalizePixels => &["scale", "offset"],
+            Op::FakeQuantize(Range::Static) => &["x_scale", "x_zero_point"],
+            Op::QuantizedTable => &["x_scale", "x_zero_point", "values"],
+            Op::AffineLinear(Range::Static, _) | Op::AffinePatches(Range::Static) => &[
+                "x_scale",
+                "x_zero_point",
+                "weight",
+                "scale",
+                "zero_point",
+                "bias",
+            ],
+            Op::AffineLinear(Range::Dynamic, _) | Op::AffinePatches(Range::Dynamic) => {
+                &["weight", "scale", "zero_point", "bias"]
+            }
+            Op::Attention(_)
+            | Op::L2Normalize
+            | Op::Activate(_)
+            | Op::FakeQuantize(Range::Dynamic) => &[],
         }
     }
 
@@ -236,7 +337,14 @@ impl Op {
                 LinearInput::Offset => &["offset"],
             },
             Op::Attention(_) => &["heads"],
-            Op::TokenEmbedding | Op::L2Normalize => &[],
+            Op::AffinePatches(_) => &["strides"],
+            Op::TokenEmbedding
+            | Op::L2Normalize
+            | Op::Activate(_)
+            | Op::NormalizePixels
+            | Op::FakeQuantize(_)
+            | Op::QuantizedTable
+            | Op::AffineLinear(..) => &[],
         }
     }
 }
@@ -257,6 +365,22 @@ impl Storage {
     }
 }
 
+impl Range {
+    const fn prefix(self) -> &'static str {
+        match self {
+            Range::Static => "",
+            Range::Dynamic => "Dynamic",
+        }
+    }
+}
+
+const fn activation_name(activation: Activation) -> &'static str {
+    match activation {
+        Activation::QuickGelu => "QuickGelu",
+        Activation::Gelu => "Gelu",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,7 +388,8 @@ mod tests {
     /// Bundles that exist contain these names.
     #[test]
     fn the_functions_of_version_1_keep_their_names() {
-        let names: Vec<String> = Op::all().map(Op::name).collect();
+        let first = Op::all().filter(|op| op.since() == 1);
+        let names: Vec<String> = first.map(Op::name).collect();
         let expected = "PatchEmbedding QuantizedPatchEmbedding TokenEmbedding LayerNorm Linear LinearQuickGelu \
                         LinearGelu LinearAdd QuantizedLinear QuantizedLinearQuickGelu QuantizedLinearGelu \
                         QuantizedLinearAdd OffsetQuantizedLinearAdd LayerNormQuantizedLinear \

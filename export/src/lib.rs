@@ -13,6 +13,7 @@
 
 mod calibrate;
 mod class_embeddings;
+mod encoder_graph;
 mod export;
 mod fidelity;
 mod golden;

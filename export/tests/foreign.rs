@@ -11,7 +11,8 @@ use image::ImageEncoder;
 use image::codecs::png::PngEncoder;
 use pinhole::internal::NetworkOperator;
 use pinhole::{Classifier, DecodeOptions};
-use pinhole_bundle::BundleWriter;
+use pinhole_bundle::dialect::Op;
+use pinhole_bundle::{BundleWriter, IMAGE_ENCODER};
 use pinhole_export::graph::{self, OnnxEncoder};
 use pinhole_model::{Precision, PreprocessConfig};
 use prost::Message;
@@ -48,11 +49,25 @@ fn bundle(file: &Path, out: &Path) -> anyhow::Result<Classifier> {
     let encoder = OnnxEncoder::open(file)?;
     encoder.check(&preprocessing, SIZE)?;
     let writer = BundleWriter::create(out).unwrap();
-    encoder
-        .write(&preprocessing, writer.folder(), &mut |_, _| {})
-        .unwrap();
+    encoder.write(&preprocessing, writer.folder(), &mut |_, _| {})?;
     finish_bundle(writer, preprocessing, Precision::F32, SIZE, 100.0);
     Ok(Classifier::open(out)?)
+}
+
+/// A bundle with the encoder `file` after `change`, which starts with the graph that earlier versions wrote: the file's
+/// own operators.
+fn changed_bundle(
+    file: &Path,
+    out: &Path,
+    change: impl FnOnce(ModelProto) -> ModelProto,
+) -> Result<Classifier, pinhole::Error> {
+    let encoder = OnnxEncoder::open(file).unwrap();
+    let preprocessing = PreprocessConfig::openai(encoder.image_size);
+    let writer = BundleWriter::create(out).unwrap();
+    let model = change(encoder.wrapped(&preprocessing));
+    fs::write(writer.folder().join(IMAGE_ENCODER), model.encode_to_vec()).unwrap();
+    finish_bundle(writer, preprocessing, Precision::F32, SIZE, 100.0);
+    Classifier::open(out)
 }
 
 /// Worst cosine with ONNX Runtime's embeddings, and the operators.
@@ -104,8 +119,15 @@ fn embeddings_equal_onnx_runtimes() {
         ("qdq-u8-weights", 5),
     ] {
         let (worst, operators) = compare(name);
-        let found = operators.iter().filter(|o| o.kernel.starts_with("int8 "));
-        let found = found.count();
+        let integer = |o: &&NetworkOperator| {
+            let product = matches!(
+                o.function,
+                Some(Op::AffineLinear(..) | Op::AffinePatches(_))
+            );
+            assert_eq!(product, o.kernel.starts_with("int8 "), "{o:?}");
+            product
+        };
+        let found = operators.iter().filter(integer).count();
         let attention = match name.starts_with("qdq") {
             true => "FakeQuantizedAttention",
             false => "Attention",
@@ -122,6 +144,95 @@ fn embeddings_equal_onnx_runtimes() {
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// What other programs compute: the functions' bodies, in standard operators.
+#[test]
+fn bodies_of_functions_compute_what_the_operators_do() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, functions) in [
+        ("f32", "LayerNorm Linear LinearQuickGelu NormalizePixels"),
+        (
+            "dynamic-u8-per-channel",
+            "LayerNorm Linear NormalizePixels DynamicFakeQuantize DynamicAffinePatches",
+        ),
+        (
+            "dynamic",
+            "LayerNorm NormalizePixels DynamicAffineLinear DynamicAffinePatches",
+        ),
+        (
+            "qdq",
+            "LayerNorm NormalizePixels QuantizedTable AffineLinear FakeQuantize AffinePatches",
+        ),
+        (
+            "qdq-u8-weights",
+            "LayerNorm Linear NormalizePixels QuantizedTable AffineLinear FakeQuantize",
+        ),
+    ] {
+        let file = files().join(format!("{name}.onnx"));
+        let fused = bundle(&file, &folder.path().join(name)).unwrap();
+        let graph = fs::read(folder.path().join(name).join(IMAGE_ENCODER)).unwrap();
+        let mut graph = ModelProto::decode(&*graph).unwrap();
+        let found: Vec<&str> = graph.functions.iter().map(|f| f.name()).collect();
+        println!("{name}: {}", found.join(" "));
+        for function in functions.split(' ') {
+            assert!(
+                found.contains(&function),
+                "{name}: no {function} in {found:?}"
+            );
+        }
+        graph::inline(&mut graph).unwrap();
+        let flat = folder.path().join(format!("{name}-flat"));
+        let flat = changed_bundle(&file, &flat, |_| graph).unwrap();
+        let operators = pinhole::internal::operators(&flat);
+        let ours = operators.iter().find(|o| o.function.is_some());
+        assert!(ours.is_none(), "{name}: {ours:?}");
+        let (worst, own) = (worst_cosine(&flat, name), worst_cosine(&fused, name));
+        println!("{name}: {worst}, {own}");
+        assert!(worst >= 0.999_99, "{name}: {worst}");
+    }
+}
+
+/// Bundles of earlier versions have no functions: tract runs what it computes correctly.
+#[test]
+fn bundles_of_standard_operators_run_or_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["f32", "dynamic"] {
+        let file = files().join(format!("{name}.onnx"));
+        let classifier = changed_bundle(&file, &folder.path().join(name), |model| model);
+        let worst = worst_cosine(&classifier.unwrap(), name);
+        assert!(worst >= 0.999_99, "{name}: {worst}");
+    }
+    let file = files().join("qdq.onnx");
+    let error = changed_bundle(&file, &folder.path().join("qdq"), |model| model);
+    let error = error.map(drop).unwrap_err().to_string();
+    assert!(error.contains("DequantizeLinear"), "{error}");
+    assert!(error.contains("export the encoder again"), "{error}");
+}
+
+/// A program that reads version 1 of the dialect must not meet a function that it does not know.
+#[test]
+fn functions_newer_than_the_imported_version_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = files().join("f32.onnx");
+    let out = folder.path().join("new");
+    bundle(&file, &out).unwrap();
+    let graph = fs::read(out.join(IMAGE_ENCODER)).unwrap();
+    let graph = ModelProto::decode(&*graph).unwrap();
+    for (version, expected) in [
+        (1, "NormalizePixels"),
+        (3, "expected version 1 to 2, found 3"),
+    ] {
+        let mut graph = graph.clone();
+        let mut imports = graph.opset_import.iter_mut();
+        let import = imports.find(|o| o.domain == "pinhole").unwrap();
+        assert_eq!(import.version, 2);
+        import.version = version;
+        let out = folder.path().join(version.to_string());
+        let error = changed_bundle(&file, &out, |_| graph);
+        let error = error.map(drop).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 /// Compares the float file after `change` with plain tract; the attention of `fused` layers must be one operator.
@@ -429,15 +540,14 @@ fn graphs_with_impossible_attributes_are_refused_at_once() {
         let encoder = OnnxEncoder::open(&file).unwrap();
         let preprocessing = PreprocessConfig::openai(encoder.image_size);
         let folder = tempfile::tempdir().unwrap();
-        let out = folder.path().join("bundle");
-        // As a bundle with right hashes, which a board opens.
-        let writer = BundleWriter::create(&out).unwrap();
-        encoder
-            .write(&preprocessing, writer.folder(), &mut |_, _| {})
-            .unwrap();
-        finish_bundle(writer, preprocessing, Precision::F32, SIZE, 100.0);
         let started = std::time::Instant::now();
-        let error = Classifier::open(&out).map(drop).unwrap_err().to_string();
+        let error = encoder.write(&preprocessing, folder.path(), &mut |_, _| {});
+        let error = format!("{:#}", error.unwrap_err());
+        assert!(error.contains(expected), "{error}");
+        // As a bundle with right hashes, which a board opens.
+        let out = folder.path().join("bundle");
+        let error = changed_bundle(&file, &out, |model| model);
+        let error = error.map(drop).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
         assert!(
             started.elapsed() < std::time::Duration::from_secs(2),

@@ -4,7 +4,9 @@ use std::path::Path;
 
 pub use crate::camera::images_in;
 pub use crate::conditional_fit::fit_conditional;
-use crate::network::{ImageEncoder, check_model};
+pub use crate::network::attributes;
+pub use crate::network::initializer::raw as raw_tensor;
+use crate::network::{GraphKind, ImageEncoder, check_model};
 pub use crate::network::{NetworkOperator, Observed, decode as decode_onnx};
 pub use crate::selftest::cosine;
 pub use crate::standalone::StandaloneEncoder;
@@ -15,6 +17,7 @@ pub use crate::standard_streams::{
 pub use crate::text_encoder::text_encoder_in;
 use crate::{Classifier, Error};
 pub use pinhole_model::without_credentials;
+use tract_onnx::pb::ModelProto;
 
 /// The operators of the image encoder in execution order, and the kernel that runs each.
 pub fn operators(classifier: &Classifier) -> Vec<NetworkOperator> {
@@ -34,7 +37,32 @@ pub fn load_onnx(folder: &Path, image_size: usize, embedding_size: usize) -> Res
 /// # Errors
 /// What was expected and found.
 pub fn check_onnx(bytes: &[u8], image_size: usize, embedding_size: usize) -> Result<(), String> {
-    check_model(&decode_onnx(bytes)?, &|_| None, image_size, embedding_size)
+    let kind = GraphKind::Deployed;
+    check_model(
+        &decode_onnx(bytes)?,
+        kind,
+        &|_| None,
+        image_size,
+        embedding_size,
+    )
+}
+
+/// Checks the graph of another program, before the exporter rewrites it; all weights are in it.
+///
+/// # Errors
+/// What was expected and found.
+pub fn check_imported(
+    model: &ModelProto,
+    image_size: usize,
+    embedding_size: usize,
+) -> Result<(), String> {
+    check_model(
+        model,
+        GraphKind::Imported,
+        &|_| None,
+        image_size,
+        embedding_size,
+    )
 }
 
 /// Reads all frames of a Y4M stream, and returns their number.

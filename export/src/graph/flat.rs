@@ -6,7 +6,10 @@ use anyhow::{Context, Result};
 use tract_onnx::pb::{FunctionProto, ModelProto, NodeProto};
 
 /// Replaces every function node by the function's body and drops the functions.
-pub(super) fn inline(model: &mut ModelProto) -> Result<()> {
+///
+/// # Errors
+/// A node that calls a function without a body.
+pub fn inline(model: &mut ModelProto) -> Result<()> {
     let functions: HashMap<String, FunctionProto> = model
         .functions
         .drain(..)

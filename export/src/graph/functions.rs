@@ -3,52 +3,60 @@
 use pinhole_bundle::dialect::{self, AttentionInput, Linear, LinearInput, Op, Residual, Storage};
 use pinhole_model::Activation;
 use tract_onnx::pb::{
-    AttributeProto, FunctionProto, ModelProto, NodeProto, attribute_proto::AttributeType,
-    tensor_proto::DataType,
+    FunctionProto, NodeProto, attribute_proto::AttributeType, tensor_proto::DataType,
 };
 
-use super::proto::{self, float, int, ints, opset};
+use super::body::{cast, constant, gelu, node, quick_gelu, reference, to_float};
+use super::imported_bodies;
+use super::proto::{float, int, ints, opset};
 
-/// Every function with its body.
-pub(super) fn all() -> Vec<FunctionProto> {
-    Op::all().map(|op| function(op, body(op))).collect()
+/// The functions that `nodes` call, with bodies in version `version` of the standard operators, from
+/// [`dialect::OPSET`].
+pub(crate) fn called(nodes: &[NodeProto], version: i64) -> Vec<FunctionProto> {
+    let called: Vec<Op> = nodes.iter().filter_map(op_of).collect();
+    let called = Op::all().filter(|op| called.contains(op));
+    called.map(|op| function(op, version)).collect()
 }
 
-fn body(op: Op) -> Vec<NodeProto> {
+/// The oldest version of the dialect that has all functions that `nodes` call; `None` if they call none.
+pub(crate) fn domain_version(nodes: &[NodeProto]) -> Option<i64> {
+    nodes.iter().filter_map(op_of).map(Op::since).max()
+}
+
+/// The function that `node` calls.
+pub(crate) fn op_of(node: &NodeProto) -> Option<Op> {
+    Op::named(&node.op_type).filter(|_| node.domain == dialect::DOMAIN)
+}
+
+fn body(op: Op, version: i64) -> Vec<NodeProto> {
     match op {
         Op::PatchEmbedding(Storage::Float) => patch_embedding(),
         Op::PatchEmbedding(Storage::Int8) => quantized_patch_embedding(),
         Op::TokenEmbedding => token_embedding(),
         Op::LayerNorm => vec![layer_norm("bias", "y")],
-        Op::Linear(layer) => linear(layer),
-        Op::Attention(AttentionInput::QueryKeyValue) => attention("key_value", &["key", "value"]),
-        Op::Attention(AttentionInput::Joint) => {
-            attention("query_key_value", &["query", "key", "value"])
+        Op::Linear(layer) => linear(layer, version),
+        Op::Attention(AttentionInput::QueryKeyValue) => {
+            attention("key_value", &["key", "value"], version)
         }
-        Op::L2Normalize => vec![
-            node(
-                "ReduceL2",
-                &["x"],
-                "norm",
-                vec![ints("axes", &[-1]), int("keepdims", 1)],
-            ),
-            node("Div", &["x", "norm"], "y", vec![]),
-        ],
+        Op::Attention(AttentionInput::Joint) => {
+            attention("query_key_value", &["query", "key", "value"], version)
+        }
+        Op::L2Normalize => {
+            let mut body = reduced("ReduceL2", "x", "norm", version);
+            body.push(node("Div", &["x", "norm"], "y", vec![]));
+            body
+        }
+        Op::Activate(Activation::QuickGelu) => quick_gelu("x", "y"),
+        Op::Activate(Activation::Gelu) => gelu("x", "y"),
+        Op::NormalizePixels => imported_bodies::normalize_pixels(),
+        Op::FakeQuantize(range) => imported_bodies::fake_quantize(range),
+        Op::QuantizedTable => imported_bodies::quantized_table(),
+        Op::AffineLinear(range, activation) => imported_bodies::affine_linear(range, activation),
+        Op::AffinePatches(range) => imported_bodies::affine_patches(range),
     }
 }
 
-/// Drops the functions that no node of the graph calls.
-pub(super) fn keep_used(model: &mut ModelProto) {
-    let called: Vec<&str> = model
-        .graph
-        .iter()
-        .flat_map(|g| &g.node)
-        .map(|n| n.op_type.as_str())
-        .collect();
-    model.functions.retain(|f| called.contains(&f.name()));
-}
-
-fn function(op: Op, node: Vec<NodeProto>) -> FunctionProto {
+fn function(op: Op, version: i64) -> FunctionProto {
     let names = |list: &[&str]| list.iter().map(|&n| n.to_owned()).collect::<Vec<_>>();
     FunctionProto {
         name: Some(op.name()),
@@ -56,42 +64,14 @@ fn function(op: Op, node: Vec<NodeProto>) -> FunctionProto {
         input: [names(op.inputs()), names(op.parameters())].concat(),
         output: vec!["y".into()],
         attribute: names(op.attributes()),
-        node,
-        opset_import: vec![opset("", dialect::OPSET)],
+        node: body(op, version),
+        opset_import: vec![opset("", version)],
         ..Default::default()
     }
-}
-
-/// A standard operator.
-fn node(op: &str, inputs: &[&str], output: &str, attributes: Vec<AttributeProto>) -> NodeProto {
-    proto::node("", op, inputs, output, attributes)
-}
-
-/// An attribute that takes the value of the function's attribute `of`.
-fn reference(name: &str, of: &str, kind: AttributeType) -> AttributeProto {
-    AttributeProto {
-        name: name.into(),
-        ref_attr_name: of.into(),
-        r#type: kind as i32,
-        ..Default::default()
-    }
-}
-
-fn constant(output: &str, value: AttributeProto) -> NodeProto {
-    node("Constant", &[], output, vec![value])
-}
-
-/// Weights may be stored as f16; the arithmetic is f32.
-fn to_float(input: &str, output: &str) -> NodeProto {
-    cast(input, output, DataType::Float)
-}
-
-fn cast(input: &str, output: &str, kind: DataType) -> NodeProto {
-    node("Cast", &[input], output, vec![int("to", kind as i64)])
 }
 
 /// A linear layer with what stands before and behind its product.
-fn linear(layer: Linear) -> Vec<NodeProto> {
+fn linear(layer: Linear, version: i64) -> Vec<NodeProto> {
     let (mut body, x) = match layer.input {
         LinearInput::Plain | LinearInput::Offset => (vec![], "x"),
         LinearInput::LayerNorm => (vec![layer_norm("shift", "normed")], "normed"),
@@ -105,13 +85,13 @@ fn linear(layer: Linear) -> Vec<NodeProto> {
     };
     body.extend(match (layer.storage, layer.input) {
         (Storage::Float, _) => float_product(x, product),
-        (Storage::Int8, LinearInput::Offset) => offset_product(x, product),
-        (Storage::Int8, _) => quantized_product(x, product),
+        (Storage::Int8, LinearInput::Offset) => offset_product(x, product, version),
+        (Storage::Int8, _) => quantized_product(x, product, version),
     });
     body.extend(match layer.activation {
         None => vec![],
-        Some(Activation::QuickGelu) => quick_gelu(activated),
-        Some(Activation::Gelu) => gelu(activated),
+        Some(Activation::QuickGelu) => quick_gelu("linear", activated),
+        Some(Activation::Gelu) => gelu("linear", activated),
     });
     if layer.residual == Residual::Add {
         body.push(node("Add", &[activated, "residual"], "y", vec![]));
@@ -141,15 +121,14 @@ fn layer_norm(bias: &str, output: &str) -> NodeProto {
 }
 
 /// As [`float_product`], `x` quantised with one scale per row; a row of zeros gets the scale 1.
-fn quantized_product(x: &str, output: &str) -> Vec<NodeProto> {
-    let mut body = vec![
-        node("Abs", &[x], "magnitude", vec![]),
-        largest_magnitude(),
+fn quantized_product(x: &str, output: &str, version: i64) -> Vec<NodeProto> {
+    let mut body = largest_magnitude(x, version);
+    body.extend([
         constant("most", float("value_float", 127.0)),
         constant("least", float("value_float", -127.0)),
         cast("largest", "any", DataType::Bool),
         node("Where", &["any", "largest", "most"], "range", vec![]),
-    ];
+    ]);
     let limit = node("Clip", &["rounded", "least", "most"], "limited", vec![]);
     body.extend(integer_product(x, limit, DataType::Int8, output));
     body
@@ -157,10 +136,9 @@ fn quantized_product(x: &str, output: &str) -> Vec<NodeProto> {
 
 /// As [`quantized_product`], `x + offset` in unsigned bytes. No constant is 0: prost omits default values, and onnx's
 /// checker then reports a missing one.
-fn offset_product(x: &str, output: &str) -> Vec<NodeProto> {
-    let mut body = vec![
-        node("Abs", &[x], "magnitude", vec![]),
-        largest_magnitude(),
+fn offset_product(x: &str, output: &str, version: i64) -> Vec<NodeProto> {
+    let mut body = largest_magnitude(x, version);
+    body.extend([
         constant("most", float("value_float", 255.0)),
         constant(
             "offset_value",
@@ -169,16 +147,30 @@ fn offset_product(x: &str, output: &str) -> Vec<NodeProto> {
         node("Add", &["largest", "offset_value"], "range", vec![]),
         node("Add", &[x, "offset_value"], "shifted", vec![]),
         node("Relu", &["shifted"], "positive", vec![]),
-    ];
+    ]);
     let limit = node("Min", &["rounded", "most"], "limited", vec![]);
     let product = integer_product("positive", limit, DataType::Uint8, output);
     body.extend(product);
     body
 }
 
-fn largest_magnitude() -> NodeProto {
-    let last = vec![ints("axes", &[-1]), int("keepdims", 1)];
-    node("ReduceMax", &["magnitude"], "largest", last)
+/// Of each row of `x`, into `largest`.
+fn largest_magnitude(x: &str, version: i64) -> Vec<NodeProto> {
+    let mut body = vec![node("Abs", &[x], "magnitude", vec![])];
+    body.extend(reduced("ReduceMax", "magnitude", "largest", version));
+    body
+}
+
+/// `op` over the last axis, which is kept. Since version 18 the axes are an input.
+fn reduced(op: &str, x: &str, output: &str, version: i64) -> Vec<NodeProto> {
+    let keep = int("keepdims", 1);
+    if version < 18 {
+        return vec![node(op, &[x], output, vec![ints("axes", &[-1]), keep])];
+    }
+    vec![
+        constant("last", ints("value_ints", &[-1])),
+        node(op, &[x, "last"], output, vec![keep]),
+    ]
 }
 
 /// The integer product of `x` and `weight`, scaled back and with `bias` added. Each row of `x` is quantised to type
@@ -197,33 +189,6 @@ fn integer_product(x: &str, limit: NodeProto, kind: DataType, output: &str) -> V
         node("Mul", &["sum_f32", "row_scale"], "by_row", vec![]),
         node("Mul", &["by_row", "scale"], "product", vec![]),
         node("Add", &["product", "bias"], output, vec![]),
-    ]
-}
-
-/// From `linear` to `output`.
-fn quick_gelu(output: &str) -> Vec<NodeProto> {
-    vec![
-        constant("slope", float("value_float", 1.702)),
-        node("Mul", &["linear", "slope"], "scaled", vec![]),
-        node("Sigmoid", &["scaled"], "gate", vec![]),
-        node("Mul", &["linear", "gate"], output, vec![]),
-    ]
-}
-
-/// From `linear` to `output`.
-fn gelu(output: &str) -> Vec<NodeProto> {
-    vec![
-        constant(
-            "sqrt_half",
-            float("value_float", std::f32::consts::FRAC_1_SQRT_2),
-        ),
-        constant("one", float("value_float", 1.0)),
-        constant("half", float("value_float", 0.5)),
-        node("Mul", &["linear", "sqrt_half"], "scaled", vec![]),
-        node("Erf", &["scaled"], "erf", vec![]),
-        node("Add", &["erf", "one"], "gate", vec![]),
-        node("Mul", &["linear", "gate"], "twice", vec![]),
-        node("Mul", &["twice", "half"], output, vec![]),
     ]
 }
 
@@ -329,10 +294,13 @@ fn token_embedding() -> Vec<NodeProto> {
 }
 
 /// Attention of `query` to `key` and `value`. The input `joint` is split into `parts`, which are some of these three.
-fn attention(joint: &str, parts: &[&str]) -> Vec<NodeProto> {
+fn attention(joint: &str, parts: &[&str], version: i64) -> Vec<NodeProto> {
     let swap = || vec![ints("perm", &[0, 2, 1, 3])];
     let mut split = node("Split", &[joint], parts[0], vec![int("axis", -1)]);
     split.output.extend(parts[1..].iter().map(|&p| p.into()));
+    if version >= 18 {
+        split.attribute.push(int("num_outputs", parts.len() as i64));
+    }
     vec![
         split,
         constant("keep", ints("value_ints", &[0, 0])),
@@ -377,6 +345,7 @@ mod tests {
     use std::path::Path;
 
     use prost::Message;
+    use tract_onnx::pb::ModelProto;
 
     use super::*;
 
@@ -384,7 +353,7 @@ mod tests {
     #[test]
     fn bodies_are_as_in_files_that_exist() {
         let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/onnx_dialect");
-        let all = all();
+        let all: Vec<FunctionProto> = Op::all().map(|op| function(op, dialect::OPSET)).collect();
         let mut compared = 0;
         for file in std::fs::read_dir(seeds).unwrap() {
             let bytes = std::fs::read(file.unwrap().path()).unwrap();

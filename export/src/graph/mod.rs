@@ -3,11 +3,13 @@
 //! `builder` writes nodes and linear layers, `vit` and `resnet` each write one family of encoders with it,
 //! `onnx_file` wraps an encoder that another program exported.
 
+mod body;
 mod builder;
 mod flat;
-mod functions;
+pub(crate) mod functions;
+mod imported_bodies;
 mod onnx_file;
-mod proto;
+pub(crate) mod proto;
 mod resnet;
 mod vit;
 mod weights;
@@ -21,6 +23,7 @@ use pinhole_model::{ImageEncoderConfig, Precision};
 use prost::Message;
 use tract_onnx::pb::{GraphProto, ModelProto, tensor_proto::DataType};
 
+pub use flat::inline;
 pub use onnx_file::{OnnxEncoder, precision};
 pub use weights::WeightFile;
 
@@ -79,14 +82,13 @@ pub(crate) fn write_planned(
     build(&mut graph)?;
     let side = i64::from(config.image.image_size());
     let GraphBuilder { nodes, weights, .. } = graph;
+    let functions = functions::called(&nodes, dialect::OPSET);
+    let version = functions::domain_version(&nodes).context("a graph without functions")?;
     let mut model = ModelProto {
         ir_version: 8,
         producer_name: "pinhole-export".into(),
         producer_version: env!("CARGO_PKG_VERSION").into(),
-        opset_import: vec![
-            opset("", dialect::OPSET),
-            opset(dialect::DOMAIN, dialect::DOMAIN_VERSION),
-        ],
+        opset_import: vec![opset("", dialect::OPSET), opset(dialect::DOMAIN, version)],
         graph: Some(GraphProto {
             name: "image_encoder".into(),
             input: vec![value("pixels", DataType::Uint8, &[side, side, 3])],
@@ -99,13 +101,11 @@ pub(crate) fn write_planned(
             initializer: weights.finish()?,
             ..Default::default()
         }),
-        functions: functions::all(),
+        functions,
         ..Default::default()
     };
     if options.flat {
         flat::inline(&mut model)?;
-    } else {
-        functions::keep_used(&mut model);
     }
     let path = folder.join(pinhole_bundle::IMAGE_ENCODER);
     std::fs::write(&path, model.encode_to_vec())

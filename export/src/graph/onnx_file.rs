@@ -6,7 +6,8 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use pinhole::internal::{NetworkOperator, decode_onnx};
+use pinhole::internal::{NetworkOperator, check_imported, decode_onnx};
+use pinhole_bundle::dialect::{Op, Storage};
 use pinhole_bundle::{IMAGE_ENCODER, dialect};
 use pinhole_model::{Precision, PreprocessConfig};
 use prost::Message;
@@ -17,6 +18,7 @@ use tract_onnx::pb::{
 
 use super::proto::{int, ints, node, opset, tensor, value};
 use super::weights::WeightFile;
+use crate::encoder_graph;
 
 /// Longest message that protobuf can hold.
 const MAX_BYTES: u64 = 1 << 31;
@@ -160,17 +162,46 @@ impl OnnxEncoder {
         Ok(())
     }
 
-    /// Writes it to `folder` as `image_encoder.onnx`, as [`super::write`] does with a checkpoint's encoder: nodes before
-    /// it normalise the pixels by mean and standard deviation, nodes behind it normalise the embedding.
+    /// Writes it to `folder` as `image_encoder.onnx`, as [`super::write`] does with a checkpoint's encoder: in the dialect
+    /// as far as the passes of [`encoder_graph`] recognise it.
     ///
     /// # Errors
-    /// A file that cannot be written.
+    /// A graph that no board could run, or a node that is quantised in a way that it would compute incorrectly; a file
+    /// that cannot be written.
     pub fn write(
         &self,
         preprocessing: &PreprocessConfig,
         folder: &Path,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<()> {
+        let mut model = self.wrapped(preprocessing);
+        let (side, size) = (self.image_size as usize, self.embedding_size);
+        check_imported(&model, side, size)
+            .and_then(|()| encoder_graph::compile(&mut model))
+            .map_err(anyhow::Error::msg)
+            .with_context(|| self.path.display().to_string())?;
+        if let Some(graph) = &mut model.graph {
+            let mut weights = WeightFile::create(folder, Precision::F32)?;
+            let total = graph.initializer.len() as u64;
+            for (i, t) in graph.initializer.drain(..).enumerate() {
+                let shape: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+                let data_type = DataType::try_from(t.data_type)?;
+                match t.raw_data.len() < INLINE_BYTES {
+                    true => weights.inline(&t.name, data_type, &shape, t.raw_data),
+                    false => drop(weights.write(&t.name, data_type, &shape, &t.raw_data)?),
+                }
+                progress(i as u64 + 1, total);
+            }
+            graph.initializer = weights.finish()?;
+        }
+        let path = folder.join(IMAGE_ENCODER);
+        std::fs::write(&path, model.encode_to_vec())
+            .with_context(|| format!("{}: cannot write", path.display()))
+    }
+
+    /// The graph before the passes, in standard operators: with nodes before it that normalise the pixels by mean and
+    /// standard deviation, and nodes behind it that normalise the embedding.
+    pub fn wrapped(&self, preprocessing: &PreprocessConfig) -> ModelProto {
         let mut graph = self.graph.clone();
         let (input, output) = (&*self.graph.input[0].name, &*self.graph.output[0].name);
         // `pixels` and `embedding` are the names in the bundle, so the file's own get a prefix.
@@ -199,8 +230,6 @@ impl OnnxEncoder {
             }
             name
         };
-        let total = graph.initializer.len() as u64;
-        let mut weights = WeightFile::create(folder, Precision::F32)?;
         let (scale, offset, axis) = (fresh("scale"), fresh("offset"), fresh("axis"));
         let scales: Vec<f32> = preprocessing
             .std
@@ -209,17 +238,15 @@ impl OnnxEncoder {
             .collect();
         let offsets = preprocessing.mean.iter().zip(&preprocessing.std);
         let offsets: Vec<f32> = offsets.map(|(mean, std)| -mean / std).collect();
-        weights.inline(&scale, DataType::Float, &[3], floats(&scales));
-        weights.inline(&offset, DataType::Float, &[3], floats(&offsets));
-        weights.i64(&axis, &[-1])?;
-        for (i, t) in graph.initializer.drain(..).enumerate() {
-            let shape: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
-            let data_type = DataType::try_from(t.data_type)?;
-            match t.raw_data.len() < INLINE_BYTES {
-                true => weights.inline(&t.name, data_type, &shape, t.raw_data),
-                false => drop(weights.write(&t.name, data_type, &shape, &t.raw_data)?),
-            }
-            progress(i as u64 + 1, total);
+        for (name, data_type, count, raw_data) in [
+            (&scale, DataType::Float, 3, floats(&scales)),
+            (&offset, DataType::Float, 3, floats(&offsets)),
+            (&axis, DataType::Int64, 1, (-1i64).to_le_bytes().to_vec()),
+        ] {
+            graph.initializer.push(TensorProto {
+                raw_data,
+                ..tensor(name, data_type, &[count])
+            });
         }
         let step = |op: &str, inputs: &[&str], output: &str| node("", op, inputs, output, vec![]);
         let with = |mut node: NodeProto, attribute| {
@@ -263,7 +290,7 @@ impl OnnxEncoder {
         if nodes.iter().any(|n| n.domain == "com.microsoft") {
             imports.push(opset("com.microsoft", 1));
         }
-        let model = ModelProto {
+        ModelProto {
             ir_version: 8,
             producer_name: "pinhole-export".into(),
             producer_version: env!("CARGO_PKG_VERSION").into(),
@@ -273,21 +300,23 @@ impl OnnxEncoder {
                 input: vec![input],
                 output: vec![output],
                 node: before.into_iter().chain(nodes).chain(after).collect(),
-                initializer: weights.finish()?,
+                initializer: graph.initializer,
                 ..Default::default()
             }),
             ..Default::default()
-        };
-        let path = folder.join(IMAGE_ENCODER);
-        std::fs::write(&path, model.encode_to_vec())
-            .with_context(|| format!("{}: cannot write", path.display()))
+        }
     }
 }
 
 /// The precision that the runtime computes the matrix products in.
 pub fn precision(operators: &[NetworkOperator]) -> Precision {
-    let integers = operators.iter().any(|o| o.kernel.starts_with("int8 "));
-    match integers {
+    let integers = |op: &NetworkOperator| match op.function {
+        Some(Op::PatchEmbedding(storage)) => storage == Storage::Int8,
+        Some(Op::Linear(layer)) => layer.storage == Storage::Int8,
+        Some(Op::AffineLinear(..) | Op::AffinePatches(_)) => true,
+        _ => false,
+    };
+    match operators.iter().any(integers) {
         true => Precision::Int8,
         false => Precision::F32,
     }

@@ -6,7 +6,7 @@ use tract_onnx::pb::{
     type_proto,
 };
 
-pub(super) fn opset(domain: &str, version: i64) -> OperatorSetIdProto {
+pub(crate) fn opset(domain: &str, version: i64) -> OperatorSetIdProto {
     OperatorSetIdProto {
         domain: domain.into(),
         version,
@@ -14,7 +14,7 @@ pub(super) fn opset(domain: &str, version: i64) -> OperatorSetIdProto {
 }
 
 /// A value with the symbolic batch before `dims`.
-pub(super) fn value(name: &str, data_type: DataType, dims: &[i64]) -> ValueInfoProto {
+pub(crate) fn value(name: &str, data_type: DataType, dims: &[i64]) -> ValueInfoProto {
     use tensor_shape_proto::{Dimension, dimension::Value};
     let dimension = |value| Dimension {
         denotation: String::new(),
@@ -35,7 +35,7 @@ pub(super) fn value(name: &str, data_type: DataType, dims: &[i64]) -> ValueInfoP
     }
 }
 
-pub(super) fn node(
+pub(crate) fn node(
     domain: &str,
     op: &str,
     inputs: &[&str],
@@ -53,7 +53,7 @@ pub(super) fn node(
     }
 }
 
-pub(super) fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
+pub(crate) fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
     AttributeProto {
         name: name.into(),
         r#type: kind as i32,
@@ -61,29 +61,37 @@ pub(super) fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
     }
 }
 
-pub(super) fn int(name: &str, i: i64) -> AttributeProto {
+pub(crate) fn int(name: &str, i: i64) -> AttributeProto {
     AttributeProto {
         i,
         ..attribute(name, AttributeType::Int)
     }
 }
 
-pub(super) fn ints(name: &str, ints: &[i64]) -> AttributeProto {
+pub(crate) fn ints(name: &str, ints: &[i64]) -> AttributeProto {
     AttributeProto {
         ints: ints.to_vec(),
         ..attribute(name, AttributeType::Ints)
     }
 }
 
-pub(super) fn float(name: &str, f: f32) -> AttributeProto {
+pub(crate) fn float(name: &str, f: f32) -> AttributeProto {
     AttributeProto {
         f,
         ..attribute(name, AttributeType::Float)
     }
 }
 
+#[cfg(test)]
+pub(crate) fn text(name: &str, s: &str) -> AttributeProto {
+    AttributeProto {
+        s: s.into(),
+        ..attribute(name, AttributeType::String)
+    }
+}
+
 /// A tensor without data.
-pub(super) fn tensor(name: &str, data_type: DataType, shape: &[usize]) -> TensorProto {
+pub(crate) fn tensor(name: &str, data_type: DataType, shape: &[usize]) -> TensorProto {
     TensorProto {
         name: name.into(),
         data_type: data_type as i32,

@@ -2,29 +2,42 @@
 
 use tract_onnx::pb::{AttributeProto, NodeProto, TensorProto, attribute_proto::AttributeType};
 
-pub(super) fn find<'a>(node: &'a NodeProto, name: &str) -> Option<&'a AttributeProto> {
+/// The attribute `name`.
+pub fn find<'a>(node: &'a NodeProto, name: &str) -> Option<&'a AttributeProto> {
     node.attribute.iter().find(|a| a.name == name)
 }
 
-pub(super) fn integer(node: &NodeProto, name: &str, default: i64) -> i64 {
+/// An integer, or `default` if the attribute is missing.
+pub fn integer(node: &NodeProto, name: &str, default: i64) -> i64 {
     find(node, name).map_or(default, |a| a.i)
 }
 
-pub(super) fn integers<'a>(node: &'a NodeProto, name: &str) -> &'a [i64] {
+/// A list of integers, empty if the attribute is missing.
+pub fn integers<'a>(node: &'a NodeProto, name: &str) -> &'a [i64] {
     find(node, name).map_or(&[], |a| &a.ints)
 }
 
-pub(super) fn float(node: &NodeProto, name: &str, default: f32) -> f32 {
+/// A float, or `default` if the attribute is missing.
+pub fn float(node: &NodeProto, name: &str, default: f32) -> f32 {
     find(node, name).map_or(default, |a| a.f)
 }
 
-/// Empty if the attribute is missing.
-pub(super) fn text(node: &NodeProto, name: &str) -> String {
+/// A text, empty if the attribute is missing.
+pub fn text(node: &NodeProto, name: &str) -> String {
     find(node, name).map_or(String::new(), |a| {
         String::from_utf8_lossy(&a.s).into_owned()
     })
 }
 
+/// A tensor as an attribute.
+pub fn of_tensor(name: &str, t: TensorProto) -> AttributeProto {
+    AttributeProto {
+        t: Some(t),
+        ..of_type(name, AttributeType::Tensor)
+    }
+}
+
+#[cfg(test)]
 pub(super) fn of_integer(name: &str, i: i64) -> AttributeProto {
     AttributeProto {
         i,
@@ -32,24 +45,11 @@ pub(super) fn of_integer(name: &str, i: i64) -> AttributeProto {
     }
 }
 
-pub(super) fn of_float(name: &str, f: f32) -> AttributeProto {
-    AttributeProto {
-        f,
-        ..of_type(name, AttributeType::Float)
-    }
-}
-
+#[cfg(test)]
 pub(super) fn of_text(name: &str, s: &str) -> AttributeProto {
     AttributeProto {
         s: s.into(),
         ..of_type(name, AttributeType::String)
-    }
-}
-
-pub(super) fn of_tensor(name: &str, t: TensorProto) -> AttributeProto {
-    AttributeProto {
-        t: Some(t),
-        ..of_type(name, AttributeType::Tensor)
     }
 }
 

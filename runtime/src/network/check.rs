@@ -1,5 +1,7 @@
 //! Checks of an ONNX file before tract reads it.
 
+use std::collections::HashSet;
+
 use pinhole_bundle::{IMAGE_ENCODER, dialect};
 use tract_onnx::pb::{
     GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataType,
@@ -12,9 +14,19 @@ use super::sizes;
 /// The length in bytes of a file that may hold external data, by its name; `None` for any other name.
 pub(crate) type FileLength<'a> = &'a dyn Fn(&str) -> Option<u64>;
 
+/// Where a graph comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GraphKind {
+    /// From another program, to be rewritten by the exporter.
+    Imported,
+    /// From the exporter.
+    Deployed,
+}
+
 /// Checks version, input, output, every operator and every initialiser.
 pub(crate) fn model(
     proto: &ModelProto,
+    kind: GraphKind,
     external: FileLength,
     image_size: usize,
     embedding_size: usize,
@@ -24,18 +36,15 @@ pub(crate) fn model(
         .as_ref()
         .ok_or("graph: expected one, found none")?;
     let has_functions = graph.node.iter().any(|n| n.domain == dialect::DOMAIN);
-    // The bodies of the functions require one version; a file of standard operators may have another.
+    // The bodies of the functions require a version; a file of standard operators may have an older one.
     let versions = if has_functions {
-        dialect::OPSET..=dialect::OPSET
+        dialect::OPSET..=*dialect::FOREIGN_OPSETS.end()
     } else {
         dialect::FOREIGN_OPSETS
     };
     for (domain, expected) in [
         ("", versions),
-        (
-            dialect::DOMAIN,
-            dialect::DOMAIN_VERSION..=dialect::DOMAIN_VERSION,
-        ),
+        (dialect::DOMAIN, 1..=dialect::DOMAIN_VERSION),
     ] {
         let found = proto
             .opset_import
@@ -77,8 +86,30 @@ pub(crate) fn model(
     for tensor in &graph.initializer {
         initializer(tensor, external)?;
     }
+    let version = (proto.opset_import.iter()).find(|o| o.domain == dialect::DOMAIN);
+    let version = version.map_or(0, |o| o.version);
+    let single = |t: &&TensorProto| t.dims.iter().product::<i64>() == 1;
+    let scalars = graph.initializer.iter().filter(single);
+    let scalars: HashSet<&str> = scalars.map(|t| &*t.name).collect();
     for node in &graph.node {
-        operator(node)?;
+        let function = dialect::Op::named(&node.op_type).filter(|_| node.domain == dialect::DOMAIN);
+        if let Some(op) = function.filter(|op| op.since() > version) {
+            return Err(format!(
+                "node {} ({}): expected a function of version {version} of the domain {}, found one of version {}",
+                node.name,
+                node.op_type,
+                dialect::DOMAIN,
+                op.since()
+            ));
+        }
+        if kind == GraphKind::Deployed && quantized_per_channel(node, &scalars) {
+            return Err(format!(
+                "node {} ({}): expected one constant scale, found others; export the encoder again with this version \
+                 of pinhole-export",
+                node.name, node.op_type
+            ));
+        }
+        operator(node, kind)?;
         attributes(node)?;
     }
     if let Some(sparse) = graph.sparse_initializer.first() {
@@ -273,14 +304,28 @@ fn initializer(tensor: &TensorProto, external: FileLength) -> Result<(), String>
     }
 }
 
-/// The operators of ONNX Runtime's domain com.microsoft that [`foreign`](super::foreign) rewrites.
+/// The operators of ONNX Runtime's domain com.microsoft that the exporter rewrites.
 const MICROSOFT: [&str; 2] = ["DynamicQuantizeMatMul", "MatMulIntegerToFloat"];
 
-fn operator(node: &NodeProto) -> Result<(), String> {
+/// Whether a standard operator quantises by several scales: tract uses the first for all. Bundles of earlier versions
+/// have such nodes.
+fn quantized_per_channel(node: &NodeProto, scalars: &HashSet<&str>) -> bool {
+    let quantizes = ["QuantizeLinear", "DequantizeLinear"].contains(&&*node.op_type);
+    let scale = node.input.get(1).filter(|_| quantizes);
+    scale.is_some_and(|name| !scalars.contains(&**name))
+}
+
+fn operator(node: &NodeProto, kind: GraphKind) -> Result<(), String> {
     let Some(op) = dialect::Op::named(&node.op_type) else {
         // tract looks operators up by name and reports unknown ones.
-        let rewritten = node.domain == "com.microsoft" && MICROSOFT.contains(&&*node.op_type);
-        return if node.domain.is_empty() || node.domain == "ai.onnx" || rewritten {
+        let known = node.domain == "com.microsoft" && MICROSOFT.contains(&&*node.op_type);
+        if known && kind == GraphKind::Deployed {
+            return Err(format!(
+                "node {} (com.microsoft.{}): expected what pinhole-export makes of it; export again with this version",
+                node.name, node.op_type
+            ));
+        }
+        return if node.domain.is_empty() || node.domain == "ai.onnx" || known {
             Ok(())
         } else if node.domain == "com.microsoft" {
             Err(format!(
@@ -295,12 +340,13 @@ fn operator(node: &NodeProto) -> Result<(), String> {
             ))
         };
     };
-    if node.domain != dialect::DOMAIN {
+    if node.domain != dialect::DOMAIN || kind == GraphKind::Imported {
         return Err(format!(
-            "node {}: expected {} in domain {}, found domain {:?}",
+            "node {}: expected a standard operator, or in a bundle's graph a function of the domain {}, found {} of the \
+             domain {:?}",
             node.name,
-            node.op_type,
             dialect::DOMAIN,
+            node.op_type,
             node.domain
         ));
     }
@@ -327,8 +373,7 @@ fn operator(node: &NodeProto) -> Result<(), String> {
 
 /// Checks that nodes are in topological order, as ONNX requires. tract would panic on an undefined name.
 fn defined_before_use(graph: &GraphProto) -> Result<(), String> {
-    let mut defined: std::collections::HashSet<&str> =
-        graph.initializer.iter().map(|t| &*t.name).collect();
+    let mut defined: HashSet<&str> = graph.initializer.iter().map(|t| &*t.name).collect();
     defined.extend(graph.input.iter().map(|v| &*v.name));
     for node in &graph.node {
         if let Some(input) = node

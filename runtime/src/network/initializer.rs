@@ -34,26 +34,6 @@ pub(super) fn int8(tensor: &TensorProto, folder: &Path, reuse: Vec<i8>) -> io::R
     }
 }
 
-/// u8 values.
-pub(super) fn uint8(tensor: &TensorProto, folder: &Path) -> io::Result<Vec<u8>> {
-    if tensor.data_type == DataType::Uint8 as i32 {
-        values(tensor, folder, Vec::new(), u8::from_le_bytes)
-    } else {
-        Err(unexpected(tensor, "uint8"))
-    }
-}
-
-/// Integers of 8 or 32 bits; `None` for another type.
-pub(super) fn integers(tensor: &TensorProto, folder: &Path) -> io::Result<Option<Vec<i32>>> {
-    let found = match DataType::try_from(tensor.data_type) {
-        Ok(DataType::Int8) => values(tensor, folder, Vec::new(), |b| i8::from_le_bytes(b).into()),
-        Ok(DataType::Uint8) => values(tensor, folder, Vec::new(), |b| u8::from_le_bytes(b).into()),
-        Ok(DataType::Int32) => values(tensor, folder, Vec::new(), i32::from_le_bytes),
-        _ => return Ok(None),
-    };
-    found.map(Some)
-}
-
 fn unexpected(tensor: &TensorProto, expected: &str) -> io::Error {
     let found = match DataType::try_from(tensor.data_type) {
         Ok(found) => format!("{found:?}"),
@@ -108,4 +88,38 @@ pub(super) fn bytes_per_value(data_type: i32) -> Option<u64> {
         Ok(DataType::Int8 | DataType::Uint8 | DataType::Bool) => Some(1),
         _ => None,
     }
+}
+
+/// `tensor`, with its values as raw bytes and without a name. `None` if the type is unusual, the number of values does
+/// not match the dimensions, or the values are in another file.
+pub fn raw(tensor: &TensorProto) -> Option<TensorProto> {
+    if is_external(tensor) {
+        return None;
+    }
+    let width = bytes_per_value(tensor.data_type)?;
+    let bytes = (tensor.dims.iter()).try_fold(width, |n, &d| n.checked_mul(u64::try_from(d).ok()?));
+    let mut raw_data = tensor.raw_data.clone();
+    if raw_data.is_empty() {
+        raw_data = match DataType::try_from(tensor.data_type) {
+            Ok(DataType::Float) => (tensor.float_data.iter())
+                .flat_map(|v| v.to_le_bytes())
+                .collect(),
+            Ok(DataType::Int64) => (tensor.int64_data.iter())
+                .flat_map(|v| v.to_le_bytes())
+                .collect(),
+            Ok(DataType::Int32) => (tensor.int32_data.iter())
+                .flat_map(|v| v.to_le_bytes())
+                .collect(),
+            Ok(DataType::Int8 | DataType::Uint8 | DataType::Bool) => {
+                tensor.int32_data.iter().map(|v| *v as u8).collect()
+            }
+            _ => return None,
+        };
+    }
+    (!raw_data.is_empty() && bytes == Some(raw_data.len() as u64)).then(|| TensorProto {
+        dims: tensor.dims.clone(),
+        data_type: tensor.data_type,
+        raw_data,
+        ..Default::default()
+    })
 }

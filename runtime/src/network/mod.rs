@@ -2,11 +2,9 @@
 
 mod attach;
 mod attention_fusion;
-mod attributes;
+pub mod attributes;
 mod check;
-mod foreign;
-mod initializer;
-mod inserted;
+pub(crate) mod initializer;
 mod operators;
 mod reshapes;
 mod sizes;
@@ -24,7 +22,7 @@ use tract_onnx::pb;
 use tract_onnx::tract_core::plan;
 use tract_onnx::tract_hir::internal::*;
 
-pub(crate) use check::model as check_model;
+pub(crate) use check::{GraphKind, model as check_model};
 use operators::{operator, weights};
 
 use crate::error::Error;
@@ -112,8 +110,8 @@ impl ImageEncoder {
         };
 
         let mut proto = read(&path)?;
-        check::model(&proto, external, image_size, embedding_size).map_err(fail)?;
-        foreign::rewrite(&mut proto, folder).map_err(fail)?;
+        let kind = GraphKind::Deployed;
+        check::model(&proto, kind, external, image_size, embedding_size).map_err(fail)?;
         attach::parameters(&mut proto, folder).map_err(fail)?;
         let plan = catch_panic(|| build(&proto, folder, image_size, f16))
             .and_then(|plan| {

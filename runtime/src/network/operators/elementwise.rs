@@ -1,7 +1,8 @@
-//! Elementwise operators for graphs of other programs.
+//! Elementwise operators.
 
 use std::sync::Arc;
 
+use pinhole_bundle::dialect::{Op, Range};
 use pinhole_kernels::{self as kernels, Affine, Pointwise};
 use pinhole_model::Activation;
 use tract_onnx::model::ParsingContext;
@@ -9,17 +10,17 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
 
-use super::affine::static_affine;
-use super::operator::{Built, Compute, build_inserted, floats};
+use super::affine::{affine_of, static_affine};
+use super::operator::{Built, Compute, build, floats};
 use super::parameters::weight;
-use crate::network::inserted;
 
 /// Quantisation followed by dequantisation; with a dynamic scale if `None`.
 #[derive(Debug)]
 struct FakeQuantize(Option<Affine>);
 
-pub(super) fn fake_quantize(_: &ParsingContext, node: &NodeProto) -> Built {
-    build_inserted(inserted::FAKE_QUANTIZE, FakeQuantize(static_affine(node)?))
+pub(super) fn fake_quantize(context: &ParsingContext, node: &NodeProto, range: Range) -> Built {
+    let affine = affine_of(context, node, range)?;
+    build(Op::FakeQuantize(range), FakeQuantize(affine))
 }
 
 impl Compute for FakeQuantize {
@@ -47,8 +48,8 @@ pub(super) fn lookup_table(context: &ParsingContext, node: &NodeProto) -> Built 
         .try_into()
         .map_err(|_| format_err!("values: expected [256], found {shape:?}"))?;
     let values = Arc::new(values);
-    let affine = static_affine(node)?.context("x_scale: missing")?;
-    build_inserted(inserted::LOOKUP_TABLE, LookupTable { affine, values })
+    let affine = static_affine(context, node)?;
+    build(Op::QuantizedTable, LookupTable { affine, values })
 }
 
 impl Compute for LookupTable {
@@ -62,16 +63,9 @@ impl Compute for LookupTable {
     }
 }
 
+/// An activation function.
 #[derive(Debug)]
-struct Activate(Activation);
-
-pub(super) fn quick_gelu(_: &ParsingContext, _: &NodeProto) -> Built {
-    build_inserted(inserted::QUICK_GELU, Activate(Activation::QuickGelu))
-}
-
-pub(super) fn gelu(_: &ParsingContext, _: &NodeProto) -> Built {
-    build_inserted(inserted::GELU, Activate(Activation::Gelu))
-}
+pub(super) struct Activate(pub(super) Activation);
 
 impl Compute for Activate {
     fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
@@ -98,7 +92,7 @@ pub(super) fn normalize_pixels(context: &ParsingContext, node: &NodeProto) -> Bu
             *value = pixel as f32 * scale[channel] + offset[channel];
         }
     }
-    build_inserted(inserted::NORMALIZE_PIXELS, NormalizePixels(values))
+    build(Op::NormalizePixels, NormalizePixels(values))
 }
 
 impl Compute for NormalizePixels {

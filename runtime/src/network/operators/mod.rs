@@ -1,5 +1,4 @@
-//! Our operators in tract's plan: one for each function of the dialect, and those that [`foreign`](super::foreign)
-//! inserts.
+//! Our operators in tract's plan: one for each function of the dialect.
 
 mod affine;
 mod attention;
@@ -22,8 +21,6 @@ use tract_onnx::model::{Onnx, ParsingContext};
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::inserted;
-
 /// The functions of the dialect; tract keeps references.
 static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| Op::all().map(Op::name).collect());
 
@@ -40,14 +37,6 @@ pub(super) fn register(onnx: &mut Onnx, f16: bool) {
     for name in NAMES.iter() {
         register.insert(name, build);
     }
-
-    register.insert(inserted::AFFINE_LINEAR, affine::linear);
-    register.insert(inserted::AFFINE_PATCHES, affine::patches);
-    register.insert(inserted::FAKE_QUANTIZE, elementwise::fake_quantize);
-    register.insert(inserted::LOOKUP_TABLE, elementwise::lookup_table);
-    register.insert(inserted::QUICK_GELU, elementwise::quick_gelu);
-    register.insert(inserted::GELU, elementwise::gelu);
-    register.insert(inserted::NORMALIZE_PIXELS, elementwise::normalize_pixels);
 }
 
 /// The operator of a function of the dialect.
@@ -66,5 +55,11 @@ fn function<const F16: bool>(context: &ParsingContext, node: &NodeProto) -> Buil
         },
         Op::Attention(_) => attention::attention(node, op),
         Op::L2Normalize => build(op, norm::L2Normalize),
+        Op::Activate(activation) => build(op, elementwise::Activate(activation)),
+        Op::NormalizePixels => elementwise::normalize_pixels(context, node),
+        Op::FakeQuantize(range) => elementwise::fake_quantize(context, node, range),
+        Op::QuantizedTable => elementwise::lookup_table(context, node),
+        Op::AffineLinear(range, activation) => affine::linear(context, node, range, activation),
+        Op::AffinePatches(range) => affine::patches(context, node, range),
     }
 }

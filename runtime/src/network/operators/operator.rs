@@ -64,7 +64,7 @@ pub(in crate::network) fn floats(value: &TValue) -> TractResult<&[f32]> {
 struct Operator {
     /// For display.
     name: StaticName,
-    /// The function of the dialect, unless it replaces operators of another program.
+    /// The function of the dialect, unless it replaces operators of tract.
     op: Option<dialect::Op>,
     compute: Arc<dyn Compute>,
     outputs: Arc<OutputPool>,
@@ -177,11 +177,6 @@ pub(super) fn build_named(op: dialect::Op, name: String, compute: impl Compute) 
         inference(Operator::new(name.into(), Some(op), compute)),
         vec![],
     ))
-}
-
-/// As [`build`], for an operator that replaces those of another program.
-pub(super) fn build_inserted(name: &'static str, compute: impl Compute) -> Built {
-    Ok((inference(Operator::new(name.into(), None, compute)), vec![]))
 }
 
 fn inference(operator: Operator) -> Box<dyn InferenceOp> {

@@ -2,7 +2,7 @@
 
 use tract_onnx::pb::{TensorProto, tensor_proto::DataType};
 
-use crate::network::foreign::raw;
+use crate::network::initializer::raw;
 
 /// More values than any list of sizes, axes or pads has.
 const MAX_VALUES: usize = 1 << 10;

@@ -114,8 +114,10 @@ pub(super) fn dialect(node: &Node) -> Result<Computed, String> {
             product(node, op, rows, patch * patch * 3)
         }
         (Op::PatchEmbedding(_), _) => node.refuse(0, "[N, S, S, 3]"),
-        (Op::Linear(_), [rows @ .., inner]) => product(node, op, rows.to_vec(), *inner),
-        (Op::Linear(_), []) => node.refuse(0, "one dimension or more"),
+        (Op::Linear(_) | Op::AffineLinear(..), [rows @ .., inner]) => {
+            product(node, op, rows.to_vec(), *inner)
+        }
+        (Op::Linear(_) | Op::AffineLinear(..), []) => node.refuse(0, "one dimension or more"),
         (Op::TokenEmbedding, &[n, patches, width]) => {
             Ok(Computed::one(vec![n, patches.saturating_add(1), width]))
         }
@@ -131,16 +133,48 @@ pub(super) fn dialect(node: &Node) -> Result<Computed, String> {
             attention(node, tokens, tokens, vec![n, tokens, width / 3])
         }
         (Op::TokenEmbedding | Op::Attention(_), _) => node.refuse(0, "[N, T, W]"),
-        (Op::LayerNorm | Op::L2Normalize, [_, ..]) => Ok(Computed::one(first.to_vec())),
         (Op::LayerNorm | Op::L2Normalize, []) => node.refuse(0, "one dimension or more"),
+        (
+            Op::LayerNorm
+            | Op::L2Normalize
+            | Op::Activate(_)
+            | Op::FakeQuantize(_)
+            | Op::QuantizedTable,
+            _,
+        ) => Ok(Computed::one(first.to_vec())),
+        (Op::NormalizePixels, &[n, height, width, 3]) => {
+            Ok(Computed::one(vec![n, 3, height, width]))
+        }
+        (Op::NormalizePixels, _) => node.refuse(0, "[N, H, W, 3]"),
+        (Op::AffinePatches(_), &[n, channels, height, width]) => {
+            match *node.shape(weight_input(op)?)? {
+                [outputs, c, p, q] if c == channels && p == q && p > 0 => {
+                    let result = vec![n, outputs, height / p, width / p];
+                    let inner = count(&[c, p, q])?;
+                    Ok(Computed {
+                        products: count(&result)?.saturating_mul(inner),
+                        ..Computed::one(result)
+                    })
+                }
+                ref found => Err(format!(
+                    "weight: expected [M, {channels}, p, p], found {found:?}"
+                )),
+            }
+        }
+        (Op::AffinePatches(_), _) => node.refuse(0, "[N, C, H, W]"),
     }
+}
+
+/// The input that is the weight of `op`.
+fn weight_input(op: Op) -> Result<usize, String> {
+    let position = op.parameters().iter().position(|p| *p == "weight");
+    let position = position.ok_or("weight: expected one, found none")?;
+    Ok(op.inputs().len() + position)
 }
 
 /// `rows` of `inner` values times the weight of `op`.
 fn product(node: &Node, op: Op, rows: Vec<usize>, inner: usize) -> Result<Computed, String> {
-    let position = op.parameters().iter().position(|p| *p == "weight");
-    let position = position.ok_or("weight: expected one, found none")?;
-    match *node.shape(op.inputs().len() + position)? {
+    match *node.shape(weight_input(op)?)? {
         [from, to] if from == inner => {
             let mut result = rows;
             result.push(to);

@@ -1,12 +1,13 @@
 //! The normalisation of pixels at the input.
 
+use pinhole_bundle::dialect::Op;
 use tract_onnx::pb::{NodeProto, tensor_proto::DataType};
 
-use super::graph::{Graph, is_standard};
-use super::node::{float_tensor, replacement};
-use crate::network::{attributes, inserted};
+use crate::encoder_graph::graph::{EncoderGraph, is_standard};
+use crate::encoder_graph::node::{float_tensor, replacement};
+use pinhole::internal::attributes;
 
-impl Graph<'_> {
+impl EncoderGraph {
     /// Replaces the conversion and normalisation of pixels.
     pub(super) fn replace_pixel_normalization(&mut self) -> Result<(), String> {
         for i in 0..self.nodes.len() {
@@ -54,7 +55,7 @@ impl Graph<'_> {
         ];
         Ok(Some(replacement(
             node,
-            inserted::NORMALIZE_PIXELS,
+            Op::NormalizePixels,
             vec![pixels.clone()],
             attributes,
         )))

@@ -2,14 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::graph::{Graph, is_standard};
-use super::node::{
-    AffineParams, InputQuantization, float_tensor, input_quantization, quantization_attributes,
-    replacement,
-};
-use crate::network::{attributes, inserted};
+use crate::encoder_graph::graph::{EncoderGraph, is_standard};
+use crate::encoder_graph::node::{AffineParams, InputQuantization, float_tensor, replacement};
+use crate::graph::functions::op_of;
+use pinhole::internal::attributes;
+use pinhole_bundle::dialect::Op;
 
-impl Graph<'_> {
+impl EncoderGraph {
     /// Replaces a chain of functions of one quantised value, including further quantisations, by a table of 256
     /// values.
     pub(super) fn tabulate(&mut self) -> Result<(), String> {
@@ -26,8 +25,8 @@ impl Graph<'_> {
             let (Some(x), [output]) = (node.input.first(), &node.output[..]) else {
                 continue;
             };
-            let table = if node.op_type == inserted::FAKE_QUANTIZE {
-                let InputQuantization::Static(affine) = input_quantization(node) else {
+            let table = if let Some(Op::FakeQuantize(_)) = op_of(node) {
+                let InputQuantization::Static(affine) = InputQuantization::of(node) else {
                     continue;
                 };
                 match tables.get(x) {
@@ -45,7 +44,7 @@ impl Graph<'_> {
                         base: x.clone(),
                         affine,
                         values: (0..256)
-                            .map(|q| (q - 128 - affine.zero_point) as f32 * affine.scale)
+                            .map(|q| (q - 128 - i32::from(affine.zero_point)) as f32 * affine.scale)
                             .collect(),
                         operators: 1,
                     },
@@ -119,13 +118,13 @@ impl Graph<'_> {
             if !table.values.iter().all(|v| v.is_finite()) {
                 continue;
             }
-            let mut attributes = quantization_attributes(&InputQuantization::Static(table.affine));
+            let mut attributes = InputQuantization::Static(table.affine).parameters();
             attributes.push(attributes::of_tensor(
                 "values",
                 float_tensor("values", &[256], &table.values),
             ));
             let input = vec![table.base.clone()];
-            self.nodes[i] = replacement(&self.nodes[i], inserted::LOOKUP_TABLE, input, attributes);
+            self.nodes[i] = replacement(&self.nodes[i], Op::QuantizedTable, input, attributes);
         }
         Ok(())
     }
@@ -155,7 +154,7 @@ fn binary(op: &str) -> Option<fn(f32, f32) -> f32> {
 
 /// Equals the kernels' result.
 fn fake_quantized(v: f32, affine: AffineParams) -> f32 {
-    let zero = affine.zero_point as f32;
+    let zero = f32::from(affine.zero_point);
     (v / affine.scale)
         .clamp(-128.0 - zero, 127.0 - zero)
         .round_ties_even()

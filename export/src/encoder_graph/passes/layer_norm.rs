@@ -3,11 +3,12 @@
 use pinhole_bundle::dialect::Op;
 use tract_onnx::pb::NodeProto;
 
-use super::graph::{Graph, is_standard};
-use super::node::{both_orders, float_tensor, replacement};
-use crate::network::attributes;
+use crate::encoder_graph::graph::{EncoderGraph, is_standard};
+use crate::encoder_graph::node::{both_orders, float_tensor, replacement};
+use crate::graph::proto::float;
+use pinhole::internal::attributes;
 
-impl Graph<'_> {
+impl EncoderGraph {
     /// Replaces layer normalisations.
     pub(super) fn replace_layer_norms(&mut self) -> Result<(), String> {
         for i in 0..self.nodes.len() {
@@ -53,15 +54,10 @@ impl Graph<'_> {
         let attributes = vec![
             attributes::of_tensor("gain", float_tensor("gain", &dims, &gain)),
             attributes::of_tensor("bias", float_tensor("bias", &dims, &bias)),
-            attributes::of_float("epsilon", epsilon),
+            float("epsilon", epsilon),
         ];
         let input = vec![x.to_owned()];
-        Ok(Some(replacement(
-            node,
-            &Op::LayerNorm.name(),
-            input,
-            attributes,
-        )))
+        Ok(Some(replacement(node, Op::LayerNorm, input, attributes)))
     }
 
     /// Add(Mul(Div(x - mean, Sqrt(variance + epsilon)), gain), bias), as exported before opset 17.

@@ -2,31 +2,40 @@
 
 use tract_onnx::pb::{NodeProto, TensorProto, tensor_proto::DataType};
 
-use super::graph::{Graph, is_standard};
-use super::node::{AffineParams, axis, float_tensor};
-use crate::network::initializer;
+use super::graph::EncoderGraph;
+use super::node::{AffineParams, axis};
+
+/// Most outputs of a layer. Bounds the memory that a hostile file can claim.
+pub(super) const MAX_OUTPUTS: usize = 1 << 20;
 
 /// Values and shape.
 pub(super) type Floats = (Vec<f32>, Vec<i64>);
 
-impl Graph<'_> {
+impl EncoderGraph {
     /// An f32 constant, dequantised if necessary.
     pub(super) fn floats(&self, name: &str) -> Result<Option<Floats>, String> {
         match self.producer(name, "DequantizeLinear") {
             Some(node) => self.dequantized(node),
-            None => self.initial_floats(name),
+            None => Ok(self.initial_floats(name)),
         }
     }
 
     /// An f32 initialiser.
-    pub(super) fn initial_floats(&self, name: &str) -> Result<Option<Floats>, String> {
+    pub(super) fn initial_floats(&self, name: &str) -> Option<Floats> {
         let float = |t: &&TensorProto| t.data_type == DataType::Float as i32;
-        let Some(tensor) = self.initializers.get(name).filter(float) else {
-            return Ok(None);
-        };
-        let values = initializer::floats(tensor, self.folder)
-            .map_err(|e| format!("initializer {name}: {e}"))?;
-        Ok(Some((values, tensor.dims.clone())))
+        let tensor = self.initializers.get(name).filter(float)?;
+        let values = tensor.raw_data.as_chunks().0.iter();
+        let values = values.map(|&bytes| f32::from_le_bytes(bytes)).collect();
+        Some((values, tensor.dims.clone()))
+    }
+
+    /// A constant with one value per output.
+    pub(super) fn bias(&self, name: &str) -> Result<Option<Vec<f32>>, String> {
+        let found = self.floats(name)?.filter(|(values, dims)| {
+            let last = dims.last().is_some_and(|&d| d == values.len() as i64);
+            last && values.len() <= MAX_OUTPUTS
+        });
+        Ok(found.map(|(values, _)| values))
     }
 
     /// A constant of one value.
@@ -45,11 +54,18 @@ impl Graph<'_> {
     }
 
     /// An integer constant of 8 or 32 bits.
-    pub(super) fn integers(&self, name: &str) -> Result<Option<Vec<i32>>, String> {
-        let Some(tensor) = self.initializers.get(name) else {
-            return Ok(None);
-        };
-        initializer::integers(tensor, self.folder).map_err(|e| format!("initializer {name}: {e}"))
+    pub(super) fn integers(&self, name: &str) -> Option<Vec<i32>> {
+        let tensor = self.initializers.get(name)?;
+        let bytes = tensor.raw_data.iter();
+        match DataType::try_from(tensor.data_type) {
+            Ok(DataType::Int8) => Some(bytes.map(|&b| b.cast_signed().into()).collect()),
+            Ok(DataType::Uint8) => Some(bytes.map(|&b| b.into()).collect()),
+            Ok(DataType::Int32) => {
+                let values = tensor.raw_data.as_chunks().0.iter();
+                Some(values.map(|&bytes| i32::from_le_bytes(bytes)).collect())
+            }
+            _ => None,
+        }
     }
 
     /// The result of a DequantizeLinear, if its input is constant.
@@ -58,16 +74,16 @@ impl Graph<'_> {
             return Ok(None);
         };
         let fail = |what: &str| Err(format!("node {} (DequantizeLinear): {what}", node.name));
-        let Some(numbers) = self.integers(&tensor.name)? else {
+        let Some(numbers) = self.integers(&tensor.name) else {
             return fail("x: expected integers of 8 or 32 bits, found another type");
         };
         let scale = node.input.get(1);
-        let Some((scales, _)) = scale.map_or(Ok(None), |s| self.initial_floats(s))? else {
+        let Some((scales, _)) = scale.and_then(|s| self.initial_floats(s)) else {
             return fail("x_scale: expected a constant, found none");
         };
         let zeros = match node.input.get(2).filter(|z| !z.is_empty()) {
             None => vec![0; scales.len()],
-            Some(zero) => match self.integers(zero)? {
+            Some(zero) => match self.integers(zero) {
                 Some(zeros) => zeros,
                 None => return fail("x_zero_point: expected a constant, found none"),
             },
@@ -127,44 +143,13 @@ impl Graph<'_> {
             Some(Ok(DataType::Int8)) => 0,
             _ => return fail("zero point: expected an 8-bit constant, found something else"),
         };
-        match self.integers(zero)?.as_deref() {
+        match self.integers(zero).as_deref() {
             Some([zero]) => Ok(AffineParams {
                 scale,
-                zero_point: i64::from(*zero) - shift,
+                // Of 8 bits.
+                zero_point: (zero - shift) as i8,
             }),
             _ => fail("zero point: expected one value, found several"),
         }
-    }
-
-    /// Dequantises the remaining quantised constants. An error for quantisations that tract computes incorrectly.
-    pub(super) fn dequantize_constants(&mut self) -> Result<(), String> {
-        for i in 0..self.nodes.len() {
-            let node = &self.nodes[i];
-            if !is_standard(node) {
-                continue;
-            }
-            match &*node.op_type {
-                "DequantizeLinear" => {
-                    if let Some((values, dims)) = self.dequantized(node)? {
-                        let name = node.output[0].clone();
-                        let tensor = float_tensor(&name, &dims, &values);
-                        if self.outputs.contains(&name) {
-                            return Err(format!(
-                                "output {name}: expected a computed value, found a constant"
-                            ));
-                        }
-                        self.nodes[i].output.clear();
-                        self.initializers.insert(name, tensor);
-                    } else {
-                        self.params(node)?;
-                    }
-                }
-                "QuantizeLinear" => {
-                    self.params(node)?;
-                }
-                _ => {}
-            }
-        }
-        Ok(())
     }
 }

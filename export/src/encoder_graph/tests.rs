@@ -2,14 +2,16 @@
 
 use tract_onnx::pb::{
     AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
-    attribute_proto::AttributeType,
     tensor_proto::{DataLocation, DataType},
 };
 
+use pinhole::internal::attributes::{float as float_of, of_tensor};
+
+use super::compile;
 use super::node::float_tensor;
-use super::rewrite;
-use crate::network::attributes::{
-    self, float as float_of, integer as integer_of, of_float, of_integer, of_tensor, of_text, text,
+use crate::graph::functions::op_of;
+use crate::graph::proto::{
+    float as of_float, int as of_integer, ints as integers, text as of_text,
 };
 
 /// A graph whose output is y.
@@ -95,7 +97,7 @@ impl TestGraph {
             graph: Some(graph),
             ..Default::default()
         };
-        rewrite(&mut model, std::path::Path::new(""))?;
+        compile(&mut model)?;
         Ok(model.graph.unwrap())
     }
 
@@ -153,20 +155,18 @@ fn int8(name: &str, dims: &[i64]) -> TensorProto {
     bytes(name, DataType::Int8, dims, &values)
 }
 
-fn integers(name: &str, values: &[i64]) -> AttributeProto {
-    AttributeProto {
-        name: name.into(),
-        r#type: AttributeType::Ints as i32,
-        ints: values.to_vec(),
-        ..Default::default()
-    }
+/// The parameter `name` of the first node, a function of the dialect.
+fn parameter<'a>(graph: &'a GraphProto, name: &str) -> &'a TensorProto {
+    let node = &graph.node[0];
+    let op = op_of(node).unwrap();
+    let position = op.parameters().iter().position(|p| *p == name).unwrap();
+    let input = &node.input[op.inputs().len() + position];
+    let mut initializers = graph.initializer.iter();
+    initializers.find(|t| t.name == *input).unwrap()
 }
 
-/// The values of the attribute `name`.
-fn values_of(node: &NodeProto, name: &str) -> Vec<f32> {
-    let attribute = attributes::find(node, name).unwrap();
-    let bytes = &attribute.t.as_ref().unwrap().raw_data;
-    let values = bytes.as_chunks().0.iter();
+fn values_of(graph: &GraphProto, name: &str) -> Vec<f32> {
+    let values = parameter(graph, name).raw_data.as_chunks().0.iter();
     values.map(|b| f32::from_le_bytes(*b)).collect()
 }
 
@@ -219,9 +219,9 @@ fn decomposed_layer_norm() {
         .attribute("mean", integers("axes", &[-1]))
         .attribute("variance", integers("axes", &[-1]));
     let found = norm.becomes("LayerNorm");
-    assert_eq!(found.node[0].input, ["x"]);
+    assert_eq!(found.node[0].input[0], "x");
     assert_eq!(float_of(&found.node[0], "epsilon", 0.0), 1e-5);
-    assert_eq!(values_of(&found.node[0], "gain"), [1.0, 2.0]);
+    assert_eq!(values_of(&found, "gain"), [1.0, 2.0]);
     for (output, inputs) in [
         ("y", "bias scaled"),
         ("scaled", "gain normed"),
@@ -257,8 +257,8 @@ fn biases() {
     );
     for inputs in ["product bias", "bias product"] {
         let found = linear.reading("y", inputs).becomes("Linear");
-        assert_eq!(values_of(&found.node[0], "bias"), [1.0, 2.0, 3.0]);
-        assert_eq!(values_of(&found.node[0], "weight").len(), 6);
+        assert_eq!(values_of(&found, "bias"), [1.0, 2.0, 3.0]);
+        assert_eq!(values_of(&found, "weight").len(), 6);
     }
     for bias in [floats("bias", &[1, 3]), floats("bias", &[2])] {
         linear.constant(bias).becomes("Linear Add");
@@ -443,14 +443,13 @@ fn activations_are_merged_into_the_preceding_product() {
         ["Sigmoid", "inner", "gate"],
         ["Mul", "end gate", "y"],
     ]);
-    let found = activated.becomes("AffineLinear");
-    assert_eq!(text(&found.node[0], "activation"), "ActivateQuickGelu");
+    activated.becomes("AffineLinearQuickGelu");
     activated
         .with(|g| g.node("end").output[0] = "x1".into())
         .reading("inner", "x1 factor")
         .reading("y", "x1 gate")
         .then(&second)
-        .becomes("AffineLinear ActivateQuickGelu");
+        .becomes("AffineLinearQuickGelu ActivateQuickGelu");
 }
 
 #[test]
@@ -469,7 +468,7 @@ fn pixel_normalization() {
         .attribute("float", of_integer("to", float))
         .attribute("y", integers("perm", &[0, 3, 1, 2]));
     let found = pixels.becomes("NormalizePixels");
-    assert_eq!(values_of(&found.node[0], "scale"), [1.0, 2.0, 3.0]);
+    assert_eq!(values_of(&found, "scale"), [1.0, 2.0, 3.0]);
     pixels
         .attribute("y", integers("perm", &[0, 2, 3, 1]))
         .stays();
@@ -501,12 +500,9 @@ fn quantize_dequantize_pairs() {
     let pair = graph(&pair(), &scale_and_zero_point()).with(|g| g.node("d").output[0] = "y".into());
     let params = |graph: &TestGraph| {
         let found = graph.becomes("FakeQuantize");
-        let node = &found.node[0];
-        assert_eq!(node.input, ["x"]);
-        (
-            float_of(node, "x_scale", 0.0),
-            integer_of(node, "x_zero_point", 99),
-        )
+        assert_eq!(found.node[0].input[0], "x");
+        let zero_point = parameter(&found, "x_zero_point").raw_data[0];
+        (values_of(&found, "x_scale")[0], zero_point.cast_signed())
     };
     assert_eq!(params(&pair), (0.5, 2));
     let signed = bytes("z", DataType::Int8, &[1], &[3]);
@@ -615,26 +611,34 @@ fn static_product() -> TestGraph {
 #[test]
 fn products_of_fake_quantized_values() {
     let product = static_product();
-    let transposed = |graph: &TestGraph| {
+    // The weight, [inputs, outputs].
+    let weight = |graph: &TestGraph| {
         let found = graph.becomes("AffineLinear");
-        let node = &found.node[0];
-        assert_eq!(node.input, ["x"]);
-        assert_eq!(float_of(node, "x_scale", 0.0), 0.5);
-        integer_of(node, "transposed", 9)
+        assert_eq!(found.node[0].input[0], "x");
+        assert_eq!(values_of(&found, "x_scale"), [0.5]);
+        assert_eq!(values_of(&found, "scale").len(), 3);
+        assert_eq!(values_of(&found, "bias").len(), 3);
+        parameter(&found, "weight").raw_data.clone()
     };
-    assert_eq!(transposed(&product), 0);
-    assert_eq!(transposed(&product.constant(float("ws", 0.1))), 0);
+    assert_eq!(weight(&product), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(weight(&product.constant(float("ws", 0.1))).len(), 6);
     let one = product.constant(floats("ws", &[1]));
     let one = one.attribute("wd", of_integer("axis", 0));
-    assert_eq!(transposed(&one), 0);
+    assert_eq!(weight(&one).len(), 6);
     product
         .constant(bytes("w", DataType::Int32, &[2, 3], &[0; 24]))
-        .becomes("FakeQuantize MatMul");
+        .becomes("FakeQuantize Linear");
+    // Unsigned weights, whose zero point is 128 less.
+    let unsigned = product.constant(bytes("w", DataType::Uint8, &[2, 3], &[128; 6]));
+    assert_eq!(weight(&unsigned), [0; 6]);
+    let found = unsigned.becomes("AffineLinear");
+    assert_eq!(parameter(&found, "zero_point").raw_data, [0x80; 3]);
     // Scales along the input axis, or along a third axis.
     let square = product.constant(int8("w", &[3, 3]));
-    assert_eq!(transposed(&square), 0);
+    assert_eq!(weight(&square), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    let transposed = [1, 4, 7, 2, 5, 8, 3, 6, 9];
     let inputs = square.attribute("wd", of_integer("axis", 0));
-    inputs.becomes("FakeQuantize MatMul");
+    inputs.becomes("FakeQuantize Linear");
     product
         .constant(int8("w", &[1, 2, 3]))
         .attribute("wd", of_integer("axis", 2))
@@ -647,7 +651,7 @@ fn products_of_fake_quantized_values() {
         g.node("y").input[1] = "wt".into();
     });
     let right = behind.attribute("wt", integers("perm", &[1, 0]));
-    assert_eq!(transposed(&right), 1);
+    assert_eq!(weight(&right), transposed);
     behind
         .attribute("wt", integers("perm", &[0, 1]))
         .becomes("FakeQuantize Transpose MatMul");
@@ -660,15 +664,15 @@ fn products_of_fake_quantized_values() {
             ["DequantizeLinear", "w ws", "other"],
             ["Add", "end other", "y"],
         ])
-        .becomes("FakeQuantize MatMul Add");
+        .becomes("FakeQuantize Linear Add");
 
     let gemm = product
         .with(|g| g.node("y").op_type = "Gemm".into())
         .reading("y", "d wd bias")
         .constant(floats("bias", &[3]));
-    assert_eq!(transposed(&gemm), 0);
+    assert_eq!(weight(&gemm).len(), 6);
     let found = gemm.becomes("AffineLinear");
-    assert_eq!(values_of(&found.node[0], "bias"), [1.0, 2.0, 3.0]);
+    assert_eq!(values_of(&found, "bias"), [1.0, 2.0, 3.0]);
     for number in [1.0, 0.5] {
         for name in ["alpha", "beta"] {
             let gemm = gemm.attribute("y", of_float(name, number));
@@ -685,7 +689,7 @@ fn products_of_fake_quantized_values() {
         .attribute("y", of_integer("transB", 1));
     turned.becomes("FakeQuantize Gemm");
     let turned = turned.attribute("wd", of_integer("axis", 0));
-    assert_eq!(transposed(&turned), 1);
+    assert_eq!(weight(&turned), transposed);
     gemm.constant(floats("bias", &[3, 1]))
         .becomes("FakeQuantize Gemm");
     gemm.reading("y", "d wd computed")
@@ -712,12 +716,17 @@ fn patch_convolutions() {
     );
     for (graph, output, taken, left) in [
         (paired, "y", "AffinePatches", "FakeQuantize Conv"),
-        (dynamic, "sums", "AffinePatches", "FakeQuantize Conv"),
+        (
+            dynamic,
+            "sums",
+            "DynamicAffinePatches",
+            "DynamicFakeQuantize Conv",
+        ),
     ] {
         graph.becomes(left);
         let patches = graph.attribute(output, integers("strides", &[3, 3]));
         let found = patches.becomes(taken);
-        assert_eq!(integer_of(&found.node[0], "transposed", 9), 1);
+        assert_eq!(parameter(&found, "weight").dims, [2, 1, 3, 3]);
         for (attribute, expected) in [
             (integers("strides", &[3, 1]), left),
             (integers("dilations", &[1, 1]), taken),
@@ -758,15 +767,12 @@ fn dynamic_products() {
         ("y", "scales cast"),
         ("scales", "ws qs"),
     ] {
-        let found = product.reading(output, inputs).becomes("AffineLinear");
-        assert_eq!(found.node[0].input, ["x"]);
-        assert_eq!(values_of(&found.node[0], "scale"), [1.0, 2.0, 3.0]);
-        assert!(
-            found.node[0]
-                .attribute
-                .iter()
-                .any(|a| a.name == "zero_point")
-        );
+        let found = product
+            .reading(output, inputs)
+            .becomes("DynamicAffineLinear");
+        assert_eq!(found.node[0].input[0], "x");
+        assert_eq!(values_of(&found, "scale"), [1.0, 2.0, 3.0]);
+        assert_eq!(parameter(&found, "zero_point").raw_data, [0, 1, 2]);
     }
     product.reading("sums", "q w other wz").stays();
     product.reading("sums", "q w").stays();
@@ -805,11 +811,11 @@ fn com_microsoft_products() {
     )
     .with(own);
     for product in [&one, &two] {
-        let found = product.becomes("AffineLinear");
-        assert_eq!(found.node[0].input, ["x"]);
-        assert_eq!(values_of(&found.node[0], "bias"), [1.0, 2.0, 3.0]);
+        let found = product.becomes("DynamicAffineLinear");
+        assert_eq!(found.node[0].input[0], "x");
+        assert_eq!(values_of(&found, "bias"), [1.0, 2.0, 3.0]);
     }
-    one.reading("y", "x w ws").becomes("AffineLinear");
+    one.reading("y", "x w ws").becomes("DynamicAffineLinear");
     one.reading("y", "x w computed")
         .fails(&["node of y", "b_scale"]);
     one.reading("y", "x computed ws").fails(&["B: expected"]);
@@ -819,15 +825,42 @@ fn com_microsoft_products() {
     two.reading("y", "x w qs ws qz").fails(&["A: expected"]);
 }
 
+/// The integer kernels cannot represent 256 different weights of one output.
+#[test]
+fn weights_that_use_their_whole_range_are_multiplied_in_floating_point() {
+    let wide = bytes("w", DataType::Int8, &[2, 3], &[0x80, 2, 3, 0x7f, 5, 6]);
+    let found = static_product()
+        .constant(wide.clone())
+        .becomes("FakeQuantize Linear");
+    assert_eq!(found.node[1].input[0], found.node[0].output[0]);
+    let dynamic = graph(
+        &[
+            ["DynamicQuantizeLinear", "x", "q qs qz"],
+            ["MatMulInteger", "q w qz", "sums"],
+            ["Cast", "sums", "cast"],
+            ["Mul", "qs ws", "scales"],
+            ["Mul", "cast scales", "y"],
+        ],
+        &[wide, floats("ws", &[3])],
+    );
+    let found = dynamic.becomes("DynamicFakeQuantize Linear");
+    assert_eq!(found.node[1].input[0], found.node[0].output[0]);
+    let weight = &found.node[1].input[1];
+    let weight = found.initializer.iter().find(|t| t.name == *weight);
+    let values = weight.unwrap().raw_data.as_chunks().0.iter();
+    let values: Vec<f32> = values.map(|b| f32::from_le_bytes(*b)).collect();
+    assert_eq!(values, [-128.0, 4.0, 9.0, 127.0, 10.0, 18.0]);
+}
+
 #[test]
 fn functions_of_a_quantised_value_are_tables() {
     let mut nodes = pair();
     nodes.extend([["Sigmoid", "d", "gate"], ["Mul", "d gate", "y"]]);
     let gated = graph(&nodes, &scale_and_zero_point());
     let found = gated.becomes("QuantizedTable");
-    assert_eq!(found.node[0].input, ["x"]);
+    assert_eq!(found.node[0].input[0], "x");
     let x = |i: usize| (i as f32 - 128.0 - 2.0) * 0.5;
-    let values = values_of(&found.node[0], "values");
+    let values = values_of(&found, "values");
     for (i, &value) in values.iter().enumerate() {
         let expected = x(i) / (1.0 + (-x(i)).exp());
         assert!((value - expected).abs() < 1e-6, "{i}: {value}, {expected}");
@@ -850,7 +883,7 @@ fn functions_of_a_quantised_value_are_tables() {
         nodes.push([op, inputs, "y"]);
         let one = graph(&nodes, &scale_and_zero_point()).constant(float("four", 4.0));
         let found = one.becomes("QuantizedTable");
-        for (i, &value) in values_of(&found.node[0], "values").iter().enumerate() {
+        for (i, &value) in values_of(&found, "values").iter().enumerate() {
             let expected = f(x(i));
             let near = (value - expected).abs() <= 1e-6 * expected.abs().max(1.0);
             assert!(near, "{op}: {value}, {expected}");
@@ -873,7 +906,7 @@ fn functions_of_a_quantised_value_are_tables() {
         .constant(float("four", 4.0))
         .constant(float("t", 4.0));
     let found = between.becomes("QuantizedTable");
-    for (i, &value) in values_of(&found.node[0], "values").iter().enumerate() {
+    for (i, &value) in values_of(&found, "values").iter().enumerate() {
         let expected = (x(i) * 4.0 / 4.0).round_ties_even().clamp(0.0, 255.0) * 4.0;
         assert_eq!(value, expected, "{i}");
     }
@@ -980,12 +1013,12 @@ fn constants_and_copies() {
     );
     let constant = |tensor: TensorProto| linear.attribute("w", of_tensor("value", tensor));
     let found = constant(floats("", &[2, 3])).becomes("Linear");
-    assert_eq!(found.node[0].input, ["x"]);
+    assert_eq!(found.node[0].input[0], "x");
     let mut listed = floats("", &[2, 3]);
     listed.raw_data.clear();
     listed.float_data = vec![1.0; 6];
     let found = constant(listed.clone()).becomes("Linear");
-    assert_eq!(values_of(&found.node[0], "weight"), [1.0; 6]);
+    assert_eq!(values_of(&found, "weight"), [1.0; 6]);
     listed.float_data.pop();
     constant(listed).becomes("Constant MatMul");
     let mut external = floats("", &[2, 3]);

@@ -1,13 +1,13 @@
 //! Activation functions.
 
+use pinhole_bundle::dialect::Op;
 use pinhole_model::Activation;
 use tract_onnx::pb::NodeProto;
 
-use super::graph::{Graph, is_standard};
-use super::node::{both_orders, linear, replacement};
-use crate::network::{attributes, inserted};
+use crate::encoder_graph::graph::{EncoderGraph, is_standard};
+use crate::encoder_graph::node::{both_orders, replacement};
 
-impl Graph<'_> {
+impl EncoderGraph {
     /// Replaces activation functions, and merges them into the preceding product if there is one.
     pub(super) fn replace_activations(&mut self) -> Result<(), String> {
         for i in 0..self.nodes.len() {
@@ -15,9 +15,9 @@ impl Graph<'_> {
             if node.op_type != "Mul" || !is_standard(node) {
                 continue;
             }
-            let (op, x) = match (self.quick_gelu(node)?, self.gelu(node)?) {
-                (Some(x), _) => (inserted::QUICK_GELU, x.to_owned()),
-                (None, Some(x)) => (inserted::GELU, x.to_owned()),
+            let (activation, x) = match (self.quick_gelu(node)?, self.gelu(node)?) {
+                (Some(x), _) => (Activation::QuickGelu, x.to_owned()),
+                (None, Some(x)) => (Activation::Gelu, x.to_owned()),
                 _ => continue,
             };
             // The pattern reads x twice. A Reshape in between does not matter.
@@ -28,28 +28,22 @@ impl Graph<'_> {
                 source = input;
             }
             let only = once && (source == x || self.is_read_once(source));
-            let product = [inserted::AFFINE_LINEAR, &linear(None)]
-                .into_iter()
-                .find_map(|op| self.producer(source, op))
-                .filter(|l| only && attributes::find(l, "activation").is_none());
-            let Some(product) = product else {
+            // A product takes only one activation function.
+            let merged = self.function(source).and_then(|(op, _)| {
+                let merged = op.with_activation(Some(activation))?;
+                (only && op.with_activation(None) == Some(op)).then_some(merged)
+            });
+            let Some(merged) = merged else {
+                let op = Op::Activate(activation);
                 self.nodes[i] = replacement(node, op, vec![x], vec![]);
                 continue;
             };
-            let at = self.producers[&product.output[0]];
+            let at = self.producers[source];
             let shape = shape.filter(|_| source != x).cloned();
             let end = &self.nodes[i];
             let (end_name, end_output) = (end.name.clone(), end.output.clone());
             let product = &mut self.nodes[at];
-            if product.op_type == inserted::AFFINE_LINEAR {
-                product
-                    .attribute
-                    .push(attributes::of_text("activation", op));
-            } else if op == inserted::QUICK_GELU {
-                product.op_type = linear(Some(Activation::QuickGelu));
-            } else {
-                product.op_type = linear(Some(Activation::Gelu));
-            }
+            product.op_type = merged.name();
             let last = match shape {
                 Some(shape) => NodeProto {
                     name: end_name,
@@ -57,9 +51,9 @@ impl Graph<'_> {
                     ..shape
                 },
                 None => {
-                    let mut merged = std::mem::take(product);
-                    merged.output = end_output;
-                    merged
+                    let mut product = std::mem::take(product);
+                    product.output = end_output;
+                    product
                 }
             };
             self.nodes[i] = last;

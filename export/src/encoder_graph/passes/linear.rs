@@ -1,13 +1,14 @@
 //! Float products as linear layers, and biases.
 
+use pinhole::internal::attributes;
+use pinhole_bundle::dialect::{Linear, Op, Storage};
 use tract_onnx::pb::{NodeProto, tensor_proto::DataType};
 
-use super::graph::{Graph, is_standard};
-use super::node::{float_tensor, linear, replacement};
-use super::products::MAX_OUTPUTS;
-use crate::network::{attributes, inserted};
+use crate::encoder_graph::graph::{EncoderGraph, is_standard};
+use crate::encoder_graph::node::{float_tensor, replacement};
+use crate::encoder_graph::values::MAX_OUTPUTS;
 
-impl Graph<'_> {
+impl EncoderGraph {
     /// Replaces float products with constants by linear layers, and merges biases into linear layers.
     pub(super) fn replace_linear(&mut self) -> Result<(), String> {
         for i in 0..self.nodes.len() {
@@ -20,15 +21,17 @@ impl Graph<'_> {
                 });
                 if let Some(weight) = weight
                     && (1..=MAX_OUTPUTS as i64).contains(&weight.dims[1])
+                    && weight.dims[0] > 0
                 {
                     let outputs = weight.dims[1];
                     let zeros = vec![0.0; outputs as usize];
                     let attributes = vec![
                         attributes::of_tensor("weight", weight.clone()),
-                        attributes::of_tensor("bias", float_tensor("bias", &[outputs], &zeros)),
+                        attributes::of_tensor("bias", float_tensor("", &[outputs], &zeros)),
                     ];
                     let input = vec![node.input[0].clone()];
-                    self.nodes[i] = replacement(node, &linear(None), input, attributes);
+                    let op = Op::Linear(Linear::plain(Storage::Float));
+                    self.nodes[i] = replacement(node, op, input, attributes);
                 }
                 continue;
             }
@@ -37,30 +40,29 @@ impl Graph<'_> {
             };
             let mut found = None;
             for (product, bias) in [(a, b), (b, a)] {
-                let linear = [inserted::AFFINE_LINEAR, &linear(None)]
-                    .into_iter()
-                    .find_map(|op| self.producer(product, op));
-                if let Some(linear) = linear
+                if let Some((op, linear)) = self.function(product)
+                    && op.with_activation(None) == Some(op)
                     && self.is_read_once(product)
                     && self
                         .initializers
                         .get(bias)
                         .is_some_and(|t| t.dims.len() == 1)
                     && let Some(bias) = self.bias(bias)?
-                    && outputs(linear) == bias.t.as_ref().and_then(|t| t.dims.first().copied())
+                    && outputs(linear) == Some(bias.len() as i64)
                     && without_bias(linear)
                 {
-                    found = Some((self.producers[product], bias));
+                    found = Some((op, self.producers[product], bias));
                     break;
                 }
             }
-            if let Some((product, bias)) = found {
+            if let Some((op, product, bias)) = found {
                 let linear = &mut self.nodes[product];
-                let (op, input) = (linear.op_type.clone(), linear.input.clone());
+                let input = linear.input.clone();
                 let mut attributes = std::mem::take(&mut linear.attribute);
                 attributes.retain(|a| a.name != "bias");
-                attributes.push(bias);
-                self.nodes[i] = replacement(&self.nodes[i], &op, input, attributes);
+                let bias = float_tensor("", &[bias.len() as i64], &bias);
+                attributes.push(attributes::of_tensor("bias", bias));
+                self.nodes[i] = replacement(&self.nodes[i], op, input, attributes);
             }
         }
         Ok(())
@@ -70,19 +72,12 @@ impl Graph<'_> {
 /// The number of outputs of a linear node.
 fn outputs(node: &NodeProto) -> Option<i64> {
     let weight = attributes::find(node, "weight")?.t.as_ref()?;
-    let [rows, columns] = weight.dims[..] else {
-        return None;
-    };
-    Some(if attributes::integer(node, "transposed", 0) != 0 {
-        rows
-    } else {
-        columns
-    })
+    weight.dims.get(1).copied()
 }
 
-/// Whether a linear node has no bias, or one of zeros.
+/// Whether the bias of a linear node is of zeros.
 fn without_bias(node: &NodeProto) -> bool {
     attributes::find(node, "bias")
         .and_then(|b| b.t.as_ref())
-        .is_none_or(|t| t.raw_data.iter().all(|&b| b == 0))
+        .is_some_and(|t| t.raw_data.iter().all(|&b| b == 0))
 }

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::graph::{Graph, is_standard};
-use super::node::{AffineParams, InputQuantization, input_quantization};
-use crate::network::inserted;
+use pinhole_bundle::dialect::{Op, Range};
+
+use crate::encoder_graph::graph::{EncoderGraph, is_standard};
+use crate::encoder_graph::node::{AffineParams, InputQuantization};
+use crate::graph::functions::op_of;
 
 /// Operators that only move the values of their first input.
 const MOVES: [&str; 10] = [
@@ -20,7 +22,7 @@ const MOVES: [&str; 10] = [
     "Concat",
 ];
 
-impl Graph<'_> {
+impl EncoderGraph {
     /// Removes a quantisation if every reader, also through operators that only move values, applies the same one.
     pub(super) fn remove_redundant_quantization(&mut self) -> Result<(), String> {
         // The quantisation that all readers of a value apply; None if they differ.
@@ -30,12 +32,10 @@ impl Graph<'_> {
         }
         for node in self.nodes.iter().rev() {
             let own = match &*node.op_type {
-                inserted::FAKE_QUANTIZE | inserted::AFFINE_LINEAR | inserted::AFFINE_PATCHES => {
-                    match input_quantization(node) {
-                        InputQuantization::Static(params) => Some(params),
-                        InputQuantization::Dynamic => None,
-                    }
-                }
+                _ if quantizes(op_of(node)) => match InputQuantization::of(node) {
+                    InputQuantization::Static(params) => Some(params),
+                    InputQuantization::Dynamic => None,
+                },
                 op if is_standard(node) && MOVES.contains(&op) => {
                     let mut all = node.output.iter();
                     let first = all
@@ -58,8 +58,8 @@ impl Graph<'_> {
         }
         let mut removed: HashMap<String, String> = HashMap::new();
         for node in &self.nodes {
-            if node.op_type == inserted::FAKE_QUANTIZE
-                && let InputQuantization::Static(params) = input_quantization(node)
+            if op_of(node) == Some(Op::FakeQuantize(Range::Static))
+                && let InputQuantization::Static(params) = InputQuantization::of(node)
                 && quantization.get(node.output[0].as_str()).copied().flatten() == Some(params)
             {
                 let input = &node.input[0];
@@ -74,4 +74,12 @@ impl Graph<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a function quantises its input first.
+fn quantizes(op: Option<Op>) -> bool {
+    matches!(
+        op,
+        Some(Op::FakeQuantize(_) | Op::AffineLinear(..) | Op::AffinePatches(_))
+    )
 }

@@ -1,0 +1,48 @@
+//! The graph of an image encoder that another program exported, and the passes that turn it into the dialect.
+//!
+//! An [`EncoderGraph`] has nodes of two kinds: standard operators, and functions of the dialect. While the passes run, a
+//! function's parameters are tensor attributes of its node, so that a pass replaces a pattern by one node; at the end they
+//! become initialisers. A pass replaces the last node of a pattern by one node with the same output name. The other nodes
+//! stay until nothing reads them, so no pass has to check who else reads intermediate values. What no pass recognises
+//! stays a standard operator; what tract is known to compute incorrectly is an error.
+
+mod graph;
+mod node;
+mod passes;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use graph::EncoderGraph;
+use pinhole_bundle::dialect;
+use tract_onnx::pb::ModelProto;
+
+use crate::graph::functions;
+use crate::graph::proto::opset;
+
+/// Rewrites `model`, which has been checked and holds all its weights, as raw bytes: what the passes recognise becomes
+/// functions of the dialect, with their bodies.
+///
+/// # Errors
+/// A node that is quantised in a way that would be computed incorrectly: its name, what was expected and found.
+pub(crate) fn compile(model: &mut ModelProto) -> Result<(), String> {
+    let Some(proto) = model.graph.as_mut() else {
+        return Ok(());
+    };
+    let mut graph = EncoderGraph::take(proto);
+    for pass in passes::ALL {
+        pass(&mut graph)?;
+        graph.index();
+    }
+    graph.put(proto);
+    let version = functions::domain_version(&proto.node);
+    if let Some(standard) = model.opset_import.iter_mut().find(|o| o.domain.is_empty())
+        && let Some(version) = version
+    {
+        // Nothing that an inference runs changed its meaning from the oldest supported version to this one.
+        standard.version = standard.version.max(dialect::OPSET);
+        model.functions = functions::called(&proto.node, standard.version);
+        model.opset_import.push(opset(dialect::DOMAIN, version));
+    }
+    Ok(())
+}

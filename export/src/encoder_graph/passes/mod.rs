@@ -1,0 +1,31 @@
+//! The passes: what each replaces is documented at its function.
+
+mod activation;
+mod constants;
+mod dequantize;
+mod layer_norm;
+mod linear;
+mod pixels;
+mod products;
+mod quantize;
+mod redundant;
+mod tables;
+
+use super::graph::EncoderGraph;
+
+/// A pass over the graph. Errors name the node.
+type Pass = fn(&mut EncoderGraph) -> Result<(), String>;
+
+/// Every pass, in the order in which they run. The graph is indexed after each.
+pub(super) const ALL: &[Pass] = &[
+    EncoderGraph::fold_constants,
+    EncoderGraph::fuse_quantize_dequantize,
+    EncoderGraph::replace_quantized_products,
+    EncoderGraph::remove_redundant_quantization,
+    EncoderGraph::tabulate,
+    EncoderGraph::dequantize_constants,
+    EncoderGraph::replace_linear,
+    EncoderGraph::replace_layer_norms,
+    EncoderGraph::replace_pixel_normalization,
+    EncoderGraph::replace_activations,
+];

@@ -1,0 +1,65 @@
+//! What the bodies of functions are made of.
+
+use tract_onnx::pb::{
+    AttributeProto, NodeProto, attribute_proto::AttributeType, tensor_proto::DataType,
+};
+
+use super::proto::{self, float, int};
+
+/// A standard operator.
+pub(super) fn node(
+    op: &str,
+    inputs: &[&str],
+    output: &str,
+    attributes: Vec<AttributeProto>,
+) -> NodeProto {
+    proto::node("", op, inputs, output, attributes)
+}
+
+/// An attribute that takes the value of the function's attribute `of`.
+pub(super) fn reference(name: &str, of: &str, kind: AttributeType) -> AttributeProto {
+    AttributeProto {
+        name: name.into(),
+        ref_attr_name: of.into(),
+        r#type: kind as i32,
+        ..Default::default()
+    }
+}
+
+pub(super) fn constant(output: &str, value: AttributeProto) -> NodeProto {
+    node("Constant", &[], output, vec![value])
+}
+
+/// Weights may be stored as f16; the arithmetic is f32.
+pub(super) fn to_float(input: &str, output: &str) -> NodeProto {
+    cast(input, output, DataType::Float)
+}
+
+pub(super) fn cast(input: &str, output: &str, kind: DataType) -> NodeProto {
+    node("Cast", &[input], output, vec![int("to", kind as i64)])
+}
+
+pub(super) fn quick_gelu(x: &str, output: &str) -> Vec<NodeProto> {
+    vec![
+        constant("slope", float("value_float", 1.702)),
+        node("Mul", &[x, "slope"], "scaled", vec![]),
+        node("Sigmoid", &["scaled"], "gate", vec![]),
+        node("Mul", &[x, "gate"], output, vec![]),
+    ]
+}
+
+pub(super) fn gelu(x: &str, output: &str) -> Vec<NodeProto> {
+    vec![
+        constant(
+            "sqrt_half",
+            float("value_float", std::f32::consts::FRAC_1_SQRT_2),
+        ),
+        constant("one", float("value_float", 1.0)),
+        constant("half", float("value_float", 0.5)),
+        node("Mul", &[x, "sqrt_half"], "scaled", vec![]),
+        node("Erf", &["scaled"], "erf", vec![]),
+        node("Add", &["erf", "one"], "gate", vec![]),
+        node("Mul", &[x, "gate"], "twice", vec![]),
+        node("Mul", &["twice", "half"], output, vec![]),
+    ]
+}
