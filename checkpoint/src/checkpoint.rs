@@ -1,6 +1,6 @@
 //! CLIP checkpoints of every known format, with canonical tensor names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 use pinhole_model::{Activation, ClipConfig, ClipWeights, PreprocessConfig, Tensor};
@@ -276,8 +276,11 @@ impl ConfigFiles {
 /// Bytes of an index of shards; that of a CLIP model has a tenth of a megabyte.
 const MAX_INDEX: u64 = 2 << 20;
 
-/// Reads a checkpoint in several files, which an index names.
-fn read_shards(index: &Path) -> Result<StateDict, Error> {
+/// The files of a checkpoint in several, which transformers' index names; all of them plain names.
+///
+/// # Errors
+/// A file that is no such index, or that names files in other folders.
+pub fn shard_names(index: &Path) -> Result<Vec<String>, Error> {
     #[derive(serde::Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
@@ -289,14 +292,20 @@ fn read_shards(index: &Path) -> Result<StateDict, Error> {
             format!("expected transformers' index of shards: {error}"),
         )
     })?;
-    let files: std::collections::BTreeSet<_> = parsed.weight_map.values().collect();
-    let mut state = StateDict::new(index, BTreeMap::new());
-    for file in files {
-        let name = Path::new(file);
-        let mut parts = name.components();
+    let names: BTreeSet<String> = parsed.weight_map.into_values().collect();
+    for name in &names {
+        let mut parts = Path::new(name).components();
         let (Some(Component::Normal(_)), None) = (parts.next(), parts.next()) else {
-            return Err(Error::config(index, "weight_map", "plain file names", file));
+            return Err(Error::config(index, "weight_map", "plain file names", name));
         };
+    }
+    Ok(names.into_iter().collect())
+}
+
+/// Reads a checkpoint in several files, which an index names.
+fn read_shards(index: &Path) -> Result<StateDict, Error> {
+    let mut state = StateDict::new(index, BTreeMap::new());
+    for name in shard_names(index)? {
         state.extend(read_state_dict(&index.with_file_name(name))?)?;
     }
     Ok(state)

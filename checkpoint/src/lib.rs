@@ -64,7 +64,7 @@ mod transformers;
 mod wrapper;
 mod write;
 
-pub use checkpoint::{Checkpoint, OpenOptions};
+pub use checkpoint::{Checkpoint, OpenOptions, shard_names};
 pub use error::Error;
 pub use infer::Heads;
 pub use prompt_learner::{read_prompt_learner, write_prompt_learner};

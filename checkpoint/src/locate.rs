@@ -132,8 +132,8 @@ fn present(path: &Path) -> Result<PathBuf, Error> {
         return Err(Error::malformed(
             path,
             format!(
-                "no such file or folder, and nothing is downloaded; if it is a model of the Hugging Face hub: \
-                 hf download {name} --local-dir FOLDER, and pass the folder"
+                "no such file or folder; if it is a model of the Hugging Face hub: pass hf:{name} to pinhole-export, or \
+                 run hf download {name} --local-dir FOLDER, and pass the folder"
             ),
         ));
     }

@@ -19,6 +19,7 @@ mod fidelity;
 mod golden;
 pub mod graph;
 mod head;
+pub mod hub;
 mod image_encoder;
 mod images;
 mod progress;

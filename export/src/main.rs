@@ -12,6 +12,7 @@ use pinhole::note;
 use pinhole_bundle::Manifest;
 use pinhole_checkpoint::{Checkpoint, Heads, OpenOptions, read_prompt_learner};
 use pinhole_export::graph::{GraphOptions, OnnxEncoder};
+use pinhole_export::hub::{self, HubSettings};
 use pinhole_export::{
     CalibrationImages, CalibrationOptions, ClassPrompts, EncoderOptions, ExportOptions, ExportStep,
     Exported, FidelityGate, TextOptions,
@@ -58,8 +59,8 @@ enum Command {
 
 const BUNDLE_EXAMPLE: &str = "\
 Example:
-  pinhole-export bundle --clip ViT-B-32.pt --classes classes.txt --precision int8 \\
-      --calibration photos --out bundle";
+  pinhole-export bundle --clip hf:laion/CLIP-ViT-B-32-laion2B-s34B-b79K --classes classes.txt \\
+      --precision int8 --calibration photos --out bundle";
 const ONNX_EXAMPLE: &str = "\
 Example:
   pinhole-export onnx --encoder image_encoder.onnx --clip ViT-B-32.pt --classes classes.txt --out bundle";
@@ -73,7 +74,8 @@ Example:
 #[derive(Args)]
 struct Model {
     /// CLIP checkpoint: OpenAI's .pt; open_clip's .safetensors, .bin or .pt; a folder of open_clip,
-    /// transformers or pinhole-train
+    /// transformers or pinhole-train; hf:ORG/NAME or hf:ORG/NAME@REVISION, a model of the Hugging Face hub, which is
+    /// downloaded once (HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE apply)
     #[arg(long, value_name = "CHECKPOINT")]
     clip: PathBuf,
     /// Activation function of the model [default: from the configuration file or the file format]
@@ -460,7 +462,13 @@ fn open(model: &Model) -> Result<Checkpoint> {
         activation,
         heads: model.heads.unwrap_or_default(),
     };
-    let checkpoint = Checkpoint::open(&model.clip, &options)?;
+    let path = match model.clip.to_str() {
+        Some(name) if name.starts_with(hub::SCHEME) && !model.clip.exists() => {
+            hub::fetch(&name.parse()?, &HubSettings::from_environment()?)?
+        }
+        _ => model.clip.clone(),
+    };
+    let checkpoint = Checkpoint::open(&path, &options)?;
     for assumption in checkpoint.assumptions() {
         note!("note: {assumption}");
     }
@@ -504,10 +512,11 @@ fn class_position(args: &CommonArgs, learner: &PromptLearner) -> ClassPosition {
 }
 
 fn default_model_card(model: &Path) -> String {
-    let name = model.file_name().map_or_else(
-        || model.display().to_string(),
-        |n| n.to_string_lossy().into_owned(),
-    );
+    let whole = model.display().to_string();
+    let name = match model.file_name() {
+        Some(name) if !whole.starts_with(hub::SCHEME) => name.to_string_lossy().into_owned(),
+        _ => whole,
+    };
     format!(
         "Exported from {name}. Test the bundle on images from where it will be used before relying on it. The terms \
          and limits of the original model apply."

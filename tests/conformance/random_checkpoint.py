@@ -1,6 +1,6 @@
 """Writes an open_clip checkpoint folder with random weights: random_checkpoint.py FAMILY[-outliers] OUT
 
-FAMILY is vit-quickgelu, vit-gelu or resnet (small, for conformance), or ViT-B-32, ViT-B-16 or RN50 (full size, for time
+FAMILY is vit-quickgelu, vit-gelu, vit-average or resnet (small, for conformance), or ViT-B-32, ViT-B-16 or RN50 (full size, for time
 and memory). The weights come from a fixed seed; their variance keeps the activations of every layer in the range of
 trained models.
 
@@ -21,6 +21,10 @@ CONTEXT = 77
 FAMILIES = {
     "vit-quickgelu": dict(embed=64, image=48, vision=dict(layers=3, width=128, patch=16), text=(64, 2), quick=True),
     "vit-gelu": dict(embed=64, image=56, vision=dict(layers=2, width=64, patch=8), text=(64, 2), quick=False),
+    "vit-average": dict(
+        embed=64, image=48, vision=dict(layers=2, width=64, patch=16), text=(64, 2), quick=False,
+        form=dict(pool_type="avg", no_ln_pre=True, mlp_ratio=2.5),
+    ),
     "resnet": dict(embed=64, image=64, vision=dict(layers=[1, 2, 1, 1], width=16), text=(64, 2), quick=True),
     "ViT-B-32": dict(embed=512, image=224, vision=dict(layers=12, width=768, patch=32), text=(512, 12), quick=True),
     "ViT-B-16": dict(embed=512, image=224, vision=dict(layers=12, width=768, patch=16), text=(512, 12), quick=True),
@@ -47,7 +51,7 @@ class Weights:
         self.normal(f"{name}.weight", outputs, inputs, std=inputs**-0.5)
         self.normal(f"{name}.bias", outputs, std=0.05)
 
-    def blocks(self, prefix, layers, width):
+    def blocks(self, prefix, layers, width, mlp_ratio=4):
         for i in range(layers):
             block = f"{prefix}transformer.resblocks.{i}"
             self.norm(f"{block}.ln_1", width)
@@ -55,8 +59,9 @@ class Weights:
             self.normal(f"{block}.attn.in_proj_bias", 3 * width, std=0.05)
             self.linear(f"{block}.attn.out_proj", width, width)
             self.norm(f"{block}.ln_2", width)
-            self.linear(f"{block}.mlp.c_fc", 4 * width, width)
-            self.linear(f"{block}.mlp.c_proj", width, 4 * width)
+            mlp = int(width * mlp_ratio)
+            self.linear(f"{block}.mlp.c_fc", mlp, width)
+            self.linear(f"{block}.mlp.c_proj", width, mlp)
 
     def convolution(self, name, norm, outputs, inputs, kernel):
         self.normal(f"{name}.weight", outputs, inputs, kernel, kernel, std=(2 / (inputs * kernel**2)) ** 0.5)
@@ -71,8 +76,10 @@ def vision_transformer(w, spec):
     w.normal("visual.conv1.weight", width, 3, patch, patch, std=(3 * patch * patch) ** -0.5)
     w.normal("visual.class_embedding", width, std=0.5)
     w.normal("visual.positional_embedding", (spec["image"] // patch) ** 2 + 1, width, std=0.3)
-    w.norm("visual.ln_pre", width)
-    w.blocks("visual.", spec["vision"]["layers"], width)
+    form = spec.get("form", {})
+    if not form.get("no_ln_pre"):
+        w.norm("visual.ln_pre", width)
+    w.blocks("visual.", spec["vision"]["layers"], width, form.get("mlp_ratio", 4))
     w.norm("visual.ln_post", width)
     w.normal("visual.proj", width, spec["embed"], std=width**-0.5)
 
@@ -126,6 +133,7 @@ def main(family, out):
     vision = {"image_size": spec["image"], "layers": spec["vision"]["layers"], "width": spec["vision"]["width"]}
     if "patch" in spec["vision"]:
         vision["patch_size"] = spec["vision"]["patch"]
+    vision |= spec.get("form", {})
     config = {
         "model_cfg": {
             "embed_dim": spec["embed"],

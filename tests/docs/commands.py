@@ -223,6 +223,7 @@ class Runner:
             **os.environ,
             "PATH": f"{self.work / 'bin'}:{os.environ['PATH']}",
             "HOME": str(self.work / "home"),
+            "HF_HUB_OFFLINE": "1",
             # For scripts that ask git; the copy is no repository.
             "GIT_DIR": subprocess.run(
                 ["git", "rev-parse", "--absolute-git-dir"], cwd=root, check=True, capture_output=True, text=True

@@ -14,6 +14,12 @@ def make(folder, root, target):
     # A folder is a checkpoint as well as a file is.
     for name in ("ViT-B-32.pt", "ViT-B-16.pt"):
         subprocess.run([checkpoint, "tiny", folder / name], check=True)
+    # The hub's model, as a download leaves it in the cache of `commands.Runner`.
+    model = folder.parent / "home" / ".cache/huggingface/hub/models--laion--CLIP-ViT-B-32-laion2B-s34B-b79K"
+    commit = "0" * 40
+    shutil.copytree(folder / "ViT-B-32.pt", model / "snapshots" / commit)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text(commit)
     (folder / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
     samples = root / "assets" / "samples"
     # The random model calls everything a hedgehog: with more of them it is better than a guess, and can be calibrated.
