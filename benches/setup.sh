@@ -46,14 +46,14 @@ vit_b_32() {
         local precision
         for precision in f32 f16 int8; do
             "$target/release/pinhole-export" bundle --clip "$peers/files/clip" --classes "$peers/classes.txt" \
-                --precision "$precision" --min-agreement 0 --out "$peers/bundles/$precision"
+                --precision "$precision" --min-cosine 0 --min-agreement 0 --out "$peers/bundles/$precision"
         done
         seq -f 'thing number %g' 100 > "$peers/classes-100.txt"
         "$target/reference-venv/bin/python" benches/make_prompt_learner.py "$peers/prompt_learner.safetensors"
         for precision in f32 int8; do
             "$target/release/pinhole-export" bundle --clip "$peers/files/clip" --classes "$peers/classes-100.txt" \
                 --prompt-learner "$peers/prompt_learner.safetensors" --calibration assets/samples \
-                --precision "$precision" --min-agreement 0 --out "$peers/bundles/cocoop-$precision"
+                --precision "$precision" --min-cosine 0 --min-agreement 0 --out "$peers/bundles/cocoop-$precision"
         done
         echo "$key" > "$peers/bundles/key"
     fi

@@ -246,7 +246,9 @@ impl Bench {
         };
         export(
             &ExportOptions {
-                checkpoint,
+                checkpoint: Some(checkpoint),
+                preprocessing: checkpoint.config().preprocessing.clone(),
+                logit_scale: checkpoint.logit_scale(),
                 text: TextOptions {
                     classes: &Classes::new(classes)?,
                     prompts: match learner {
@@ -257,6 +259,7 @@ impl Bench {
                     include_text_encoder: false,
                 },
                 encoder: EncoderOptions::Checkpoint {
+                    checkpoint,
                     graph: GraphOptions {
                         precision,
                         flat: false,

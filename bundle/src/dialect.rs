@@ -14,7 +14,7 @@ pub const DOMAIN_VERSION: i64 = 2;
 /// The version of the standard operator set in bodies and graph.
 pub const OPSET: i64 = 17;
 /// The supported versions in files of other programs, which use standard operators only.
-pub const FOREIGN_OPSETS: std::ops::RangeInclusive<i64> = 13..=20;
+pub const FOREIGN_OPSETS: std::ops::RangeInclusive<i64> = 13..=24;
 
 /// One model-local function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

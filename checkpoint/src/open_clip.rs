@@ -105,6 +105,23 @@ pub(crate) fn read(path: &Path) -> Result<(Declared, Option<PreprocessConfig>), 
     Ok((declared, Some(preprocessing)))
 }
 
+/// Reads `preprocess_cfg` alone, of a configuration of any model; `None` if there is none.
+pub(crate) fn read_preprocessing_alone(path: &Path) -> Result<Option<PreprocessConfig>, Error> {
+    let root = Object::read(path)?;
+    let Some(config) = root.object("preprocess_cfg")? else {
+        return Ok(None);
+    };
+    let vision = match root.object("model_cfg")? {
+        Some(model) => model.object("vision_cfg")?,
+        None => None,
+    };
+    let size = match vision {
+        Some(vision) => vision.square("image_size")?,
+        None => None,
+    };
+    read_preprocessing(&config, size).map(Some)
+}
+
 /// Refuses settings of models other than CLIP's.
 fn refuse_other_models(model: &Object, vision: &Object, text: &Object) -> Result<(), Error> {
     model.only(MODEL, &[])?;

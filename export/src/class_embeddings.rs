@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use pinhole_bundle::{Head, PromptLearnerInfo};
 use pinhole_checkpoint::Checkpoint;
 use pinhole_model::{ClassPosition, PromptLearner};
@@ -11,6 +11,7 @@ use pinhole_prompts::{
     learned_embeddings,
 };
 
+use crate::given_embeddings::GivenEmbeddings;
 use crate::progress::{ExportProgress, ExportStep};
 
 /// The classes and what is known of them as text.
@@ -32,6 +33,8 @@ pub enum ClassPrompts<'a> {
     Templates(&'a Templates),
     /// Learned context vectors around the name.
     Learned(&'a PromptLearner, ClassPosition),
+    /// None: another program computed the embeddings.
+    Given(&'a GivenEmbeddings),
 }
 
 impl<'a> ClassPrompts<'a> {
@@ -47,6 +50,7 @@ impl<'a> ClassPrompts<'a> {
     pub(crate) fn recorded(&self) -> (Vec<String>, Option<PromptLearnerInfo>) {
         match self {
             Self::Templates(templates) => (templates.as_slice().to_vec(), None),
+            Self::Given(_) => (vec![], None),
             Self::Learned(learner, class_position) => {
                 let info = PromptLearnerInfo {
                     n_ctx: learner.n_ctx(),
@@ -57,6 +61,12 @@ impl<'a> ClassPrompts<'a> {
             }
         }
     }
+}
+
+/// The checkpoint, for what needs a text encoder.
+pub(crate) fn text_checkpoint(checkpoint: Option<&Checkpoint>) -> Result<&Checkpoint> {
+    checkpoint
+        .context("expected --clip with the checkpoint of a text encoder, or --class-embeddings")
 }
 
 /// The text side of a bundle.
@@ -73,12 +83,15 @@ impl TextStage {
     /// # Errors
     /// A class name or prompt that does not fit; a prompt learner of another model, or that the other options exclude.
     pub(crate) fn run(
-        checkpoint: &Checkpoint,
+        checkpoint: Option<&Checkpoint>,
         options: &TextOptions,
         has_calibration_images: bool,
         progress: &mut ExportProgress,
     ) -> Result<Self> {
-        let encoder = TextEncoder::load(checkpoint)?;
+        if let ClassPrompts::Given(given) = options.prompts {
+            return Self::given(given, options);
+        }
+        let encoder = TextEncoder::load(text_checkpoint(checkpoint)?)?;
         let tokenizer = Tokenizer::new();
         let mut learned = BTreeMap::new();
         let mut prompt_tokens = vec![];
@@ -125,6 +138,24 @@ impl TextStage {
             prompt_tokens,
         })
     }
+
+    /// Of class embeddings that another program computed: no text can be embedded beside them.
+    fn given(given: &GivenEmbeddings, options: &TextOptions) -> Result<Self> {
+        given.check(options.classes.names().len())?;
+        ensure!(
+            options.negatives.is_empty() && !options.include_text_encoder,
+            "--class-embeddings: expected no --negatives and no --with-text, which need a text encoder"
+        );
+        Ok(Self {
+            head: Head {
+                classes: given.classes,
+                embedding_size: given.size,
+                class_embeddings: given.data.clone(),
+                ..Head::default()
+            },
+            prompt_tokens: vec![],
+        })
+    }
 }
 
 /// The class embeddings by `encoder`; for prompts that depend on the image, those without an image.
@@ -140,6 +171,11 @@ pub(crate) fn embed_classes(
         ClassPrompts::Templates(templates) => {
             class_embeddings(encoder, &tokenizer, classes, templates, &mut progress)?
         }
+        ClassPrompts::Given(given) => ClassEmbeddings {
+            dim: given.size,
+            classes: options.classes.names().to_vec(),
+            data: given.data.clone(),
+        },
         ClassPrompts::Learned(learner, position) => {
             let learner = PromptLearner {
                 meta_net: None,

@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use pinhole_bundle::{
     BundleWriter, FORMAT, Golden, GoldenImage, HeadKind, Manifest, ModelInfo, UnknownPolicy,
     VERSION,
 };
 use pinhole_checkpoint::Checkpoint;
-use pinhole_model::{Precision, Score};
+use pinhole_model::{Precision, PreprocessConfig, Score};
 
 use crate::calibrate::{CalibrationOptions, CalibrationStage, Logits};
-use crate::class_embeddings::{TextOptions, TextStage};
+use crate::class_embeddings::{ClassPrompts, TextOptions, TextStage, text_checkpoint};
 use crate::golden;
 use crate::head::{ConditionalParts, HeadStage};
 use crate::image_encoder::{EncoderOptions, ImageStage};
@@ -20,8 +20,12 @@ use crate::text_encoder::TextEncoderStage;
 
 /// What to export, by stage.
 pub struct ExportOptions<'a> {
-    /// The CLIP model.
-    pub checkpoint: &'a Checkpoint,
+    /// The CLIP model whose text encoder embeds the classes; `None` if their embeddings are given.
+    pub checkpoint: Option<&'a Checkpoint>,
+    /// What the image encoder takes.
+    pub preprocessing: PreprocessConfig,
+    /// Factor from cosine similarity to logit.
+    pub logit_scale: f32,
     /// Classes and prompts.
     pub text: TextOptions<'a>,
     /// The image encoder.
@@ -42,6 +46,8 @@ pub struct Exported {
     pub manifest: Manifest,
     /// How each layer was quantised and its effect, in Markdown, if the options asked for it.
     pub report: Option<String>,
+    /// What the user should know about the image encoder.
+    pub warning: Option<String>,
     /// Why temperature and thresholds were not fitted, although there are calibration images.
     pub not_calibrated: Option<String>,
 }
@@ -57,22 +63,22 @@ pub fn export(options: &ExportOptions, progress: &mut ExportProgress) -> Result<
         text,
         encoder,
         calibration,
+        preprocessing,
+        logit_scale,
         ..
     } = options;
-    let config = checkpoint.config();
-    if let EncoderOptions::Onnx(encoder) = encoder {
-        encoder.check(&config.preprocessing, config.embedding)?;
-    }
+    let logit_scale = *logit_scale;
+    check_sizes(options)?;
+    encoder.check_images(calibration.images)?;
     // First, so that a wrong output folder is reported before the long steps.
     let writer = BundleWriter::create(options.out)?;
     let folder = writer.folder();
     let images = calibration.images;
-    let logit_scale = checkpoint.logit_scale();
 
-    let embedded = TextStage::run(checkpoint, text, !images.is_empty(), progress)?;
+    let embedded = TextStage::run(*checkpoint, text, !images.is_empty(), progress)?;
     let mut image = ImageStage::run(
-        checkpoint,
         encoder,
+        preprocessing,
         &embedded.head,
         images,
         folder,
@@ -88,7 +94,7 @@ pub fn export(options: &ExportOptions, progress: &mut ExportProgress) -> Result<
         };
         let quality = (encoder.text_precision(), encoder.gate().min_cosine);
         text_encoder = Some(TextEncoderStage::run(
-            checkpoint,
+            text_checkpoint(*checkpoint)?,
             text,
             quality,
             &embedded.head,
@@ -138,15 +144,16 @@ pub fn export(options: &ExportOptions, progress: &mut ExportProgress) -> Result<
         created_by: format!("pinhole-export {}", env!("CARGO_PKG_VERSION")),
         model: ModelInfo {
             name: match encoder {
-                EncoderOptions::Onnx(encoder) => encoder.name(),
-                EncoderOptions::Checkpoint { .. } => {
+                EncoderOptions::Onnx { file, .. } => file.name(),
+                EncoderOptions::Checkpoint { checkpoint, .. } => {
+                    let config = checkpoint.config();
                     (config.name.clone()).unwrap_or_else(|| config.image.usual_name())
                 }
             },
-            image_size: config.preprocessing.size,
+            image_size: preprocessing.size,
             embedding_size: head.head.embedding_size,
         },
-        preprocessing: config.preprocessing.clone(),
+        preprocessing: preprocessing.clone(),
         precision: image.precision,
         logit_scale,
         temperature: 1.0,
@@ -181,8 +188,32 @@ pub fn export(options: &ExportOptions, progress: &mut ExportProgress) -> Result<
     Ok(Exported {
         manifest,
         report: image.report,
+        warning: image.warning,
         not_calibrated,
     })
+}
+
+/// Checks that the embeddings of images and classes have one length, before anything is computed.
+fn check_sizes(options: &ExportOptions) -> Result<()> {
+    let given = match options.text.prompts {
+        ClassPrompts::Given(given) => Some(given.size),
+        _ => None,
+    };
+    let of_checkpoint = options.checkpoint.map(|c| c.config().embedding);
+    let Some(size) = given.or(of_checkpoint) else {
+        return Ok(());
+    };
+    match options.encoder {
+        EncoderOptions::Onnx { file, .. } => file.check(&options.preprocessing, size),
+        EncoderOptions::Checkpoint { checkpoint, .. } => {
+            let found = checkpoint.config().embedding;
+            ensure!(
+                found == size,
+                "--class-embeddings: expected rows of {found} values as from the image encoder, found {size}"
+            );
+            Ok(())
+        }
+    }
 }
 
 /// Writes the images of the self-test and their embeddings.

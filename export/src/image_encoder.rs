@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use pinhole::internal::StandaloneEncoder;
 use pinhole_bundle::{Fidelity, Head};
 use pinhole_checkpoint::Checkpoint;
-use pinhole_model::Precision;
+use pinhole_model::{Precision, PreprocessConfig};
 
+use crate::encoder_comparison::EncoderComparison;
 use crate::fidelity::{FidelityGate, Reference};
 use crate::graph::{self, GraphOptions, OnnxEncoder};
 use crate::images::{CalibrationImages, FidelityImages};
@@ -19,6 +20,8 @@ use crate::quantization::QuantizationPlan;
 pub enum EncoderOptions<'a> {
     /// The checkpoint's.
     Checkpoint {
+        /// The checkpoint.
+        checkpoint: &'a Checkpoint,
         /// Precision and form of the graph.
         graph: GraphOptions,
         /// The fidelity that it must reach.
@@ -27,7 +30,12 @@ pub enum EncoderOptions<'a> {
         report: bool,
     },
     /// One that another program exported, unchanged.
-    Onnx(&'a OnnxEncoder),
+    Onnx {
+        /// The file.
+        file: &'a OnnxEncoder,
+        /// The checkpoint whose own image encoder it may be, to compare with.
+        checkpoint: Option<&'a Checkpoint>,
+    },
 }
 
 impl EncoderOptions<'_> {
@@ -35,14 +43,27 @@ impl EncoderOptions<'_> {
     pub(crate) fn text_precision(&self) -> Precision {
         match self {
             Self::Checkpoint { graph, .. } => graph.precision,
-            Self::Onnx(_) => Precision::F32,
+            Self::Onnx { .. } => Precision::F32,
+        }
+    }
+
+    /// Checks that `images` suffice to judge the precision by.
+    ///
+    /// # Errors
+    /// As [`FidelityGate::check_images`].
+    pub(crate) fn check_images(&self, images: &CalibrationImages) -> Result<()> {
+        match self {
+            Self::Checkpoint { graph, gate, .. } => {
+                gate.check_images(graph.precision, images.len())
+            }
+            Self::Onnx { .. } => Ok(()),
         }
     }
 
     pub(crate) fn gate(&self) -> FidelityGate {
         match self {
             Self::Checkpoint { gate, .. } => *gate,
-            Self::Onnx(_) => FidelityGate::OFF,
+            Self::Onnx { .. } => FidelityGate::OFF,
         }
     }
 }
@@ -57,6 +78,8 @@ pub(crate) struct ImageStage {
     pub f16_arithmetic: Option<Fidelity>,
     /// In Markdown, if asked for.
     pub report: Option<String>,
+    /// What the user should know about the encoder.
+    pub warning: Option<String>,
     /// By `encoder`, if they were computed.
     embeddings: Option<Vec<Vec<f32>>>,
 }
@@ -72,19 +95,35 @@ impl ImageStage {
     /// # Errors
     /// A weight that cannot be stored; a fidelity below the gate; a graph that the runtime cannot load.
     pub(crate) fn run(
-        checkpoint: &Checkpoint,
         options: &EncoderOptions,
+        preprocessing: &PreprocessConfig,
         head: &Head,
         calibration: &CalibrationImages,
         folder: &Path,
         progress: &mut ExportProgress,
     ) -> Result<Self> {
-        let writer = EncoderWriter { checkpoint, folder };
         match options {
-            EncoderOptions::Onnx(encoder) => writer.foreign(encoder, progress),
-            EncoderOptions::Checkpoint { graph, report, .. }
-                if graph.precision == Precision::F32 =>
-            {
+            EncoderOptions::Onnx { file, checkpoint } => {
+                let mut stage = Self::foreign(file, preprocessing, folder, progress)?;
+                if let Some(checkpoint) = checkpoint {
+                    let comparison = EncoderComparison {
+                        file,
+                        encoder: &stage.encoder,
+                        preprocessing,
+                        checkpoint,
+                        folder,
+                    };
+                    stage.warning = comparison.warning(calibration, progress)?;
+                }
+                Ok(stage)
+            }
+            EncoderOptions::Checkpoint {
+                checkpoint,
+                graph,
+                report,
+                ..
+            } if graph.precision == Precision::F32 => {
+                let writer = EncoderWriter { checkpoint, folder };
                 let plan = &mut QuantizationPlan::default();
                 Ok(Self {
                     encoder: writer.write(*graph, plan, progress)?,
@@ -92,14 +131,17 @@ impl ImageStage {
                     fidelity: None,
                     f16_arithmetic: None,
                     report: report.then(|| "Precision f32 changes no layer.\n".into()),
+                    warning: None,
                     embeddings: None,
                 })
             }
             EncoderOptions::Checkpoint {
+                checkpoint,
                 graph,
                 gate,
                 report,
             } => {
+                let writer = EncoderWriter { checkpoint, folder };
                 let images = FidelityImages::new(calibration)?;
                 // Inside the unfinished bundle, so that it goes with it if this process is killed.
                 let reference = Reference::new(checkpoint, &images, head, folder, progress)?;
@@ -116,6 +158,39 @@ impl ImageStage {
                 Ok(stage)
             }
         }
+    }
+
+    /// Writes the encoder of another program.
+    fn foreign(
+        file: &OnnxEncoder,
+        preprocessing: &PreprocessConfig,
+        folder: &Path,
+        progress: &mut ExportProgress,
+    ) -> Result<Self> {
+        let mut progress = |done, total| progress(ExportStep::Graph, done, total);
+        file.write(preprocessing, folder, &mut progress)?;
+        // The bundle's folder is a temporary one, and the user has another file.
+        let loaded = StandaloneEncoder::load(folder, preprocessing, file.embedding_size, false);
+        let encoder = loaded.map_err(|error| {
+            let reason = match error {
+                pinhole::Error::Network { reason, .. } => reason,
+                other => other.to_string(),
+            };
+            anyhow!(
+                "{}: {reason}; if the graph is right, simplify it (onnxsim), or export it again with \
+                 torch.onnx.export(..., opset_version=17)",
+                file.path().display()
+            )
+        })?;
+        Ok(Self {
+            precision: graph::precision(&encoder.operators()),
+            encoder,
+            fidelity: None,
+            f16_arithmetic: None,
+            report: None,
+            warning: None,
+            embeddings: None,
+        })
     }
 
     /// The embedding of every calibration image, computed at the first call.
@@ -175,21 +250,6 @@ impl EncoderWriter<'_> {
         self.load(false)
     }
 
-    fn foreign(&self, file: &OnnxEncoder, progress: &mut ExportProgress) -> Result<ImageStage> {
-        let mut progress = |done, total| progress(ExportStep::Graph, done, total);
-        let preprocessing = &self.checkpoint.config().preprocessing;
-        file.write(preprocessing, self.folder, &mut progress)?;
-        let encoder = self.load(false)?;
-        Ok(ImageStage {
-            precision: graph::precision(&encoder.operators()),
-            encoder,
-            fidelity: None,
-            f16_arithmetic: None,
-            report: None,
-            embeddings: None,
-        })
-    }
-
     /// Writes a reduced precision. In int8, the most sensitive layers stay in floating point as far as the gate needs
     /// it. The report is the table of layers.
     fn reduced(
@@ -229,6 +289,7 @@ impl EncoderWriter<'_> {
             fidelity: Some(fidelity),
             f16_arithmetic: None,
             report: report.then_some(table),
+            warning: None,
             embeddings: Some(embeddings),
         };
         // The products of a flat file are tract's, which widens the weights.

@@ -13,15 +13,18 @@
 
 mod calibrate;
 mod class_embeddings;
+mod encoder_comparison;
 mod encoder_graph;
 mod export;
 mod fidelity;
+mod given_embeddings;
 mod golden;
 pub mod graph;
 mod head;
 pub mod hub;
 mod image_encoder;
 mod images;
+mod npy;
 mod progress;
 mod quantization;
 mod rounding;
@@ -31,6 +34,7 @@ pub use calibrate::{CalibrationOptions, calibrate};
 pub use class_embeddings::{ClassPrompts, TextOptions};
 pub use export::{ExportOptions, Exported, export};
 pub use fidelity::FidelityGate;
+pub use given_embeddings::GivenEmbeddings;
 pub use image_encoder::EncoderOptions;
 pub use images::{CalibrationImages, CalibrationLabel};
 pub use progress::{ExportProgress, ExportStep};

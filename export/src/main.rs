@@ -11,13 +11,13 @@ use pinhole::internal::{PrintableWriter, end_with_usage};
 use pinhole::note;
 use pinhole_bundle::Manifest;
 use pinhole_checkpoint::{Checkpoint, Heads, OpenOptions, read_prompt_learner};
-use pinhole_export::graph::{GraphOptions, OnnxEncoder};
+use pinhole_export::graph::{GraphOptions, OnnxEncoder, OnnxOptions};
 use pinhole_export::hub::{self, HubSettings};
 use pinhole_export::{
     CalibrationImages, CalibrationOptions, ClassPrompts, EncoderOptions, ExportOptions, ExportStep,
-    Exported, FidelityGate, TextOptions,
+    Exported, FidelityGate, GivenEmbeddings, TextOptions,
 };
-use pinhole_model::{Activation, ClassPosition, Precision, PromptLearner, Score};
+use pinhole_model::{Activation, ClassPosition, Precision, PreprocessConfig, PromptLearner, Score};
 use pinhole_prompts::{Classes, FolderNames, Templates, TextEncoder, TextList, Tokenizer};
 
 /// Convert CLIP checkpoints to bundles, which pinhole runs offline.
@@ -78,6 +78,13 @@ struct Model {
     /// downloaded once (HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE apply)
     #[arg(long, value_name = "CHECKPOINT")]
     clip: PathBuf,
+    #[command(flatten)]
+    unstated: Unstated,
+}
+
+/// What the files of a checkpoint may not state.
+#[derive(Args)]
+struct Unstated {
     /// Activation function of the model [default: from the configuration file or the file format]
     #[arg(long, ignore_case = true)]
     activation: Option<ActivationName>,
@@ -89,6 +96,8 @@ struct Model {
 
 #[derive(Args)]
 struct BundleArgs {
+    #[command(flatten)]
+    model: Model,
     #[command(flatten)]
     common: CommonArgs,
     /// Storage format of the weights
@@ -111,10 +120,31 @@ struct BundleArgs {
 
 #[derive(Args)]
 struct OnnxArgs {
-    /// ONNX file: normalised pixels f32 [N, 3, S, S] to embeddings f32 [N, D], as exported by torch.onnx or quantised
-    /// by ONNX Runtime. Text encoder and preprocessing come from --clip
+    /// ONNX file: normalised pixels f32 or f16, [N, 3, S, S] or [N, S, S, 3], to embeddings [N, D], as exported by
+    /// torch.onnx or quantised by ONNX Runtime. Text encoder and preprocessing come from --clip, and the image size too
+    /// where the file leaves it open
     #[arg(long, value_name = "FILE.onnx")]
     encoder: PathBuf,
+    /// The embedding, if the file has several outputs that can be one, such as image_embeds of a whole CLIP: an output or
+    /// any other value of the graph [default: the only output [N, D] that depends on the pixels alone]
+    #[arg(long, value_name = "NAME")]
+    output: Option<String>,
+    /// Pixels that the encoder takes
+    #[arg(long, default_value = "normalised", ignore_case = true)]
+    encoder_pixels: PixelRange,
+    /// CLIP checkpoint whose text encoder and preprocessing belong to the encoder: OpenAI's .pt; open_clip's .safetensors,
+    /// .bin or .pt; a folder of open_clip, transformers or pinhole-train; hf:ORG/NAME[@REVISION]
+    #[arg(
+        long,
+        value_name = "CHECKPOINT",
+        required_unless_present = "class_embeddings"
+    )]
+    clip: Option<PathBuf>,
+    #[command(flatten)]
+    unstated: Unstated,
+    /// How images are preprocessed, if not as by --clip: open_clip_config.json, or preprocessor_config.json of transformers
+    #[arg(long, value_name = "FILE.json", required_unless_present = "clip")]
+    preprocessing: Option<PathBuf>,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -122,8 +152,6 @@ struct OnnxArgs {
 /// Options of the commands that write a bundle.
 #[derive(Args)]
 struct CommonArgs {
-    #[command(flatten)]
-    model: Model,
     /// Text file with one class name per line, or a JSON array. Lines that begin with # are comments, in every list
     #[arg(long, value_name = "FILE")]
     classes: PathBuf,
@@ -134,6 +162,14 @@ struct CommonArgs {
     /// of pinhole-train, or the output folder of either
     #[arg(long, value_name = "FILE|FOLDER", conflicts_with = "templates")]
     prompt_learner: Option<PathBuf>,
+    /// Class embeddings that another program computed, instead of a text encoder: a matrix [classes, D] as .npy, or in
+    /// .safetensors (the tensor class_embeddings, or the only matrix), with a row per class in the order of --classes
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["templates", "prompt_learner", "negatives", "with_text"]
+    )]
+    class_embeddings: Option<PathBuf>,
     /// Position of the class name among the learned context vectors [default: from the file, else end]
     #[arg(long, requires = "prompt_learner", ignore_case = true)]
     class_position: Option<PositionName>,
@@ -144,8 +180,9 @@ struct CommonArgs {
     /// Include the text encoder, so that `pinhole classes` can name new classes on the board
     #[arg(long)]
     with_text: bool,
-    /// Folder of images to measure a reduced precision on [default: generated images]. With one folder per class, also
-    /// to fit the temperature and the thresholds for "unknown"; images in other folders count as unknown
+    /// Folder of images of what the camera will see: some hundred to fit int8 to, and to measure a reduced precision on.
+    /// With one folder per class, also to fit the temperature and the thresholds for "unknown"; images in other folders
+    /// count as unknown
     #[arg(long, value_name = "DIR")]
     calibration: Option<PathBuf>,
     /// File with a line per folder of --calibration that is not named after its class: folder, space, class name, such as
@@ -192,6 +229,15 @@ enum ActivationName {
     QuickGelu,
     /// Exact GELU: LAION and DataComp weights
     Gelu,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PixelRange {
+    /// Normalised by mean and standard deviation of the preprocessing
+    Normalised,
+    /// From 0 to 1: the encoder normalises them itself
+    #[value(name = "0..1")]
+    Unit,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -260,7 +306,9 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 fn bundle(args: &BundleArgs) -> Result<()> {
+    let checkpoint = open(&args.model.clip, &args.model.unstated)?;
     let encoder = EncoderOptions::Checkpoint {
+        checkpoint: &checkpoint,
         graph: GraphOptions {
             precision: args.precision.into(),
             flat: args.flat,
@@ -271,16 +319,57 @@ fn bundle(args: &BundleArgs) -> Result<()> {
         },
         report: args.report,
     };
-    export(&args.common, encoder, &args.common.model.clip)
+    let parts = ModelParts {
+        checkpoint: Some(&checkpoint),
+        preprocessing: checkpoint.config().preprocessing.clone(),
+        encoder,
+        origin: &args.model.clip,
+    };
+    export(&args.common, parts)
 }
 
 fn onnx(args: &OnnxArgs) -> Result<()> {
-    let encoder = OnnxEncoder::open(&args.encoder)?;
-    export(&args.common, EncoderOptions::Onnx(&encoder), &args.encoder)
+    let clip = args.clip.as_deref();
+    let checkpoint = clip.map(|clip| open(clip, &args.unstated)).transpose()?;
+    let checkpoint = checkpoint.as_ref();
+    let mut preprocessing = match (&args.preprocessing, checkpoint) {
+        (Some(path), _) => pinhole_checkpoint::read_preprocessing(path)?,
+        (None, Some(checkpoint)) => checkpoint.config().preprocessing.clone(),
+        (None, None) => bail!("--preprocessing: expected a file, found neither it nor --clip"),
+    };
+    if args.encoder_pixels == PixelRange::Unit {
+        preprocessing = preprocessing.unnormalised();
+    }
+    let options = OnnxOptions {
+        image_size: preprocessing.size,
+        output: args.output.clone(),
+    };
+    let file = OnnxEncoder::open(&args.encoder, &options)?;
+    let parts = ModelParts {
+        checkpoint,
+        preprocessing,
+        encoder: EncoderOptions::Onnx {
+            file: &file,
+            checkpoint,
+        },
+        origin: &args.encoder,
+    };
+    export(&args.common, parts)
 }
 
-/// `origin` is the file that the image encoder comes from.
-fn export(args: &CommonArgs, encoder: EncoderOptions, origin: &Path) -> Result<()> {
+/// What the two commands that write a bundle take from different places.
+struct ModelParts<'a> {
+    checkpoint: Option<&'a Checkpoint>,
+    preprocessing: PreprocessConfig,
+    encoder: EncoderOptions<'a>,
+    /// The file that the image encoder comes from.
+    origin: &'a Path,
+}
+
+/// Of a model whose checkpoint is not there; CLIPs are trained up to it.
+const USUAL_LOGIT_SCALE: f32 = 100.0;
+
+fn export(args: &CommonArgs, parts: ModelParts) -> Result<()> {
     let classes = Classes::read(&args.classes).context("--classes")?;
     let templates = Templates::parse(&args.templates)?;
     let mut negatives: Vec<String> = vec![];
@@ -295,15 +384,20 @@ fn export(args: &CommonArgs, encoder: EncoderOptions, origin: &Path) -> Result<(
         Some(folder) => calibration_images(folder, classes.names(), args.folder_names.as_deref())?,
         None => CalibrationImages::default(),
     };
-    let checkpoint = open(&args.model)?;
     for warning in classes.warnings(&negatives) {
         note!("warning: {warning}");
     }
     let learner = args.prompt_learner.as_deref().map(read_prompt_learner);
     let learner = learner.transpose()?;
-    let prompts = match &learner {
-        Some(learner) => ClassPrompts::Learned(learner, class_position(args, learner)),
-        None => {
+    let given = args.class_embeddings.as_deref();
+    let given = given
+        .map(GivenEmbeddings::read)
+        .transpose()
+        .context("--class-embeddings")?;
+    let prompts = match (&given, &learner) {
+        (Some(given), _) => ClassPrompts::Given(given),
+        (None, Some(learner)) => ClassPrompts::Learned(learner, class_position(args, learner)),
+        (None, None) => {
             if let Some(warning) = templates.article_warning(classes.names()) {
                 note!("warning: {warning}");
             }
@@ -312,18 +406,22 @@ fn export(args: &CommonArgs, encoder: EncoderOptions, origin: &Path) -> Result<(
     };
     let model_card = match &args.model_card {
         Some(path) => read_text(path)?,
-        None => default_model_card(origin),
+        None => default_model_card(parts.origin),
     };
     let options = ExportOptions {
-        checkpoint: &checkpoint,
+        checkpoint: parts.checkpoint,
+        preprocessing: parts.preprocessing,
+        logit_scale: parts
+            .checkpoint
+            .map_or(USUAL_LOGIT_SCALE, Checkpoint::logit_scale),
         text: TextOptions {
             classes: &classes,
             prompts,
             negatives: &negatives,
             include_text_encoder: args.with_text,
         },
-        encoder,
-        score: score(args, &checkpoint)?,
+        encoder: parts.encoder,
+        score: score(args, parts.checkpoint)?,
         calibration: CalibrationOptions {
             images: &images,
             keep: args.keep,
@@ -339,8 +437,17 @@ fn export(args: &CommonArgs, encoder: EncoderOptions, origin: &Path) -> Result<(
     let Exported {
         manifest,
         report,
+        warning,
         not_calibrated,
     } = exported?;
+    if let Some(warning) = warning {
+        note!("warning: {warning}");
+    }
+    if parts.checkpoint.is_none() {
+        note!(
+            "note: the logit scale is assumed to be {USUAL_LOGIT_SCALE}, as no --clip states it; calibration corrects it"
+        );
+    }
     if let Some(report) = report {
         write!(PrintableWriter(std::io::stdout()), "{report}")?;
     }
@@ -357,6 +464,16 @@ fn export(args: &CommonArgs, encoder: EncoderOptions, origin: &Path) -> Result<(
         note_unknown_folders(&images);
     } else {
         note_not_calibrated(&manifest, not_calibrated.as_deref());
+    }
+    if manifest.precision == Precision::Int8
+        && let Some(fidelity) = manifest.fidelity
+        && fidelity.images < FidelityGate::MIN_IMAGES
+    {
+        note!(
+            "note: int8 was not judged: it was fitted to {} generated images or too few of yours, on which it may agree with \
+             f32 where photos do not; use --calibration with some hundred images",
+            fidelity.images
+        );
     }
     if let Some(head) = manifest.conditional
         && head.compared_images < MIN_COMPARED_IMAGES
@@ -453,20 +570,20 @@ fn calibration_images(
     CalibrationImages::find(folder, classes, &names)
 }
 
-fn open(model: &Model) -> Result<Checkpoint> {
-    let activation = model.activation.map(|a| match a {
+fn open(clip: &Path, unstated: &Unstated) -> Result<Checkpoint> {
+    let activation = unstated.activation.map(|a| match a {
         ActivationName::QuickGelu => Activation::QuickGelu,
         ActivationName::Gelu => Activation::Gelu,
     });
     let options = OpenOptions {
         activation,
-        heads: model.heads.unwrap_or_default(),
+        heads: unstated.heads.unwrap_or_default(),
     };
-    let path = match model.clip.to_str() {
-        Some(name) if name.starts_with(hub::SCHEME) && !model.clip.exists() => {
+    let path = match clip.to_str() {
+        Some(name) if name.starts_with(hub::SCHEME) && !clip.exists() => {
             hub::fetch(&name.parse()?, &HubSettings::from_environment()?)?
         }
-        _ => model.clip.clone(),
+        _ => clip.to_owned(),
     };
     let checkpoint = Checkpoint::open(&path, &options)?;
     for assumption in checkpoint.assumptions() {
@@ -480,17 +597,16 @@ fn read_text(path: &Path) -> Result<String> {
 }
 
 /// As asked for, else the model's.
-fn score(args: &CommonArgs, checkpoint: &Checkpoint) -> Result<Score> {
-    match (args.score, checkpoint.logit_bias()) {
+fn score(args: &CommonArgs, checkpoint: Option<&Checkpoint>) -> Result<Score> {
+    match (args.score, checkpoint.and_then(Checkpoint::logit_bias)) {
         (Some(ScoreName::Softmax), _) | (None, None) => Ok(Score::Softmax),
         (_, Some(logit_bias)) => Ok(Score::Sigmoid {
             logit_bias,
             calibrated_bias: None,
         }),
         (Some(ScoreName::Sigmoid), None) => bail!(
-            "--score sigmoid: expected a model with a logit bias (SigLIP, or a CLIP trained with its loss), found none in \
-             {}; use --score softmax",
-            args.model.clip.display()
+            "--score sigmoid: expected a model with a logit bias (SigLIP, or a CLIP trained with its loss) with \
+             --clip, found none; use --score softmax"
         ),
     }
 }
@@ -524,7 +640,7 @@ fn default_model_card(model: &Path) -> String {
 }
 
 fn text(model: &Model, json: bool, texts: &[String]) -> Result<()> {
-    let checkpoint = open(model)?;
+    let checkpoint = open(&model.clip, &model.unstated)?;
     let encoder = TextEncoder::load(&checkpoint)?;
     let tokenizer = Tokenizer::new();
     let context_length = checkpoint.config().text.context_length;

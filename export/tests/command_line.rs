@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::process::Command;
 
-use common::{Scene, checkpoint, write_checkpoint};
+use common::{INT8, Scene, checkpoint, write_checkpoint};
 use pinhole::Classifier;
 use pinhole::internal::NetworkOperator;
 use pinhole_bundle::dialect::{Linear, LinearInput, Op, Storage};
@@ -26,8 +26,8 @@ fn each_precision_and_the_flat_form_give_the_same_answer() {
         ("a", vec![]),
         ("b", vec!["--precision", "f16"]),
         ("c", vec!["--flat"]),
-        ("d", vec!["--precision", "int8"]),
-        ("e", vec!["--precision", "int8", "--flat"]),
+        ("d", INT8.to_vec()),
+        ("e", [&INT8[..], &["--flat"]].concat()),
     ] {
         let out = scene.path(name);
         let out = out.to_str().unwrap();
@@ -431,6 +431,8 @@ fn natural_mistakes_work_or_are_explained() {
     let flags = [
         "--precision",
         "INT8",
+        "--min-cosine",
+        "0",
         "--min-agreement",
         "0",
         "--prompt-learner",

@@ -5,7 +5,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use common::{Scene, write_checkpoint};
+use common::{INT8, Scene, write_checkpoint};
 use pinhole::Classifier;
 use pinhole_bundle::Fidelity;
 use pinhole_bundle::dialect::{Op, Storage};
@@ -44,6 +44,7 @@ fn checkpoint(scene: &Scene) -> PathBuf {
 /// Exports in int8 with `--min-cosine min_cosine` to the folder `out`.
 fn export(scene: &Scene, checkpoint: &Path, min_cosine: f32, out: &str) -> Output {
     let (min_cosine, path) = (min_cosine.to_string(), scene.path(out));
+    let photos = scene.photos();
     let flags = [
         "--precision",
         "int8",
@@ -51,6 +52,8 @@ fn export(scene: &Scene, checkpoint: &Path, min_cosine: f32, out: &str) -> Outpu
         "0",
         "--min-cosine",
         &min_cosine,
+        "--calibration",
+        &photos,
         "--out",
         path.to_str().unwrap(),
     ];
@@ -78,7 +81,8 @@ fn kept(classifier: &Classifier) -> usize {
 #[test]
 fn smoothing_keeps_the_embedding_of_a_model_with_outlier_channels() {
     let scene = Scene::new("cat\ndog");
-    let flags = ["--precision", "int8", "--min-agreement", "0", "--report"];
+    let photos = scene.photos();
+    let flags = [&INT8[..], &["--report", "--calibration", &photos]].concat();
     let output = scene.export(&checkpoint(&scene), &flags);
     assert!(output.status.success(), "{output:?}");
     let classifier = Classifier::open(scene.path("bundle")).unwrap();
@@ -88,7 +92,7 @@ fn smoothing_keeps_the_embedding_of_a_model_with_outlier_channels() {
     assert_eq!(kept(&classifier), 0);
 
     let report = String::from_utf8(output.stdout).unwrap();
-    assert!(report.contains("3 generated images"), "{report}");
+    assert!(report.contains("16 calibration images"), "{report}");
     let rows: Vec<Vec<&str>> = report
         .lines()
         .filter(|l| l.starts_with("| block_") || l.starts_with("| patch_"))
@@ -121,7 +125,34 @@ fn values_in_floating_point_are_centred_for_an_int8_projection() {
         }
         outliers(name, tensor)
     });
-    let output = export(&scene, &folder, 0.99995, "bundle");
+    // The images of the self-test, of which the layer with the spikes is the most sensitive.
+    let output = scene.export(
+        &folder,
+        &[&INT8[..], &["--out", &scene.path("any").to_string_lossy()]].concat(),
+    );
+    assert!(output.status.success(), "{output:?}");
+    let images = scene.path("photos");
+    std::fs::create_dir(&images).unwrap();
+    for name in ["bars", "disc", "tiles"] {
+        for copy in 0..6 {
+            let golden = scene.path(&format!("any/golden/{name}.png"));
+            std::fs::copy(golden, images.join(format!("{copy}-{name}.png"))).unwrap();
+        }
+    }
+    let bounds = [
+        "--min-agreement",
+        "0",
+        "--min-cosine",
+        "0.99995",
+        "--calibration",
+    ];
+    let flags = [
+        &["--precision", "int8"][..],
+        &bounds,
+        &[images.to_str().unwrap()],
+    ]
+    .concat();
+    let output = scene.export(&folder, &flags);
     assert!(output.status.success(), "{output:?}");
     let classifier = Classifier::open(scene.path("bundle")).unwrap();
     let operator = |name: &str| {
@@ -154,7 +185,7 @@ fn layers_stay_in_floating_point_until_the_gate_accepts() {
     assert!(
         message.contains(
             "error: precision int8: expected a mean cosine with f32 of at least 1 (--min-cosine)"
-        ) && message.contains("on 3 images"),
+        ) && message.contains("on 16 images"),
         "{message}"
     );
     assert!(
@@ -162,5 +193,31 @@ fn layers_stay_in_floating_point_until_the_gate_accepts() {
         "{message}"
     );
     let left: Vec<_> = std::fs::read_dir(scene.folder.path()).unwrap().collect();
-    assert_eq!(left.len(), 4, "{left:?}");
+    assert_eq!(left.len(), 5, "{left:?}");
+}
+
+/// If this fails, int8 is called good because it agrees with f32 on three generated images.
+#[test]
+fn int8_is_not_judged_by_a_few_images() {
+    let scene = Scene::new("cat\ndog");
+    let int8 = ["--precision", "int8"];
+    let expected = [
+        "--calibration",
+        "at least 16 images",
+        "--min-cosine 0 --min-agreement 0",
+    ];
+    let none = scene.export(&common::checkpoint(), &int8);
+    scene.assert_fails(&none, &[&expected[..], &["found 0"]].concat());
+    let photos = scene.photos();
+    std::fs::remove_file(scene.path("photos/0.png")).unwrap();
+    let bounds = [["--min-cosine", "0"], ["--min-agreement", "0"]];
+    for bound in [&[][..], &bounds[0], &bounds[1]] {
+        let flags = [&int8[..], &["--calibration", &photos], bound].concat();
+        let few = scene.export(&common::checkpoint(), &flags);
+        scene.assert_fails(&few, &[&expected[..], &["found 15"]].concat());
+    }
+    let output = scene.export(&common::checkpoint(), &INT8);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{message}");
+    assert!(message.contains("note: int8 was not judged"), "{message}");
 }

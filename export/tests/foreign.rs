@@ -13,7 +13,7 @@ use pinhole::internal::NetworkOperator;
 use pinhole::{Classifier, DecodeOptions};
 use pinhole_bundle::dialect::Op;
 use pinhole_bundle::{BundleWriter, IMAGE_ENCODER};
-use pinhole_export::graph::{self, OnnxEncoder};
+use pinhole_export::graph::{self, OnnxEncoder, OnnxOptions};
 use pinhole_model::{Precision, PreprocessConfig};
 use prost::Message;
 use serde_json::Value;
@@ -43,10 +43,17 @@ fn png(pixels: &Value) -> Vec<u8> {
     png
 }
 
+fn options() -> OnnxOptions {
+    OnnxOptions {
+        image_size: SIDE,
+        output: None,
+    }
+}
+
 /// A bundle with the encoder `file`.
 fn bundle(file: &Path, out: &Path) -> anyhow::Result<Classifier> {
     let preprocessing = PreprocessConfig::openai(SIDE);
-    let encoder = OnnxEncoder::open(file)?;
+    let encoder = OnnxEncoder::open(file, &options())?;
     encoder.check(&preprocessing, SIZE)?;
     let writer = BundleWriter::create(out).unwrap();
     encoder.write(&preprocessing, writer.folder(), &mut |_, _| {})?;
@@ -61,7 +68,7 @@ fn changed_bundle(
     out: &Path,
     change: impl FnOnce(ModelProto) -> ModelProto,
 ) -> Result<Classifier, pinhole::Error> {
-    let encoder = OnnxEncoder::open(file).unwrap();
+    let encoder = OnnxEncoder::open(file, &options()).unwrap();
     let preprocessing = PreprocessConfig::openai(encoder.image_size);
     let writer = BundleWriter::create(out).unwrap();
     let model = change(encoder.wrapped(&preprocessing));
@@ -412,7 +419,7 @@ fn graphs_that_cannot_run_are_errors_that_name_the_node() {
         vec![
             node.name.clone(),
             "com.microsoft.QGemm".into(),
-            "basic".into(),
+            "QuantFormat.QDQ".into(),
         ]
     });
     // Names of the runtime's internal operators.
@@ -420,7 +427,7 @@ fn graphs_that_cannot_run_are_errors_that_name_the_node() {
         refused("qdq", |graph| {
             let node = first(graph, "QuantizeLinear");
             node.op_type = op.into();
-            node.input.clear();
+            node.input.truncate(1);
             vec![node.name.clone(), op.into()]
         });
     }
@@ -537,17 +544,9 @@ fn graphs_with_impossible_attributes_are_refused_at_once() {
         ),
     ] {
         let file = seeds.join(format!("{name}.onnx"));
-        let encoder = OnnxEncoder::open(&file).unwrap();
-        let preprocessing = PreprocessConfig::openai(encoder.image_size);
-        let folder = tempfile::tempdir().unwrap();
         let started = std::time::Instant::now();
-        let error = encoder.write(&preprocessing, folder.path(), &mut |_, _| {});
-        let error = format!("{:#}", error.unwrap_err());
-        assert!(error.contains(expected), "{error}");
-        // As a bundle with right hashes, which a board opens.
-        let out = folder.path().join("bundle");
-        let error = changed_bundle(&file, &out, |model| model);
-        let error = error.map(drop).unwrap_err().to_string();
+        let error = OnnxEncoder::open(&file, &options()).err().unwrap();
+        let error = format!("{error:#}");
         assert!(error.contains(expected), "{error}");
         assert!(
             started.elapsed() < std::time::Duration::from_secs(2),
@@ -562,7 +561,7 @@ fn ordinary_operators_are_accepted() {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/onnx_foreign");
     for name in ["linear", "convolution", "sizes", "einsum", "resize"] {
         let file = seeds.join(format!("{name}.onnx"));
-        let encoder = OnnxEncoder::open(&file).unwrap();
+        let encoder = OnnxEncoder::open(&file, &options()).unwrap();
         let preprocessing = PreprocessConfig::openai(encoder.image_size);
         let folder = tempfile::tempdir().unwrap();
         encoder

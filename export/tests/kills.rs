@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Scene, checkpoint};
+use common::{INT8, Scene, checkpoint};
 use kills::{Spread, kills, temporaries, with_mounts, with_small_files, without_privileges};
 use pinhole::{Bundle, Classes, Classifier, LockedBundle, change_classes};
 use pinhole_bundle::BundleWriter;
@@ -62,8 +62,7 @@ fn add(folder: &Path, name: &str) -> Result<(), pinhole::Error> {
 fn a_killed_export_leaves_a_whole_bundle_or_none() {
     let scene = Scene::new("cat\ndog\n");
     // int8 writes a second encoder, to compare with.
-    let int8 = ["--precision", "int8", "--min-cosine", "0"];
-    let command = || export(&scene, &int8);
+    let command = || export(&scene, &INT8);
     let bundle = scene.path("bundle");
     let mut spread = Spread::measure(&mut command());
     let (mut killed, mut left) = (0, 0);

@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{Scene, checkpoint, random};
+use common::{INT8, Scene, checkpoint, random};
 use pinhole::{Bundle, Classes, Classifier, set_classes};
 use pinhole_bundle::TensorFile;
 use pinhole_checkpoint::{Checkpoint, Dtype, write_prompt_learner};
@@ -117,7 +117,14 @@ fn new_classes_are_named_without_the_checkpoint() {
         (Some(learner(&[4, 64], Some(ClassPosition::Middle))), "int8"),
     ] {
         let scene = Scene::new("cat\ndog\n");
-        let flags = ["--with-text", "--precision", precision];
+        let photos = scene.photos();
+        let flags = [
+            "--with-text",
+            "--precision",
+            precision,
+            "--calibration",
+            &photos,
+        ];
         let output = match &learner {
             Some(learner) => export(&scene, learner, &flags),
             None => scene.export(&checkpoint(), &flags),
@@ -276,7 +283,7 @@ type Stored = (Dtype, Vec<usize>, Vec<u8>);
 #[test]
 fn linear_layers_in_int8_are_stored_with_a_scale_per_output() {
     let scene = Scene::new("cat\ndog\n");
-    let output = scene.export(&checkpoint(), &["--with-text", "--precision", "int8"]);
+    let output = scene.export(&checkpoint(), &[&INT8[..], &["--with-text"]].concat());
     assert!(output.status.success(), "{output:?}");
     let bundle = Bundle::open(&scene.path("bundle")).unwrap();
     let state = TensorFile::open(&scene.path("bundle/text_encoder.safetensors")).unwrap();
@@ -396,7 +403,16 @@ fn a_text_encoder_below_the_gate_in_int8_is_an_error() {
         }
         tensor
     });
-    let output = scene.export(&clip, &["--with-text", "--precision", "int8"]);
+    let photos = scene.photos();
+    let int8 = [
+        "--precision",
+        "int8",
+        "--min-agreement",
+        "0",
+        "--calibration",
+        &photos,
+    ];
+    let output = scene.export(&clip, &[&int8[..], &["--with-text"]].concat());
     let parts = [
         "text_encoder.safetensors",
         "int8",
@@ -413,7 +429,7 @@ fn a_text_encoder_below_the_gate_in_int8_is_an_error() {
         let precision: &[&str] = if flags[0] == "--precision" {
             &[]
         } else {
-            &["--precision", "int8"]
+            &int8
         };
         let output = scene.export(&clip, &[&flags[..], &out, precision].concat());
         assert!(output.status.success(), "{output:?}");

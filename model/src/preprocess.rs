@@ -119,6 +119,15 @@ impl PreprocessConfig {
         }
     }
 
+    /// As this one, for an encoder that takes pixels 0..1, because it normalises them itself.
+    pub fn unnormalised(&self) -> Self {
+        Self {
+            mean: [0.0; 3],
+            std: [1.0; 3],
+            ..self.clone()
+        }
+    }
+
     /// Length in pixels that [`PreprocessConfig::resize`] scales to.
     pub fn scaled(&self) -> u32 {
         self.resize_to.unwrap_or(self.size)

@@ -7,7 +7,7 @@ pub use crate::conditional_fit::fit_conditional;
 pub use crate::network::attributes;
 pub use crate::network::initializer::raw as raw_tensor;
 use crate::network::{GraphKind, ImageEncoder, check_model};
-pub use crate::network::{NetworkOperator, Observed, decode as decode_onnx};
+pub use crate::network::{NetworkOperator, Observed, decode as decode_onnx, value_shapes};
 pub use crate::selftest::cosine;
 pub use crate::standalone::StandaloneEncoder;
 pub use crate::standard_streams::{

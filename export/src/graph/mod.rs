@@ -24,7 +24,7 @@ use prost::Message;
 use tract_onnx::pb::{GraphProto, ModelProto, tensor_proto::DataType};
 
 pub use flat::inline;
-pub use onnx_file::{OnnxEncoder, precision};
+pub use onnx_file::{OnnxEncoder, OnnxOptions, precision};
 pub use weights::WeightFile;
 
 use crate::quantization::QuantizationPlan;

@@ -125,6 +125,16 @@ pub fn finish_bundle(
     writer.finish(&mut manifest).unwrap();
 }
 
+/// int8 that is not judged, as it must not be without calibration images.
+pub const INT8: [&str; 6] = [
+    "--precision",
+    "int8",
+    "--min-cosine",
+    "0",
+    "--min-agreement",
+    "0",
+];
+
 pub fn checkpoint() -> PathBuf {
     CHECKPOINT.path().join("clip")
 }
@@ -142,6 +152,19 @@ impl Scene {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// A folder of as many calibration images as int8 is judged by at least.
+    pub fn photos(&self) -> String {
+        let folder = self.path("photos");
+        fs::create_dir_all(&folder).unwrap();
+        for i in 0..pinhole_export::FidelityGate::MIN_IMAGES {
+            let byte = |at: usize| (at * (i * 7 + 3) % 251 / (1 + i % 3)) as u8;
+            let data = (0..40 * 36 * 3).map(byte).collect();
+            let image = image::RgbImage::from_raw(40, 36, data).unwrap();
+            image.save(folder.join(format!("{i}.png"))).unwrap();
+        }
+        folder.to_str().unwrap().to_owned()
     }
 
     pub fn export(&self, clip: &Path, extra: &[&str]) -> Output {

@@ -28,6 +28,14 @@ pub(crate) fn state_dict(bytes: &[u8]) {
     let _ = Checkpoint::open(&path, &options);
 }
 
+/// Class embeddings as a NumPy file.
+pub(crate) fn npy(bytes: &[u8]) {
+    let path = scratch::file("classes.npy", bytes);
+    if let Ok(given) = pinhole_export::GivenEmbeddings::read(&path) {
+        assert_eq!(given.data.len(), given.classes * given.size);
+    }
+}
+
 fn tensors(state: &StateDict) -> Result<(), Error> {
     let names: Vec<&str> = state.names().collect();
     for name in names {

@@ -82,6 +82,7 @@ pub const TARGETS: &[Target] = &[
         &["assets/demo"],
         ".safetensors",
     ),
+    target("npy", checkpoint::npy, &[], ".npy"),
     target(
         "open_clip_config",
         checkpoint::open_clip_config,

@@ -2,7 +2,7 @@
 
 use pinhole::internal;
 use pinhole_bundle::IMAGE_ENCODER;
-use pinhole_export::graph::OnnxEncoder;
+use pinhole_export::graph::{OnnxEncoder, OnnxOptions};
 use pinhole_model::PreprocessConfig;
 
 use crate::scratch;
@@ -31,7 +31,11 @@ pub(crate) fn load(bytes: &[u8]) {
 /// A graph of another program: wrapped as the exporter does it, then loaded.
 pub(crate) fn foreign(bytes: &[u8]) {
     let path = scratch::file("foreign.onnx", bytes);
-    let Ok(encoder) = OnnxEncoder::open(&path) else {
+    let options = OnnxOptions {
+        image_size: 32,
+        output: None,
+    };
+    let Ok(encoder) = OnnxEncoder::open(&path, &options) else {
         return;
     };
     // Pixels of larger images take long, and nothing else.

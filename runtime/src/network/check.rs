@@ -1,6 +1,6 @@
 //! Checks of an ONNX file before tract reads it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use pinhole_bundle::{IMAGE_ENCODER, dialect};
 use tract_onnx::pb::{
@@ -83,11 +83,35 @@ pub(crate) fn model(
         DataType::Float,
         &[embedding_size as i64],
     )?;
+    let version = (proto.opset_import.iter()).find(|o| o.domain == dialect::DOMAIN);
+    tensors_and_order(graph, version.map_or(0, |o| o.version), kind, external)?;
+    sizes::check(graph, image_size)
+}
+
+/// The shape of every value of `graph`, of another program, for an input of the shape `input`; there are no external
+/// weights.
+///
+/// # Errors
+/// The node or tensor, what was expected and found.
+pub fn value_shapes(
+    graph: &GraphProto,
+    input: &[usize],
+) -> Result<HashMap<String, Vec<usize>>, String> {
+    tensors_and_order(graph, 0, GraphKind::Imported, &|_| None)?;
+    sizes::shapes(graph, input)
+}
+
+/// Checks every operator and every tensor, and that values are computed before they are used. `version` is that of the
+/// dialect.
+fn tensors_and_order(
+    graph: &GraphProto,
+    version: i64,
+    kind: GraphKind,
+    external: FileLength,
+) -> Result<(), String> {
     for tensor in &graph.initializer {
         initializer(tensor, external)?;
     }
-    let version = (proto.opset_import.iter()).find(|o| o.domain == dialect::DOMAIN);
-    let version = version.map_or(0, |o| o.version);
     let single = |t: &&TensorProto| t.dims.iter().product::<i64>() == 1;
     let scalars = graph.initializer.iter().filter(single);
     let scalars: HashSet<&str> = scalars.map(|t| &*t.name).collect();
@@ -118,8 +142,7 @@ pub(crate) fn model(
             "sparse_initializer {name}: expected dense initializers"
         ));
     }
-    defined_before_use(graph)?;
-    sizes::check(graph, image_size)
+    defined_before_use(graph)
 }
 
 /// Checks that attributes hold no graphs, and tensors of the size that shape and type require.

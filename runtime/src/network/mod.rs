@@ -22,6 +22,7 @@ use tract_onnx::pb;
 use tract_onnx::tract_core::plan;
 use tract_onnx::tract_hir::internal::*;
 
+pub use check::value_shapes;
 pub(crate) use check::{GraphKind, model as check_model};
 use operators::{operator, weights};
 

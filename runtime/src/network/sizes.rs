@@ -424,11 +424,22 @@ fn constant(tensor: &TensorProto) -> Value {
 /// Checks the sizes of every value in `graph`, whose tensors and order have been checked, for one image of `image_size`
 /// pixels.
 pub(super) fn check(graph: &GraphProto, image_size: usize) -> Result<(), String> {
-    values(graph, image_size).map(drop)
+    values(graph, &[1, image_size, image_size, 3]).map(drop)
 }
 
-/// Every value of `graph` by name.
-fn values(graph: &GraphProto, image_size: usize) -> Result<HashMap<&str, Value>, String> {
+/// The shape of every value of `graph`, whose tensors and order have been checked, for an input of the shape `input`.
+pub(super) fn shapes(
+    graph: &GraphProto,
+    input: &[usize],
+) -> Result<HashMap<String, Vec<usize>>, String> {
+    let values = values(graph, input)?.into_iter();
+    Ok(values
+        .map(|(name, value)| (name.to_owned(), value.shape))
+        .collect())
+}
+
+/// Every value of `graph` by name, for an input of the shape `input`.
+fn values<'a>(graph: &'a GraphProto, input: &[usize]) -> Result<HashMap<&'a str, Value>, String> {
     if graph.node.len() > MAX_NODES {
         let found = graph.node.len();
         return Err(format!(
@@ -446,9 +457,8 @@ fn values(graph: &GraphProto, image_size: usize) -> Result<HashMap<&str, Value>,
     for tensor in attributes.filter_map(|a| a.t.as_ref()) {
         constants += count(&constant(tensor).shape)?;
     }
-    for input in &graph.input {
-        let pixels = Value::of_shape(vec![1, image_size, image_size, 3]);
-        values.insert(&input.name, pixels);
+    for value in &graph.input {
+        values.insert(&value.name, Value::of_shape(input.to_vec()));
     }
     // The node after which a value is not needed any more.
     let mut last: HashMap<&str, usize> = HashMap::new();

@@ -324,7 +324,7 @@ fn shapes_are_those_of_the_specification() {
     ] {
         let op = nodes.last().unwrap().op_type.clone();
         let graph = graph(lists.clone(), nodes);
-        let values = values(&graph, SIDE).unwrap();
+        let values = values(&graph, &[1, SIDE, SIDE, 3]).unwrap();
         assert_eq!(values["y"].shape, expected, "{op}");
     }
 }
