@@ -223,6 +223,7 @@ class Runner:
             **os.environ,
             "PATH": f"{self.work / 'bin'}:{os.environ['PATH']}",
             "HOME": str(self.work / "home"),
+            "HF_HOME": str(self.work / "home" / ".cache" / "huggingface"),
             "HF_HUB_OFFLINE": "1",
             # For scripts that ask git; the copy is no repository.
             "GIT_DIR": subprocess.run(
