@@ -2,19 +2,20 @@
 
 use crate::dispatch::Kernels;
 use crate::simd::{Simd, map_in_place};
+use crate::types::Nonlinearity;
 use crate::{reference, threads};
 use pinhole_model::Activation;
 
-/// [`crate::activate`] by the given kernels.
-pub(crate) fn activate(kernels: Kernels, x: &mut [f32], activation: Option<Activation>) {
+/// The function of each value by the given kernels, in place.
+pub(crate) fn activate(kernels: Kernels, x: &mut [f32], function: Option<Nonlinearity>) {
     // An exponential takes as long as about 16 multiply-adds.
     let threads = threads::count(x.len().saturating_mul(16));
     threads::for_each_chunk(threads, x, 1 << 14, |_, x| match kernels.float {
         None => {
             x.iter_mut()
-                .for_each(|v| *v = reference::activated(*v, activation));
+                .for_each(|v| *v = reference::nonlinear(*v, function));
         }
-        Some(vector) => vector.activate(x, activation),
+        Some(vector) => vector.activate(x, function),
     });
 }
 
@@ -41,13 +42,19 @@ pub(crate) fn exp2<S: Simd>(simd: S, t: S::V) -> S::V {
 }
 
 /// x · sigmoid(1.702 x), absolute error below 2^-22 max(1, |x|).
+#[inline(always)]
+pub(crate) fn quick_gelu<S: Simd>(simd: S, x: S::V) -> S::V {
+    swish(simd, x, 1.702)
+}
+
+/// x · sigmoid(factor · x) for a factor of 1 to 2, absolute error below 2^-22 max(1, |x|).
 ///
 /// Rounding the exponent makes the power's relative error grow with the exponent, but the factor that it is multiplied by
 /// shrinks faster.
 #[inline(always)]
-pub(crate) fn quick_gelu<S: Simd>(simd: S, x: S::V) -> S::V {
+pub(crate) fn swish<S: Simd>(simd: S, x: S::V, factor: f32) -> S::V {
     // Beyond these limits the result is x, or below the error.
-    let t = simd.mul(x, simd.splat(-1.702 * std::f32::consts::LOG2_E));
+    let t = simd.mul(x, simd.splat(-factor * std::f32::consts::LOG2_E));
     let t = simd.max(simd.splat(-126.0), simd.min(simd.splat(86.0), t));
     simd.div(x, simd.add(simd.splat(1.0), exp2(simd, t)))
 }
@@ -90,6 +97,14 @@ pub(crate) fn activated<S: Simd>(simd: S, x: S::V, activation: Option<Activation
     }
 }
 
+/// x · max(0, min(1, x / 6 + 1/2))
+#[inline(always)]
+pub(crate) fn hard_swish<S: Simd>(simd: S, x: S::V) -> S::V {
+    let gate = simd.mul_add(x, simd.splat(1.0 / 6.0), simd.splat(0.5));
+    let gate = simd.max(simd.splat(0.0), simd.min(simd.splat(1.0), gate));
+    simd.mul(x, gate)
+}
+
 /// Calls `$by` with the arguments and, last, the activation function of a register, so that each function gets code of its
 /// own with its constants in registers.
 macro_rules! by_activation {
@@ -100,23 +115,41 @@ macro_rules! by_activation {
                 #[inline(always)]
                 |v| v,
             ),
-            Some(pinhole_model::Activation::QuickGelu) => $by(
+            Some(crate::types::Nonlinearity::Mlp(pinhole_model::Activation::QuickGelu)) => $by(
                 $($argument,)+
                 #[inline(always)]
                 |v| crate::activation::quick_gelu($simd, v),
             ),
-            Some(pinhole_model::Activation::Gelu) => $by(
+            Some(crate::types::Nonlinearity::Mlp(pinhole_model::Activation::Gelu)) => $by(
                 $($argument,)+
                 #[inline(always)]
                 |v| crate::activation::gelu($simd, v),
+            ),
+            Some(crate::types::Nonlinearity::Clamp { low, high }) => {
+                let (low, high) = ($simd.splat(low), $simd.splat(high));
+                $by(
+                    $($argument,)+
+                    #[inline(always)]
+                    |v| $simd.max(low, $simd.min(high, v)),
+                )
+            }
+            Some(crate::types::Nonlinearity::Silu) => $by(
+                $($argument,)+
+                #[inline(always)]
+                |v| crate::activation::swish($simd, v, 1.0),
+            ),
+            Some(crate::types::Nonlinearity::HardSwish) => $by(
+                $($argument,)+
+                #[inline(always)]
+                |v| crate::activation::hard_swish($simd, v),
             ),
         }
     };
 }
 pub(crate) use by_activation;
 
-/// The activation function of all values, in place.
+/// The function of all values, in place.
 #[inline(always)]
-pub(crate) fn activate_slice<S: Simd>(simd: S, x: &mut [f32], activation: Option<Activation>) {
-    by_activation!(activation, simd, map_in_place, simd, x);
+pub(crate) fn activate_slice<S: Simd>(simd: S, x: &mut [f32], function: Option<Nonlinearity>) {
+    by_activation!(function, simd, map_in_place, simd, x);
 }

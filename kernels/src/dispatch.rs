@@ -6,7 +6,8 @@ use std::ops::Range;
 use pinhole_model::Activation;
 
 use crate::int8::pack::Layout;
-use crate::types::{Affine, AttentionStages, StridedRows};
+use crate::int8::taps::CHANNELS;
+use crate::types::{Affine, AttentionStages, Nonlinearity, StridedRows, Window};
 
 /// A variant: its name, and the kernels for f32, 8-bit integers and f16. Without kernels the scalar reference runs.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +53,7 @@ pub(crate) trait FloatKernels: Debug + Send + Sync {
         epsilon: f32,
         out: &mut [f32],
     );
-    fn activate(&self, x: &mut [f32], activation: Option<Activation>);
+    fn activate(&self, x: &mut [f32], function: Option<Nonlinearity>);
     /// Quantises one row to s8 and returns its scale.
     fn quantize(&self, x: &[f32], out: &mut [i8]) -> f32;
     /// Quantises one row plus an offset to u8 and returns its scale.
@@ -76,10 +77,13 @@ pub(crate) trait Int8Kernels: Debug + Send + Sync {
     fn depth(&self) -> usize;
     /// As [`Self::group`] applies it to its outputs.
     #[cfg(test)]
-    fn activate(&self, x: &mut [f32], activation: Option<Activation>);
+    fn activate(&self, x: &mut [f32], function: Option<Nonlinearity>);
     /// # Safety
     /// As [`crate::int8::group::group`].
     unsafe fn group(&self, group: &Int8Group, sums: &mut [i32]);
+    /// # Safety
+    /// As [`DepthwiseBlock::out`] states.
+    unsafe fn depthwise(&self, block: &DepthwiseBlock);
 }
 
 /// The f16 kernels of a SIMD variant, on the calling thread.
@@ -150,12 +154,63 @@ pub(crate) struct Int8Group<'a> {
     pub(crate) panels: &'a [u8],
     /// The columns of `out` that the panels compute.
     pub(crate) columns: Range<usize>,
-    pub(crate) activation: Option<Activation>,
-    /// [rows, width]
-    pub(crate) residual: Option<&'a [f32]>,
-    /// n: the columns of `out` and `residual`.
+    pub(crate) activation: Option<Nonlinearity>,
+    /// Rows `width` apart, the last one at least up to the end of `columns`.
+    pub(crate) residual: Option<Residual<'a>>,
+    /// Values between the starts of two rows of `out` and `residual`.
     pub(crate) width: usize,
-    /// [rows, width]. The group writes `columns`, which nothing else accesses meanwhile.
+    /// Rows `width` apart. The group writes `columns`, which nothing else accesses meanwhile.
+    pub(crate) out: *mut f32,
+}
+
+/// What is added to the outputs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Residual<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) order: Order,
+}
+
+/// When the residual is added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// To the activation function's result, as in a transformer's linear layers.
+    AfterActivation,
+    /// To its argument, as in convolutional networks.
+    BeforeActivation,
+}
+
+/// A block of channels of one image.
+pub(crate) struct DepthwiseBlock<'a> {
+    /// [height, width, inputs]: bytes of the variant's operand.
+    pub(crate) x: &'a [u8],
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) inputs: usize,
+    /// The value of padding.
+    pub(crate) padding: u8,
+    pub(crate) window: Window,
+    /// Output channels per input channel.
+    pub(crate) multiplier: usize,
+    /// n: all output channels.
+    pub(crate) outputs: usize,
+    /// The block's first output channel.
+    pub(crate) first: usize,
+    /// [parts of a weight][rows of the kernel][groups of taps][STEP]
+    pub(crate) weights: &'a [u8],
+    pub(crate) parts: usize,
+    /// What the sums start with.
+    pub(crate) from: [i32; CHANNELS],
+    /// Scale of x times scale of the weights.
+    pub(crate) scales: [f32; CHANNELS],
+    pub(crate) bias: [f32; CHANNELS],
+    pub(crate) activation: Option<Nonlinearity>,
+    /// [output height, output width, outputs]
+    pub(crate) residual: Option<Residual<'a>>,
+    /// The output rows to compute.
+    pub(crate) rows: Range<usize>,
+    pub(crate) out_width: usize,
+    /// [output height, output width, outputs]. The block writes its channels of its rows, which nothing else accesses
+    /// meanwhile.
     pub(crate) out: *mut f32,
 }
 
@@ -171,6 +226,11 @@ pub(crate) struct Offsets<'a> {
 }
 
 impl Offsets<'_> {
+    /// Whether the offsets of all rows are equal.
+    pub(crate) fn are_uniform(self) -> bool {
+        self.zero_points.is_empty()
+    }
+
     /// Initialises the sums [rows, width] of the columns `columns`; sums of padding become 0.
     pub(crate) fn write(
         self,

@@ -71,17 +71,13 @@ macro_rules! vector {
                 unsafe { run(*self, x, width, gain, bias, epsilon, out) }
             }
 
-            fn activate(&self, x: &mut [f32], activation: Option<pinhole_model::Activation>) {
+            fn activate(&self, x: &mut [f32], function: Option<crate::types::Nonlinearity>) {
                 #[target_feature(enable = $features)]
-                fn run(
-                    token: $token,
-                    x: &mut [f32],
-                    activation: Option<pinhole_model::Activation>,
-                ) {
-                    crate::activation::activate_slice(token, x, activation)
+                fn run(token: $token, x: &mut [f32], function: Option<crate::types::Nonlinearity>) {
+                    crate::activation::activate_slice(token, x, function)
                 }
                 // SAFETY: the token proves the features.
-                unsafe { run(*self, x, activation) }
+                unsafe { run(*self, x, function) }
             }
 
             fn quantize(&self, x: &[f32], out: &mut [i8]) -> f32 {

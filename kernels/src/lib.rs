@@ -24,6 +24,7 @@ mod aarch64;
 mod activation;
 mod affine;
 mod attention;
+mod convolution;
 mod dispatch;
 mod half;
 mod implement;
@@ -45,6 +46,7 @@ mod types;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
+pub use convolution::PackedConvolution;
 pub use half::{NonFiniteWeight, PackedLinearF16};
 pub use int8::affine::PackedLinearAffine;
 pub use int8::{Int8Input, PackedLinearInt8, WeightError};
@@ -53,11 +55,14 @@ pub use patch::{patch_embedding, patch_embedding_f16, patch_embedding_int8};
 use pinhole_model::Activation;
 use select::kernels;
 pub use select::{Error, available, check, chosen, chosen_f32, compiled, f16_arithmetic};
-pub use types::{Affine, AttentionStages, Pointwise, Prologue, StridedRows};
+pub use types::{
+    Affine, AttentionStages, ConvolutionWeights, ImageLayout, Nonlinearity, Pointwise, Prologue,
+    StridedRows, Window,
+};
 
 /// Applies `activation` to each value of x, in place.
 pub fn activate(x: &mut [f32], activation: Activation) {
-    activation::activate(kernels(), x, Some(activation));
+    activation::activate(kernels(), x, Some(Nonlinearity::Mlp(activation)));
 }
 
 /// Layer norm (Ba, Kiros and Hinton, 2016) of each row of x [rows, width] into out [rows, width]:

@@ -3,7 +3,7 @@
 use crate::dispatch::Kernels;
 use crate::simd::Simd;
 use crate::threads::Shared;
-use crate::types::Prologue;
+use crate::types::{Nonlinearity, Prologue};
 use crate::{reference, scratch, threads};
 
 /// [`crate::quantize_rows`] by the given kernels, with its operands checked.
@@ -72,7 +72,7 @@ pub(crate) fn rows(
                     None => y
                         .iter_mut()
                         .for_each(|v| *v = reference::activated(*v, Some(activation))),
-                    Some(vector) => vector.activate(y, Some(activation)),
+                    Some(vector) => vector.activate(y, Some(Nonlinearity::Mlp(activation))),
                 }
                 each(y, width, out, scales, s8);
             }),

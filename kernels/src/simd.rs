@@ -60,6 +60,11 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     /// # Safety
     /// `from` points to [`Simd::LANES`] readable values.
     unsafe fn load(self, from: *const f32) -> Self::V;
+    /// Loads integers and rounds them to f32.
+    ///
+    /// # Safety
+    /// `from` points to [`Simd::LANES`] readable values.
+    unsafe fn load_i32(self, from: *const i32) -> Self::V;
     /// # Safety
     /// `to` points to [`Simd::LANES`] writable values.
     unsafe fn store(self, v: Self::V, to: *mut f32);

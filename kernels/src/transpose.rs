@@ -1,4 +1,4 @@
-//! Transposes 4 x 4 words, for packing rows into columns.
+//! Transposes 4 x 4 words and interleaves bytes, for packing rows into columns.
 
 /// A word of a register.
 ///
@@ -58,4 +58,46 @@ pub(crate) fn transposed<T: Word>(rows: [[T; 4]; 4]) -> [[T; 4]; 4] {
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) fn transposed<T: Word>(rows: [[T; 4]; 4]) -> [[T; 4]; 4] {
     [0, 1, 2, 3].map(|j| rows.map(|row| row[j]))
+}
+
+/// The first byte of each row, then the second of each, and so on.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn interleaved(rows: [[u8; 16]; 4]) -> [u8; 64] {
+    use std::arch::x86_64::*;
+    // SAFETY: every x86-64 has SSE2; 64 bytes and four registers convert into each other.
+    unsafe {
+        let [a, b, c, d] = std::mem::transmute::<[[u8; 16]; 4], [__m128i; 4]>(rows);
+        let (low, high) = (_mm_unpacklo_epi8(a, b), _mm_unpackhi_epi8(a, b));
+        let (low2, high2) = (_mm_unpacklo_epi8(c, d), _mm_unpackhi_epi8(c, d));
+        std::mem::transmute::<[__m128i; 4], [u8; 64]>([
+            _mm_unpacklo_epi16(low, low2),
+            _mm_unpackhi_epi16(low, low2),
+            _mm_unpacklo_epi16(high, high2),
+            _mm_unpackhi_epi16(high, high2),
+        ])
+    }
+}
+
+/// The first byte of each row, then the second of each, and so on.
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+pub(crate) fn interleaved(rows: [[u8; 16]; 4]) -> [u8; 64] {
+    use std::arch::aarch64::*;
+    let mut bytes = [0; 64];
+    // SAFETY: every aarch64 has NEON; each row has 16 bytes and the result 64.
+    unsafe {
+        let [a, b, c, d] = [0, 1, 2, 3].map(
+            #[inline(always)]
+            |i: usize| vld1q_u8(rows[i].as_ptr()),
+        );
+        vst4q_u8(bytes.as_mut_ptr(), uint8x16x4_t(a, b, c, d));
+    }
+    bytes
+}
+
+/// The first byte of each row, then the second of each, and so on.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+pub(crate) fn interleaved(rows: [[u8; 16]; 4]) -> [u8; 64] {
+    std::array::from_fn(|i| rows[i % 4][i / 4])
 }

@@ -58,6 +58,132 @@ impl Affine {
     }
 }
 
+/// How a two-dimensional convolution moves over an image; pairs are height and width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Taps, 1 or more.
+    pub kernel: [usize; 2],
+    /// Pixels between neighbouring outputs, 1 or more.
+    pub stride: [usize; 2],
+    /// Pixels between neighbouring taps, 1 or more.
+    pub dilation: [usize; 2],
+    /// Pixels of zeros at the top, left, bottom and right.
+    pub padding: [usize; 4],
+}
+
+impl Window {
+    /// The size of the output for an image of this height and width; `None` if the window does not fit the padded image.
+    pub fn output(&self, image: [usize; 2]) -> Option<[usize; 2]> {
+        let side = |axis: usize| {
+            let extent = (self.kernel[axis] - 1).checked_mul(self.dilation[axis])?;
+            let padding = self.padding[axis].checked_add(self.padding[axis + 2])?;
+            let last = image[axis]
+                .checked_add(padding)?
+                .checked_sub(extent.checked_add(1)?)?;
+            Some(last / self.stride[axis] + 1)
+        };
+        Some([side(0)?, side(1)?])
+    }
+}
+
+/// The order of an image's axes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageLayout {
+    /// [channels, height, width], as in ONNX.
+    ChannelsFirst,
+    /// [height, width, channels]
+    ChannelsLast,
+}
+
+/// The quantised weights of a two-dimensional convolution.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvolutionWeights<'a> {
+    /// [outputs, inputs / groups, kernel height, kernel width]
+    pub values: &'a [i8],
+    /// [outputs]
+    pub scales: &'a [f32],
+    /// [outputs], or empty for zeros.
+    pub zero_points: &'a [i8],
+    /// [outputs]
+    pub bias: Option<&'a [f32]>,
+    /// Output channels, a multiple of `groups`.
+    pub outputs: usize,
+    /// Input channels, a multiple of `groups`.
+    pub inputs: usize,
+    /// 1 or more; as many as inputs make a depthwise convolution.
+    pub groups: usize,
+}
+
+impl ConvolutionWeights<'_> {
+    /// Input channels of a group.
+    pub(crate) fn group_inputs(&self) -> usize {
+        self.inputs / self.groups
+    }
+
+    /// Output channels of a group.
+    pub(crate) fn group_outputs(&self) -> usize {
+        self.outputs / self.groups
+    }
+
+    pub(crate) fn check(&self, window: &Window) {
+        let [height, width] = window.kernel;
+        assert!(
+            height > 0 && width > 0 && !window.stride.contains(&0) && !window.dilation.contains(&0),
+            "window: expected sides of 1 or more, found {window:?}"
+        );
+        assert!(
+            self.groups > 0
+                && self.inputs.is_multiple_of(self.groups)
+                && self.outputs.is_multiple_of(self.groups),
+            "groups: expected a divisor of {} inputs and {} outputs, found {}",
+            self.inputs,
+            self.outputs,
+            self.groups
+        );
+        let len = [self.group_inputs(), height, width]
+            .iter()
+            .try_fold(self.outputs, |len, side| len.checked_mul(*side));
+        assert_eq!(
+            Some(self.values.len()),
+            len,
+            "weight: [{}, {}, {height}, {width}]",
+            self.outputs,
+            self.group_inputs()
+        );
+        let n = self.outputs;
+        assert_eq!(self.scales.len(), n, "scales: [{n}]");
+        assert!(self.bias.is_none_or(|b| b.len() == n), "bias: [{n}]");
+        let zero_points = self.zero_points.len();
+        assert!(zero_points == 0 || zero_points == n, "zero points: [{n}]");
+    }
+}
+
+/// An activation function of convolutional networks or of transformers. NaN stays NaN.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Nonlinearity {
+    /// That of a transformer's MLP.
+    Mlp(Activation),
+    /// The nearest value in low ..= high: ReLU with 0 and infinity, ReLU6 with 0 and 6.
+    Clamp {
+        /// The smallest result.
+        low: f32,
+        /// The largest result, `low` or above.
+        high: f32,
+    },
+    /// x · sigmoid(x), also called swish (Ramachandran et al., 2017).
+    Silu,
+    /// x · max(0, min(1, x / 6 + 1/2)) (Howard et al., 2019), as ONNX's HardSwish.
+    HardSwish,
+}
+
+impl Nonlinearity {
+    /// max(0, x)
+    pub const RELU: Self = Nonlinearity::Clamp {
+        low: 0.0,
+        high: f32::INFINITY,
+    };
+}
+
 /// An element-wise function. NaN stays NaN.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Pointwise {

@@ -5,8 +5,10 @@ use std::arch::{asm, is_aarch64_feature_detected};
 
 use super::load::{load_panel, load_rows};
 use super::neon::Neon;
-use crate::int8::group::{Int8Simd, Int8Tile, tiles_int8, vector_int8};
+use crate::int8::group::{Int8Simd, Int8Tile};
+use crate::int8::implement::{tiles_int8, vector_int8};
 use crate::int8::pack::{Layout, Operand};
+use crate::int8::taps::{DepthwiseSimd, DepthwiseTile};
 
 /// ARMv8.2's dotprod: SDOT adds four products to each of four sums.
 #[derive(Clone, Copy, Debug)]
@@ -34,8 +36,16 @@ impl Int8Simd for Dotprod {
     };
     const DEPTH: usize = 1536;
 
+    const PIXELS: usize = 4;
+
     fn float(self) -> Neon {
         self.0
+    }
+
+    #[inline(always)]
+    unsafe fn depthwise(self, t: &DepthwiseTile) {
+        // SAFETY: the caller's promise; the token proves the instructions.
+        unsafe { t.run::<Self, { <Self as Int8Simd>::PIXELS }, 4>(self) }
     }
 
     tiles_int8!(Dotprod, "neon,dotprod", 1 => dotprod::<1, 1>, 2 => dotprod::<2, 1>, 3 => dotprod::<3, 1>, 4 => dotprod::<4, 1>, 5 => dotprod::<5, 2>, 6 => dotprod::<6, 2>, 7 => dotprod::<7, 2>, 8 => dotprod::<8, 2>, 9 => dotprod::<9, 3>, 10 => dotprod::<10, 3>, 11 => dotprod::<11, 3>, 12 => dotprod::<12, 3>);
@@ -60,6 +70,44 @@ unsafe fn sdot<const LANE: usize>(mut sum: int32x4_t, w: int8x16_t, x: int8x16_t
         );
     }
     sum
+}
+
+impl DepthwiseSimd for Dotprod {
+    type Taps = int8x16_t;
+    type Sums = int32x4_t;
+
+    #[inline(always)]
+    unsafe fn start(self, from: *const i32) -> int32x4_t {
+        // SAFETY: the caller's promise.
+        unsafe { vld1q_s32(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn taps(self, from: *const u8) -> int8x16_t {
+        // SAFETY: the caller's promise.
+        unsafe { vld1q_s8(from.cast()) }
+    }
+
+    #[inline(always)]
+    fn add(self, mut sums: int32x4_t, x: int8x16_t, w: int8x16_t) -> int32x4_t {
+        // SAFETY: the token proves the instruction, which accesses only registers.
+        unsafe {
+            asm!(
+                "sdot {sums:v}.4s, {x:v}.16b, {w:v}.16b",
+                sums = inout(vreg) sums,
+                x = in(vreg) x,
+                w = in(vreg) w,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        sums
+    }
+
+    #[inline(always)]
+    unsafe fn finish(self, sums: int32x4_t, to: *mut i32) {
+        // SAFETY: the caller's promise.
+        unsafe { vst1q_s32(to, sums) }
+    }
 }
 
 /// # Safety

@@ -3,23 +3,26 @@
 use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 
+use super::dotprod::Dotprod;
 use super::load::load_panel;
 use super::neon::Neon;
-use crate::int8::group::{Int8Simd, Int8Tile, tiles_int8, vector_int8};
+use crate::int8::group::{Int8Simd, Int8Tile};
+use crate::int8::implement::{tiles_int8, vector_int8};
 use crate::int8::pack::{Layout, Operand};
+use crate::int8::taps::DepthwiseTile;
 
-/// i8mm: SMMLA multiplies two rows of 8 values by two columns.
+/// i8mm: SMMLA multiplies two rows of 8 values by two columns. Every processor with i8mm has dotprod too.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct I8mm(Neon);
+pub(crate) struct I8mm(Dotprod);
 
 impl I8mm {
     pub(crate) fn new() -> Option<Self> {
-        let float = Neon::new()?;
-        is_aarch64_feature_detected!("i8mm").then_some(I8mm(float))
+        let dotprod = Dotprod::new()?;
+        is_aarch64_feature_detected!("i8mm").then_some(I8mm(dotprod))
     }
 }
 
-vector_int8!(I8mm, "i8mm", "neon,i8mm");
+vector_int8!(I8mm, "i8mm", "neon,dotprod,i8mm");
 
 impl Int8Simd for I8mm {
     type Float = Neon;
@@ -35,7 +38,15 @@ impl Int8Simd for I8mm {
     const DEPTH: usize = 1536;
 
     fn float(self) -> Neon {
-        self.0
+        self.0.float()
+    }
+
+    const PIXELS: usize = Dotprod::PIXELS;
+
+    #[inline(always)]
+    unsafe fn depthwise(self, t: &DepthwiseTile) {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.depthwise(t) }
     }
 
     tiles_int8!(I8mm, "neon,i8mm", 1 => i8mm::<1, 1>, 2 => i8mm::<2, 1>, 3 => i8mm::<3, 2>, 4 => i8mm::<4, 2>, 5 => i8mm::<5, 3>, 6 => i8mm::<6, 3>, 7 => i8mm::<7, 4>, 8 => i8mm::<8, 4>, 9 => i8mm::<9, 5>, 10 => i8mm::<10, 5>, 11 => i8mm::<11, 6>, 12 => i8mm::<12, 6>);
@@ -96,7 +107,7 @@ unsafe fn i8mm<const ROWS: usize, const PAIRS: usize>(token: I8mm, t: &Int8Tile)
         }
         match &t.epilogue {
             Some(epilogue) => epilogue.write::<Neon, ROWS, 2>(
-                token.0,
+                token.float(),
                 0,
                 #[inline(always)]
                 |i, j| vcvtq_f32_s32(rows[i][j]),

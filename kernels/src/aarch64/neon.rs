@@ -5,8 +5,10 @@ use std::arch::is_aarch64_feature_detected;
 
 use super::load::{load_panel, load_rows};
 use crate::implement::{tiles, vector};
-use crate::int8::group::{Int8Simd, Int8Tile, tiles_int8, vector_int8};
+use crate::int8::group::{Int8Simd, Int8Tile};
+use crate::int8::implement::{tiles_int8, vector_int8};
 use crate::int8::pack::{Layout, Operand};
+use crate::int8::taps::{DepthwiseSimd, DepthwiseTile};
 use crate::simd::{Simd, operations};
 
 /// NEON: 32 registers of 4 values.
@@ -96,6 +98,12 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
+    unsafe fn load_i32(self, from: *const i32) -> float32x4_t {
+        // SAFETY: the token proves the instructions; the rest is the caller's promise.
+        unsafe { vcvtq_f32_s32(vld1q_s32(from)) }
+    }
+
+    #[inline(always)]
     unsafe fn store(self, v: float32x4_t, to: *mut f32) {
         // SAFETY: the token proves the instruction; the rest is the caller's promise.
         unsafe { vst1q_f32(to, v) }
@@ -162,11 +170,57 @@ impl Int8Simd for Neon {
     };
     const DEPTH: usize = 4096;
 
+    const PIXELS: usize = 2;
+
     fn float(self) -> Neon {
         self
     }
 
+    #[inline(always)]
+    unsafe fn depthwise(self, t: &DepthwiseTile) {
+        // SAFETY: the caller's promise; the token proves the instructions.
+        unsafe { t.run::<Self, { <Self as Int8Simd>::PIXELS }, 4>(self) }
+    }
+
     tiles_int8!(Neon, "neon", 1 => neon::<1>, 2 => neon::<2>, 3 => neon::<3>, 4 => neon::<4>);
+}
+
+/// A pixel's sums of four channels: two of each, for the even and the odd pairs of taps.
+impl DepthwiseSimd for Neon {
+    type Taps = int8x16_t;
+    type Sums = [int32x4_t; 2];
+
+    #[inline(always)]
+    unsafe fn start(self, from: *const i32) -> [int32x4_t; 2] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (from, zero) = (vld1q_s32(from), vdupq_n_s32(0));
+            [vzip1q_s32(from, zero), vzip2q_s32(from, zero)]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn taps(self, from: *const u8) -> int8x16_t {
+        // SAFETY: the caller's promise.
+        unsafe { vld1q_s8(from.cast()) }
+    }
+
+    #[inline(always)]
+    fn add(self, [low, high]: [int32x4_t; 2], x: int8x16_t, w: int8x16_t) -> [int32x4_t; 2] {
+        // SAFETY: the token proves that the processor has the instructions.
+        unsafe {
+            [
+                vpadalq_s16(low, vmull_s8(vget_low_s8(x), vget_low_s8(w))),
+                vpadalq_s16(high, vmull_high_s8(x, w)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn finish(self, [low, high]: [int32x4_t; 2], to: *mut i32) {
+        // SAFETY: the caller's promise.
+        unsafe { vst1q_s32(to, vpaddq_s32(low, high)) }
+    }
 }
 
 /// # Safety

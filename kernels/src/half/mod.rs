@@ -12,6 +12,7 @@ use crate::reference::{self, F16_BLOCK};
 use crate::scratch::{self, Aligned};
 use crate::select::kernels;
 use crate::threads::{self, Shared};
+use crate::types::Nonlinearity;
 use emulated::COLUMNS;
 use pinhole_model::Activation;
 
@@ -270,7 +271,7 @@ impl PackedLinearF16 {
                 *out = sum.mul_add(scale, bias[j]);
             }
         }
-        activate(self.kernels, out, activation);
+        activate(self.kernels, out, activation.map(Nonlinearity::Mlp));
         if let Some(residual) = residual {
             out.iter_mut().zip(residual).for_each(|(y, r)| *y += r);
         }

@@ -93,28 +93,8 @@ impl PackedLinearAffine {
             [] => vec![0; n],
             some => some.iter().map(|&z| z.into()).collect(),
         };
-        // The kernels support -127 ..= 127.
-        let mut moved: Option<Vec<i8>> = None;
-        if data.contains(&i8::MIN) {
-            let mut low = vec![false; n];
-            for (at, _) in data.iter().enumerate().filter(|&(_, &w)| w == i8::MIN) {
-                low[column(at)] = true;
-            }
-            let mut all = data.to_vec();
-            for (at, w) in all
-                .iter_mut()
-                .enumerate()
-                .filter(|(at, _)| low[column(*at)])
-            {
-                *w = w
-                    .checked_add(1)
-                    .ok_or(WeightError::Span { output: column(at) })?;
-            }
-            for (zero, _) in zero_points.iter_mut().zip(&low).filter(|(_, low)| **low) {
-                *zero += 1;
-            }
-            moved = Some(all);
-        }
+        let moved = without_minimum(data, column, &mut zero_points)
+            .map_err(|output| WeightError::Span { output })?;
         let weight = match (weight, &moved) {
             (Weight::OutIn(_), Some(all)) => Weight::OutIn(all),
             (Weight::InOut(_), Some(all)) => Weight::InOut(all),
@@ -260,6 +240,35 @@ impl PackedLinearAffine {
             }
         }
     }
+}
+
+/// The weights in -127 ..= 127, which the kernels support: those of outputs with -128 are moved by one, with their zero
+/// points. `None` if no weight is -128; an error with the output if its weights contain 127 too. `output` gives the output
+/// of a weight.
+pub(crate) fn without_minimum(
+    weights: &[i8],
+    output: impl Fn(usize) -> usize,
+    zero_points: &mut [i32],
+) -> Result<Option<Vec<i8>>, usize> {
+    if !weights.contains(&i8::MIN) {
+        return Ok(None);
+    }
+    let mut low = vec![false; zero_points.len()];
+    for (at, _) in weights.iter().enumerate().filter(|&(_, &w)| w == i8::MIN) {
+        low[output(at)] = true;
+    }
+    let mut moved = weights.to_vec();
+    for (at, w) in moved
+        .iter_mut()
+        .enumerate()
+        .filter(|(at, _)| low[output(*at)])
+    {
+        *w = w.checked_add(1).ok_or(output(at))?;
+    }
+    for (zero, _) in zero_points.iter_mut().zip(&low).filter(|(_, low)| **low) {
+        *zero += 1;
+    }
+    Ok(Some(moved))
 }
 
 impl fmt::Debug for PackedLinearAffine {

@@ -4,11 +4,12 @@ use std::fmt::Debug;
 use std::ops::Range;
 
 use super::pack::Layout;
+use super::taps::DepthwiseTile;
 use crate::activation::by_activation;
-use crate::dispatch::Int8Group;
+use crate::dispatch::{Int8Group, Order};
 use crate::linear::pack::heights;
 use crate::simd::{Simd, load_part, store_part};
-use pinhole_model::Activation;
+use crate::types::Nonlinearity;
 
 /// An instruction set's products of bytes, as [`Simd`] for f32. A value proves that the processor has the instructions.
 pub(crate) trait Int8Simd: Copy + Debug + Send + Sync + 'static {
@@ -34,6 +35,15 @@ pub(crate) trait Int8Simd: Copy + Debug + Send + Sync + 'static {
     /// `t.from`, unless null, to rows of as many sums as the panel has columns; `t.sums` to rows * columns writable
     /// values, and the pointers of `t.epilogue` to what [`Epilogue`] states.
     unsafe fn tiles(self, rows: usize, count: usize, t: Int8Tile);
+
+    /// Pixels of a tile of the depthwise kernel.
+    const PIXELS: usize;
+
+    /// Computes PIXELS outputs of a depthwise convolution: see [`DepthwiseTile`].
+    ///
+    /// # Safety
+    /// As [`DepthwiseTile`] states.
+    unsafe fn depthwise(self, t: &DepthwiseTile);
 }
 
 /// A tile's operands.
@@ -79,7 +89,7 @@ impl Int8Tile {
     }
 }
 
-/// From a tile's sums to outputs: out = activation(sums · scales + bias) + residual.
+/// From a tile's sums to outputs: out = activation(sums · scales + bias) + residual, the residual in its [`Order`].
 #[derive(Clone, Copy)]
 pub(crate) struct Epilogue {
     /// [rows]
@@ -89,9 +99,10 @@ pub(crate) struct Epilogue {
     /// [columns]
     pub(crate) bias: *const f32,
     /// None, unless [`Int8Simd::ACTIVATES`].
-    pub(crate) activation: Option<Activation>,
+    pub(crate) activation: Option<Nonlinearity>,
     /// Null, or rows `stride` apart.
     pub(crate) residual: *const f32,
+    pub(crate) order: Order,
     /// Rows `stride` apart.
     pub(crate) out: *mut f32,
     pub(crate) stride: usize,
@@ -148,7 +159,7 @@ impl Epilogue {
 
 #[cfg(target_arch = "x86_64")]
 impl Epilogue {
-    /// Writes `rows` rows from sums in memory, two registers of columns each; `load` converts LANES sums to f32.
+    /// Writes `rows` rows from sums in memory, two registers of columns each.
     ///
     /// Directly from a tile's registers it was slower: from memory the processor begins with the next tile before the last
     /// row is done.
@@ -156,26 +167,9 @@ impl Epilogue {
     /// # Safety
     /// The pointers are valid for the rows and columns that the fields state, `sums` for 2 LANES per row.
     #[inline(always)]
-    pub(crate) unsafe fn rows<S: Simd>(
-        &self,
-        simd: S,
-        rows: usize,
-        sums: *const i32,
-        load: impl Fn(*const i32) -> S::V,
-    ) {
+    pub(crate) unsafe fn rows<S: Simd>(&self, simd: S, rows: usize, sums: *const i32) {
         // SAFETY: the caller's promise.
-        unsafe {
-            by_activation!(
-                self.activation,
-                simd,
-                Self::rows_by,
-                self,
-                simd,
-                rows,
-                sums,
-                load
-            )
-        }
+        unsafe { by_activation!(self.activation, simd, Self::rows_by, self, simd, rows, sums) }
     }
 
     /// [`Self::rows`] with the activation function `f`.
@@ -188,7 +182,6 @@ impl Epilogue {
         simd: S,
         rows: usize,
         mut sums: *const i32,
-        load: impl Fn(*const i32) -> S::V,
         f: impl Fn(S::V) -> S::V,
     ) {
         let lanes = S::LANES;
@@ -202,14 +195,22 @@ impl Epilogue {
             let (mut out, mut residual) = (self.out, self.residual);
             for i in 0..rows {
                 let scale = simd.splat(*self.scales.add(i));
-                let a = simd.mul_add(load(sums), simd.mul(scale, scale_a), bias_a);
-                let b = simd.mul_add(load(sums.add(lanes)), simd.mul(scale, scale_b), bias_b);
-                let (mut a, mut b) = (f(a), f(b));
-                if !residual.is_null() {
-                    a = simd.add(a, simd.load(residual));
-                    b = simd.add(b, simd.load(residual.add(lanes)));
+                let a = simd.mul_add(simd.load_i32(sums), simd.mul(scale, scale_a), bias_a);
+                let b = simd.mul_add(
+                    simd.load_i32(sums.add(lanes)),
+                    simd.mul(scale, scale_b),
+                    bias_b,
+                );
+                let (a, b) = if residual.is_null() {
+                    (f(a), f(b))
+                } else {
+                    let (c, d) = (simd.load(residual), simd.load(residual.add(lanes)));
                     residual = residual.wrapping_add(self.stride);
-                }
+                    match self.order {
+                        Order::AfterActivation => (simd.add(f(a), c), simd.add(f(b), d)),
+                        Order::BeforeActivation => (f(simd.add(a, c)), f(simd.add(b, d))),
+                    }
+                };
                 simd.store(a, out);
                 simd.store(b, out.add(lanes));
                 out = out.wrapping_add(self.stride);
@@ -221,6 +222,9 @@ impl Epilogue {
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
+
+/// Most columns of a panel.
+const MOST_COLUMNS: usize = 32;
 
 /// Computes a group of panels, the block of k outermost as in [`crate::linear::tile::group`].
 ///
@@ -263,14 +267,19 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
                 let ahead = layout.header_size() + (start + steps) * step;
                 next = g.panels.as_ptr().wrapping_add(ahead);
             }
-            if start == 0
-                && let Some(offsets) = g.offsets
-            {
-                let corrections = g.shifted.then_some(header.corrections);
-                offsets.write(corrections, columns.clone(), layout.columns, sums);
-            }
-            let (from, from_stride) = if start > 0 || g.offsets.is_some() {
+            let mut uniform = [0; MOST_COLUMNS];
+            let corrections = g.shifted.then_some(header.corrections);
+            let (from, from_stride) = if start > 0 {
                 (sums.as_ptr(), layout.columns)
+            } else if let Some(offsets) = g.offsets {
+                if offsets.are_uniform() {
+                    let row = &mut uniform[..layout.columns];
+                    offsets.write(corrections, columns.clone(), layout.columns, row);
+                    (uniform.as_ptr(), 0)
+                } else {
+                    offsets.write(corrections, columns.clone(), layout.columns, sums);
+                    (sums.as_ptr(), layout.columns)
+                }
             } else if g.shifted {
                 (header.corrections.as_ptr(), 0)
             } else {
@@ -286,15 +295,17 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
                 bias: header.bias.as_ptr(),
                 activation: None,
                 residual: std::ptr::null(),
+                order: Order::AfterActivation,
                 out: sums.as_mut_ptr().cast(),
                 stride: layout.columns,
             };
             if direct {
                 epilogue.activation = g.activation;
-                epilogue.residual = g.residual.map_or(std::ptr::null(), |r| {
-                    assert_eq!(r.len(), g.rows * g.width);
-                    r[columns.start..].as_ptr()
-                });
+                if let Some(residual) = g.residual {
+                    assert!(residual.values.len() >= (g.rows - 1) * g.width + columns.end);
+                    epilogue.residual = residual.values[columns.start..].as_ptr();
+                    epilogue.order = residual.order;
+                }
                 epilogue.out = g.out.wrapping_add(columns.start);
                 epilogue.stride = g.width;
             }
@@ -364,91 +375,48 @@ unsafe fn activate_by<S: Simd>(
     assert!(columns.end <= g.width && columns.len() <= panel && y.len() == g.rows * panel);
     for (i, y) in y.chunks_exact(panel).enumerate() {
         let at = i * g.width + columns.start;
-        let residual = g.residual.map(|r| &r[at..][..columns.len()]);
+        let residual = g.residual.map(|r| &r.values[at..][..columns.len()]);
+        let order = g.residual.map_or(Order::AfterActivation, |r| r.order);
         // SAFETY: row i of `out` has these columns, which only this group accesses.
         let out = unsafe { std::slice::from_raw_parts_mut(g.out.add(at), columns.len()) };
         for (j, out) in out.chunks_mut(S::LANES).enumerate() {
             // SAFETY: `y` has two registers.
-            let mut v = f(unsafe { simd.load(y.as_ptr().add(j * S::LANES)) });
+            let v = unsafe { simd.load(y.as_ptr().add(j * S::LANES)) };
             let residual = residual.map(|r| &r[j * S::LANES..][..out.len()]);
-            if out.len() == S::LANES {
-                // SAFETY: the slices have LANES values.
-                unsafe {
-                    if let Some(residual) = residual {
-                        v = simd.add(v, simd.load(residual.as_ptr()));
-                    }
-                    simd.store(v, out.as_mut_ptr());
-                }
-            } else {
-                if let Some(residual) = residual {
-                    v = simd.add(v, load_part(simd, residual));
-                }
-                store_part(simd, v, out);
-            }
+            write(simd, v, &f, residual, order, out);
         }
     }
 }
 
-/// Implements [`crate::dispatch::Int8Kernels`] for `$token` with `$features` enabled, which the token must prove.
-macro_rules! vector_int8 {
-    ($token:ident, $name:literal, $features:literal) => {
-        impl crate::dispatch::Int8Kernels for $token {
-            fn name(&self) -> &'static str {
-                $name
-            }
-
-            fn layout(&self) -> crate::int8::pack::Layout {
-                <$token as crate::int8::group::Int8Simd>::LAYOUT
-            }
-
-            #[cfg(test)]
-            fn depth(&self) -> usize {
-                <$token as crate::int8::group::Int8Simd>::DEPTH
-            }
-
-            #[cfg(test)]
-            fn activate(&self, x: &mut [f32], activation: Option<pinhole_model::Activation>) {
-                let float = crate::int8::group::Int8Simd::float(*self);
-                crate::dispatch::FloatKernels::activate(&float, x, activation);
-            }
-
-            unsafe fn group(&self, group: &crate::dispatch::Int8Group, sums: &mut [i32]) {
-                #[target_feature(enable = $features)]
-                unsafe fn run(token: $token, group: &crate::dispatch::Int8Group, sums: &mut [i32]) {
-                    // SAFETY: the caller's promise.
-                    unsafe { crate::int8::group::group(token, group, sums) }
-                }
-                // SAFETY: the token proves the features; the rest is the caller's promise.
-                unsafe { run(*self, group, sums) }
+/// out = f(v) + residual, the residual in its [`Order`]; at most LANES values.
+#[inline(always)]
+pub(super) fn write<S: Simd>(
+    simd: S,
+    v: S::V,
+    f: impl Fn(S::V) -> S::V,
+    residual: Option<&[f32]>,
+    order: Order,
+    out: &mut [f32],
+) {
+    let v = match residual {
+        None => f(v),
+        Some(residual) => {
+            let residual = if residual.len() == S::LANES {
+                // SAFETY: the slice has LANES values.
+                unsafe { simd.load(residual.as_ptr()) }
+            } else {
+                load_part(simd, residual)
+            };
+            match order {
+                Order::AfterActivation => simd.add(f(v), residual),
+                Order::BeforeActivation => f(simd.add(v, residual)),
             }
         }
     };
+    if out.len() == S::LANES {
+        // SAFETY: the slice has LANES values.
+        unsafe { simd.store(v, out.as_mut_ptr()) };
+    } else {
+        store_part(simd, v, out);
+    }
 }
-
-/// Implements `Int8Simd::tiles` with a function for each number of rows.
-macro_rules! tiles_int8 {
-    ($token:ident, $features:literal, $($rows:literal => $tile:expr),+ $(,)?) => {
-        #[inline(always)]
-        unsafe fn tiles(self, rows: usize, count: usize, t: crate::int8::group::Int8Tile) {
-            match rows {
-                $($rows => {
-                    #[target_feature(enable = $features)]
-                    #[inline(never)]
-                    unsafe fn run(token: $token, count: usize, mut t: crate::int8::group::Int8Tile) {
-                        let columns = <$token as crate::int8::group::Int8Simd>::LAYOUT.columns;
-                        for _ in 0..count {
-                            // SAFETY: the caller's promise.
-                            unsafe { $tile(token, &t) }
-                            t.advance(1, $rows, columns);
-                        }
-                    }
-                    // SAFETY: the token proves the features; the rest is the caller's promise.
-                    unsafe { run(self, count, t) }
-                })+
-                _ => unreachable!("a tile of {rows} rows"),
-            }
-        }
-    };
-}
-
-pub(crate) use {tiles_int8, vector_int8};

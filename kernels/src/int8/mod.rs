@@ -2,18 +2,21 @@
 //! time.
 
 pub(crate) mod affine;
+pub(crate) mod depthwise;
 pub(crate) mod group;
+pub(crate) mod implement;
 pub(crate) mod pack;
+pub(crate) mod taps;
 
 use std::fmt;
 
-use crate::dispatch::{Int8Group, Int8Kernels, Kernels, Offsets};
+use crate::dispatch::{Int8Group, Int8Kernels, Kernels, Offsets, Order, Residual};
 use crate::linear::pack::blocks;
 use crate::linear::{MOST_ROWS, group_size};
 use crate::scratch::{self, Aligned};
 use crate::select::kernels;
 use crate::threads::{self, Shared};
-use crate::types::Prologue;
+use crate::types::{Nonlinearity, Prologue};
 use crate::{quantize, reference};
 use pack::{Layout, Weight};
 use pinhole_model::Activation;
@@ -288,6 +291,10 @@ impl PackedLinearInt8 {
             threads,
             rows * layout.columns * size_of::<i32>(),
         );
+        let residual = residual.map(|values| Residual {
+            values,
+            order: Order::AfterActivation,
+        });
         // SAFETY: each group writes columns of its own.
         let out = unsafe { Shared::new(out) };
         scratch::with(rows, |scales: &mut [f32]| {
@@ -307,7 +314,7 @@ impl PackedLinearInt8 {
                         offsets,
                         panels: &panels[i * group * size..][..count * size],
                         columns,
-                        activation,
+                        activation: activation.map(Nonlinearity::Mlp),
                         residual,
                         width: n,
                         out: out.pointer(),

@@ -7,7 +7,7 @@ use crate::activation::activate;
 use crate::dispatch::SCALAR;
 use crate::norm::layer_norm;
 use crate::select::{Error, choose};
-use crate::{available, l2_normalize, reference};
+use crate::{Nonlinearity, available, l2_normalize, reference};
 
 /// Every 4099th finite f32: both signs, all exponents, and mantissas of all sizes.
 fn all_magnitudes() -> Vec<f32> {
@@ -51,12 +51,22 @@ fn activations_within_their_bound() {
         let x = f64::from(x);
         match activation {
             None => x,
-            Some(Activation::QuickGelu) => x / (1.0 + (-1.702 * x).exp()),
-            Some(Activation::Gelu) => 0.5 * x * libm::erfc(-x / 2f64.sqrt()),
+            Some(Nonlinearity::Mlp(Activation::QuickGelu)) => x / (1.0 + (-1.702 * x).exp()),
+            Some(Nonlinearity::Mlp(Activation::Gelu)) => 0.5 * x * libm::erfc(-x / 2f64.sqrt()),
+            Some(Nonlinearity::Clamp { low, high }) => x.clamp(low.into(), high.into()),
+            Some(Nonlinearity::Silu) => x / (1.0 + (-x).exp()),
+            Some(Nonlinearity::HardSwish) => x * (x / 6.0 + 0.5).clamp(0.0, 1.0),
         }
     };
     for kernels in vectors().into_iter().map(float).chain([SCALAR]) {
-        for activation in [None, Some(Activation::QuickGelu), Some(Activation::Gelu)] {
+        for activation in [
+            None,
+            Some(Nonlinearity::Mlp(Activation::QuickGelu)),
+            Some(Nonlinearity::Mlp(Activation::Gelu)),
+            Some(Nonlinearity::RELU),
+            Some(Nonlinearity::Silu),
+            Some(Nonlinearity::HardSwish),
+        ] {
             let mut y = x.clone();
             activate(kernels, &mut y, activation);
             for (&x, &y) in x.iter().zip(&y) {
@@ -82,7 +92,11 @@ fn activation_of_any_length() {
         for len in 0..70 {
             let x = Values::new(5, len);
             let mut y = Values::new(5, len);
-            activate(float(vector), &mut y, Some(Activation::Gelu));
+            activate(
+                float(vector),
+                &mut y,
+                Some(Nonlinearity::Mlp(Activation::Gelu)),
+            );
             for (x, y) in x.iter().zip(&*y) {
                 assert!(
                     (reference::activated(*x, Some(Activation::Gelu)) - y).abs()
@@ -155,7 +169,11 @@ fn bit_identical_for_any_number_of_threads() {
                 1e-5,
                 &mut out,
             );
-            activate(kernels, &mut out, Some(Activation::QuickGelu));
+            activate(
+                kernels,
+                &mut out,
+                Some(Nonlinearity::Mlp(Activation::QuickGelu)),
+            );
             out
         });
     }

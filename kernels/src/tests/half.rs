@@ -9,7 +9,10 @@ use crate::dispatch::Kernels;
 use crate::half::Weight;
 use crate::reference::{self, F16_BLOCK, f16_value, round_f16};
 use crate::select::variants;
-use crate::{NonFiniteWeight, PackedLinear, PackedLinearF16, patch_embedding, patch_embedding_f16};
+use crate::{
+    NonFiniteWeight, Nonlinearity, PackedLinear, PackedLinearF16, patch_embedding,
+    patch_embedding_f16,
+};
 
 /// The bits of the f16 nearest to v.
 fn f16(v: f32) -> u16 {
@@ -89,7 +92,7 @@ impl Case {
         let mut out = vec![0.0; m * n];
         let weight: Vec<f32> = self.weight.iter().map(|&w| f16_value(w)).collect();
         reference::linear_f16(&self.x, m, &weight, k, n, &bias, &mut out);
-        activate(kernels, &mut out, self.activation);
+        activate(kernels, &mut out, self.activation.map(Nonlinearity::Mlp));
         if self.residual {
             out.iter_mut().zip(&*residual).for_each(|(y, r)| *y += r);
         }

@@ -9,7 +9,10 @@ use crate::dispatch::Kernels;
 use crate::int8::pack::Weight;
 use crate::quantize::quantize_rows;
 use crate::select::variants;
-use crate::{Int8Input, PackedLinearInt8, Prologue, WeightError, patch_embedding_int8, reference};
+use crate::{
+    Int8Input, Nonlinearity, PackedLinearInt8, Prologue, WeightError, patch_embedding_int8,
+    reference,
+};
 
 /// `len` pseudo-random bytes.
 fn bytes(seed: u64, len: usize) -> Vec<u8> {
@@ -163,8 +166,8 @@ impl Case {
             }
         }
         match kernels.int8 {
-            None => activate(kernels, &mut out, self.activation),
-            Some(vector) => vector.activate(&mut out, self.activation),
+            None => activate(kernels, &mut out, self.activation.map(Nonlinearity::Mlp)),
+            Some(vector) => vector.activate(&mut out, self.activation.map(Nonlinearity::Mlp)),
         }
         if self.residual {
             out.iter_mut().zip(&*residual).for_each(|(y, r)| *y += r);

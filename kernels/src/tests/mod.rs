@@ -2,6 +2,7 @@
 
 mod affine;
 mod attention;
+mod convolution;
 mod elementwise;
 mod half;
 mod int8;

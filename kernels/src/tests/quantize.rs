@@ -6,7 +6,7 @@ use crate::dispatch::{FloatKernels, Kernels, SCALAR};
 use crate::norm::layer_norm;
 use crate::quantize::{quantize_rows, rows_offset};
 use crate::reference::{self, SMALLEST};
-use crate::{Prologue, available};
+use crate::{Nonlinearity, Prologue, available};
 
 /// Values and the scales of their rows.
 type Quantized<T> = (Vec<T>, Vec<f32>);
@@ -139,7 +139,7 @@ fn prologues_match_separate_steps() {
         assert_same(found, &expected(&y, width), kernels.name);
         for activation in [Activation::Gelu, Activation::QuickGelu] {
             let mut y = x.to_vec();
-            activate(kernels, &mut y, Some(activation));
+            activate(kernels, &mut y, Some(Nonlinearity::Mlp(activation)));
             let found = quantized(kernels, &x, width, Prologue::Activation(activation));
             assert_same(found, &expected(&y, width), kernels.name);
         }

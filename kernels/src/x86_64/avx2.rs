@@ -3,8 +3,10 @@
 use std::arch::x86_64::*;
 
 use crate::implement::{tiles, vector};
-use crate::int8::group::{Int8Simd, Int8Tile, tiles_int8, vector_int8};
+use crate::int8::group::{Int8Simd, Int8Tile};
+use crate::int8::implement::{tiles_int8, vector_int8};
 use crate::int8::pack::{Layout, Operand};
+use crate::int8::taps::{DepthwiseSimd, DepthwiseTile};
 use crate::simd::{Simd, operations};
 
 /// AVX2 with FMA: 16 registers of 8 values.
@@ -102,6 +104,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_i32(self, from: *const i32) -> __m256 {
+        // SAFETY: the token proves the instructions; the rest is the caller's promise.
+        unsafe { _mm256_cvtepi32_ps(_mm256_loadu_si256(from.cast())) }
+    }
+
+    #[inline(always)]
     unsafe fn store(self, v: __m256, to: *mut f32) {
         // SAFETY: the token proves the instruction; the rest is the caller's promise.
         unsafe { _mm256_storeu_ps(to, v) }
@@ -179,12 +187,48 @@ impl Int8Simd for Avx2 {
         operand: Operand::Wide,
     };
     const DEPTH: usize = 512;
+    const PIXELS: usize = 4;
 
     fn float(self) -> Avx2 {
         self
     }
 
+    #[inline(always)]
+    unsafe fn depthwise(self, t: &DepthwiseTile) {
+        // SAFETY: the caller's promise; the token proves the instructions.
+        unsafe { t.run::<Self, { <Self as Int8Simd>::PIXELS }, 2>(self) }
+    }
+
     tiles_int8!(Avx2, "avx2,fma", 1 => avx2::<1>, 2 => avx2::<2>, 3 => avx2::<3>, 4 => avx2::<4>, 5 => avx2::<5>, 6 => avx2::<6>);
+}
+
+impl DepthwiseSimd for Avx2 {
+    type Taps = __m256i;
+    type Sums = __m256i;
+
+    #[inline(always)]
+    unsafe fn start(self, from: *const i32) -> __m256i {
+        // SAFETY: the token proves the instruction; the rest is the caller's promise.
+        unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn taps(self, from: *const u8) -> __m256i {
+        // SAFETY: the token proves the instruction; the rest is the caller's promise.
+        unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+
+    #[inline(always)]
+    fn add(self, sums: __m256i, x: __m256i, w: __m256i) -> __m256i {
+        // SAFETY: the token proves that the processor has the instructions.
+        unsafe { _mm256_add_epi32(sums, _mm256_madd_epi16(x, w)) }
+    }
+
+    #[inline(always)]
+    unsafe fn finish(self, sums: __m256i, to: *mut i32) {
+        // SAFETY: the token proves the instruction; the rest is the caller's promise.
+        unsafe { _mm256_storeu_si256(to.cast(), sums) }
+    }
 }
 
 /// # Safety

@@ -88,6 +88,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn load_i32(self, from: *const i32) -> __m512 {
+        // SAFETY: the token proves the instructions; the rest is the caller's promise.
+        unsafe { _mm512_cvtepi32_ps(_mm512_loadu_si512(from.cast())) }
+    }
+
+    #[inline(always)]
     unsafe fn store(self, v: __m512, to: *mut f32) {
         // SAFETY: the token proves the instruction; the rest is the caller's promise.
         unsafe { _mm512_storeu_ps(to, v) }

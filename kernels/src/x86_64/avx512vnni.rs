@@ -3,8 +3,10 @@
 use std::arch::x86_64::*;
 
 use super::avx512::Avx512;
-use crate::int8::group::{Int8Simd, Int8Tile, tiles_int8, vector_int8};
+use crate::int8::group::{Int8Simd, Int8Tile};
+use crate::int8::implement::{tiles_int8, vector_int8};
 use crate::int8::pack::{Layout, Operand};
+use crate::int8::taps::{DepthwiseSimd, DepthwiseTile};
 
 /// AVX-512 VNNI: VPDPBUSD adds four products of an unsigned and a signed byte to each of 16 sums.
 #[derive(Clone, Copy, Debug)]
@@ -33,12 +35,48 @@ impl Int8Simd for Avx512Vnni {
     // Panels of this length stay in the second-level cache, which is fast enough.
     const DEPTH: usize = 4096;
     const ACTIVATES: bool = true;
+    const PIXELS: usize = 8;
 
     fn float(self) -> Avx512 {
         self.0
     }
 
+    #[inline(always)]
+    unsafe fn depthwise(self, t: &DepthwiseTile) {
+        // SAFETY: the caller's promise; the token proves the instructions.
+        unsafe { t.run::<Self, { Self::PIXELS }, 1>(self) }
+    }
+
     tiles_int8!(Avx512Vnni, "avx512f,avx512vnni", 1 => vnni::<1>, 2 => vnni::<2>, 3 => vnni::<3>, 4 => vnni::<4>, 5 => vnni::<5>, 6 => vnni::<6>, 7 => vnni::<7>, 8 => vnni::<8>, 9 => vnni::<9>, 10 => vnni::<10>);
+}
+
+impl DepthwiseSimd for Avx512Vnni {
+    type Taps = __m512i;
+    type Sums = __m512i;
+
+    #[inline(always)]
+    unsafe fn start(self, from: *const i32) -> __m512i {
+        // SAFETY: the token proves the instruction; the rest is the caller's promise.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn taps(self, from: *const u8) -> __m512i {
+        // SAFETY: the token proves the instruction; the rest is the caller's promise.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
+    fn add(self, sums: __m512i, x: __m512i, w: __m512i) -> __m512i {
+        // SAFETY: the token proves that the processor has the instruction.
+        unsafe { _mm512_dpbusd_epi32(sums, x, w) }
+    }
+
+    #[inline(always)]
+    unsafe fn finish(self, sums: __m512i, to: *mut i32) {
+        // SAFETY: the token proves the instruction; the rest is the caller's promise.
+        unsafe { _mm512_storeu_si512(to.cast(), sums) }
+    }
 }
 
 /// # Safety
@@ -74,13 +112,7 @@ unsafe fn vnni<const ROWS: usize>(token: Avx512Vnni, t: &Int8Tile) {
             _mm512_storeu_si512(t.sums.add(32 * i + 16).cast(), b);
         }
         if let Some(epilogue) = &t.epilogue {
-            epilogue.rows(
-                token.0,
-                ROWS,
-                t.sums,
-                #[inline(always)]
-                |sums| _mm512_cvtepi32_ps(_mm512_loadu_si512(sums.cast())),
-            );
+            epilogue.rows(token.0, ROWS, t.sums);
         }
     }
 }
