@@ -52,9 +52,11 @@ pub enum Op {
     /// `activation(x @ weight + bias)`. All of x is quantised by one scale and zero point; weight s8 `[K, M]` with
     /// `scale` `[M]` and `zero_point` s8 `[M]` per channel, no channel with both -128 and 127. Sums are i32.
     AffineLinear(Range, Option<Activation>),
-    /// `[Dynamic]AffinePatches`: a convolution of x `[N, C, H, W]` whose `strides` [p, p] are its kernel's size, to
-    /// [N, M, H/p, W/p]. Operands as of [`Op::AffineLinear`], but the weight is s8 `[M, C, p, p]`.
-    AffinePatches(Range),
+    /// `[Dynamic]AffineConvolution`: a convolution of x `[N, C, H, W]` with the attributes `strides` and `dilations`
+    /// (height, width), `pads` (top, left, bottom, right) and `group` of ONNX's Conv. Operands as of
+    /// [`Op::AffineLinear`], but the weight is any s8 [M, C / group, p, q] with p and q up to 64. Padding, and the
+    /// distance between the first and the last tap, are at most 128.
+    AffineConvolution(Range),
 }
 
 /// Where the scale and the zero point that quantise a whole x to s8 come from: q = round(x / scale) + zero point, half to
@@ -167,7 +169,7 @@ impl Op {
             .flat_map(|range| {
                 let activations = [None, Some(Activation::QuickGelu), Some(Activation::Gelu)];
                 let linear = activations.map(|activation| Op::AffineLinear(range, activation));
-                let others = [Op::FakeQuantize(range), Op::AffinePatches(range)];
+                let others = [Op::FakeQuantize(range), Op::AffineConvolution(range)];
                 linear.into_iter().chain(others)
             });
         let last = [
@@ -226,7 +228,7 @@ impl Op {
             | Op::FakeQuantize(_)
             | Op::QuantizedTable
             | Op::AffineLinear(..)
-            | Op::AffinePatches(_) => 2,
+            | Op::AffineConvolution(_) => 2,
         }
     }
 
@@ -266,7 +268,7 @@ impl Op {
                 let activation = activation.map_or("", activation_name);
                 format!("{}AffineLinear{activation}", range.prefix())
             }
-            Op::AffinePatches(range) => format!("{}AffinePatches", range.prefix()),
+            Op::AffineConvolution(range) => format!("{}AffineConvolution", range.prefix()),
         }
     }
 
@@ -281,7 +283,7 @@ impl Op {
             | Op::FakeQuantize(_)
             | Op::QuantizedTable
             | Op::AffineLinear(..)
-            | Op::AffinePatches(_) => &["x"],
+            | Op::AffineConvolution(_) => &["x"],
             Op::Linear(linear) => match linear.residual {
                 Residual::None => &["x"],
                 Residual::Add => &["x", "residual"],
@@ -307,7 +309,7 @@ impl Op {
             Op::NormalizePixels => &["scale", "offset"],
             Op::FakeQuantize(Range::Static) => &["x_scale", "x_zero_point"],
             Op::QuantizedTable => &["x_scale", "x_zero_point", "values"],
-            Op::AffineLinear(Range::Static, _) | Op::AffinePatches(Range::Static) => &[
+            Op::AffineLinear(Range::Static, _) | Op::AffineConvolution(Range::Static) => &[
                 "x_scale",
                 "x_zero_point",
                 "weight",
@@ -315,7 +317,7 @@ impl Op {
                 "zero_point",
                 "bias",
             ],
-            Op::AffineLinear(Range::Dynamic, _) | Op::AffinePatches(Range::Dynamic) => {
+            Op::AffineLinear(Range::Dynamic, _) | Op::AffineConvolution(Range::Dynamic) => {
                 &["weight", "scale", "zero_point", "bias"]
             }
             Op::Attention(_)
@@ -337,7 +339,7 @@ impl Op {
                 LinearInput::Offset => &["offset"],
             },
             Op::Attention(_) => &["heads"],
-            Op::AffinePatches(_) => &["strides"],
+            Op::AffineConvolution(_) => &["strides", "pads", "dilations", "group"],
             Op::TokenEmbedding
             | Op::L2Normalize
             | Op::Activate(_)

@@ -26,7 +26,12 @@ const SIZE: usize = 16;
 const LAYERS: usize = 2;
 
 fn files() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/foreign")
+    golden("foreign")
+}
+
+fn golden(folder: &str) -> PathBuf {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
+    golden.join(folder)
 }
 
 fn numbers(value: &Value) -> Vec<f64> {
@@ -78,20 +83,20 @@ fn changed_bundle(
 }
 
 /// Worst cosine with ONNX Runtime's embeddings, and the operators.
-fn compare(name: &str) -> (f64, Vec<NetworkOperator>) {
+fn compare(files: &Path, name: &str) -> (f64, Vec<NetworkOperator>) {
     let folder = tempfile::tempdir().unwrap();
-    let file = files().join(format!("{name}.onnx"));
+    let file = files.join(format!("{name}.onnx"));
     let classifier = bundle(&file, &folder.path().join("bundle")).unwrap();
     (
-        worst_cosine(&classifier, name),
+        worst_cosine(&classifier, files, name),
         pinhole::internal::operators(&classifier),
     )
 }
 
-fn worst_cosine(classifier: &Classifier, name: &str) -> f64 {
+fn worst_cosine(classifier: &Classifier, files: &Path, name: &str) -> f64 {
     let folder = tempfile::tempdir().unwrap();
     let golden: Value =
-        serde_json::from_slice(&fs::read(files().join("golden.json")).unwrap()).unwrap();
+        serde_json::from_slice(&fs::read(files.join("golden.json")).unwrap()).unwrap();
     let mut worst = f64::INFINITY;
     for i in 0..3 {
         let path = folder.path().join(format!("{i}.png"));
@@ -125,11 +130,11 @@ fn embeddings_equal_onnx_runtimes() {
         ("qdq-s8-symmetric", 10),
         ("qdq-u8-weights", 5),
     ] {
-        let (worst, operators) = compare(name);
+        let (worst, operators) = compare(&files(), name);
         let integer = |o: &&NetworkOperator| {
             let product = matches!(
                 o.function,
-                Some(Op::AffineLinear(..) | Op::AffinePatches(_))
+                Some(Op::AffineLinear(..) | Op::AffineConvolution(_))
             );
             assert_eq!(product, o.kernel.starts_with("int8 "), "{o:?}");
             product
@@ -153,32 +158,81 @@ fn embeddings_equal_onnx_runtimes() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
+/// A network with all kinds of convolutions: each of its ten runs in integers; see
+/// `tests/reference/make_foreign_convolutions.py`.
+#[test]
+fn convolutions_equal_onnx_runtimes() {
+    let mut failed = vec![];
+    for (name, convolutions) in [
+        ("f32", 0),
+        ("dynamic", 10),
+        ("dynamic-u8", 10),
+        ("qdq", 10),
+        ("qdq-s8", 10),
+        ("qdq-u8-weights", 10),
+    ] {
+        let (worst, operators) = compare(&golden("foreign_convolutions"), name);
+        let found = operators.iter().filter(|o| {
+            matches!(o.function, Some(Op::AffineConvolution(_))) && o.kernel.starts_with("int8 ")
+        });
+        let found = found.count();
+        println!("{name}: worst cosine {worst:.6}, {found} convolutions in integers");
+        if worst.is_nan() || worst < 0.999_99 || found != convolutions {
+            failed.push(format!(
+                "{name}: {worst}, {found} of {convolutions}: {operators:?}"
+            ));
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
 /// What other programs compute: the functions' bodies, in standard operators.
 #[test]
 fn bodies_of_functions_compute_what_the_operators_do() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, functions) in [
-        ("f32", "LayerNorm Linear LinearQuickGelu NormalizePixels"),
+    let convolutions = golden("foreign_convolutions");
+    for (files, name, functions) in [
         (
-            "dynamic-u8-per-channel",
-            "LayerNorm Linear NormalizePixels DynamicFakeQuantize DynamicAffinePatches",
+            files(),
+            "f32",
+            "LayerNorm Linear LinearQuickGelu NormalizePixels",
         ),
         (
-            "dynamic",
-            "LayerNorm NormalizePixels DynamicAffineLinear DynamicAffinePatches",
+            convolutions.clone(),
+            "dynamic-u8",
+            "NormalizePixels DynamicAffineConvolution",
         ),
         (
+            convolutions,
             "qdq",
-            "LayerNorm NormalizePixels QuantizedTable AffineLinear FakeQuantize AffinePatches",
+            "NormalizePixels FakeQuantize AffineConvolution",
         ),
         (
+            files(),
+            "dynamic-u8-per-channel",
+            "LayerNorm Linear NormalizePixels DynamicFakeQuantize DynamicAffineConvolution",
+        ),
+        (
+            files(),
+            "dynamic",
+            "LayerNorm NormalizePixels DynamicAffineLinear DynamicAffineConvolution",
+        ),
+        (
+            files(),
+            "qdq",
+            "LayerNorm NormalizePixels QuantizedTable AffineLinear FakeQuantize AffineConvolution",
+        ),
+        (
+            files(),
             "qdq-u8-weights",
             "LayerNorm Linear NormalizePixels QuantizedTable AffineLinear FakeQuantize",
         ),
     ] {
-        let file = files().join(format!("{name}.onnx"));
-        let fused = bundle(&file, &folder.path().join(name)).unwrap();
-        let graph = fs::read(folder.path().join(name).join(IMAGE_ENCODER)).unwrap();
+        let file = files.join(format!("{name}.onnx"));
+        let folder = folder.path().join(files.file_name().unwrap());
+        fs::create_dir_all(&folder).unwrap();
+        let fused = bundle(&file, &folder.join(name)).unwrap();
+        let graph = fs::read(folder.join(name).join(IMAGE_ENCODER)).unwrap();
         let mut graph = ModelProto::decode(&*graph).unwrap();
         let found: Vec<&str> = graph.functions.iter().map(|f| f.name()).collect();
         println!("{name}: {}", found.join(" "));
@@ -189,12 +243,15 @@ fn bodies_of_functions_compute_what_the_operators_do() {
             );
         }
         graph::inline(&mut graph).unwrap();
-        let flat = folder.path().join(format!("{name}-flat"));
+        let flat = folder.join(format!("{name}-flat"));
         let flat = changed_bundle(&file, &flat, |_| graph).unwrap();
         let operators = pinhole::internal::operators(&flat);
         let ours = operators.iter().find(|o| o.function.is_some());
         assert!(ours.is_none(), "{name}: {ours:?}");
-        let (worst, own) = (worst_cosine(&flat, name), worst_cosine(&fused, name));
+        let (worst, own) = (
+            worst_cosine(&flat, &files, name),
+            worst_cosine(&fused, &files, name),
+        );
         println!("{name}: {worst}, {own}");
         assert!(worst >= 0.999_99, "{name}: {worst}");
     }
@@ -207,7 +264,7 @@ fn bundles_of_standard_operators_run_or_are_refused() {
     for name in ["f32", "dynamic"] {
         let file = files().join(format!("{name}.onnx"));
         let classifier = changed_bundle(&file, &folder.path().join(name), |model| model);
-        let worst = worst_cosine(&classifier.unwrap(), name);
+        let worst = worst_cosine(&classifier.unwrap(), &files(), name);
         assert!(worst >= 0.999_99, "{name}: {worst}");
     }
     let file = files().join("qdq.onnx");
@@ -511,7 +568,7 @@ fn a_quantised_file_becomes_a_bundle() {
     let classifier = Classifier::open(scene.path("bundle")).unwrap();
     assert!(classifier.self_test().unwrap().passed());
     assert_eq!(classifier.manifest().precision, Precision::Int8);
-    let worst = worst_cosine(&classifier, "dynamic");
+    let worst = worst_cosine(&classifier, &files(), "dynamic");
     assert!(worst >= 0.999_99, "{worst}");
 
     fs::remove_dir_all(scene.path("bundle")).unwrap();

@@ -5,7 +5,7 @@ use tract_onnx::pb::{
     tensor_proto::{DataLocation, DataType},
 };
 
-use pinhole::internal::attributes::{float as float_of, of_tensor};
+use pinhole::internal::attributes::{self, float as float_of, of_tensor};
 
 use super::compile;
 use super::node::float_tensor;
@@ -698,7 +698,7 @@ fn products_of_fake_quantized_values() {
 
 /// Convolutions after a fake quantisation and after DynamicQuantizeLinear.
 #[test]
-fn patch_convolutions() {
+fn convolutions() {
     let mut nodes = pair();
     nodes.extend([["DequantizeLinear", "w ws", "wd"], ["Conv", "d wd", "y"]]);
     let mut constants = scale_and_zero_point();
@@ -715,34 +715,57 @@ fn patch_convolutions() {
         &constants,
     );
     for (graph, output, taken, left) in [
-        (paired, "y", "AffinePatches", "FakeQuantize Conv"),
+        (paired, "y", "AffineConvolution", "FakeQuantize Conv"),
         (
             dynamic,
             "sums",
-            "DynamicAffinePatches",
+            "DynamicAffineConvolution",
             "DynamicFakeQuantize Conv",
         ),
     ] {
-        graph.becomes(left);
-        let patches = graph.attribute(output, integers("strides", &[3, 3]));
-        let found = patches.becomes(taken);
+        let found = graph.becomes(taken);
         assert_eq!(parameter(&found, "weight").dims, [2, 1, 3, 3]);
+        let node = |found: &GraphProto| {
+            let node = found.node.iter().find(|n| n.op_type == taken);
+            node.unwrap().clone()
+        };
+        assert_eq!(attributes::integer(&node(&found), "group", 9), 1);
+        for (name, default, values) in [
+            ("strides", &[1, 1][..], &[3, 1][..]),
+            ("dilations", &[1, 1], &[2, 5]),
+            ("pads", &[0; 4], &[0, 1, 2, 128]),
+        ] {
+            assert_eq!(attributes::integers(&node(&found), name), default);
+            let changed = graph
+                .attribute(output, integers(name, values))
+                .becomes(taken);
+            assert_eq!(attributes::integers(&node(&changed), name), values);
+        }
+        let padded = graph.attribute(output, integers("pads", &[1, 1, 1, 1]));
+        let valid = padded.attribute(output, of_text("auto_pad", "VALID"));
+        let valid = valid.becomes(taken);
+        assert_eq!(attributes::integers(&node(&valid), "pads"), [0; 4]);
         for (attribute, expected) in [
-            (integers("strides", &[3, 1]), left),
-            (integers("dilations", &[1, 1]), taken),
-            (integers("dilations", &[2, 2]), left),
-            (integers("pads", &[0, 0, 0, 0]), taken),
-            (integers("pads", &[0, 0, 1, 0]), left),
-            (of_text("auto_pad", "VALID"), taken),
             (of_text("auto_pad", "NOTSET"), taken),
             (of_text("auto_pad", "SAME_UPPER"), left),
-            (of_integer("group", 2), left),
+            (of_integer("group", 2), taken),
+            (of_integer("group", 3), left),
+            (of_integer("group", 0), left),
+            (integers("pads", &[0, 0, 1, 129]), left),
+            (integers("pads", &[0, 0, 1]), left),
+            (integers("strides", &[1, 65]), left),
+            (integers("dilations", &[1, 65]), left),
         ] {
-            patches.attribute(output, attribute).becomes(expected);
+            graph.attribute(output, attribute).becomes(expected);
         }
-        patches.constant(int8("w", &[2, 1, 3, 2])).becomes(left);
-        let points = graph.constant(int8("w", &[2, 1, 1, 1]));
-        points.becomes(taken);
+        for (dims, expected) in [
+            ([2, 1, 3, 2], taken),
+            ([2, 1, 1, 1], taken),
+            ([2, 1, 64, 1], taken),
+            ([2, 1, 65, 1], left),
+        ] {
+            graph.constant(int8("w", &dims)).becomes(expected);
+        }
     }
 }
 

@@ -52,7 +52,7 @@ fn body(op: Op, version: i64) -> Vec<NodeProto> {
         Op::FakeQuantize(range) => imported_bodies::fake_quantize(range),
         Op::QuantizedTable => imported_bodies::quantized_table(),
         Op::AffineLinear(range, activation) => imported_bodies::affine_linear(range, activation),
-        Op::AffinePatches(range) => imported_bodies::affine_patches(range),
+        Op::AffineConvolution(range) => imported_bodies::affine_convolution(range),
     }
 }
 

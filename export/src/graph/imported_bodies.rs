@@ -108,9 +108,12 @@ pub(super) fn affine_linear(range: Range, activation: Option<Activation>) -> Vec
     body
 }
 
-pub(super) fn affine_patches(range: Range) -> Vec<NodeProto> {
+pub(super) fn affine_convolution(range: Range) -> Vec<NodeProto> {
     let mut body = quantized(range);
-    let strides = reference("strides", "strides", AttributeType::Ints);
+    let mut window = ["strides", "pads", "dilations"]
+        .map(|name| reference(name, name, AttributeType::Ints))
+        .to_vec();
+    window.push(reference("group", "group", AttributeType::Int));
     body.extend([
         constant("per_filter", ints("value_ints", &[-1, 1, 1, 1])),
         constant("per_channel", ints("value_ints", &[-1, 1, 1])),
@@ -128,7 +131,7 @@ pub(super) fn affine_patches(range: Range) -> Vec<NodeProto> {
             "centred_weight",
             vec![],
         ),
-        node("Conv", &["centred", "centred_weight"], "sum", vec![strides]),
+        node("Conv", &["centred", "centred_weight"], "sum", window),
         node("Mul", &["sum", scale_of(range)], "by_x", vec![]),
         node(
             "Reshape",

@@ -2,12 +2,12 @@
 
 use pinhole::internal::attributes;
 use pinhole_bundle::dialect::{Linear, Op, Storage};
-use pinhole_kernels::PackedLinearAffine;
+use pinhole_kernels::{PackedConvolution, PackedLinearAffine};
 use tract_onnx::pb::{AttributeProto, NodeProto, TensorProto, tensor_proto::DataType};
 
 use crate::encoder_graph::graph::{EncoderGraph, is_standard};
 use crate::encoder_graph::node::{InputQuantization, axis, float_tensor, int8_tensor, replacement};
-use crate::graph::proto::ints;
+use crate::graph::proto::{int, ints};
 
 /// The constant operand of a product.
 struct Weight {
@@ -23,7 +23,7 @@ struct Weight {
 
 /// A product's constant operands, one per output.
 struct Operands {
-    /// [inputs, outputs], or of a convolution [outputs, C, p, p].
+    /// [inputs, outputs], or of a convolution [outputs, C / group, p, q].
     weight: Vec<i8>,
     dims: Vec<i64>,
     scale: Vec<f32>,
@@ -142,7 +142,7 @@ impl EncoderGraph {
         Ok(Some(self.linear(node, x, operands)))
     }
 
-    /// A patch convolution after a fake quantisation. Another one stays, with dequantised weights.
+    /// A convolution after a fake quantisation. One that the integer kernels do not compute stays, with dequantised weights.
     fn static_convolution(&self, node: &NodeProto) -> Result<Option<Replacement>, String> {
         let [a, b, rest @ ..] = &node.input[..] else {
             return Ok(None);
@@ -156,11 +156,9 @@ impl EncoderGraph {
             return Ok(None);
         };
         let operands = self.operands(node, &weight, bias)?;
-        if !is_patches(node, &operands.dims) || !operands.fit() {
-            return Ok(None);
-        }
         let x = QuantizedInput::by(quantize);
-        Ok(Some(patches(node, &x, operands)))
+        let window = window(node, &operands.dims);
+        Ok(window.map(|window| convolution(node, &x, operands, window)))
     }
 
     /// The bias `name`, of no values if there is none; `None` if it is not constant.
@@ -248,8 +246,8 @@ impl EncoderGraph {
         })
     }
 
-    /// DynamicQuantizeLinear, ConvInteger, Cast and Mul. A convolution other than of patches becomes a float one with
-    /// dequantised weights.
+    /// DynamicQuantizeLinear, ConvInteger, Cast and Mul. A convolution that the integer kernels do not compute becomes a
+    /// float one with dequantised weights.
     fn dynamic_convolution(&self, node: &NodeProto) -> Result<Option<Replacement>, String> {
         let Some((product, x, scale)) = self.dynamic(node, "ConvInteger")? else {
             return Ok(None);
@@ -262,8 +260,8 @@ impl EncoderGraph {
         };
         let operands = self.operands(product, &weight, vec![])?;
         let x = QuantizedInput::dynamic(x);
-        if is_patches(product, &operands.dims) && operands.fit() {
-            return Ok(Some(patches(node, &x, operands)));
+        if let Some(window) = window(product, &operands.dims) {
+            return Ok(Some(convolution(node, &x, operands, window)));
         }
         let (value, before) = self.fake_quantized(node, x);
         let name = self.fresh(&node.output[0], "weight");
@@ -502,24 +500,12 @@ impl QuantizedInput {
 }
 
 impl Operands {
-    /// Whether the integer kernels can represent the weights.
+    /// Whether the integer kernels of linear layers can represent the weights.
     fn fit(&self) -> bool {
-        let (outputs, count) = (self.bias.len(), self.weight.len());
+        let (inputs, outputs) = (self.dims[0] as usize, self.bias.len());
         let (scale, zero, bias) = (&self.scale, &self.zero_point, Some(&*self.bias));
-        let packed = match self.dims[..] {
-            [inputs, _] => PackedLinearAffine::from_in_out(
-                &self.weight,
-                scale,
-                zero,
-                inputs as usize,
-                outputs,
-                bias,
-            ),
-            _ => {
-                let inputs = count / outputs;
-                PackedLinearAffine::from_out_in(&self.weight, scale, zero, outputs, inputs, bias)
-            }
-        };
+        let packed =
+            PackedLinearAffine::from_in_out(&self.weight, scale, zero, inputs, outputs, bias);
         packed.is_ok()
     }
 
@@ -549,30 +535,61 @@ impl Operands {
     }
 }
 
-/// A patch convolution in place of `node`, with its name and output.
-fn patches(node: &NodeProto, x: &QuantizedInput, operands: Operands) -> Replacement {
-    let op = Op::AffinePatches(x.quantization.range());
+/// An integer convolution in place of `node`, with its name and output.
+fn convolution(
+    node: &NodeProto,
+    x: &QuantizedInput,
+    operands: Operands,
+    window: Vec<AttributeProto>,
+) -> Replacement {
+    let op = Op::AffineConvolution(x.quantization.range());
     let mut attributes = x.quantization.parameters();
     attributes.extend(operands.parameters());
-    let side = operands.dims[2];
-    attributes.push(ints("strides", &[side, side]));
+    attributes.extend(window);
     replacement(node, op, vec![x.name.clone()], attributes).into()
 }
 
-/// Whether a convolution with a weight of `dims` divides its input into patches.
-fn is_patches(node: &NodeProto, dims: &[i64]) -> bool {
-    let &[_, _, height, width] = dims else {
-        return false;
+/// The attributes of [`Op::AffineConvolution`] for a convolution with a weight of `dims`. `None` if the convolution does not
+/// have two axes, is padded automatically, or exceeds the operator's limits.
+fn window(node: &NodeProto, dims: &[i64]) -> Option<Vec<AttributeProto>> {
+    const MOST_SIDE: i64 = 64;
+    const MOST_REACH: i64 = 128;
+    let &[outputs, inputs, height, width] = dims else {
+        return None;
     };
-    let square = |name: &str, value: i64| {
-        let found = attributes::integers(node, name);
-        found.is_empty() && value == 1 || found == [value, value]
+    let list = |name: &str, default: &[i64], most: i64| {
+        let found = match attributes::integers(node, name) {
+            [] => default,
+            found => found,
+        };
+        let valid =
+            found.len() == default.len() && found.iter().all(|v| (default[0]..=most).contains(v));
+        valid.then(|| found.to_vec())
     };
     let padding = attributes::text(node, "auto_pad");
-    height == width
-        && square("strides", height)
-        && square("dilations", 1)
-        && attributes::integers(node, "pads").iter().all(|&p| p == 0)
-        && ["", "NOTSET", "VALID"].contains(&&*padding)
-        && attributes::integer(node, "group", 1) == 1
+    let strides = list("strides", &[1, 1], MOST_SIDE)?;
+    let dilations = list("dilations", &[1, 1], MOST_REACH)?;
+    let pads = match &*padding {
+        "VALID" => vec![0; 4],
+        "" | "NOTSET" => list("pads", &[0; 4], MOST_REACH)?,
+        _ => return None,
+    };
+    let group = attributes::integer(node, "group", 1);
+    let near = |side: i64, dilation: i64| {
+        (1..=MOST_SIDE).contains(&side) && (side - 1) * dilation <= MOST_REACH
+    };
+    let under = inputs.checked_mul(height)?.checked_mul(width)?;
+    let usual = near(height, dilations[0])
+        && near(width, dilations[1])
+        && (1..=PackedConvolution::MOST_INPUTS as i64).contains(&under)
+        && group > 0
+        && outputs % group == 0;
+    usual.then(|| {
+        vec![
+            ints("strides", &strides),
+            ints("pads", &pads),
+            ints("dilations", &dilations),
+            int("group", group),
+        ]
+    })
 }

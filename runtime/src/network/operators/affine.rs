@@ -1,7 +1,9 @@
-//! Linear layers and patch embeddings as other programs quantise them: 8-bit operands with scales and zero points.
+//! Linear layers and convolutions as other programs quantise them: 8-bit operands with scales and zero points.
 
 use pinhole_bundle::dialect::{Op, Range};
-use pinhole_kernels::{Affine, PackedLinearAffine};
+use pinhole_kernels::{
+    Affine, ConvolutionWeights, ImageLayout, PackedConvolution, PackedLinearAffine, Window,
+};
 use pinhole_model::Activation;
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
@@ -57,28 +59,21 @@ fn int8(
     Ok((values, shape))
 }
 
-/// A layer without its input layout.
-#[derive(Debug)]
-struct Layer {
-    weights: PackedLinearAffine,
-    /// `None`: computed at run time.
-    x_affine: Option<Affine>,
-    activation: Option<Activation>,
+/// The operands of a layer, one value of each per output.
+struct Operands {
+    weight: Vec<i8>,
+    dims: Vec<usize>,
+    scale: Vec<f32>,
+    zero_point: Vec<i8>,
+    bias: Vec<f32>,
 }
 
-impl Layer {
+impl Operands {
     /// A weight of `rank` 2 is [inputs, outputs], another one [outputs, ..].
-    fn read(
-        context: &ParsingContext,
-        node: &NodeProto,
-        rank: usize,
-        range: Range,
-        activation: Option<Activation>,
-    ) -> TractResult<Self> {
-        let x_affine = affine_of(context, node, range)?;
+    fn read(context: &ParsingContext, node: &NodeProto, rank: usize) -> TractResult<Self> {
         let (values, dims) = int8(context, node, "weight", rank)?;
         let (scale, scales) = weight(context, node, "scale", 1)?;
-        let (zeros, zero_points) = int8(context, node, "zero_point", 1)?;
+        let (zero_point, zero_points) = int8(context, node, "zero_point", 1)?;
         let (bias, biases) = weight(context, node, "bias", 1)?;
         let outputs = match dims[..] {
             [_, outputs] => outputs,
@@ -94,27 +89,23 @@ impl Layer {
                 "{name}: expected [{outputs}], found {shape:?}"
             );
         }
-        let (inputs, bias) = (values.len() / outputs.max(1), Some(&*bias));
-        let packed = if rank == 2 {
-            PackedLinearAffine::from_in_out(&values, &scale, &zeros, inputs, outputs, bias)
-        } else {
-            PackedLinearAffine::from_out_in(&values, &scale, &zeros, outputs, inputs, bias)
-        };
-        Ok(Layer {
-            weights: packed.map_err(|e| format_err!("{e}"))?,
-            x_affine,
-            activation,
+        Ok(Operands {
+            weight: values,
+            dims,
+            scale,
+            zero_point,
+            bias,
         })
-    }
-
-    /// x [rows, inputs], quantised by `affine`, to out [rows, outputs].
-    fn apply(&self, x: &[f32], rows: usize, affine: Affine, out: &mut [f32]) {
-        (self.weights).apply(x, rows, affine, self.activation, None, out);
     }
 }
 
 #[derive(Debug)]
-struct AffineLinear(Layer);
+struct AffineLinear {
+    weights: PackedLinearAffine,
+    /// `None`: computed at run time.
+    x_affine: Option<Affine>,
+    activation: Option<Activation>,
+}
 
 pub(super) fn linear(
     context: &ParsingContext,
@@ -122,114 +113,151 @@ pub(super) fn linear(
     range: Range,
     activation: Option<Activation>,
 ) -> Built {
-    let layer = Layer::read(context, node, 2, range, activation)?;
-    build(Op::AffineLinear(range, activation), AffineLinear(layer))
+    let x_affine = affine_of(context, node, range)?;
+    let operands = Operands::read(context, node, 2)?;
+    let (inputs, outputs) = (operands.dims[0], operands.dims[1]);
+    let weights = PackedLinearAffine::from_in_out(
+        &operands.weight,
+        &operands.scale,
+        &operands.zero_point,
+        inputs,
+        outputs,
+        Some(&operands.bias),
+    );
+    let layer = AffineLinear {
+        weights: weights?,
+        x_affine,
+        activation,
+    };
+    build(Op::AffineLinear(range, activation), layer)
 }
 
 impl Compute for AffineLinear {
     fn shape(&self, inputs: &[&[usize]]) -> TractResult<TVec<usize>> {
-        let weights = &self.0.weights;
+        let weights = &self.weights;
         linear_shape(inputs, weights.inputs(), weights.outputs())
     }
 
     fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
         let x = floats(&inputs[0])?;
-        let rows = output.len() / self.0.weights.outputs().max(1);
-        let affine = self.0.x_affine.unwrap_or_else(|| Affine::dynamic(x));
-        self.0.apply(x, rows, affine, output);
+        let rows = output.len() / self.weights.outputs().max(1);
+        let affine = self.x_affine.unwrap_or_else(|| Affine::dynamic(x));
+        self.weights
+            .apply(x, rows, affine, self.activation, None, output);
         Ok(())
     }
 
     fn kernel(&self) -> String {
-        self.0.weights.kernel_name()
+        self.weights.kernel_name()
     }
 }
 
-/// A convolution whose stride equals its kernel size.
 #[derive(Debug)]
-struct AffinePatches {
-    layer: Layer,
-    channels: usize,
-    /// Side of a patch in pixels.
-    patch: usize,
+struct AffineConvolution {
+    weights: PackedConvolution,
+    /// `None`: computed at run time.
+    x_affine: Option<Affine>,
 }
 
-pub(super) fn patches(context: &ParsingContext, node: &NodeProto, range: Range) -> Built {
-    let layer = Layer::read(context, node, 4, range, None)?;
-    let dims = &tensor(node, "weight")?.dims;
-    let &[_, channels, patch, width] = &dims[..] else {
-        bail!("weight: expected 4 dimensions, found {dims:?}");
+/// The greatest side of a kernel and the greatest stride. Larger ones could claim much memory for little data.
+const MOST_SIDE: usize = 64;
+
+/// The greatest distance of a kernel's first and last tap, and the most padding, as of [`MOST_SIDE`].
+const MOST_REACH: usize = 128;
+
+pub(super) fn convolution(context: &ParsingContext, node: &NodeProto, range: Range) -> Built {
+    let x_affine = affine_of(context, node, range)?;
+    let operands = Operands::read(context, node, 4)?;
+    let &[outputs, group_inputs, height, width] = &operands.dims[..] else {
+        bail!("weight: expected 4 dimensions, found {:?}", operands.dims);
     };
-    ensure!(
-        patch == width && patch > 0 && channels > 0,
-        "weight: expected a square kernel, found {dims:?}"
-    );
-    let strides = attributes::integers(node, "strides");
-    ensure!(
-        strides == [patch, patch],
-        "strides: expected [{patch}, {patch}] as of the weight, found {strides:?}"
-    );
-    let (channels, patch) = (channels as usize, patch as usize);
-    build(
-        Op::AffinePatches(range),
-        AffinePatches {
-            layer,
-            channels,
-            patch,
-        },
-    )
+    let pads = numbers::<4>(node, "pads", 0, MOST_REACH)?;
+    let window = Window {
+        kernel: [height, width],
+        stride: numbers(node, "strides", 1, MOST_SIDE)?,
+        dilation: numbers(node, "dilations", 1, MOST_REACH)?,
+        padding: pads,
+    };
+    for (side, dilation) in window.kernel.into_iter().zip(window.dilation) {
+        ensure!(
+            (1..=MOST_SIDE).contains(&side) && (side - 1) * dilation <= MOST_REACH,
+            "weight: expected a kernel of 1 to {MOST_SIDE} that reaches {MOST_REACH} pixels, found {:?}, {dilation} apart",
+            window.kernel
+        );
+    }
+    let groups = attributes::integer(node, "group", 0);
+    let groups = usize::try_from(groups).unwrap_or(0);
+    let inputs = group_inputs.checked_mul(groups).filter(|&i| i > 0);
+    let inputs = inputs.filter(|_| outputs.is_multiple_of(groups));
+    let inputs = inputs.with_context(|| {
+        format!("group: expected a divisor of {outputs} outputs, found {groups}")
+    })?;
+    let weights = ConvolutionWeights {
+        values: &operands.weight,
+        scales: &operands.scale,
+        zero_points: &operands.zero_point,
+        bias: Some(&operands.bias),
+        outputs,
+        inputs,
+        groups,
+    };
+    let layer = AffineConvolution {
+        weights: PackedConvolution::new(weights, window)?,
+        x_affine,
+    };
+    build(Op::AffineConvolution(range), layer)
 }
 
-impl Compute for AffinePatches {
+/// An attribute of N numbers from `least` to `most`.
+fn numbers<const N: usize>(
+    node: &NodeProto,
+    name: &str,
+    least: usize,
+    most: usize,
+) -> TractResult<[usize; N]> {
+    let found = attributes::integers(node, name);
+    let all = found.iter().map(|&v| usize::try_from(v).ok());
+    let all: Option<Vec<usize>> = all
+        .map(|v| v.filter(|v| (least..=most).contains(v)))
+        .collect();
+    all.and_then(|all| all.try_into().ok()).with_context(|| {
+        format!("{name}: expected {N} numbers from {least} to {most}, found {found:?}")
+    })
+}
+
+impl Compute for AffineConvolution {
     fn shape(&self, inputs: &[&[usize]]) -> TractResult<TVec<usize>> {
         let &[n, channels, height, width] = inputs[0] else {
             bail!("x: expected [N, C, H, W], found {:?}", inputs[0]);
         };
-        let (h, w) = (height / self.patch, width / self.patch);
-        ensure!(
-            channels == self.channels && h > 0 && w > 0,
-            "x: expected [N, {}, H, W] of at least one patch of {}, found {:?}",
-            self.channels,
-            self.patch,
-            inputs[0]
-        );
-        Ok(tvec![n, self.layer.weights.outputs(), h, w])
+        let size = self.weights.window().output([height, width]);
+        let size = size.filter(|_| channels == self.weights.inputs());
+        let [height, width] = size.with_context(|| {
+            format!(
+                "x: expected [N, {}, H, W] of at least the size of {:?}, found {:?}",
+                self.weights.inputs(),
+                self.weights.window(),
+                inputs[0]
+            )
+        })?;
+        Ok(tvec![n, self.weights.outputs(), height, width])
     }
 
     fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
-        let &[n, channels, height, width] = inputs[0].shape() else {
+        let &[n, _, height, width] = inputs[0].shape() else {
             bail!("x: expected 4 dimensions")
         };
         let x = floats(&inputs[0])?;
-        let (p, outputs) = (self.patch, self.layer.weights.outputs());
-        let (h, w) = (height / p, width / p);
-        // A dynamic scale depends on all of x, including pixels outside the patches.
-        let affine = self.layer.x_affine.unwrap_or_else(|| Affine::dynamic(x));
-        let mut rows = Vec::with_capacity(n * h * w * channels * p * p);
-        for image in x.chunks_exact(channels * height * width) {
-            for at in 0..h * w {
-                let corner = at / w * p * width + at % w * p;
-                for channel in image.chunks_exact(height * width) {
-                    for line in channel[corner..].chunks(width).take(p) {
-                        rows.extend_from_slice(&line[..p]);
-                    }
-                }
-            }
-        }
-        let mut found = vec![0.0; n * h * w * outputs];
-        self.layer.apply(&rows, n * h * w, affine, &mut found);
-        let images = found.chunks_exact(h * w * outputs);
-        for (found, output) in images.zip(output.chunks_exact_mut(outputs * h * w)) {
-            for (i, row) in found.chunks_exact(outputs).enumerate() {
-                for (j, v) in row.iter().enumerate() {
-                    output[j * h * w + i] = *v;
-                }
-            }
-        }
+        // A dynamic scale is that of all images, as of DynamicQuantizeLinear.
+        let affine = self.x_affine.unwrap_or_else(|| Affine::dynamic(x));
+        let layouts = [ImageLayout::ChannelsFirst; 2];
+        let by = vec![affine; n];
+        self.weights
+            .apply(x, [height, width], layouts, &by, None, None, output);
         Ok(())
     }
 
     fn kernel(&self) -> String {
-        self.layer.weights.kernel_name()
+        format!("int8 {}", self.weights.kernel())
     }
 }

@@ -60,6 +60,6 @@ fn function<const F16: bool>(context: &ParsingContext, node: &NodeProto) -> Buil
         Op::FakeQuantize(range) => elementwise::fake_quantize(context, node, range),
         Op::QuantizedTable => elementwise::lookup_table(context, node),
         Op::AffineLinear(range, activation) => affine::linear(context, node, range, activation),
-        Op::AffinePatches(range) => affine::patches(context, node, range),
+        Op::AffineConvolution(range) => affine::convolution(context, node, range),
     }
 }

@@ -2,7 +2,7 @@
 
 use pinhole_bundle::dialect::{AttentionInput, Op};
 
-use super::{Computed, Node, broadcast, count};
+use super::{Computed, Node, broadcast, convolutions, count};
 use crate::network::attributes;
 
 /// Sizes of a product of the inputs `a` and `b`, as NumPy's matmul.
@@ -146,22 +146,8 @@ pub(super) fn dialect(node: &Node) -> Result<Computed, String> {
             Ok(Computed::one(vec![n, 3, height, width]))
         }
         (Op::NormalizePixels, _) => node.refuse(0, "[N, H, W, 3]"),
-        (Op::AffinePatches(_), &[n, channels, height, width]) => {
-            match *node.shape(weight_input(op)?)? {
-                [outputs, c, p, q] if c == channels && p == q && p > 0 => {
-                    let result = vec![n, outputs, height / p, width / p];
-                    let inner = count(&[c, p, q])?;
-                    Ok(Computed {
-                        products: count(&result)?.saturating_mul(inner),
-                        ..Computed::one(result)
-                    })
-                }
-                ref found => Err(format!(
-                    "weight: expected [M, {channels}, p, p], found {found:?}"
-                )),
-            }
-        }
-        (Op::AffinePatches(_), _) => node.refuse(0, "[N, C, H, W]"),
+        (Op::AffineConvolution(_), [_, _, _, _]) => convolutions::conv(node, weight_input(op)?),
+        (Op::AffineConvolution(_), _) => node.refuse(0, "[N, C, H, W]"),
     }
 }
 
