@@ -8,6 +8,7 @@ pub use crate::network::attributes;
 pub use crate::network::initializer::raw as raw_tensor;
 use crate::network::{GraphKind, ImageEncoder, check_model};
 pub use crate::network::{NetworkOperator, Observed, decode as decode_onnx, value_shapes};
+pub use crate::panics::catch as catch_panic;
 pub use crate::selftest::cosine;
 pub use crate::standalone::StandaloneEncoder;
 pub use crate::standard_streams::{

@@ -69,6 +69,7 @@ mod error;
 pub mod internal;
 pub mod manifest;
 mod network;
+mod panics;
 mod selftest;
 mod standalone;
 mod standard_streams;
@@ -81,7 +82,7 @@ pub use classifier::{Classifier, ClassifierBuilder, Stream};
 pub use conditional::ConditionalMode;
 pub use error::Error;
 pub use pinhole_bundle::{Bundle, LOCK_PATIENCE, LockedBundle, Manifest};
-pub use pinhole_model::{Precision, PreprocessConfig, Score};
+pub use pinhole_model::{Precision, PreprocessConfig, Resize, Score};
 pub use pinhole_preprocessing::{
     DecodeOptions, Error as ImageError, Pixels, RgbImage, RgbView, decode as decode_image,
     open as open_image, preprocess,

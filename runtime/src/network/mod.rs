@@ -11,9 +11,8 @@ mod sizes;
 mod structure;
 mod view;
 
-use std::cell::Cell;
 use std::path::Path;
-use std::sync::{Arc, Mutex, Once};
+use std::sync::{Arc, Mutex};
 
 use pinhole_bundle::{Bundle, IMAGE_ENCODER, IMAGE_ENCODER_WEIGHTS, dialect};
 use prost::Message;
@@ -27,6 +26,7 @@ pub(crate) use check::{GraphKind, model as check_model};
 use operators::{operator, weights};
 
 use crate::error::Error;
+use crate::panics;
 
 /// An operator of the image encoder as it runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -261,61 +261,8 @@ fn build(
     SimplePlan::new(model)
 }
 
-thread_local! {
-    /// Whether a panic on this thread becomes an error, which needs no report of its own.
-    static CAUGHT: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Runs `f` and turns a panic into an error: some files reach `unimplemented!` and assertions in tract. The panic is
-/// not reported on standard error.
+/// Runs `f` and turns a panic into an error: some files reach `unimplemented!` and assertions in tract.
 fn catch_panic<T>(f: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let report = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            if !CAUGHT.get() {
-                report(panic);
-            }
-        }));
-    });
-    let outer = CAUGHT.replace(true);
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
-    CAUGHT.set(outer);
-    result.unwrap_or_else(|panic| {
-        let reason = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("no reason given");
-        Err(format_err!("tract cannot run this graph: {reason}"))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::process::Command;
-
-    use super::*;
-
-    /// In a process of its own, because standard error is the process's.
-    #[test]
-    fn a_panic_that_becomes_an_error_is_not_reported() {
-        const CHILD: &str = "PINHOLE_TEST_OF_A_PANIC";
-        if std::env::var_os(CHILD).is_some() {
-            let error = catch_panic::<()>(|| panic!("a graph")).unwrap_err();
-            assert!(error.to_string().ends_with("run this graph: a graph"));
-            return;
-        }
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "a_panic_that_becomes_an_error_is_not_reported",
-                "--nocapture",
-            ])
-            .env(CHILD, "1")
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{text}");
-        assert!(!text.contains("panicked"), "{text}");
-    }
+    panics::catch(f)
+        .unwrap_or_else(|reason| Err(format_err!("tract cannot run this graph: {reason}")))
 }
