@@ -32,7 +32,7 @@ use pinhole_model::{
     Activation, ClassPosition, ClipConfig, ImageEncoderConfig, MetaNet, PromptLearner, Score,
     TextEncoderConfig,
 };
-use pinhole_prompts::Templates;
+use pinhole_prompts::{Templates, Tokenizer};
 use weights::random;
 
 const EMBEDDING: usize = 512;
@@ -215,8 +215,10 @@ impl Bench {
                 width: text_width,
                 layers: text_layers,
                 heads: text_width / 64,
+                form: Default::default(),
             },
             activation: Activation::QuickGelu,
+            text_activation: Activation::QuickGelu,
             preprocessing: PreprocessConfig::openai(SIDE),
         };
         let shapes = config.tensors();
@@ -250,6 +252,7 @@ impl Bench {
                 preprocessing: checkpoint.config().preprocessing.clone(),
                 logit_scale: checkpoint.logit_scale(),
                 text: TextOptions {
+                    tokenizer: &Tokenizer::new(),
                     classes: &Classes::new(classes)?,
                     prompts: match learner {
                         Some(learner) => ClassPrompts::Learned(learner, ClassPosition::End),

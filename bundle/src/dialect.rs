@@ -81,7 +81,7 @@ pub enum Storage {
 /// `activation(x @ weight + bias)`, plus `residual` [.., M] if there is one: x [.., K], weight `[K, M]`, bias `[M]`.
 ///
 /// In int8 each row of x [.., K] is quantised symmetrically at run time: its scale is max|x| / 127, rounding is half to
-/// even. The name is `[LayerNorm|Offset][Quantized]Linear[QuickGelu|Gelu][Add]`.
+/// even. The name is `[LayerNorm|Offset][Quantized]Linear[QuickGelu|Gelu|GeluTanh][Add]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Linear {
     /// What happens to x first.
@@ -151,6 +151,7 @@ impl Linear {
 impl Op {
     /// Every function.
     pub fn all() -> impl Iterator<Item = Op> {
+        use Activation::{Gelu, GeluTanh, QuickGelu};
         use Storage::{Float, Int8};
         let first = [
             Op::PatchEmbedding(Float),
@@ -161,13 +162,14 @@ impl Op {
         let imported = [
             Op::Activate(Activation::QuickGelu),
             Op::Activate(Activation::Gelu),
+            Op::Activate(Activation::GeluTanh),
             Op::NormalizePixels,
             Op::QuantizedTable,
         ];
         let quantized = [Range::Static, Range::Dynamic]
             .into_iter()
             .flat_map(|range| {
-                let activations = [None, Some(Activation::QuickGelu), Some(Activation::Gelu)];
+                let activations = [None, Some(QuickGelu), Some(Gelu), Some(GeluTanh)];
                 let linear = activations.map(|activation| Op::AffineLinear(range, activation));
                 let others = [Op::FakeQuantize(range), Op::AffineConvolution(range)];
                 linear.into_iter().chain(others)
@@ -187,6 +189,7 @@ impl Op {
             (None, Residual::None),
             (Some(Activation::QuickGelu), Residual::None),
             (Some(Activation::Gelu), Residual::None),
+            (Some(Activation::GeluTanh), Residual::None),
             (None, Residual::Add),
         ];
         let linear = products.into_iter().flat_map(move |(input, storage)| {
@@ -217,6 +220,10 @@ impl Op {
     /// The first version of the domain that has it.
     pub const fn since(self) -> i64 {
         match self {
+            Op::Linear(Linear {
+                activation: Some(Activation::GeluTanh),
+                ..
+            }) => 2,
             Op::PatchEmbedding(_)
             | Op::TokenEmbedding
             | Op::LayerNorm
@@ -380,6 +387,7 @@ const fn activation_name(activation: Activation) -> &'static str {
     match activation {
         Activation::QuickGelu => "QuickGelu",
         Activation::Gelu => "Gelu",
+        Activation::GeluTanh => "GeluTanh",
     }
 }
 
@@ -399,8 +407,11 @@ mod tests {
                         L2Normalize";
         assert_eq!(names.join(" "), expected);
         for op in Op::all() {
+            assert!((1..=DOMAIN_VERSION).contains(&op.since()));
             assert_eq!(Op::named(&op.name()), Some(op));
         }
         assert_eq!(Op::named("LinearGeluAdd"), None);
+        let newer = Op::named("LayerNormQuantizedLinearGeluTanh");
+        assert_eq!(newer.map(Op::since), Some(2));
     }
 }

@@ -11,7 +11,7 @@ use crate::names::{Naming, OPENAI_SETTINGS, Recipe};
 use crate::read::{read_dictionaries, read_state_dict};
 use crate::storage::Source;
 use crate::wrapper::Dictionaries;
-use crate::{Error, StateDict, infer, locate, open_clip, transformers};
+use crate::{Error, StateDict, infer, locate, open_clip, siglip, transformers};
 
 /// The tensor of [`Checkpoint::logit_bias`], under this name in every format.
 const LOGIT_BIAS: &str = "logit_bias";
@@ -71,11 +71,15 @@ impl Checkpoint {
             options.activation,
             &mut assumptions,
         )?;
+        let text_activation = match (options.activation, &declared) {
+            (None, Some(declared)) => declared.text_activation,
+            _ => activation,
+        };
         let config = infer::configuration(
             &state,
             naming,
             declared.as_ref(),
-            activation,
+            [activation, text_activation],
             options.heads,
             preprocessing.as_ref().map(|(_, config)| config.clone()),
             &mut assumptions,
@@ -128,6 +132,11 @@ impl Checkpoint {
         Ok(tensor.data.first().copied().unwrap_or(f32::NAN))
     }
 
+    /// The file of the weights; its folder may hold a tokenizer.
+    pub fn path(&self) -> &Path {
+        self.state.path()
+    }
+
     /// The model's configuration.
     pub fn config(&self) -> &ClipConfig {
         &self.config
@@ -171,7 +180,7 @@ impl Checkpoint {
             Recipe::Transposed(name) => transpose(&self.state.tensor(&name)?),
             Recipe::Rows(names) => {
                 let mut rows = Vec::with_capacity(shape.iter().product());
-                for name in names {
+                for (name, _) in names {
                     rows.extend_from_slice(&self.state.tensor(&name)?.data);
                 }
                 rows
@@ -237,7 +246,7 @@ struct ConfigFiles {
 impl ConfigFiles {
     fn read(weights: &Path, naming: Naming) -> Result<ConfigFiles, Error> {
         let sibling = |name: &str| Some(weights.with_file_name(name)).filter(|path| path.exists());
-        if naming != Naming::Transformers {
+        if !naming.is_transformers() {
             let Some(path) = sibling("open_clip_config.json") else {
                 return Ok(ConfigFiles {
                     declared: None,
@@ -251,10 +260,13 @@ impl ConfigFiles {
             });
         }
         let declared = match sibling("config.json") {
+            Some(path) if naming.is_siglip() => Some(siglip::read_transformers(&path)?),
             Some(path) => Some(transformers::read(&path)?),
             None => None,
         };
-        if let Some(path) = sibling("tokenizer_config.json") {
+        if naming == Naming::Transformers
+            && let Some(path) = sibling("tokenizer_config.json")
+        {
             transformers::check_tokenizer(&path)?;
         }
         let config =

@@ -32,8 +32,10 @@ pub(crate) enum Quantity {
 pub(crate) struct Declared {
     pub(crate) path: PathBuf,
     pub(crate) name: Option<String>,
+    /// Of the image encoder.
     pub(crate) activation: Activation,
     pub(crate) vit: VitForm,
+    pub(crate) text_activation: Activation,
     pub(crate) sizes: Sizes,
 }
 

@@ -3,12 +3,12 @@
 use std::str::FromStr;
 
 use pinhole_model::{
-    Activation, ClipConfig, ImageEncoderConfig, PreprocessConfig, TextEncoderConfig,
+    Activation, ClipConfig, ImageEncoderConfig, PreprocessConfig, TextEncoderConfig, TextForm,
 };
 
 use crate::declared::{Declared, Quantity, VitForm};
 use crate::names::{Naming, OPENAI_SETTINGS, Recipe, is_no_parameter};
-use crate::shapes::Shapes;
+use crate::shapes::{Shapes, without_leading_ones};
 use crate::state_dict::FLOATS;
 use crate::{Dtype, Error, StateDict, encoders};
 
@@ -58,7 +58,7 @@ pub(crate) fn configuration(
     state: &StateDict,
     naming: Naming,
     declared: Option<&Declared>,
-    activation: Activation,
+    [activation, text_activation]: [Activation; 2],
     asked: Heads,
     preprocessing: Option<PreprocessConfig>,
     assumptions: &mut Vec<String>,
@@ -101,15 +101,20 @@ pub(crate) fn configuration(
         width,
         layers: shapes.layers("transformer.resblocks.", "ln_1.weight")?,
         heads: heads(Quantity::TextHeads, "text", asked.text, width),
+        form: match naming.is_siglip() {
+            true => TextForm::SigLip,
+            false => TextForm::Clip,
+        },
     };
     let embedding = shapes.matrix("text_projection")?[1];
     let mut image_heads = |width| heads(Quantity::ImageHeads, "image", asked.image, width);
-    // transformers' CLIPModel has one form only.
+    // transformers' models have one form only.
     let form = match naming {
         Naming::Transformers => Some(VitForm::CLIP),
         Naming::Native | Naming::CustomText => declared.map(|declared| declared.vit),
+        Naming::TimmSigLip | Naming::TransformersSigLip => None,
     };
-    let image = encoders::infer(&shapes, &mut image_heads, form)?;
+    let image = encoders::infer(&shapes, naming, &mut image_heads, form)?;
     let side = image.image_size();
     if side > MAX_IMAGE {
         return Err(Error::malformed(
@@ -118,16 +123,23 @@ pub(crate) fn configuration(
         ));
     }
 
-    if declared.is_none() && !by_width {
+    if declared.is_none() && !by_width && !naming.is_siglip() {
         assumptions.extend(unstated(naming, &image));
     }
-    if text.vocabulary > OPENAI_VOCABULARY {
+    if text.form == TextForm::Clip && text.vocabulary > OPENAI_VOCABULARY {
         assumptions.push(format!(
             "tokenizer: OpenAI's, which has {OPENAI_VOCABULARY} of the {} tokens of the text encoder",
             text.vocabulary
         ));
     }
     let preprocessing = preprocessing.unwrap_or_else(|| {
+        if naming.is_siglip() {
+            assumptions.push(format!(
+                "preprocessing: SigLIP's (both sides to {side} pixels, bicubic, mean and std 0.5), as no \
+                 configuration file states it"
+            ));
+            return PreprocessConfig::siglip(side);
+        }
         assumptions.push(format!(
             "preprocessing: OpenAI's (short side to {side} pixels, bicubic, centre crop, OpenAI's \
              mean and std), as no configuration file states it"
@@ -140,8 +152,20 @@ pub(crate) fn configuration(
         image,
         text,
         activation,
+        text_activation,
         preprocessing,
     };
+    if let ImageEncoderConfig::SigLip { width, .. } = config.image
+        && width != embedding
+    {
+        return Err(Error::malformed(
+            state.path(),
+            format!(
+                "expected text embeddings of the image encoder's width {width}, as SigLIP does not project images, found \
+                 {embedding}"
+            ),
+        ));
+    }
     check_settings(state, &config)?;
     if let Some(declared) = declared {
         check_declared(declared, asked, &config)?;
@@ -262,16 +286,23 @@ pub(crate) fn check_tensors(
     let mut known = std::collections::HashSet::new();
     let mut parameters = 0;
     for (name, shape) in tensors {
-        let (names, expected) = match naming.recipe(name) {
-            Recipe::Same(name) => (vec![name], shape.clone()),
-            Recipe::Transposed(name) => (vec![name], shape.iter().rev().copied().collect()),
-            Recipe::Rows(names) => {
-                let mut shape = shape.clone();
-                shape.iter_mut().take(1).for_each(|rows| *rows /= 3);
-                (names.to_vec(), shape)
+        let tensors: Vec<(String, Vec<usize>)> = match naming.recipe(name) {
+            Recipe::Same(name) => vec![(name, shape.clone())],
+            Recipe::Transposed(name) => vec![(name, shape.iter().rev().copied().collect())],
+            Recipe::Rows(parts) => {
+                let all: usize = parts.iter().map(|(_, part)| part).sum();
+                let expected = |part: usize| {
+                    let mut shape = shape.clone();
+                    shape
+                        .iter_mut()
+                        .take(1)
+                        .for_each(|rows| *rows = *rows / all * part);
+                    shape
+                };
+                (parts.into_iter().map(|(name, part)| (name, expected(part)))).collect()
             }
         };
-        for name in names {
+        for (name, expected) in tensors {
             let info = match state.checked_info(&name) {
                 Err(Error::NoSuchTensor { path, name }) => {
                     return Err(Error::MissingTensor {
@@ -282,9 +313,7 @@ pub(crate) fn check_tensors(
                 }
                 info => info?,
             };
-            // open_clip keeps scale and bias as vectors of one element on request, transformers those of SigLIP.
-            let scalar = expected.is_empty() && info.shape == [1];
-            if info.shape != expected && !scalar {
+            if without_leading_ones(&info.shape, expected.len()) != expected {
                 return Err(Error::Shape {
                     path: path.to_owned(),
                     name,

@@ -58,6 +58,7 @@ mod prompt_learner;
 mod read;
 mod safetensors_file;
 mod shapes;
+mod siglip;
 mod state_dict;
 mod storage;
 mod torch;

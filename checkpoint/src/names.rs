@@ -11,6 +11,10 @@ pub(crate) enum Naming {
     CustomText,
     /// transformers' `CLIPModel`.
     Transformers,
+    /// open_clip's SigLIP: timm's names of the image encoder.
+    TimmSigLip,
+    /// transformers' `SiglipModel`.
+    TransformersSigLip,
 }
 
 /// How a canonical tensor is made from the tensors of a file.
@@ -19,8 +23,22 @@ pub(crate) enum Recipe {
     Same(String),
     /// A transposed matrix.
     Transposed(String),
-    /// Three tensors of equal shape, concatenated along the first dimension.
-    Rows([String; 3]),
+    /// Tensors concatenated along the first dimension, each with its part of that dimension; the whole is the sum of the
+    /// parts.
+    Rows(Vec<(String, usize)>),
+}
+
+impl Recipe {
+    /// The name of the tensor, or of the first one.
+    pub(crate) fn first(self) -> String {
+        match self {
+            Recipe::Same(name) | Recipe::Transposed(name) => name,
+            Recipe::Rows(parts) => {
+                let first = parts.into_iter().next();
+                first.map_or_else(String::new, |(name, _)| name)
+            }
+        }
+    }
 }
 
 impl Naming {
@@ -30,6 +48,12 @@ impl Naming {
     /// [`Error::Unsupported`] for models of another architecture than OpenAI's CLIP.
     pub(crate) fn of(state: &StateDict) -> Result<Naming, Error> {
         let any = |prefix: &str| state.names().any(|name| name.starts_with(prefix));
+        if any("visual.trunk.attn_pool.latent") && any("visual.trunk.blocks.") && any("text.") {
+            return Ok(Naming::TimmSigLip);
+        }
+        if any("vision_model.head.probe") && any("text_model.head.") {
+            return Ok(Naming::TransformersSigLip);
+        }
         let unsupported = [
             (
                 "prompt_learner.",
@@ -44,7 +68,10 @@ impl Naming {
                 "visual.attn_pool",
                 "an image encoder with attentional pooling (visual.attn_pool*)",
             ),
-            ("vision_model.head.", "a SigLIP model (vision_model.head.*)"),
+            (
+                "vision_model.head.",
+                "a SigLIP image encoder alone (vision_model.head.* without text_model.head.*)",
+            ),
             ("visual.trunk.", "a timm image encoder (visual.trunk.*)"),
             (
                 "image_encoder.",
@@ -88,6 +115,16 @@ impl Naming {
         }
     }
 
+    /// Whether the model is a SigLIP.
+    pub(crate) fn is_siglip(self) -> bool {
+        matches!(self, Naming::TimmSigLip | Naming::TransformersSigLip)
+    }
+
+    /// Whether the configuration files are transformers'.
+    pub(crate) fn is_transformers(self) -> bool {
+        matches!(self, Naming::Transformers | Naming::TransformersSigLip)
+    }
+
     /// How a canonical tensor is made from the tensors of the file.
     pub(crate) fn recipe(self, name: &str) -> Recipe {
         match self {
@@ -97,6 +134,8 @@ impl Naming {
             }
             Naming::CustomText => Recipe::Same(format!("text.{name}")),
             Naming::Transformers => transformers(name),
+            Naming::TimmSigLip => timm_siglip(name),
+            Naming::TransformersSigLip => transformers_siglip(name),
         }
     }
 }
@@ -145,8 +184,11 @@ fn transformers(name: &str) -> Recipe {
 fn transformers_block(encoder: &str, rest: &str) -> Recipe {
     let (layer, part) = rest.split_once('.').unwrap_or((rest, ""));
     let block = format!("{encoder}.encoder.layers.{layer}");
-    let attention =
-        |kind: &str| ["q", "k", "v"].map(|p| format!("{block}.self_attn.{p}_proj.{kind}"));
+    let attention = |kind: &str| {
+        ["q", "k", "v"]
+            .map(|p| (format!("{block}.self_attn.{p}_proj.{kind}"), 1))
+            .to_vec()
+    };
     match part {
         "attn.in_proj_weight" => Recipe::Rows(attention("weight")),
         "attn.in_proj_bias" => Recipe::Rows(attention("bias")),
@@ -159,4 +201,63 @@ fn transformers_block(encoder: &str, rest: &str) -> Recipe {
             Recipe::Same(format!("{block}.{part}"))
         }
     }
+}
+
+/// The names of transformers' `SiglipModel` (modeling_siglip.py).
+fn transformers_siglip(name: &str) -> Recipe {
+    if let Some(part) = name.strip_prefix("visual.attn_pool.") {
+        let part = part
+            .replace("in_proj", "attention.in_proj")
+            .replace("out_proj", "attention.out_proj")
+            .replace("ln.", "layernorm.")
+            .replace("mlp.c_fc", "mlp.fc1")
+            .replace("mlp.c_proj", "mlp.fc2");
+        return Recipe::Same(format!("vision_model.head.{part}"));
+    }
+    match name {
+        "visual.conv1.bias" => Recipe::Same("vision_model.embeddings.patch_embedding.bias".into()),
+        "text_projection" => Recipe::Transposed("text_model.head.weight".into()),
+        "text_projection.bias" => Recipe::Same("text_model.head.bias".into()),
+        other => transformers(other),
+    }
+}
+
+/// The names of open_clip's SigLIP: `visual.trunk` is a `VisionTransformer` of timm (vision_transformer.py), its
+/// `attn_pool` an `AttentionPoolLatent`.
+fn timm_siglip(name: &str) -> Recipe {
+    let Some(visual) = name.strip_prefix("visual.") else {
+        return match name {
+            "text_projection" => Recipe::Transposed("text.text_projection.weight".into()),
+            "text_projection.bias" => Recipe::Same("text.text_projection.bias".into()),
+            name if name.starts_with("logit_") => Recipe::Same(name.to_owned()),
+            name => Recipe::Same(format!("text.{name}")),
+        };
+    };
+    let mlp = |part: &str| part.replace("c_fc", "fc1").replace("c_proj", "fc2");
+    let trunk = |part: String| Recipe::Same(format!("visual.trunk.{part}"));
+    if let Some(part) = visual.strip_prefix("attn_pool.") {
+        if let Some(kind) = part.strip_prefix("in_proj_") {
+            let layer = |layer: &str| format!("visual.trunk.attn_pool.{layer}.{kind}");
+            return Recipe::Rows(vec![(layer("q"), 1), (layer("kv"), 2)]);
+        }
+        let part = part
+            .replace("probe", "latent")
+            .replace("out_proj", "proj")
+            .replace("ln.", "norm.");
+        return trunk(format!("attn_pool.{}", mlp(&part)));
+    }
+    if let Some(rest) = visual.strip_prefix("transformer.resblocks.") {
+        let (layer, part) = rest.split_once('.').unwrap_or((rest, ""));
+        let part = part
+            .replace("attn.in_proj_", "attn.qkv.")
+            .replace("attn.out_proj", "attn.proj")
+            .replace("ln_", "norm");
+        return trunk(format!("blocks.{layer}.{}", mlp(&part)));
+    }
+    trunk(
+        visual
+            .replace("conv1", "patch_embed.proj")
+            .replace("positional_embedding", "pos_embed")
+            .replace("ln_post", "norm"),
+    )
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::declared::{Declared, Quantity, Sizes};
 use crate::json::{Object, whole};
-use crate::{Error, encoders};
+use crate::{Error, encoders, siglip};
 
 /// Width of an attention head where the file has no `head_width`.
 const HEAD_WIDTH: usize = 64;
@@ -68,20 +68,10 @@ pub(crate) fn read(path: &Path) -> Result<(Declared, Option<PreprocessConfig>), 
     let model = required(&root, "model_cfg", "open_clip's model configuration")?;
     let vision = required(&model, "vision_cfg", "open_clip's image encoder")?;
     let text = required(&model, "text_cfg", "open_clip's text encoder")?;
-    refuse_other_models(&model, &vision, &text)?;
-    check_tokenizer(&text)?;
-
-    let quick = model.flag("quick_gelu")?.unwrap_or(false);
-    let declared = Declared {
-        path: path.to_owned(),
-        name: root.text("name")?.map(str::to_owned),
-        activation: if quick {
-            Activation::QuickGelu
-        } else {
-            Activation::Gelu
-        },
-        vit: encoders::open_clip_form(&vision)?,
-        sizes: sizes(&model, &vision, &text)?,
+    let name = root.text("name")?;
+    let declared = match siglip::timm_model(&vision)? {
+        Some(timm) => siglip::read_open_clip(path, name, timm, [&model, &vision, &text])?,
+        None => read_clip(path, name, [&model, &vision, &text])?,
     };
     let Some(config) = root.object("preprocess_cfg")? else {
         return Ok((declared, None));
@@ -120,6 +110,29 @@ pub(crate) fn read_preprocessing_alone(path: &Path) -> Result<Option<PreprocessC
         None => None,
     };
     read_preprocessing(&config, size).map(Some)
+}
+
+fn read_clip(
+    path: &Path,
+    name: Option<&str>,
+    [model, vision, text]: [&Object; 3],
+) -> Result<Declared, Error> {
+    refuse_other_models(model, vision, text)?;
+    check_tokenizer(text)?;
+    let quick = model.flag("quick_gelu")?.unwrap_or(false);
+    let activation = if quick {
+        Activation::QuickGelu
+    } else {
+        Activation::Gelu
+    };
+    Ok(Declared {
+        path: path.to_owned(),
+        name: name.map(str::to_owned),
+        activation,
+        text_activation: activation,
+        vit: encoders::open_clip_form(vision)?,
+        sizes: sizes(model, vision, text)?,
+    })
 }
 
 /// Refuses settings of models other than CLIP's.

@@ -22,20 +22,14 @@ impl Shapes<'_> {
 
     /// Whether the file has a tensor of this canonical name.
     pub(crate) fn has(&self, name: &str) -> bool {
-        match (self.recipe)(name) {
-            Recipe::Same(name) | Recipe::Transposed(name) | Recipe::Rows([name, ..]) => {
-                self.state.info(&name).is_some()
-            }
-        }
+        self.state.info(&(self.recipe)(name).first()).is_some()
     }
 
     /// The canonical shape of a tensor with `N` dimensions, each of sensible size.
     pub(crate) fn dimensions<const N: usize>(&self, name: &str) -> Result<[usize; N], Error> {
         let path = self.state.path();
-        let (name, transposed) = match (self.recipe)(name) {
-            Recipe::Transposed(name) => (name, true),
-            Recipe::Same(name) | Recipe::Rows([name, ..]) => (name, false),
-        };
+        let recipe = (self.recipe)(name);
+        let (transposed, name) = (matches!(recipe, Recipe::Transposed(_)), recipe.first());
         let info = match self.state.checked_info(&name) {
             // No size is known yet, so only the number of dimensions can be stated.
             Err(Error::NoSuchTensor { .. }) => {
@@ -55,9 +49,7 @@ impl Shapes<'_> {
                 ),
             )
         };
-        let mut shape: [usize; N] = info
-            .shape
-            .as_slice()
+        let mut shape: [usize; N] = without_leading_ones(&info.shape, N)
             .try_into()
             .map_err(|_| wrong(format!("{N} dimensions")))?;
         if shape.iter().any(|size| !(1..=MAX_DIMENSION).contains(size)) {
@@ -67,6 +59,18 @@ impl Shapes<'_> {
             shape.reverse();
         }
         Ok(shape)
+    }
+
+    /// Side of the square grid that has `rows` positions.
+    pub(crate) fn square_grid(&self, rows: usize, name: &str) -> Result<usize, Error> {
+        let side = rows.isqrt();
+        if side * side != rows {
+            return Err(Error::malformed(
+                self.state.path(),
+                format!("tensor {name}: expected a square number of rows, found {rows}"),
+            ));
+        }
+        Ok(side)
     }
 
     pub(crate) fn matrix(&self, name: &str) -> Result<[usize; 2], Error> {
@@ -108,9 +112,7 @@ impl Shapes<'_> {
     /// The number of blocks named `prefix`, number, `.part`: one more than the highest number, so that
     /// the check of all tensors finds a block that is missing in the middle.
     pub(crate) fn layers(&self, prefix: &str, part: &str) -> Result<usize, Error> {
-        let name = match (self.recipe)(&format!("{prefix}0.{part}")) {
-            Recipe::Same(name) | Recipe::Transposed(name) | Recipe::Rows([name, ..]) => name,
-        };
+        let name = (self.recipe)(&format!("{prefix}0.{part}")).first();
         let prefix = name.split_once("0.").map_or("", |(prefix, _)| prefix);
         let layers = self
             .state
@@ -129,4 +131,16 @@ impl Shapes<'_> {
         }
         Ok(layers)
     }
+}
+
+/// The shape without leading dimensions of 1 beyond `dimensions`: timm stores positions as [1, rows, width], and some
+/// files numbers as `[1]`.
+pub(crate) fn without_leading_ones(shape: &[usize], dimensions: usize) -> &[usize] {
+    let surplus = shape.len().saturating_sub(dimensions);
+    let ones = shape
+        .iter()
+        .take(surplus)
+        .take_while(|size| **size == 1)
+        .count();
+    &shape[ones..]
 }

@@ -93,6 +93,7 @@ pub(crate) fn read(path: &Path) -> Result<Declared, Error> {
         name: name.map(str::to_owned),
         activation: both.0,
         vit: VitForm::CLIP,
+        text_activation: both.1,
         sizes,
     })
 }

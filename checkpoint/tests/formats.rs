@@ -8,7 +8,7 @@ use common::{FILES, copy, digests, golden, golden_digests, models, open};
 use pinhole_checkpoint::{Checkpoint, Dtype, Error, Heads, OpenOptions, read_state_dict};
 use pinhole_model::{
     Activation, ClipConfig, CropRounding, Filter, ImageEncoderConfig, PreprocessConfig, Resize,
-    TextEncoderConfig, VitPooling,
+    TextEncoderConfig, TextForm, VitPooling,
 };
 
 #[test]
@@ -61,6 +61,7 @@ fn configurations_are_inferred() {
         width: 24,
         layers: 1,
         heads: 2,
+        form: TextForm::Clip,
     };
     let vit = |width, layers, heads| ImageEncoderConfig::VisionTransformer {
         image_size: 32,
@@ -79,6 +80,7 @@ fn configurations_are_inferred() {
         image,
         text: text.clone(),
         activation,
+        text_activation: activation,
     };
     let quick = config(vit(32, 2, 2), &text, Activation::QuickGelu);
     for folder in ["open-clip", "open-clip-bin"] {
@@ -89,7 +91,7 @@ fn configurations_are_inferred() {
     floored.preprocessing.crop = CropRounding::Floor;
     let found = open(&models().join("vit-quickgelu/transformers")).unwrap();
     assert_eq!(*found.config(), floored);
-    floored.activation = Activation::Gelu;
+    (floored.activation, floored.text_activation) = (Activation::Gelu, Activation::Gelu);
     let found = open(&models().join("vit-gelu/transformers-sharded")).unwrap();
     assert_eq!(*found.config(), floored);
 

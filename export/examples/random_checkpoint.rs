@@ -47,8 +47,10 @@ fn main() -> Result<()> {
             width: 64,
             layers: 1,
             heads: 1,
+            form: Default::default(),
         },
         activation: Activation::QuickGelu,
+        text_activation: Activation::QuickGelu,
         preprocessing: PreprocessConfig::openai(image_size),
     };
     let shapes = config.tensors();

@@ -7,8 +7,8 @@ use pinhole_bundle::{Head, PromptLearnerInfo};
 use pinhole_checkpoint::Checkpoint;
 use pinhole_model::{ClassPosition, PromptLearner};
 use pinhole_prompts::{
-    ClassEmbeddings, Classes, Conditional, Templates, TextEncoder, Tokenizer, class_embeddings,
-    learned_embeddings,
+    ClassEmbeddings, Classes, Conditional, Templates, TextEncoder, TextTokenizer, Tokenizer,
+    class_embeddings, learned_embeddings,
 };
 
 use crate::given_embeddings::GivenEmbeddings;
@@ -16,6 +16,8 @@ use crate::progress::{ExportProgress, ExportStep};
 
 /// The classes and what is known of them as text.
 pub struct TextOptions<'a> {
+    /// The tokenizer of the model ([`model_tokenizer`](crate::model_tokenizer)).
+    pub tokenizer: &'a dyn TextTokenizer,
     /// The classes to rank.
     pub classes: &'a Classes,
     /// The prompts of a class.
@@ -92,7 +94,6 @@ impl TextStage {
             return Self::given(given, options);
         }
         let encoder = TextEncoder::load(text_checkpoint(checkpoint)?)?;
-        let tokenizer = Tokenizer::new();
         let mut learned = BTreeMap::new();
         let mut prompt_tokens = vec![];
         match options.prompts {
@@ -103,7 +104,8 @@ impl TextStage {
                      text encoder is causal, and the conditional head shares what precedes the name"
                 );
                 // Built here so that a learner that does not fit is reported before the long steps.
-                let prompts = Conditional::new(&encoder, &tokenizer, options.classes, learner)?;
+                let prompts =
+                    Conditional::new(&encoder, &Tokenizer::new(), options.classes, learner)?;
                 prompt_tokens = prompts.token_ids().to_vec();
                 ensure!(
                     has_calibration_images,
@@ -124,7 +126,7 @@ impl TextStage {
         let embeddings = embed_classes(options, &encoder, progress)?;
         let mut negative_embeddings = vec![];
         for text in options.negatives {
-            let tokens = tokenizer.tokens(text, encoder.config().context_length)?;
+            let tokens = (options.tokenizer).tokens(text, encoder.config().context_length)?;
             negative_embeddings.extend(encoder.embed_tokens(&tokens)?);
         }
         Ok(Self {
@@ -164,13 +166,17 @@ pub(crate) fn embed_classes(
     encoder: &TextEncoder,
     progress: &mut ExportProgress,
 ) -> Result<ClassEmbeddings> {
-    let (tokenizer, classes) = (Tokenizer::new(), options.classes);
+    let classes = options.classes;
     let mut progress =
         |done: usize, total: usize| progress(ExportStep::Text, done as u64, total as u64);
     Ok(match options.prompts {
-        ClassPrompts::Templates(templates) => {
-            class_embeddings(encoder, &tokenizer, classes, templates, &mut progress)?
-        }
+        ClassPrompts::Templates(templates) => class_embeddings(
+            encoder,
+            options.tokenizer,
+            classes,
+            templates,
+            &mut progress,
+        )?,
         ClassPrompts::Given(given) => ClassEmbeddings {
             dim: given.size,
             classes: options.classes.names().to_vec(),
@@ -183,7 +189,7 @@ pub(crate) fn embed_classes(
             };
             learned_embeddings(
                 encoder,
-                &tokenizer,
+                &Tokenizer::new(),
                 classes,
                 &learner,
                 position,

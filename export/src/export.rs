@@ -8,7 +8,7 @@ use pinhole_bundle::{
     VERSION,
 };
 use pinhole_checkpoint::Checkpoint;
-use pinhole_model::{Precision, PreprocessConfig, Score};
+use pinhole_model::{Precision, PreprocessConfig, Score, TextForm};
 
 use crate::calibrate::{CalibrationOptions, CalibrationStage, Logits};
 use crate::class_embeddings::{ClassPrompts, TextOptions, TextStage, text_checkpoint};
@@ -70,6 +70,15 @@ pub fn export(options: &ExportOptions, progress: &mut ExportProgress) -> Result<
     let logit_scale = *logit_scale;
     check_sizes(options)?;
     encoder.check_images(calibration.images)?;
+    if let Some(checkpoint) = checkpoint {
+        let config = &checkpoint.config().text;
+        ensure!(
+            config.form == TextForm::Clip || !text.include_text_encoder,
+            "--with-text: expected a CLIP model, found a SigLIP, whose tokenizer and vocabulary of {} tokens are too large \
+             for a board; omit --with-text, and export again to change the classes",
+            config.vocabulary
+        );
+    }
     // First, so that a wrong output folder is reported before the long steps.
     let writer = BundleWriter::create(options.out)?;
     let folder = writer.folder();

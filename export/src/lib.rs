@@ -29,6 +29,7 @@ mod progress;
 mod quantization;
 mod rounding;
 mod text_encoder;
+mod tokenizer;
 
 pub use calibrate::{CalibrationOptions, calibrate};
 pub use class_embeddings::{ClassPrompts, TextOptions};
@@ -38,3 +39,4 @@ pub use given_embeddings::GivenEmbeddings;
 pub use image_encoder::EncoderOptions;
 pub use images::{CalibrationImages, CalibrationLabel};
 pub use progress::{ExportProgress, ExportStep};
+pub use tokenizer::{FileTokenizer, model_tokenizer};

@@ -15,10 +15,12 @@ use pinhole_export::graph::{GraphOptions, OnnxEncoder, OnnxOptions};
 use pinhole_export::hub::{self, HubSettings};
 use pinhole_export::{
     CalibrationImages, CalibrationOptions, ClassPrompts, EncoderOptions, ExportOptions, ExportStep,
-    Exported, FidelityGate, GivenEmbeddings, TextOptions,
+    Exported, FidelityGate, GivenEmbeddings, TextOptions, model_tokenizer,
 };
 use pinhole_model::{Activation, ClassPosition, Precision, PreprocessConfig, PromptLearner, Score};
-use pinhole_prompts::{Classes, FolderNames, Templates, TextEncoder, TextList, Tokenizer};
+use pinhole_prompts::{
+    Classes, FolderNames, Templates, TextEncoder, TextList, TextTokenizer, Tokenizer,
+};
 
 /// Convert CLIP checkpoints to bundles, which pinhole runs offline.
 #[derive(Parser)]
@@ -73,7 +75,7 @@ Example:
 
 #[derive(Args)]
 struct Model {
-    /// CLIP checkpoint: OpenAI's .pt; open_clip's .safetensors, .bin or .pt; a folder of open_clip,
+    /// CLIP or SigLIP checkpoint: OpenAI's .pt; open_clip's .safetensors, .bin or .pt; a folder of open_clip,
     /// transformers or pinhole-train; hf:ORG/NAME or hf:ORG/NAME@REVISION, a model of the Hugging Face hub, which is
     /// downloaded once (HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE apply)
     #[arg(long, value_name = "CHECKPOINT")]
@@ -92,6 +94,9 @@ struct Unstated {
     /// configuration file, else one per 64 of width]
     #[arg(long, value_name = "IMAGE[,TEXT]")]
     heads: Option<Heads>,
+    /// tokenizer.json of a SigLIP model, or its folder [default: beside the weights]
+    #[arg(long, value_name = "FILE|FOLDER")]
+    tokenizer: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -227,8 +232,10 @@ struct CalibrateArgs {
 enum ActivationName {
     /// x * sigmoid(1.702 x): OpenAI, MetaCLIP and *-quickgelu weights
     QuickGelu,
-    /// Exact GELU: LAION and DataComp weights
+    /// Exact GELU: LAION, DataComp and SigLIP weights
     Gelu,
+    /// GELU by tanh: SigLIP2 weights
+    GeluTanh,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -321,6 +328,7 @@ fn bundle(args: &BundleArgs) -> Result<()> {
     };
     let parts = ModelParts {
         checkpoint: Some(&checkpoint),
+        tokenizer: args.model.unstated.tokenizer.as_deref(),
         preprocessing: checkpoint.config().preprocessing.clone(),
         encoder,
         origin: &args.model.clip,
@@ -347,6 +355,7 @@ fn onnx(args: &OnnxArgs) -> Result<()> {
     let file = OnnxEncoder::open(&args.encoder, &options)?;
     let parts = ModelParts {
         checkpoint,
+        tokenizer: args.unstated.tokenizer.as_deref(),
         preprocessing,
         encoder: EncoderOptions::Onnx {
             file: &file,
@@ -360,6 +369,8 @@ fn onnx(args: &OnnxArgs) -> Result<()> {
 /// What the two commands that write a bundle take from different places.
 struct ModelParts<'a> {
     checkpoint: Option<&'a Checkpoint>,
+    /// The file of the checkpoint's tokenizer, if it is asked for.
+    tokenizer: Option<&'a Path>,
     preprocessing: PreprocessConfig,
     encoder: EncoderOptions<'a>,
     /// The file that the image encoder comes from.
@@ -383,6 +394,13 @@ fn export(args: &CommonArgs, parts: ModelParts) -> Result<()> {
     let images = match &args.calibration {
         Some(folder) => calibration_images(folder, classes.names(), args.folder_names.as_deref())?,
         None => CalibrationImages::default(),
+    };
+    let tokenizer: Box<dyn TextTokenizer> = match parts.checkpoint {
+        // Given class embeddings need none.
+        Some(checkpoint) if args.class_embeddings.is_none() => {
+            model_tokenizer(checkpoint, parts.tokenizer)?
+        }
+        _ => Box::new(Tokenizer::new()),
     };
     for warning in classes.warnings(&negatives) {
         note!("warning: {warning}");
@@ -415,6 +433,7 @@ fn export(args: &CommonArgs, parts: ModelParts) -> Result<()> {
             .checkpoint
             .map_or(USUAL_LOGIT_SCALE, Checkpoint::logit_scale),
         text: TextOptions {
+            tokenizer: &*tokenizer,
             classes: &classes,
             prompts,
             negatives: &negatives,
@@ -574,6 +593,7 @@ fn open(clip: &Path, unstated: &Unstated) -> Result<Checkpoint> {
     let activation = unstated.activation.map(|a| match a {
         ActivationName::QuickGelu => Activation::QuickGelu,
         ActivationName::Gelu => Activation::Gelu,
+        ActivationName::GeluTanh => Activation::GeluTanh,
     });
     let options = OpenOptions {
         activation,
@@ -642,7 +662,7 @@ fn default_model_card(model: &Path) -> String {
 fn text(model: &Model, json: bool, texts: &[String]) -> Result<()> {
     let checkpoint = open(&model.clip, &model.unstated)?;
     let encoder = TextEncoder::load(&checkpoint)?;
-    let tokenizer = Tokenizer::new();
+    let tokenizer = model_tokenizer(&checkpoint, model.unstated.tokenizer.as_deref())?;
     let context_length = checkpoint.config().text.context_length;
     let mut out = PrintableWriter(std::io::stdout().lock());
     for text in texts {

@@ -279,8 +279,8 @@ impl QuantizationPlan {
 
 /// SmoothQuant's migration strengths (equation 4) that are tried.
 const ALPHAS: [f32; 6] = [0.25, 0.4, 0.5, 0.6, 0.75, 0.9];
-/// Neither activation function goes below -0.17: the minimum of x sigmoid(1.702 x) is -0.1636, that of GELU -0.16997,
-/// both near x = -0.75.
+/// No activation function goes below -0.1701: the minimum of x sigmoid(1.702 x) is -0.1636, that of GELU -0.16997 and by
+/// tanh -0.17004, all near x = -0.75. What is below -0.17 is rounded to it.
 const ACTIVATION_OFFSET: f32 = 0.17;
 /// A form must reduce the error of a simpler one to this share of it.
 const MIN_GAIN: f32 = 0.995;

@@ -160,7 +160,7 @@ fn write(
         .with_context(|| format!("{}: cannot write", path.display()))?;
     Ok(TextEncoderInfo {
         config: config.text.clone(),
-        activation: config.activation,
+        activation: config.text_activation,
         precision,
         tokens,
         fidelity: None,

@@ -148,6 +148,7 @@ impl Bench {
                     None => "",
                     Some(Activation::QuickGelu) => " QuickGELU",
                     Some(Activation::Gelu) => " GELU",
+                    Some(Activation::GeluTanh) => " GELU by tanh",
                 };
                 let (shape, products) = (format!("{m}x{k}x{n}{suffix}"), m * k * n);
                 let Peaks { float, int8, half } = self.peaks;
@@ -235,6 +236,7 @@ impl Bench {
         for (what, activation) in [
             ("QuickGELU", Activation::QuickGelu),
             ("GELU", Activation::Gelu),
+            ("GELU by tanh", Activation::GeluTanh),
         ] {
             self.measure(&format!("{what} {TOKENS}x{MLP}"), x.len(), |b| {
                 // A copy each time: repeated application would give subnormal numbers.

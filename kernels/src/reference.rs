@@ -396,6 +396,12 @@ pub(crate) fn activated(x: f32, activation: Option<Activation>) -> f32 {
             let x = f64::from(x);
             (0.5 * x * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2)) as f32
         }
+        // (1 + tanh u) / 2 = sigmoid(2 u), which is accurate for negative x, too.
+        Some(Activation::GeluTanh) => {
+            let x = f64::from(x);
+            let twice_u = 2.0 * (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
+            (x / (1.0 + (-twice_u).exp())) as f32
+        }
     }
 }
 

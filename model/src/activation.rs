@@ -14,6 +14,10 @@ pub enum Activation {
     /// x Φ(x), Φ the normal distribution: GELU by the error function (Hendrycks and Gimpel, 2016), in
     /// the weights of LAION and DataComp.
     Gelu,
+    /// x / 2 (1 + tanh(√(2/π) (x + 0.044715 x³))): GELU's approximation by the hyperbolic tangent (the same source), in the
+    /// weights of SigLIP2, and of SigLIP as transformers computes them.
+    #[serde(rename = "gelu-tanh")]
+    GeluTanh,
 }
 
 impl fmt::Display for Activation {
@@ -21,6 +25,7 @@ impl fmt::Display for Activation {
         f.write_str(match self {
             Self::QuickGelu => "quickgelu",
             Self::Gelu => "gelu",
+            Self::GeluTanh => "gelu-tanh",
         })
     }
 }
@@ -32,7 +37,8 @@ impl FromStr for Activation {
         match text {
             "quickgelu" => Ok(Self::QuickGelu),
             "gelu" => Ok(Self::Gelu),
-            _ => Err("expected quickgelu or gelu".to_owned()),
+            "gelu-tanh" => Ok(Self::GeluTanh),
+            _ => Err("expected quickgelu, gelu or gelu-tanh".to_owned()),
         }
     }
 }

@@ -18,13 +18,15 @@ pub struct ClipConfig {
     pub image: ImageEncoderConfig,
     /// The text encoder.
     pub text: TextEncoderConfig,
-    /// Activation function of the MLPs of both encoders. (A ModifiedResNet itself uses ReLU.)
+    /// Activation function of the image encoder's MLPs. (A ModifiedResNet uses ReLU.)
     pub activation: Activation,
+    /// Activation function of the text encoder's MLPs; of all models but SigLIP2 the same.
+    pub text_activation: Activation,
     /// How images were preprocessed in training.
     pub preprocessing: PreprocessConfig,
 }
 
-/// The sizes of the text encoder: a causal transformer, MLP 4 x `width`, read at the end-of-text token.
+/// The sizes of the text encoder: a transformer, MLP 4 x `width`, of one of the forms of [`TextForm`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextEncoderConfig {
@@ -38,6 +40,36 @@ pub struct TextEncoderConfig {
     pub layers: usize,
     /// Attention heads; divides `width`.
     pub heads: usize,
+    /// What the sizes do not show. Not in manifests: the text encoders of bundles are CLIP's.
+    #[serde(skip)]
+    pub form: TextForm,
+}
+
+/// What distinguishes the text encoders of the families beyond their sizes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TextForm {
+    /// CLIP: a causal mask; the output is that of the end-of-text token, the largest id; epsilon 1e-5; a projection
+    /// without bias.
+    #[default]
+    Clip,
+    /// SigLIP: no mask; texts are padded to the context length, and the output is that of the last position; epsilon 1e-6;
+    /// a projection with a bias.
+    SigLip,
+}
+
+impl TextForm {
+    /// Whether a token attends to the ones before it only.
+    pub fn is_causal(self) -> bool {
+        self == Self::Clip
+    }
+
+    /// Epsilon of the layer norms.
+    pub fn epsilon(self) -> f32 {
+        match self {
+            Self::Clip => 1e-5,
+            Self::SigLip => 1e-6,
+        }
+    }
 }
 
 impl ClipConfig {
@@ -49,6 +81,9 @@ impl ClipConfig {
         let text = &self.text;
         shapes.add("positional_embedding", &[text.context_length, text.width]);
         shapes.add("text_projection", &[text.width, self.embedding]);
+        if text.form == TextForm::SigLip {
+            shapes.add("text_projection.bias", &[self.embedding]);
+        }
         shapes.add("logit_scale", &[]);
         self.image.add_tensors(self.embedding, &mut shapes);
         shapes.add_transformer("transformer", text.width, 4 * text.width, text.layers);
@@ -67,10 +102,15 @@ impl fmt::Display for ClipConfig {
             width,
             layers,
             heads,
+            form,
         } = &self.text;
+        let form = match form {
+            TextForm::Clip => "",
+            TextForm::SigLip => "SigLIP's ",
+        };
         write!(
             f,
-            "{}; text encoder of {layers} layers, width {width}, {heads} heads, {context_length} of \
+            "{}; {form}text encoder of {layers} layers, width {width}, {heads} heads, {context_length} of \
              {vocabulary} tokens; embedding {}",
             self.image, self.embedding
         )

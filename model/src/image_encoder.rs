@@ -38,6 +38,20 @@ pub enum ImageEncoderConfig {
         /// What is projected to the embedding.
         pooling: VitPooling,
     },
+    /// SigLIP's vision transformer, MLP 4 x `width`: no class token, a patch convolution with a bias, no norm before the
+    /// blocks, epsilon 1e-6, and attention pooling by one learned query, whose width is the embedding's.
+    SigLip {
+        /// Side of the square image in pixels.
+        image_size: u32,
+        /// Side of a patch in pixels; divides `image_size`.
+        patch_size: u32,
+        /// Width of the residual stream.
+        width: usize,
+        /// Number of residual blocks.
+        layers: usize,
+        /// Attention heads of the blocks and of the pooling; divides `width`.
+        heads: usize,
+    },
     /// OpenAI's ResNet with a three-convolution stem, antialiased strides and attention pooling.
     ModifiedResNet {
         /// Side of the square image in pixels; a multiple of 32.
@@ -56,6 +70,7 @@ impl ImageEncoderConfig {
     pub fn image_size(&self) -> u32 {
         match self {
             Self::VisionTransformer { image_size, .. }
+            | Self::SigLip { image_size, .. }
             | Self::ModifiedResNet { image_size, .. } => *image_size,
         }
     }
@@ -64,7 +79,16 @@ impl ImageEncoderConfig {
     pub fn family(&self) -> &'static str {
         match self {
             Self::VisionTransformer { .. } => "vision transformer",
+            Self::SigLip { .. } => "SigLIP",
             Self::ModifiedResNet { .. } => "ModifiedResNet",
+        }
+    }
+
+    /// Epsilon of the layer norms.
+    pub fn epsilon(&self) -> f32 {
+        match self {
+            Self::VisionTransformer { .. } | Self::ModifiedResNet { .. } => 1e-5,
+            Self::SigLip { .. } => 1e-6,
         }
     }
 
@@ -82,6 +106,16 @@ impl ImageEncoderConfig {
                 (1280, 32) => format!("ViT-H/{patch_size}"),
                 _ => format!("ViT/{patch_size}, {layers} layers of {width}"),
             },
+            Self::SigLip {
+                patch_size,
+                width,
+                layers,
+                ..
+            } => match (width, layers) {
+                (768, 12) => format!("SigLIP B/{patch_size}"),
+                (1024, 24) => format!("SigLIP L/{patch_size}"),
+                _ => format!("SigLIP/{patch_size}, {layers} layers of {width}"),
+            },
             Self::ModifiedResNet { layers, width, .. } => match (layers, width) {
                 ([3, 4, 6, 3], 64) => "RN50".into(),
                 ([3, 4, 23, 3], 64) => "RN101".into(),
@@ -96,7 +130,9 @@ impl ImageEncoderConfig {
     /// Number of attention heads, and the width that they divide.
     pub fn attention(&self) -> (usize, usize) {
         match self {
-            Self::VisionTransformer { heads, width, .. } => (*heads, *width),
+            Self::VisionTransformer { heads, width, .. } | Self::SigLip { heads, width, .. } => {
+                (*heads, *width)
+            }
             Self::ModifiedResNet { heads, width, .. } => (*heads, 32 * width),
         }
     }
@@ -124,6 +160,27 @@ impl ImageEncoderConfig {
                 }
                 shapes.add_transformer("visual.transformer", *width, *mlp, *layers);
                 shapes.add_with_bias("visual.ln_post", &[*width]);
+            }
+            Self::SigLip {
+                image_size,
+                patch_size,
+                width,
+                layers,
+                ..
+            } => {
+                let (patch, w) = (*patch_size as usize, *width);
+                let grid = (image_size / patch_size) as usize;
+                shapes.add_with_bias("visual.conv1", &[w, 3, patch, patch]);
+                shapes.add("visual.positional_embedding", &[grid * grid, w]);
+                shapes.add_transformer("visual.transformer", w, 4 * w, *layers);
+                shapes.add_with_bias("visual.ln_post", &[w]);
+                shapes.add("visual.attn_pool.probe", &[1, w]);
+                shapes.add("visual.attn_pool.in_proj_weight", &[3 * w, w]);
+                shapes.add("visual.attn_pool.in_proj_bias", &[3 * w]);
+                shapes.add_with_bias("visual.attn_pool.out_proj", &[w, w]);
+                shapes.add_with_bias("visual.attn_pool.ln", &[w]);
+                shapes.add_with_bias("visual.attn_pool.mlp.c_fc", &[4 * w, w]);
+                shapes.add_with_bias("visual.attn_pool.mlp.c_proj", &[w, 4 * w]);
             }
             Self::ModifiedResNet {
                 image_size,
@@ -212,6 +269,17 @@ impl fmt::Display for ImageEncoderConfig {
                     "patches of {patch_size} in images of {image_size} pixels"
                 )
             }
+            Self::SigLip {
+                image_size,
+                patch_size,
+                width,
+                layers,
+                heads,
+            } => write!(
+                f,
+                "SigLIP's ViT of {layers} layers, width {width}, {heads} heads, patches of {patch_size} in \
+                 images of {image_size} pixels"
+            ),
             Self::ModifiedResNet {
                 image_size,
                 layers,

@@ -13,7 +13,7 @@ mod shapes;
 mod tensor;
 
 pub use activation::Activation;
-pub use clip::{ClipConfig, TextEncoderConfig};
+pub use clip::{ClipConfig, TextEncoderConfig, TextForm};
 pub use credentials::without_credentials;
 pub use image_encoder::{ImageEncoderConfig, VitPooling};
 pub use precision::{Agreement, Precision};
@@ -42,12 +42,14 @@ mod tests {
             width: 512,
             layers: 12,
             heads: 8,
+            form: Default::default(),
         };
         let mut preprocessing = PreprocessConfig::openai(224);
         (preprocessing.mean, preprocessing.std) = ([0.5; 3], [0.25; 3]);
         for (value, expected) in [
             (to_value(Activation::QuickGelu), json!("quickgelu")),
             (to_value(Activation::Gelu), json!("gelu")),
+            (to_value(Activation::GeluTanh), json!("gelu-tanh")),
             (to_value(Precision::F32), json!("f32")),
             (to_value(Precision::F16), json!("f16")),
             (to_value(Precision::Int8), json!("int8")),
@@ -80,7 +82,11 @@ mod tests {
 
     #[test]
     fn names_on_command_lines_are_those_in_files() {
-        for activation in [Activation::QuickGelu, Activation::Gelu] {
+        for activation in [
+            Activation::QuickGelu,
+            Activation::Gelu,
+            Activation::GeluTanh,
+        ] {
             assert_eq!(activation.to_string().parse(), Ok(activation));
         }
         for position in [

@@ -133,6 +133,16 @@ impl PreprocessConfig {
         self.resize_to.unwrap_or(self.size)
     }
 
+    /// SigLIP's configuration at `size` pixels: both sides scaled, bicubic, mean and standard deviation 0.5.
+    pub fn siglip(size: u32) -> Self {
+        Self {
+            resize: Resize::Squash,
+            mean: [0.5; 3],
+            std: [0.5; 3],
+            ..Self::openai(size)
+        }
+    }
+
     /// Checks the values of a configuration that was read from a file.
     ///
     /// # Errors

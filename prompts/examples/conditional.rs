@@ -46,6 +46,7 @@ fn measure(runs: usize) -> Result<(), Failure> {
         width: 512,
         layers: 12,
         heads: 8,
+        form: Default::default(),
     };
     let shapes = TextEncoder::tensors(&config, EMBEDDING, config.vocabulary);
     let build = |int8: bool| {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use crate::error::{Error, excerpt};
-use crate::{Templates, TextList, Tokenizer};
+use crate::{Templates, TextList, TextTokenizer, Tokenizer};
 
 /// A list of at least one class name, as shown to users. A class is its place in the list, not its name: names may occur
 /// several times, as two of ImageNet's do.
@@ -123,7 +123,7 @@ impl Classes {
     /// [`Error::TooLong`] for the first prompt that has more.
     pub fn check(
         &self,
-        tokenizer: &Tokenizer,
+        tokenizer: &dyn TextTokenizer,
         templates: &Templates,
         context_length: usize,
     ) -> Result<(), Error> {

@@ -3,7 +3,7 @@
 use pinhole_kernels::l2_normalize;
 
 use crate::error::{Error, excerpt};
-use crate::{Classes, Templates, TextEncoder, Tokenizer};
+use crate::{Classes, Templates, TextEncoder, TextTokenizer};
 
 /// One embedding per class.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,7 +28,7 @@ const BATCH_ROWS: usize = 256;
 /// encoder of another vocabulary; [`Error::Degenerate`].
 pub fn class_embeddings(
     encoder: &TextEncoder,
-    tokenizer: &Tokenizer,
+    tokenizer: &dyn TextTokenizer,
     classes: &Classes,
     templates: &Templates,
     progress: &mut dyn FnMut(usize, usize),

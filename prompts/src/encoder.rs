@@ -3,7 +3,7 @@
 mod weights;
 
 use pinhole_kernels::{PackedLinear, StridedRows, attention, l2_normalize};
-use pinhole_model::{Activation, ClipWeights, TextEncoderConfig as Config};
+use pinhole_model::{Activation, ClipWeights, TextEncoderConfig as Config, TextForm};
 use rayon::prelude::*;
 
 use crate::error::Error;
@@ -11,12 +11,12 @@ pub use weights::Weight;
 pub(crate) use weights::checked;
 use weights::{Block, LayerNorm, Linear, Projections, floats};
 
-/// The text encoder of a CLIP model: a causal transformer whose output is taken at the end-of-text token. It computes in
-/// f32, or in 8-bit integers in linear layers whose weights are [`Weight::Int8`]; their input rows are quantised one by
+/// The text encoder of a CLIP model, a causal transformer whose output is taken at the end-of-text token, or of a SigLIP
+/// model, without a mask and with the output of the last position, up to which texts are padded. It computes in f32, or in 8-bit integers in linear layers whose weights are [`Weight::Int8`]; their input rows are quantised one by
 /// one, so that no row depends on another.
 ///
-/// Tokens after end-of-text have no effect and are not computed; in the last block only the end-of-text row is computed
-/// after the attention. Rows that several texts begin with are computed once, as a [`Prefix`].
+/// Tokens after CLIP's end-of-text have no effect and are not computed; in the last block only the row of the output is
+/// computed after the attention. Rows that several of CLIP's texts begin with are computed once, as a [`Prefix`].
 ///
 /// Runs on rayon's current thread pool; results are bit-identical for any number of threads.
 pub struct TextEncoder {
@@ -67,7 +67,7 @@ impl TextEncoder {
         Self::new(
             config.text.clone(),
             config.embedding,
-            config.activation,
+            config.text_activation,
             tensor,
         )
     }
@@ -128,10 +128,15 @@ impl TextEncoder {
         let positions = [config.context_length, w];
         let positional_embedding = floats(source, "positional_embedding", &positions)?;
         let blocks = (0..config.layers)
-            .map(|i| Block::new(i, i + 1 == config.layers, w, source))
+            .map(|i| Block::new(i, &config, source))
             .collect::<Result<_, _>>()?;
-        let ln_final = LayerNorm::new("ln_final", w, source)?;
+        let ln_final = LayerNorm::new("ln_final", w, config.form.epsilon(), source)?;
         let text_projection = floats(source, "text_projection", &[w, embedding])?;
+        let bias = match config.form {
+            TextForm::Clip => None,
+            TextForm::SigLip => Some(floats(source, weights::PROJECTION_BIAS, &[embedding])?),
+        };
+        let bias = bias.as_deref();
         Ok(TextEncoder {
             embedding,
             activation,
@@ -140,7 +145,7 @@ impl TextEncoder {
             positional_embedding,
             blocks,
             ln_final,
-            text_projection: PackedLinear::from_in_out(&text_projection, w, embedding, None),
+            text_projection: PackedLinear::from_in_out(&text_projection, w, embedding, bias),
             config,
         })
     }
@@ -175,8 +180,8 @@ impl TextEncoder {
         self.embedding
     }
 
-    /// The L2-normalised embedding `[D]` of a text. As in CLIP, the output is taken at the first occurrence of the largest
-    /// id, which is the end-of-text token; padding may follow.
+    /// The L2-normalised embedding `[D]` of a text. In CLIP, the output is taken at the first occurrence of the largest id,
+    /// which is the end-of-text token; padding may follow. SigLIP's texts must have been padded to the context length.
     ///
     /// # Errors
     /// Those of [`TextEncoder::embed_batch`].
@@ -194,9 +199,27 @@ impl TextEncoder {
         let mut rows = Vec::new();
         let mut lengths = Vec::with_capacity(texts.len());
         for text in texts {
-            let text = until_end(text.as_ref());
-            self.append_token_rows(text, &mut rows)?;
-            lengths.push(text.len());
+            let length = match self.config.form {
+                TextForm::Clip => {
+                    let text = until_end(text.as_ref());
+                    self.append_token_rows(text, &mut rows)?;
+                    text.len()
+                }
+                TextForm::SigLip => {
+                    let text = text.as_ref();
+                    let expected = self.config.context_length;
+                    if text.len() != expected {
+                        return Err(Error::Input {
+                            what: "tokens of a text",
+                            found: text.len(),
+                            expected: format!("{expected}, as SigLIP's texts are padded"),
+                        });
+                    }
+                    self.append_token_rows(text, &mut rows)?;
+                    expected
+                }
+            };
+            lengths.push(length);
         }
         self.embed_after(None, &rows, &lengths)
     }
@@ -249,8 +272,9 @@ impl TextEncoder {
     ///
     /// # Errors
     /// [`Error::Input`] unless these are one or more complete rows, and fewer than `context_length` with those of `after`;
-    /// [`Error::Prefix`] for a prefix of another encoder.
+    /// [`Error::Prefix`] for a prefix of another encoder; [`Error::NotCausal`] for SigLIP's.
     pub fn prefix(&self, rows: &[f32], after: Option<&Prefix>) -> Result<Prefix, Error> {
+        self.check_causal()?;
         let before = self.check_prefix(after)?;
         let length = self.whole_rows(rows)?;
         self.check_length("rows of a prefix", before, length, 1)?;
@@ -263,7 +287,8 @@ impl TextEncoder {
     ///
     /// # Errors
     /// [`Error::Input`] for a text without rows, for one that is too long with its prefix, and for rows that do not match
-    /// `lengths`; [`Error::Prefix`] for a prefix of another encoder; [`Error::DegenerateText`].
+    /// `lengths`; [`Error::Prefix`] for a prefix of another encoder; [`Error::NotCausal`] for one with SigLIP's;
+    /// [`Error::DegenerateText`].
     pub fn embed_after(
         &self,
         prefix: Option<&Prefix>,
@@ -287,6 +312,9 @@ impl TextEncoder {
         lengths: &[usize],
     ) -> Result<Vec<f32>, Error> {
         let width = self.config.width;
+        if prefix.is_some() || !trunk.is_empty() {
+            self.check_causal()?;
+        }
         let before = self.check_prefix(prefix)?;
         let shared = self.whole_rows(trunk)?;
         let mut all = 0usize;
@@ -523,10 +551,18 @@ impl TextEncoder {
             rows,
             self.config.heads,
             head_width,
-            true,
+            self.config.form.is_causal(),
             (head_width as f32).sqrt().recip(),
             mixed,
         );
+    }
+
+    /// An error unless rows depend on the ones before them only.
+    fn check_causal(&self) -> Result<(), Error> {
+        match self.config.form.is_causal() {
+            true => Ok(()),
+            false => Err(Error::NotCausal),
+        }
     }
 
     /// The number of rows of a prefix; an error for a prefix of another encoder.

@@ -45,6 +45,22 @@ pub enum Error {
         expected: String,
     },
 
+    /// Texts of an encoder without a causal mask have no rows in common.
+    #[error(
+        "SigLIP's text encoder: expected a causal one (CLIP's), in which texts that begin with the same words share their \
+         computation"
+    )]
+    NotCausal,
+
+    /// A tokenizer that cannot encode a text.
+    #[error("text {text:?}: {reason}")]
+    Tokenizer {
+        /// The text, or its beginning.
+        text: String,
+        /// The tokenizer's error.
+        reason: String,
+    },
+
     /// The file of a list does not exist.
     #[error(
         "{}: no such file; expected a text file with one text per line: printf '%s\\n' {} > list.txt",

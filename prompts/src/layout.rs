@@ -1,6 +1,6 @@
 //! Learned prompts as input rows of the text encoder.
 
-use pinhole_model::{ClassPosition, PromptLearner, PromptRow};
+use pinhole_model::{ClassPosition, PromptLearner, PromptRow, TextForm};
 
 use crate::error::{Error, excerpt};
 use crate::{ClassEmbeddings, Classes, SOT, TextEncoder, Tokenizer, encoder::until_end};
@@ -136,6 +136,15 @@ pub(crate) fn check_learner(
             expected,
         })
     };
+    if encoder.config().form != TextForm::Clip {
+        return wrong(
+            "text encoder",
+            "SigLIP's".into(),
+            "CLIP's: the context vectors of CoOp and CoCoOp belong to its tokens, and CoCoOp's prompts share what a causal \
+             text encoder has computed; use templates"
+                .into(),
+        );
+    }
     if learner.width() != encoder.config().width {
         let backbones = match learner.width() {
             512 => " (512 is RN50's, RN101's, ViT-B/32's and ViT-B/16's)",

@@ -16,6 +16,7 @@
 //! ```
 
 mod bpe;
+mod canonical;
 mod classes;
 mod clean;
 pub mod conditional;
@@ -30,6 +31,7 @@ mod text_list;
 mod tokenizer;
 mod unicode;
 
+pub use canonical::canonicalize;
 pub use classes::{Classes, class_indices};
 pub use conditional::Conditional;
 pub use embeddings::{ClassEmbeddings, class_embeddings};
@@ -39,4 +41,4 @@ pub use folders::FolderNames;
 pub use layout::{learned_embeddings, prompt_rows};
 pub use templates::Templates;
 pub use text_list::{TextList, read_text};
-pub use tokenizer::{EOT, SOT, Tokenizer};
+pub use tokenizer::{EOT, SOT, TextTokenizer, Tokenizer, fitting};

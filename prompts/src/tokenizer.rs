@@ -11,6 +11,21 @@ pub const SOT: u32 = 49406;
 /// The token that ends every text; the text encoder reads its row.
 pub const EOT: u32 = 49407;
 
+/// Turns a text into the tokens that a text encoder takes.
+pub trait TextTokenizer {
+    /// The ids of `text` with what the model puts around it, padded if its text encoder reads the last position.
+    ///
+    /// # Errors
+    /// [`Error::TooLong`] if these are more than `context_length` without padding; [`Error::Tokenizer`].
+    fn tokens(&self, text: &str, context_length: usize) -> Result<Vec<u32>, Error>;
+}
+
+impl TextTokenizer for Tokenizer {
+    fn tokens(&self, text: &str, context_length: usize) -> Result<Vec<u32>, Error> {
+        Tokenizer::tokens(self, text, context_length)
+    }
+}
+
 /// Turns text into token ids below 49408 as `SimpleTokenizer` of open_clip 3.3.0 does with its default cleaning
 /// (`ftfy.fix_text`, `html.unescape` twice, white space collapsed, lower case; then byte-level byte-pair encoding),
 /// except that ftfy's repair of wrongly decoded text is left out: text is expected to be valid Unicode.
@@ -55,16 +70,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::TooLong`] if these are more than `context_length`.
     pub fn tokens(&self, text: &str, context_length: usize) -> Result<Vec<u32>, Error> {
-        let tokens = self.with_ends(text);
-        if tokens.len() > context_length {
-            let (text, tokens) = (excerpt(text), tokens.len());
-            return Err(Error::TooLong {
-                text,
-                tokens,
-                context_length,
-            });
-        }
-        Ok(tokens)
+        fitting(text, self.with_ends(text), context_length)
     }
 
     /// As [`Tokenizer::tokens`], but what is too long is cut, and [`EOT`] takes the last place, as
@@ -86,6 +92,22 @@ impl Tokenizer {
         tokens.push(EOT);
         tokens
     }
+}
+
+/// The tokens of `text`, if they are at most `context_length`.
+///
+/// # Errors
+/// [`Error::TooLong`] if they are more.
+pub fn fitting(text: &str, tokens: Vec<u32>, context_length: usize) -> Result<Vec<u32>, Error> {
+    if tokens.len() > context_length {
+        let (text, tokens) = (excerpt(text), tokens.len());
+        return Err(Error::TooLong {
+            text,
+            tokens,
+            context_length,
+        });
+    }
+    Ok(tokens)
 }
 
 const START_OF_TEXT: &str = "<start_of_text>";

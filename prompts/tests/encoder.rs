@@ -20,6 +20,7 @@ fn config(vocabulary: usize, layers: usize) -> Config {
         width: 24,
         layers,
         heads: 3,
+        form: Default::default(),
     }
 }
 
@@ -136,6 +137,10 @@ fn reference(
                 sum += term / (2 * k + 1) as f64;
             }
             x * (0.5 + sum / (2.0 * std::f64::consts::PI).sqrt())
+        }
+        Activation::GeluTanh => {
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            x / 2.0 * (1.0 + u.tanh())
         }
     };
     let embedding = get("token_embedding.weight");

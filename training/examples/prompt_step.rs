@@ -84,8 +84,10 @@ fn random_clip(folder: &std::path::Path) -> Result<Checkpoint> {
             width: 512,
             layers: 12,
             heads: 8,
+            form: Default::default(),
         },
         activation: Activation::QuickGelu,
+        text_activation: Activation::QuickGelu,
         preprocessing: PreprocessConfig::openai(32),
     };
     let shapes = config.tensors();

@@ -80,8 +80,10 @@ fn config(activation: Activation) -> ClipConfig {
             width: 64,
             layers: 3,
             heads: 4,
+            form: Default::default(),
         },
         activation,
+        text_activation: activation,
         preprocessing: PreprocessConfig::openai(32),
     }
 }

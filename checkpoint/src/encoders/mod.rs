@@ -3,6 +3,7 @@
 //! A new family is a variant of [`ImageEncoderConfig`], a file here, and an arm in each function below.
 
 mod resnet;
+mod siglip;
 mod vit;
 
 use std::path::Path;
@@ -13,16 +14,20 @@ use serde_json::{Map, Value};
 use crate::Error;
 use crate::declared::{Quantity, Sizes, VitForm};
 use crate::json::Object;
+use crate::names::Naming;
 use crate::shapes::Shapes;
 
 /// The image encoder that the tensors of a file make up. `heads` gives the number of attention heads for a
 /// width, `form` what a configuration file states about a vision transformer beside its sizes.
 pub(crate) fn infer(
     shapes: &Shapes,
+    naming: Naming,
     heads: &mut dyn FnMut(usize) -> usize,
     form: Option<VitForm>,
 ) -> Result<ImageEncoderConfig, Error> {
-    if resnet::matches(shapes) {
+    if naming.is_siglip() {
+        siglip::infer(shapes, heads)
+    } else if resnet::matches(shapes) {
         resnet::infer(shapes, heads)
     } else {
         vit::infer(shapes, heads, form)
@@ -35,6 +40,7 @@ pub(crate) fn size(image: &ImageEncoderConfig, quantity: Quantity) -> Option<usi
         (Quantity::ImageSize, _) => Some(image.image_size() as usize),
         (Quantity::ImageHeads, _) => Some(image.attention().0),
         (_, ImageEncoderConfig::VisionTransformer { .. }) => vit::size(image, quantity),
+        (_, ImageEncoderConfig::SigLip { .. }) => siglip::size(image, quantity),
         (_, ImageEncoderConfig::ModifiedResNet { .. }) => resnet::size(image, quantity),
     }
 }
@@ -63,6 +69,11 @@ pub(crate) fn write_open_clip(
 ) -> Result<Map<String, Value>, Error> {
     match image {
         ImageEncoderConfig::VisionTransformer { .. } => vit::write_open_clip(path, image),
+        // Its file names an encoder of timm.
+        ImageEncoderConfig::SigLip { .. } => Err(Error::unsupported(
+            path,
+            "a SigLIP model, whose configuration is not written",
+        )),
         ImageEncoderConfig::ModifiedResNet { .. } => resnet::write_open_clip(path, image),
     }
 }

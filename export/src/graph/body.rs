@@ -63,3 +63,18 @@ pub(super) fn gelu(x: &str, output: &str) -> Vec<NodeProto> {
         node("Mul", &["twice", "half"], output, vec![]),
     ]
 }
+
+/// x (1 + tanh u) / 2 = x sigmoid(2 u), with 2 u = 2 √(2/π) (x + 0.044715 x³).
+pub(super) fn gelu_tanh(x: &str, output: &str) -> Vec<NodeProto> {
+    const FACTOR: f32 = 1.595_769_2;
+    vec![
+        constant("cubic", float("value_float", 0.044_715 * FACTOR)),
+        constant("slope", float("value_float", FACTOR)),
+        node("Mul", &[x, x], "square", vec![]),
+        node("Mul", &["square", "cubic"], "bend", vec![]),
+        node("Add", &["bend", "slope"], "slopes", vec![]),
+        node("Mul", &[x, "slopes"], "scaled", vec![]),
+        node("Sigmoid", &["scaled"], "gate", vec![]),
+        node("Mul", &[x, "gate"], output, vec![]),
+    ]
+}

@@ -12,9 +12,6 @@ use crate::quantization::{
     FloatLinear, InputOrigin, InputTransform, QuantizationPlan, QuantizedLayer,
 };
 
-/// Added to a layer norm's variance in every CLIP.
-const EPSILON: f32 = 1e-5;
-
 /// A graph under construction. Each method that adds a node returns the name of its output.
 pub(super) struct GraphBuilder<'a> {
     pub(super) nodes: Vec<NodeProto>,
@@ -113,7 +110,7 @@ impl GraphBuilder<'_> {
         let shape = [norm.gain.len()];
         let gain = (self.weights).f32(&format!("{name}.gain"), &shape, &norm.gain)?;
         let bias = (self.weights).f32(&format!("{name}.bias"), &shape, &norm.bias)?;
-        let epsilon = vec![float("epsilon", EPSILON)];
+        let epsilon = vec![float("epsilon", self.checkpoint.config().image.epsilon())];
         Ok(self.call(Op::LayerNorm, name, &[x, &gain, &bias], epsilon))
     }
 
@@ -228,7 +225,7 @@ impl GraphBuilder<'_> {
         let shift = (self.weights).f32(&format!("{name}.shift"), &[width], &shift)?;
         let [weight, scale, bias] = self.quantized_parameters(&layer)?;
         let all = [x, &gain, &shift, &weight, &scale, &bias];
-        let epsilon = vec![float("epsilon", EPSILON)];
+        let epsilon = vec![float("epsilon", self.checkpoint.config().image.epsilon())];
         let layer = Linear {
             input: LinearInput::LayerNorm,
             ..with(Storage::Int8)

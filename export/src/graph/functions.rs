@@ -6,7 +6,7 @@ use tract_onnx::pb::{
     FunctionProto, NodeProto, attribute_proto::AttributeType, tensor_proto::DataType,
 };
 
-use super::body::{cast, constant, gelu, node, quick_gelu, reference, to_float};
+use super::body::{cast, constant, gelu, gelu_tanh, node, quick_gelu, reference, to_float};
 use super::imported_bodies;
 use super::proto::{float, int, ints, opset};
 
@@ -48,6 +48,7 @@ fn body(op: Op, version: i64) -> Vec<NodeProto> {
         }
         Op::Activate(Activation::QuickGelu) => quick_gelu("x", "y"),
         Op::Activate(Activation::Gelu) => gelu("x", "y"),
+        Op::Activate(Activation::GeluTanh) => gelu_tanh("x", "y"),
         Op::NormalizePixels => imported_bodies::normalize_pixels(),
         Op::FakeQuantize(range) => imported_bodies::fake_quantize(range),
         Op::QuantizedTable => imported_bodies::quantized_table(),
@@ -92,6 +93,7 @@ fn linear(layer: Linear, version: i64) -> Vec<NodeProto> {
         None => vec![],
         Some(Activation::QuickGelu) => quick_gelu("linear", activated),
         Some(Activation::Gelu) => gelu("linear", activated),
+        Some(Activation::GeluTanh) => gelu_tanh("linear", activated),
     });
     if layer.residual == Residual::Add {
         body.push(node("Add", &[activated, "residual"], "y", vec![]));

@@ -4,7 +4,7 @@ use pinhole_bundle::dialect::Range;
 use pinhole_model::Activation;
 use tract_onnx::pb::{NodeProto, attribute_proto::AttributeType, tensor_proto::DataType};
 
-use super::body::{cast, constant, gelu, node, quick_gelu, reference, to_float};
+use super::body::{cast, constant, gelu, gelu_tanh, node, quick_gelu, reference, to_float};
 use super::proto::{float, ints};
 
 /// QuantizeLinear followed by DequantizeLinear.
@@ -104,6 +104,7 @@ pub(super) fn affine_linear(range: Range, activation: Option<Activation>) -> Vec
         None => vec![],
         Some(Activation::QuickGelu) => quick_gelu("linear", "y"),
         Some(Activation::Gelu) => gelu("linear", "y"),
+        Some(Activation::GeluTanh) => gelu_tanh("linear", "y"),
     });
     body
 }

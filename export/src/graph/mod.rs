@@ -11,6 +11,7 @@ mod imported_bodies;
 mod onnx_file;
 pub(crate) mod proto;
 mod resnet;
+mod siglip;
 mod vit;
 mod weights;
 
@@ -19,7 +20,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use pinhole_bundle::dialect;
 use pinhole_checkpoint::Checkpoint;
-use pinhole_model::{ImageEncoderConfig, Precision};
+use pinhole_model::{ImageEncoderConfig, Precision, VitPooling};
 use prost::Message;
 use tract_onnx::pb::{GraphProto, ModelProto, tensor_proto::DataType};
 
@@ -137,6 +138,24 @@ fn build(graph: &mut GraphBuilder) -> Result<()> {
             };
             vit::build(graph, &shape, config.activation)
         }
+        ImageEncoderConfig::SigLip {
+            image_size,
+            patch_size,
+            width,
+            layers,
+            heads,
+        } => {
+            let shape = VitShape {
+                image_size: image_size as usize,
+                patch: patch_size as usize,
+                width,
+                layers,
+                heads,
+                input_norm: false,
+                pooling: VitPooling::Average,
+            };
+            siglip::build(graph, &shape, config.activation)
+        }
         ImageEncoderConfig::ModifiedResNet { .. } if graph.plan.is_some() => bail!(
             "precision int8: expected a vision transformer, found a ModifiedResNet, whose convolutions have no \
              integer kernels; use --precision f16"
@@ -154,7 +173,8 @@ fn build(graph: &mut GraphBuilder) -> Result<()> {
 /// that begin with convolutions.
 pub(crate) fn patch_layer(config: &ImageEncoderConfig) -> Option<(&'static str, usize)> {
     match *config {
-        ImageEncoderConfig::VisionTransformer { patch_size, .. } => {
+        ImageEncoderConfig::VisionTransformer { patch_size, .. }
+        | ImageEncoderConfig::SigLip { patch_size, .. } => {
             Some((vit::PATCH_EMBEDDING, patch_size as usize))
         }
         ImageEncoderConfig::ModifiedResNet { .. } => None,

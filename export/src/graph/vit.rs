@@ -23,7 +23,24 @@ pub(super) struct VitShape {
 pub(super) const PATCH_EMBEDDING: &str = "patch_embedding";
 
 /// Weight and bias of ln_1, ln_2, in_proj, out_proj, c_fc and c_proj.
-const TENSORS_PER_BLOCK: u64 = 12;
+pub(super) const TENSORS_PER_BLOCK: u64 = 12;
+
+/// What the patch convolution adds.
+#[derive(Clone, Copy)]
+pub(super) enum PatchBias {
+    /// Nothing (CLIP).
+    None,
+    /// The tensor `visual.conv1.bias` (SigLIP).
+    Tensor,
+}
+
+/// The tokens that are read after a block.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tokens {
+    All,
+    /// Only the class token: everything but the keys and values is computed for it alone.
+    Class,
+}
 
 /// Builds the whole encoder, down to `embedding`.
 pub(super) fn build(
@@ -32,7 +49,7 @@ pub(super) fn build(
     activation: Activation,
 ) -> Result<()> {
     graph.total = 8 + shape.layers as u64 * TENSORS_PER_BLOCK;
-    let patches = patch_embedding(graph, shape)?;
+    let patches = patch_embedding(graph, shape, PatchBias::None)?;
     let tokens = token_embedding(graph, shape, &patches)?;
     let mut x = if shape.input_norm {
         let norm = graph.norm("visual.ln_pre")?;
@@ -41,7 +58,13 @@ pub(super) fn build(
         tokens
     };
     for layer in 0..shape.layers {
-        x = block(graph, shape, activation, layer, &x)?;
+        let last = layer + 1 == shape.layers;
+        let read = if last && shape.pooling == VitPooling::ClassToken {
+            Tokens::Class
+        } else {
+            Tokens::All
+        };
+        x = block(graph, shape, activation, layer, &x, read)?;
     }
     let norm = graph.norm("visual.ln_post")?;
     let x = match shape.pooling {
@@ -75,12 +98,22 @@ pub(super) fn build(
 /// The patch convolution as a matrix over flattened patches. Normalisation is (v / 255 - mean) / std;
 /// the division by std goes into the weight, the mean into the bias and 1/255 stays a scale of its own,
 /// so that the weights keep a magnitude that f16 resolves.
-fn patch_embedding(graph: &mut GraphBuilder, shape: &VitShape) -> Result<String> {
+pub(super) fn patch_embedding(
+    graph: &mut GraphBuilder,
+    shape: &VitShape,
+    conv_bias: PatchBias,
+) -> Result<String> {
     let conv = graph.tensor("visual.conv1.weight")?;
-    let preprocessing = &graph.checkpoint.config().preprocessing;
     let (p, width) = (shape.patch, shape.width);
     let mut weight = vec![0.0; conv.data.len()];
-    let mut bias = vec![0.0f64; width];
+    let mut bias = match conv_bias {
+        PatchBias::None => vec![0.0f64; width],
+        PatchBias::Tensor => {
+            let tensor = graph.tensor("visual.conv1.bias")?;
+            tensor.data.into_iter().map(f64::from).collect()
+        }
+    };
+    let preprocessing = &graph.checkpoint.config().preprocessing;
     for (o, filter) in conv.data.chunks_exact(3 * p * p).enumerate() {
         for c in 0..3 {
             let mean = f64::from(preprocessing.mean[c]);
@@ -133,19 +166,18 @@ fn token_embedding(graph: &mut GraphBuilder, shape: &VitShape, patches: &str) ->
     ))
 }
 
-/// x + attention(ln_1 x), then x + mlp(ln_2 x). Where only the class token of the last block is read, everything
-/// there but the keys and values is computed for it alone.
-fn block(
+/// x + attention(ln_1 x), then x + mlp(ln_2 x).
+pub(super) fn block(
     graph: &mut GraphBuilder,
     shape: &VitShape,
     activation: Activation,
     layer: usize,
     x: &str,
+    read: Tokens,
 ) -> Result<String> {
     let source = format!("visual.transformer.resblocks.{layer}");
     let name = |part: &str| format!("block_{layer}.{part}");
     let width = shape.width;
-    let last = layer + 1 == shape.layers && shape.pooling == VitPooling::ClassToken;
 
     let norm = graph.norm(&format!("{source}.ln_1"))?;
     let mut weight = graph.tensor(&format!("{source}.attn.in_proj_weight"))?.data;
@@ -169,7 +201,7 @@ fn block(
         activation: None,
         output_transform,
     };
-    let (residual, mixed) = if last {
+    let (residual, mixed) = if read == Tokens::Class {
         let residual = class_token(graph, &name("class_token"), x)?;
         let query = projection(0..width, &unchanged);
         let query = graph.norm_linear(&name("query"), &residual, &norm, &query)?;

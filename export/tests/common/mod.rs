@@ -55,8 +55,10 @@ pub fn write_checkpoint_of(
             width: 64,
             layers: 1,
             heads: 1,
+            form: Default::default(),
         },
         activation: Activation::QuickGelu,
+        text_activation: Activation::QuickGelu,
         preprocessing: PreprocessConfig::openai(32),
     };
     let shapes = config.tensors();

@@ -133,6 +133,15 @@ pub const TARGETS: &[Target] = &[
     target("templates", text::templates, &[], ".txt"),
     target("tokenizer", text::tokenize, &["assets"], ".txt"),
     target(
+        "tokenizer_file",
+        text::tokenizer_file,
+        &[
+            "tests/golden/siglip/open-clip",
+            "tests/golden/siglip/open-clip-2",
+        ],
+        "tokenizer.json",
+    ),
+    target(
         "firmware_config",
         text::firmware_config,
         &["firmware-demo"],

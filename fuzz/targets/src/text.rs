@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use pinhole_export::FileTokenizer;
 use pinhole_firmware::config::ApplianceConfig;
-use pinhole_prompts::{Classes, FolderNames, Templates, Tokenizer};
+use pinhole_prompts::{Classes, FolderNames, Templates, TextTokenizer, Tokenizer};
 
 use crate::scratch;
 
@@ -36,6 +37,17 @@ pub(crate) fn tokenize(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let tokens = Tokenizer::new().tokens_truncated(&text, 77);
     assert!(tokens.len() <= 77);
+}
+
+/// A SigLIP's tokenizer, and the tokens of a text by it.
+pub(crate) fn tokenizer_file(bytes: &[u8]) {
+    let path = Path::new("tokenizer.json");
+    let settings = (&b"{\"pad_token\": \"</s>\"}"[..], path);
+    if let Ok(tokenizer) = FileTokenizer::new(bytes, path, Some(settings))
+        && let Ok(tokens) = tokenizer.tokens("A photo of a Polar_Bear, 42 cafés", 64)
+    {
+        assert_eq!(tokens.len(), 64);
+    }
 }
 
 pub(crate) fn firmware_config(bytes: &[u8]) {

@@ -53,6 +53,11 @@ fn activations_within_their_bound() {
             None => x,
             Some(Nonlinearity::Mlp(Activation::QuickGelu)) => x / (1.0 + (-1.702 * x).exp()),
             Some(Nonlinearity::Mlp(Activation::Gelu)) => 0.5 * x * libm::erfc(-x / 2f64.sqrt()),
+            Some(Nonlinearity::Mlp(Activation::GeluTanh)) => {
+                let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+                // tanh loses the digits of a result near zero.
+                x / (1.0 + (-2.0 * u).exp())
+            }
             Some(Nonlinearity::Clamp { low, high }) => x.clamp(low.into(), high.into()),
             Some(Nonlinearity::Silu) => x / (1.0 + (-x).exp()),
             Some(Nonlinearity::HardSwish) => x * (x / 6.0 + 0.5).clamp(0.0, 1.0),
@@ -63,6 +68,7 @@ fn activations_within_their_bound() {
             None,
             Some(Nonlinearity::Mlp(Activation::QuickGelu)),
             Some(Nonlinearity::Mlp(Activation::Gelu)),
+            Some(Nonlinearity::Mlp(Activation::GeluTanh)),
             Some(Nonlinearity::RELU),
             Some(Nonlinearity::Silu),
             Some(Nonlinearity::HardSwish),
@@ -179,16 +185,17 @@ fn bit_identical_for_any_number_of_threads() {
     }
 }
 
-/// x Φ(x) and x sigmoid(1.702 x) computed with Python's math module.
+/// x Φ(x), x sigmoid(1.702 x) and x / 2 (1 + tanh(...)) computed with Python's math module.
 #[test]
 fn activations_by_known_values() {
-    for (x, gelu, quick_gelu) in [
-        (1.0, 0.841_344_7, 0.845_795_8),
-        (-1.0, -0.158_655_26, -0.154_204_23),
-        (3.0, 2.995_950_2, 2.981_928_7),
+    for (x, gelu, quick_gelu, gelu_tanh) in [
+        (1.0, 0.841_344_7, 0.845_795_8, 0.841_192),
+        (-1.0, -0.158_655_26, -0.154_204_23, -0.158_808),
+        (3.0, 2.995_950_2, 2.981_928_7, 2.996_362_6),
     ] {
         assert!((reference::activated(x, Some(Activation::Gelu)) - gelu).abs() < 5e-7);
         assert!((reference::activated(x, Some(Activation::QuickGelu)) - quick_gelu).abs() < 5e-7);
+        assert!((reference::activated(x, Some(Activation::GeluTanh)) - gelu_tanh).abs() < 5e-7);
     }
 }
 

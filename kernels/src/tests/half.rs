@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::{Values, assert_bit_identical_for_any_threads, edges, poison};
+use super::{ACTIVATIONS, Values, assert_bit_identical_for_any_threads, edges, poison};
 use crate::activation::activate;
 use crate::dispatch::Kernels;
 use crate::half::Weight;
@@ -174,14 +174,14 @@ proptest! {
         m in 1usize..40,
         k in 0usize..300,
         n in 1usize..90,
-        kind in 0usize..12,
+        kind in 0usize..16,
         size in -60i32..60,
         spread in 0i32..30,
         weight_size in -20i32..15,
     ) {
         let mut case = Case::new(m, k, n);
-        case.activation = [None, Some(Activation::QuickGelu), Some(Activation::Gelu)][kind % 3];
-        (case.bias, case.residual) = (kind / 3 % 2 == 0, kind / 6 == 0);
+        case.activation = ACTIVATIONS[kind % 4];
+        (case.bias, case.residual) = (kind / 4 % 2 == 0, kind / 8 == 0);
         let mut random = ChaCha8Rng::seed_from_u64((m * k + n) as u64);
         for x in &mut case.x {
             let below = (random.next_u32() % (spread + 1).cast_unsigned()).cast_signed();

@@ -1,7 +1,9 @@
 use pinhole_model::Activation;
 use proptest::prelude::*;
 
-use super::{UNIT, Values, assert_bit_identical_for_any_threads, edges, float, poison, vectors};
+use super::{
+    ACTIVATIONS, UNIT, Values, assert_bit_identical_for_any_threads, edges, float, poison, vectors,
+};
 use crate::dispatch::{FloatKernels, SCALAR};
 use crate::linear::PackedLinear;
 use crate::linear::pack::{blocks, heights};
@@ -110,10 +112,10 @@ fn many_rows_and_deep_sums() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..Default::default() })]
     #[test]
-    fn any_shape(m in 1usize..60, k in 0usize..400, n in 1usize..120, kind in 0usize..12) {
-        let activation = [None, Some(Activation::QuickGelu), Some(Activation::Gelu)][kind % 3];
+    fn any_shape(m in 1usize..60, k in 0usize..400, n in 1usize..120, kind in 0usize..16) {
+        let activation = ACTIVATIONS[kind % 4];
         for vector in vectors() {
-            check(vector, [m, k, n], activation, kind / 3 % 2 == 0, kind / 6 == 0);
+            check(vector, [m, k, n], activation, kind / 4 % 2 == 0, kind / 8 == 0);
         }
     }
 }

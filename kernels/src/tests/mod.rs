@@ -9,6 +9,7 @@ mod int8;
 mod linear;
 mod quantize;
 
+use pinhole_model::Activation;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -18,6 +19,14 @@ use crate::select::variants;
 
 /// Half the distance from 1 to the next f32: the largest relative error of one rounding.
 const UNIT: f64 = 1.0 / (1 << 24) as f64;
+
+/// Every activation function, and none.
+const ACTIVATIONS: [Option<Activation>; 4] = [
+    None,
+    Some(Activation::QuickGelu),
+    Some(Activation::Gelu),
+    Some(Activation::GeluTanh),
+];
 
 /// The distinct f32 kernels that this processor can run.
 fn vectors() -> Vec<&'static dyn FloatKernels> {

@@ -137,7 +137,11 @@ fn prologues_match_separate_steps() {
         };
         let found = quantized(kernels, &x, width, prologue);
         assert_same(found, &expected(&y, width), kernels.name);
-        for activation in [Activation::Gelu, Activation::QuickGelu] {
+        for activation in [
+            Activation::Gelu,
+            Activation::QuickGelu,
+            Activation::GeluTanh,
+        ] {
             let mut y = x.to_vec();
             activate(kernels, &mut y, Some(Nonlinearity::Mlp(activation)));
             let found = quantized(kernels, &x, width, Prologue::Activation(activation));

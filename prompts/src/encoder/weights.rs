@@ -5,12 +5,9 @@ use std::ops::Range;
 use pinhole_kernels::{
     Int8Input, PackedLinear, PackedLinearInt8, Prologue, layer_norm, quantize_rows,
 };
-use pinhole_model::{Activation, Tensor, TextEncoderConfig as Config};
+use pinhole_model::{Activation, Tensor, TextEncoderConfig as Config, TextForm};
 
 use crate::error::Error;
-
-/// Epsilon of all layer norms of CLIP (OpenAI's model.py).
-const EPSILON: f32 = 1e-5;
 
 /// The blocks' linear weights [outputs, inputs], which may be 8-bit integers.
 const LINEAR: [&str; 4] = [
@@ -71,6 +68,9 @@ impl Weight {
     }
 }
 
+/// The bias of SigLIP's projection.
+pub(super) const PROJECTION_BIAS: &str = "text_projection.bias";
+
 /// Whether the tensor of this name is one of [`LINEAR`].
 pub(super) fn takes_int8(name: &str) -> bool {
     let layer = name.strip_prefix("transformer.resblocks.");
@@ -109,14 +109,16 @@ pub(super) enum Linear {
 pub(super) struct LayerNorm {
     gain: Vec<f32>,
     bias: Vec<f32>,
+    epsilon: f32,
 }
 
 /// Returns a tensor by its name.
 pub(super) type Source<'a> = dyn FnMut(&str) -> Result<Weight, Error> + 'a;
 
 impl Block {
-    pub(super) fn new(i: usize, last: bool, w: usize, source: &mut Source) -> Result<Self, Error> {
-        let name = block_name(i);
+    pub(super) fn new(i: usize, config: &Config, source: &mut Source) -> Result<Self, Error> {
+        let (name, w) = (block_name(i), config.width);
+        let (last, epsilon) = (i + 1 == config.layers, config.form.epsilon());
         let mut packed = |layer: &str, weight: &str, outputs, inputs, split| {
             let name = format!("{name}.{layer}");
             let (weight, bias) = (
@@ -139,10 +141,10 @@ impl Block {
         let (_, c_fc) = packed("mlp.c_fc", ".", 4 * w, w, 0)?;
         let (_, c_proj) = packed("mlp.c_proj", ".", w, 4 * w, 0)?;
         Ok(Block {
-            ln_1: LayerNorm::new(&format!("{name}.ln_1"), w, source)?,
+            ln_1: LayerNorm::new(&format!("{name}.ln_1"), w, epsilon, source)?,
             projections,
             out_proj,
-            ln_2: LayerNorm::new(&format!("{name}.ln_2"), w, source)?,
+            ln_2: LayerNorm::new(&format!("{name}.ln_2"), w, epsilon, source)?,
             c_fc,
             c_proj,
         })
@@ -244,23 +246,39 @@ impl Linear {
 }
 
 impl LayerNorm {
-    pub(super) fn new(name: &str, w: usize, source: &mut Source) -> Result<Self, Error> {
+    pub(super) fn new(
+        name: &str,
+        w: usize,
+        epsilon: f32,
+        source: &mut Source,
+    ) -> Result<Self, Error> {
         let gain = floats(source, &format!("{name}.weight"), &[w])?;
         let bias = floats(source, &format!("{name}.bias"), &[w])?;
-        Ok(LayerNorm { gain, bias })
+        Ok(LayerNorm {
+            gain,
+            bias,
+            epsilon,
+        })
     }
 
     /// Normalises each row of x into `out`, which is resized to the length of x.
     pub(super) fn apply(&self, x: &[f32], out: &mut Vec<f32>) {
         out.resize(x.len(), 0.0);
-        layer_norm(x, self.gain.len(), &self.gain, &self.bias, EPSILON, out);
+        layer_norm(
+            x,
+            self.gain.len(),
+            &self.gain,
+            &self.bias,
+            self.epsilon,
+            out,
+        );
     }
 
     fn prologue(&self) -> Prologue<'_> {
         Prologue::LayerNorm {
             gain: &self.gain,
             bias: &self.bias,
-            epsilon: EPSILON,
+            epsilon: self.epsilon,
         }
     }
 }
@@ -320,6 +338,9 @@ pub(super) fn tensors(
     all.push(("ln_final.weight".into(), vec![w]));
     all.push(("ln_final.bias".into(), vec![w]));
     all.push(("text_projection".into(), vec![w, embedding]));
+    if config.form == TextForm::SigLip {
+        all.push((PROJECTION_BIAS.into(), vec![embedding]));
+    }
     all
 }
 

@@ -38,6 +38,7 @@ impl Golden {
             width: positions[1],
             layers: self.size("layers"),
             heads: self.size("heads"),
+            form: Default::default(),
         };
         let ids = serde_json::from_value(self.json["token_ids"].clone()).unwrap();
         let tensor = |name: &str| Ok(self.tensor(name));

@@ -6,12 +6,12 @@ use std::{
     str::FromStr,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pinhole::note;
 use pinhole_checkpoint::{Checkpoint, Heads, OpenOptions};
-use pinhole_model::Activation;
+use pinhole_model::{Activation, TextForm};
 use pinhole_prompts::{Classes, FolderNames, Templates};
 use pinhole_training::{
     dataset::{self, Dataset, DatasetOptions},
@@ -49,6 +49,12 @@ impl ModelArgs {
             heads: self.heads.unwrap_or_default(),
         };
         let clip = Checkpoint::open(path, &options)?;
+        ensure!(
+            clip.config().text.form == TextForm::Clip,
+            "{}: expected a CLIP model, found a SigLIP, whose text encoder and loss are not implemented for training and \
+             evaluation; pinhole-export takes it",
+            path.display()
+        );
         for assumption in clip.assumptions() {
             note!("{}: {assumption}", path.display());
         }

@@ -285,6 +285,7 @@ impl Blocks {
             let hidden = match self.activation {
                 Activation::QuickGelu => quick_gelu(&hidden)?,
                 Activation::Gelu => hidden.gelu_erf()?,
+                Activation::GeluTanh => hidden.gelu()?,
             };
             x = (x + block.c_proj.forward(&hidden)?)?;
         }

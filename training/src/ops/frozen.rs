@@ -253,6 +253,7 @@ impl CustomOp1 for Activate {
         let gradient = match self.0 {
             Activation::QuickGelu => quick_gelu_gradient,
             Activation::Gelu => gelu_gradient,
+            Activation::GeluTanh => gelu_tanh_gradient,
         };
         in_chunks(x, grad, &mut out, CHUNK, gradient)?;
         Tensor::from_vec(out, x.shape(), &Device::Cpu).map(Some)
@@ -274,6 +275,20 @@ fn gelu_gradient(x: &[f32], grad: &[f32], out: &mut [f32]) {
         let below = 0.5 * tail * t * gauss;
         let phi = if x < 0.0 { below } else { 1.0 - below };
         *out = grad * (phi + x * gauss * 0.398_942_3);
+    }
+}
+
+/// The gradient of x s(x) with s(x) = sigmoid(2 u), u = √(2/π) (x + 0.044715 x³): s + x s (1 - s) 2 u'.
+#[inline(always)]
+fn gelu_tanh_gradient(x: &[f32], grad: &[f32], out: &mut [f32]) {
+    // 2 √(2/π)
+    const FACTOR: f32 = 1.595_769_2;
+    for ((out, &x), &grad) in out.iter_mut().zip(x).zip(grad) {
+        let square = x * x;
+        let twice_u = FACTOR * x * (1.0 + 0.044_715 * square);
+        let s = 1.0 / (1.0 + exp(-twice_u));
+        let slope = FACTOR * (1.0 + 3.0 * 0.044_715 * square);
+        *out = grad * (s + x * s * (1.0 - s) * slope);
     }
 }
 
@@ -360,6 +375,11 @@ mod tests {
             std::slice::from_ref(&wide),
             || activate(&wide, Activation::Gelu),
             || wide.gelu_erf(),
+        );
+        check_against(
+            std::slice::from_ref(&wide),
+            || activate(&wide, Activation::GeluTanh),
+            || wide.gelu(),
         );
     }
 

@@ -142,8 +142,10 @@ impl ModelSizes {
                 width: self.text_width,
                 layers: self.text_layers,
                 heads: self.text_width / 64,
+                form: Default::default(),
             },
             activation: Activation::QuickGelu,
+            text_activation: Activation::QuickGelu,
             preprocessing: PreprocessConfig::openai(size),
         })
     }

@@ -96,7 +96,7 @@ impl FrozenTextEncoder {
         })??;
         Ok(Self {
             embedding,
-            activation: clip.config().activation,
+            activation: clip.config().text_activation,
             tokens,
             positions: clip.tensor("positional_embedding")?.data,
             blocks: (0..config.layers).map(block).collect::<Result<_>>()?,
