@@ -52,5 +52,5 @@ pub use region::Region;
 pub use source::FrameSource;
 pub use stream::StreamInput;
 pub use threads::{Camera, CameraEvent, StopHandle};
-pub use track::{SceneState, StateChange, TrackerOptions, TrackerOutput};
+pub use track::{SceneState, StateChange, Tracker, TrackerOptions, TrackerOutput};
 pub(crate) use y4m::count_y4m_frames;

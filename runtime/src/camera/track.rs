@@ -101,8 +101,10 @@ pub struct TrackerOutput {
     pub change: Option<StateChange>,
 }
 
-/// Smooths answers and holds the state.
-pub(super) struct Tracker {
+/// Smooths the answers for consecutive frames and holds the state. [`Pipeline`](super::Pipeline) has one; a program that
+/// takes its frames from elsewhere makes its own.
+#[derive(Clone, Debug)]
+pub struct Tracker {
     options: TrackerOptions,
     /// Smoothed probabilities and similarities, in class order.
     mean: Vec<Ranked>,
@@ -115,7 +117,8 @@ pub(super) struct Tracker {
 }
 
 impl Tracker {
-    pub(super) fn new(options: TrackerOptions) -> Self {
+    /// A tracker without a state.
+    pub fn new(options: TrackerOptions) -> Self {
         Self {
             options,
             mean: vec![],
@@ -127,12 +130,12 @@ impl Tracker {
     }
 
     /// `None` until a class has led for long enough.
-    pub(super) fn state(&self) -> Option<&SceneState> {
+    pub fn state(&self) -> Option<&SceneState> {
         self.state.as_ref()
     }
 
     /// Adds the answer for the next frame, which was captured at `time`.
-    pub(super) fn update(&mut self, answer: &Classification, time: Instant) -> TrackerOutput {
+    pub fn update(&mut self, answer: &Classification, time: Instant) -> TrackerOutput {
         self.smooth(answer);
         let mut ranking = self.mean.clone();
         // Stable, so that ties keep the class order.
