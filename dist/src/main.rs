@@ -17,7 +17,8 @@ use clap::{CommandFactory, Parser};
 use clap_complete::Shell;
 
 /// Write the manual pages (man/), shell completions (completions/) and the licences of the linked crates
-/// (third-party-licences.txt) of each program into pinhole/ and pinhole-firmware/.
+/// (third-party-licences.txt) of each program into pinhole/ and pinhole-firmware/, and the licences of the Python package
+/// into python/.
 #[derive(Parser)]
 struct Arguments {
     /// Folder to write into
@@ -43,11 +44,16 @@ fn main() -> Result<()> {
         let out = out.join(name);
         manual(&program, &out.join("man"))?;
         completions(&program, &out.join("completions"))?;
-        let file = out.join("third-party-licences.txt");
-        fs::write(&file, licences::of_program(name, package, &target)?)
-            .with_context(|| format!("{}: expected to write it", file.display()))?;
+        third_party_licences(name, package, &target, &out)?;
     }
-    Ok(())
+    third_party_licences("pinhole", "pinhole-python", &target, &out.join("python"))
+}
+
+fn third_party_licences(name: &str, package: &str, target: &str, out: &Path) -> Result<()> {
+    folder(out)?;
+    let file = out.join("third-party-licences.txt");
+    fs::write(&file, licences::of_program(name, package, target)?)
+        .with_context(|| format!("{}: expected to write it", file.display()))
 }
 
 fn folder(path: &Path) -> Result<()> {
