@@ -24,7 +24,7 @@ const INLINE_BYTES: usize = 1 << 16;
 
 impl OnnxEncoder {
     /// Writes it to `folder` as `image_encoder.onnx`, as [`crate::graph::write`] does with a checkpoint's encoder: in the dialect
-    /// as far as the passes of [`encoder_graph`] recognise it.
+    /// as far as the passes of `encoder_graph` recognise it.
     ///
     /// # Errors
     /// A graph that no board could run, or a node that is quantised in a way that it would compute incorrectly; a file
