@@ -100,11 +100,11 @@ pub enum ImageLayout {
 pub struct ConvolutionWeights<'a> {
     /// [outputs, inputs / groups, kernel height, kernel width]
     pub values: &'a [i8],
-    /// [outputs]
+    /// `[outputs]`
     pub scales: &'a [f32],
-    /// [outputs], or empty for zeros.
+    /// `[outputs]`, or empty for zeros.
     pub zero_points: &'a [i8],
-    /// [outputs]
+    /// `[outputs]`
     pub bias: Option<&'a [f32]>,
     /// Output channels, a multiple of `groups`.
     pub outputs: usize,
