@@ -53,32 +53,36 @@ def normalized(images):
     return numpy.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
 
 
-def main():
-    logging.getLogger().setLevel(logging.ERROR)
-    OUT.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(7)
-    encoder = CLIP(embed_dim=16, vision_cfg=VIT, text_cfg=TEXT, quick_gelu=True).visual.eval()
+def randomized(encoder):
+    """The encoder with weights that are larger than PyTorch's initial ones, and vectors that are not constant."""
     with torch.no_grad():
-        for name, weight in encoder.named_parameters():
+        for weight in encoder.parameters():
             weight.copy_(weight * 2 if weight.ndim > 1 else weight + 0.2 * torch.randn_like(weight))
+    return encoder
+
+
+def make(encoder, out, dynamic, static):
+    """Writes into `out` the encoder of 32 x 32 pixels in f32 and quantised with each of the options, and golden.json."""
+    logging.getLogger().setLevel(logging.ERROR)
+    out.mkdir(parents=True, exist_ok=True)
     random = numpy.random.default_rng(7)
     # Squares of 4 x 4 pixels, so that the images differ in more than noise.
     squares = random.integers(0, 256, (19, 8, 8, 3)).repeat(4, 1).repeat(4, 2)
     images = (squares * 0.8 + random.integers(0, 52, squares.shape)).astype(numpy.uint8)
     pixels = normalized(images)
-    f32 = OUT / "f32.onnx"
+    f32 = out / "f32.onnx"
     names = dict(input_names=["pixels"], output_names=["embedding"], opset_version=17)
     torch.onnx.export(encoder, (torch.from_numpy(pixels[:1]),), f32, dynamo=False, **names)
     with tempfile.TemporaryDirectory() as folder:
         prepared = str(Path(folder) / "prepared.onnx")
         quant_pre_process(str(f32), prepared, skip_symbolic_shape=True)
-        for name, options in DYNAMIC.items():
-            quantize_dynamic(prepared, OUT / f"{name}.onnx", **options)
-        for name, options in STATIC.items():
+        for name, options in dynamic.items():
+            quantize_dynamic(prepared, out / f"{name}.onnx", **options)
+        for name, options in static.items():
             options = {"weight_type": QuantType.QInt8, **options}
-            quantize_static(prepared, OUT / f"{name}.onnx", Images(pixels[3:]), quant_format=QuantFormat.QDQ, **options)
+            quantize_static(prepared, out / f"{name}.onnx", Images(pixels[3:]), quant_format=QuantFormat.QDQ, **options)
     embeddings = {}
-    for path in sorted(OUT.glob("*.onnx")):
+    for path in sorted(out.glob("*.onnx")):
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -86,9 +90,15 @@ def main():
         found /= numpy.linalg.norm(found, axis=1, keepdims=True)
         embeddings[path.stem] = [[round(float(v), 6) for v in row] for row in found]
     golden = {"images": [image.reshape(-1).tolist() for image in images[:3]], "embeddings": embeddings}
-    (OUT / "golden.json").write_text(json.dumps(golden) + "\n")
-    total = sum(path.stat().st_size for path in OUT.iterdir())
+    (out / "golden.json").write_text(json.dumps(golden) + "\n")
+    total = sum(path.stat().st_size for path in out.iterdir())
     print(f"{len(embeddings)} files, {total / 1e6:.2f} MB")
+
+
+def main():
+    torch.manual_seed(7)
+    encoder = CLIP(embed_dim=16, vision_cfg=VIT, text_cfg=TEXT, quick_gelu=True).visual.eval()
+    make(randomized(encoder), OUT, DYNAMIC, STATIC)
 
 
 if __name__ == "__main__":

@@ -6,19 +6,13 @@ dilated and depthwise ones of 3 x 3 to 7 x 7, residuals, squeeze-and-excite, and
 hard-swish and GELU. golden.json is as make_foreign.py writes it.
 """
 
-import json
-import logging
-import tempfile
 from pathlib import Path
 
-import numpy
-import onnxruntime
 import torch
-from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnxruntime.quantization import QuantType
 from torch import nn
 
-from make_foreign import Images, normalized
+from make_foreign import make, randomized
 
 OUT = Path(__file__).resolve().parents[1] / "golden" / "foreign_convolutions"
 DYNAMIC = {
@@ -61,40 +55,8 @@ class Encoder(nn.Module):
 
 
 def main():
-    logging.getLogger().setLevel(logging.ERROR)
-    OUT.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(7)
-    encoder = Encoder().eval()
-    with torch.no_grad():
-        for weight in encoder.parameters():
-            weight.copy_(weight * 2 if weight.ndim > 1 else weight + 0.2 * torch.randn_like(weight))
-    random = numpy.random.default_rng(7)
-    squares = random.integers(0, 256, (19, 8, 8, 3)).repeat(4, 1).repeat(4, 2)
-    images = (squares * 0.8 + random.integers(0, 52, squares.shape)).astype(numpy.uint8)
-    pixels = normalized(images)
-    f32 = OUT / "f32.onnx"
-    names = dict(input_names=["pixels"], output_names=["embedding"], opset_version=17)
-    torch.onnx.export(encoder, (torch.from_numpy(pixels[:1]),), f32, dynamo=False, **names)
-    with tempfile.TemporaryDirectory() as folder:
-        prepared = str(Path(folder) / "prepared.onnx")
-        quant_pre_process(str(f32), prepared, skip_symbolic_shape=True)
-        for name, options in DYNAMIC.items():
-            quantize_dynamic(prepared, OUT / f"{name}.onnx", **options)
-        for name, options in STATIC.items():
-            options = {"weight_type": QuantType.QInt8, **options}
-            quantize_static(prepared, OUT / f"{name}.onnx", Images(pixels[3:]), quant_format=QuantFormat.QDQ, **options)
-    embeddings = {}
-    for path in sorted(OUT.glob("*.onnx")):
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        found = numpy.concatenate([session.run(None, {"pixels": pixels[i : i + 1]})[0] for i in range(3)])
-        found /= numpy.linalg.norm(found, axis=1, keepdims=True)
-        embeddings[path.stem] = [[round(float(v), 6) for v in row] for row in found]
-    golden = {"images": [image.reshape(-1).tolist() for image in images[:3]], "embeddings": embeddings}
-    (OUT / "golden.json").write_text(json.dumps(golden) + "\n")
-    total = sum(path.stat().st_size for path in OUT.iterdir())
-    print(f"{len(embeddings)} files, {total / 1e6:.2f} MB")
+    make(randomized(Encoder().eval()), OUT, DYNAMIC, STATIC)
 
 
 if __name__ == "__main__":
