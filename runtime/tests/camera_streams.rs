@@ -435,6 +435,24 @@ fn a_stream_of_something_else_is_named() {
     );
 }
 
+/// A camera that restarts with H.264 after its first frames: the error names what arrives. A page of less than the limit is
+/// skipped and counted.
+#[test]
+fn a_stream_that_becomes_something_else_is_named() {
+    let (first, second) = (jpeg(40, 32, 32), jpeg(80, 32, 32));
+    let page = b"<html><body>rebooting</body></html>\n".repeat(20_000);
+    let endless = std::io::repeat(b'\x07');
+    let h264 =
+        std::io::Cursor::new([&first[..], &page, &second, b"\0\0\0\x01\x67\x42\0\x1e"].concat());
+    let source = FrameSource::mjpeg(StreamInput::Reader(Box::new(h264.chain(endless))));
+    let ran = run(source, every_frame());
+    assert_eq!(ran.counters.read, 2);
+    let message = ran.error.unwrap().to_string();
+    for part in ["after the last frame", "H.264", "--codec mjpeg"] {
+        assert!(message.contains(part), "expected {part:?} in: {message}");
+    }
+}
+
 /// A program that is connected to a running camera sees the rest of a frame first, however large it is.
 #[test]
 fn a_stream_may_begin_inside_a_frame() {

@@ -7,7 +7,7 @@ use pinhole_model::without_credentials;
 use crate::standard_streams::printable;
 
 /// How much of a stream is kept to recognise it.
-const START_BYTES: usize = 4096;
+pub(super) const START_BYTES: usize = 4096;
 /// How much of a text is shown, in characters.
 const SHOWN_CHARS: usize = 80;
 

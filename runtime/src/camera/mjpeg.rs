@@ -7,14 +7,17 @@
 use std::io::{Error, ErrorKind, Read};
 
 use super::capture::{Capture, Poll};
-use super::content::{StartReader, describe, is_inside_jpeg};
+use super::content::{START_BYTES, describe, is_inside_jpeg};
 use super::frame::EncodedFrame;
 
 /// Size limit of a JPEG frame in a stream: 16 MiB.
 pub const MAX_JPEG_BYTES: usize = 16 << 20;
 
-/// A stream without a frame in this many bytes is something else.
+/// A stream without a frame in this many bytes from its start is something else.
 const MAX_BYTES_BEFORE_FRAME: u64 = 100_000;
+
+/// A stream without a frame in this many bytes after one has become something else.
+const MAX_BYTES_BETWEEN_FRAMES: u64 = 1 << 20;
 
 /// Most segments of a frame. Bounds the time that a hostile stream costs.
 const MAX_SEGMENTS: u32 = 1000;
@@ -40,8 +43,18 @@ pub struct MjpegReader<R> {
     in_scan: bool,
     ended: bool,
     skipped: u64,
-    /// More skipped bytes are an error.
-    max_skipped: u64,
+    /// What was skipped since the last frame.
+    gap: Gap,
+    /// More bytes in the gap are an error.
+    max_gap: u64,
+}
+
+/// Bytes of a stream that belong to no frame, since the last frame.
+#[derive(Default)]
+struct Gap {
+    len: u64,
+    /// The first [`START_BYTES`] of them.
+    start: Vec<u8>,
 }
 
 /// What [`MjpegReader::next_chunk`] found.
@@ -87,7 +100,8 @@ impl<R: Read> MjpegReader<R> {
             in_scan: false,
             ended: false,
             skipped: 0,
-            max_skipped: u64::MAX,
+            gap: Gap::default(),
+            max_gap: u64::MAX,
         }
     }
 
@@ -112,7 +126,7 @@ impl<R: Read> MjpegReader<R> {
                     self.skip(self.rest().len());
                     return Ok(None);
                 }
-                if self.skipped > self.max_skipped {
+                if self.gap.len > self.max_gap {
                     return Err(Error::new(ErrorKind::InvalidData, "expected a frame"));
                 }
                 self.read()?;
@@ -126,6 +140,7 @@ impl<R: Read> MjpegReader<R> {
                     let frame = self.rest()[..len].to_vec();
                     self.consumed += len;
                     self.position = 0;
+                    self.gap = Gap::default();
                     return Ok(Some(if has_end_marker {
                         MjpegChunk::Frame(frame)
                     } else {
@@ -180,6 +195,10 @@ impl<R: Read> MjpegReader<R> {
 
     /// Skips bytes that belong to no frame, and searches for the next start.
     fn skip(&mut self, len: usize) {
+        let missing = START_BYTES - self.gap.start.len();
+        let skipped = &self.buffer[self.consumed..self.consumed + len];
+        self.gap.start.extend(&skipped[..len.min(missing)]);
+        self.gap.len += len as u64;
         self.consumed += len;
         self.skipped += len as u64;
         self.position = 0;
@@ -334,42 +353,48 @@ fn find_soi(bytes: &[u8]) -> Option<usize> {
 
 /// The frames of a stream, which must be Motion JPEG.
 struct MjpegCapture {
-    reader: MjpegReader<StartReader<Box<dyn Read + Send>>>,
+    reader: MjpegReader<Box<dyn Read + Send>>,
     has_frames: bool,
 }
 
 impl MjpegCapture {
-    /// The next chunk; an error if the stream ends, or [`MAX_BYTES_BEFORE_FRAME`] are over, without a frame.
+    /// The next chunk; an error if the stream ends without a frame, or if [`MAX_BYTES_BEFORE_FRAME`] or
+    /// [`MAX_BYTES_BETWEEN_FRAMES`] arrive without one.
     fn next_chunk(&mut self) -> std::io::Result<Option<MjpegChunk>> {
         let chunk = self.reader.next_chunk();
         if let Ok(Some(MjpegChunk::Frame(_) | MjpegChunk::Unterminated(_))) = chunk {
             self.has_frames = true;
-            self.reader.max_skipped = u64::MAX;
+            self.reader.max_gap = MAX_BYTES_BETWEEN_FRAMES;
         }
-        let start = self.reader.input.start();
+        let start = &*self.reader.gap.start;
         let kind = match &chunk {
-            _ if self.has_frames => return chunk,
             Err(e) if e.kind() == ErrorKind::InvalidData => {
-                let max_skipped = match start {
+                let max_gap = match start {
                     // Damaged, but nothing else.
                     [0xFF, SOI, 0xFF, ..] => u64::MAX,
-                    // The program was connected to a running camera.
+                    // The program was connected to a running camera, or the camera lost the start of a frame.
                     _ if is_inside_jpeg(start) => MAX_JPEG_BYTES as u64,
-                    _ => MAX_BYTES_BEFORE_FRAME,
+                    _ => 0,
                 };
-                if max_skipped > self.reader.max_skipped {
-                    self.reader.max_skipped = max_skipped;
+                if max_gap > self.reader.max_gap {
+                    self.reader.max_gap = max_gap;
                     return self.next_chunk();
                 }
                 ErrorKind::InvalidData
             }
+            _ if self.has_frames => return chunk,
             Ok(None) if start.is_empty() => ErrorKind::UnexpectedEof,
             // Its frames are corrupt, which has been reported.
             Ok(None) if start.starts_with(&[0xFF, SOI, 0xFF]) => return chunk,
             Ok(None) => ErrorKind::InvalidData,
             _ => return chunk,
         };
-        let reason = format!("expected JPEG images (MJPEG), {}", describe(start));
+        let after = if self.has_frames {
+            " after the last frame"
+        } else {
+            ""
+        };
+        let reason = format!("expected JPEG images (MJPEG){after}, {}", describe(start));
         Err(Error::new(kind, reason))
     }
 }
@@ -391,8 +416,8 @@ impl Capture for MjpegCapture {
 
 /// The frames of a Motion JPEG stream.
 pub(super) fn capture(stream: Box<dyn Read + Send>) -> Box<dyn Capture> {
-    let mut reader = MjpegReader::new(StartReader::new(stream), MAX_JPEG_BYTES);
-    reader.max_skipped = MAX_BYTES_BEFORE_FRAME;
+    let mut reader = MjpegReader::new(stream, MAX_JPEG_BYTES);
+    reader.max_gap = MAX_BYTES_BEFORE_FRAME;
     Box::new(MjpegCapture {
         reader,
         has_frames: false,
