@@ -631,6 +631,51 @@ fn layer_normalization_is_computed_as_specified() {
     );
 }
 
+/// Before, the library failed where a bias is added behind a transposition: "running pass ChangeAxes".
+#[test]
+fn a_bias_behind_a_transposition_is_the_convolutions() {
+    let stem = |graph: &mut GraphProto| {
+        let padded = |node| with(node, "pads", &[1, 1, 1, 1]);
+        graph.initializer = vec![
+            random("w1", &[64, 3, 3, 3]),
+            random("w2", &[32, 64, 1, 1]),
+            random("w3", &[32, 32, 3, 3]),
+            random("w4", &[16, 32, 1, 1]),
+            random("bias", &[32]),
+        ];
+        graph.node = vec![
+            padded(node("Conv", &["x", "w1"], "first")),
+            node("Conv", &["first", "w2"], "second"),
+            padded(node("Conv", &["second", "w3"], "third")),
+        ];
+    };
+    let end = |graph: &mut GraphProto, from: &str| {
+        let mean = node("ReduceMean", &["fourth"], "y");
+        let mean = with(with(mean, "axes", &[2, 3]), "keepdims", &[0]);
+        let last = node("Conv", &[from, "w4"], "fourth");
+        graph.node.extend([last, mean]);
+        for (i, node) in graph.node.iter_mut().enumerate() {
+            node.name = format!("{}-{i}", node.op_type);
+        }
+    };
+    let turned = changed(|graph| {
+        stem(graph);
+        let transpose = |from, to, perm| with(node("Transpose", &[from], to), "perm", perm);
+        graph.node.extend([
+            transpose("third", "last", &[0, 2, 3, 1]),
+            node("Add", &["last", "bias"], "sum"),
+            transpose("sum", "back", &[0, 3, 1, 2]),
+        ]);
+        end(graph, "back");
+    });
+    let direct = changed(|graph| {
+        stem(graph);
+        graph.node[2].input.push("bias".into());
+        end(graph, "third");
+    });
+    assert_eq!(embed(&turned), embed(&direct));
+}
+
 /// If this fails, an error names a temporary folder, or leaves the user without a remedy.
 #[test]
 fn what_the_library_cannot_run_names_the_users_file() {

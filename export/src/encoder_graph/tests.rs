@@ -452,6 +452,149 @@ fn activations_are_merged_into_the_preceding_product() {
         .becomes("AffineLinearQuickGelu ActivateQuickGelu");
 }
 
+/// In y = alpha x w + beta b, the factors are in the layer.
+#[test]
+fn gemm_is_a_linear_layer() {
+    let gemm = graph(
+        &[["Gemm", "input w b", "y"]],
+        &[floats("w", &[2, 3]), floats("b", &[3])],
+    );
+    let found = gemm.becomes("Linear");
+    assert_eq!(values_of(&found, "weight"), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    assert_eq!(values_of(&found, "bias"), [1.0, 2.0, 3.0]);
+    let turned = gemm
+        .constant(floats("w", &[3, 2]))
+        .attribute("y", of_integer("transB", 1))
+        .attribute("y", of_float("alpha", 0.5))
+        .attribute("y", of_float("beta", 2.0));
+    let found = turned.becomes("Linear");
+    assert_eq!(values_of(&found, "weight"), [0.5, 1.5, 2.5, 1.0, 2.0, 3.0]);
+    assert_eq!(values_of(&found, "bias"), [2.0, 4.0, 6.0]);
+    let found = gemm.reading("y", "input w").becomes("Linear");
+    assert_eq!(values_of(&found, "bias"), [0.0; 3]);
+    for dims in [&[][..], &[1], &[1, 1]] {
+        let found = gemm.constant(floats("b", dims)).becomes("Linear");
+        assert_eq!(values_of(&found, "bias"), [1.0; 3]);
+    }
+    let row = gemm.constant(floats("b", &[1, 3])).becomes("Linear");
+    assert_eq!(values_of(&row, "bias"), [1.0, 2.0, 3.0]);
+    // One value per row of the input, or computed.
+    gemm.constant(floats("b", &[3, 1])).stays();
+    gemm.reading("y", "input w other").stays();
+    gemm.reading("y", "input other b").stays();
+    gemm.attribute("y", of_integer("transA", 1)).stays();
+    gemm.then(&[["Add", "end w", "y"]]).stays();
+}
+
+#[test]
+fn conversions_of_floats_to_floats_are_removed() {
+    let cast = graph(
+        &[
+            ["Sigmoid", "x", "float"],
+            ["Cast", "float", "same"],
+            ["MatMul", "same w", "y"],
+        ],
+        &[floats("w", &[2, 3])],
+    );
+    let cast = cast.attribute("same", of_integer("to", DataType::Float as i64));
+    let found = cast.becomes("Sigmoid Linear");
+    assert_eq!(found.node[1].input[0], "float");
+    // Through operators that keep the type.
+    let between = cast.with(|g| {
+        let transpose = graph(&[["Transpose", "float", "moved"]], &[]).nodes;
+        g.nodes.splice(1..1, transpose);
+        g.node("same").input[0] = "moved".into();
+    });
+    between.becomes("Sigmoid Transpose Linear");
+    // From or to integers, or of an unknown type.
+    cast.attribute("same", of_integer("to", DataType::Int64 as i64))
+        .becomes("Sigmoid Cast Linear");
+    cast.with(|g| g.node("float").op_type = "Shape".into())
+        .becomes("Shape Cast Linear");
+    cast.reading("same", "x").becomes("Cast Linear");
+    // The output keeps its name.
+    cast.with(|g| {
+        g.nodes.truncate(2);
+        g.node("same").output[0] = "y".into();
+    })
+    .stays();
+}
+
+#[test]
+fn transpositions_are_joined_and_removed() {
+    let pair = graph(
+        &[
+            ["Transpose", "x", "a"],
+            ["Transpose", "a", "b"],
+            ["Relu", "b", "y"],
+        ],
+        &[],
+    );
+    let perms = |first: &[i64], second: &[i64]| {
+        pair.attribute("a", integers("perm", first))
+            .attribute("b", integers("perm", second))
+    };
+    let found = perms(&[0, 2, 3, 1], &[0, 3, 1, 2]).becomes("Relu");
+    assert_eq!(found.node[0].input[0], "x");
+    let found = perms(&[0, 2, 3, 1], &[0, 2, 1, 3]).becomes("Transpose Relu");
+    assert_eq!(attributes::integers(&found.node[0], "perm"), [0, 3, 2, 1]);
+    // The value between has another reader.
+    perms(&[0, 2, 3, 1], &[0, 3, 1, 2])
+        .then(&[["Add", "end a", "y"]])
+        .becomes("Transpose Relu Add");
+    // Without a permutation, all axes are reversed, of a number that is not known here.
+    pair.attribute("b", integers("perm", &[1, 0])).stays();
+}
+
+#[test]
+fn biases_behind_convolutions_are_merged() {
+    let sum = graph(
+        &[["Conv", "x w own", "conv"], ["Add", "conv b", "y"]],
+        &[
+            floats("w", &[3, 2, 1, 1]),
+            floats("own", &[3]),
+            floats("b", &[3, 1, 1]),
+        ],
+    );
+    let bias = |graph: &GraphProto| {
+        let name = &graph.node[0].input[2];
+        let mut all = graph.initializer.iter();
+        let tensor = all.find(|t| t.name == *name).unwrap();
+        assert_eq!(tensor.dims, [3]);
+        let values = tensor.raw_data.as_chunks().0.iter();
+        values.map(|b| f32::from_le_bytes(*b)).collect::<Vec<f32>>()
+    };
+    assert_eq!(bias(&sum.becomes("Conv")), [2.0, 4.0, 6.0]);
+    let without = sum.reading("conv", "x w");
+    for dims in [&[3, 1, 1][..], &[1, 3, 1, 1]] {
+        let found = without.constant(floats("b", dims)).becomes("Conv");
+        assert_eq!(bias(&found), [1.0, 2.0, 3.0]);
+    }
+    let swapped = without.reading("y", "b conv").becomes("Conv");
+    assert_eq!(bias(&swapped), [1.0, 2.0, 3.0]);
+    // Behind a transposition, the channels are last.
+    let last = without
+        .with(|g| {
+            let transpose = graph(&[["Transpose", "conv", "moved"]], &[]).nodes;
+            g.nodes.splice(1..1, transpose);
+            g.node("y").input[0] = "moved".into();
+        })
+        .attribute("moved", integers("perm", &[0, 2, 3, 1]));
+    for dims in [&[3][..], &[1, 1, 3], &[1, 1, 1, 3]] {
+        let found = last.constant(floats("b", dims)).becomes("Conv Transpose");
+        assert_eq!(bias(&found), [1.0, 2.0, 3.0]);
+    }
+    // One value per row or column, per position, or for all.
+    for dims in [&[3][..], &[3, 1], &[3, 3, 3], &[1, 1, 1], &[3, 1, 1, 1]] {
+        without.constant(floats("b", dims)).stays();
+    }
+    last.stays();
+    sum.reading("conv", "x w computed").stays();
+    sum.reading("y", "conv computed").stays();
+    // The convolution's result has another reader.
+    sum.then(&[["Mul", "end conv", "y"]]).stays();
+}
+
 #[test]
 fn pixel_normalization() {
     let pixels = graph(
@@ -654,7 +797,7 @@ fn products_of_fake_quantized_values() {
     assert_eq!(weight(&right), transposed);
     behind
         .attribute("wt", integers("perm", &[0, 1]))
-        .becomes("FakeQuantize Transpose MatMul");
+        .becomes("FakeQuantize Linear");
     // Two readers, of the dequantised or of the quantised weight.
     product
         .then(&[["Add", "end wd", "y"]])
@@ -678,7 +821,7 @@ fn products_of_fake_quantized_values() {
             let gemm = gemm.attribute("y", of_float(name, number));
             match number {
                 1.0 => gemm.becomes("AffineLinear"),
-                _ => gemm.becomes("FakeQuantize Gemm"),
+                _ => gemm.becomes("FakeQuantize Linear"),
             };
         }
     }
@@ -687,7 +830,7 @@ fn products_of_fake_quantized_values() {
     let turned = gemm
         .constant(int8("w", &[3, 3]))
         .attribute("y", of_integer("transB", 1));
-    turned.becomes("FakeQuantize Gemm");
+    turned.becomes("FakeQuantize Linear");
     let turned = turned.attribute("wd", of_integer("axis", 0));
     assert_eq!(weight(&turned), transposed);
     gemm.constant(floats("bias", &[3, 1]))

@@ -2,9 +2,11 @@
 
 mod activation;
 mod constants;
+mod convolution_bias;
 mod dequantize;
 mod layer_norm;
 mod linear;
+mod no_ops;
 mod pixels;
 mod products;
 mod quantize;
@@ -24,6 +26,8 @@ pub(super) const ALL: &[Pass] = &[
     EncoderGraph::remove_redundant_quantization,
     EncoderGraph::tabulate,
     EncoderGraph::dequantize_constants,
+    EncoderGraph::merge_convolution_biases,
+    EncoderGraph::remove_no_ops,
     EncoderGraph::replace_linear,
     EncoderGraph::replace_layer_norms,
     EncoderGraph::replace_pixel_normalization,
