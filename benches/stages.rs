@@ -25,8 +25,8 @@ use pinhole::{
 use pinhole_checkpoint::{Checkpoint, Error, Existing};
 use pinhole_export::graph::GraphOptions;
 use pinhole_export::{
-    CalibrationImages, CalibrationOptions, ClassPrompts, EncoderOptions, ExportOptions,
-    FidelityGate, TextOptions, export,
+    CalibrationImages, CalibrationOptions, ClassPrompts, EncoderOptions, EncoderSource,
+    ExportOptions, FidelityGate, TextOptions, export,
 };
 use pinhole_model::{
     Activation, ClassPosition, ClipConfig, ImageEncoderConfig, MetaNet, PromptLearner, Score,
@@ -261,8 +261,8 @@ impl Bench {
                     negatives: &[],
                     include_text_encoder: false,
                 },
-                encoder: EncoderOptions::Checkpoint {
-                    checkpoint,
+                encoder: EncoderOptions {
+                    source: EncoderSource::Checkpoint(checkpoint),
                     graph: GraphOptions {
                         precision,
                         flat: false,

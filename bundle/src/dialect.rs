@@ -142,7 +142,7 @@ impl Linear {
             (self.input, self.storage, self.activation, self.residual),
             (Plain, _, _, Residual::None)
                 | (Plain, _, None, Residual::Add)
-                | (Offset, Storage::Int8, None, Residual::Add)
+                | (Offset, Storage::Int8, None, _)
                 | (LayerNorm, Storage::Int8, _, Residual::None)
         )
     }
@@ -222,6 +222,11 @@ impl Op {
         match self {
             Op::Linear(Linear {
                 activation: Some(Activation::GeluTanh),
+                ..
+            }) => 2,
+            Op::Linear(Linear {
+                input: LinearInput::Offset,
+                residual: Residual::None,
                 ..
             }) => 2,
             Op::PatchEmbedding(_)

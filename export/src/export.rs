@@ -12,6 +12,7 @@ use pinhole_model::{Precision, PreprocessConfig, Score, TextForm};
 
 use crate::calibrate::{CalibrationOptions, CalibrationStage, Logits};
 use crate::class_embeddings::{ClassPrompts, TextOptions, TextStage, text_checkpoint};
+use crate::encoder_source::EncoderSource;
 use crate::golden;
 use crate::head::{ConditionalParts, HeadStage};
 use crate::image_encoder::{EncoderOptions, ImageStage};
@@ -101,7 +102,7 @@ pub fn export(options: &ExportOptions, progress: &mut ExportProgress) -> Result<
         } else {
             embedded.prompt_tokens
         };
-        let quality = (encoder.text_precision(), encoder.gate().min_cosine);
+        let quality = (encoder.graph.precision, encoder.gate.min_cosine);
         text_encoder = Some(TextEncoderStage::run(
             text_checkpoint(*checkpoint)?,
             text,
@@ -152,13 +153,7 @@ pub fn export(options: &ExportOptions, progress: &mut ExportProgress) -> Result<
         version: VERSION,
         created_by: format!("pinhole-export {}", env!("CARGO_PKG_VERSION")),
         model: ModelInfo {
-            name: match encoder {
-                EncoderOptions::Onnx { file, .. } => file.name(),
-                EncoderOptions::Checkpoint { checkpoint, .. } => {
-                    let config = checkpoint.config();
-                    (config.name.clone()).unwrap_or_else(|| config.image.usual_name())
-                }
-            },
+            name: encoder.source.name(),
             image_size: preprocessing.size,
             embedding_size: head.head.embedding_size,
         },
@@ -212,9 +207,9 @@ fn check_sizes(options: &ExportOptions) -> Result<()> {
     let Some(size) = given.or(of_checkpoint) else {
         return Ok(());
     };
-    match options.encoder {
-        EncoderOptions::Onnx { file, .. } => file.check(&options.preprocessing, size),
-        EncoderOptions::Checkpoint { checkpoint, .. } => {
+    match options.encoder.source {
+        EncoderSource::Onnx { file, .. } => file.check(&options.preprocessing, size),
+        EncoderSource::Checkpoint(checkpoint) => {
             let found = checkpoint.config().embedding;
             ensure!(
                 found == size,

@@ -6,11 +6,11 @@ use anyhow::{Context, Result, ensure};
 use pinhole::internal::{Observed, StandaloneEncoder, cosine};
 use pinhole_bundle::dialect::Op;
 use pinhole_bundle::{Fidelity, Head};
-use pinhole_checkpoint::Checkpoint;
 use pinhole_kernels::{PackedLinearInt8, patch_embedding_int8};
-use pinhole_model::Precision;
+use pinhole_model::{Precision, PreprocessConfig};
 
-use crate::graph::{self, GraphOptions};
+use crate::encoder_source::EncoderSource;
+use crate::graph::GraphOptions;
 use crate::images::FidelityImages;
 use crate::progress::{ExportProgress, ExportStep};
 use crate::quantization::{QuantizationPlan, QuantizedLayer};
@@ -108,7 +108,8 @@ impl<'a> Reference<'a> {
     /// Writes the encoder in f32 to a temporary folder in `parent`, and computes its embeddings of `images`. Classes
     /// are compared by `head`.
     pub(crate) fn new(
-        checkpoint: &Checkpoint,
+        source: EncoderSource,
+        preprocessing: &PreprocessConfig,
         images: &'a FidelityImages<'a>,
         head: &'a Head,
         parent: &Path,
@@ -116,18 +117,12 @@ impl<'a> Reference<'a> {
     ) -> Result<Self> {
         let scratch = tempfile::tempdir_in(parent)
             .context("cannot create a temporary folder for the f32 reference")?;
-        let options = GraphOptions {
-            precision: Precision::F32,
-            // The layers are observed.
-            flat: false,
-        };
-        graph::write(checkpoint, scratch.path(), options, &mut |done, total| {
+        let (folder, plan) = (scratch.path(), &mut QuantizationPlan::default());
+        let options = GraphOptions::F32;
+        source.write(preprocessing, folder, options, plan, &mut |done, total| {
             progress(ExportStep::Graph, done, total)
         })?;
-        let config = checkpoint.config();
-        let preprocessing = &config.preprocessing;
-        let encoder =
-            StandaloneEncoder::load(scratch.path(), preprocessing, config.embedding, false)?;
+        let encoder = source.load(preprocessing, folder, false)?;
         let mut embeddings = vec![];
         images.for_each(1, &mut |image| {
             embeddings.push(encoder.embed(image)?);
@@ -140,7 +135,7 @@ impl<'a> Reference<'a> {
             head,
             encoder,
             embeddings,
-            patch_layer: graph::patch_layer(&config.image),
+            patch_layer: source.patch_layer(),
             image_size: preprocessing.size as usize,
             _scratch: scratch,
         })

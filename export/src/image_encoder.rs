@@ -2,69 +2,39 @@
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use pinhole::internal::StandaloneEncoder;
 use pinhole_bundle::{Fidelity, Head};
-use pinhole_checkpoint::Checkpoint;
 use pinhole_model::{Precision, PreprocessConfig};
 
 use crate::encoder_comparison::EncoderComparison;
+use crate::encoder_source::EncoderSource;
 use crate::fidelity::{FidelityGate, Reference};
-use crate::graph::{self, GraphOptions, OnnxEncoder};
+use crate::graph::{self, GraphOptions};
 use crate::images::{CalibrationImages, FidelityImages};
 use crate::progress::{ExportProgress, ExportStep};
 use crate::quantization::QuantizationPlan;
 
 /// Which image encoder to write, and how.
 #[derive(Clone, Copy)]
-pub enum EncoderOptions<'a> {
-    /// The checkpoint's.
-    Checkpoint {
-        /// The checkpoint.
-        checkpoint: &'a Checkpoint,
-        /// Precision and form of the graph.
-        graph: GraphOptions,
-        /// The fidelity that it must reach.
-        gate: FidelityGate,
-        /// Whether to report on each layer.
-        report: bool,
-    },
-    /// One that another program exported, unchanged.
-    Onnx {
-        /// The file.
-        file: &'a OnnxEncoder,
-        /// The checkpoint whose own image encoder it may be, to compare with.
-        checkpoint: Option<&'a Checkpoint>,
-    },
+pub struct EncoderOptions<'a> {
+    /// Where it comes from.
+    pub source: EncoderSource<'a>,
+    /// Precision and form of the graph.
+    pub graph: GraphOptions,
+    /// The fidelity that it must reach.
+    pub gate: FidelityGate,
+    /// Whether to report on each layer.
+    pub report: bool,
 }
 
 impl EncoderOptions<'_> {
-    /// The precision of a text encoder next to it.
-    pub(crate) fn text_precision(&self) -> Precision {
-        match self {
-            Self::Checkpoint { graph, .. } => graph.precision,
-            Self::Onnx { .. } => Precision::F32,
-        }
-    }
-
     /// Checks that `images` suffice to judge the precision by.
     ///
     /// # Errors
     /// As [`FidelityGate::check_images`].
     pub(crate) fn check_images(&self, images: &CalibrationImages) -> Result<()> {
-        match self {
-            Self::Checkpoint { graph, gate, .. } => {
-                gate.check_images(graph.precision, images.len())
-            }
-            Self::Onnx { .. } => Ok(()),
-        }
-    }
-
-    pub(crate) fn gate(&self) -> FidelityGate {
-        match self {
-            Self::Checkpoint { gate, .. } => *gate,
-            Self::Onnx { .. } => FidelityGate::OFF,
-        }
+        self.gate.check_images(self.graph.precision, images.len())
     }
 }
 
@@ -102,95 +72,30 @@ impl ImageStage {
         folder: &Path,
         progress: &mut ExportProgress,
     ) -> Result<Self> {
-        match options {
-            EncoderOptions::Onnx { file, checkpoint } => {
-                let mut stage = Self::foreign(file, preprocessing, folder, progress)?;
-                if let Some(checkpoint) = checkpoint {
-                    let comparison = EncoderComparison {
-                        file,
-                        encoder: &stage.encoder,
-                        preprocessing,
-                        checkpoint,
-                        folder,
-                    };
-                    stage.warning = comparison.warning(calibration, progress)?;
-                }
-                Ok(stage)
-            }
-            EncoderOptions::Checkpoint {
+        let writer = EncoderWriter {
+            source: options.source,
+            preprocessing,
+            folder,
+        };
+        let mut stage = match options.graph.precision {
+            Precision::F32 => writer.unchanged(options, progress)?,
+            _ => writer.reduced(options, head, calibration, progress)?,
+        };
+        if let EncoderSource::Onnx {
+            file,
+            checkpoint: Some(checkpoint),
+        } = options.source
+        {
+            let comparison = EncoderComparison {
+                file,
+                encoder: &stage.encoder,
+                preprocessing,
                 checkpoint,
-                graph,
-                report,
-                ..
-            } if graph.precision == Precision::F32 => {
-                let writer = EncoderWriter { checkpoint, folder };
-                let plan = &mut QuantizationPlan::default();
-                Ok(Self {
-                    encoder: writer.write(*graph, plan, progress)?,
-                    precision: Precision::F32,
-                    fidelity: None,
-                    f16_arithmetic: None,
-                    report: report.then(|| "Precision f32 changes no layer.\n".into()),
-                    warning: None,
-                    embeddings: None,
-                })
-            }
-            EncoderOptions::Checkpoint {
-                checkpoint,
-                graph,
-                gate,
-                report,
-            } => {
-                let writer = EncoderWriter { checkpoint, folder };
-                let images = FidelityImages::new(calibration)?;
-                // Inside the unfinished bundle, so that it goes with it if this process is killed.
-                let reference = Reference::new(checkpoint, &images, head, folder, progress)?;
-                let mut stage = writer.reduced(*graph, *gate, *report, &reference, progress)?;
-                if let Some(report) = &mut stage.report
-                    && let Some(fidelity) = stage.fidelity
-                {
-                    report.insert_str(0, &summary(graph.precision, &fidelity, &images));
-                }
-                if calibration.is_empty() {
-                    // They are the golden images'.
-                    stage.embeddings = None;
-                }
-                Ok(stage)
-            }
-        }
-    }
-
-    /// Writes the encoder of another program.
-    fn foreign(
-        file: &OnnxEncoder,
-        preprocessing: &PreprocessConfig,
-        folder: &Path,
-        progress: &mut ExportProgress,
-    ) -> Result<Self> {
-        let mut progress = |done, total| progress(ExportStep::Graph, done, total);
-        file.write(preprocessing, folder, &mut progress)?;
-        // The bundle's folder is a temporary one, and the user has another file.
-        let loaded = StandaloneEncoder::load(folder, preprocessing, file.embedding_size, false);
-        let encoder = loaded.map_err(|error| {
-            let reason = match error {
-                pinhole::Error::Network { reason, .. } => reason,
-                other => other.to_string(),
+                folder,
             };
-            anyhow!(
-                "{}: {reason}; if the graph is right, simplify it (onnxsim), or export it again with \
-                 torch.onnx.export(..., opset_version=17)",
-                file.path().display()
-            )
-        })?;
-        Ok(Self {
-            precision: graph::precision(&encoder.operators()),
-            encoder,
-            fidelity: None,
-            f16_arithmetic: None,
-            report: None,
-            warning: None,
-            embeddings: None,
-        })
+            stage.warning = comparison.warning(calibration, progress)?;
+        }
+        Ok(stage)
     }
 
     /// The embedding of every calibration image, computed at the first call.
@@ -226,19 +131,18 @@ fn summary(precision: Precision, fidelity: &Fidelity, images: &FidelityImages) -
 }
 
 struct EncoderWriter<'a> {
-    checkpoint: &'a Checkpoint,
+    source: EncoderSource<'a>,
+    preprocessing: &'a PreprocessConfig,
     folder: &'a Path,
 }
 
 impl EncoderWriter<'_> {
     fn load(&self, f16_arithmetic: bool) -> Result<StandaloneEncoder> {
-        let config = self.checkpoint.config();
-        let (preprocessing, size) = (&config.preprocessing, config.embedding);
-        let encoder = StandaloneEncoder::load(self.folder, preprocessing, size, f16_arithmetic);
-        Ok(encoder?)
+        self.source
+            .load(self.preprocessing, self.folder, f16_arithmetic)
     }
 
-    /// Writes the checkpoint's encoder and loads it, multiplying in f32.
+    /// Writes the encoder and loads it, multiplying in f32.
     fn write(
         &self,
         options: GraphOptions,
@@ -246,20 +150,71 @@ impl EncoderWriter<'_> {
         progress: &mut ExportProgress,
     ) -> Result<StandaloneEncoder> {
         let mut progress = |done, total| progress(ExportStep::Graph, done, total);
-        graph::write_planned(self.checkpoint, self.folder, options, plan, &mut progress)?;
+        let (source, preprocessing) = (self.source, self.preprocessing);
+        source.write(preprocessing, self.folder, options, plan, &mut progress)?;
         self.load(false)
+    }
+
+    /// Writes the precision that the source has.
+    fn unchanged(
+        &self,
+        options: &EncoderOptions,
+        progress: &mut ExportProgress,
+    ) -> Result<ImageStage> {
+        let plan = &mut QuantizationPlan::default();
+        let encoder = self.write(options.graph, plan, progress)?;
+        Ok(ImageStage {
+            // A file may be quantised already.
+            precision: graph::precision(&encoder.operators()),
+            encoder,
+            fidelity: None,
+            f16_arithmetic: None,
+            report: (options.report).then(|| "Precision f32 changes no layer.\n".into()),
+            warning: None,
+            embeddings: None,
+        })
+    }
+
+    /// Writes a reduced precision, measured against f32 by `head`.
+    fn reduced(
+        &self,
+        options: &EncoderOptions,
+        head: &Head,
+        calibration: &CalibrationImages,
+        progress: &mut ExportProgress,
+    ) -> Result<ImageStage> {
+        let images = FidelityImages::new(calibration)?;
+        // Inside the unfinished bundle, so that it goes with it if this process is killed.
+        let (source, preprocessing) = (self.source, self.preprocessing);
+        let reference =
+            Reference::new(source, preprocessing, &images, head, self.folder, progress)?;
+        let mut stage = self.fitted(options, &reference, progress)?;
+        if let Some(report) = &mut stage.report
+            && let Some(fidelity) = stage.fidelity
+        {
+            report.insert_str(0, &summary(options.graph.precision, &fidelity, &images));
+        }
+        if calibration.is_empty() {
+            // They are the golden images'.
+            stage.embeddings = None;
+        }
+        Ok(stage)
     }
 
     /// Writes a reduced precision. In int8, the most sensitive layers stay in floating point as far as the gate needs
     /// it. The report is the table of layers.
-    fn reduced(
+    fn fitted(
         &self,
-        options: GraphOptions,
-        gate: FidelityGate,
-        report: bool,
+        options: &EncoderOptions,
         reference: &Reference,
         progress: &mut ExportProgress,
     ) -> Result<ImageStage> {
+        let EncoderOptions {
+            graph: options,
+            gate,
+            report,
+            ..
+        } = *options;
         let int8 = options.precision == Precision::Int8;
         let mut plan = if int8 {
             reference.sample_inputs(progress)?

@@ -3,7 +3,7 @@
 //! [`export`] runs one stage after the other, each on the results of the earlier ones:
 //!
 //! 1. class embeddings (`class_embeddings.rs`)
-//! 2. the image encoder as an ONNX [`graph`], quantised and measured against f32 (`image_encoder.rs`,
+//! 2. the image encoder of a checkpoint or an ONNX file as an ONNX [`graph`], quantised and measured against f32 (`image_encoder.rs`,
 //!    `quantization.rs`, `fidelity.rs`)
 //! 3. the text encoder, for bundles that include it (`text_encoder.rs`)
 //! 4. the head, static or conditional (`head.rs`)
@@ -15,6 +15,7 @@ mod calibrate;
 mod class_embeddings;
 mod encoder_comparison;
 mod encoder_graph;
+mod encoder_source;
 mod export;
 mod fidelity;
 mod given_embeddings;
@@ -33,6 +34,7 @@ mod tokenizer;
 
 pub use calibrate::{CalibrationOptions, calibrate};
 pub use class_embeddings::{ClassPrompts, TextOptions};
+pub use encoder_source::EncoderSource;
 pub use export::{ExportOptions, Exported, export};
 pub use fidelity::FidelityGate;
 pub use given_embeddings::GivenEmbeddings;

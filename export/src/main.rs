@@ -14,8 +14,9 @@ use pinhole_checkpoint::{Checkpoint, Heads, OpenOptions, read_prompt_learner};
 use pinhole_export::graph::{GraphOptions, OnnxEncoder, OnnxOptions};
 use pinhole_export::hub::{self, HubSettings};
 use pinhole_export::{
-    CalibrationImages, CalibrationOptions, ClassPrompts, EncoderOptions, ExportOptions, ExportStep,
-    Exported, FidelityGate, GivenEmbeddings, TextOptions, model_tokenizer,
+    CalibrationImages, CalibrationOptions, ClassPrompts, EncoderOptions, EncoderSource,
+    ExportOptions, ExportStep, Exported, FidelityGate, GivenEmbeddings, TextOptions,
+    model_tokenizer,
 };
 use pinhole_model::{Activation, ClassPosition, Precision, PreprocessConfig, PromptLearner, Score};
 use pinhole_prompts::{
@@ -105,6 +106,13 @@ struct BundleArgs {
     model: Model,
     #[command(flatten)]
     common: CommonArgs,
+    #[command(flatten)]
+    precision: PrecisionArgs,
+}
+
+/// Options of the image encoder's graph.
+#[derive(Args)]
+struct PrecisionArgs {
     /// Storage format of the weights
     #[arg(long, default_value = "f32", ignore_case = true)]
     precision: PrecisionName,
@@ -152,6 +160,8 @@ struct OnnxArgs {
     preprocessing: Option<PathBuf>,
     #[command(flatten)]
     common: CommonArgs,
+    #[command(flatten)]
+    precision: PrecisionArgs,
 }
 
 /// Options of the commands that write a bundle.
@@ -266,7 +276,7 @@ enum ScoreName {
 enum PrecisionName {
     F32,
     F16,
-    /// 8-bit integers, a quarter of the size; vision transformers only
+    /// 8-bit integers, a quarter of the size; vision transformers, and the linear layers of ONNX files
     Int8,
 }
 
@@ -314,18 +324,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn bundle(args: &BundleArgs) -> Result<()> {
     let checkpoint = open(&args.model.clip, &args.model.unstated)?;
-    let encoder = EncoderOptions::Checkpoint {
-        checkpoint: &checkpoint,
-        graph: GraphOptions {
-            precision: args.precision.into(),
-            flat: args.flat,
-        },
-        gate: FidelityGate {
-            min_cosine: args.min_cosine,
-            min_agreement: args.min_agreement,
-        },
-        report: args.report,
-    };
+    let encoder = (args.precision).encoder(EncoderSource::Checkpoint(&checkpoint));
     let parts = ModelParts {
         checkpoint: Some(&checkpoint),
         tokenizer: args.model.unstated.tokenizer.as_deref(),
@@ -357,13 +356,30 @@ fn onnx(args: &OnnxArgs) -> Result<()> {
         checkpoint,
         tokenizer: args.unstated.tokenizer.as_deref(),
         preprocessing,
-        encoder: EncoderOptions::Onnx {
+        encoder: args.precision.encoder(EncoderSource::Onnx {
             file: &file,
             checkpoint,
-        },
+        }),
         origin: &args.encoder,
     };
     export(&args.common, parts)
+}
+
+impl PrecisionArgs {
+    fn encoder<'a>(&self, source: EncoderSource<'a>) -> EncoderOptions<'a> {
+        EncoderOptions {
+            source,
+            graph: GraphOptions {
+                precision: self.precision.into(),
+                flat: self.flat,
+            },
+            gate: FidelityGate {
+                min_cosine: self.min_cosine,
+                min_agreement: self.min_agreement,
+            },
+            report: self.report,
+        }
+    }
 }
 
 /// What the two commands that write a bundle take from different places.

@@ -109,6 +109,8 @@ pub(crate) enum InputOrigin {
     Activation,
     /// A layer norm or the values of an attention, which can shift and scale each channel.
     Scalable,
+    /// Anything else, which stays as it is.
+    Other,
 }
 
 /// What the operation before a layer does to the layer's inputs. Each list may be empty.

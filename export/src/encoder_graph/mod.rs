@@ -9,6 +9,7 @@
 mod graph;
 mod node;
 mod passes;
+mod quantization;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -19,19 +20,27 @@ use tract_onnx::pb::ModelProto;
 
 use crate::graph::functions;
 use crate::graph::proto::opset;
+use crate::quantization::QuantizationPlan;
 
 /// Rewrites `model`, which has been checked and holds all its weights, as raw bytes: what the passes recognise becomes
-/// functions of the dialect, with their bodies.
+/// functions of the dialect, with their bodies. With a `plan`, float linear layers become those of int8 that it chooses.
 ///
 /// # Errors
 /// A node that is quantised in a way that would be computed incorrectly: its name, what was expected and found.
-pub(crate) fn compile(model: &mut ModelProto) -> Result<(), String> {
+pub(crate) fn compile(
+    model: &mut ModelProto,
+    plan: Option<&mut QuantizationPlan>,
+) -> Result<(), String> {
     let Some(proto) = model.graph.as_mut() else {
         return Ok(());
     };
     let mut graph = EncoderGraph::take(proto);
     for pass in passes::ALL {
         pass(&mut graph)?;
+        graph.index();
+    }
+    if let Some(plan) = plan {
+        graph.quantize_linear(plan)?;
         graph.index();
     }
     graph.put(proto);

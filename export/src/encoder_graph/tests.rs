@@ -97,7 +97,7 @@ impl TestGraph {
             graph: Some(graph),
             ..Default::default()
         };
-        compile(&mut model)?;
+        compile(&mut model, None)?;
         Ok(model.graph.unwrap())
     }
 

@@ -9,6 +9,7 @@ mod flat;
 pub(crate) mod functions;
 mod imported_bodies;
 mod onnx_file;
+mod options;
 pub(crate) mod proto;
 mod resnet;
 mod siglip;
@@ -26,21 +27,13 @@ use tract_onnx::pb::{GraphProto, ModelProto, tensor_proto::DataType};
 
 pub use flat::inline;
 pub use onnx_file::{OnnxEncoder, OnnxOptions, precision};
+pub use options::GraphOptions;
 pub use weights::WeightFile;
 
 use crate::quantization::QuantizationPlan;
 use builder::GraphBuilder;
 use proto::{opset, value};
 use vit::VitShape;
-
-/// How to write the graph.
-#[derive(Clone, Copy, Debug)]
-pub struct GraphOptions {
-    /// How matrices are stored; gains, biases and positions stay f32.
-    pub precision: Precision,
-    /// Standard operators only, for runtimes that do not expand functions (OpenVINO, plain tract).
-    pub flat: bool,
-}
 
 /// Writes the image encoder of `checkpoint` to `folder` as `image_encoder.onnx`, with a separate weight file if the
 /// weights exceed [`WeightFile::INLINE_BYTES`]. In int8 each layer is quantised without calibration. `progress` is

@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use pinhole::internal::check_imported;
 use pinhole_bundle::IMAGE_ENCODER;
+use pinhole_bundle::dialect::{Linear, Op, Storage};
 use pinhole_model::{Precision, PreprocessConfig};
 use prost::Message;
 use tract_onnx::pb::{
@@ -16,15 +17,18 @@ use tract_onnx::pb::{
 use super::OnnxEncoder;
 use super::interface::{Batch, PixelLayout};
 use crate::encoder_graph;
+use crate::graph::functions::op_of;
 use crate::graph::proto::{int, ints, node, opset, tensor, value};
 use crate::graph::weights::WeightFile;
+use crate::graph::{flat, options::GraphOptions};
+use crate::quantization::QuantizationPlan;
 
 /// Smaller tensors stay inside the ONNX file: shapes, scales and biases, which readers inspect.
 const INLINE_BYTES: usize = 1 << 16;
 
 impl OnnxEncoder {
     /// Writes it to `folder` as `image_encoder.onnx`, as [`crate::graph::write`] does with a checkpoint's encoder: in the dialect
-    /// as far as the passes of `encoder_graph` recognise it.
+    /// as far as the passes of `encoder_graph` recognise it, in f32 where the file is.
     ///
     /// # Errors
     /// A graph that no board could run, or a node that is quantised in a way that it would compute incorrectly; a file
@@ -35,25 +39,65 @@ impl OnnxEncoder {
         folder: &Path,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<()> {
+        let plan = &mut QuantizationPlan::default();
+        self.write_planned(preprocessing, folder, GraphOptions::F32, plan, progress)
+    }
+
+    /// [`OnnxEncoder::write`] in another precision: in int8 the float linear layers have the form that `plan` chooses for
+    /// them and records, in f16 their weights are stored in f16.
+    ///
+    /// # Errors
+    /// As [`OnnxEncoder::write`]; a weight that does not fit f16; a file without linear layers.
+    pub(crate) fn write_planned(
+        &self,
+        preprocessing: &PreprocessConfig,
+        folder: &Path,
+        options: GraphOptions,
+        plan: &mut QuantizationPlan,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<()> {
         let mut model = self.wrapped(preprocessing);
         let (side, size) = (self.image_size as usize, self.embedding_size);
+        let precision = options.precision;
+        let plan = (precision == Precision::Int8).then_some(plan);
         check_imported(&model, side, size)
-            .and_then(|()| encoder_graph::compile(&mut model))
+            .and_then(|()| encoder_graph::compile(&mut model, plan))
             .map_err(anyhow::Error::msg)
             .with_context(|| self.path.display().to_string())?;
         if let Some(graph) = &mut model.graph {
-            let mut weights = WeightFile::create(folder, Precision::F32)?;
+            let linear: Vec<Linear> = graph.node.iter().filter_map(linear_of).collect();
+            ensure!(
+                precision == Precision::F32 || !linear.is_empty(),
+                "{}: precision {precision}: expected linear layers in floating point, found none; with --precision f32 a \
+                 quantised file keeps its integers",
+                self.path.display()
+            );
+            // In int8, the layers that the gate keeps.
+            let half: HashSet<String> = (graph.node.iter())
+                .filter(|node| linear_of(node).is_some_and(|l| l.storage == Storage::Float))
+                .filter_map(|node| node.input.get(1).cloned())
+                .filter(|_| precision != Precision::F32)
+                .collect();
+            let mut weights = WeightFile::create(folder, precision)?;
             let total = graph.initializer.len() as u64;
             for (i, t) in graph.initializer.drain(..).enumerate() {
                 let shape: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
                 let data_type = DataType::try_from(t.data_type)?;
-                match t.raw_data.len() < INLINE_BYTES {
-                    true => weights.inline(&t.name, data_type, &shape, t.raw_data),
-                    false => drop(weights.write(&t.name, data_type, &shape, &t.raw_data)?),
+                if half.contains(&t.name) {
+                    let values = t.raw_data.as_chunks().0.iter();
+                    let values: Vec<f32> = values.map(|&b| f32::from_le_bytes(b)).collect();
+                    weights.matrix(&t.name, &shape, &values)?;
+                } else if t.raw_data.len() < INLINE_BYTES {
+                    weights.inline(&t.name, data_type, &shape, t.raw_data);
+                } else {
+                    weights.write(&t.name, data_type, &shape, &t.raw_data)?;
                 }
                 progress(i as u64 + 1, total);
             }
             graph.initializer = weights.finish()?;
+        }
+        if options.flat {
+            flat::inline(&mut model)?;
         }
         let path = folder.join(IMAGE_ENCODER);
         std::fs::write(&path, model.encode_to_vec())
@@ -175,6 +219,14 @@ impl OnnxEncoder {
             }),
             ..Default::default()
         }
+    }
+}
+
+/// The linear layer of the dialect that `node` is.
+fn linear_of(node: &NodeProto) -> Option<Linear> {
+    match op_of(node) {
+        Some(Op::Linear(linear)) => Some(linear),
+        _ => None,
     }
 }
 

@@ -1,0 +1,129 @@
+//! Float encoders of other programs in f16 and int8.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{INT8, Scene, write_checkpoint_of};
+use pinhole::Classifier;
+use pinhole_bundle::dialect::{Linear, LinearInput, Op, Storage};
+use pinhole_model::Precision;
+
+const SIZE: usize = 16;
+const LAYERS: usize = 2;
+
+struct Exported {
+    classifier: Classifier,
+    /// Of one of the demo's photos.
+    embedding: Vec<f32>,
+    /// Linear layers of the dialect.
+    layers: Vec<Linear>,
+}
+
+fn golden(name: &str) -> PathBuf {
+    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/foreign");
+    files.join(name)
+}
+
+fn export(scene: &Scene, clip: &Path, name: &str, flags: &[&str]) -> Exported {
+    let file = golden("f32.onnx");
+    let out = scene.path(name);
+    let arguments = [
+        "--encoder",
+        file.to_str().unwrap(),
+        "--out",
+        out.to_str().unwrap(),
+    ];
+    let output = scene.run("onnx", clip, &[&arguments, flags].concat());
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}: {message}");
+    let classifier = Classifier::open(&out).unwrap();
+    assert!(classifier.self_test().unwrap().passed(), "{name}");
+    let photo = "../assets/samples/red-heart.png";
+    let photo = Path::new(env!("CARGO_MANIFEST_DIR")).join(photo);
+    let image = pinhole::open_image(photo, &Default::default()).unwrap();
+    let embedding = classifier.embed(&image).unwrap().values;
+    let operators = pinhole::internal::operators(&classifier);
+    let layers = operators.iter().filter_map(|o| match o.function {
+        Some(Op::Linear(layer)) => Some(layer),
+        _ => None,
+    });
+    Exported {
+        embedding,
+        layers: layers.collect(),
+        classifier,
+    }
+}
+
+#[test]
+fn float_layers_are_written_in_the_precision_asked_for() {
+    let scene = Scene::new("cat\ndog\n");
+    let clip = scene.path("clip");
+    write_checkpoint_of(&clip, SIZE, |_, tensor| tensor);
+    let photos = scene.photos();
+    let export = |name: &str, flags: &[&str]| {
+        // Two classes of a random model are decided by noise.
+        let flags = [flags, &["--min-agreement", "0", "--calibration", &photos]].concat();
+        export(&scene, &clip, name, &flags)
+    };
+    let count = |exported: &Exported, wanted: fn(&Linear) -> bool| {
+        exported.layers.iter().filter(|l| wanted(l)).count()
+    };
+    let cosine = |a: &Exported, b: &Exported| {
+        let products = a.embedding.iter().zip(&b.embedding);
+        products.map(|(a, b)| a * b).sum::<f32>()
+    };
+    let f32 = export("f32", &[]);
+    let all = f32.layers.len();
+    // Two of attention and two behind it in each block, and the last projection.
+    assert_eq!(all, 4 * LAYERS + 1);
+
+    let f16 = export("f16", &["--precision", "f16"]);
+    assert_eq!(f16.classifier.manifest().precision, Precision::F16);
+    assert!(f16.classifier.manifest().fidelity.unwrap().mean_cosine > 0.9999);
+    assert_eq!(f16.layers.len(), all);
+    assert!(cosine(&f32, &f16) > 0.9999, "{}", cosine(&f32, &f16));
+    let bytes = |name: &str| {
+        let file = scene.path(name).join("image_encoder.onnx");
+        std::fs::metadata(file).unwrap().len()
+    };
+    assert!(bytes("f16") < bytes("f32"));
+
+    let int8 = export("int8", &["--precision", "int8"]);
+    let manifest = int8.classifier.manifest();
+    assert_eq!(manifest.precision, Precision::Int8);
+    let fidelity = manifest.fidelity.unwrap();
+    println!("{fidelity:?}, {}", cosine(&f32, &int8));
+    assert!(fidelity.mean_cosine > 0.99, "{fidelity:?}");
+    assert_eq!(count(&int8, |l| l.storage == Storage::Int8), all);
+    // The two layers behind a norm in each block.
+    let behind_norms = count(&int8, |l| l.input == LinearInput::LayerNorm);
+    assert_eq!(behind_norms, 2 * LAYERS, "{:?}", int8.layers);
+    assert!(cosine(&f32, &int8) > 0.99, "{}", cosine(&f32, &int8));
+    // What other programs compute.
+    let flat = export("flat", &["--precision", "int8", "--flat"]);
+    assert_eq!(flat.layers.len(), 0);
+    assert!(cosine(&flat, &int8) > 0.9999, "{}", cosine(&flat, &int8));
+    let again = export("again", &["--precision", "int8"]);
+    assert_eq!(again.embedding, int8.embedding);
+}
+
+#[test]
+fn files_that_cannot_have_a_precision_are_errors() {
+    let scene = Scene::new("cat\ndog\n");
+    let clip = scene.path("clip");
+    write_checkpoint_of(&clip, SIZE, |_, tensor| tensor);
+    let run = |name: &str, flags: &[&str]| {
+        let file = golden(name);
+        let encoder = ["--encoder", file.to_str().unwrap()];
+        scene.run("onnx", &clip, &[&encoder, flags].concat())
+    };
+    let quantised = run("dynamic.onnx", &INT8);
+    let expected = ["dynamic.onnx", "expected linear layers", "--precision f32"];
+    scene.assert_fails(&quantised, &expected);
+    let few = run("f32.onnx", &["--precision", "int8"]);
+    scene.assert_fails(&few, &["--calibration", "at least 16 images", "found 0"]);
+    let gate = run("f32.onnx", &["--precision", "f16", "--min-cosine", "1"]);
+    scene.assert_fails(&gate, &["mean cosine with f32 of at least 1"]);
+    assert!(!scene.path("bundle").exists());
+}
