@@ -6,6 +6,7 @@ pub mod attributes;
 mod check;
 pub(crate) mod initializer;
 mod operators;
+mod optimizer;
 mod reshapes;
 mod sizes;
 mod structure;
@@ -256,7 +257,7 @@ fn build(
     let mut model = model.into_typed()?;
     attention_fusion::fuse(&mut model)?;
     reshapes::absorb(&mut model)?;
-    let mut model = model.into_optimized()?;
+    let mut model = optimizer::optimize(model, optimizer::MAX_TIME)?;
     operator::share_outputs(&mut model);
     SimplePlan::new(model)
 }
