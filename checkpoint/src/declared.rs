@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use pinhole_model::{Activation, VitPooling};
+use pinhole_model::{Activation, TextForm, VitPooling};
 
 use crate::Error;
 use crate::json::Object;
@@ -36,6 +36,9 @@ pub(crate) struct Declared {
     pub(crate) activation: Activation,
     pub(crate) vit: VitForm,
     pub(crate) text_activation: Activation,
+    pub(crate) text_form: TextForm,
+    /// Field and name of an image encoder of timm, except SigLIP's.
+    pub(crate) timm: Option<(String, String)>,
     pub(crate) sizes: Sizes,
 }
 
@@ -59,6 +62,18 @@ impl VitForm {
 pub(crate) struct Sizes(Vec<(Quantity, String, usize)>);
 
 impl Sizes {
+    /// The sizes of the embedding and of the text encoder in open_clip's `model_cfg` and `text_cfg`.
+    pub(crate) fn of_open_clip_text(model: &Object, text: &Object) -> Result<Sizes, Error> {
+        let mut sizes = Sizes::default();
+        sizes.add(Quantity::Embedding, model, "embed_dim")?;
+        sizes.add(Quantity::ContextLength, text, "context_length")?;
+        sizes.add(Quantity::Vocabulary, text, "vocab_size")?;
+        sizes.add(Quantity::TextWidth, text, "width")?;
+        sizes.add(Quantity::TextLayers, text, "layers")?;
+        sizes.add_or(Quantity::TextHeads, text, "heads", 8)?;
+        Ok(sizes)
+    }
+
     /// A size and its field.
     pub(crate) fn get(&self, quantity: Quantity) -> Option<(&str, usize)> {
         self.iter()

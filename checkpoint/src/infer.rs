@@ -101,9 +101,10 @@ pub(crate) fn configuration(
         width,
         layers: shapes.layers("transformer.resblocks.", "ln_1.weight")?,
         heads: heads(Quantity::TextHeads, "text", asked.text, width),
-        form: match naming.is_siglip() {
-            true => TextForm::SigLip,
-            false => TextForm::Clip,
+        form: match (naming.is_siglip(), declared) {
+            (true, _) => TextForm::SigLip,
+            (false, Some(declared)) => declared.text_form,
+            (false, None) => TextForm::Clip,
         },
     };
     let embedding = shapes.matrix("text_projection")?[1];
@@ -114,7 +115,15 @@ pub(crate) fn configuration(
         Naming::Native | Naming::CustomText => declared.map(|declared| declared.vit),
         Naming::TimmSigLip | Naming::TransformersSigLip => None,
     };
-    let image = encoders::infer(&shapes, naming, &mut image_heads, form)?;
+    let image_size = declared.and_then(|file| Some(file.sizes.get(Quantity::ImageSize)?.1));
+    let image = encoders::infer(&shapes, naming, &mut image_heads, form, image_size)?;
+    if let Some(declared) = declared
+        && let Some((field, found)) = &declared.timm
+        && image.is_in_checkpoint()
+    {
+        let expected = format!("none, as the weights have {image}");
+        return Err(Error::config(&declared.path, field, expected, found));
+    }
     let side = image.image_size();
     if side > MAX_IMAGE {
         return Err(Error::malformed(
@@ -126,7 +135,7 @@ pub(crate) fn configuration(
     if declared.is_none() && !by_width && !naming.is_siglip() {
         assumptions.extend(unstated(naming, &image));
     }
-    if text.form == TextForm::Clip && text.vocabulary > OPENAI_VOCABULARY {
+    if !naming.is_siglip() && text.vocabulary > OPENAI_VOCABULARY {
         assumptions.push(format!(
             "tokenizer: OpenAI's, which has {OPENAI_VOCABULARY} of the {} tokens of the text encoder",
             text.vocabulary
@@ -234,24 +243,17 @@ fn check_heads(
     asked: Heads,
     config: &ClipConfig,
 ) -> Result<(), Error> {
-    let (image_heads, image_width) = config.image.attention();
     let text = &config.text;
-    for (encoder, quantity, asked, heads, width) in [
-        (
-            "image",
-            Quantity::ImageHeads,
-            asked.image,
-            image_heads,
-            image_width,
-        ),
-        (
-            "text",
-            Quantity::TextHeads,
-            asked.text,
-            text.heads,
-            text.width,
-        ),
-    ] {
+    let image = (config.image.attention())
+        .map(|(heads, width)| ("image", Quantity::ImageHeads, asked.image, heads, width));
+    let text = (
+        "text",
+        Quantity::TextHeads,
+        asked.text,
+        text.heads,
+        text.width,
+    );
+    for (encoder, quantity, asked, heads, width) in image.into_iter().chain([text]) {
         let stated = declared.and_then(|file| Some((file, file.sizes.get(quantity)?.0)));
         let divides = heads != 0 && width.is_multiple_of(heads);
         let (path, source, possible) = match (asked, stated) {
@@ -345,6 +347,7 @@ pub(crate) fn check_tensors(
     }
     match state
         .names()
+        .filter(|name| config.image.is_in_checkpoint() || !encoders::timm::is_own(name))
         .find(|name| !known.contains(*name) && !is_no_parameter(name))
     {
         None => Ok(()),

@@ -48,7 +48,11 @@ impl Naming {
     /// [`Error::Unsupported`] for models of another architecture than OpenAI's CLIP.
     pub(crate) fn of(state: &StateDict) -> Result<Naming, Error> {
         let any = |prefix: &str| state.names().any(|name| name.starts_with(prefix));
-        if any("visual.trunk.attn_pool.latent") && any("visual.trunk.blocks.") && any("text.") {
+        // PE-Core has such a pooling too, with CLIP's text encoder, whose projection is one tensor.
+        if any("visual.trunk.attn_pool.latent")
+            && any("visual.trunk.blocks.")
+            && any("text.text_projection.")
+        {
             return Ok(Naming::TimmSigLip);
         }
         if any("vision_model.head.probe") && any("text_model.head.") {
@@ -72,7 +76,6 @@ impl Naming {
                 "vision_model.head.",
                 "a SigLIP image encoder alone (vision_model.head.* without text_model.head.*)",
             ),
-            ("visual.trunk.", "a timm image encoder (visual.trunk.*)"),
             (
                 "image_encoder.",
                 "a model with its own image encoder (image_encoder.*)",

@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
-use pinhole_model::{Activation, ClipConfig, CropRounding, Filter, PreprocessConfig, Resize};
+use pinhole_model::{
+    Activation, ClipConfig, CropRounding, Filter, PreprocessConfig, Resize, TextForm,
+};
 use serde_json::{Value, json};
 
-use crate::declared::{Declared, Quantity, Sizes};
+use crate::declared::{Declared, Quantity, Sizes, VitForm};
 use crate::json::{Object, whole};
 use crate::{Error, encoders, siglip};
 
@@ -52,6 +54,7 @@ const TEXT: &[&str] = &[
     "output_tokens",
     "pad_id",
     "eos_id",
+    "no_causal_mask",
 ];
 
 /// Reads `open_clip_config.json`: `model_cfg`, and `preprocess_cfg` if it is there.
@@ -69,9 +72,11 @@ pub(crate) fn read(path: &Path) -> Result<(Declared, Option<PreprocessConfig>), 
     let vision = required(&model, "vision_cfg", "open_clip's image encoder")?;
     let text = required(&model, "text_cfg", "open_clip's text encoder")?;
     let name = root.text("name")?;
-    let declared = match siglip::timm_model(&vision)? {
-        Some(timm) => siglip::read_open_clip(path, name, timm, [&model, &vision, &text])?,
-        None => read_clip(path, name, [&model, &vision, &text])?,
+    let declared = match vision.text("timm_model_name")? {
+        Some(timm) if siglip::is_siglip(timm) => {
+            siglip::read_open_clip(path, name, timm, [&model, &vision, &text])?
+        }
+        _ => read_clip(path, name, [&model, &vision, &text])?,
     };
     let Some(config) = root.object("preprocess_cfg")? else {
         return Ok((declared, None));
@@ -117,8 +122,20 @@ fn read_clip(
     name: Option<&str>,
     [model, vision, text]: [&Object; 3],
 ) -> Result<Declared, Error> {
-    refuse_other_models(model, vision, text)?;
+    let mut sizes = Sizes::of_open_clip_text(model, text)?;
+    sizes.add_square(Quantity::ImageSize, vision, "image_size")?;
+    // An encoder of timm comes from an ONNX file, whatever it is.
+    let vit = match vision.text("timm_model_name")? {
+        Some(_) => VitForm::CLIP,
+        None => {
+            refuse_other_encoders(vision)?;
+            add_image_sizes(vision, &mut sizes)?;
+            encoders::open_clip_form(vision)?
+        }
+    };
+    refuse_other_models(model, text)?;
     check_tokenizer(text)?;
+    let unmasked = text.flag("no_causal_mask")?.unwrap_or(false);
     let quick = model.flag("quick_gelu")?.unwrap_or(false);
     let activation = if quick {
         Activation::QuickGelu
@@ -130,14 +147,19 @@ fn read_clip(
         name: name.map(str::to_owned),
         activation,
         text_activation: activation,
-        vit: encoders::open_clip_form(vision)?,
-        sizes: sizes(model, vision, text)?,
+        text_form: match unmasked {
+            true => TextForm::ClipUnmasked,
+            false => TextForm::Clip,
+        },
+        timm: (vision.text("timm_model_name")?)
+            .map(|timm| (vision.dotted("timm_model_name"), timm.to_owned())),
+        vit,
+        sizes,
     })
 }
 
-/// Refuses settings of models other than CLIP's.
-fn refuse_other_models(model: &Object, vision: &Object, text: &Object) -> Result<(), Error> {
-    model.only(MODEL, &[])?;
+/// Refuses settings of image encoders other than CLIP's.
+fn refuse_other_encoders(vision: &Object) -> Result<(), Error> {
     vision.only(
         VISION,
         &[
@@ -147,7 +169,12 @@ fn refuse_other_models(model: &Object, vision: &Object, text: &Object) -> Result
             ("attn_pooler_queries", 256.into()),
             ("attn_pooler_heads", 8.into()),
         ],
-    )?;
+    )
+}
+
+/// Refuses settings of models with another text encoder than CLIP's.
+fn refuse_other_models(model: &Object, text: &Object) -> Result<(), Error> {
+    model.only(MODEL, &[])?;
     text.only(
         TEXT,
         &[
@@ -171,25 +198,17 @@ fn check_tokenizer(text: &Object) -> Result<(), Error> {
     )
 }
 
-fn sizes(model: &Object, vision: &Object, text: &Object) -> Result<Sizes, Error> {
-    let mut sizes = Sizes::default();
-    sizes.add(Quantity::Embedding, model, "embed_dim")?;
-    sizes.add_square(Quantity::ImageSize, vision, "image_size")?;
+fn add_image_sizes(vision: &Object, sizes: &mut Sizes) -> Result<(), Error> {
     sizes.add(Quantity::ImageWidth, vision, "width")?;
     let head_width = vision.number("head_width")?.unwrap_or(HEAD_WIDTH);
     if head_width == 0 {
         return Err(vision.wrong("head_width", "a number above zero"));
     }
-    if let Some(width) = encoders::read_open_clip(vision, &mut sizes)? {
+    if let Some(width) = encoders::read_open_clip(vision, sizes)? {
         let field = vision.dotted("head_width");
         sizes.push(Quantity::ImageHeads, field, width / head_width);
     }
-    sizes.add(Quantity::ContextLength, text, "context_length")?;
-    sizes.add(Quantity::Vocabulary, text, "vocab_size")?;
-    sizes.add(Quantity::TextWidth, text, "width")?;
-    sizes.add(Quantity::TextLayers, text, "layers")?;
-    sizes.add_or(Quantity::TextHeads, text, "heads", 8)?;
-    Ok(sizes)
+    Ok(())
 }
 
 /// open_clip's `PreprocessCfg`, with its defaults.
@@ -251,10 +270,9 @@ pub(crate) fn describe(path: &Path, config: &ClipConfig) -> Result<Value, Error>
     };
     let mut vision = encoders::write_open_clip(path, &config.image)?;
     vision.insert("image_size".into(), json!(config.image.image_size()));
-    vision.insert(
-        "head_width".into(),
-        json!(head_width(config.image.attention())?),
-    );
+    if let Some(attention) = config.image.attention() {
+        vision.insert("head_width".into(), json!(head_width(attention)?));
+    }
     let text = &config.text;
     head_width((text.heads, text.width))?;
     let mut description = json!({
@@ -277,6 +295,9 @@ pub(crate) fn describe(path: &Path, config: &ClipConfig) -> Result<Value, Error>
     }
     if let Some(scaled) = config.preprocessing.resize_to {
         description["pinhole"]["resize_to"] = json!(scaled);
+    }
+    if text.form == TextForm::ClipUnmasked {
+        description["model_cfg"]["text_cfg"]["no_causal_mask"] = json!(true);
     }
     if let Some(name) = &config.name {
         description["name"] = json!(name);

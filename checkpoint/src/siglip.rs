@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pinhole_model::Activation;
+use pinhole_model::{Activation, TextForm};
 
 use crate::Error;
 use crate::declared::{Declared, Quantity, Sizes, VitForm};
@@ -22,9 +22,9 @@ const HEADS: [(&str, usize); 3] = [
     ("vit_giantopt_patch", 16),
 ];
 
-/// The name in `vision_cfg` of an encoder of timm, which SigLIP's are to open_clip.
-pub(crate) fn timm_model(vision: &Object) -> Result<Option<&str>, Error> {
-    vision.text("timm_model_name")
+/// Whether an encoder of timm, which SigLIP's are to open_clip, is one of them by its name in `vision_cfg`.
+pub(crate) fn is_siglip(timm: &str) -> bool {
+    timm.contains("siglip")
 }
 
 /// Reads the three objects of `model_cfg` with timm's encoder `timm`.
@@ -34,12 +34,6 @@ pub(crate) fn read_open_clip(
     timm: &str,
     [model, vision, text]: [&Object; 3],
 ) -> Result<Declared, Error> {
-    if !timm.contains("siglip") {
-        return Err(vision.wrong(
-            "timm_model_name",
-            "a SigLIP's; export other encoders of timm to ONNX, and pass that as --encoder",
-        ));
-    }
     model.only(
         &[
             "embed_dim",
@@ -116,8 +110,7 @@ pub(crate) fn read_open_clip(
             }
         }
     };
-    let mut sizes = Sizes::default();
-    sizes.add(Quantity::Embedding, model, "embed_dim")?;
+    let mut sizes = Sizes::of_open_clip_text(model, text)?;
     sizes.add_square(Quantity::ImageSize, vision, "image_size")?;
     if let Some((_, heads)) = HEADS.iter().find(|(start, _)| timm.starts_with(start)) {
         sizes.push(
@@ -126,11 +119,6 @@ pub(crate) fn read_open_clip(
             *heads,
         );
     }
-    sizes.add(Quantity::ContextLength, text, "context_length")?;
-    sizes.add(Quantity::Vocabulary, text, "vocab_size")?;
-    sizes.add(Quantity::TextWidth, text, "width")?;
-    sizes.add(Quantity::TextLayers, text, "layers")?;
-    sizes.add_or(Quantity::TextHeads, text, "heads", 8)?;
     Ok(Declared {
         path: path.to_owned(),
         name: name.map(str::to_owned),
@@ -139,6 +127,8 @@ pub(crate) fn read_open_clip(
             false => Activation::Gelu,
         },
         text_activation,
+        text_form: TextForm::SigLip,
+        timm: None,
         vit: VitForm::CLIP,
         sizes,
     })
@@ -194,6 +184,8 @@ pub(crate) fn read_transformers(path: &Path) -> Result<Declared, Error> {
         name: name.map(str::to_owned),
         activation: activation(&vision)?,
         text_activation: activation(&text)?,
+        text_form: TextForm::SigLip,
+        timm: None,
         vit: VitForm::CLIP,
         sizes,
     })

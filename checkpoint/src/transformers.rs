@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pinhole_model::{Activation, CropRounding, Filter, PreprocessConfig, Resize};
+use pinhole_model::{Activation, CropRounding, Filter, PreprocessConfig, Resize, TextForm};
 use serde_json::{Map, Value, json};
 
 use crate::Error;
@@ -94,6 +94,8 @@ pub(crate) fn read(path: &Path) -> Result<Declared, Error> {
         activation: both.0,
         vit: VitForm::CLIP,
         text_activation: both.1,
+        text_form: TextForm::Clip,
+        timm: None,
         sizes,
     })
 }

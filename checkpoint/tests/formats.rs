@@ -287,7 +287,7 @@ fn weights_without_a_configuration_need_the_activation_option() {
         text: Some(2),
     };
     let found = Checkpoint::open(&path, &options).unwrap();
-    assert_eq!(found.config().image.attention(), (2, 32));
+    assert_eq!(found.config().image.attention(), Some((2, 32)));
     assert_eq!(found.config().text.heads, 2);
     options.heads.text = Some(5);
     let error = Checkpoint::open(&path, &options).unwrap_err().to_string();
@@ -305,7 +305,7 @@ fn heads_that_are_asked_for_override_a_file_and_are_noted() {
         ..OpenOptions::default()
     };
     let found = Checkpoint::open(&path, &heads(Some(4))).unwrap();
-    assert_eq!(found.config().image.attention(), (4, 32));
+    assert_eq!(found.config().image.attention(), Some((4, 32)));
     assert_eq!(found.config().text.heads, 2);
     let [note] = found.assumptions() else {
         panic!("{:?}", found.assumptions())

@@ -29,7 +29,7 @@ pub(crate) struct EncoderComparison<'a> {
 
 impl EncoderComparison<'_> {
     /// Compares the embeddings of a few `images` with those of the checkpoint's own image encoder. Returns a warning if
-    /// they differ; where the encoders have other sizes, nothing is compared.
+    /// they differ; where the encoders have other sizes, or the checkpoint's is not read, nothing is compared.
     ///
     /// # Errors
     /// An image or a tensor that cannot be read.
@@ -39,7 +39,8 @@ impl EncoderComparison<'_> {
         progress: &mut ExportProgress,
     ) -> Result<Option<String>> {
         let config = self.checkpoint.config();
-        if config.image.image_size() != self.file.image_size
+        if !config.image.is_in_checkpoint()
+            || config.image.image_size() != self.file.image_size
             || config.embedding != self.file.embedding_size
         {
             return Ok(None);

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use pinhole_bundle::{
     BundleWriter, FORMAT, Golden, GoldenImage, HeadKind, Manifest, ModelInfo, UnknownPolicy,
     VERSION,
 };
 use pinhole_checkpoint::Checkpoint;
-use pinhole_model::{Precision, PreprocessConfig, Score, TextForm};
+use pinhole_model::{Precision, PreprocessConfig, Score, TextEncoderConfig, TextForm};
 
 use crate::calibrate::{CalibrationOptions, CalibrationStage, Logits};
 use crate::class_embeddings::{ClassPrompts, TextOptions, TextStage, text_checkpoint};
@@ -71,14 +71,10 @@ pub fn export(options: &ExportOptions, progress: &mut ExportProgress) -> Result<
     let logit_scale = *logit_scale;
     check_sizes(options)?;
     encoder.check_images(calibration.images)?;
-    if let Some(checkpoint) = checkpoint {
-        let config = &checkpoint.config().text;
-        ensure!(
-            config.form == TextForm::Clip || !text.include_text_encoder,
-            "--with-text: expected a CLIP model, found a SigLIP, whose tokenizer and vocabulary of {} tokens are too large \
-             for a board; omit --with-text, and export again to change the classes",
-            config.vocabulary
-        );
+    if let Some(checkpoint) = checkpoint
+        && text.include_text_encoder
+    {
+        check_text_encoder(&checkpoint.config().text)?;
     }
     // First, so that a wrong output folder is reported before the long steps.
     let writer = BundleWriter::create(options.out)?;
@@ -195,6 +191,22 @@ pub fn export(options: &ExportOptions, progress: &mut ExportProgress) -> Result<
         warning: image.warning,
         not_calibrated,
     })
+}
+
+/// Checks that a bundle can include the text encoder.
+fn check_text_encoder(text: &TextEncoderConfig) -> Result<()> {
+    match text.form {
+        TextForm::Clip => Ok(()),
+        TextForm::ClipUnmasked => bail!(
+            "--with-text: expected a text encoder with a causal mask, found one without (MobileCLIP's), which bundles do not \
+             have; omit --with-text, and export again to change the classes"
+        ),
+        TextForm::SigLip => bail!(
+            "--with-text: expected a CLIP model, found a SigLIP, whose tokenizer and vocabulary of {} tokens are too large \
+             for a board; omit --with-text, and export again to change the classes",
+            text.vocabulary
+        ),
+    }
 }
 
 /// Checks that the embeddings of images and classes have one length, before anything is computed.

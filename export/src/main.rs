@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use pinhole::internal::{PrintableWriter, end_with_usage};
@@ -146,7 +146,8 @@ struct OnnxArgs {
     #[arg(long, default_value = "normalised", ignore_case = true)]
     encoder_pixels: PixelRange,
     /// CLIP checkpoint whose text encoder and preprocessing belong to the encoder: OpenAI's .pt; open_clip's .safetensors,
-    /// .bin or .pt; a folder of open_clip, transformers or pinhole-train; hf:ORG/NAME[@REVISION]
+    /// .bin or .pt; a folder of open_clip, transformers or pinhole-train; hf:ORG/NAME[@REVISION]. Its own image encoder may
+    /// be one of timm, as of MobileCLIP
     #[arg(
         long,
         value_name = "CHECKPOINT",
@@ -324,6 +325,12 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn bundle(args: &BundleArgs) -> Result<()> {
     let checkpoint = open(&args.model.clip, &args.model.unstated)?;
+    ensure!(
+        checkpoint.config().image.is_in_checkpoint(),
+        "{}: expected an image encoder of CLIP or SigLIP, found one of timm (visual.trunk.*); export model.visual with \
+         torch.onnx.export, and pass the file to pinhole-export onnx --encoder, with this checkpoint as --clip",
+        args.model.clip.display()
+    );
     let encoder = (args.precision).encoder(EncoderSource::Checkpoint(&checkpoint));
     let parts = ModelParts {
         checkpoint: Some(&checkpoint),

@@ -52,6 +52,9 @@ pub enum TextForm {
     /// without bias.
     #[default]
     Clip,
+    /// MobileCLIP: as [`TextForm::Clip`] without a mask, so that every token attends to the padding too: texts are padded
+    /// with id 0 to the context length.
+    ClipUnmasked,
     /// SigLIP: no mask; texts are padded to the context length, and the output is that of the last position; epsilon 1e-6;
     /// a projection with a bias.
     SigLip,
@@ -66,7 +69,7 @@ impl TextForm {
     /// Epsilon of the layer norms.
     pub fn epsilon(self) -> f32 {
         match self {
-            Self::Clip => 1e-5,
+            Self::Clip | Self::ClipUnmasked => 1e-5,
             Self::SigLip => 1e-6,
         }
     }
@@ -106,6 +109,7 @@ impl fmt::Display for ClipConfig {
         } = &self.text;
         let form = match form {
             TextForm::Clip => "",
+            TextForm::ClipUnmasked => "unmasked ",
             TextForm::SigLip => "SigLIP's ",
         };
         write!(

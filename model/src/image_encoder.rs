@@ -63,6 +63,12 @@ pub enum ImageEncoderConfig {
         /// Heads of the attention pool; divides 32 x `width`.
         heads: usize,
     },
+    /// An encoder of timm in open_clip's models (`visual.trunk`). Its network is taken from an ONNX file; its tensors in a
+    /// checkpoint are not read.
+    Timm {
+        /// Side of the square image in pixels.
+        image_size: u32,
+    },
 }
 
 impl ImageEncoderConfig {
@@ -71,7 +77,8 @@ impl ImageEncoderConfig {
         match self {
             Self::VisionTransformer { image_size, .. }
             | Self::SigLip { image_size, .. }
-            | Self::ModifiedResNet { image_size, .. } => *image_size,
+            | Self::ModifiedResNet { image_size, .. }
+            | Self::Timm { image_size } => *image_size,
         }
     }
 
@@ -81,13 +88,21 @@ impl ImageEncoderConfig {
             Self::VisionTransformer { .. } => "vision transformer",
             Self::SigLip { .. } => "SigLIP",
             Self::ModifiedResNet { .. } => "ModifiedResNet",
+            Self::Timm { .. } => "encoder of timm",
         }
     }
 
-    /// Epsilon of the layer norms.
+    /// Whether a checkpoint's tensors are read as this encoder; otherwise it comes from an ONNX file.
+    pub fn is_in_checkpoint(&self) -> bool {
+        !matches!(self, Self::Timm { .. })
+    }
+
+    /// Epsilon of the layer norms of encoders that are read from checkpoints.
     pub fn epsilon(&self) -> f32 {
         match self {
-            Self::VisionTransformer { .. } | Self::ModifiedResNet { .. } => 1e-5,
+            Self::VisionTransformer { .. } | Self::ModifiedResNet { .. } | Self::Timm { .. } => {
+                1e-5
+            }
             Self::SigLip { .. } => 1e-6,
         }
     }
@@ -124,16 +139,18 @@ impl ImageEncoderConfig {
                 ([3, 15, 36, 10], 128) => "RN50x64".into(),
                 _ => format!("ModifiedResNet {layers:?}, {width} wide"),
             },
+            Self::Timm { .. } => self.family().into(),
         }
     }
 
-    /// Number of attention heads, and the width that they divide.
-    pub fn attention(&self) -> (usize, usize) {
+    /// Number of attention heads, and the width that they divide; `None` if no tensor depends on them.
+    pub fn attention(&self) -> Option<(usize, usize)> {
         match self {
             Self::VisionTransformer { heads, width, .. } | Self::SigLip { heads, width, .. } => {
-                (*heads, *width)
+                Some((*heads, *width))
             }
-            Self::ModifiedResNet { heads, width, .. } => (*heads, 32 * width),
+            Self::ModifiedResNet { heads, width, .. } => Some((*heads, 32 * width)),
+            Self::Timm { .. } => None,
         }
     }
 
@@ -188,6 +205,7 @@ impl ImageEncoderConfig {
                 width,
                 ..
             } => add_resnet(*image_size as usize, layers, *width, embedding, shapes),
+            Self::Timm { .. } => {}
         }
     }
 }
@@ -290,6 +308,9 @@ impl fmt::Display for ImageEncoderConfig {
                 "ModifiedResNet of {layers:?} blocks, width {width}, {heads} heads, images of \
                  {image_size} pixels"
             ),
+            Self::Timm { image_size } => {
+                write!(f, "encoder of timm, images of {image_size} pixels")
+            }
         }
     }
 }

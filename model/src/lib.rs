@@ -123,7 +123,7 @@ mod tests {
             (resnet, "RN50", (32, 2048), 1024, 38_316_896 + 2 * 26_624),
         ] {
             assert_eq!(image.usual_name(), name);
-            assert_eq!(image.attention(), attention);
+            assert_eq!(image.attention(), Some(attention));
             let mut shapes = shapes::Shapes::default();
             image.add_tensors(embedding, &mut shapes);
             let sizes = shapes

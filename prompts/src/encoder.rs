@@ -11,8 +11,9 @@ pub use weights::Weight;
 pub(crate) use weights::checked;
 use weights::{Block, LayerNorm, Linear, Projections, floats};
 
-/// The text encoder of a CLIP model, a causal transformer whose output is taken at the end-of-text token, or of a SigLIP
-/// model, without a mask and with the output of the last position, up to which texts are padded. It computes in f32, or in 8-bit integers in linear layers whose weights are [`Weight::Int8`]; their input rows are quantised one by
+/// The text encoder of a CLIP model, a causal transformer whose output is taken at the end-of-text token; of a MobileCLIP
+/// model, the same without a mask; or of a SigLIP model, without a mask and with the output of the last position. Without a
+/// mask, texts are padded up to the context length. It computes in f32, or in 8-bit integers in linear layers whose weights are [`Weight::Int8`]; their input rows are quantised one by
 /// one, so that no row depends on another.
 ///
 /// Tokens after CLIP's end-of-text have no effect and are not computed; in the last block only the row of the output is
@@ -52,6 +53,9 @@ impl Prefix {
 /// Rows per batch: enough that reading the weights takes a small part of the time, few enough for small buffers (10 MB at
 /// width 512).
 const BATCH_ROWS: usize = 512;
+
+/// The id that follows the end of a text in CLIP.
+const CLIP_PADDING: u32 = 0;
 
 impl TextEncoder {
     /// Reads the text encoder of a checkpoint.
@@ -133,7 +137,7 @@ impl TextEncoder {
         let ln_final = LayerNorm::new("ln_final", w, config.form.epsilon(), source)?;
         let text_projection = floats(source, "text_projection", &[w, embedding])?;
         let bias = match config.form {
-            TextForm::Clip => None,
+            TextForm::Clip | TextForm::ClipUnmasked => None,
             TextForm::SigLip => Some(floats(source, weights::PROJECTION_BIAS, &[embedding])?),
         };
         let bias = bias.as_deref();
@@ -198,12 +202,22 @@ impl TextEncoder {
     pub fn embed_batch<T: AsRef<[u32]>>(&self, texts: &[T]) -> Result<Vec<f32>, Error> {
         let mut rows = Vec::new();
         let mut lengths = Vec::with_capacity(texts.len());
+        let mut outputs = Vec::with_capacity(texts.len());
         for text in texts {
-            let length = match self.config.form {
+            let (length, output) = match self.config.form {
                 TextForm::Clip => {
                     let text = until_end(text.as_ref());
                     self.append_token_rows(text, &mut rows)?;
-                    text.len()
+                    (text.len(), text.len().saturating_sub(1))
+                }
+                TextForm::ClipUnmasked => {
+                    let text = until_end(text.as_ref());
+                    let context = self.config.context_length;
+                    self.check_length("tokens of a text", 0, text.len(), 0)?;
+                    self.append_token_rows(text, &mut rows)?;
+                    let padding = vec![CLIP_PADDING; context - text.len()];
+                    self.append_token_rows(&padding, &mut rows)?;
+                    (context, text.len() - 1)
                 }
                 TextForm::SigLip => {
                     let text = text.as_ref();
@@ -216,12 +230,13 @@ impl TextEncoder {
                         });
                     }
                     self.append_token_rows(text, &mut rows)?;
-                    expected
+                    (expected, expected - 1)
                 }
             };
             lengths.push(length);
+            outputs.push(output);
         }
-        self.embed_after(None, &rows, &lengths)
+        self.embed_texts(None, &[], &rows, &lengths, &outputs)
     }
 
     /// The rows [tokens, width] of the token embedding, without positions.
@@ -272,13 +287,14 @@ impl TextEncoder {
     ///
     /// # Errors
     /// [`Error::Input`] unless these are one or more complete rows, and fewer than `context_length` with those of `after`;
-    /// [`Error::Prefix`] for a prefix of another encoder; [`Error::NotCausal`] for SigLIP's.
+    /// [`Error::Prefix`] for a prefix of another encoder; [`Error::NotCausal`] for an encoder without a mask.
     pub fn prefix(&self, rows: &[f32], after: Option<&Prefix>) -> Result<Prefix, Error> {
         self.check_causal()?;
         let before = self.check_prefix(after)?;
         let length = self.whole_rows(rows)?;
         self.check_length("rows of a prefix", before, length, 1)?;
-        Ok(self.embed_batch_of_rows(after, rows, &[], &[], &mut Work::default(), &mut []))
+        let (texts, mut work) = ([&[][..]; 2], Work::default());
+        Ok(self.embed_batch_of_rows(after, rows, &[], texts, &mut work, &mut []))
     }
 
     /// The L2-normalised embeddings [texts, D] of texts that begin with a prefix. `rows` [sum of lengths, width] holds the
@@ -287,7 +303,8 @@ impl TextEncoder {
     ///
     /// # Errors
     /// [`Error::Input`] for a text without rows, for one that is too long with its prefix, and for rows that do not match
-    /// `lengths`; [`Error::Prefix`] for a prefix of another encoder; [`Error::NotCausal`] for one with SigLIP's;
+    /// `lengths`; [`Error::Prefix`] for a prefix of another encoder; [`Error::NotCausal`] for one, or for any text of
+    /// MobileCLIP, whose padding would be missing, with an encoder without a mask;
     /// [`Error::DegenerateText`].
     pub fn embed_after(
         &self,
@@ -311,10 +328,25 @@ impl TextEncoder {
         rows: &[f32],
         lengths: &[usize],
     ) -> Result<Vec<f32>, Error> {
-        let width = self.config.width;
-        if prefix.is_some() || !trunk.is_empty() {
+        // The padding would be missing.
+        if prefix.is_some() || !trunk.is_empty() || self.config.form == TextForm::ClipUnmasked {
             self.check_causal()?;
         }
+        let last: Vec<usize> = lengths.iter().map(|l| l.saturating_sub(1)).collect();
+        self.embed_texts(prefix, trunk, rows, lengths, &last)
+    }
+
+    /// [`TextEncoder::embed_branches`] with the row of each text whose output is its embedding, for any form. Prefix and
+    /// trunk require a causal one.
+    fn embed_texts(
+        &self,
+        prefix: Option<&Prefix>,
+        trunk: &[f32],
+        rows: &[f32],
+        lengths: &[usize],
+        outputs: &[usize],
+    ) -> Result<Vec<f32>, Error> {
+        let width = self.config.width;
         let before = self.check_prefix(prefix)?;
         let shared = self.whole_rows(trunk)?;
         let mut all = 0usize;
@@ -348,7 +380,7 @@ impl TextEncoder {
                 prefix,
                 trunk,
                 &rows[row * width..][..batch * width],
-                &lengths[text..end],
+                [&lengths[text..end], &outputs[text..end]],
                 &mut work,
                 &mut embeddings[text * self.embedding..end * self.embedding],
             );
@@ -366,14 +398,14 @@ impl TextEncoder {
         Ok(embeddings)
     }
 
-    /// Runs the blocks; all steps but the attention run over the rows of the trunk and of all texts at once. The embeddings
-    /// are not normalised. Returns the prefix extended by the trunk, or an empty one without a trunk.
+    /// Runs the blocks; all steps but the attention run over the rows of the trunk and of all texts at once. The embeddings,
+    /// of the row `outputs` of each text, are not normalised. Returns the prefix extended by the trunk, or an empty one without a trunk.
     fn embed_batch_of_rows(
         &self,
         prefix: Option<&Prefix>,
         trunk: &[f32],
         rows: &[f32],
-        lengths: &[usize],
+        [lengths, outputs]: [&[usize]; 2],
         work: &mut Work,
         embeddings: &mut [f32],
     ) -> Prefix {
@@ -410,7 +442,7 @@ impl TextEncoder {
                 if lengths.is_empty() {
                     break;
                 }
-                keep_last_rows(&mut work.x, width, shared, lengths);
+                keep_outputs(&mut work.x, width, shared, [lengths, outputs]);
                 work.query(query, &block.ln_1);
             }
             self.attend(work, block, known, shared, lengths);
@@ -713,12 +745,13 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
-/// Keeps only the last row of each text; the first text starts after `shared` rows.
-fn keep_last_rows(x: &mut Vec<f32>, width: usize, shared: usize, lengths: &[usize]) {
-    let mut end = shared;
-    for (i, length) in lengths.iter().enumerate() {
-        end += length;
-        x.copy_within((end - 1) * width..end * width, i * width);
+/// Keeps only the output row of each text; the first text starts after `shared` rows.
+fn keep_outputs(x: &mut Vec<f32>, width: usize, shared: usize, [lengths, outputs]: [&[usize]; 2]) {
+    let mut start = shared;
+    for (i, (length, output)) in lengths.iter().zip(outputs).enumerate() {
+        let row = start + output;
+        x.copy_within(row * width..(row + 1) * width, i * width);
+        start += length;
     }
     x.truncate(lengths.len() * width);
 }

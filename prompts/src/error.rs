@@ -47,7 +47,7 @@ pub enum Error {
 
     /// Texts of an encoder without a causal mask have no rows in common.
     #[error(
-        "SigLIP's text encoder: expected a causal one (CLIP's), in which texts that begin with the same words share their \
+        "text encoder without a mask (SigLIP's, MobileCLIP's): expected a causal one (CLIP's), in which texts that begin with the same words share their \
          computation"
     )]
     NotCausal,

@@ -139,7 +139,7 @@ pub(crate) fn check_learner(
     if encoder.config().form != TextForm::Clip {
         return wrong(
             "text encoder",
-            "SigLIP's".into(),
+            "one without a causal mask (SigLIP's, MobileCLIP's)".into(),
             "CLIP's: the context vectors of CoOp and CoCoOp belong to its tokens, and CoCoOp's prompts share what a causal \
              text encoder has computed; use templates"
                 .into(),

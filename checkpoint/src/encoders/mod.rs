@@ -4,6 +4,7 @@
 
 mod resnet;
 mod siglip;
+pub(crate) mod timm;
 mod vit;
 
 use std::path::Path;
@@ -18,15 +19,19 @@ use crate::names::Naming;
 use crate::shapes::Shapes;
 
 /// The image encoder that the tensors of a file make up. `heads` gives the number of attention heads for a
-/// width, `form` what a configuration file states about a vision transformer beside its sizes.
+/// width, `form` what a configuration file states about a vision transformer beside its sizes, `image_size` the size that
+/// it states.
 pub(crate) fn infer(
     shapes: &Shapes,
     naming: Naming,
     heads: &mut dyn FnMut(usize) -> usize,
     form: Option<VitForm>,
+    image_size: Option<usize>,
 ) -> Result<ImageEncoderConfig, Error> {
     if naming.is_siglip() {
         siglip::infer(shapes, heads)
+    } else if timm::matches(shapes) {
+        timm::infer(shapes, image_size)
     } else if resnet::matches(shapes) {
         resnet::infer(shapes, heads)
     } else {
@@ -38,10 +43,11 @@ pub(crate) fn infer(
 pub(crate) fn size(image: &ImageEncoderConfig, quantity: Quantity) -> Option<usize> {
     match (quantity, image) {
         (Quantity::ImageSize, _) => Some(image.image_size() as usize),
-        (Quantity::ImageHeads, _) => Some(image.attention().0),
+        (Quantity::ImageHeads, _) => image.attention().map(|(heads, _)| heads),
         (_, ImageEncoderConfig::VisionTransformer { .. }) => vit::size(image, quantity),
         (_, ImageEncoderConfig::SigLip { .. }) => siglip::size(image, quantity),
         (_, ImageEncoderConfig::ModifiedResNet { .. }) => resnet::size(image, quantity),
+        (_, ImageEncoderConfig::Timm { .. }) => None,
     }
 }
 
@@ -75,5 +81,9 @@ pub(crate) fn write_open_clip(
             "a SigLIP model, whose configuration is not written",
         )),
         ImageEncoderConfig::ModifiedResNet { .. } => resnet::write_open_clip(path, image),
+        ImageEncoderConfig::Timm { .. } => Err(Error::unsupported(
+            path,
+            "an image encoder of timm, whose tensors are not read",
+        )),
     }
 }

@@ -159,6 +159,7 @@ fn build(graph: &mut GraphBuilder) -> Result<()> {
             heads,
             ..
         } => resnet::build(graph, layers, width, heads),
+        ImageEncoderConfig::Timm { .. } => bail!("an encoder of timm has no tensors to read"),
     }
 }
 
@@ -170,6 +171,6 @@ pub(crate) fn patch_layer(config: &ImageEncoderConfig) -> Option<(&'static str, 
         | ImageEncoderConfig::SigLip { patch_size, .. } => {
             Some((vit::PATCH_EMBEDDING, patch_size as usize))
         }
-        ImageEncoderConfig::ModifiedResNet { .. } => None,
+        ImageEncoderConfig::ModifiedResNet { .. } | ImageEncoderConfig::Timm { .. } => None,
     }
 }

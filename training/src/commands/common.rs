@@ -51,8 +51,8 @@ impl ModelArgs {
         let clip = Checkpoint::open(path, &options)?;
         ensure!(
             clip.config().text.form == TextForm::Clip,
-            "{}: expected a CLIP model, found a SigLIP, whose text encoder and loss are not implemented for training and \
-             evaluation; pinhole-export takes it",
+            "{}: expected a CLIP model, found a SigLIP or MobileCLIP, whose text encoder without a causal mask is not \
+             implemented for training and evaluation; pinhole-export takes it",
             path.display()
         );
         for assumption in clip.assumptions() {
