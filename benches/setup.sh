@@ -25,37 +25,60 @@ current() {
     fi
 }
 
-# ViT-B/32 with random weights: its image encoder as files for the peers in $peers/files, and as a bundle of each precision in
-# $peers/bundles, in f32 and int8 also with a conditional head of 100 classes (cocoop-...).
-vit_b_32() {
+# encoder NAME: an encoder of tests/reference/random_encoders.py as files for the peers in $peers/NAME/files, and as a bundle
+# of each precision in $peers/NAME/bundles. A precision that pinhole-export does not have for the encoder is reported.
+encoder() {
+    local folder=$peers/$1
     cargo build --quiet --release -p pinhole-cli -p pinhole-export
-    mkdir -p "$peers"
-    local makers=(benches/make_peers.py tests/conformance/random_checkpoint.py tests/reference/requirements.txt assets/samples/*)
-    if ! current "$peers/files" "${makers[@]}"; then
+    mkdir -p "$folder"
+    if ! current "$folder/files" benches/make_peers.py tests/reference/{random_encoders.py,requirements.txt} \
+        tests/conformance/random_checkpoint.py assets/samples/*; then
         environment reference-venv tests/reference/requirements.txt
-        mkdir "$peers/files"
-        "$target/reference-venv/bin/python" tests/conformance/random_checkpoint.py ViT-B-32 "$peers/files/clip"
-        "$target/reference-venv/bin/python" -W ignore benches/make_peers.py "$peers/files/clip" "$peers/files"
-        echo "$key" > "$peers/files/key"
+        "$target/reference-venv/bin/python" -W ignore benches/make_peers.py "$1" "$folder/files"
+        echo "$key" > "$folder/files/key"
     fi
-    if ! current "$peers/bundles" "$peers/files/key" "$target/release/pinhole-export" benches/make_prompt_learner.py \
-        benches/setup.sh; then
-        environment reference-venv tests/reference/requirements.txt
-        mkdir "$peers/bundles"
-        echo thing > "$peers/classes.txt"
+    if ! current "$folder/bundles" "$folder/files/key" "$target/release/pinhole-export" benches/setup.sh; then
+        mkdir "$folder/bundles"
         local precision
         for precision in f32 f16 int8; do
-            "$target/release/pinhole-export" bundle --clip "$peers/files/clip" --classes "$peers/classes.txt" \
-                --precision "$precision" --min-cosine 0 --min-agreement 0 --out "$peers/bundles/$precision"
+            export_encoder "$folder" $precision || [ $precision != f32 ] || exit 1
         done
-        seq -f 'thing number %g' 100 > "$peers/classes-100.txt"
-        "$target/reference-venv/bin/python" benches/make_prompt_learner.py "$peers/prompt_learner.safetensors"
+        echo "$key" > "$folder/bundles/key"
+    fi
+}
+
+# export_encoder FOLDER PRECISION: FOLDER/bundles/PRECISION from FOLDER/files, from the checkpoint if it is there. Its quality
+# is not judged, as the weights are random.
+export_encoder() {
+    local files=$1/files from log
+    if [ -e "$files/clip" ]; then
+        from=(bundle --clip "$files/clip")
+    else
+        from=(onnx --encoder "$files/f32.onnx" --preprocessing "$files/open_clip_config.json")
+    fi
+    # f32 is the default.
+    [ "$2" = f32 ] || from+=(--precision "$2" --min-cosine 0 --min-agreement 0 --calibration assets/samples)
+    if ! log=$("$target/release/pinhole-export" "${from[@]}" --classes "$files/classes.txt" \
+        --class-embeddings "$files/classes.npy" --out "$1/bundles/$2" 2>&1); then
+        printf 'note: %s: no bundle in %s:\n%s\n' "${1##*/}" "$2" "$log" >&2
+        return 1
+    fi
+}
+
+# conditional_bundles NAME: the encoder's bundles in f32 and int8 with a conditional head of 100 classes, cocoop-PRECISION.
+conditional_bundles() {
+    local folder=$peers/$1 precision
+    if ! current "$folder/conditional" "$folder/bundles/key" benches/{make_prompt_learner.py,setup.sh}; then
+        environment reference-venv tests/reference/requirements.txt
+        mkdir "$folder/conditional"
+        seq -f 'thing number %g' 100 > "$folder/conditional/classes.txt"
+        "$target/reference-venv/bin/python" benches/make_prompt_learner.py "$folder/conditional/prompt_learner.safetensors"
         for precision in f32 int8; do
-            "$target/release/pinhole-export" bundle --clip "$peers/files/clip" --classes "$peers/classes-100.txt" \
-                --prompt-learner "$peers/prompt_learner.safetensors" --calibration assets/samples \
-                --precision "$precision" --min-cosine 0 --min-agreement 0 --out "$peers/bundles/cocoop-$precision"
+            "$target/release/pinhole-export" bundle --clip "$folder/files/clip" --classes "$folder/conditional/classes.txt" \
+                --prompt-learner "$folder/conditional/prompt_learner.safetensors" --calibration assets/samples \
+                --precision "$precision" --min-cosine 0 --min-agreement 0 --out "$folder/conditional/cocoop-$precision"
         done
-        echo "$key" > "$peers/bundles/key"
+        echo "$key" > "$folder/conditional/key"
     fi
 }
 

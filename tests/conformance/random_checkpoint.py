@@ -1,8 +1,8 @@
 """Writes an open_clip checkpoint folder with random weights: random_checkpoint.py FAMILY[-outliers] OUT
 
-FAMILY is vit-quickgelu, vit-gelu, vit-average or resnet (small, for conformance), or ViT-B-32, ViT-B-16 or RN50 (full size, for time
-and memory). The weights come from a fixed seed; their variance keeps the activations of every layer in the range of
-trained models.
+FAMILY is vit-quickgelu, vit-gelu, vit-average or resnet (small, for conformance), or ViT-B-32, ViT-B-16, TinyCLIP-8M or
+RN50 (full size, for time and memory). The weights come from a fixed seed; their variance keeps the activations of every
+layer in the range of trained models.
 
 FAMILY-outliers, for a ViT, gives the image encoder outlier channels as in trained CLIP models: six gains of each layer
 norm are 20 to 60 times larger, and the weights of these channels in the next linear layer are smaller by the square root
@@ -28,6 +28,7 @@ FAMILIES = {
     "resnet": dict(embed=64, image=64, vision=dict(layers=[1, 2, 1, 1], width=16), text=(64, 2), quick=True),
     "ViT-B-32": dict(embed=512, image=224, vision=dict(layers=12, width=768, patch=32), text=(512, 12), quick=True),
     "ViT-B-16": dict(embed=512, image=224, vision=dict(layers=12, width=768, patch=16), text=(512, 12), quick=True),
+    "TinyCLIP-8M": dict(embed=512, image=224, vision=dict(layers=10, width=256, patch=16), text=(256, 3), quick=False),
     "RN50": dict(embed=1024, image=224, vision=dict(layers=[3, 4, 6, 3], width=64), text=(512, 12), quick=True),
 }
 
