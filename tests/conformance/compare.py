@@ -39,10 +39,14 @@ def pixels(pinhole, bundle, images):
     return numpy.stack(crops)
 
 
-def worst_cosine(a, b):
+def cosines(a, b):
+    """The cosine of each row of `a` with that of `b`."""
     assert a.shape == b.shape, f"expected embeddings {a.shape}, found {b.shape}"
-    norms = numpy.linalg.norm(a, axis=-1) * numpy.linalg.norm(b, axis=-1)
-    return float(((a * b).sum(-1) / norms).min())
+    return (a * b).sum(-1) / (numpy.linalg.norm(a, axis=-1) * numpy.linalg.norm(b, axis=-1))
+
+
+def worst_cosine(a, b):
+    return float(cosines(a, b).min())
 
 
 def opening(pinhole, bundle):
