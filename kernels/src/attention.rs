@@ -265,7 +265,7 @@ unsafe fn product<S: Simd>(
         };
         // SAFETY: the slices are as long as the tile needs, blocks() gives at most ROWS rows, and the rest is the
         // caller's promise.
-        unsafe { simd.tile_in_place(count, tile) };
+        unsafe { simd.tile::<true>(count, tile) };
     }
 }
 

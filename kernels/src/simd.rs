@@ -1,16 +1,42 @@
 //! The vector operations that the kernels are written in, generic over instruction sets.
 //!
 //! An operation calls an intrinsic, which the compiler inlines only into a function that enables the instruction set. So all
-//! code generic over [`Simd`] is `#[inline(always)]`, closures included, up to the functions of `implement.rs` and
-//! `int8/group.rs` that enable it.
+//! code generic over [`Simd`] is `#[inline(always)]`, closures included, up to [`InstructionSet::enter`].
 
 use std::fmt::Debug;
 
-/// An instruction set's operations on registers of f32, and the tile sizes of its matrix product.
-///
-/// A value of an implementor (a token) proves that the processor has the instructions: only `new()` makes one, after
-/// detection. So the operations are safe, apart from those that take a pointer.
-pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
+/// An instruction set. A value of an implementor (a token) proves that the processor has the instructions: only `new()` makes
+/// one, after detection.
+pub(crate) trait InstructionSet: Copy + Debug + Send + Sync + 'static {
+    const NAME: &'static str;
+
+    /// Runs `f`, which must be `#[inline(always)]`, in a function of its own that enables the instruction set.
+    fn enter<R>(self, f: impl FnOnce(Self) -> R) -> R;
+}
+
+/// Implements [`InstructionSet`] for `$token`, which must prove `$features`.
+macro_rules! token {
+    ($token:ident, $name:literal, $features:literal) => {
+        impl crate::simd::InstructionSet for $token {
+            const NAME: &'static str = $name;
+
+            #[inline(always)]
+            fn enter<R>(self, f: impl FnOnce(Self) -> R) -> R {
+                #[target_feature(enable = $features)]
+                #[inline(never)]
+                fn run<R>(token: $token, f: impl FnOnce($token) -> R) -> R {
+                    f(token)
+                }
+                // SAFETY: the token proves the features.
+                unsafe { run(self, f) }
+            }
+        }
+    };
+}
+
+/// An instruction set's operations on registers of f32, and the tile sizes of its matrix product. A token makes the operations
+/// safe, apart from those that take a pointer.
+pub(crate) trait Simd: InstructionSet {
     /// A register of [`Simd::LANES`] values.
     type V: Copy;
     /// Four adjacent values; [`Simd::mul_add_lane`] multiplies a register by one of them.
@@ -85,14 +111,10 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     /// Prefetches the cache line at `at`, which may be any address. Does nothing where hardware prefetching suffices.
     fn prefetch(self, at: *const f32);
 
-    /// Runs `crate::linear::tile::tile` for `rows` of 1 ..= [`Simd::ROWS`].
+    /// Runs [`crate::linear::tile::tile`] for `rows` of 1 ..= [`Simd::ROWS`].
     /// # Safety
     /// As that function's.
-    unsafe fn tile(self, rows: usize, tile: Tile);
-    /// [`Simd::tile`] of rows in place.
-    /// # Safety
-    /// As that function's.
-    unsafe fn tile_in_place(self, rows: usize, tile: Tile);
+    unsafe fn tile<const IN_PLACE: bool>(self, rows: usize, tile: Tile);
 }
 
 /// The operands of [`Simd::tile`].
@@ -163,4 +185,22 @@ macro_rules! operations {
     )*};
 }
 
-pub(crate) use operations;
+/// Implements [`Simd::tile`] with a function for each number of rows, and `$vectors` registers of columns.
+macro_rules! tiles {
+    ($vectors:literal, $($rows:literal)+) => {
+        #[inline(always)]
+        unsafe fn tile<const IN_PLACE: bool>(self, rows: usize, t: crate::simd::Tile) {
+            use crate::{linear::tile::tile, simd::InstructionSet};
+            match rows {
+                $($rows => self.enter(
+                    #[inline(always)]
+                    // SAFETY: the caller's promise.
+                    |simd| unsafe { tile::<Self, $rows, $vectors, IN_PLACE>(simd, t) },
+                ),)+
+                _ => unreachable!("a tile of {rows} rows"),
+            }
+        }
+    };
+}
+
+pub(crate) use {instruction_set, operations, tiles};

@@ -5,10 +5,10 @@ use std::arch::{asm, is_aarch64_feature_detected};
 
 use super::load::{load_panel, load_rows};
 use super::neon::Neon;
-use crate::int8::group::{Int8Simd, Int8Tile};
-use crate::int8::implement::{tiles_int8, vector_int8};
+use crate::int8::group::{Int8Simd, Int8Tile, tiles_int8};
 use crate::int8::pack::{Layout, Operand};
 use crate::int8::taps::{DepthwiseSimd, DepthwiseTile};
+use crate::simd::token;
 
 /// ARMv8.2's dotprod: SDOT adds four products to each of four sums.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +21,7 @@ impl Dotprod {
     }
 }
 
-vector_int8!(Dotprod, "dotprod", "neon,dotprod");
+token!(Dotprod, "dotprod", "neon,dotprod");
 
 impl Int8Simd for Dotprod {
     type Float = Neon;
@@ -48,7 +48,7 @@ impl Int8Simd for Dotprod {
         unsafe { t.run::<Self, { <Self as Int8Simd>::PIXELS }, 4>(self) }
     }
 
-    tiles_int8!(Dotprod, "neon,dotprod", 1 => dotprod::<1, 1>, 2 => dotprod::<2, 1>, 3 => dotprod::<3, 1>, 4 => dotprod::<4, 1>, 5 => dotprod::<5, 2>, 6 => dotprod::<6, 2>, 7 => dotprod::<7, 2>, 8 => dotprod::<8, 2>, 9 => dotprod::<9, 3>, 10 => dotprod::<10, 3>, 11 => dotprod::<11, 3>, 12 => dotprod::<12, 3>);
+    tiles_int8!(1 => dotprod::<1, 1>, 2 => dotprod::<2, 1>, 3 => dotprod::<3, 1>, 4 => dotprod::<4, 1>, 5 => dotprod::<5, 2>, 6 => dotprod::<6, 2>, 7 => dotprod::<7, 2>, 8 => dotprod::<8, 2>, 9 => dotprod::<9, 3>, 10 => dotprod::<10, 3>, 11 => dotprod::<11, 3>, 12 => dotprod::<12, 3>);
 }
 
 /// sum + w · (values 4 LANE .. 4 LANE + 4 of x), for each of w's four columns. Rust's intrinsic is not stable.

@@ -10,7 +10,7 @@ use crate::linear::pack::blocks;
 use crate::linear::tile::epilogue;
 use crate::quantize::largest;
 use crate::reference::{self, F16_BLOCK};
-use crate::simd::Simd;
+use crate::simd::{InstructionSet, Simd, token};
 
 /// FP16, with NEON for f32.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +22,8 @@ impl Fp16 {
         is_aarch64_feature_detected!("fp16").then_some(Fp16(float))
     }
 }
+
+token!(Fp16, "fp16", "neon,fp16");
 
 /// Rows of a tile; a register holds one value of each.
 const ROWS: usize = 8;
@@ -35,7 +37,7 @@ const _: () = assert!(DEPTH.is_multiple_of(F16_BLOCK) && F16_BLOCK.is_multiple_o
 
 impl F16Kernels for Fp16 {
     fn name(&self) -> &'static str {
-        "fp16"
+        Self::NAME
     }
 
     fn shape(&self) -> Shape {
@@ -47,22 +49,18 @@ impl F16Kernels for Fp16 {
     }
 
     fn pack_rows(&self, x: &[f32], k: usize, exponent: i32, scales: &mut [f32], to: &mut [u16]) {
-        #[target_feature(enable = "neon")]
-        fn run(simd: Neon, x: &[f32], k: usize, exponent: i32, scales: &mut [f32], to: &mut [u16]) {
-            pack_rows(simd, x, k, exponent, scales, to);
-        }
-        // SAFETY: the token proves the features.
-        unsafe { run(self.0, x, k, exponent, scales, to) }
+        self.enter(
+            #[inline(always)]
+            |token| pack_rows(token.0, x, k, exponent, scales, to),
+        );
     }
 
     unsafe fn group(&self, g: &F16Group, sums: &mut [f32]) {
-        #[target_feature(enable = "neon,fp16")]
-        unsafe fn run(simd: Neon, g: &F16Group, sums: &mut [f32]) {
+        self.enter(
+            #[inline(always)]
             // SAFETY: the caller's promise.
-            unsafe { group(simd, g, sums) }
-        }
-        // SAFETY: the token proves the features; the rest is the caller's promise.
-        unsafe { run(self.0, g, sums) }
+            |token| unsafe { group(token.0, g, sums) },
+        );
     }
 }
 

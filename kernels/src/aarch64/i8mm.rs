@@ -6,10 +6,10 @@ use std::arch::{asm, is_aarch64_feature_detected};
 use super::dotprod::Dotprod;
 use super::load::load_panel;
 use super::neon::Neon;
-use crate::int8::group::{Int8Simd, Int8Tile};
-use crate::int8::implement::{tiles_int8, vector_int8};
+use crate::int8::group::{Int8Simd, Int8Tile, tiles_int8};
 use crate::int8::pack::{Layout, Operand};
 use crate::int8::taps::DepthwiseTile;
+use crate::simd::token;
 
 /// i8mm: SMMLA multiplies two rows of 8 values by two columns. Every processor with i8mm has dotprod too.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,7 @@ impl I8mm {
     }
 }
 
-vector_int8!(I8mm, "i8mm", "neon,dotprod,i8mm");
+token!(I8mm, "i8mm", "neon,dotprod,i8mm");
 
 impl Int8Simd for I8mm {
     type Float = Neon;
@@ -49,7 +49,7 @@ impl Int8Simd for I8mm {
         unsafe { self.0.depthwise(t) }
     }
 
-    tiles_int8!(I8mm, "neon,i8mm", 1 => i8mm::<1, 1>, 2 => i8mm::<2, 1>, 3 => i8mm::<3, 2>, 4 => i8mm::<4, 2>, 5 => i8mm::<5, 3>, 6 => i8mm::<6, 3>, 7 => i8mm::<7, 4>, 8 => i8mm::<8, 4>, 9 => i8mm::<9, 5>, 10 => i8mm::<10, 5>, 11 => i8mm::<11, 6>, 12 => i8mm::<12, 6>);
+    tiles_int8!(1 => i8mm::<1, 1>, 2 => i8mm::<2, 1>, 3 => i8mm::<3, 2>, 4 => i8mm::<4, 2>, 5 => i8mm::<5, 3>, 6 => i8mm::<6, 3>, 7 => i8mm::<7, 4>, 8 => i8mm::<8, 4>, 9 => i8mm::<9, 5>, 10 => i8mm::<10, 5>, 11 => i8mm::<11, 6>, 12 => i8mm::<12, 6>);
 }
 
 /// sum [2, 2] + x [2, 8] · the transpose of w [2, 8].

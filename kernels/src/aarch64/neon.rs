@@ -4,12 +4,10 @@ use std::arch::aarch64::*;
 use std::arch::is_aarch64_feature_detected;
 
 use super::load::{load_panel, load_rows};
-use crate::implement::{tiles, vector};
-use crate::int8::group::{Int8Simd, Int8Tile};
-use crate::int8::implement::{tiles_int8, vector_int8};
+use crate::int8::group::{Int8Simd, Int8Tile, tiles_int8};
 use crate::int8::pack::{Layout, Operand};
 use crate::int8::taps::{DepthwiseSimd, DepthwiseTile};
-use crate::simd::{Simd, operations};
+use crate::simd::{Simd, operations, tiles, token};
 
 /// NEON: 32 registers of 4 values.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +19,7 @@ impl Neon {
     }
 }
 
-vector!(Neon, "neon", "neon");
+token!(Neon, "neon", "neon");
 
 impl Simd for Neon {
     type V = float32x4_t;
@@ -132,7 +130,7 @@ impl Simd for Neon {
     #[inline(always)]
     fn prefetch(self, _: *const f32) {}
 
-    tiles!(Neon, "neon", 3, [1 2 3 4 5 6 7]);
+    tiles!(3, 1 2 3 4 5 6 7);
 }
 
 impl Neon {
@@ -152,8 +150,6 @@ impl Neon {
         }
     }
 }
-
-vector_int8!(Neon, "neon", "neon");
 
 /// SMULL and SMLAL2 sum two products in each of 8 lanes of 16 bits (2 · 128 · 127 is below 2^15); SADALP adds pairs of lanes
 /// to four sums. Each row and column has four sums, of every fourth value, which are added at the end.
@@ -182,7 +178,7 @@ impl Int8Simd for Neon {
         unsafe { t.run::<Self, { <Self as Int8Simd>::PIXELS }, 4>(self) }
     }
 
-    tiles_int8!(Neon, "neon", 1 => neon::<1>, 2 => neon::<2>, 3 => neon::<3>, 4 => neon::<4>);
+    tiles_int8!(1 => neon::<1>, 2 => neon::<2>, 3 => neon::<3>, 4 => neon::<4>);
 }
 
 /// A pixel's sums of four channels: two of each, for the even and the odd pairs of taps.

@@ -1,6 +1,5 @@
 //! Generic over variants: the order in which tiles are computed, and the epilogue from sums to outputs.
 
-use std::fmt::Debug;
 use std::ops::Range;
 
 use super::pack::Layout;
@@ -8,11 +7,11 @@ use super::taps::DepthwiseTile;
 use crate::activation::by_activation;
 use crate::dispatch::{Int8Group, Order};
 use crate::linear::pack::heights;
-use crate::simd::{Simd, load_part, store_part};
+use crate::simd::{InstructionSet, Simd, load_part, store_part};
 use crate::types::Nonlinearity;
 
-/// An instruction set's products of bytes, as [`Simd`] for f32. A value proves that the processor has the instructions.
-pub(crate) trait Int8Simd: Copy + Debug + Send + Sync + 'static {
+/// An instruction set's products of bytes, as [`Simd`] for f32.
+pub(crate) trait Int8Simd: InstructionSet {
     /// For the epilogue.
     type Float: Simd;
 
@@ -45,6 +44,31 @@ pub(crate) trait Int8Simd: Copy + Debug + Send + Sync + 'static {
     /// As [`DepthwiseTile`] states.
     unsafe fn depthwise(self, t: &DepthwiseTile);
 }
+
+/// Implements [`Int8Simd::tiles`] with a function for each number of rows.
+macro_rules! tiles_int8 {
+    ($($rows:literal => $tile:expr),+ $(,)?) => {
+        #[inline(always)]
+        unsafe fn tiles(self, rows: usize, count: usize, mut t: crate::int8::group::Int8Tile) {
+            let columns = <Self as crate::int8::group::Int8Simd>::LAYOUT.columns;
+            match rows {
+                $($rows => crate::simd::InstructionSet::enter(
+                    self,
+                    #[inline(always)]
+                    |token| {
+                        for _ in 0..count {
+                            // SAFETY: the caller's promise.
+                            unsafe { $tile(token, &t) }
+                            t.advance(1, $rows, columns);
+                        }
+                    },
+                ),)+
+                _ => unreachable!("a tile of {rows} rows"),
+            }
+        }
+    };
+}
+pub(crate) use tiles_int8;
 
 /// A tile's operands.
 #[derive(Clone, Copy)]

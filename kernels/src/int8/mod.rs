@@ -4,7 +4,6 @@
 pub(crate) mod affine;
 pub(crate) mod depthwise;
 pub(crate) mod group;
-pub(crate) mod implement;
 pub(crate) mod pack;
 pub(crate) mod taps;
 
@@ -353,7 +352,7 @@ impl PackedLinearInt8 {
                     std::slice::from_raw_parts_mut(scales.pointer().add(first), count),
                 )
             };
-            match x.rows(first, count, k) {
+            match x.part(first, count, k) {
                 Int8Input::U8 { x, scale } => {
                     scales.fill(scale);
                     pack::pack_rows(layout, x, k, count, packed);
@@ -379,7 +378,7 @@ impl PackedLinearInt8 {
     }
 }
 
-impl<'a> Int8Input<'a> {
+impl Rows for Int8Input<'_> {
     fn check(self, m: usize, k: usize) {
         let (name, len) = match self {
             Int8Input::F32 { x, prologue } => {
@@ -400,16 +399,7 @@ impl<'a> Int8Input<'a> {
         assert_eq!(Some(len), m.checked_mul(k), "x: {name} [{m}, {k}]");
     }
 
-    /// Whether the quantised rows are u8; otherwise they are s8.
-    fn is_unsigned(self) -> bool {
-        match self {
-            Int8Input::F32 { .. } | Int8Input::S8 { .. } => false,
-            Int8Input::Offset { .. } | Int8Input::U8 { .. } => true,
-        }
-    }
-
-    /// The rows first .. first + count of k values.
-    fn rows(self, first: usize, count: usize, k: usize) -> Int8Input<'a> {
+    fn part(self, first: usize, count: usize, k: usize) -> Self {
         match self {
             Int8Input::F32 { x, prologue } => Int8Input::F32 {
                 x: &x[first * k..][..count * k],
@@ -427,6 +417,16 @@ impl<'a> Int8Input<'a> {
                 x: &x[first * k..][..count * k],
                 scale,
             },
+        }
+    }
+}
+
+impl Int8Input<'_> {
+    /// Whether the quantised rows are u8; otherwise they are s8.
+    fn is_unsigned(self) -> bool {
+        match self {
+            Int8Input::F32 { .. } | Int8Input::S8 { .. } => false,
+            Int8Input::Offset { .. } | Int8Input::U8 { .. } => true,
         }
     }
 }

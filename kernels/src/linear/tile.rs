@@ -128,7 +128,7 @@ pub(crate) unsafe fn group<S: Simd>(simd: S, g: &LinearGroup, sums: &mut [f32]) 
                     ahead,
                 };
                 // SAFETY: the slices are as long as the tile needs, and blocks() gives at most ROWS rows.
-                unsafe { simd.tile(rows, tile) };
+                unsafe { simd.tile::<false>(rows, tile) };
                 next = next.wrapping_add(depth / 4 * ahead * LINE);
             }
         }

@@ -2,12 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use crate::implement::{tiles, vector};
-use crate::int8::group::{Int8Simd, Int8Tile};
-use crate::int8::implement::{tiles_int8, vector_int8};
+use crate::int8::group::{Int8Simd, Int8Tile, tiles_int8};
 use crate::int8::pack::{Layout, Operand};
 use crate::int8::taps::{DepthwiseSimd, DepthwiseTile};
-use crate::simd::{Simd, operations};
+use crate::simd::{Simd, operations, tiles, token};
 
 /// AVX2 with FMA: 16 registers of 8 values.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +17,7 @@ impl Avx2 {
     }
 }
 
-vector!(Avx2, "avx2", "avx2,fma");
+token!(Avx2, "avx2", "avx2,fma");
 
 impl Simd for Avx2 {
     type V = __m256;
@@ -144,7 +142,7 @@ impl Simd for Avx2 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
 
-    tiles!(Avx2, "avx2,fma", 2, [1 2 3 4 5 6]);
+    tiles!(2, 1 2 3 4 5 6);
 }
 
 impl Avx2 {
@@ -170,8 +168,6 @@ unsafe fn in_order(bytes: __m256i) -> __m256i {
     // SAFETY: the caller's promise.
     unsafe { _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)) }
 }
-
-vector_int8!(Avx2, "avx2", "avx2,fma");
 
 /// VPMADDWD on bytes widened to 16 bits adds two products to each of 8 sums. The product of bytes (VPMADDUBSW) saturates, and
 /// avoiding that costs more than widening a weight once for all rows.
@@ -199,7 +195,7 @@ impl Int8Simd for Avx2 {
         unsafe { t.run::<Self, { <Self as Int8Simd>::PIXELS }, 2>(self) }
     }
 
-    tiles_int8!(Avx2, "avx2,fma", 1 => avx2::<1>, 2 => avx2::<2>, 3 => avx2::<3>, 4 => avx2::<4>, 5 => avx2::<5>, 6 => avx2::<6>);
+    tiles_int8!(1 => avx2::<1>, 2 => avx2::<2>, 3 => avx2::<3>, 4 => avx2::<4>, 5 => avx2::<5>, 6 => avx2::<6>);
 }
 
 impl DepthwiseSimd for Avx2 {

@@ -2,8 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::implement::{tiles, vector};
-use crate::simd::{Simd, operations};
+use crate::simd::{Simd, operations, tiles, token};
 
 /// AVX-512F: 32 registers of 16 values.
 #[derive(Clone, Copy, Debug)]
@@ -15,7 +14,7 @@ impl Avx512 {
     }
 }
 
-vector!(Avx512, "avx512", "avx512f");
+token!(Avx512, "avx512", "avx512f");
 
 impl Simd for Avx512 {
     type V = __m512;
@@ -133,5 +132,5 @@ impl Simd for Avx512 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
 
-    tiles!(Avx512, "avx512f", 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    tiles!(2, 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
 }

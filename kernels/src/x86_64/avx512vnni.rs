@@ -3,10 +3,10 @@
 use std::arch::x86_64::*;
 
 use super::avx512::Avx512;
-use crate::int8::group::{Int8Simd, Int8Tile};
-use crate::int8::implement::{tiles_int8, vector_int8};
+use crate::int8::group::{Int8Simd, Int8Tile, tiles_int8};
 use crate::int8::pack::{Layout, Operand};
 use crate::int8::taps::{DepthwiseSimd, DepthwiseTile};
+use crate::simd::token;
 
 /// AVX-512 VNNI: VPDPBUSD adds four products of an unsigned and a signed byte to each of 16 sums.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +19,7 @@ impl Avx512Vnni {
     }
 }
 
-vector_int8!(Avx512Vnni, "avx512vnni", "avx512f,avx512vnni");
+token!(Avx512Vnni, "avx512vnni", "avx512f,avx512vnni");
 
 impl Int8Simd for Avx512Vnni {
     type Float = Avx512;
@@ -47,7 +47,7 @@ impl Int8Simd for Avx512Vnni {
         unsafe { t.run::<Self, { Self::PIXELS }, 1>(self) }
     }
 
-    tiles_int8!(Avx512Vnni, "avx512f,avx512vnni", 1 => vnni::<1>, 2 => vnni::<2>, 3 => vnni::<3>, 4 => vnni::<4>, 5 => vnni::<5>, 6 => vnni::<6>, 7 => vnni::<7>, 8 => vnni::<8>, 9 => vnni::<9>, 10 => vnni::<10>);
+    tiles_int8!(1 => vnni::<1>, 2 => vnni::<2>, 3 => vnni::<3>, 4 => vnni::<4>, 5 => vnni::<5>, 6 => vnni::<6>, 7 => vnni::<7>, 8 => vnni::<8>, 9 => vnni::<9>, 10 => vnni::<10>);
 }
 
 impl DepthwiseSimd for Avx512Vnni {
