@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::dispatch::{DepthwiseBlock, Int8Group, Int8Kernels, Kernels, Offsets, Order, Residual};
 use crate::int8::WeightError;
 use crate::int8::affine::without_minimum;
-use crate::int8::pack::{self, Operand, Weight};
+use crate::int8::pack::{self, Operand};
 use crate::int8::taps::{CHANNELS, STEP};
-use crate::linear::pack::blocks;
-use crate::linear::{MOST_ROWS, group_size};
+use crate::linear::layer::{MOST_ROWS, for_each_group};
+use crate::linear::pack::{Weight, blocks};
 use crate::reference;
 use crate::scratch::{self, Aligned};
 use crate::select::kernels;
@@ -505,8 +505,6 @@ impl Dense {
         let (rows, n) = (pixels.len(), layer.outputs / layer.groups);
         let size = layout.panel_size(k);
         let panels = n.div_ceil(layout.columns);
-        let together = group_size(panels, threads, rows * layout.columns * size_of::<i32>());
-        let width = together * layout.columns;
         let start = pixels.start * layer.outputs;
         let block_size = layout.block_size(rows, k);
         scratch::with(rows, |scales: &mut [f32]| {
@@ -557,9 +555,7 @@ impl Dense {
                             ..r
                         });
                         let of_group = &self.panels[group * panels * size..][..panels * size];
-                        threads::for_each(threads, n.div_ceil(width), |i| {
-                            let columns = i * width..n.min((i + 1) * width);
-                            let count = columns.len().div_ceil(layout.columns);
+                        for_each_group(threads, n, layout.columns, rows, |columns, sums| {
                             let job = Int8Group {
                                 x: packed,
                                 rows,
@@ -567,17 +563,16 @@ impl Dense {
                                 steps: k.div_ceil(layout.step),
                                 shifted: x.turn != 0,
                                 offsets: Some(offsets),
-                                panels: &of_group[i * together * size..][..count * size],
-                                columns,
+                                panels: &of_group
+                                    [columns.panels.start * size..columns.panels.end * size],
+                                columns: columns.range,
                                 activation,
                                 residual,
                                 width: layer.outputs,
                                 out: out.pointer().wrapping_add(start + group * n),
                             };
-                            scratch::with(count * rows * layout.columns, |sums| {
-                                // SAFETY: `out` has these rows, and the jobs' columns do not overlap.
-                                unsafe { vector.group(&job, sums) };
-                            });
+                            // SAFETY: `out` has these rows, and the jobs' columns do not overlap.
+                            unsafe { vector.group(&job, sums) };
                         });
                     }
                 });

@@ -47,10 +47,11 @@ mod types;
 mod x86_64;
 
 pub use convolution::PackedConvolution;
-pub use half::{NonFiniteWeight, PackedLinearF16};
-pub use int8::affine::PackedLinearAffine;
-pub use int8::{Int8Input, PackedLinearInt8, WeightError};
-pub use linear::PackedLinear;
+pub use half::{F16, NonFiniteWeight, PackedLinearF16};
+pub use int8::affine::{AffineInt8, PackedLinearAffine};
+pub use int8::{Int8, Int8Input, PackedLinearInt8, WeightError};
+pub use linear::layer::{Packed, Weights};
+pub use linear::{F32, PackedLinear};
 pub use patch::{patch_embedding, patch_embedding_f16, patch_embedding_int8};
 use pinhole_model::Activation;
 use select::kernels;

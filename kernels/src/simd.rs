@@ -111,7 +111,7 @@ pub(crate) trait Simd: InstructionSet {
     /// Prefetches the cache line at `at`, which may be any address. Does nothing where hardware prefetching suffices.
     fn prefetch(self, at: *const f32);
 
-    /// Runs [`crate::linear::tile::tile`] for `rows` of 1 ..= [`Simd::ROWS`].
+    /// Runs `crate::linear::tile::tile` for `rows` of 1 ..= [`Simd::ROWS`].
     /// # Safety
     /// As that function's.
     unsafe fn tile<const IN_PLACE: bool>(self, rows: usize, tile: Tile);
@@ -185,22 +185,4 @@ macro_rules! operations {
     )*};
 }
 
-/// Implements [`Simd::tile`] with a function for each number of rows, and `$vectors` registers of columns.
-macro_rules! tiles {
-    ($vectors:literal, $($rows:literal)+) => {
-        #[inline(always)]
-        unsafe fn tile<const IN_PLACE: bool>(self, rows: usize, t: crate::simd::Tile) {
-            use crate::{linear::tile::tile, simd::InstructionSet};
-            match rows {
-                $($rows => self.enter(
-                    #[inline(always)]
-                    // SAFETY: the caller's promise.
-                    |simd| unsafe { tile::<Self, $rows, $vectors, IN_PLACE>(simd, t) },
-                ),)+
-                _ => unreachable!("a tile of {rows} rows"),
-            }
-        }
-    };
-}
-
-pub(crate) use {instruction_set, operations, tiles};
+pub(crate) use {operations, token};

@@ -7,7 +7,8 @@ use super::load::{load_panel, load_rows};
 use crate::int8::group::{Int8Simd, Int8Tile, tiles_int8};
 use crate::int8::pack::{Layout, Operand};
 use crate::int8::taps::{DepthwiseSimd, DepthwiseTile};
-use crate::simd::{Simd, operations, tiles, token};
+use crate::linear::tile::tiles;
+use crate::simd::{Simd, operations, token};
 
 /// NEON: 32 registers of 4 values.
 #[derive(Clone, Copy, Debug)]

@@ -2,12 +2,12 @@
 
 mod emulated;
 
-use std::fmt;
+use std::ops::Range;
 
 use crate::activation::activate;
 use crate::dispatch::{F16Group, F16Kernels, Kernels, Shape};
-use crate::linear::pack::{blocks, pack_weights};
-use crate::linear::{MOST_ROWS, group_size};
+use crate::linear::layer::{Packed, Product, Weights, for_each_group};
+use crate::linear::pack::{Weight, blocks, pack_weights};
 use crate::reference::{self, F16_BLOCK};
 use crate::scratch::{self, Aligned};
 use crate::select::kernels;
@@ -16,20 +16,20 @@ use crate::types::Nonlinearity;
 use emulated::COLUMNS;
 use pinhole_model::Activation;
 
-/// A linear layer with f16 weights packed for the chosen variant: y = activation(x W + b) + residual.
+/// A linear layer with f16 weights: y = activation(x W + b) + residual.
+pub type PackedLinearF16 = Packed<F16>;
+
+/// f16 weights as the kernels read them.
 #[derive(Clone)]
-pub struct PackedLinearF16 {
-    k: usize,
-    n: usize,
+pub struct F16 {
     kernels: Kernels,
     /// [`reference::f16_exponent`]
     exponent: i32,
-    packed: Packed,
+    form: Form,
 }
 
-/// The weights as the kernels read them.
 #[derive(Clone)]
-enum Packed {
+enum Form {
     /// weight [n / COLUMNS][k][COLUMNS], bias [n]
     Emulated { weight: Vec<f32>, bias: Vec<f32> },
     /// panels [panel][depth of k][columns of a tile], bias [panel][columns of a tile], padded with zeros.
@@ -48,31 +48,6 @@ pub struct NonFiniteWeight {
     pub output: usize,
     /// The row of the product.
     pub input: usize,
-}
-
-/// The weights, as bits of f16, in either order.
-#[derive(Clone, Copy)]
-pub(crate) enum Weight<'a> {
-    /// [n, k]
-    OutIn(&'a [u16]),
-    /// [k, n]
-    InOut(&'a [u16]),
-}
-
-impl Weight<'_> {
-    fn data(&self) -> &[u16] {
-        match self {
-            Weight::OutIn(data) | Weight::InOut(data) => data,
-        }
-    }
-
-    /// From input p to output j.
-    fn get(&self, p: usize, j: usize, k: usize, n: usize) -> u16 {
-        match self {
-            Weight::OutIn(data) => data[j * k + p],
-            Weight::InOut(data) => data[p * n + j],
-        }
-    }
 }
 
 impl PackedLinearF16 {
@@ -98,7 +73,7 @@ impl PackedLinearF16 {
 
     pub(crate) fn pack(
         kernels: Kernels,
-        weight: Weight,
+        weight: Weight<u16>,
         k: usize,
         n: usize,
         bias: Option<&[f32]>,
@@ -107,15 +82,11 @@ impl PackedLinearF16 {
         assert_eq!(Some(data.len()), n.checked_mul(k), "weight: {n} x {k}");
         assert!(bias.is_none_or(|b| b.len() == n), "bias: [{n}]");
         const INFINITY: u16 = 0x7c00;
-        if let Some(at) = data.iter().position(|w| w & INFINITY == INFINITY) {
-            let (output, input) = match weight {
-                Weight::OutIn(_) => (at / k, at % k),
-                Weight::InOut(_) => (at % n, at / n),
-            };
+        if let Some((output, input)) = weight.find(k, n, |w| w & INFINITY == INFINITY) {
             return Err(NonFiniteWeight { output, input });
         }
         let exponent = reference::f16_exponent(reach(weight, k, n));
-        let packed = match kernels.half {
+        let form = match kernels.half {
             None => {
                 let mut packed = vec![0.0; n.div_ceil(COLUMNS) * k * COLUMNS];
                 let size = (k * COLUMNS).max(1);
@@ -124,7 +95,7 @@ impl PackedLinearF16 {
                     let value = |p, j| reference::f16_value(weight.get(p, j, k, n));
                     pack_weights(k, columns, COLUMNS, value, chunk);
                 });
-                Packed::Emulated {
+                Form::Emulated {
                     weight: packed,
                     bias: bias.map_or_else(|| vec![0.0; n], <[f32]>::to_vec),
                 }
@@ -142,38 +113,19 @@ impl PackedLinearF16 {
                 if let Some(bias) = bias {
                     padded[..n].copy_from_slice(bias);
                 }
-                Packed::Panels {
+                Form::Panels {
                     vector,
                     panels,
                     bias: padded,
                 }
             }
         };
-        Ok(PackedLinearF16 {
-            k,
-            n,
+        let weights = F16 {
             kernels,
             exponent,
-            packed,
-        })
-    }
-
-    /// k: values of an input row.
-    pub fn inputs(&self) -> usize {
-        self.k
-    }
-
-    /// n: values of an output row.
-    pub fn outputs(&self) -> usize {
-        self.n
-    }
-
-    /// The name of the kernels that [`Self::apply`] runs.
-    pub fn kernel(&self) -> &'static str {
-        match &self.packed {
-            Packed::Emulated { .. } => "emulated",
-            Packed::Panels { vector, .. } => vector.name(),
-        }
+            form,
+        };
+        Ok(Packed { k, n, weights })
     }
 
     /// out [m, n] = activation(x [m, k] W + b) + residual [m, n], with the product in f16.
@@ -206,50 +158,102 @@ impl PackedLinearF16 {
         residual: Option<&[f32]>,
         out: &mut [f32],
     ) {
-        let (k, n) = (self.k, self.n);
-        assert_eq!(Some(x.len()), m.checked_mul(k), "x: [{m}, {k}]");
-        assert_eq!(Some(out.len()), m.checked_mul(n), "out: [{m}, {n}]");
-        assert!(
-            residual.is_none_or(|r| r.len() == m * n),
-            "residual: [{m}, {n}]"
-        );
-        if out.is_empty() {
-            return;
-        }
-        for (first, rows) in blocks(m, MOST_ROWS) {
-            let x = &x[first * k..][..rows * k];
-            let residual = residual.map(|r| &r[first * n..][..rows * n]);
-            let out = &mut out[first * n..][..rows * n];
-            match &self.packed {
-                Packed::Emulated { weight, bias } => {
-                    self.emulate(weight, bias, x, rows, scale, activation, residual, out);
-                }
-                Packed::Panels {
-                    vector,
-                    panels,
-                    bias,
-                } => {
-                    self.apply_panels(
-                        *vector, panels, bias, x, rows, scale, activation, residual, out,
-                    );
-                }
-            }
+        self.multiply((x, scale), m, activation, residual, out);
+    }
+}
+
+impl Weights for F16 {
+    const NAME: &'static str = "f16";
+
+    /// x, and the factor of the product.
+    type Rows<'a> = (&'a [f32], f32);
+
+    fn kernel(&self) -> &'static str {
+        match &self.form {
+            Form::Emulated { .. } => "emulated",
+            Form::Panels { vector, .. } => vector.name(),
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
+    fn multiply(&self, (x, scale): (&[f32], f32), product: &Product, out: &mut [f32]) {
+        let &Product {
+            rows,
+            k,
+            n,
+            activation,
+            residual,
+        } = product;
+        let (vector, panels, bias) = match &self.form {
+            Form::Emulated { weight, bias } => {
+                return self.emulate(weight, bias, x, scale, product, out);
+            }
+            Form::Panels {
+                vector,
+                panels,
+                bias,
+            } => (*vector, panels, bias),
+        };
+        let Shape {
+            rows: tile,
+            columns: width,
+            ..
+        } = vector.shape();
+        let depth = depth(k);
+        // Two products in f16 take as long as one in f32.
+        let threads = threads::count(rows * n * k / 2);
+        // SAFETY: each group writes columns of its own.
+        let out = unsafe { Shared::new(out) };
+        let size = rows.div_ceil(tile) * tile * depth;
+        scratch::with(rows, |scales: &mut [f32]| {
+            scratch::with(size, |packed: &mut [u16]| {
+                // SAFETY: each block of rows writes its own scales.
+                let shared = unsafe { Shared::new(scales) };
+                threads::for_each_chunk(threads, packed, tile * depth, |i, packed| {
+                    let Some((first, count)) = blocks(rows, tile).nth(i) else {
+                        return;
+                    };
+                    // SAFETY: the block's rows have scales, which only this job accesses.
+                    let scales = unsafe {
+                        std::slice::from_raw_parts_mut(shared.pointer().add(first), count)
+                    };
+                    let x = &x[first * k..][..count * k];
+                    vector.pack_rows(x, k, self.exponent, scales, packed);
+                    scales.iter_mut().for_each(|s| *s *= scale);
+                });
+                let (packed, scales) = (&*packed, &*scales);
+                for_each_group(threads, n, width, rows, |columns, sums| {
+                    let Range { start, end } = columns.panels;
+                    let group = F16Group {
+                        x: packed,
+                        scales,
+                        depth,
+                        panels: &panels[start * width * depth..end * width * depth],
+                        bias: &bias[start * width..end * width],
+                        columns: columns.range,
+                        activation,
+                        residual,
+                        width: n,
+                        out: out.pointer(),
+                    };
+                    // SAFETY: `out` has rows * n values, and the groups' columns do not overlap.
+                    unsafe { vector.group(&group, sums) };
+                });
+            });
+        });
+    }
+}
+
+impl F16 {
     fn emulate(
         &self,
         weight: &[f32],
         bias: &[f32],
         x: &[f32],
-        rows: usize,
         scale: f32,
-        activation: Option<Activation>,
-        residual: Option<&[f32]>,
+        product: &Product,
         out: &mut [f32],
     ) {
-        let (k, n) = (self.k, self.n);
+        let &Product { rows, k, n, .. } = product;
         let (mut halves, mut scales) = (vec![0.0; rows * k], vec![0.0; rows]);
         for (i, row_scale) in scales.iter_mut().enumerate() {
             let row = i * k..(i + 1) * k;
@@ -271,80 +275,10 @@ impl PackedLinearF16 {
                 *out = sum.mul_add(scale, bias[j]);
             }
         }
-        activate(self.kernels, out, activation.map(Nonlinearity::Mlp));
-        if let Some(residual) = residual {
+        activate(self.kernels, out, product.activation.map(Nonlinearity::Mlp));
+        if let Some(residual) = product.residual {
             out.iter_mut().zip(residual).for_each(|(y, r)| *y += r);
         }
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn apply_panels(
-        &self,
-        vector: &dyn F16Kernels,
-        panels: &[u16],
-        bias: &[f32],
-        x: &[f32],
-        rows: usize,
-        scale: f32,
-        activation: Option<Activation>,
-        residual: Option<&[f32]>,
-        out: &mut [f32],
-    ) {
-        let (k, n) = (self.k, self.n);
-        let Shape {
-            rows: tile,
-            columns: width,
-            ..
-        } = vector.shape();
-        let depth = depth(k);
-        // Two products in f16 take as long as one in f32.
-        let threads = threads::count(rows * n * k / 2);
-        let group = group_size(n.div_ceil(width), threads, rows * width * size_of::<f32>());
-        // SAFETY: each group writes columns of its own.
-        let out = unsafe { Shared::new(out) };
-        scratch::with(rows, |scales: &mut [f32]| {
-            scratch::with(
-                rows.div_ceil(tile) * tile * depth,
-                |packed: &mut [u16]| {
-                    // SAFETY: each block of rows writes its own scales.
-                    let shared = unsafe { Shared::new(scales) };
-                    threads::for_each_chunk(threads, packed, tile * depth, |i, packed| {
-                        let Some((first, count)) = blocks(rows, tile).nth(i) else {
-                            return;
-                        };
-                        // SAFETY: the block's rows have scales, which only this job accesses.
-                        let scales = unsafe {
-                            std::slice::from_raw_parts_mut(shared.pointer().add(first), count)
-                        };
-                        let x = &x[first * k..][..count * k];
-                        vector.pack_rows(x, k, self.exponent, scales, packed);
-                        scales.iter_mut().for_each(|s| *s *= scale);
-                    });
-                    let (packed, scales) = (&*packed, &*scales);
-                    let columns = group * width;
-                    threads::for_each(threads, n.div_ceil(columns), |i| {
-                        let columns = i * columns..n.min((i + 1) * columns);
-                        let count = columns.len().div_ceil(width);
-                        let group = F16Group {
-                            x: packed,
-                            scales,
-                            depth,
-                            panels: &panels[columns.start * depth..][..count * width * depth],
-                            bias: &bias[columns.start..][..count * width],
-                            columns,
-                            activation,
-                            residual,
-                            width: n,
-                            out: out.pointer(),
-                        };
-                        scratch::with(count * rows * width, |sums| {
-                            // SAFETY: `out` has rows * n values, and the groups' columns do not overlap.
-                            unsafe { vector.group(&group, sums) };
-                        });
-                    });
-                },
-            );
-        });
     }
 }
 
@@ -354,7 +288,7 @@ fn depth(k: usize) -> usize {
 }
 
 /// The largest sum of magnitudes of a column's weights within a block.
-fn reach(weight: Weight, k: usize, n: usize) -> f32 {
+fn reach(weight: Weight<u16>, k: usize, n: usize) -> f32 {
     let mut most = vec![0.0f32; n.div_ceil(COLUMNS)];
     threads::for_each_chunk(threads::count(k * n), &mut most, 1, |i, most| {
         let columns = i * COLUMNS..n.min((i + 1) * COLUMNS);
@@ -369,11 +303,4 @@ fn reach(weight: Weight, k: usize, n: usize) -> f32 {
         }
     });
     most.into_iter().fold(0.0, f32::max)
-}
-
-impl fmt::Debug for PackedLinearF16 {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let (k, n, kernel) = (self.k, self.n, self.kernel());
-        write!(f, "PackedLinearF16({k} -> {n}, {kernel})")
-    }
 }

@@ -1,12 +1,9 @@
 //! Linear layers with affine quantisation, as in ONNX files: zero points on both sides, one scale for all of x.
 
-use std::fmt;
-
-use super::pack::Weight;
-use super::{Int8Input, Packed, PackedLinearInt8, WeightError};
+use super::{Form, Int8, Int8Input, PackedLinearInt8, WeightError};
 use crate::dispatch::{Kernels, Offsets};
-use crate::linear::MOST_ROWS;
-use crate::linear::pack::blocks;
+use crate::linear::layer::{Packed, Product, Weights};
+use crate::linear::pack::Weight;
 use crate::select::kernels;
 use crate::types::Affine;
 use crate::{affine, reference, scratch, threads};
@@ -15,9 +12,12 @@ use pinhole_model::Activation;
 /// A linear layer with zero points: y = activation((x - zero point) (W - zero points) + b) + residual. W is s8 with one scale
 /// and zero point per output; x is f32, quantised by an [`Affine`]. It runs the kernels of [`PackedLinearInt8`]: the zero
 /// points add exact multiples of W's column sums and x's row sums.
+pub type PackedLinearAffine = Packed<AffineInt8>;
+
+/// s8 weights with zero points as the kernels read them.
 #[derive(Clone)]
-pub struct PackedLinearAffine {
-    layer: PackedLinearInt8,
+pub struct AffineInt8 {
+    weights: Int8,
     /// [n]: sums of the weight's columns.
     column_sums: Vec<i32>,
     /// [n], or empty if all are zero.
@@ -72,7 +72,7 @@ impl PackedLinearAffine {
 
     pub(crate) fn pack(
         kernels: Kernels,
-        weight: Weight,
+        weight: Weight<i8>,
         scales: &[f32],
         zero_points: &[i8],
         n: usize,
@@ -124,26 +124,12 @@ impl PackedLinearAffine {
                 }
             }
         }
-        Ok(PackedLinearAffine {
-            layer,
+        let weights = AffineInt8 {
+            weights: layer.weights,
             column_sums,
             zero_points,
-        })
-    }
-
-    /// k: values of an input row.
-    pub fn inputs(&self) -> usize {
-        self.layer.inputs()
-    }
-
-    /// n: values of an output row.
-    pub fn outputs(&self) -> usize {
-        self.layer.outputs()
-    }
-
-    /// The name of the kernels that [`Self::apply`] runs.
-    pub fn kernel(&self) -> &'static str {
-        self.layer.kernel()
+        };
+        Ok(Packed { k, n, weights })
     }
 
     /// out [m, n] = activation(sum · (scale of x · output scale) + bias) + residual [m, n], with x [m, k] quantised by `by`.
@@ -157,72 +143,63 @@ impl PackedLinearAffine {
         residual: Option<&[f32]>,
         out: &mut [f32],
     ) {
-        let (k, n) = (self.inputs(), self.outputs());
-        assert_eq!(Some(x.len()), m.checked_mul(k), "x: f32 [{m}, {k}]");
-        assert_eq!(Some(out.len()), m.checked_mul(n), "out: [{m}, {n}]");
-        assert!(
-            residual.is_none_or(|r| r.len() == m * n),
-            "residual: [{m}, {n}]"
-        );
-        if out.is_empty() {
-            return;
-        }
-        for (first, rows) in blocks(m, MOST_ROWS) {
-            let x = &x[first * k..][..rows * k];
-            let residual = residual.map(|r| &r[first * n..][..rows * n]);
-            let out = &mut out[first * n..][..rows * n];
-            scratch::with(rows * k, |quantized: &mut [i8]| {
-                scratch::with(rows, |scales: &mut [f32]| {
-                    scratch::with(rows + n, |offsets: &mut [i32]| {
-                        let (sums, columns) = offsets.split_at_mut(rows);
-                        affine::quantize(self.layer.kernels, x, k, by, quantized, sums, scales);
-                        let z = i32::from(by.zero_point);
-                        for sum in &mut *sums {
-                            *sum = z * k as i32 - *sum;
-                        }
-                        for (to, sum) in columns.iter_mut().zip(&self.column_sums) {
-                            *to = sum.wrapping_mul(-z);
-                        }
-                        let offsets = Offsets {
-                            columns,
-                            rows: sums,
-                            zero_points: &self.zero_points,
-                        };
-                        let x = (&*quantized, &*scales, z);
-                        self.apply_rows(x, rows, activation, residual, out, offsets);
-                    });
-                });
-            });
-        }
+        self.multiply((x, by), m, activation, residual, out);
+    }
+}
+
+impl Weights for AffineInt8 {
+    const NAME: &'static str = "int8";
+
+    /// x, and how it is quantised.
+    type Rows<'a> = (&'a [f32], Affine);
+
+    fn kernel(&self) -> &'static str {
+        self.weights.kernel()
     }
 
+    fn multiply(&self, (x, by): (&[f32], Affine), product: &Product, out: &mut [f32]) {
+        let &Product { rows, k, n, .. } = product;
+        scratch::with(rows * k, |quantized: &mut [i8]| {
+            scratch::with(rows, |scales: &mut [f32]| {
+                scratch::with(rows + n, |offsets: &mut [i32]| {
+                    let (sums, columns) = offsets.split_at_mut(rows);
+                    affine::quantize(self.weights.kernels, x, k, by, quantized, sums, scales);
+                    let z = i32::from(by.zero_point);
+                    for sum in &mut *sums {
+                        *sum = z * k as i32 - *sum;
+                    }
+                    for (to, sum) in columns.iter_mut().zip(&self.column_sums) {
+                        *to = sum.wrapping_mul(-z);
+                    }
+                    let offsets = Offsets {
+                        columns,
+                        rows: sums,
+                        zero_points: &self.zero_points,
+                    };
+                    self.multiply_quantized((quantized, scales, z), product, offsets, out);
+                });
+            });
+        });
+    }
+}
+
+impl AffineInt8 {
     /// x: the quantised values, their scales and their zero point.
-    fn apply_rows(
+    fn multiply_quantized(
         &self,
         (x, scales, z): (&[i8], &[f32], i32),
-        rows: usize,
-        activation: Option<Activation>,
-        residual: Option<&[f32]>,
-        out: &mut [f32],
+        product: &Product,
         offsets: Offsets,
+        out: &mut [f32],
     ) {
-        let (k, n) = (self.inputs(), self.outputs());
-        match &self.layer.packed {
-            Packed::Panels { vector, panels } => {
+        let &Product { k, n, .. } = product;
+        match &self.weights.form {
+            Form::Panels { vector, panels } => {
                 let x = Int8Input::S8 { x, scales };
-                let layer = &self.layer;
-                layer.apply_panels(
-                    *vector,
-                    panels,
-                    x,
-                    rows,
-                    activation,
-                    residual,
-                    out,
-                    Some(offsets),
-                );
+                let offsets = Some(offsets);
+                (self.weights).apply_panels(*vector, panels, x, product, offsets, out);
             }
-            Packed::Reference(weights) => {
+            Form::Reference(weights) => {
                 threads::for_each_chunk(threads::count(out.len() * k), out, n, |i, out| {
                     reference::linear_affine(
                         &x[i * k..][..k],
@@ -232,8 +209,8 @@ impl PackedLinearAffine {
                         &self.zero_points,
                         &weights.scales,
                         &weights.bias,
-                        activation,
-                        residual.map(|r| &r[i * n..][..n]),
+                        product.activation,
+                        product.residual_row(i),
                         out,
                     );
                 });
@@ -269,14 +246,4 @@ pub(crate) fn without_minimum(
         *zero += 1;
     }
     Ok(Some(moved))
-}
-
-impl fmt::Debug for PackedLinearAffine {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let zero_points = match self.zero_points.is_empty() {
-            true => "",
-            false => ", zero points",
-        };
-        write!(f, "{:?}{zero_points}", self.layer)
-    }
 }

@@ -7,33 +7,31 @@ pub(crate) mod group;
 pub(crate) mod pack;
 pub(crate) mod taps;
 
-use std::fmt;
-
 use crate::dispatch::{Int8Group, Int8Kernels, Kernels, Offsets, Order, Residual};
-use crate::linear::pack::blocks;
-use crate::linear::{MOST_ROWS, group_size};
+use crate::linear::layer::{Packed, Product, Rows, Weights, for_each_group};
+use crate::linear::pack::{Weight, blocks};
 use crate::scratch::{self, Aligned};
 use crate::select::kernels;
 use crate::threads::{self, Shared};
 use crate::types::{Nonlinearity, Prologue};
 use crate::{quantize, reference};
-use pack::{Layout, Weight};
+use pack::Layout;
 use pinhole_model::Activation;
 
-/// A quantised linear layer, packed for the chosen variant: y = activation(x W + b) + residual. W is s8 with one scale per
-/// output; x is s8 or u8 with one scale per row.
+/// A quantised linear layer: y = activation(x W + b) + residual. W is s8 with one scale per output; x is s8 or u8 with one
+/// scale per row.
+pub type PackedLinearInt8 = Packed<Int8>;
+
+/// s8 weights as the kernels read them.
 #[derive(Clone)]
-pub struct PackedLinearInt8 {
-    k: usize,
-    n: usize,
+pub struct Int8 {
     kernels: Kernels,
-    packed: Packed,
+    form: Form,
 }
 
-/// The weights as the kernels read them.
 #[derive(Clone)]
-enum Packed {
-    Reference(Weights),
+enum Form {
+    Reference(Reference),
     /// Panels by [`pack::pack_panel`].
     Panels {
         vector: &'static dyn Int8Kernels,
@@ -43,7 +41,7 @@ enum Packed {
 
 /// As the scalar reference reads them.
 #[derive(Clone)]
-struct Weights {
+struct Reference {
     /// [n, k]
     weight: Vec<i8>,
     /// [n]
@@ -158,7 +156,7 @@ impl PackedLinearInt8 {
 
     pub(crate) fn pack(
         kernels: Kernels,
-        weight: Weight,
+        weight: Weight<i8>,
         scales: &[f32],
         n: usize,
         k: usize,
@@ -177,19 +175,13 @@ impl PackedLinearInt8 {
         // The minimum of a chunk is vectorised; the search for a position is not.
         let out_of_range = |chunk: &[i8]| chunk.iter().fold(0, |least, &w| w.min(least)) == i8::MIN;
         if data.chunks(4096).any(out_of_range)
-            && let Some(at) = data.iter().position(|&w| w == i8::MIN)
+            && let Some((output, input)) = weight.find(k, n, |w| w == i8::MIN)
         {
-            let (output, input) = match weight {
-                Weight::OutIn(_) => (at / k, at % k),
-                Weight::InOut(_) => (at % n, at / n),
-            };
             return Err(WeightError::Range { output, input });
         }
-        let packed = match kernels.int8 {
-            None => Packed::Reference(Weights {
-                weight: (0..n * k)
-                    .map(|i| data[weight.at(i % k, i / k, k, n)])
-                    .collect(),
+        let form = match kernels.int8 {
+            None => Form::Reference(Reference {
+                weight: (0..n * k).map(|i| weight.get(i % k, i / k, k, n)).collect(),
                 scales: scales.to_vec(),
                 bias: bias.map_or_else(|| vec![0.0; n], <[f32]>::to_vec),
             }),
@@ -201,33 +193,11 @@ impl PackedLinearInt8 {
                     let columns = i * columns..n.min((i + 1) * columns);
                     pack::pack_panel(layout, weight, k, n, columns, scales, bias, panel);
                 });
-                Packed::Panels { vector, panels }
+                Form::Panels { vector, panels }
             }
         };
-        Ok(PackedLinearInt8 {
-            k,
-            n,
-            kernels,
-            packed,
-        })
-    }
-
-    /// k: values of an input row.
-    pub fn inputs(&self) -> usize {
-        self.k
-    }
-
-    /// n: values of an output row.
-    pub fn outputs(&self) -> usize {
-        self.n
-    }
-
-    /// The name of the kernels that [`Self::apply`] runs.
-    pub fn kernel(&self) -> &'static str {
-        match &self.packed {
-            Packed::Reference(_) => "scalar",
-            Packed::Panels { vector, .. } => vector.name(),
-        }
+        let weights = Int8 { kernels, form };
+        Ok(Packed { k, n, weights })
     }
 
     /// out [m, n] = activation(sum · (row scale · output scale) + bias) + residual [m, n], with the exact integer sum of the
@@ -243,54 +213,48 @@ impl PackedLinearInt8 {
         residual: Option<&[f32]>,
         out: &mut [f32],
     ) {
-        let (k, n) = (self.k, self.n);
-        x.check(m, k);
-        assert_eq!(Some(out.len()), m.checked_mul(n), "out: [{m}, {n}]");
-        assert!(
-            residual.is_none_or(|r| r.len() == m * n),
-            "residual: [{m}, {n}]"
-        );
-        if out.is_empty() {
-            return;
-        }
-        for (first, rows) in blocks(m, MOST_ROWS) {
-            let x = x.rows(first, rows, k);
-            let residual = residual.map(|r| &r[first * n..][..rows * n]);
-            let out = &mut out[first * n..][..rows * n];
-            match &self.packed {
-                Packed::Reference(weights) => {
-                    weights.apply(self, x, rows, activation, residual, out);
-                }
-                Packed::Panels { vector, panels } => {
-                    self.apply_panels(*vector, panels, x, rows, activation, residual, out, None);
-                }
-            }
+        self.multiply(x, m, activation, residual, out);
+    }
+}
+
+impl Weights for Int8 {
+    const NAME: &'static str = "int8";
+
+    type Rows<'a> = Int8Input<'a>;
+
+    fn kernel(&self) -> &'static str {
+        match &self.form {
+            Form::Reference(_) => "scalar",
+            Form::Panels { vector, .. } => vector.name(),
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
+    fn multiply(&self, x: Int8Input, product: &Product, out: &mut [f32]) {
+        match &self.form {
+            Form::Reference(weights) => weights.apply(self.kernels, x, product, out),
+            Form::Panels { vector, panels } => {
+                self.apply_panels(*vector, panels, x, product, None, out);
+            }
+        }
+    }
+}
+
+impl Int8 {
     fn apply_panels(
         &self,
         vector: &dyn Int8Kernels,
         panels: &[u8],
         x: Int8Input,
-        rows: usize,
-        activation: Option<Activation>,
-        residual: Option<&[f32]>,
-        out: &mut [f32],
+        product: &Product,
         offsets: Option<Offsets>,
+        out: &mut [f32],
     ) {
-        let (k, n) = (self.k, self.n);
+        let &Product { rows, k, n, .. } = product;
         let layout = vector.layout();
         let size = layout.panel_size(k);
         // Four products of bytes take as long as one in f32.
         let threads = threads::count(rows * n * k / 4);
-        let group = group_size(
-            n.div_ceil(layout.columns),
-            threads,
-            rows * layout.columns * size_of::<i32>(),
-        );
-        let residual = residual.map(|values| Residual {
+        let residual = product.residual.map(|values| Residual {
             values,
             order: Order::AfterActivation,
         });
@@ -298,12 +262,9 @@ impl PackedLinearInt8 {
         let out = unsafe { Shared::new(out) };
         scratch::with(rows, |scales: &mut [f32]| {
             scratch::with(layout.rows_size(rows, k), |packed: &mut [u8]| {
-                self.pack_rows(layout, x, rows, threads, packed, scales);
+                self.pack_rows(layout, x, product, threads, packed, scales);
                 let (packed, scales) = (&*packed, &*scales);
-                let width = group * layout.columns;
-                threads::for_each(threads, n.div_ceil(width), |i| {
-                    let columns = i * width..n.min((i + 1) * width);
-                    let count = columns.len().div_ceil(layout.columns);
+                for_each_group(threads, n, layout.columns, rows, |columns, sums| {
                     let group = Int8Group {
                         x: packed,
                         rows,
@@ -311,17 +272,15 @@ impl PackedLinearInt8 {
                         steps: k.div_ceil(layout.step),
                         shifted: layout.shifted(x.is_unsigned()),
                         offsets,
-                        panels: &panels[i * group * size..][..count * size],
-                        columns,
-                        activation: activation.map(Nonlinearity::Mlp),
+                        panels: &panels[columns.panels.start * size..columns.panels.end * size],
+                        columns: columns.range,
+                        activation: product.activation.map(Nonlinearity::Mlp),
                         residual,
                         width: n,
                         out: out.pointer(),
                     };
-                    scratch::with(count * rows * layout.columns, |sums| {
-                        // SAFETY: `out` has rows * n values, and the groups' columns do not overlap.
-                        unsafe { vector.group(&group, sums) };
-                    });
+                    // SAFETY: `out` has rows * n values, and the groups' columns do not overlap.
+                    unsafe { vector.group(&group, sums) };
                 });
             });
         });
@@ -332,12 +291,11 @@ impl PackedLinearInt8 {
         &self,
         layout: Layout,
         x: Int8Input,
-        rows: usize,
+        &Product { rows, k, .. }: &Product,
         threads: usize,
         packed: &mut [u8],
         scales: &mut [f32],
     ) {
-        let k = self.k;
         let size = layout.block_size(rows, k);
         // SAFETY: each block of rows writes its own bytes and its own scales.
         let (packed, scales) = unsafe { (Shared::new(packed), Shared::new(scales)) };
@@ -431,49 +389,37 @@ impl Int8Input<'_> {
     }
 }
 
-impl Weights {
-    fn apply(
-        &self,
-        layer: &PackedLinearInt8,
-        x: Int8Input,
-        rows: usize,
-        activation: Option<Activation>,
-        residual: Option<&[f32]>,
-        out: &mut [f32],
-    ) {
+impl Reference {
+    fn apply(&self, kernels: Kernels, x: Int8Input, product: &Product, out: &mut [f32]) {
+        let &Product { rows, k, .. } = product;
+        let mut scales = vec![0.0; rows];
         match x {
             Int8Input::F32 { x, prologue } => {
-                let (mut quantized, mut scales) = (vec![0; x.len()], vec![0.0; rows]);
-                let kernels = layer.kernels;
-                quantize::rows(kernels, x, layer.k, prologue, &mut quantized, &mut scales);
-                self.apply_to(layer, &quantized, &scales, activation, residual, out);
+                let mut quantized = vec![0; x.len()];
+                quantize::rows(kernels, x, k, prologue, &mut quantized, &mut scales);
+                self.apply_to(&quantized, &scales, product, out);
             }
             Int8Input::Offset { x, offset } => {
-                let (mut quantized, mut scales) = (vec![0; x.len()], vec![0.0; rows]);
-                let kernels = layer.kernels;
-                let k = layer.k;
+                let mut quantized = vec![0; x.len()];
                 quantize::rows_offset(kernels, x, k, offset, &mut quantized, &mut scales);
-                self.apply_to(layer, &quantized, &scales, activation, residual, out);
+                self.apply_to(&quantized, &scales, product, out);
             }
-            Int8Input::S8 { x, scales } => {
-                self.apply_to(layer, x, scales, activation, residual, out)
-            }
+            Int8Input::S8 { x, scales } => self.apply_to(x, scales, product, out),
             Int8Input::U8 { x, scale } => {
-                self.apply_to(layer, x, &vec![scale; rows], activation, residual, out);
+                scales.fill(scale);
+                self.apply_to(x, &scales, product, out);
             }
         }
     }
 
     fn apply_to<T: Copy + Into<i32> + Sync>(
         &self,
-        layer: &PackedLinearInt8,
         x: &[T],
         scales: &[f32],
-        activation: Option<Activation>,
-        residual: Option<&[f32]>,
+        product: &Product,
         out: &mut [f32],
     ) {
-        let (k, n) = (layer.k, layer.n);
+        let &Product { k, n, .. } = product;
         threads::for_each_chunk(threads::count(out.len() * k), out, n, |i, out| {
             reference::linear_int8(
                 &x[i * k..][..k],
@@ -484,17 +430,10 @@ impl Weights {
                 k,
                 n,
                 &self.bias,
-                activation,
-                residual.map(|r| &r[i * n..][..n]),
+                product.activation,
+                product.residual_row(i),
                 out,
             );
         });
-    }
-}
-
-impl fmt::Debug for PackedLinearInt8 {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let (k, n, kernel) = (self.k, self.n, self.kernel());
-        write!(f, "PackedLinearInt8({k} -> {n}, {kernel})")
     }
 }

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use crate::linear::pack::Weight;
 use crate::transpose::transposed;
 
 /// The order of the operands of a variant's inner loop.
@@ -329,37 +330,12 @@ impl<T: Value> Block<'_, T> {
     }
 }
 
-/// The weights of k inputs and n outputs, row-major.
-#[derive(Clone, Copy)]
-pub(crate) enum Weight<'a> {
-    /// [n, k]
-    OutIn(&'a [i8]),
-    /// [k, n]
-    InOut(&'a [i8]),
-}
-
-impl<'a> Weight<'a> {
-    pub(crate) fn data(self) -> &'a [i8] {
-        match self {
-            Weight::OutIn(data) | Weight::InOut(data) => data,
-        }
-    }
-
-    /// The index of the weight from input p to output j.
-    pub(crate) fn at(self, p: usize, j: usize, k: usize, n: usize) -> usize {
-        match self {
-            Weight::OutIn(_) => j * k + p,
-            Weight::InOut(_) => p * n + j,
-        }
-    }
-}
-
 /// Packs a panel: at most `layout.columns` columns of weights of k inputs and n outputs, with their scales and bias. `panel`
 /// must be zeroed, as padding is not written.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn pack_panel(
     layout: Layout,
-    weight: Weight,
+    weight: Weight<i8>,
     k: usize,
     n: usize,
     columns: Range<usize>,
@@ -390,7 +366,7 @@ const WIDE: usize = 16;
 #[inline(never)]
 fn pack_steps(
     layout: Layout,
-    weight: Weight,
+    weight: Weight<i8>,
     k: usize,
     n: usize,
     columns: &Range<usize>,
@@ -416,7 +392,7 @@ fn pack_steps(
 #[target_feature(enable = "avx2")]
 fn pack_steps_avx2(
     layout: Layout,
-    weight: Weight,
+    weight: Weight<i8>,
     k: usize,
     n: usize,
     columns: &Range<usize>,
@@ -433,7 +409,7 @@ fn pack_steps_avx2(
 #[inline(always)]
 fn pack_weight<const STEP: usize>(
     layout: Layout,
-    weight: Weight,
+    weight: Weight<i8>,
     k: usize,
     n: usize,
     columns: &Range<usize>,
@@ -479,7 +455,7 @@ fn pack_weight<const STEP: usize>(
             _ => {
                 for ((slot, sum), j) in slots.iter_mut().zip(&mut *sums).zip(columns.clone()) {
                     for (to, p) in slot.iter_mut().zip(rows.clone()) {
-                        let value = weight.data()[weight.at(p, j, k, n)];
+                        let value = weight.get(p, j, k, n);
                         *to = value.cast_unsigned();
                         *sum += i32::from(value);
                     }

@@ -1,9 +1,8 @@
-//! Linear layers in f32: weights packed once, multiplied by a few rows.
+//! Linear layers: weights packed once, multiplied by a few rows; here in f32.
 
+pub(crate) mod layer;
 pub(crate) mod pack;
 pub(crate) mod tile;
-
-use std::fmt;
 
 use crate::dispatch::{FloatKernels, Kernels, LinearGroup};
 use crate::scratch::Aligned;
@@ -11,20 +10,19 @@ use crate::select::kernels;
 use crate::threads::{self, Shared};
 use crate::types::StridedRows;
 use crate::{reference, scratch};
-use pack::{blocks, pack_panel, pack_rows};
+use layer::{Packed, Product, Weights, for_each_group};
+use pack::{pack_panel, pack_rows};
 use pinhole_model::Activation;
 
-/// A linear layer, packed for the chosen variant: y = activation(x W + b) + residual.
-#[derive(Clone)]
-pub struct PackedLinear {
-    k: usize,
-    n: usize,
-    packed: Packed,
-}
+/// A linear layer in f32: y = activation(x W + b) + residual.
+pub type PackedLinear = Packed<F32>;
 
-/// The weights as the kernels read them.
+/// f32 weights as the kernels read them.
 #[derive(Clone)]
-enum Packed {
+pub struct F32(Form);
+
+#[derive(Clone)]
+enum Form {
     /// weight [k, n], bias [n]
     Reference { weight: Vec<f32>, bias: Vec<f32> },
     /// [panel][bias, then k rounded up to 4 rows][columns of a tile], padded with zeros.
@@ -33,12 +31,6 @@ enum Packed {
         panels: Aligned<f32>,
     },
 }
-
-/// More rows are computed in blocks of this many, so that the packed rows stay in the cache.
-pub(crate) const MOST_ROWS: usize = 256;
-
-/// Most bytes of sums that a group keeps between blocks of k.
-const MOST_SUMS: usize = 96 << 10;
 
 impl PackedLinear {
     /// From weights [n, k], row-major, as in PyTorch's `nn.Linear`.
@@ -62,8 +54,8 @@ impl PackedLinear {
         weight: impl Fn(usize, usize) -> f32 + Sync,
     ) -> Self {
         assert!(bias.is_none_or(|b| b.len() == n), "bias: [{n}]");
-        let packed = match kernels.float {
-            None => Packed::Reference {
+        let form = match kernels.float {
+            None => Form::Reference {
                 weight: (0..k * n).map(|i| weight(i / n, i % n)).collect(),
                 bias: bias.map_or_else(|| vec![0.0; n], <[f32]>::to_vec),
             },
@@ -75,28 +67,11 @@ impl PackedLinear {
                     let range = i * columns..n.min((i + 1) * columns);
                     pack_panel(k, range, columns, bias, &weight, panel);
                 });
-                Packed::Panels { vector, panels }
+                Form::Panels { vector, panels }
             }
         };
-        PackedLinear { k, n, packed }
-    }
-
-    /// k: values of an input row.
-    pub fn inputs(&self) -> usize {
-        self.k
-    }
-
-    /// n: values of an output row.
-    pub fn outputs(&self) -> usize {
-        self.n
-    }
-
-    /// The name of the kernels that [`Self::apply`] runs.
-    pub fn kernel(&self) -> &'static str {
-        match &self.packed {
-            Packed::Reference { .. } => "scalar",
-            Packed::Panels { vector, .. } => vector.name(),
-        }
+        let weights = F32(form);
+        Packed { k, n, weights }
     }
 
     /// out [m, n] = activation(x [m, k] W + b) + residual [m, n]
@@ -110,56 +85,44 @@ impl PackedLinear {
         residual: Option<&[f32]>,
         out: &mut [f32],
     ) {
-        let (k, n) = (self.k, self.n);
-        assert_eq!(Some(x.len()), m.checked_mul(k), "x: [{m}, {k}]");
-        assert_eq!(Some(out.len()), m.checked_mul(n), "out: [{m}, {n}]");
-        assert!(
-            residual.is_none_or(|r| r.len() == m * n),
-            "residual: [{m}, {n}]"
-        );
-        if out.is_empty() {
-            return;
-        }
-        match &self.packed {
-            Packed::Reference { weight, bias } => {
-                threads::for_each_chunk(threads::count(m * n * k), out, n, |i, out| {
-                    let x = &x[i * k..][..k];
-                    let residual = residual.map(|r| &r[i * n..][..n]);
-                    reference::linear(x, 1, weight, k, n, bias, activation, residual, out);
-                });
-            }
-            Packed::Panels { vector, panels } => {
-                for (first, rows) in blocks(m, MOST_ROWS) {
-                    let x = &x[first * k..][..rows * k];
-                    let residual = residual.map(|r| &r[first * n..][..rows * n]);
-                    let out = &mut out[first * n..][..rows * n];
-                    self.apply_panels(*vector, panels, x, rows, activation, residual, out);
-                }
-            }
+        self.multiply(x, m, activation, residual, out);
+    }
+}
+
+impl Weights for F32 {
+    const NAME: &'static str = "f32";
+
+    type Rows<'a> = &'a [f32];
+
+    fn kernel(&self) -> &'static str {
+        match &self.0 {
+            Form::Reference { .. } => "scalar",
+            Form::Panels { vector, .. } => vector.name(),
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn apply_panels(
-        &self,
-        vector: &dyn FloatKernels,
-        panels: &[f32],
-        x: &[f32],
-        rows: usize,
-        activation: Option<Activation>,
-        residual: Option<&[f32]>,
-        out: &mut [f32],
-    ) {
-        let (k, n) = (self.k, self.n);
+    fn multiply(&self, x: &[f32], product: &Product, out: &mut [f32]) {
+        let &Product {
+            rows,
+            k,
+            n,
+            activation,
+            residual,
+        } = product;
+        let (vector, panels) = match &self.0 {
+            Form::Panels { vector, panels } => (*vector, panels),
+            Form::Reference { weight, bias } => {
+                return threads::for_each_chunk(threads::count(rows * n * k), out, n, |i, out| {
+                    let x = &x[i * k..][..k];
+                    let residual = product.residual_row(i);
+                    reference::linear(x, 1, weight, k, n, bias, activation, residual, out);
+                });
+            }
+        };
         let shape = vector.shape();
         let depth = k.next_multiple_of(4);
         let size = panel_size(k, shape.columns);
         let threads = threads::count(rows * n * k);
-        let group = group_size(
-            n.div_ceil(shape.columns),
-            threads,
-            rows * shape.columns * size_of::<f32>(),
-        );
         // SAFETY: each group writes columns of its own.
         let out = unsafe { Shared::new(out) };
         scratch::with(rows * depth, |packed| {
@@ -174,25 +137,20 @@ impl PackedLinear {
                 );
             });
             let packed = &*packed;
-            let width = group * shape.columns;
-            threads::for_each(threads, n.div_ceil(width), |i| {
-                let columns = i * width..n.min((i + 1) * width);
-                let count = columns.len().div_ceil(shape.columns);
+            for_each_group(threads, n, shape.columns, rows, |columns, sums| {
                 let group = LinearGroup {
                     x: packed,
                     rows,
                     depth,
-                    panels: &panels[i * group * size..][..count * size],
-                    columns,
+                    panels: &panels[columns.panels.start * size..columns.panels.end * size],
+                    columns: columns.range,
                     activation,
                     residual,
                     width: n,
                     out: out.pointer(),
                 };
-                scratch::with(count * rows * shape.columns, |sums| {
-                    // SAFETY: `out` has rows * n values, and the groups' columns do not overlap.
-                    unsafe { vector.group(&group, sums) };
-                });
+                // SAFETY: `out` has rows * n values, and the groups' columns do not overlap.
+                unsafe { vector.group(&group, sums) };
             });
         });
     }
@@ -201,23 +159,4 @@ impl PackedLinear {
 /// Values of a panel: its bias, then k rounded up to a multiple of 4 rows.
 fn panel_size(k: usize, columns: usize) -> usize {
     (1 + k.next_multiple_of(4)) * columns
-}
-
-/// How many of `panels` to compute together: two groups per thread balance the load; their sums, `bytes` per panel, must fit
-/// the cache.
-pub(crate) fn group_size(panels: usize, threads: usize, bytes: usize) -> usize {
-    let most = (MOST_SUMS / bytes).clamp(1, 16);
-    let share = if threads == 1 {
-        panels
-    } else {
-        panels.div_ceil(2 * threads)
-    };
-    share.div_ceil(share.div_ceil(most).max(1)).max(1)
-}
-
-impl fmt::Debug for PackedLinear {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let (k, n, kernel) = (self.k, self.n, self.kernel());
-        write!(f, "PackedLinear({k} -> {n}, {kernel})")
-    }
 }

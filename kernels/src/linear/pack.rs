@@ -4,6 +4,45 @@ use std::ops::Range;
 
 use crate::types::StridedRows;
 
+/// The weights of k inputs and n outputs, row-major.
+#[derive(Clone, Copy)]
+pub(crate) enum Weight<'a, T> {
+    /// [n, k]
+    OutIn(&'a [T]),
+    /// [k, n]
+    InOut(&'a [T]),
+}
+
+impl<'a, T: Copy> Weight<'a, T> {
+    pub(crate) fn data(self) -> &'a [T] {
+        match self {
+            Weight::OutIn(data) | Weight::InOut(data) => data,
+        }
+    }
+
+    /// The weight from input p to output j.
+    pub(crate) fn get(self, p: usize, j: usize, k: usize, n: usize) -> T {
+        match self {
+            Weight::OutIn(data) => data[j * k + p],
+            Weight::InOut(data) => data[p * n + j],
+        }
+    }
+
+    /// The first weight that is `invalid`, as its output and input.
+    pub(crate) fn find(
+        self,
+        k: usize,
+        n: usize,
+        invalid: impl Fn(T) -> bool,
+    ) -> Option<(usize, usize)> {
+        let at = self.data().iter().position(|&w| invalid(w))?;
+        Some(match self {
+            Weight::OutIn(_) => (at / k, at % k),
+            Weight::InOut(_) => (at % n, at / n),
+        })
+    }
+}
+
 /// Splits `rows` into blocks of at most `most` of nearly equal size: (first row, number of rows).
 pub(crate) fn blocks(rows: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
     let count = rows.div_ceil(most);

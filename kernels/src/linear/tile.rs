@@ -83,6 +83,27 @@ pub(crate) unsafe fn tile<
     }
 }
 
+/// Implements [`Simd::tile`] with a function for each number of rows, and `$vectors` registers of columns.
+macro_rules! tiles {
+    ($vectors:literal, $($rows:literal)+) => {
+        #[inline(always)]
+        unsafe fn tile<const IN_PLACE: bool>(self, rows: usize, t: crate::simd::Tile) {
+            use crate::linear::tile::tile;
+            use crate::simd::InstructionSet;
+            match rows {
+                $($rows => self.enter(
+                    #[inline(always)]
+                    // SAFETY: the caller's promise.
+                    |simd| unsafe { tile::<Self, $rows, $vectors, IN_PLACE>(simd, t) },
+                ),)+
+                _ => unreachable!("a tile of {rows} rows"),
+            }
+        }
+    };
+}
+
+pub(crate) use tiles;
+
 /// Computes a group of panels. The outermost loop is over blocks of k, so that the packed rows of a block stay in the
 /// second-level cache for all panels, and a panel's block in the first-level cache for all rows: each weight is loaded from
 /// memory once.

@@ -5,7 +5,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use super::{Values, assert_bit_identical_for_any_threads, edges, float, poison, vectors};
 use crate::affine::{dynamic, fake_quantize, map_quantized};
 use crate::dispatch::Kernels;
-use crate::int8::pack::Weight;
+use crate::linear::pack::Weight;
 use crate::select::variants;
 use crate::{Affine, PackedLinearAffine, WeightError, reference};
 

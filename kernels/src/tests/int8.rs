@@ -6,7 +6,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use super::{ACTIVATIONS, Values, assert_bit_identical_for_any_threads, edges, poison};
 use crate::activation::activate;
 use crate::dispatch::Kernels;
-use crate::int8::pack::Weight;
+use crate::linear::pack::Weight;
 use crate::quantize::quantize_rows;
 use crate::select::variants;
 use crate::{

@@ -5,7 +5,8 @@ use std::arch::x86_64::*;
 use crate::int8::group::{Int8Simd, Int8Tile, tiles_int8};
 use crate::int8::pack::{Layout, Operand};
 use crate::int8::taps::{DepthwiseSimd, DepthwiseTile};
-use crate::simd::{Simd, operations, tiles, token};
+use crate::linear::tile::tiles;
+use crate::simd::{Simd, operations, token};
 
 /// AVX2 with FMA: 16 registers of 8 values.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use crate::simd::{Simd, operations, tiles, token};
+use crate::linear::tile::tiles;
+use crate::simd::{Simd, operations, token};
 
 /// AVX-512F: 32 registers of 16 values.
 #[derive(Clone, Copy, Debug)]

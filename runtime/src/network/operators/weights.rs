@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use pinhole_bundle::dialect::Op;
-use pinhole_kernels::{PackedLinear, PackedLinearAffine, PackedLinearF16, PackedLinearInt8};
+use pinhole_kernels::{self as kernels, PackedLinear, PackedLinearF16, PackedLinearInt8, Weights};
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
@@ -32,26 +32,18 @@ pub(super) trait Packed {
     fn kernel_name(&self) -> String;
 }
 
-macro_rules! packed {
-    ($($weights:ty, $data_type:literal;)*) => {$(
-        impl Packed for $weights {
-            fn inputs(&self) -> usize {
-                self.inputs()
-            }
-            fn outputs(&self) -> usize {
-                self.outputs()
-            }
-            fn kernel_name(&self) -> String {
-                format!(concat!($data_type, " {}"), self.kernel())
-            }
-        }
-    )*};
-}
-packed! {
-    PackedLinear, "f32";
-    PackedLinearF16, "f16";
-    PackedLinearInt8, "int8";
-    PackedLinearAffine, "int8";
+impl<W: Weights> Packed for kernels::Packed<W> {
+    fn inputs(&self) -> usize {
+        self.inputs()
+    }
+
+    fn outputs(&self) -> usize {
+        self.outputs()
+    }
+
+    fn kernel_name(&self) -> String {
+        format!("{} {}", W::NAME, self.kernel())
+    }
 }
 
 /// Floating-point weights: f16 if they are stored and multiplied in f16, else f32.
