@@ -199,24 +199,32 @@ impl PackedConvolution {
         }
         let out_images = out.chunks_exact_mut(out_size);
         for (i, (out, by)) in out_images.zip(by).enumerate() {
-            let x = &x[i * size..][..size];
             let residual = residual.map(|r| &r[i * out_size..][..out_size]);
-            let run = |residual: Option<&[f32]>, out: &mut [f32]| {
-                self.apply_image(x, image, layouts[0], *by, activation, residual, out);
-            };
-            if layouts[1] == ImageLayout::ChannelsLast {
-                run(residual, out);
-                continue;
-            }
-            scratch::with(out_size, |last: &mut [f32]| {
-                match residual {
-                    None => run(None, last),
-                    Some(residual) => scratch::with(out_size, |moved: &mut [f32]| {
-                        transpose(residual, self.outputs, pixels, moved);
-                        run(Some(moved), last);
-                    }),
+            let x = &x[i * size..][..size];
+            self.quantized(x, image, layouts[0], *by, |x| {
+                let run = |residual: Option<&[f32]>, out: &mut [f32]| {
+                    let call = Call {
+                        layer: self,
+                        x: &x,
+                        out_width,
+                        activation,
+                        residual,
+                    };
+                    call.run(out);
+                };
+                if layouts[1] == ImageLayout::ChannelsLast {
+                    return run(residual, out);
                 }
-                transpose(last, pixels, self.outputs, out);
+                scratch::with(out_size, |last: &mut [f32]| {
+                    match residual {
+                        None => run(None, last),
+                        Some(residual) => scratch::with(out_size, |moved: &mut [f32]| {
+                            transpose(residual, self.outputs, pixels, moved);
+                            run(Some(moved), last);
+                        }),
+                    }
+                    transpose(last, pixels, self.outputs, out);
+                });
             });
         }
     }
@@ -238,17 +246,14 @@ impl PackedConvolution {
         finite.into_inner()
     }
 
-    /// One image, the output with channels last.
-    #[allow(clippy::too_many_arguments)]
-    fn apply_image(
+    /// Runs `f` on the quantised image.
+    fn quantized(
         &self,
         x: &[f32],
-        image: [usize; 2],
+        [height, width]: [usize; 2],
         layout: ImageLayout,
         by: Affine,
-        activation: Option<Nonlinearity>,
-        residual: Option<&[f32]>,
-        out: &mut [f32],
+        f: impl FnOnce(Image),
     ) {
         // Adding 128 to a signed byte flips the highest bit.
         let turn = match &self.packed {
@@ -259,13 +264,9 @@ impl PackedConvolution {
             }
             _ => 0,
         };
-        scratch::with(x.len(), |quantized: &mut [i8]| {
-            let finite = self.quantize(x, by, quantized);
-            let by = Affine {
-                scale: if finite { by.scale } else { f32::NAN },
-                ..by
-            };
-            scratch::with(x.len(), |bytes: &mut [u8]| {
+        scratch::with(x.len(), |bytes: &mut [u8]| {
+            let finite = scratch::with(x.len(), |quantized: &mut [i8]| {
+                let finite = self.quantize(x, by, quantized);
                 match layout {
                     ImageLayout::ChannelsLast => {
                         for (to, from) in bytes.iter_mut().zip(&*quantized) {
@@ -276,36 +277,48 @@ impl PackedConvolution {
                         channels_last(quantized, self.inputs, turn, bytes)
                     }
                 }
-                let image = Image {
-                    bytes,
-                    height: image[0],
-                    width: image[1],
-                    channels: self.inputs,
-                    by,
-                    turn,
-                };
-                self.apply_quantized(&image, activation, residual, out);
+                finite
+            });
+            f(Image {
+                bytes,
+                height,
+                width,
+                channels: self.inputs,
+                by: Affine {
+                    scale: if finite { by.scale } else { f32::NAN },
+                    ..by
+                },
+                turn,
             });
         });
     }
+}
 
-    fn apply_quantized(
-        &self,
-        x: &Image,
-        activation: Option<Nonlinearity>,
-        residual: Option<&[f32]>,
-        out: &mut [f32],
-    ) {
-        let (vector, packed) = match &self.packed {
-            Packed::Reference(weights) => return weights.apply(self, x, activation, residual, out),
-            Packed::Dense(vector, packed) => (*vector, packed as &dyn Variant),
-            Packed::Depthwise(vector, packed) => (*vector, packed as &dyn Variant),
-        };
-        let residual = residual.map(|values| Residual {
-            values,
+/// The convolution of one image, with the channels of the output and the residual last.
+struct Call<'a> {
+    layer: &'a PackedConvolution,
+    x: &'a Image<'a>,
+    out_width: usize,
+    activation: Option<Nonlinearity>,
+    /// As large as the output.
+    residual: Option<&'a [f32]>,
+}
+
+impl<'a> Call<'a> {
+    fn run(&self, out: &mut [f32]) {
+        match &self.layer.packed {
+            Packed::Reference(weights) => weights.apply(self, out),
+            Packed::Dense(vector, weights) => weights.apply(*vector, self, out),
+            Packed::Depthwise(vector, weights) => weights.apply(*vector, self, out),
+        }
+    }
+
+    /// The residual from value `start` on.
+    fn residual_from(&self, start: usize) -> Option<Residual<'a>> {
+        self.residual.map(|values| Residual {
+            values: &values[start..],
             order: Order::BeforeActivation,
-        });
-        packed.apply(self, vector, x, activation, residual, out);
+        })
     }
 }
 
@@ -360,14 +373,8 @@ fn transpose(x: &[f32], rows: usize, columns: usize, to: &mut [f32]) {
 }
 
 impl Weights {
-    fn apply(
-        &self,
-        layer: &PackedConvolution,
-        x: &Image,
-        activation: Option<Nonlinearity>,
-        residual: Option<&[f32]>,
-        out: &mut [f32],
-    ) {
+    fn apply(&self, call: &Call, out: &mut [f32]) {
+        let &Call { layer, x, .. } = call;
         let weights = ConvolutionWeights {
             values: &self.values,
             scales: &self.scales,
@@ -384,8 +391,8 @@ impl Weights {
             x.by,
             &weights,
             &layer.window,
-            activation,
-            residual,
+            call.activation,
+            call.residual,
             out,
         );
     }
@@ -407,19 +414,6 @@ impl Image<'_> {
     fn padding(&self) -> u8 {
         self.by.zero_point.cast_unsigned() ^ self.turn
     }
-}
-
-/// Weights for SIMD kernels.
-trait Variant {
-    fn apply(
-        &self,
-        layer: &PackedConvolution,
-        vector: &dyn Int8Kernels,
-        x: &Image,
-        activation: Option<Nonlinearity>,
-        residual: Option<Residual>,
-        out: &mut [f32],
-    );
 }
 
 impl Dense {
@@ -485,21 +479,17 @@ impl Dense {
         }
     }
 
-    /// The outputs `pixels` of one image.
-    #[allow(clippy::too_many_arguments)]
+    /// The outputs `pixels`.
     fn block(
         &self,
-        layer: &PackedConvolution,
         vector: &dyn Int8Kernels,
-        x: &Image,
-        out_width: usize,
+        call: &Call,
         pixels: Range<usize>,
         threads: usize,
         offsets: &[i32],
-        activation: Option<Nonlinearity>,
-        residual: Option<Residual>,
         out: Shared<f32>,
     ) {
+        let &Call { layer, x, .. } = call;
         let layout = vector.layout();
         let k = self.parts * self.k;
         let (rows, n) = (pixels.len(), layer.outputs / layer.groups);
@@ -516,7 +506,7 @@ impl Dense {
                         let gather = Gather {
                             x,
                             window: &layer.window,
-                            out_width,
+                            out_width: call.out_width,
                             channels: self.k / (layer.window.kernel[0] * layer.window.kernel[1]),
                             first_channel: group * (layer.inputs / layer.groups),
                             dense: self,
@@ -550,10 +540,7 @@ impl Dense {
                             rows: sums,
                             zero_points: self.zero_points.get(columns.clone()).unwrap_or(&[]),
                         };
-                        let residual = residual.map(|r| Residual {
-                            values: &r.values[start + columns.start..],
-                            ..r
-                        });
+                        let residual = call.residual_from(start + columns.start);
                         let of_group = &self.panels[group * panels * size..][..panels * size];
                         for_each_group(threads, n, layout.columns, rows, |columns, sums| {
                             let job = Int8Group {
@@ -566,7 +553,7 @@ impl Dense {
                                 panels: &of_group
                                     [columns.panels.start * size..columns.panels.end * size],
                                 columns: columns.range,
-                                activation,
+                                activation: call.activation,
                                 residual,
                                 width: layer.outputs,
                                 out: out.pointer().wrapping_add(start + group * n),
@@ -579,21 +566,11 @@ impl Dense {
             });
         });
     }
-}
 
-impl Variant for Dense {
-    fn apply(
-        &self,
-        layer: &PackedConvolution,
-        vector: &dyn Int8Kernels,
-        x: &Image,
-        activation: Option<Nonlinearity>,
-        residual: Option<Residual>,
-        out: &mut [f32],
-    ) {
+    fn apply(&self, vector: &dyn Int8Kernels, call: &Call, out: &mut [f32]) {
+        let &Call { layer, x, .. } = call;
         let k = self.parts * self.k;
         let pixels = out.len() / layer.outputs;
-        let out_width = out_width(layer, x);
         let z = i32::from(x.by.zero_point);
         // Four products of bytes take as long as one in f32.
         let threads = threads::count(out.len() / 4 * k);
@@ -622,18 +599,10 @@ impl Variant for Dense {
                     return;
                 };
                 let range = first..first + rows;
-                self.block(
-                    layer, vector, x, out_width, range, inner, offsets, activation, residual, out,
-                );
+                self.block(vector, call, range, inner, offsets, out);
             });
         });
     }
-}
-
-/// The width of the output.
-fn out_width(layer: &PackedConvolution, x: &Image) -> usize {
-    let out = layer.window.output([x.height, x.width]);
-    out.map_or(0, |[_, width]| width)
 }
 
 /// Gathers the values under the window into rows [part][kernel row][kernel column][channel].
@@ -788,19 +757,14 @@ impl Depthwise {
                 .map_or_else(|| vec![0.0; weights.outputs], <[f32]>::to_vec),
         }
     }
-}
 
-impl Variant for Depthwise {
-    fn apply(
-        &self,
-        layer: &PackedConvolution,
-        vector: &dyn Int8Kernels,
-        x: &Image,
-        activation: Option<Nonlinearity>,
-        residual: Option<Residual>,
-        out: &mut [f32],
-    ) {
-        let out_width = out_width(layer, x);
+    fn apply(&self, vector: &dyn Int8Kernels, call: &Call, out: &mut [f32]) {
+        let &Call {
+            layer,
+            x,
+            out_width,
+            ..
+        } = call;
         let out_height = out.len() / (out_width * layer.outputs);
         let count = layer.outputs.div_ceil(CHANNELS);
         let block_size = self.weights.len() / count;
@@ -845,8 +809,8 @@ impl Variant for Depthwise {
                 from,
                 scales: padded(&self.scales).map(|scale| x.by.scale * scale),
                 bias: padded(&self.bias),
-                activation,
-                residual,
+                activation: call.activation,
+                residual: call.residual_from(0),
                 rows: (part * band).min(out_height)..((part + 1) * band).min(out_height),
                 out_width,
                 out: out.pointer(),
