@@ -83,6 +83,14 @@ mod limits {
         _mm512_set1_epi8(1),
         |sum, x| { _mm512_dpbusd_epi32(sum, x, x) }
     );
+    peak!(
+        avxvnni_int8,
+        "avx2,avxvnni",
+        32,
+        12,
+        _mm256_set1_epi8(1),
+        |sum, x| { _mm256_dpbusd_avx_epi32(sum, x, x) }
+    );
     peak!(avx2_int8, "avx2", 16, 12, _mm256_set1_epi8(1), |sum, x| {
         // The product depends on the previous sum, or the compiler would hoist it out of the loop.
         _mm256_add_epi32(sum, _mm256_madd_epi16(sum, x))
@@ -99,6 +107,7 @@ mod limits {
     pub(super) fn int8(kernel: &str) -> Option<f64> {
         match kernel {
             "avx512vnni" => Some(avx512vnni_int8()),
+            "avxvnni" => Some(avxvnni_int8()),
             "avx2" => Some(avx2_int8()),
             _ => None,
         }

@@ -658,6 +658,9 @@ impl Gather<'_> {
                 repeat(row);
                 sum(row, row_sum);
             }
+            if self.x.turn != 0 {
+                return pack::pack_rows(layout, gathered, whole, count, to);
+            }
             scratch::with(count * whole, |signed: &mut [i8]| {
                 for (to, from) in signed.iter_mut().zip(&*gathered) {
                     *to = from.cast_signed();

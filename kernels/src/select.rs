@@ -115,6 +115,7 @@ macro_rules! variants {
 variants! {
     "x86_64" {
         "avx512vnni": Avx512, Avx512Vnni;
+        "avxvnni": Avx2, AvxVnni;
         "avx512": Avx512, Avx2;
         "avx2": Avx2, Avx2;
     }
@@ -130,7 +131,7 @@ variants! {
 
 /// A token has no size, so that leaking it costs nothing.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-fn leaked<T>(token: T) -> &'static T {
+pub(crate) fn leaked<T>(token: T) -> &'static T {
     Box::leak(Box::new(token))
 }
 

@@ -232,7 +232,7 @@ def test_the_manifest_is_a_dict(classifier: pinhole.Classifier) -> None:
     manifest = classifier.manifest
     assert manifest["classes"] == classifier.classes
     assert manifest["model"]["image_size"] == classifier.image_size
-    assert classifier.kernels in {"avx512vnni", "avx512", "avx2", "scalar", "neon", "dotprod", "i8mm", "fp16"}
+    assert classifier.kernels in {"avx512vnni", "avxvnni", "avx512", "avx2", "scalar", "neon", "dotprod", "i8mm", "fp16"}
 
 
 def test_a_bundle_without_text_encoder_takes_no_classes() -> None:

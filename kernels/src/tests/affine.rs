@@ -2,11 +2,12 @@ use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::{Values, assert_bit_identical_for_any_threads, edges, float, poison, vectors};
+use super::{
+    Values, assert_bit_identical_for_any_threads, edges, float, int8_variants, poison, vectors,
+};
 use crate::affine::{dynamic, fake_quantize, map_quantized};
 use crate::dispatch::Kernels;
 use crate::linear::pack::Weight;
-use crate::select::variants;
 use crate::{Affine, PackedLinearAffine, WeightError, reference};
 
 /// `len` pseudo-random values of s8.
@@ -119,16 +120,9 @@ impl Case {
     }
 }
 
-/// The variants with distinct int8 kernels, and the scalar one.
-fn all() -> Vec<Kernels> {
-    let mut all = variants();
-    all.dedup_by_key(|v| v.int8.map(|v| v.name()));
-    all
-}
-
 #[test]
 fn tile_edges() {
-    for kernels in all() {
+    for kernels in int8_variants() {
         let (rows, columns, step, depth) = match kernels.int8 {
             Some(vector) => {
                 let layout = vector.layout();
@@ -153,7 +147,7 @@ fn tile_edges() {
 /// The largest sums, with zero points at both ends.
 #[test]
 fn nothing_overflows() {
-    for kernels in all() {
+    for kernels in int8_variants() {
         for (w, zero) in [(127, -128), (-127, 127)] {
             for (x, zero_point) in [(1e9, -128), (-1e9, 127)] {
                 let mut case = Case::new(3, PackedLinearAffine::MOST_INPUTS, 5, zero_point, true);
@@ -170,7 +164,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..Default::default() })]
     #[test]
     fn any_shape(m in 1usize..60, k in 0usize..400, n in 1usize..120, zero_point: i8, zero_points: bool) {
-        for kernels in all() {
+        for kernels in int8_variants() {
             Case::new(m, k, n, zero_point, zero_points).check(kernels);
         }
     }
@@ -213,7 +207,7 @@ proptest! {
 /// The examples for DynamicQuantizeLinear of the ONNX specification, minus 128.
 #[test]
 fn dynamic_quantisation_of_onnx_examples() {
-    for kernels in all() {
+    for kernels in int8_variants() {
         for (x, scale, zero_point, expected) in [
             (
                 &[0.0, 2.0, -3.0, -2.5, 1.34, 0.5][..],
@@ -243,7 +237,7 @@ fn dynamic_quantisation_of_onnx_examples() {
 /// A NaN must not become a valid-looking result.
 #[test]
 fn nan_propagates() {
-    for kernels in all() {
+    for kernels in int8_variants() {
         let mut case = Case::new(20, 70, 40, 3, true);
         for wrong in [f32::NAN, f32::INFINITY] {
             case.x[5 * 70 + 69] = wrong;
@@ -265,7 +259,7 @@ fn nan_propagates() {
 /// -128 is exact together with values below 127, and an error together with 127.
 #[test]
 fn minus_128_in_a_weight() {
-    for kernels in all() {
+    for kernels in int8_variants() {
         for zero_points in [false, true] {
             let mut case = Case::new(4, 33, 21, -20, zero_points);
             for w in case.weight.iter_mut().skip(33).take(33) {
@@ -288,7 +282,7 @@ fn minus_128_in_a_weight() {
 
 #[test]
 fn bit_identical_for_any_number_of_threads() {
-    for kernels in all() {
+    for kernels in int8_variants() {
         let case = Case::new(270, 200, 130, -7, true);
         assert_bit_identical_for_any_threads(|| {
             let by = dynamic(kernels, &case.x);

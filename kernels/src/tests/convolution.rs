@@ -2,10 +2,9 @@ use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::{Values, assert_bit_identical_for_any_threads, edges, poison};
+use super::{Values, assert_bit_identical_for_any_threads, edges, int8_variants, poison};
 use crate::activation::activate;
 use crate::dispatch::Kernels;
-use crate::select::variants;
 use crate::{
     Affine, ConvolutionWeights, ImageLayout, Nonlinearity, PackedConvolution, WeightError, Window,
     reference,
@@ -249,17 +248,10 @@ fn window(kernel: usize, stride: usize, dilation: usize, padding: usize) -> Wind
     }
 }
 
-/// The variants with distinct int8 kernels, and the scalar one.
-fn all() -> Vec<Kernels> {
-    let mut all = variants();
-    all.dedup_by_key(|v| v.int8.map(|v| v.name()));
-    all
-}
-
 /// Channels around the tiles', pixels around their rows, in dense convolutions.
 #[test]
 fn dense_tile_edges() {
-    for kernels in all() {
+    for kernels in int8_variants() {
         let (rows, columns) = match kernels.int8 {
             Some(vector) => (vector.layout().rows, vector.layout().columns),
             None => (2, 2),
@@ -285,7 +277,7 @@ fn dense_tile_edges() {
 /// Each kernel size, stride, dilation and range of weights of depthwise convolutions, with channels around a block's.
 #[test]
 fn depthwise_edges() {
-    for kernels in all() {
+    for kernels in int8_variants() {
         for kernel in [1, 2, 3, 4, 5, 7, 9] {
             for (stride, dilation) in [(1, 1), (2, 1), (3, 1), (1, 2), (2, 3)] {
                 for (channels, multiplier) in [(1, 1), (15, 1), (16, 1), (35, 1), (9, 2)] {
@@ -328,7 +320,7 @@ fn window_edges() {
         uneven,
         line,
     ];
-    for kernels in all() {
+    for kernels in int8_variants() {
         for image in [[1, 1], [1, 6], [5, 1], [4, 7]] {
             for window in windows {
                 for channels in [[20, 20, 20], [6, 9, 3], [5, 4, 1], [3, 6, 3]] {
@@ -344,7 +336,7 @@ fn window_edges() {
 /// The largest sums, with zero points at both ends.
 #[test]
 fn nothing_overflows() {
-    for kernels in all() {
+    for kernels in int8_variants() {
         for (w, zero) in [(127, -128), (-128, 127)] {
             for (x, zero_point) in [(1e9, -128), (-1e9, 127)] {
                 // 32,768 values under the window.
@@ -390,7 +382,7 @@ fn activations_and_residuals() {
         Some(Nonlinearity::Silu),
         Some(Nonlinearity::HardSwish),
     ];
-    for kernels in all() {
+    for kernels in int8_variants() {
         for activation in activations {
             for channels in [[40, 40, 40], [10, 70, 1]] {
                 for residual in [false, true] {
@@ -408,7 +400,7 @@ fn activations_and_residuals() {
 /// Each image has its own scale, and a NaN reaches its own image only.
 #[test]
 fn images_are_independent() {
-    for kernels in all() {
+    for kernels in int8_variants() {
         for channels in [[24, 24, 24], [5, 40, 1]] {
             let one = Case::new([7, 6], channels, window(3, 1, 1, 1), Range::ZeroPoints);
             let mut all = one.clone();
@@ -435,7 +427,7 @@ fn images_are_independent() {
 
 #[test]
 fn bit_identical_for_any_number_of_threads() {
-    for kernels in all() {
+    for kernels in int8_variants() {
         for (image, channels) in [
             ([40, 30], [16, 40, 1]),
             ([7, 7], [64, 130, 1]),
@@ -472,7 +464,7 @@ proptest! {
             false => ImageLayout::ChannelsLast,
         });
         case.residual = residual;
-        for kernels in all() {
+        for kernels in int8_variants() {
             case.check(kernels);
         }
     }
@@ -482,7 +474,7 @@ proptest! {
 #[test]
 fn layouts_of_any_size() {
     use ImageLayout::{ChannelsFirst, ChannelsLast};
-    for kernels in all() {
+    for kernels in int8_variants() {
         for layouts in [
             [ChannelsFirst, ChannelsLast],
             [ChannelsLast, ChannelsFirst],

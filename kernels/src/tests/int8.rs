@@ -3,12 +3,13 @@ use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::{ACTIVATIONS, Values, assert_bit_identical_for_any_threads, edges, poison};
+use super::{
+    ACTIVATIONS, Values, assert_bit_identical_for_any_threads, edges, int8_variants, poison,
+};
 use crate::activation::activate;
 use crate::dispatch::Kernels;
 use crate::linear::pack::Weight;
 use crate::quantize::quantize_rows;
-use crate::select::variants;
 use crate::{
     Int8Input, Nonlinearity, PackedLinearInt8, Prologue, WeightError, patch_embedding_int8,
     reference,
@@ -195,16 +196,9 @@ impl Case {
     }
 }
 
-/// The variants with distinct int8 kernels, and the scalar one.
-fn all() -> Vec<Kernels> {
-    let mut all = variants();
-    all.dedup_by_key(|v| v.int8.map(|v| v.name()));
-    all
-}
-
 #[test]
 fn tile_edges() {
-    for kernels in all() {
+    for kernels in int8_variants() {
         let (rows, columns, step, depth) = match kernels.int8 {
             Some(vector) => {
                 let layout = vector.layout();
@@ -229,7 +223,7 @@ fn tile_edges() {
 
 #[test]
 fn every_tile_height() {
-    for kernels in all() {
+    for kernels in int8_variants() {
         let layout = kernels.int8.map(|v| v.layout());
         let (rows, columns) = layout.map_or((2, 2), |l| (l.rows, l.columns));
         for m in 1..=3 * rows {
@@ -244,7 +238,7 @@ fn every_tile_height() {
 /// holds.
 #[test]
 fn nothing_saturates() {
-    for kernels in all() {
+    for kernels in int8_variants() {
         for w in [-127i8, 127] {
             for x in [0u8, 127, 128, 129, 255] {
                 for kind in [Kind::S8, Kind::U8] {
@@ -271,7 +265,7 @@ proptest! {
             case.weight.iter_mut().for_each(|w| *w = if *w < 0 { -127 } else { 127 });
             case.x.iter_mut().for_each(|x| *x = if *x < 128 { 127 } else { 128 });
         }
-        for kernels in all() {
+        for kernels in int8_variants() {
             case.check(kernels);
         }
     }
@@ -279,7 +273,7 @@ proptest! {
 
 #[test]
 fn many_rows() {
-    for kernels in all() {
+    for kernels in int8_variants() {
         let mut case = Case::new(300, 33, 40, Kind::F32);
         case.activation = Some(Activation::QuickGelu);
         case.check(kernels);
@@ -292,7 +286,7 @@ fn variants_are_bit_identical() {
     for activation in ACTIVATIONS {
         let mut case = Case::new(20, 200, 70, Kind::F32);
         case.activation = activation;
-        let mut found = all()
+        let mut found = int8_variants()
             .into_iter()
             .filter(|v| v.int8.is_some())
             .map(|v| case.by(v));
@@ -304,7 +298,7 @@ fn variants_are_bit_identical() {
 
 #[test]
 fn bit_identical_for_any_number_of_threads() {
-    for kernels in all() {
+    for kernels in int8_variants() {
         for (m, k, n) in [(50, 400, 301), (1, 2000, 1600), (270, 128, 128)] {
             let case = Case {
                 activation: Some(Activation::Gelu),
@@ -318,7 +312,7 @@ fn bit_identical_for_any_number_of_threads() {
 /// So that an image's result does not depend on its batch.
 #[test]
 fn rows_are_independent() {
-    for kernels in all() {
+    for kernels in int8_variants() {
         let (m, k, n) = (19, 100, 30);
         let (weight, scales) = (weights(1, n * k), vec![0.01; n]);
         let bias = Values::new(2, n);
@@ -353,7 +347,7 @@ fn rows_are_independent() {
 /// A prologue gives the same as separate quantisation and multiplication.
 #[test]
 fn fused_prologue_matches_separate_steps() {
-    for kernels in all() {
+    for kernels in int8_variants() {
         let (m, k, n) = (11, 90, 20);
         let layer = PackedLinearInt8::pack(
             kernels,
@@ -398,7 +392,7 @@ fn fused_prologue_matches_separate_steps() {
 
 #[test]
 fn weights_that_would_overflow_are_errors() {
-    for kernels in all() {
+    for kernels in int8_variants() {
         let pack = |weight: &[i8], n, k| {
             PackedLinearInt8::pack(kernels, Weight::OutIn(weight), &vec![1.0; n], n, k, None)
                 .map(|_| ())
@@ -423,7 +417,7 @@ fn weights_that_would_overflow_are_errors() {
 
 #[test]
 fn no_rows_and_no_columns() {
-    for kernels in all() {
+    for kernels in int8_variants() {
         let x = Int8Input::S8 {
             x: &[1; 10],
             scales: &[1.0; 2],
@@ -485,4 +479,48 @@ fn patches_in_row_major_order() {
     let mut expected = vec![0.0; 6 * 5];
     crate::patch_embedding(&pixels, height, width, patch, &layer, &mut expected);
     assert_eq!(out, expected);
+}
+
+/// VPDPBUSD and its emulation, against their definition. Only a processor with AVX-VNNI runs the instruction.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn dot_products_of_256_bits() {
+    use std::arch::x86_64::{__m256i, _mm256_loadu_si256, _mm256_storeu_si256};
+
+    use crate::x86_64::{AvxVnni, Dot, EmulatedVnni};
+
+    fn check<D: Dot>(token: Option<D>) {
+        let Some(token) = token else {
+            eprintln!("SKIPPED: this processor has no {}", D::NAME);
+            return;
+        };
+        for seed in 0..100 {
+            let mut x = bytes(seed, 32);
+            let mut w = bytes(seed + 100, 32);
+            if seed == 0 {
+                (x, w) = (vec![255; 32], vec![0x80; 32]);
+            }
+            let mut sums: [i32; 8] = std::array::from_fn(|i| [i32::MAX, -5][i % 2]);
+            let mut expected = sums;
+            for (i, sum) in expected.iter_mut().enumerate() {
+                for j in 4 * i..4 * i + 4 {
+                    *sum = sum.wrapping_add(i32::from(x[j]) * i32::from(w[j].cast_signed()));
+                }
+            }
+            token.enter(
+                #[inline(always)]
+                // SAFETY: each has 32 bytes; the token proves the instructions.
+                |token| unsafe {
+                    let load = |from: *const __m256i| _mm256_loadu_si256(from);
+                    let (x, w) = (load(x.as_ptr().cast()), load(w.as_ptr().cast()));
+                    let found = token.dot(load(sums.as_ptr().cast()), x, w);
+                    _mm256_storeu_si256(sums.as_mut_ptr().cast(), found);
+                },
+            );
+            assert_eq!(sums, expected, "{}", D::NAME);
+        }
+    }
+
+    check(EmulatedVnni::new());
+    check(AvxVnni::new());
 }

@@ -15,6 +15,8 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::dispatch::{FloatKernels, Kernels};
 use crate::scratch;
+#[cfg(target_arch = "x86_64")]
+use crate::select::leaked;
 use crate::select::variants;
 
 /// Half the distance from 1 to the next f32: the largest relative error of one rounding.
@@ -35,6 +37,27 @@ fn vectors() -> Vec<&'static dyn FloatKernels> {
     // Every aarch64 has NEON; without SIMD kernels most tests would compare nothing.
     assert!(!vectors.is_empty() || !cfg!(target_arch = "aarch64"));
     vectors
+}
+
+/// The variants with distinct int8 kernels, the scalar one among them; and one with an instruction that the processor may not
+/// have, emulated.
+fn int8_variants() -> Vec<Kernels> {
+    let mut all = variants();
+    all.dedup_by_key(|v| v.int8.map(|v| v.name()));
+    #[cfg(target_arch = "x86_64")]
+    {
+        use crate::x86_64::{Avx2, EmulatedVnni};
+        fn emulated() -> Option<Kernels> {
+            Some(Kernels {
+                name: "avxvnni-emulated",
+                float: Some(leaked(Avx2::new()?)),
+                int8: Some(leaked(EmulatedVnni::new()?)),
+                half: None,
+            })
+        }
+        all.extend(emulated());
+    }
+    all
 }
 
 /// A variant with these f32 kernels and no others.

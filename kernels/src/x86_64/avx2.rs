@@ -2,9 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use crate::int8::group::{Int8Simd, Int8Tile, tiles_int8};
-use crate::int8::pack::{Layout, Operand};
-use crate::int8::taps::{DepthwiseSimd, DepthwiseTile};
+use super::dot::Dot;
+use crate::int8::pack::Operand;
 use crate::linear::tile::tiles;
 use crate::simd::{Simd, operations, token};
 
@@ -172,125 +171,26 @@ unsafe fn in_order(bytes: __m256i) -> __m256i {
 
 /// VPMADDWD on bytes widened to 16 bits adds two products to each of 8 sums. The product of bytes (VPMADDUBSW) saturates, and
 /// avoiding that costs more than widening a weight once for all rows.
-impl Int8Simd for Avx2 {
-    type Float = Avx2;
-
-    const LAYOUT: Layout = Layout {
-        rows: 6,
-        rows_multiple: 1,
-        columns: 16,
-        step: 2,
-        whole_rows: false,
-        operand: Operand::Wide,
-    };
+impl Dot for Avx2 {
+    const STEP: usize = 2;
+    const OPERAND: Operand = Operand::Wide;
     const DEPTH: usize = 512;
-    const PIXELS: usize = 4;
+
+    type Float = Avx2;
 
     fn float(self) -> Avx2 {
         self
     }
 
     #[inline(always)]
-    unsafe fn depthwise(self, t: &DepthwiseTile) {
-        // SAFETY: the caller's promise; the token proves the instructions.
-        unsafe { t.run::<Self, { <Self as Int8Simd>::PIXELS }, 2>(self) }
-    }
-
-    tiles_int8!(1 => avx2::<1>, 2 => avx2::<2>, 3 => avx2::<3>, 4 => avx2::<4>, 5 => avx2::<5>, 6 => avx2::<6>);
-}
-
-impl DepthwiseSimd for Avx2 {
-    type Taps = __m256i;
-    type Sums = __m256i;
-
-    #[inline(always)]
-    unsafe fn start(self, from: *const i32) -> __m256i {
-        // SAFETY: the token proves the instruction; the rest is the caller's promise.
-        unsafe { _mm256_loadu_si256(from.cast()) }
+    unsafe fn weights(self, from: *const i8) -> __m256i {
+        // SAFETY: the token proves the instructions; the rest is the caller's promise.
+        unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(from.cast())) }
     }
 
     #[inline(always)]
-    unsafe fn taps(self, from: *const u8) -> __m256i {
-        // SAFETY: the token proves the instruction; the rest is the caller's promise.
-        unsafe { _mm256_loadu_si256(from.cast()) }
-    }
-
-    #[inline(always)]
-    fn add(self, sums: __m256i, x: __m256i, w: __m256i) -> __m256i {
-        // SAFETY: the token proves that the processor has the instructions.
+    fn dot(self, sums: __m256i, x: __m256i, w: __m256i) -> __m256i {
+        // SAFETY: the token proves the instructions.
         unsafe { _mm256_add_epi32(sums, _mm256_madd_epi16(x, w)) }
-    }
-
-    #[inline(always)]
-    unsafe fn finish(self, sums: __m256i, to: *mut i32) {
-        // SAFETY: the token proves the instruction; the rest is the caller's promise.
-        unsafe { _mm256_storeu_si256(to.cast(), sums) }
-    }
-}
-
-/// # Safety
-/// As [`Int8Simd::tiles`], of one, on a processor with AVX2.
-#[inline(always)]
-unsafe fn avx2<const ROWS: usize>(float: Avx2, t: &Int8Tile) {
-    // SAFETY: the caller's promise; every step has 32 values of the panel and two i16 of each row.
-    unsafe {
-        let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
-        if !t.from.is_null() {
-            for (i, [a, b]) in sums.iter_mut().enumerate() {
-                let from = t.from.add(t.from_stride * i);
-                *a = _mm256_loadu_si256(from.cast());
-                *b = _mm256_loadu_si256(from.add(8).cast());
-            }
-        }
-        let (mut x, mut panel, mut next) = (t.x, t.panel, t.next);
-        for _ in 0..t.steps / 2 {
-            for _ in 0..t.ahead {
-                _mm_prefetch::<_MM_HINT_T0>(next);
-                next = next.wrapping_add(64);
-            }
-            avx2_step(&mut sums, x, panel);
-            avx2_step(&mut sums, x.add(4 * ROWS), panel.add(32));
-            x = x.add(8 * ROWS);
-            panel = panel.add(64);
-        }
-        if !t.steps.is_multiple_of(2) {
-            avx2_step(&mut sums, x, panel);
-        }
-        if let Some(epilogue) = &t.epilogue {
-            return epilogue.write::<Avx2, ROWS, 2>(
-                float,
-                0,
-                #[inline(always)]
-                |i, j| _mm256_cvtepi32_ps(sums[i][j]),
-            );
-        }
-        for (i, &[a, b]) in sums.iter().enumerate() {
-            _mm256_storeu_si256(t.sums.add(16 * i).cast(), a);
-            _mm256_storeu_si256(t.sums.add(16 * i + 8).cast(), b);
-        }
-    }
-}
-
-/// Two values of k: those of 16 columns in `panel`, of ROWS rows, widened, in `x`.
-///
-/// # Safety
-/// On a processor with AVX2; `panel` points to 32 values, `x` to 2 ROWS of 16 bits.
-#[inline(always)]
-unsafe fn avx2_step<const ROWS: usize>(
-    sums: &mut [[__m256i; 2]; ROWS],
-    x: *const u8,
-    panel: *const i8,
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let w = [
-            _mm256_cvtepi8_epi16(_mm_loadu_si128(panel.cast())),
-            _mm256_cvtepi8_epi16(_mm_loadu_si128(panel.add(16).cast())),
-        ];
-        for (i, [a, b]) in sums.iter_mut().enumerate() {
-            let x = _mm256_set1_epi32(x.add(4 * i).cast::<i32>().read_unaligned());
-            *a = _mm256_add_epi32(*a, _mm256_madd_epi16(x, w[0]));
-            *b = _mm256_add_epi32(*b, _mm256_madd_epi16(x, w[1]));
-        }
     }
 }
