@@ -413,17 +413,20 @@ unsafe fn activate_by<S: Simd>(
 }
 
 /// out = f(v) + residual, the residual in its [`Order`]; at most LANES values.
+///
+/// `f` is called itself: a call through a reference to it, as `Fn` of `&F`, would not be inlined, and neither would the
+/// instructions in it.
 #[inline(always)]
 pub(super) fn write<S: Simd>(
     simd: S,
     v: S::V,
-    f: impl Fn(S::V) -> S::V,
+    f: &impl Fn(S::V) -> S::V,
     residual: Option<&[f32]>,
     order: Order,
     out: &mut [f32],
 ) {
     let v = match residual {
-        None => f(v),
+        None => (*f)(v),
         Some(residual) => {
             let residual = if residual.len() == S::LANES {
                 // SAFETY: the slice has LANES values.
@@ -432,8 +435,8 @@ pub(super) fn write<S: Simd>(
                 load_part(simd, residual)
             };
             match order {
-                Order::AfterActivation => simd.add(f(v), residual),
-                Order::BeforeActivation => f(simd.add(v, residual)),
+                Order::AfterActivation => simd.add((*f)(v), residual),
+                Order::BeforeActivation => (*f)(simd.add(v, residual)),
             }
         }
     };
