@@ -255,7 +255,11 @@ impl Bench {
                     tokenizer: &Tokenizer::new(),
                     classes: &Classes::new(classes)?,
                     prompts: match learner {
-                        Some(learner) => ClassPrompts::Learned(learner, ClassPosition::End),
+                        Some(learner) => ClassPrompts::Learned {
+                            learner,
+                            position: ClassPosition::End,
+                            names: None,
+                        },
                         None => ClassPrompts::Templates(&templates),
                     },
                     negatives: &[],
@@ -270,6 +274,7 @@ impl Bench {
                     gate: FidelityGate::OFF,
                     report: false,
                 },
+                method: None,
                 score: Score::Softmax,
                 calibration: CalibrationOptions {
                     images: &images,

@@ -4,7 +4,7 @@
 //! manifest.json             what the bundle is, how to preprocess, the classes, every file's size and SHA-256
 //! image_encoder.onnx        pixels u8 `[N, S, S, 3]` to embedding f32 `[N, D]`, L2-normalised
 //! image_encoder.weights     the graph's external data, if the weights exceed 64 MiB
-//! head.safetensors          class_embeddings f32 `[C, D]`, and the other tensors of [`Head`]
+//! head.safetensors          class_embeddings f32 `[C, D]`, or the tensors of another [`HeadForm`]
 //! text_encoder.safetensors  the text encoder, for a conditional head or new classes on the board
 //! golden/embeddings.json    the exporter's embeddings of the images in this folder
 //! golden/*.png              a few images, to compare the board with the exporter
@@ -46,11 +46,11 @@ mod write;
 pub use calibration::{Calibration, expected_calibration_error};
 pub use error::Error;
 pub use golden::{Golden, GoldenImage};
-pub use head::Head;
+pub use head::{CacheTerms, Head, HeadForm};
 pub use lock::{LOCK_PATIENCE, LockedBundle};
 pub use manifest::{
-    ConditionalInfo, FORMAT, Fidelity, FileEntry, HeadKind, Manifest, ModelInfo, PromptLearnerInfo,
-    TextEncoderInfo, TextFidelity, UnknownPolicy, VERSION,
+    CacheInfo, ConditionalInfo, FORMAT, Fidelity, FileEntry, HeadKind, Manifest, ModelInfo,
+    PromptLearnerInfo, TextEncoderInfo, TextFidelity, UnknownPolicy, VERSION,
 };
 pub use read::Bundle;
 pub use tensor_file::TensorFile;

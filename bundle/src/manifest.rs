@@ -46,6 +46,9 @@ pub struct Manifest {
     pub classes: Vec<String>,
     /// The prompt templates of the class embeddings; none if the prompts were learned.
     pub templates: Vec<String>,
+    /// The learned method that the classes come from, such as "KgCoOp"; absent for templates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
     /// The learned prompts, instead of templates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_learner: Option<PromptLearnerInfo>,
@@ -56,6 +59,9 @@ pub struct Manifest {
     pub unknown: UnknownPolicy,
     /// The kind of head in `head.safetensors`.
     pub head: HeadKind,
+    /// The numbers of a cache head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheInfo>,
     /// Agreement of the approximate modes with the exact one; only for a conditional head.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conditional: Option<ConditionalInfo>,
@@ -158,6 +164,21 @@ pub enum HeadKind {
     Static,
     /// CoCoOp: the class embeddings depend on the image.
     Conditional,
+    /// A row and a bias per class, of any norm: `linear_head.weight` and `linear_head.bias`. Its similarities are logits
+    /// divided by `logit_scale`.
+    Linear,
+    /// `class_embeddings`, and a cache of labelled examples: `cache.keys` and `cache.labels`.
+    Cache,
+}
+
+/// The numbers of a cache head (Tip-Adapter): alpha exp(-beta (1 - k . f)) is added to the logit of each key's class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheInfo {
+    /// Weight of the cache, in logits.
+    pub alpha: f32,
+    /// Sharpness.
+    pub beta: f32,
 }
 
 /// The approximate modes of a conditional head, measured at export against the exact one, which runs the text
@@ -334,6 +355,23 @@ impl Manifest {
                     found,
                 ));
             }
+        }
+        match (self.head, &self.cache) {
+            (HeadKind::Cache, Some(CacheInfo { alpha, beta })) => {
+                for (field, value) in [("cache.alpha", *alpha), ("cache.beta", *beta)] {
+                    if !(value.is_finite() && value >= 0.0) {
+                        return Err(Error::field(path, field, "a finite number from 0", value));
+                    }
+                }
+            }
+            (HeadKind::Cache, None) => {
+                return Err(Error::field(path, "cache", "one for a cache head", "none"));
+            }
+            (_, Some(_)) => {
+                let expected = "none, as the head has no cache";
+                return Err(Error::field(path, "cache", expected, "one"));
+            }
+            (_, None) => {}
         }
         if let Some(c) = &self.conditional {
             let figures = [c.linear, c.shortlist].into_iter().flat_map(|agreement| {

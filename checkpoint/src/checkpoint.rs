@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
-use pinhole_model::{Activation, ClipConfig, ClipWeights, PreprocessConfig, Tensor};
+use pinhole_model::{
+    Activation, ClipConfig, ClipWeights, Learned, PreprocessConfig, Tail, Tensor, WeightUpdate,
+};
 
 use crate::declared::Declared;
 use crate::infer::Heads;
@@ -26,6 +28,8 @@ pub struct Checkpoint {
     assumptions: Vec<String>,
     logit_scale: f32,
     logit_bias: Option<f32>,
+    updates: Vec<WeightUpdate>,
+    tail: Option<Tail>,
 }
 
 /// What the files may not state.
@@ -109,6 +113,8 @@ impl Checkpoint {
             assumptions,
             logit_scale: 1.0,
             logit_bias: None,
+            updates: vec![],
+            tail: None,
         };
         let logarithm = checkpoint.number("logit_scale")?;
         checkpoint.logit_scale = logarithm.exp();
@@ -186,10 +192,65 @@ impl Checkpoint {
                 rows
             }
         };
-        Ok(Tensor {
+        let mut tensor = Tensor {
             shape: shape.clone(),
             data,
-        })
+        };
+        for update in self.updates.iter().filter(|update| update.name == name) {
+            add_product(update, &mut tensor);
+        }
+        Ok(tensor)
+    }
+
+    /// Changes the model by what a learned method changes in its weights, and adds what follows its image encoder.
+    ///
+    /// # Errors
+    /// A change of a tensor that the model does not have, or of another shape; a tail for embeddings of another length.
+    pub fn adapt(&mut self, learned: &Learned) -> Result<(), Error> {
+        let path = self.state.path();
+        for update in &learned.weights {
+            let known = self.tensors.iter().find(|(name, _)| *name == update.name);
+            let fits = match known.map(|(_, shape)| shape.as_slice()) {
+                Some(&[rows, inputs]) => match (&update.down.shape[..], &update.up.shape[..]) {
+                    (&[rank, columns], &[outputs, middle]) => {
+                        let end = update.first_row.checked_add(outputs);
+                        rank == middle && columns == inputs && end.is_some_and(|end| end <= rows)
+                    }
+                    _ => false,
+                },
+                _ => false,
+            };
+            if !fits {
+                return Err(Error::config(
+                    path,
+                    &update.name,
+                    format!(
+                        "a matrix that fits the change [{:?} x {:?}] of {}: pass the CLIP that it was trained with",
+                        update.up.shape, update.down.shape, learned.method
+                    ),
+                    known.map_or("none".into(), |(_, shape)| format!("{shape:?}")),
+                ));
+            }
+        }
+        if let Some(tail) = &learned.tail {
+            let size = self.config.embedding;
+            if tail.down.shape.get(1) != Some(&size) || tail.up.shape.first() != Some(&size) {
+                return Err(Error::config(
+                    path,
+                    format!("layers of {}", learned.method),
+                    format!("embeddings of length {size}, this model's"),
+                    format!("{:?} and {:?}", tail.down.shape, tail.up.shape),
+                ));
+            }
+        }
+        self.updates.extend(learned.weights.iter().cloned());
+        self.tail = learned.tail.clone();
+        Ok(())
+    }
+
+    /// The layers behind the image encoder, if [`Checkpoint::adapt`] added some.
+    pub fn tail(&self) -> Option<&Tail> {
+        self.tail.as_ref()
     }
 }
 
@@ -234,6 +295,23 @@ fn activation(
         (None, None) => Err(Error::UnknownActivation {
             path: state.path().to_owned(),
         }),
+    }
+}
+
+/// Adds scale B A to rows of a matrix, which were checked to be there. Sums are in f64, in the order of the rank.
+fn add_product(update: &WeightUpdate, matrix: &mut Tensor) {
+    let (Some(&inputs), Some(&rank)) = (update.down.shape.last(), update.up.shape.last()) else {
+        return;
+    };
+    let rows = matrix.data.chunks_exact_mut(inputs).skip(update.first_row);
+    for (row, up) in rows.zip(update.up.data.chunks_exact(rank)) {
+        for (column, value) in row.iter_mut().enumerate() {
+            let terms = up
+                .iter()
+                .zip(update.down.data.iter().skip(column).step_by(inputs));
+            let sum: f64 = terms.map(|(b, a)| f64::from(*b) * f64::from(*a)).sum();
+            *value = (f64::from(*value) + f64::from(update.scale) * sum) as f32;
+        }
     }
 }
 

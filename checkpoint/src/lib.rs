@@ -8,6 +8,7 @@
 //! | `open_clip_model.safetensors`, `open_clip_pytorch_model.bin` | open_clip, models on the Hugging Face hub |
 //! | `epoch_N.pt` | open_clip's training: `state_dict` and the optimiser's state |
 //! | `model.safetensors`, `pytorch_model.bin`, and their `*.index.json` with shards | transformers' `CLIPModel` |
+//! | `.npz`, `.npy` (for learned methods and class embeddings) | NumPy |
 //! | any `.safetensors`, or any `.pt`, `.pth`, `.bin` by `torch.save`, old or new | with the tensor names of any of these |
 //!
 //! Weights are F64, F32, F16 or BF16; they stay in the file until [`Checkpoint::tensor`] reads one as f32.
@@ -35,9 +36,9 @@
 //! their shapes. [`write()`] writes them as a folder that open_clip and this crate read without
 //! options. [`read_state_dict`] reads the tensors of any file in these formats, whatever the model.
 //!
-//! # Prompt learners
-//! [`read_prompt_learner`] reads what CoOp and CoCoOp learned, from the reference's files or from
-//! those of [`write_prompt_learner`].
+//! # Learned methods
+//! [`read_learned`] reads what a method of [`Method::all`] learned, from its reference implementation's files or from those
+//! of [`write_prompt_learner`].
 
 mod archive;
 mod budget;
@@ -49,8 +50,10 @@ mod infer;
 #[doc(hidden)]
 pub mod internal;
 mod json;
+mod learned;
 mod locate;
 mod names;
+mod numpy;
 mod open_clip;
 mod pickle;
 mod preprocessing;
@@ -69,8 +72,9 @@ mod write;
 pub use checkpoint::{Checkpoint, OpenOptions, shard_names};
 pub use error::Error;
 pub use infer::Heads;
+pub use learned::{LearnedOptions, Method, MethodOption, read_learned, read_prompt_learner};
 pub use preprocessing::read_preprocessing;
-pub use prompt_learner::{read_prompt_learner, write_prompt_learner};
+pub use prompt_learner::write_prompt_learner;
 pub use read::read_state_dict;
 pub use state_dict::{Dtype, StateDict, TensorInfo};
 pub use write::{Existing, write};

@@ -19,7 +19,7 @@ const WEIGHTS: [&str; 6] = [
 const EXTENSIONS: [&str; 6] = ["pt", "pth", "bin", "ckpt", "safetensors", "onnx"];
 /// The file that `pinhole-train` writes.
 const LEARNER: &str = "prompt_learner.safetensors";
-/// The folder of the reference implementation's prompt learners in the output of a training.
+/// The folder that most reference implementations write to, in the output of a training.
 const LEARNERS: &str = "prompt_learner";
 /// The folder of the checkpoint in the output of a pre-training.
 const CHECKPOINT: &str = "checkpoint";
@@ -36,7 +36,7 @@ pub(crate) fn weights(path: &Path) -> Result<PathBuf, Error> {
     usual.find(|file| file.exists()).ok_or_else(|| {
         let found = if path.join("manifest.json").exists() {
             "a bundle; pass the checkpoint that it was exported from".to_owned()
-        } else if !learners(path).is_empty() {
+        } else if !learners(path, &[LEARNERS]).is_empty() {
             "the output of a prompt learning (--prompt-learner); pass the CLIP checkpoint that it was learned on".to_owned()
         } else {
             match files(path, |name| EXTENSIONS.iter().any(|e| name.ends_with(&format!(".{e}")))).as_slice() {
@@ -49,12 +49,13 @@ pub(crate) fn weights(path: &Path) -> Result<PathBuf, Error> {
     })
 }
 
-/// The file of a prompt learner for `path`: itself, or the only one in a training's output folder.
-pub(crate) fn prompt_learner(path: &Path) -> Result<PathBuf, Error> {
+/// The file of a learned method for `path`: itself, or the only one in a training's output folder, in which the trainers of
+/// the methods write to `folders`.
+pub(crate) fn learned(path: &Path, folders: &[&str]) -> Result<PathBuf, Error> {
     if !path.is_dir() {
         return present(path);
     }
-    let mut found = learners(path);
+    let mut found = learners(path, folders);
     match found.as_slice() {
         [_] => Ok(found.remove(0)),
         [] => Err(Error::malformed(
@@ -71,20 +72,22 @@ pub(crate) fn prompt_learner(path: &Path) -> Result<PathBuf, Error> {
     }
 }
 
-/// The files of prompt learners in a training's output folder, ours or the reference's.
-fn learners(folder: &Path) -> Vec<PathBuf> {
+/// The files of learned methods in a training's output folder, ours or a reference implementation's.
+fn learners(folder: &Path, folders: &[&str]) -> Vec<PathBuf> {
     let ours = folder.join(LEARNER);
     if ours.is_file() {
         return vec![ours];
     }
     let reference = |name: &str| name.starts_with("model") && name.contains(".pth.tar");
     let mut found = files(folder, reference);
-    found.extend(files(&folder.join(LEARNERS), reference));
+    for inner in folders {
+        found.extend(files(&folder.join(inner), reference));
+    }
     found
 }
 
 /// The files of a folder with such names, sorted; none if it cannot be read.
-fn files(folder: &Path, named: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+pub(crate) fn files(folder: &Path, named: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut found: Vec<PathBuf> = (entries.map(|entry| entry.path()))
         .filter(|path| {
@@ -98,7 +101,7 @@ fn files(folder: &Path, named: impl Fn(&str) -> bool) -> Vec<PathBuf> {
 }
 
 /// Some of the files, for messages.
-fn names(files: &[PathBuf]) -> String {
+pub(crate) fn names(files: &[PathBuf]) -> String {
     let shown = files.iter().take(5).map(|file| file.display().to_string());
     let more = if files.len() > 5 { ", ..." } else { "" };
     format!("{}{more}", shown.collect::<Vec<_>>().join(", "))
@@ -202,6 +205,10 @@ mod tests {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, "").unwrap();
         path
+    }
+
+    fn prompt_learner(path: &Path) -> Result<PathBuf, Error> {
+        learned(path, &[LEARNERS])
     }
 
     fn error(found: Result<PathBuf, Error>) -> String {

@@ -30,7 +30,7 @@ pub(crate) enum Value {
     None,
     Bool,
     Int(i64),
-    Float,
+    Float(f64),
     Node(usize),
 }
 
@@ -204,8 +204,8 @@ impl<R: Read> Machine<'_, R> {
                     self.long(length)?;
                 }
                 b'G' => {
-                    self.array::<8>()?;
-                    self.push(Value::Float)?;
+                    let value = f64::from_be_bytes(self.array()?);
+                    self.push(Value::Float(value))?;
                 }
                 // Text, and Python 2's byte strings, which old files use for names.
                 0x8c | b'U' => {

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use crate::storage::Source;
-use crate::wrapper::Dictionaries;
-use crate::{Error, StateDict, locate, safetensors_file, torch};
+use crate::wrapper::{Dictionaries, Scalar};
+use crate::{Error, StateDict, locate, numpy, safetensors_file, torch};
 
 /// Reads any safetensors or PyTorch file as plain named tensors.
 ///
 /// Supported are `.safetensors`, `torch.save` (zip archives, and the pickle streams of PyTorch
-/// before 1.6) and TorchScript archives, recognised by their first bytes. Of a
+/// before 1.6), TorchScript archives, and NumPy's `.npz` and `.npy`, recognised by their first bytes. Of a
 /// checkpoint with a `state_dict`, that is read. The prefixes `module.` (DataParallel), `_orig_mod.`
 /// (torch.compile), `model.` and `clip.` are removed if every name has them. Pickles are never executed.
 ///
@@ -17,6 +17,14 @@ use crate::{Error, StateDict, locate, safetensors_file, torch};
 /// A file that cannot be opened, is damaged, or is none of these.
 pub fn read_state_dict(path: &Path) -> Result<StateDict, Error> {
     read_dictionaries(path)?.plain()
+}
+
+/// All tensors, numbers and texts of a file of these formats, by their dotted keys where dictionaries are inside of others.
+///
+/// # Errors
+/// As [`read_state_dict`].
+pub(crate) fn read_flat(path: &Path) -> Result<(StateDict, Vec<(String, Scalar)>), Error> {
+    read_dictionaries(path)?.flat()
 }
 
 /// The dictionaries of tensors in a file of these formats.
@@ -27,7 +35,12 @@ pub(crate) fn read_dictionaries(path: &Path) -> Result<Dictionaries, Error> {
     let source = Source::open(path)?;
     let start = source.bytes(0, 32)?;
     if start.starts_with(b"PK") {
-        torch::read_zip(&source)
+        match numpy::read_npz(&source)? {
+            Some(arrays) => Ok(Dictionaries::from(arrays)),
+            None => torch::read_zip(&source),
+        }
+    } else if start.starts_with(numpy::MAGIC) {
+        Ok(Dictionaries::from(numpy::read_npy(&source)?))
     } else if start.starts_with(torch::LEGACY_MAGIC) {
         torch::read_legacy(&source)
     } else if start.get(8) == Some(&b'{') {

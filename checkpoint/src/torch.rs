@@ -10,7 +10,7 @@ use crate::budget::Budget;
 use crate::pickle::{self, Node, Pickle, Value};
 use crate::state_dict::{Entry, StateDict, View};
 use crate::storage::{Source, Storage};
-use crate::wrapper::Dictionaries;
+use crate::wrapper::{Dictionaries, Scalar};
 use crate::{Error, TensorInfo, archive};
 
 /// First bytes of a legacy file: protocol 2, then torch's magic number as a ten-byte integer.
@@ -186,6 +186,11 @@ fn dictionaries(
                 return Err(only_code_can_read(path, global));
             }
             for (name, values) in walk_dictionaries(pickle, root, budget).map_err(malformed)? {
+                for (key, value) in &values {
+                    if let Some(scalar) = scalar(pickle, *value) {
+                        found.push_scalar(&name, key, scalar);
+                    }
+                }
                 let entries = entries(pickle, path, values, &storage)?;
                 found.push(name, StateDict::new(path, entries));
             }
@@ -200,9 +205,26 @@ fn dictionaries(
             found.push(String::new(), StateDict::new(path, entries));
         }
         Some(Node::Object { global, .. }) => return Err(only_code_can_read(path, global)),
+        // One tensor alone, which gets the name of the file.
+        Some(Node::Tensor(_)) => {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            let entries = entries(pickle, path, vec![(name.into_owned(), root)], &storage)?;
+            found.push(String::new(), StateDict::new(path, entries));
+        }
         _ => return Err(Error::malformed(path, "expected a dictionary of tensors")),
     }
     Ok(found)
+}
+
+fn scalar(pickle: &Pickle, value: Value) -> Option<Scalar> {
+    match value {
+        Value::Int(value) => Some(Scalar::Number(value as f64)),
+        Value::Float(value) => Some(Scalar::Number(value)),
+        _ => {
+            let text = pickle.text(value).filter(|text| text.len() <= MAX_NAME);
+            text.map(|text| Scalar::Text(text.to_owned()))
+        }
+    }
 }
 
 fn only_code_can_read(path: &Path, global: &str) -> Error {

@@ -22,6 +22,8 @@ const SCALE: &str = "logit_scale";
 /// Beginnings of names in an image encoder, and in a text encoder.
 const IMAGE: [&str; 2] = ["visual.", "vision_model."];
 const TEXT: [&str; 4] = ["token_embedding.", "transformer.", "text.", "text_model."];
+/// Numbers and texts that are kept of a file.
+const MAX_SCALARS: usize = 256;
 /// Names that a message lists.
 const MAX_LISTED: usize = 12;
 
@@ -32,6 +34,15 @@ pub(crate) struct Dictionaries {
     found: Vec<(String, StateDict)>,
     /// The keys of the file.
     keys: Vec<String>,
+    /// Numbers and texts by their dotted keys.
+    scalars: Vec<(String, Scalar)>,
+}
+
+/// A value in a file that is no tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Scalar {
+    Number(f64),
+    Text(String),
 }
 
 /// A place in a file where the names of a CLIP are.
@@ -48,6 +59,7 @@ impl From<StateDict> for Dictionaries {
             path: state.path().to_owned(),
             keys: (state.names().take(MAX_LISTED + 1).map(str::to_owned)).collect(),
             found: vec![(String::new(), state)],
+            scalars: vec![],
         }
     }
 }
@@ -58,6 +70,7 @@ impl Dictionaries {
             path: path.to_owned(),
             found: vec![],
             keys: vec![],
+            scalars: vec![],
         }
     }
 
@@ -71,6 +84,28 @@ impl Dictionaries {
         if !state.is_empty() {
             self.found.push((name, state));
         }
+    }
+
+    /// Adds a number or a text under a key of the dictionary under dotted keys. Of many the first are kept.
+    pub(crate) fn push_scalar(&mut self, dictionary: &str, key: &str, value: Scalar) {
+        if self.scalars.len() < MAX_SCALARS {
+            self.scalars.push((joined(dictionary, key), value));
+        }
+    }
+
+    /// All tensors, numbers and texts of the file by their dotted keys; if it is the checkpoint of a training, or has no
+    /// dictionaries inside of dictionaries, those of [`Dictionaries::plain`].
+    pub(crate) fn flat(mut self) -> Result<(StateDict, Vec<(String, Scalar)>), Error> {
+        let scalars = std::mem::take(&mut self.scalars);
+        if self.found.is_empty() || self.has_plain_tensors() {
+            return Ok((self.plain()?, scalars));
+        }
+        let mut all = StateDict::new(&self.path, Default::default());
+        for (dictionary, state) in self.found {
+            all.extend(state.renamed(|name| Some(joined(&dictionary, name)))?)?;
+        }
+        all.check_reads()?;
+        Ok((all, scalars))
     }
 
     /// The tensors of `state_dict`, or else of the whole file, whatever they are, without common prefixes.
@@ -179,6 +214,13 @@ impl Dictionaries {
         let state = state.renamed(|name| name.strip_prefix(prefix).map(str::to_owned))?;
         state.check_reads()?;
         Ok(state)
+    }
+}
+
+fn joined(dictionary: &str, name: &str) -> String {
+    match dictionary {
+        "" => name.to_owned(),
+        _ => format!("{dictionary}.{name}"),
     }
 }
 

@@ -141,7 +141,11 @@ fn other_tensors_are_refused_by_name() {
             None,
             "expected shape [24, 2], found [32, 2]",
         ),
-        (specific.to_vec(), None, "no class-specific contexts"),
+        (
+            specific.to_vec(),
+            None,
+            "ctx: expected [n_ctx, width], found shape [3, 4, 24]",
+        ),
         (
             vec![nan],
             None,

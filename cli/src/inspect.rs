@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use pinhole::internal::{NetworkOperator, operators};
-use pinhole::manifest::{Agreement, ConditionalInfo, Fidelity};
+use pinhole::manifest::{Agreement, CacheInfo, ConditionalInfo, Fidelity, HeadForm, HeadKind};
 use pinhole::{Classifier, Manifest, Precision, Score};
 use serde::Serialize;
 
@@ -100,9 +100,26 @@ fn write_text(
         None => writeln!(out, "prompts        {}", manifest.templates.join(" | "))?,
     }
     write_text_encoder(out, manifest)?;
-    match &manifest.conditional {
-        Some(conditional) => write_conditional(out, conditional)?,
-        None => writeln!(out, "head           static")?,
+    if let Some(method) = &manifest.method {
+        writeln!(out, "method         {method}")?;
+    }
+    match (&manifest.conditional, &manifest.cache) {
+        (Some(conditional), _) => write_conditional(out, conditional)?,
+        (None, Some(cache)) => {
+            let examples = match &classifier.bundle().head().form {
+                HeadForm::Cache(terms) => terms.labels.len(),
+                _ => 0,
+            };
+            let CacheInfo { alpha, beta } = cache;
+            writeln!(
+                out,
+                "head           cache of {examples} examples, alpha {alpha}, beta {beta}"
+            )?;
+        }
+        (None, None) if manifest.head == HeadKind::Linear => {
+            writeln!(out, "head           linear")?
+        }
+        (None, None) => writeln!(out, "head           static")?,
     }
     write_calibration(out, manifest)?;
     writeln!(

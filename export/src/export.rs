@@ -4,12 +4,13 @@ use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
 use pinhole_bundle::{
-    BundleWriter, FORMAT, Golden, GoldenImage, HeadKind, Manifest, ModelInfo, UnknownPolicy,
-    VERSION,
+    BundleWriter, FORMAT, Golden, GoldenImage, HeadForm, HeadKind, Manifest, ModelInfo,
+    UnknownPolicy, VERSION,
 };
 use pinhole_checkpoint::Checkpoint;
 use pinhole_model::{Precision, PreprocessConfig, Score, TextEncoderConfig, TextForm};
 
+use crate::cache;
 use crate::calibrate::{CalibrationOptions, CalibrationStage, Logits};
 use crate::class_embeddings::{ClassPrompts, TextOptions, TextStage, text_checkpoint};
 use crate::encoder_source::EncoderSource;
@@ -31,6 +32,8 @@ pub struct ExportOptions<'a> {
     pub text: TextOptions<'a>,
     /// The image encoder.
     pub encoder: EncoderOptions<'a>,
+    /// The learned method that the prompts come from, such as "KgCoOp".
+    pub method: Option<&'static str>,
     /// What the probabilities of the bundle are.
     pub score: Score,
     /// Calibration images.
@@ -68,7 +71,6 @@ pub fn export(options: &ExportOptions, progress: &mut ExportProgress) -> Result<
         logit_scale,
         ..
     } = options;
-    let logit_scale = *logit_scale;
     check_sizes(options)?;
     encoder.check_images(calibration.images)?;
     if let Some(checkpoint) = checkpoint
@@ -81,7 +83,19 @@ pub fn export(options: &ExportOptions, progress: &mut ExportProgress) -> Result<
     let folder = writer.folder();
     let images = calibration.images;
 
-    let embedded = TextStage::run(*checkpoint, text, !images.is_empty(), progress)?;
+    let cache = match text.prompts {
+        ClassPrompts::Cache(cache, _) => Some(cache),
+        _ => None,
+    };
+    if let Some(cache) = cache {
+        cache::check(cache, images)?;
+    }
+    let mut embedded = TextStage::run(*checkpoint, text, !images.is_empty(), progress)?;
+    let logit_scale = embedded.logit_scale.unwrap_or(*logit_scale);
+    let mut cache_info = cache.map(cache::initial);
+    if let (Some(cache), Some(info)) = (cache, cache_info) {
+        cache::set(&mut embedded.head, cache, info, logit_scale);
+    }
     let mut image = ImageStage::run(
         encoder,
         preprocessing,
@@ -90,6 +104,14 @@ pub fn export(options: &ExportOptions, progress: &mut ExportProgress) -> Result<
         folder,
         progress,
     )?;
+    if let (Some(cache), Some(labels)) = (cache, images.labels())
+        && (cache.alpha.is_none() || cache.beta.is_none())
+    {
+        let embeddings = image.calibration_embeddings(images, progress)?;
+        let found = cache::search(&embedded.head, cache, embeddings, labels, logit_scale)?;
+        cache::set(&mut embedded.head, cache, found, logit_scale);
+        cache_info = Some(found);
+    }
     let learner = text.prompts.conditional();
     let mut text_encoder = None;
     if text.include_text_encoder || learner.is_some() {
@@ -160,16 +182,20 @@ pub fn export(options: &ExportOptions, progress: &mut ExportProgress) -> Result<
         score: options.score,
         classes: text.classes.names().to_vec(),
         templates,
+        method: options.method.map(str::to_owned),
         prompt_learner,
         text_encoder: text_info,
         unknown: UnknownPolicy {
             negatives: text.negatives.to_vec(),
             ..UnknownPolicy::default()
         },
-        head: match head.info {
-            Some(_) => HeadKind::Conditional,
-            None => HeadKind::Static,
+        head: match (head.info, &head.head.form) {
+            (Some(_), _) => HeadKind::Conditional,
+            (None, HeadForm::ClassEmbeddings) => HeadKind::Static,
+            (None, HeadForm::Linear { .. }) => HeadKind::Linear,
+            (None, HeadForm::Cache(_)) => HeadKind::Cache,
         },
+        cache: cache_info,
         conditional: head.info,
         fidelity: image.fidelity,
         f16_arithmetic: image.f16_arithmetic,
@@ -211,9 +237,10 @@ fn check_text_encoder(text: &TextEncoderConfig) -> Result<()> {
 
 /// Checks that the embeddings of images and classes have one length, before anything is computed.
 fn check_sizes(options: &ExportOptions) -> Result<()> {
-    let given = match options.text.prompts {
-        ClassPrompts::Given(given) => Some(given.size),
-        _ => None,
+    let (given, origin) = match options.text.prompts {
+        ClassPrompts::Given(given) => (Some(given.size), given.origin),
+        ClassPrompts::Linear(classifier) => (classifier.weight.shape.last().copied(), "--learned"),
+        _ => (None, ""),
     };
     let of_checkpoint = options.checkpoint.map(|c| c.config().embedding);
     let Some(size) = given.or(of_checkpoint) else {
@@ -225,7 +252,7 @@ fn check_sizes(options: &ExportOptions) -> Result<()> {
             let found = checkpoint.config().embedding;
             ensure!(
                 found == size,
-                "--class-embeddings: expected rows of {found} values as from the image encoder, found {size}"
+                "{origin}: expected rows of {found} values as from the image encoder, found {size}"
             );
             Ok(())
         }

@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use pinhole_checkpoint::read_state_dict;
-
-use crate::npy;
+use pinhole_model::Tensor;
 
 /// The longest file, as of a bundle's head.
 const MAX_BYTES: u64 = 1 << 30;
@@ -15,6 +14,8 @@ const NAME: &str = "class_embeddings";
 /// Class embeddings `[C, D]`, each of norm 1, in the order of the classes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GivenEmbeddings {
+    /// The option that they come from, for messages.
+    pub origin: &'static str,
     /// C.
     pub classes: usize,
     /// D.
@@ -30,7 +31,11 @@ impl GivenEmbeddings {
     /// # Errors
     /// They name the file, and what was expected and found: another format or shape; a row of zeros, NaN or infinity.
     pub fn read(path: &Path) -> Result<Self> {
-        Self::read_file(path).with_context(|| path.display().to_string())
+        // A checkpoint's errors name the file.
+        Self::read_file(path).map_err(|error| match error.is::<pinhole_checkpoint::Error>() {
+            true => error,
+            false => error.context(path.display().to_string()),
+        })
     }
 
     fn read_file(path: &Path) -> Result<Self> {
@@ -39,14 +44,29 @@ impl GivenEmbeddings {
             length <= MAX_BYTES,
             "expected at most {MAX_BYTES} bytes, found {length}"
         );
-        let is_npy = path
-            .extension()
-            .is_some_and(|e| e.eq_ignore_ascii_case("npy"));
-        let ([classes, size], mut data) = if is_npy {
-            npy::read_matrix(&std::fs::read(path)?).map_err(anyhow::Error::msg)?
-        } else {
-            tensor(path)?
+        let (shape, data) = tensor(path)?;
+        Self::normalised("--class-embeddings", shape, data)
+    }
+
+    /// Those of a learned method, [classes, D].
+    ///
+    /// # Errors
+    /// They name what was expected and found: a row of zeros.
+    pub fn learned(embeddings: &Tensor) -> Result<Self> {
+        let [classes, size] = embeddings.shape[..] else {
+            bail!(
+                "expected embeddings [classes, values], found {:?}",
+                embeddings.shape
+            );
         };
+        Self::normalised("--learned", [classes, size], embeddings.data.clone())
+    }
+
+    fn normalised(
+        origin: &'static str,
+        [classes, size]: [usize; 2],
+        mut data: Vec<f32>,
+    ) -> Result<Self> {
         ensure!(
             classes > 0 && size > 0,
             "expected embeddings [classes, values], found [{classes}, {size}]"
@@ -65,6 +85,7 @@ impl GivenEmbeddings {
                 .for_each(|v| *v = (f64::from(*v) / norm) as f32);
         }
         Ok(Self {
+            origin,
             classes,
             size,
             data,
@@ -78,14 +99,15 @@ impl GivenEmbeddings {
     pub(crate) fn check(&self, classes: usize) -> Result<()> {
         ensure!(
             self.classes == classes,
-            "--class-embeddings: expected one row for each of the {classes} classes, in their order, found {}",
+            "{}: expected one row for each of the {classes} classes, in their order, found {}",
+            self.origin,
             self.classes
         );
         Ok(())
     }
 }
 
-/// The matrix of a safetensors file, or of a PyTorch file with tensors alone.
+/// The matrix of a NumPy, safetensors or PyTorch file with tensors alone.
 fn tensor(path: &Path) -> Result<([usize; 2], Vec<f32>)> {
     let state = read_state_dict(path)?;
     let shape = |name: &str| state.info(name).map_or(&[][..], |info| &info.shape);

@@ -11,6 +11,7 @@
 //!
 //! Then it writes the manifest, once, and renames the folder into place.
 
+mod cache;
 mod calibrate;
 mod class_embeddings;
 mod encoder_comparison;
@@ -25,7 +26,6 @@ mod head;
 pub mod hub;
 mod image_encoder;
 mod images;
-mod npy;
 mod progress;
 mod quantization;
 mod rounding;

@@ -1,5 +1,7 @@
 //! `pinhole-export`: the workstation's command line.
 
+mod learned_args;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,10 +9,11 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use learned_args::LearnedArgs;
 use pinhole::internal::{PrintableWriter, end_with_usage};
 use pinhole::note;
 use pinhole_bundle::Manifest;
-use pinhole_checkpoint::{Checkpoint, Heads, OpenOptions, read_prompt_learner};
+use pinhole_checkpoint::{Checkpoint, Heads, OpenOptions};
 use pinhole_export::graph::{GraphOptions, OnnxEncoder, OnnxOptions};
 use pinhole_export::hub::{self, HubSettings};
 use pinhole_export::{
@@ -18,7 +21,7 @@ use pinhole_export::{
     ExportOptions, ExportStep, Exported, FidelityGate, GivenEmbeddings, TextOptions,
     model_tokenizer,
 };
-use pinhole_model::{Activation, ClassPosition, Precision, PreprocessConfig, PromptLearner, Score};
+use pinhole_model::{Activation, Learned, LearnedClasses, Precision, PreprocessConfig, Score};
 use pinhole_prompts::{
     Classes, FolderNames, Templates, TextEncoder, TextList, TextTokenizer, Tokenizer,
 };
@@ -151,7 +154,7 @@ struct OnnxArgs {
     #[arg(
         long,
         value_name = "CHECKPOINT",
-        required_unless_present = "class_embeddings"
+        required_unless_present_any = ["class_embeddings", "learned"]
     )]
     clip: Option<PathBuf>,
     #[command(flatten)]
@@ -172,23 +175,18 @@ struct CommonArgs {
     #[arg(long, value_name = "FILE")]
     classes: PathBuf,
     /// Prompt templates: a file with one per line, the name of a built-in set, or one template that contains {}
-    #[arg(long, default_value = "photo", value_name = "FILE|NAME|TEMPLATE")]
+    #[arg(long, default_value = DEFAULT_TEMPLATES, value_name = "FILE|NAME|TEMPLATE")]
     templates: String,
-    /// Learned prompts of CoOp or CoCoOp instead of templates: the reference implementation's model.pth.tar-N, a file
-    /// of pinhole-train, or the output folder of either
-    #[arg(long, value_name = "FILE|FOLDER", conflicts_with = "templates")]
-    prompt_learner: Option<PathBuf>,
+    #[command(flatten)]
+    learned: LearnedArgs,
     /// Class embeddings that another program computed, instead of a text encoder: a matrix [classes, D] as .npy, or in
     /// .safetensors (the tensor class_embeddings, or the only matrix), with a row per class in the order of --classes
     #[arg(
         long,
         value_name = "FILE",
-        conflicts_with_all = ["templates", "prompt_learner", "negatives", "with_text"]
+        conflicts_with_all = ["templates", "learned", "negatives", "with_text"]
     )]
     class_embeddings: Option<PathBuf>,
-    /// Position of the class name among the learned context vectors [default: from the file, else end]
-    #[arg(long, requires = "prompt_learner", ignore_case = true)]
-    class_position: Option<PositionName>,
     /// For images of none of the classes: a text, such as "an empty room", or a file with one text per line. May be
     /// repeated
     #[arg(long, value_name = "TEXT|FILE")]
@@ -259,13 +257,6 @@ enum PixelRange {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum PositionName {
-    End,
-    Middle,
-    Front,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
 enum ScoreName {
     /// Exactly one class is right: the probabilities add up to 1
     Softmax,
@@ -324,19 +315,24 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 fn bundle(args: &BundleArgs) -> Result<()> {
-    let checkpoint = open(&args.model.clip, &args.model.unstated)?;
+    let mut checkpoint = open(&args.model.clip, &args.model.unstated)?;
     ensure!(
         checkpoint.config().image.is_in_checkpoint(),
         "{}: expected an image encoder of CLIP or SigLIP, found one of timm (visual.trunk.*); export model.visual with \
          torch.onnx.export, and pass the file to pinhole-export onnx --encoder, with this checkpoint as --clip",
         args.model.clip.display()
     );
+    let learned = args.common.learned.read(Some(&checkpoint))?;
+    if let Some(learned) = &learned {
+        checkpoint.adapt(learned).context("--learned")?;
+    }
     let encoder = (args.precision).encoder(EncoderSource::Checkpoint(&checkpoint));
     let parts = ModelParts {
         checkpoint: Some(&checkpoint),
         tokenizer: args.model.unstated.tokenizer.as_deref(),
         preprocessing: checkpoint.config().preprocessing.clone(),
         encoder,
+        learned,
         origin: &args.model.clip,
     };
     export(&args.common, parts)
@@ -346,6 +342,15 @@ fn onnx(args: &OnnxArgs) -> Result<()> {
     let clip = args.clip.as_deref();
     let checkpoint = clip.map(|clip| open(clip, &args.unstated)).transpose()?;
     let checkpoint = checkpoint.as_ref();
+    let learned = args.common.learned.read(checkpoint)?;
+    if let Some(learned) = &learned
+        && (learned.tail.is_some() || !learned.weights.is_empty())
+    {
+        bail!(
+            "--learned: {} changes the image encoder, which --encoder has already; export with pinhole-export bundle",
+            learned.method
+        );
+    }
     let mut preprocessing = match (&args.preprocessing, checkpoint) {
         (Some(path), _) => pinhole_checkpoint::read_preprocessing(path)?,
         (None, Some(checkpoint)) => checkpoint.config().preprocessing.clone(),
@@ -367,6 +372,7 @@ fn onnx(args: &OnnxArgs) -> Result<()> {
             file: &file,
             checkpoint,
         }),
+        learned,
         origin: &args.encoder,
     };
     export(&args.common, parts)
@@ -396,10 +402,14 @@ struct ModelParts<'a> {
     tokenizer: Option<&'a Path>,
     preprocessing: PreprocessConfig,
     encoder: EncoderOptions<'a>,
+    /// What a learned method saved; a checkpoint is adapted to it.
+    learned: Option<Learned>,
     /// The file that the image encoder comes from.
     origin: &'a Path,
 }
 
+/// The built-in set of templates that is used without `--templates`.
+const DEFAULT_TEMPLATES: &str = "photo";
 /// Of a model whose checkpoint is not there; CLIPs are trained up to it.
 const USUAL_LOGIT_SCALE: f32 = 100.0;
 
@@ -428,23 +438,44 @@ fn export(args: &CommonArgs, parts: ModelParts) -> Result<()> {
     for warning in classes.warnings(&negatives) {
         note!("warning: {warning}");
     }
-    let learner = args.prompt_learner.as_deref().map(read_prompt_learner);
-    let learner = learner.transpose()?;
-    let given = args.class_embeddings.as_deref();
-    let given = given
-        .map(GivenEmbeddings::read)
-        .transpose()
-        .context("--class-embeddings")?;
-    let prompts = match (&given, &learner) {
-        (Some(given), _) => ClassPrompts::Given(given),
-        (None, Some(learner)) => ClassPrompts::Learned(learner, class_position(args, learner)),
-        (None, None) => {
-            if let Some(warning) = templates.article_warning(classes.names()) {
-                note!("warning: {warning}");
+    let learned = &parts.learned;
+    let given = match (&args.class_embeddings, learned) {
+        (Some(path), _) => Some(GivenEmbeddings::read(path).context("--class-embeddings")?),
+        (None, Some(learned)) => match &learned.classes {
+            LearnedClasses::Embeddings(embeddings) => {
+                let given = GivenEmbeddings::learned(embeddings);
+                Some(given.with_context(|| format!("--learned: {}", learned.method))?)
             }
+            _ => None,
+        },
+        (None, None) => None,
+    };
+    let learned_classes = learned.as_ref().map(|learned| &learned.classes);
+    let prompts = match (&given, learned_classes) {
+        (Some(given), _) => ClassPrompts::Given(given),
+        (None, Some(LearnedClasses::Prompts { learner, names })) => ClassPrompts::Learned {
+            learner,
+            position: args.learned.class_position(learner),
+            names: names.as_ref(),
+        },
+        (None, Some(LearnedClasses::Linear(classifier))) => ClassPrompts::Linear(classifier),
+        (None, Some(LearnedClasses::Cache(cache))) => ClassPrompts::Cache(cache, &templates),
+        (None, Some(LearnedClasses::Templates | LearnedClasses::Embeddings(_)) | None) => {
             ClassPrompts::Templates(&templates)
         }
     };
+    match prompts {
+        ClassPrompts::Templates(_) | ClassPrompts::Cache(..) => {
+            if let Some(warning) = templates.article_warning(classes.names()) {
+                note!("warning: {warning}");
+            }
+        }
+        _ => ensure!(
+            args.templates == DEFAULT_TEMPLATES || learned.is_none(),
+            "--templates: expected none, as --learned has the classes ({})",
+            learned.as_ref().map_or("", |learned| learned.method)
+        ),
+    }
     let model_card = match &args.model_card {
         Some(path) => read_text(path)?,
         None => default_model_card(parts.origin),
@@ -463,7 +494,12 @@ fn export(args: &CommonArgs, parts: ModelParts) -> Result<()> {
             include_text_encoder: args.with_text,
         },
         encoder: parts.encoder,
-        score: score(args, parts.checkpoint)?,
+        method: learned.as_ref().map(|learned| learned.method),
+        score: match prompts {
+            // Its logits are those of one right class, whatever the model's are.
+            ClassPrompts::Linear(_) => Score::Softmax,
+            _ => score(args, parts.checkpoint)?,
+        },
         calibration: CalibrationOptions {
             images: &images,
             keep: args.keep,
@@ -652,22 +688,6 @@ fn score(args: &CommonArgs, checkpoint: Option<&Checkpoint>) -> Result<Score> {
              --clip, found none; use --score softmax"
         ),
     }
-}
-
-/// From the command line, else from the file, else the reference implementation's default, which is reported.
-fn class_position(args: &CommonArgs, learner: &PromptLearner) -> ClassPosition {
-    let asked = args.class_position.map(|position| match position {
-        PositionName::End => ClassPosition::End,
-        PositionName::Middle => ClassPosition::Middle,
-        PositionName::Front => ClassPosition::Front,
-    });
-    asked.or(learner.class_position).unwrap_or_else(|| {
-        note!(
-            "note: the prompt learner's file does not record the position of the class name: assuming the end \
-             (--class-position end)"
-        );
-        ClassPosition::End
-    })
 }
 
 fn default_model_card(model: &Path) -> String {

@@ -142,7 +142,11 @@ fn class_embeddings_that_do_not_fit_are_errors() {
         ),
         ([2, 16], &[1.0; 32], ["rows of 32 values", "found 16"]),
         ([2, 32], &zeros, ["classes.npy: row 1", "norm 0"]),
-        ([2, 32], &nan, ["classes.npy: row 1", "norm NaN"]),
+        (
+            [2, 32],
+            &nan,
+            ["classes.npy: tensor classes", "found NaN at element 32"],
+        ),
         (
             [2, 33],
             &[1.0; 64],
@@ -155,7 +159,7 @@ fn class_embeddings_that_do_not_fit_are_errors() {
     }
     fs::write(&file, "text").unwrap();
     let output = scene.export(&checkpoint(), &flags);
-    scene.assert_fails(&output, &["classes.npy", "expected a .npy file"]);
+    scene.assert_fails(&output, &["classes.npy", "starts with \"text\""]);
     let both = [&flags[..], &["--with-text"]].concat();
     assert_eq!(scene.export(&checkpoint(), &both).status.code(), Some(2));
 }

@@ -154,6 +154,14 @@ impl ImageEncoderConfig {
         }
     }
 
+    /// Number of transformer blocks; 0 for an encoder of convolutions.
+    pub fn layers(&self) -> usize {
+        match self {
+            Self::VisionTransformer { layers, .. } | Self::SigLip { layers, .. } => *layers,
+            Self::ModifiedResNet { .. } | Self::Timm { .. } => 0,
+        }
+    }
+
     /// Adds the encoder's tensors, for embeddings of this length.
     pub(crate) fn add_tensors(&self, embedding: usize, shapes: &mut Shapes) {
         match self {

@@ -5,6 +5,7 @@ mod activation;
 mod clip;
 mod credentials;
 mod image_encoder;
+mod learned;
 mod precision;
 mod preprocess;
 mod prompt;
@@ -16,6 +17,10 @@ pub use activation::Activation;
 pub use clip::{ClipConfig, TextEncoderConfig, TextForm};
 pub use credentials::without_credentials;
 pub use image_encoder::{ImageEncoderConfig, VitPooling};
+pub use learned::{
+    EmbeddedNames, ExampleCache, Learned, LearnedClasses, LearnedForm, LinearClassifier, Tail,
+    WeightUpdate,
+};
 pub use precision::{Agreement, Precision};
 pub use preprocess::{CropRounding, Filter, InvalidPreprocessing, PreprocessConfig, Resize};
 pub use prompt::{ClassPosition, MetaNet, PromptLearner, PromptRow};

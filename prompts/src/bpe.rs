@@ -87,9 +87,43 @@ pub(crate) fn encode_word(word: &[u8], out: &mut Vec<u32>) {
     out.extend(symbols.into_iter().filter(|&symbol| symbol != MERGED_AWAY));
 }
 
+/// The text of tokens, with a space after each word; ids beyond the vocabulary are left out.
+pub(crate) fn decode(ids: &[u32]) -> String {
+    let mut bytes = vec![];
+    let mut todo: Vec<u32> = ids.iter().rev().copied().collect();
+    while let Some(id) = todo.pop() {
+        if let Some(merge) = id.checked_sub(FIRST_MERGED) {
+            // Both are lower than the merged token.
+            if let Some(pair) = MERGES.chunks_exact(4).nth(merge as usize) {
+                let half = |at: usize| u32::from(u16::from_le_bytes([pair[at], pair[at + 1]]));
+                todo.extend([half(2), half(0)]);
+            }
+        } else {
+            let byte = BYTE_TOKENS
+                .iter()
+                .position(|&token| u32::from(token) == id % WORD_END);
+            bytes.extend(byte.map(|byte| byte as u8));
+            if id >= WORD_END {
+                bytes.push(b' ');
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).trim_end().to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn decoded_tokens_are_the_words() {
+        let mut ids = vec![];
+        for word in ["polar", "bear", "häuschen", "."] {
+            encode_word(word.as_bytes(), &mut ids);
+        }
+        assert_eq!(decode(&ids), "polar bear häuschen .");
+        assert_eq!(decode(&[49_406, u32::MAX]), "");
+    }
 
     /// If this fails, the heap's order differs from the reference's.
     #[test]

@@ -250,6 +250,26 @@ impl TextEncoder {
         Ok(rows)
     }
 
+    /// The token whose row of the embedding is nearest to `row` `[width]`, and the distance relative to the norm of `row`.
+    pub(crate) fn nearest_token(&self, row: &[f32]) -> (u32, f32) {
+        let (mut nearest, mut least) = (0, f32::INFINITY);
+        for (i, own) in self
+            .token_embedding
+            .chunks_exact(self.config.width)
+            .enumerate()
+        {
+            let distance = relative_distance(own, row);
+            if distance < least {
+                (nearest, least) = (i, distance);
+            }
+        }
+        let id = match &self.token_ids {
+            None => nearest as u32,
+            Some(ids) => ids[nearest],
+        };
+        (id, least)
+    }
+
     fn append_token_rows(&self, tokens: &[u32], rows: &mut Vec<f32>) -> Result<(), Error> {
         let (width, vocabulary) = (self.config.width, self.config.vocabulary);
         for (position, &token) in tokens.iter().enumerate() {
@@ -754,4 +774,10 @@ fn keep_outputs(x: &mut Vec<f32>, width: usize, shared: usize, [lengths, outputs
         start += length;
     }
     x.truncate(lengths.len() * width);
+}
+
+/// |a - b| / |b|; not finite for zeros.
+pub(crate) fn relative_distance(a: &[f32], b: &[f32]) -> f32 {
+    let squares = a.iter().zip(b).map(|(a, b)| (a - b) * (a - b));
+    (squares.sum::<f32>() / b.iter().map(|b| b * b).sum::<f32>()).sqrt()
 }

@@ -29,6 +29,7 @@ mod layout;
 mod templates;
 mod text_list;
 mod tokenizer;
+mod trained_names;
 mod unicode;
 
 pub use canonical::canonicalize;
@@ -42,3 +43,4 @@ pub use layout::{learned_embeddings, prompt_rows};
 pub use templates::Templates;
 pub use text_list::{TextList, read_text};
 pub use tokenizer::{EOT, SOT, TextTokenizer, Tokenizer, fitting};
+pub use trained_names::check_trained_names;

@@ -73,6 +73,14 @@ fn change_classes_here(
             bundle: bundle.folder().to_owned(),
         });
     }
+    if let kind @ (HeadKind::Linear | HeadKind::Cache) = bundle.manifest().head {
+        return Err(Error::Head {
+            path: bundle.folder().join(HEAD),
+            reason: format!(
+                "expected class embeddings, to which classes can be added, found a {kind:?} head"
+            ),
+        });
+    }
     // First, so that a folder that cannot be replaced is reported before the long steps.
     let writer = BundleWriter::succeed(locked)?;
     let text_encoder = text_encoder(bundle)?;

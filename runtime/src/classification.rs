@@ -36,7 +36,8 @@ pub struct Ranked {
     /// 0 to 1, by [`Classification::score`]: softmax(logit_scale * similarity / temperature) over all classes,
     /// which adds up to 1, or of each class by itself sigmoid((logit_scale * similarity + bias) / temperature).
     pub probability: f32,
-    /// Cosine similarity of the image's and the class's embedding, -1 to 1.
+    /// Cosine similarity of the image's and the class's embedding, -1 to 1. Of a learned linear head or cache: the logit
+    /// divided by the manifest's `logit_scale`.
     pub similarity: f32,
 }
 

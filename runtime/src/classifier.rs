@@ -220,7 +220,8 @@ impl Classifier {
         self.threads.install(|| self.encoder.embed(pixels))
     }
 
-    /// Cosine similarity `[C]` of an L2-normalised `embedding` `[D]` with every class, for embeddings that were
+    /// Similarity `[C]` of an L2-normalised `embedding` `[D]` with every class: the cosine with class embeddings, and for
+    /// learned heads what [`Head::similarities`](pinhole_bundle::Head::similarities) says. For embeddings that were
     /// stored or compared otherwise.
     ///
     /// # Errors

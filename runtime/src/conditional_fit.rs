@@ -115,8 +115,8 @@ pub fn fit_conditional(
         classes: count,
         embedding_size: dim,
         class_embeddings,
-        negative_embeddings: vec![],
         learned,
+        ..Head::default()
     };
     Ok((head, info))
 }

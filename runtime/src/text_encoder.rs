@@ -18,7 +18,7 @@ pub(crate) fn text_encoder(bundle: &Bundle) -> Result<TextEncoder, Error> {
     let info = info.ok_or_else(|| Error::NoTextEncoder {
         bundle: bundle.folder().to_owned(),
     })?;
-    if manifest.head == HeadKind::Static {
+    if manifest.head != HeadKind::Conditional {
         // Not checked with the other files.
         bundle.check_text_encoder()?;
     }

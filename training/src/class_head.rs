@@ -1,5 +1,6 @@
 //! Classification heads.
 
+use pinhole_bundle::Head;
 use pinhole_prompts::{Conditional, TextEncoder};
 
 use crate::Result;
@@ -8,6 +9,8 @@ use crate::Result;
 pub enum ClassHead {
     /// Class embeddings [classes, D], L2-normalised, equal for all images.
     Static(Vec<f32>),
+    /// A learned row and bias for each class.
+    Linear(Head),
     /// Class embeddings that are computed for each image.
     Conditional(Box<Conditional>),
 }
@@ -22,6 +25,7 @@ impl ClassHead {
             Self::Static(classes) => Ok((classes.chunks_exact(image.len()))
                 .map(|class| class.iter().zip(image).map(|(a, b)| a * b).sum())
                 .collect()),
+            Self::Linear(head) => Ok(head.similarities(image)),
             Self::Conditional(head) => Ok(head.similarities(encoder, image, None)?),
         }
     }

@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 
 use pinhole::Classifier;
+use pinhole_bundle::Head;
 use pinhole_checkpoint::Checkpoint;
-use pinhole_model::{ClassPosition, PromptLearner};
-use pinhole_prompts::{Classes, Templates, TextEncoder, Tokenizer, class_embeddings};
+use pinhole_kernels::l2_normalize;
+use pinhole_model::{ClassPosition, Learned, LearnedClasses, PromptLearner};
+use pinhole_prompts::{
+    Classes, Templates, TextEncoder, Tokenizer, check_trained_names, class_embeddings,
+};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
@@ -185,7 +189,61 @@ impl PromptEvaluator {
         self.evaluate(set, &head)
     }
 
+    /// Classification with what a method's files hold. `position` is for context vectors whose file does not state it.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for embeddings of other classes; [`Error::Prompts`] for a learner of another CLIP; as
+    /// [`PromptEvaluator::learned`].
+    pub fn imported(
+        &self,
+        set: &TestSet,
+        learned: &Learned,
+        position: Option<ClassPosition>,
+    ) -> Result<Evaluation> {
+        let (classes, dim) = (set.classes.len(), self.encoder.embedding());
+        match &learned.classes {
+            LearnedClasses::Prompts { learner, names } => {
+                if let Some(names) = names {
+                    let classes = Classes::recorded(&set.classes)?;
+                    let (encoder, tokenizer) = (&self.encoder, &self.tokenizer);
+                    check_trained_names(encoder, tokenizer, &classes, learner, names)?;
+                }
+                self.learned(set, learner, position)
+            }
+            LearnedClasses::Embeddings(embeddings) => {
+                if embeddings.shape != [classes, dim] {
+                    return Err(Error::Config(format!(
+                        "{}: expected class embeddings [{classes}, {dim}], in the order of the classes, found {:?}",
+                        learned.method, embeddings.shape
+                    )));
+                }
+                let mut rows = embeddings.data.clone();
+                rows.chunks_exact_mut(dim).for_each(l2_normalize);
+                self.evaluate(set, &ClassHead::Static(rows))
+            }
+            LearnedClasses::Linear(classifier) => {
+                let (head, scale) = Head::linear(classifier, classes).map_err(Error::Config)?;
+                if head.embedding_size != dim {
+                    return Err(Error::Config(format!(
+                        "{}: expected rows of {dim} values, found {}",
+                        learned.method, head.embedding_size
+                    )));
+                }
+                self.evaluate_at(set, &ClassHead::Linear(head), scale)
+            }
+            LearnedClasses::Templates | LearnedClasses::Cache(_) => Err(Error::Config(format!(
+                "{}: expected a bundle for this method: export it with pinhole-export bundle --learned, and evaluate \
+                 that with --model",
+                learned.method
+            ))),
+        }
+    }
+
     fn evaluate(&self, set: &TestSet, head: &ClassHead) -> Result<Evaluation> {
+        self.evaluate_at(set, head, self.logit_scale)
+    }
+
+    fn evaluate_at(&self, set: &TestSet, head: &ClassHead, scale: f32) -> Result<Evaluation> {
         let (values, images) = (set.embeddings.len(), set.labels.len());
         let dim = self.encoder.embedding();
         if values != images * dim {
@@ -197,28 +255,27 @@ impl PromptEvaluator {
             .zip(&set.labels)
             .map(|(image, &label)| {
                 let similarities = head.similarities(&self.encoder, image)?;
-                Ok(self.predict(label, &similarities))
+                Ok(predict(label, &similarities, scale))
             })
             .collect::<Result<Vec<_>>>()?;
         Ok(Evaluation::of(set.classes.clone(), &predictions))
     }
+}
 
-    /// The first of the most similar classes, with its softmax probability.
-    fn predict(&self, label: usize, similarities: &[f32]) -> Prediction {
-        let mut predicted = 0;
-        for (i, similarity) in similarities.iter().enumerate() {
-            if *similarity > similarities[predicted] {
-                predicted = i;
-            }
+/// The first of the most similar classes, with its softmax probability at a logit scale.
+fn predict(label: usize, similarities: &[f32], scale: f32) -> Prediction {
+    let mut predicted = 0;
+    for (i, similarity) in similarities.iter().enumerate() {
+        if *similarity > similarities[predicted] {
+            predicted = i;
         }
-        let best = f64::from(similarities[predicted]);
-        let scale = f64::from(self.logit_scale);
-        let exponentials = (similarities.iter()).map(|s| (scale * (f64::from(*s) - best)).exp());
-        Prediction {
-            label,
-            predicted,
-            confidence: 1.0 / exponentials.sum::<f64>(),
-        }
+    }
+    let (best, scale) = (f64::from(similarities[predicted]), f64::from(scale));
+    let exponentials = (similarities.iter()).map(|s| (scale * (f64::from(*s) - best)).exp());
+    Prediction {
+        label,
+        predicted,
+        confidence: 1.0 / exponentials.sum::<f64>(),
     }
 }
 

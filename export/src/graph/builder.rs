@@ -114,6 +114,24 @@ impl GraphBuilder<'_> {
         Ok(self.call(Op::LayerNorm, name, &[x, &gain, &bias], epsilon))
     }
 
+    /// The graph's output: `x` `[N, D]`, with the layers that a learned method adds, L2-normalised.
+    pub(super) fn embedding(&mut self, x: &str) -> Result<()> {
+        let mut x = x.to_owned();
+        if let Some(tail) = self.checkpoint.tail().cloned() {
+            let (hidden, size) = (tail.down.shape[0], tail.up.shape[0]);
+            // Only the direction of share g(f) + (1 - share) f matters: f needs no factor.
+            let factor = tail.share / (1.0 - tail.share);
+            let up: Vec<f32> = tail.up.data.iter().map(|value| factor * value).collect();
+            let inner = self.linear("tail.down", &x, &tail.down.data, &vec![0.0; hidden])?;
+            let inner = self.standard("Relu", "tail.hidden", &[&inner], vec![]);
+            let outer = self.linear("tail.up", &inner, &up, &vec![0.0; size])?;
+            let outer = self.standard("Relu", "tail.out", &[&outer], vec![]);
+            x = self.standard("Add", "tail", &[&outer, &x], vec![]);
+        }
+        self.call(Op::L2Normalize, "embedding", &[&x], vec![]);
+        Ok(())
+    }
+
     /// A linear layer over `x` in floating point; `weight` is `[outputs, inputs]`, as PyTorch stores it.
     pub(super) fn linear(
         &mut self,

@@ -253,6 +253,5 @@ fn attention_pool(graph: &mut GraphBuilder, x: &str, channels: usize, heads: usi
     let bias = graph.tensor(&format!("{source}.c_proj.bias"))?;
     let x = graph.linear("pool.out", &mixed, &weight.data, &bias.data)?;
     let x = graph.standard("Squeeze", "pooled", &[&x, &bounds[2]], vec![]);
-    graph.call(Op::L2Normalize, "embedding", &[&x], vec![]);
-    Ok(())
+    graph.embedding(&x)
 }

@@ -31,8 +31,7 @@ pub(super) fn build(
     let x = attention_pool(graph, shape, activation, &x)?;
     let axes = graph.weights.i64("token_axis", &[1])?;
     let x = graph.standard("Squeeze", "pooled", &[&x, &axes], vec![]);
-    graph.call(Op::L2Normalize, "embedding", &[&x], vec![]);
-    Ok(())
+    graph.embedding(&x)
 }
 
 /// x `[N, T, W]` to `[N, 1, W]`: the attention of one learned query to the normalised tokens, y = out_proj(attention), then

@@ -91,8 +91,7 @@ pub(super) fn build(
     )?;
     let axes = graph.weights.i64("token_axis", &[1])?;
     let x = graph.standard("Squeeze", "pooled", &[&x, &axes], vec![]);
-    graph.call(Op::L2Normalize, "embedding", &[&x], vec![]);
-    Ok(())
+    graph.embedding(&x)
 }
 
 /// The patch convolution as a matrix over flattened patches. Normalisation is (v / 255 - mean) / std;

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use pinhole_checkpoint::{
-    Checkpoint, Error, OpenOptions, StateDict, internal, read_prompt_learner, read_state_dict,
+    Checkpoint, Error, LearnedOptions, Method, OpenOptions, StateDict, internal, read_learned,
+    read_state_dict,
 };
 use pinhole_model::Activation;
 
@@ -67,7 +68,15 @@ pub(crate) fn shard_index(bytes: &[u8]) {
     let _ = Checkpoint::open(&path, &Default::default());
 }
 
-pub(crate) fn prompt_learner(bytes: &[u8]) {
-    let path = scratch::file("prompt_learner", bytes);
-    let _ = read_prompt_learner(Path::new(&path));
+/// The file of a learned method, recognised and as every method.
+pub(crate) fn learned(bytes: &[u8]) {
+    let path = scratch::file("learned", bytes);
+    let named = Method::all().iter().map(|method| Some(*method));
+    for method in named.chain([None]) {
+        let options = LearnedOptions {
+            method,
+            ..LearnedOptions::default()
+        };
+        let _ = read_learned(Path::new(&path), &options);
+    }
 }

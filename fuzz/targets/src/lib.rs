@@ -32,6 +32,7 @@ pub use seeds::seeds;
 const MODELS: &str = "tests/golden/models/vit-quickgelu";
 const SHARDS: &str = "tests/golden/models/vit-gelu/transformers-sharded";
 const LEARNERS: &str = "tests/golden/prompt_learners";
+const LEARNED: &str = "tests/golden/learned";
 const DECODED: &str = "preprocessing/tests/golden/decode";
 
 const fn target(
@@ -83,6 +84,7 @@ pub const TARGETS: &[Target] = &[
         ".safetensors",
     ),
     target("npy", checkpoint::npy, &[], ".npy"),
+    target("npz", checkpoint::learned, &[LEARNED], ".npz"),
     target(
         "open_clip_config",
         checkpoint::open_clip_config,
@@ -103,9 +105,9 @@ pub const TARGETS: &[Target] = &[
     ),
     target(
         "prompt_learner",
-        checkpoint::prompt_learner,
-        &[LEARNERS],
-        ".pth.tar",
+        checkpoint::learned,
+        &[LEARNERS, LEARNED],
+        "",
     ),
     target(
         "manifest",

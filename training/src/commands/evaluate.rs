@@ -10,15 +10,14 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use pinhole::internal::PrintableWriter;
 use pinhole::{Classifier, note};
-use pinhole_checkpoint::read_prompt_learner;
-use pinhole_model::{ClassPosition, PromptLearner};
+use pinhole_checkpoint::{LearnedOptions, Method, read_learned};
+use pinhole_model::{ClassPosition, Learned, LearnedClasses};
 use pinhole_training::{
     comparison::{self, MethodResults, RunResult},
     confusion_plot::plot_confusion,
     dataset::{ClassSubset, Dataset, all_to_test},
     evaluate::{Evaluation, PromptEvaluator, TestSet, evaluate_bundle},
     metrics::ConfusionMatrix,
-    prompt_learning::Method,
 };
 
 use super::common::{DataArgs, ModelArgs, any_case, notes, progress_bar, templates, test_set};
@@ -40,12 +39,16 @@ pub(crate) struct EvaluateArgs {
     images: Option<PathBuf>,
     #[command(flatten)]
     data: DataArgs,
-    /// Prompt learner: ours or the reference's model.pth.tar-N, or the output folder of either. Several are seeds of one training and are
-    /// reported as mean and standard deviation
-    #[arg(long, value_name = "FILE")]
-    prompt_learner: Vec<PathBuf>,
+    /// What a learned method saved: ours or a reference implementation's model.pth.tar-N, or the output folder of either
+    /// (pinhole-export bundle --help lists the methods). Several are seeds of one training and are reported as mean and
+    /// standard deviation
+    #[arg(long, visible_alias = "prompt-learner", value_name = "FILE")]
+    learned: Vec<PathBuf>,
+    /// The method of --learned [default: recognised by the tensors]
+    #[arg(long, requires = "learned", value_name = "NAME", value_parser = Method::find)]
+    method: Option<&'static Method>,
     /// Position of the class name, for prompt learners that do not state it: end, middle or front
-    #[arg(long, requires = "prompt_learner", value_parser = any_case::<ClassPosition>)]
+    #[arg(long, requires = "learned", value_parser = any_case::<ClassPosition>)]
     class_position: Option<ClassPosition>,
     /// Classes: all, base (the first half of the list, rounded up), new (the others), or base-to-new: base
     /// and new, each among its own classes, and their harmonic mean
@@ -114,11 +117,18 @@ pub(crate) fn run(args: &EvaluateArgs, threads: Option<usize>) -> Result<()> {
 /// Evaluates a checkpoint with zero-shot and learned prompts.
 fn checkpoint(args: &EvaluateArgs, data: &Dataset) -> Result<Vec<MethodResults>> {
     let templates = templates(&args.templates, data)?;
-    let learners = args.prompt_learner.iter().map(|path| {
-        let learner = read_prompt_learner(path)?;
-        Ok((path.display().to_string(), learner))
+    let options = LearnedOptions {
+        method: args.method,
+        ..LearnedOptions::default()
+    };
+    let learners = args.learned.iter().map(|path| {
+        let learned = read_learned(path, &options)?;
+        for note in &learned.notes {
+            note!("{note}");
+        }
+        Ok((path.display().to_string(), learned))
     });
-    let learners: Vec<(String, PromptLearner)> = learners.collect::<Result<_>>()?;
+    let learners: Vec<(String, Learned)> = learners.collect::<Result<_>>()?;
     let checkpoint = args.checkpoint.open(&args.model)?;
     let evaluator = PromptEvaluator::open(&checkpoint)?;
     let whole = test_set(&checkpoint, data, args.checkpoint.encoder.as_deref())?;
@@ -135,18 +145,21 @@ fn checkpoint(args: &EvaluateArgs, data: &Dataset) -> Result<Vec<MethodResults>>
         zero_shot.collect::<Result<_>>()?,
     )];
     let bar = progress_bar((learners.len() * sets.len()) as u64);
-    for (name, learner) in learners {
+    for (name, learned) in learners {
         let mut evaluations = BTreeMap::new();
         for (subset, set) in &sets {
-            if *subset == ClassSubset::New && learner.class_specific().is_some() && sets.len() > 1 {
-                note!("{name}: class-specific contexts cannot be tested on new classes");
+            if *subset == ClassSubset::New && is_class_specific(&learned) && sets.len() > 1 {
+                note!(
+                    "{name}: {} of the base classes cannot be tested on new classes",
+                    learned.method
+                );
                 continue;
             }
-            let evaluation = evaluator.learned(set, &learner, args.class_position);
+            let evaluation = evaluator.imported(set, &learned, args.class_position);
             evaluations.insert(*subset, evaluation.with_context(|| name.clone())?);
             bar.inc(1);
         }
-        let method = Method::of(&learner).map_or("learned", Method::name);
+        let method = learned.method;
         let run = RunResult { name, evaluations };
         match results.iter_mut().find(|known| known.name == method) {
             Some(known) => known.runs.push(run),
@@ -160,6 +173,14 @@ fn checkpoint(args: &EvaluateArgs, data: &Dataset) -> Result<Vec<MethodResults>>
     Ok(results)
 }
 
+/// Whether what was learned belongs to the classes of the training.
+fn is_class_specific(learned: &Learned) -> bool {
+    match &learned.classes {
+        LearnedClasses::Prompts { learner, .. } => learner.class_specific().is_some(),
+        _ => true,
+    }
+}
+
 /// Evaluates a bundle.
 fn bundle(
     args: &EvaluateArgs,
@@ -168,12 +189,12 @@ fn bundle(
 ) -> Result<Vec<MethodResults>> {
     let conflict = args.data.classes.is_some()
         || !args.templates.is_empty()
-        || !args.prompt_learner.is_empty()
+        || !args.learned.is_empty()
         || args.part != PartArg::All;
     if conflict {
         bail!(
             "{} is a bundle, which has its own classes and prompts: remove --classes, --templates, \
-             --prompt-learner and --part",
+             --learned and --part",
             args.model.display()
         );
     }

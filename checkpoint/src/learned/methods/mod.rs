@@ -1,0 +1,25 @@
+//! The registry of learned methods: one file for each, and one entry here.
+
+mod clip_adapter;
+mod clip_lora;
+mod cocoop;
+mod coop;
+mod kgcoop;
+mod linear;
+mod taskres;
+mod tip_adapter;
+
+use super::method::Method;
+
+/// Every method that is read.
+pub(super) static METHODS: &[&Method] = &[
+    &coop::COOP,
+    &cocoop::COCOOP,
+    &kgcoop::KGCOOP,
+    &taskres::TASKRES,
+    &linear::LINEAR,
+    &tip_adapter::TIP_ADAPTER,
+    &tip_adapter::TIP_ADAPTER_F,
+    &clip_lora::CLIP_LORA,
+    &clip_adapter::CLIP_ADAPTER,
+];

@@ -1,0 +1,227 @@
+//! Files of learned methods: which method they are of, and what is wrong with those that are of none.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use pinhole_checkpoint::{LearnedOptions, Method, read_learned, read_state_dict};
+use pinhole_model::{LearnedClasses, Tensor};
+use safetensors::{Dtype, tensor::TensorView};
+
+fn golden(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/learned");
+    folder.join(name)
+}
+
+fn tensor(shape: &[usize]) -> Tensor {
+    let count: usize = shape.iter().product();
+    Tensor {
+        shape: shape.to_vec(),
+        data: (0..count).map(|i| i as f32 / 8.0 - 1.0).collect(),
+    }
+}
+
+fn write(path: &Path, tensors: &[(&str, Tensor)]) {
+    let bytes: Vec<Vec<u8>> = (tensors.iter())
+        .map(|(_, t)| t.data.iter().flat_map(|v| v.to_le_bytes()).collect())
+        .collect();
+    let views = tensors.iter().zip(&bytes).map(|((name, t), bytes)| {
+        let view = TensorView::new(Dtype::F32, t.shape.clone(), bytes).unwrap();
+        (*name, view)
+    });
+    fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+/// The error for a file of these tensors, as a method's if one is named.
+fn refused(tensors: &[(&str, Tensor)], method: Option<&str>) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file.safetensors");
+    write(&path, tensors);
+    let options = LearnedOptions {
+        method: method.map(|name| Method::find(name).unwrap()),
+        ..LearnedOptions::default()
+    };
+    let error = read_learned(&path, &options).unwrap_err().to_string();
+    assert!(error.contains("file.safetensors"), "{error}");
+    error
+}
+
+#[test]
+fn every_file_is_taken_for_its_method() {
+    for (file, method) in [
+        ("kgcoop.pth.tar", "KgCoOp"),
+        // ProGrad's tensors are CoOp's.
+        ("prograd.pth.tar", "CoOp"),
+        ("coop-specific.pth.tar", "CoOp"),
+        ("taskres.pth.tar", "TaskRes"),
+        ("linear.npz", "linear head"),
+        ("linear.pt", "linear head"),
+        ("keys_2shots.pt", "Tip-Adapter"),
+        ("best_F_2shots.pt", "Tip-Adapter-F"),
+        ("clip_adapter.pth.tar", "CLIP-Adapter"),
+    ] {
+        let learned = read_learned(&golden(file), &LearnedOptions::default()).unwrap();
+        assert_eq!(learned.method, method, "{file}");
+    }
+    // CLIP-LoRA numbers the layers of a CLIP.
+    let error = read_learned(&golden("clip_lora.pt"), &LearnedOptions::default()).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("CLIP-LoRA") && error.contains("expected its CLIP"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_cache_is_read_from_its_files() {
+    let read = |path: &Path, method: Option<&str>| {
+        let options = LearnedOptions {
+            method: method.map(|name| Method::find(name).unwrap()),
+            values: vec![("beta".into(), 2.0)],
+            clip: None,
+        };
+        read_learned(path, &options)
+    };
+    let LearnedClasses::Cache(cache) = read(&golden("keys_2shots.pt"), None).unwrap().classes
+    else {
+        panic!("expected a cache");
+    };
+    let columns = read_state_dict(&golden("keys_2shots.pt")).unwrap();
+    let columns = columns.tensor("keys_2shots").unwrap();
+    assert_eq!(
+        (&columns.shape[..], &cache.keys.shape[..]),
+        (&[32, 6][..], &[6, 32][..])
+    );
+    assert_eq!(cache.keys.data[32 + 5], columns.data[5 * 6 + 1]);
+    assert_eq!((cache.labels, cache.classes), (vec![0, 1, 2, 0, 1, 2], 3));
+    assert_eq!((cache.alpha, cache.beta), (None, Some(2.0)));
+    let folder = tempfile::tempdir().unwrap();
+    let copy = |name: &str, to: &str| {
+        fs::copy(golden(name), folder.path().join(to)).unwrap();
+    };
+    copy("keys_2shots.pt", "keys_2shots.pt");
+    let error = read(folder.path(), None).err().unwrap().to_string();
+    assert!(error.contains("values_2shots.pt: no such file"), "{error}");
+    copy("values_2shots.pt", "values_2shots.pt");
+    assert_eq!(read(folder.path(), None).unwrap().method, "Tip-Adapter");
+    copy("best_F_2shots.pt", "best_F_2shots.pt");
+    let error = read(folder.path(), None).err().unwrap().to_string();
+    assert!(error.contains("pass --method"), "{error}");
+    let named = read(folder.path(), Some("tip-adapter-f")).unwrap();
+    assert_eq!(named.method, "Tip-Adapter-F");
+    copy("keys_2shots.pt", "keys_4shots.pt");
+    let error = read(folder.path(), Some("tip-adapter"))
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        error.contains("keys_4shots.pt; pass one of these files"),
+        "{error}"
+    );
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_named() {
+    let row = |name, shape: &[usize]| (name, tensor(shape));
+    let mut nan = tensor(&[3, 4]);
+    nan.data[5] = f32::NAN;
+    for (tensors, method, parts) in [
+        (
+            vec![row("other", &[2])],
+            None,
+            &["tensor other", "none of them"][..],
+        ),
+        (
+            vec![row("base_text_features", &[3, 4])],
+            None,
+            &["text_feature_residuals: expected [classes, embedding], a tensor of TaskRes"],
+        ),
+        (
+            vec![
+                row("base_text_features", &[3, 4]),
+                row("text_feature_residuals", &[3, 5]),
+            ],
+            None,
+            &[
+                "text_feature_residuals",
+                "expected shape [3, 4], found [3, 5]",
+            ],
+        ),
+        (
+            vec![row("weight", &[3, 4]), row("bias", &[2])],
+            None,
+            &["bias", "expected shape [3], found [2]"],
+        ),
+        (
+            vec![row("weight", &[3, 4]), row("coef_", &[3, 4])],
+            None,
+            &["tensor weight", "linear head"],
+        ),
+        (vec![("weight", nan)], None, &["weight", "NaN at element 5"]),
+        (
+            vec![row("keys", &[4, 2]), row("values", &[2, 3])],
+            Some("tip-adapter"),
+            &["values: expected rows with one 1", "row 0"],
+        ),
+        // A CoCoOp file without its second layer is not KgCoOp's.
+        (
+            vec![
+                row("ctx", &[4, 8]),
+                row("meta_net.linear1.weight", &[2, 6]),
+                row("meta_net.linear1.bias", &[2]),
+            ],
+            None,
+            &["meta_net.linear2.weight", "CoCoOp"],
+        ),
+        // Names of other methods.
+        (
+            vec![row("ctx", &[2, 8]), row("compound_prompts_text.0", &[2, 8])],
+            None,
+            &["MaPLe", "not supported"],
+        ),
+        (
+            vec![row("image_encoder.VPT", &[4, 8])],
+            None,
+            &["PromptSRC", "not supported"],
+        ),
+        (
+            vec![row("ctx", &[4, 8]), row("film_lp_img.scale", &[8])],
+            None,
+            &["DePT", "not supported"],
+        ),
+        (
+            vec![row("text_adapter.5.down.0.weight", &[4, 8])],
+            None,
+            &["MMA", "not supported"],
+        ),
+    ] {
+        let error = refused(&tensors, method);
+        for part in parts {
+            assert!(error.contains(part), "expected {part:?} in: {error}");
+        }
+    }
+    for (name, part) in [
+        ("maple", "MaPLe is not supported: it adds prompt tokens"),
+        ("ProDA", "ProDA is not supported"),
+        ("lora", "expected one of coop, cocoop"),
+    ] {
+        let error = Method::find(name).unwrap_err();
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+/// If this fails, a damaged array of a head is read.
+#[test]
+fn a_damaged_npz_file_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("head.npz");
+    let whole = fs::read(golden("linear.npz")).unwrap();
+    let mut changed = whole.clone();
+    changed[300] ^= 1;
+    for bytes in [&changed[..], &whole[..whole.len() / 2]] {
+        fs::write(&path, bytes).unwrap();
+        let error = read_learned(&path, &LearnedOptions::default())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("damaged"), "{error}");
+    }
+}

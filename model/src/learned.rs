@@ -1,0 +1,133 @@
+//! What learned methods make of a CLIP, as data: every method is a combination of a few forms.
+
+use std::fmt;
+
+use crate::{PromptLearner, Tensor};
+
+/// A form that a learned method takes on the board.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LearnedForm {
+    /// One vector per class, which costs what zero-shot costs.
+    ClassEmbeddings,
+    /// Changed weights of CLIP, which cost nothing.
+    ChangedWeights,
+    /// Layers behind the image encoder.
+    Tail,
+    /// A row and a bias per class, whose norms are free.
+    LinearHead,
+    /// Class embeddings, and embeddings of labelled examples.
+    CacheHead,
+    /// Class embeddings that depend on the image (CoCoOp).
+    ConditionalHead,
+}
+
+impl fmt::Display for LearnedForm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ClassEmbeddings => "class embeddings",
+            Self::ChangedWeights => "changed weights",
+            Self::Tail => "layers behind the image encoder",
+            Self::LinearHead => "a linear head",
+            Self::CacheHead => "a cache of examples",
+            Self::ConditionalHead => "class embeddings for each image",
+        })
+    }
+}
+
+/// What the files of a learned method hold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Learned {
+    /// The method's name, such as "KgCoOp".
+    pub method: &'static str,
+    /// How images are classified.
+    pub classes: LearnedClasses,
+    /// How CLIP's weights change, in both encoders.
+    pub weights: Vec<WeightUpdate>,
+    /// What follows the image encoder.
+    pub tail: Option<Tail>,
+    /// What the user should know, one line each.
+    pub notes: Vec<String>,
+}
+
+/// How a learned method classifies the image embedding.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LearnedClasses {
+    /// By prompt templates, as zero-shot.
+    Templates,
+    /// By learned context vectors around the class names, which the text encoder turns into class embeddings.
+    Prompts {
+        /// The context vectors, and CoCoOp's network.
+        learner: Box<PromptLearner>,
+        /// What the file holds of the training's class names.
+        names: Option<EmbeddedNames>,
+    },
+    /// By class embeddings [classes, D], not normalised.
+    Embeddings(Tensor),
+    /// By a linear head.
+    Linear(LinearClassifier),
+    /// By prompt templates and a cache of examples.
+    Cache(ExampleCache),
+}
+
+/// Rows of the training CLIP's token embedding, which the trainers of CoOp and its followers save.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EmbeddedNames {
+    /// `token_prefix` [classes, 1, width]: the start of text of each class.
+    pub prefix: Tensor,
+    /// `token_suffix` [classes, rows, width]: what follows the context vectors, which is the class name, a full stop, the
+    /// end of text and padding.
+    pub suffix: Tensor,
+}
+
+/// Logits W f + b of the L2-normalised image embedding f.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LinearClassifier {
+    /// W, [classes, D]; [1, D] for two classes, as scikit-learn saves it: the logit of the second, that of the first being
+    /// zero.
+    pub weight: Tensor,
+    /// b, one for each row of W; `None` for zeros.
+    pub bias: Option<Tensor>,
+}
+
+/// Tip-Adapter's cache (Zhang et al., ECCV 2022): the logits of the class embeddings, plus
+/// alpha exp(-beta (1 - k . f)) for the class of each key k.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExampleCache {
+    /// The keys, [examples, D].
+    pub keys: Tensor,
+    /// The class of each key.
+    pub labels: Vec<usize>,
+    /// Number of classes.
+    pub classes: usize,
+    /// Weight of the cache, in logits; `None` to search it.
+    pub alpha: Option<f32>,
+    /// Sharpness; `None` to search it.
+    pub beta: Option<f32>,
+}
+
+/// A change of rows of one of CLIP's matrices: W + scale B A (LoRA).
+#[derive(Clone, Debug, PartialEq)]
+pub struct WeightUpdate {
+    /// The matrix, by a name of [`ClipConfig::tensors`](crate::ClipConfig::tensors).
+    pub name: String,
+    /// Its first changed row.
+    pub first_row: usize,
+    /// A, [rank, inputs].
+    pub down: Tensor,
+    /// B, [outputs, rank].
+    pub up: Tensor,
+    /// Factor of the product.
+    pub scale: f32,
+}
+
+/// Layers behind the image encoder: share g(f) + (1 - share) f of the embedding f that is not normalised yet, with
+/// g(f) = relu(W2 relu(W1 f)).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tail {
+    /// W1, [hidden, D].
+    pub down: Tensor,
+    /// W2, [D, hidden].
+    pub up: Tensor,
+    /// Above 0 and below 1.
+    pub share: f32,
+}
