@@ -77,6 +77,12 @@ fn every_method_equals_its_formula() {
             "prograd",
             Some("CoOp"),
         ),
+        (
+            "prograd.pth.tar",
+            &["--method", "ProGrad"],
+            "prograd",
+            Some("ProGrad"),
+        ),
         ("taskres.pth.tar", &[], "taskres-1.0", Some("TaskRes")),
         (
             "taskres.pth.tar",

@@ -6,6 +6,7 @@ mod cocoop;
 mod coop;
 mod kgcoop;
 mod linear;
+mod prograd;
 mod taskres;
 mod tip_adapter;
 
@@ -16,6 +17,7 @@ pub(super) static METHODS: &[&Method] = &[
     &coop::COOP,
     &cocoop::COCOOP,
     &kgcoop::KGCOOP,
+    &prograd::PROGRAD,
     &taskres::TASKRES,
     &linear::LINEAR,
     &tip_adapter::TIP_ADAPTER,
