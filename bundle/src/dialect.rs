@@ -33,8 +33,8 @@ pub enum Op {
     LayerNorm,
     /// A linear layer with its neighbours.
     Linear(Linear),
-    /// Multi-head attention without a mask, `heads` dividing W; the scale 1/sqrt(W / heads) is folded into the query's
-    /// weights.
+    /// Multi-head attention without a mask, `heads` dividing W. Unless there is an attribute `scale`, the scale
+    /// 1/sqrt(W / heads) is folded into the query's weights.
     Attention(AttentionInput),
     /// Division by the Euclidean norm over the last axis.
     L2Normalize,
@@ -122,6 +122,21 @@ pub enum AttentionInput {
     QueryKeyValue,
     /// `SelfAttention`, of every token to every other one: `query_key_value` `[N, T, 3W]` (queries, keys, then values).
     Joint,
+    /// `ColumnAttention`, `QuantizedColumnAttention`: `query` `[N, T, A]`, `key` `[N, U, B]` and `value` `[N, U, C]`, which
+    /// may be one tensor. Of each, the columns from `query_column`, `key_column` and `value_column` on are read, as many as
+    /// `width` = W says. The products of queries and keys are multiplied by `scale`.
+    Columns(AttentionScores),
+}
+
+/// How attention computes the shares of the values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttentionScores {
+    /// In floating point.
+    Exact,
+    /// As other programs quantise it: the scores through a table, as [`Op::QuantizedTable`] with `scores_scale`,
+    /// `scores_zero_point` and `scores_values`; the softmax's results as [`Op::FakeQuantize`] with `shares_scale` and
+    /// `shares_zero_point`.
+    Quantized,
 }
 
 impl Linear {
@@ -179,6 +194,8 @@ impl Op {
             Op::Attention(AttentionInput::Joint),
             Op::L2Normalize,
         ];
+        let columns = [AttentionScores::Exact, AttentionScores::Quantized];
+        let columns = columns.map(|scores| Op::Attention(AttentionInput::Columns(scores)));
         let products = [
             (LinearInput::Plain, Float),
             (LinearInput::Plain, Int8),
@@ -202,7 +219,7 @@ impl Op {
         });
         let linear = linear.filter(|linear| linear.exists()).map(Op::Linear);
         let version_1 = first.into_iter().chain(linear).chain(last);
-        version_1.chain(imported).chain(quantized)
+        version_1.chain(imported).chain(quantized).chain(columns)
     }
 
     /// A linear layer with another activation function; `None` for what is no linear layer, or adds a residual.
@@ -229,6 +246,7 @@ impl Op {
                 residual: Residual::None,
                 ..
             }) => 2,
+            Op::Attention(AttentionInput::Columns(_)) => 2,
             Op::PatchEmbedding(_)
             | Op::TokenEmbedding
             | Op::LayerNorm
@@ -271,6 +289,10 @@ impl Op {
             }
             Op::Attention(AttentionInput::QueryKeyValue) => "Attention".into(),
             Op::Attention(AttentionInput::Joint) => "SelfAttention".into(),
+            Op::Attention(AttentionInput::Columns(scores)) => match scores {
+                AttentionScores::Exact => "ColumnAttention".into(),
+                AttentionScores::Quantized => "QuantizedColumnAttention".into(),
+            },
             Op::L2Normalize => "L2Normalize".into(),
             Op::Activate(activation) => format!("Activate{}", activation_name(activation)),
             Op::NormalizePixels => "NormalizePixels".into(),
@@ -302,6 +324,7 @@ impl Op {
             },
             Op::Attention(AttentionInput::QueryKeyValue) => &["query", "key_value"],
             Op::Attention(AttentionInput::Joint) => &["query_key_value"],
+            Op::Attention(AttentionInput::Columns(_)) => &["query", "key", "value"],
         }
     }
 
@@ -332,6 +355,13 @@ impl Op {
             Op::AffineLinear(Range::Dynamic, _) | Op::AffineConvolution(Range::Dynamic) => {
                 &["weight", "scale", "zero_point", "bias"]
             }
+            Op::Attention(AttentionInput::Columns(AttentionScores::Quantized)) => &[
+                "scores_scale",
+                "scores_zero_point",
+                "scores_values",
+                "shares_scale",
+                "shares_zero_point",
+            ],
             Op::Attention(_)
             | Op::L2Normalize
             | Op::Activate(_)
@@ -350,6 +380,14 @@ impl Op {
                 LinearInput::LayerNorm => &["epsilon"],
                 LinearInput::Offset => &["offset"],
             },
+            Op::Attention(AttentionInput::Columns(_)) => &[
+                "heads",
+                "width",
+                "query_column",
+                "key_column",
+                "value_column",
+                "scale",
+            ],
             Op::Attention(_) => &["heads"],
             Op::AffineConvolution(_) => &["strides", "pads", "dilations", "group"],
             Op::TokenEmbedding

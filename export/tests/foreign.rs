@@ -11,7 +11,7 @@ use image::ImageEncoder;
 use image::codecs::png::PngEncoder;
 use pinhole::internal::NetworkOperator;
 use pinhole::{Classifier, DecodeOptions};
-use pinhole_bundle::dialect::Op;
+use pinhole_bundle::dialect::{AttentionInput, AttentionScores, Op};
 use pinhole_bundle::{BundleWriter, IMAGE_ENCODER};
 use pinhole_export::graph::{self, OnnxEncoder, OnnxOptions};
 use pinhole_model::{Precision, PreprocessConfig};
@@ -140,13 +140,16 @@ fn embeddings_equal_onnx_runtimes() {
             product
         };
         let found = operators.iter().filter(integer).count();
-        let attention = match name.starts_with("qdq") {
-            true => "FakeQuantizedAttention",
-            false => "Attention",
+        let scores = match name.starts_with("qdq") {
+            true => AttentionScores::Quantized,
+            false => AttentionScores::Exact,
         };
-        let attention = (operators.iter())
-            .filter(|o| o.operator == attention && o.kernel.starts_with("f32 "))
-            .count();
+        let attention = |o: &&NetworkOperator| match o.function {
+            Some(Op::Attention(AttentionInput::Columns(found))) => found == scores,
+            Some(Op::Attention(_)) => scores == AttentionScores::Exact,
+            _ => false,
+        };
+        let attention = operators.iter().filter(attention).count();
         let precision = graph::precision(&operators);
         println!("{name}: worst cosine {worst:.6}, {found} products in integers, {precision}");
         if worst.is_nan() || worst < 0.999_99 || found != integers || attention != LAYERS {
@@ -195,7 +198,7 @@ fn bodies_of_functions_compute_what_the_operators_do() {
         (
             files(),
             "f32",
-            "LayerNorm Linear LinearQuickGelu NormalizePixels",
+            "LayerNorm Linear LinearQuickGelu NormalizePixels SelfAttention",
         ),
         (
             convolutions.clone(),
@@ -220,7 +223,8 @@ fn bodies_of_functions_compute_what_the_operators_do() {
         (
             files(),
             "qdq",
-            "LayerNorm NormalizePixels QuantizedTable AffineLinear FakeQuantize AffineConvolution",
+            "LayerNorm NormalizePixels QuantizedTable AffineLinear FakeQuantize AffineConvolution \
+             QuantizedColumnAttention",
         ),
         (
             files(),
@@ -311,7 +315,7 @@ fn attention_after(fused: usize, change: impl FnOnce(&mut GraphProto)) {
     fs::write(&file, model.encode_to_vec()).unwrap();
     let classifier = bundle(&file, &folder.path().join("bundle")).unwrap();
     let operators = pinhole::internal::operators(&classifier);
-    let found = operators.iter().filter(|o| o.operator == "Attention");
+    let found = (operators.iter()).filter(|o| matches!(o.function, Some(Op::Attention(_))));
     assert_eq!(found.count(), fused, "{operators:?}");
 
     let plain = tract_onnx::onnx().model_for_path(&file).unwrap();
@@ -386,8 +390,8 @@ fn only_attention_is_fused() {
             set_shape(graph, &format!("Reshape_{join}"), &[1, 4, 17, 8]);
         }
     });
-    // Interleaved heads.
-    attention_after(LAYERS - 1, |graph| {
+    // Interleaved heads, which are moved first.
+    attention_after(LAYERS, |graph| {
         for (i, split) in [(2, 3), (3, 4)] {
             set_shape(graph, &format!("Reshape_{split}"), &[17, 16, 2]);
             set_integers(
@@ -397,8 +401,8 @@ fn only_attention_is_fused() {
             );
         }
     });
-    // Values of other heads than the attention weights.
-    attention_after(LAYERS - 1, |graph| {
+    // Values of other heads than the attention weights, which are moved first.
+    attention_after(LAYERS, |graph| {
         set_shape(graph, "Reshape_5", &[2, 17, 16]);
         set_integers(attention_node(graph, "Transpose_4"), "perm", &[0, 1, 2]);
     });
@@ -406,13 +410,12 @@ fn only_attention_is_fused() {
     attention_after(LAYERS - 1, |graph| {
         set_integers(attention_node(graph, "Softmax"), "axis", &[2]);
     });
-    // Heads joined in another order: in the first case, attention's result transposed once more.
-    attention_after(LAYERS, |graph| {
-        set_integers(attention_node(graph, "Transpose_6"), "perm", &[2, 0, 3, 1]);
-    });
-    attention_after(LAYERS - 1, |graph| {
-        set_integers(attention_node(graph, "Transpose_6"), "perm", &[3, 0, 1, 2]);
-    });
+    // Heads joined in another order: attention's result is transposed.
+    for perm in [[2, 0, 3, 1], [3, 0, 1, 2]] {
+        attention_after(LAYERS, |graph| {
+            set_integers(attention_node(graph, "Transpose_6"), "perm", &perm);
+        });
+    }
     // A mask before softmax.
     attention_after(LAYERS - 1, |graph| {
         let at = graph.node.iter().position(|n| n.op_type == "Softmax");

@@ -1,5 +1,6 @@
 //! For the other crates of this repository, such as the exporter. Unstable: anything in it can change in any release.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 pub use crate::camera::images_in;
@@ -7,7 +8,9 @@ pub use crate::conditional_fit::fit_conditional;
 pub use crate::network::attributes;
 pub use crate::network::initializer::raw as raw_tensor;
 use crate::network::{GraphKind, ImageEncoder, check_model};
-pub use crate::network::{NetworkOperator, Observed, decode as decode_onnx, value_shapes};
+pub use crate::network::{
+    GraphValue, NetworkOperator, Observed, decode as decode_onnx, graph_values,
+};
 pub use crate::panics::catch as catch_panic;
 pub use crate::selftest::cosine;
 pub use crate::standalone::StandaloneEncoder;
@@ -48,7 +51,8 @@ pub fn check_onnx(bytes: &[u8], image_size: usize, embedding_size: usize) -> Res
     )
 }
 
-/// Checks the graph of another program, before the exporter rewrites it; all weights are in it.
+/// Checks the graph of another program, before the exporter rewrites it, and returns what is known of its values; all
+/// weights are in it.
 ///
 /// # Errors
 /// What was expected and found.
@@ -56,14 +60,17 @@ pub fn check_imported(
     model: &ModelProto,
     image_size: usize,
     embedding_size: usize,
-) -> Result<(), String> {
+) -> Result<HashMap<String, GraphValue>, String> {
     check_model(
         model,
         GraphKind::Imported,
         &|_| None,
         image_size,
         embedding_size,
-    )
+    )?;
+    let graph = model.graph.as_ref();
+    let graph = graph.ok_or("graph: expected one, found none")?;
+    graph_values(graph, &[1, image_size, image_size, 3])
 }
 
 /// Reads all frames of a Y4M stream, and returns their number.

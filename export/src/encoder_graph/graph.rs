@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use pinhole::internal::GraphValue;
 use pinhole_bundle::dialect::Op;
 use tract_onnx::pb::{GraphProto, NodeProto, TensorProto};
 
@@ -18,13 +19,15 @@ pub(super) struct EncoderGraph {
     pub(super) producers: HashMap<String, usize>,
     /// Number of readers of a value.
     pub(super) uses: HashMap<String, usize>,
+    /// What is known of the file's values, and of those that passes add.
+    values: HashMap<String, GraphValue>,
     /// New nodes, each with the index of the node that it precedes from the next [`EncoderGraph::index`] on.
     inserted: Vec<(usize, NodeProto)>,
 }
 
 impl EncoderGraph {
     /// Takes the nodes and initialisers out of `graph`.
-    pub(super) fn take(graph: &mut GraphProto) -> Self {
+    pub(super) fn take(graph: &mut GraphProto, values: HashMap<String, GraphValue>) -> Self {
         let named = |t: TensorProto| (t.name.clone(), t);
         let mut taken = Self {
             nodes: std::mem::take(&mut graph.node),
@@ -32,6 +35,7 @@ impl EncoderGraph {
             outputs: graph.output.iter().map(|o| o.name.clone()).collect(),
             producers: HashMap::new(),
             uses: HashMap::new(),
+            values,
             inserted: vec![],
         };
         taken.index();
@@ -132,6 +136,25 @@ impl EncoderGraph {
     pub(super) fn function(&self, name: &str) -> Option<(Op, &NodeProto)> {
         let node = &self.nodes[*self.producers.get(name)?];
         Some((op_of(node)?, node))
+    }
+
+    /// The shape of a value for one image, if it is known.
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.values.get(name).map(|value| &*value.shape)
+    }
+
+    /// The numbers of a small constant, computed or given.
+    pub(super) fn numbers(&self, name: &str) -> Option<&[f64]> {
+        self.values.get(name)?.numbers.as_deref()
+    }
+
+    /// States the shape of a value that a pass adds.
+    pub(super) fn set_shape(&mut self, name: &str, shape: Vec<usize>) {
+        let value = GraphValue {
+            shape,
+            numbers: None,
+        };
+        self.values.insert(name.to_owned(), value);
     }
 
     pub(super) fn is_read_once(&self, name: &str) -> bool {

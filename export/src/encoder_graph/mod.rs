@@ -14,7 +14,10 @@ mod quantization;
 mod tests;
 mod values;
 
+use std::collections::HashMap;
+
 use graph::EncoderGraph;
+use pinhole::internal::GraphValue;
 use pinhole_bundle::dialect;
 use tract_onnx::pb::ModelProto;
 
@@ -22,19 +25,20 @@ use crate::graph::functions;
 use crate::graph::proto::opset;
 use crate::quantization::QuantizationPlan;
 
-/// Rewrites `model`, which has been checked and holds all its weights, as raw bytes: what the passes recognise becomes
+/// Rewrites `model`, which has been checked and holds all its weights, as raw bytes; `values` are known of it: what the passes recognise becomes
 /// functions of the dialect, with their bodies. With a `plan`, float linear layers become those of int8 that it chooses.
 ///
 /// # Errors
 /// A node that is quantised in a way that would be computed incorrectly: its name, what was expected and found.
 pub(crate) fn compile(
     model: &mut ModelProto,
+    values: HashMap<String, GraphValue>,
     plan: Option<&mut QuantizationPlan>,
 ) -> Result<(), String> {
     let Some(proto) = model.graph.as_mut() else {
         return Ok(());
     };
-    let mut graph = EncoderGraph::take(proto);
+    let mut graph = EncoderGraph::take(proto, values);
     for pass in passes::ALL {
         pass(&mut graph)?;
         graph.index();

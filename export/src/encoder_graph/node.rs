@@ -4,6 +4,8 @@ use pinhole::internal::attributes;
 use pinhole_bundle::dialect::{self, Op, Range};
 use tract_onnx::pb::{AttributeProto, NodeProto, TensorProto, tensor_proto::DataType};
 
+use crate::graph::proto::node;
+
 /// The function `op` with the output of `node`; its parameters are among `attribute`.
 pub(super) fn replacement(
     node: &NodeProto,
@@ -20,6 +22,16 @@ pub(super) fn replacement(
         attribute,
         doc_string: String::new(),
     }
+}
+
+/// The function `op`, called after its output; its parameters are among `attribute`.
+pub(super) fn new_node(
+    op: Op,
+    input: &[&str],
+    output: &str,
+    attribute: Vec<AttributeProto>,
+) -> NodeProto {
+    node(dialect::DOMAIN, &op.name(), input, output, attribute)
 }
 
 /// The attribute `axis` as an index below `rank`.
@@ -99,6 +111,11 @@ pub(super) fn float_tensor(name: &str, dims: &[i64], values: &[f32]) -> TensorPr
 pub(super) fn int8_tensor(name: &str, dims: &[i64], values: &[i8]) -> TensorProto {
     let bytes = values.iter().map(|v| v.cast_unsigned()).collect();
     tensor(name, DataType::Int8, dims, bytes)
+}
+
+pub(super) fn int64_tensor(name: &str, values: &[i64]) -> TensorProto {
+    let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    tensor(name, DataType::Int64, &[values.len() as i64], bytes)
 }
 
 fn tensor(name: &str, data_type: DataType, dims: &[i64], raw_data: Vec<u8>) -> TensorProto {

@@ -32,13 +32,7 @@ impl EncoderGraph {
                     node.name
                 ));
             };
-            // A layer norm's rows may be moved before the layer, as attention does that has the batch as its second axis.
-            let moved = self.producer(&node.input[0], "Transpose");
-            let moved = moved.filter(|moved| keeps_rows(moved)).cloned();
-            let source = moved
-                .as_ref()
-                .map_or(&node.input[0], |moved| &moved.input[0]);
-            let producer = self.function(source);
+            let producer = self.function(&node.input[0]);
             let norm = producer.filter(|(op, _)| *op == Op::LayerNorm);
             let origin = match producer {
                 Some((Op::LayerNorm, _)) => InputOrigin::Scalable,
@@ -56,28 +50,10 @@ impl EncoderGraph {
                 self.nodes[i] = alone(node, linear, layer);
                 continue;
             };
-            let mut fused = behind_norm(node, norm, linear, layer)?;
-            if let Some(moved) = moved {
-                let name = self.fresh(&node.output[0], "moved");
-                let moved = NodeProto {
-                    input: std::mem::replace(&mut fused.input, vec![name.clone()]),
-                    output: vec![name.clone()],
-                    name,
-                    ..moved
-                };
-                self.insert(i, moved);
-            }
-            self.nodes[i] = fused;
+            self.nodes[i] = behind_norm(node, norm, linear, layer)?;
         }
         Ok(())
     }
-}
-
-/// Whether a Transpose leaves the last axis in its place.
-fn keeps_rows(node: &NodeProto) -> bool {
-    let perm = attributes::integers(node, "perm");
-    perm.last()
-        .is_some_and(|&last| last + 1 == perm.len() as i64)
 }
 
 /// `layer` in place of the float layer `node`.

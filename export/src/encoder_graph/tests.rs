@@ -5,10 +5,13 @@ use tract_onnx::pb::{
     tensor_proto::{DataLocation, DataType},
 };
 
+use std::collections::HashMap;
+
 use pinhole::internal::attributes::{self, float as float_of, of_tensor};
+use pinhole::internal::{GraphValue, graph_values};
 
 use super::compile;
-use super::node::float_tensor;
+use super::node::{float_tensor, int64_tensor};
 use crate::graph::functions::op_of;
 use crate::graph::proto::{
     float as of_float, int as of_integer, ints as integers, text as of_text,
@@ -19,6 +22,8 @@ use crate::graph::proto::{
 struct TestGraph {
     nodes: Vec<NodeProto>,
     constants: Vec<TensorProto>,
+    /// Of the input x.
+    shape: Option<Vec<usize>>,
 }
 
 /// Nodes as [operator, inputs, outputs], names separated by spaces.
@@ -34,6 +39,7 @@ fn graph(nodes: &[[&str; 3]], constants: &[TensorProto]) -> TestGraph {
     TestGraph {
         nodes: nodes.iter().map(node).collect(),
         constants: constants.to_vec(),
+        shape: None,
     }
 }
 
@@ -82,6 +88,34 @@ impl TestGraph {
         })
     }
 
+    /// What is known of the values, if x has a shape.
+    fn values(&self) -> HashMap<String, GraphValue> {
+        let Some(shape) = &self.shape else {
+            return HashMap::new();
+        };
+        let input = ValueInfoProto {
+            name: "x".into(),
+            ..Default::default()
+        };
+        let output = ValueInfoProto {
+            name: "y".into(),
+            ..Default::default()
+        };
+        let graph = GraphProto {
+            node: self.nodes.clone(),
+            initializer: self.constants.clone(),
+            input: vec![input],
+            output: vec![output],
+            ..Default::default()
+        };
+        graph_values(&graph, shape).unwrap()
+    }
+
+    /// Gives the input x a shape.
+    fn of_shape(&self, shape: &[usize]) -> TestGraph {
+        self.with(|g| g.shape = Some(shape.to_vec()))
+    }
+
     fn rewritten(&self) -> Result<GraphProto, String> {
         let output = ValueInfoProto {
             name: "y".into(),
@@ -97,7 +131,7 @@ impl TestGraph {
             graph: Some(graph),
             ..Default::default()
         };
-        compile(&mut model, None)?;
+        compile(&mut model, self.values(), None)?;
         Ok(model.graph.unwrap())
     }
 
@@ -1195,4 +1229,197 @@ fn constants_and_copies() {
     copy.stays();
     let unknown = linear.with(|g| g.node("copy").domain = "other".into());
     unknown.becomes("Constant Identity MatMul");
+}
+
+/// 5 tokens of 8 values to 2 heads of 4: a joint projection, split, with the scale 1/2 of the scores.
+fn joint_attention() -> TestGraph {
+    let constants = [
+        floats("w", &[8, 24]),
+        floats("b", &[24]),
+        int64_tensor("split", &[1, 5, 3, 2, 4]),
+        int64_tensor("joined", &[1, 5, 8]),
+        TensorProto {
+            dims: vec![],
+            ..int64_tensor("0", &[0])
+        },
+        TensorProto {
+            dims: vec![],
+            ..int64_tensor("1", &[1])
+        },
+        TensorProto {
+            dims: vec![],
+            ..int64_tensor("2", &[2])
+        },
+        float("half", 0.5),
+    ];
+    let nodes = [
+        ["MatMul", "x w", "product"],
+        ["Add", "product b", "all"],
+        ["Reshape", "all split", "parts"],
+        ["Transpose", "parts", "heads"],
+        ["Gather", "heads 0", "q"],
+        ["Gather", "heads 1", "k"],
+        ["Gather", "heads 2", "v"],
+        ["Transpose", "k", "kt"],
+        ["MatMul", "q kt", "products"],
+        ["Mul", "products half", "scores"],
+        ["Softmax", "scores", "shares"],
+        ["MatMul", "shares v", "mixed"],
+        ["Transpose", "mixed", "swapped"],
+        ["Reshape", "swapped joined", "y"],
+    ];
+    graph(&nodes, &constants)
+        .of_shape(&[1, 5, 8])
+        .attribute("heads", integers("perm", &[2, 0, 3, 1, 4]))
+        .attribute("kt", integers("perm", &[0, 1, 3, 2]))
+        .attribute("swapped", integers("perm", &[0, 2, 1, 3]))
+}
+
+#[test]
+fn attention_of_a_joint_projection() {
+    let joint = joint_attention();
+    let found = joint.becomes("Linear SelfAttention");
+    assert_eq!(attributes::integers(&found.node[1], "heads"), [2]);
+    // The scale is in the weights and biases of the queries, the first 8 of 24 columns.
+    let scaled = |at: usize, value: f32| if at % 24 < 8 { value / 2.0 } else { value };
+    let weights = (0..192).map(|i| scaled(i, 1.0 + i as f32));
+    assert_eq!(values_of(&found, "weight"), weights.collect::<Vec<_>>());
+    let biases = (0..24).map(|i| scaled(i, 1.0 + i as f32));
+    assert_eq!(values_of(&found, "bias"), biases.collect::<Vec<_>>());
+    // Another order of the three, or another reader: the columns are read where they are.
+    let columns = |graph: &TestGraph, operators: &str| {
+        let found = graph.becomes(operators);
+        let nodes = found.node.iter();
+        let node = nodes.filter(|n| n.op_type == "ColumnAttention");
+        let node = node.last().unwrap();
+        assert_eq!(attributes::float(node, "scale", 0.0), 0.5);
+        assert_eq!(attributes::integers(node, "width"), [8]);
+        ["query_column", "key_column", "value_column"].map(|n| attributes::integers(node, n)[0])
+    };
+    let swapped = joint.reading("q", "heads 2").reading("v", "heads 0");
+    assert_eq!(columns(&swapped, "Linear ColumnAttention"), [16, 8, 0]);
+    let read = joint
+        .then(&[["ReduceSum", "all", "sum"], ["Add", "end sum", "y"]])
+        .attribute("sum", of_integer("keepdims", 0));
+    let operators = "Linear ColumnAttention ReduceSum Add";
+    assert_eq!(columns(&read, operators), [0, 8, 16]);
+    // Scaled queries and keys.
+    let both = joint
+        .reading("kt", "kk")
+        .reading("products", "qq kt")
+        .reading("shares", "products")
+        .with(|g| {
+            let at = g.nodes.iter().position(|n| n.output[0] == "kt").unwrap();
+            let scaled = graph(&[["Mul", "root q", "qq"], ["Mul", "k root", "kk"]], &[]);
+            g.nodes.splice(at..at, scaled.nodes);
+            g.nodes.retain(|n| n.output[0] != "scores");
+        })
+        .constant(float("root", 0.5f32.sqrt()));
+    let found = both.becomes("Linear SelfAttention");
+    assert!((values_of(&found, "bias")[3] - 2.0).abs() < 1e-6);
+}
+
+#[test]
+fn similar_graphs_are_no_attention() {
+    let joint = joint_attention();
+    let operators = |graph: &TestGraph| {
+        let found = graph.rewritten().unwrap();
+        let names = found.node.iter().map(|n| n.op_type.clone());
+        names.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(operators(&joint), "Linear SelfAttention");
+    let different = [
+        joint.attribute("shares", of_integer("axis", 2)),
+        joint.reading("shares", "masked").with(|g| {
+            let at = g
+                .nodes
+                .iter()
+                .position(|n| n.output[0] == "shares")
+                .unwrap();
+            let mask = graph(&[["Add", "scores mask", "masked"]], &[]);
+            g.nodes.splice(at..at, mask.nodes);
+        }),
+        joint.with(|g| g.node("shares").op_type = "LogSoftmax".into()),
+    ];
+    for (i, graph) in different.iter().enumerate() {
+        let graph = graph.constant(floats("mask", &[5, 5]));
+        let found = operators(&graph);
+        assert!(
+            found.contains("MatMul") && !found.contains("Attention"),
+            "{i}: {found}"
+        );
+    }
+    // A factor below 0, whose quantisation would be turned.
+    assert!(!operators(&joint.constant(float("half", -0.5))).contains("Attention"));
+}
+
+/// Three layers, as transformers writes them, become one; heads that are no columns are moved.
+#[test]
+fn attention_of_three_projections() {
+    let mut nodes = vec![];
+    let layers = ["q", "k", "v"]
+        .map(|part| ["w", "product", "b", "all", "heads"].map(|name| format!("{name}{part}")));
+    for [w, product, b, all, heads] in &layers {
+        let parts = [w, product, b, all, heads].map(|name| &**name);
+        let [w, product, b, all, heads] = parts;
+        nodes.push(["MatMul".into(), format!("x {w}"), product.to_owned()]);
+        nodes.push(["Add".into(), format!("{product} {b}"), all.to_owned()]);
+        nodes.push([
+            "Reshape".into(),
+            format!("{all} split"),
+            format!("s{heads}"),
+        ]);
+        nodes.push(["Transpose".into(), format!("s{heads}"), heads.to_owned()]);
+    }
+    let rest = [
+        ["MatMul", "headsq headsk", "scores"],
+        ["Softmax", "scores", "shares"],
+        ["MatMul", "shares headsv", "mixed"],
+        ["Transpose", "mixed", "swapped"],
+        ["Reshape", "swapped joined", "y"],
+    ];
+    let mut all: Vec<[&str; 3]> = vec![];
+    all.extend(nodes.iter().map(|node| node.each_ref().map(|part| &**part)));
+    all.extend(rest);
+    let mut constants = vec![
+        int64_tensor("split", &[1, 5, 2, 4]),
+        int64_tensor("joined", &[1, 5, 8]),
+    ];
+    for (i, part) in ["q", "k", "v"].into_iter().enumerate() {
+        let numbers = |count: usize| (0..count).map(|j| (100 * i + j) as f32).collect::<Vec<_>>();
+        constants.push(float_tensor(&format!("w{part}"), &[8, 8], &numbers(64)));
+        constants.push(float_tensor(&format!("b{part}"), &[8], &numbers(8)));
+    }
+    let apart = graph(&all, &constants)
+        .of_shape(&[1, 5, 8])
+        .attribute("headsq", integers("perm", &[0, 2, 1, 3]))
+        .attribute("headsk", integers("perm", &[0, 2, 3, 1]))
+        .attribute("headsv", integers("perm", &[0, 2, 1, 3]))
+        .attribute("swapped", integers("perm", &[0, 2, 1, 3]));
+    let found = apart.becomes("Linear SelfAttention");
+    assert_eq!(attributes::integers(&found.node[1], "heads"), [2]);
+    let rows = (0..8).flat_map(|row| {
+        (0..3).flat_map(move |part| (0..8).map(move |j| (100 * part + 8 * row + j) as f32))
+    });
+    assert_eq!(values_of(&found, "weight"), rows.collect::<Vec<_>>());
+    let biases = (0..3).flat_map(|part| (0..8).map(move |j| (100 * part + j) as f32));
+    assert_eq!(values_of(&found, "bias"), biases.collect::<Vec<_>>());
+    // Another reader of the keys, or values of something else.
+    apart
+        .then(&[["ReduceSum", "allk", "sum"], ["Add", "end sum", "y"]])
+        .attribute("sum", of_integer("keepdims", 0))
+        .becomes("Linear Linear Linear ColumnAttention ReduceSum Add");
+    // Heads that were changed one by one.
+    let turned = apart.reading("scores", "turned headsk").with(|g| {
+        let at = g
+            .nodes
+            .iter()
+            .position(|n| n.output[0] == "scores")
+            .unwrap();
+        let turn = graph(&[["Mul", "headsq cosines", "turned"]], &[]);
+        g.nodes.splice(at..at, turn.nodes);
+    });
+    turned
+        .constant(floats("cosines", &[5, 4]))
+        .becomes("Linear Reshape Transpose Linear Linear Mul Transpose Reshape ColumnAttention");
 }

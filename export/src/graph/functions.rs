@@ -6,6 +6,7 @@ use tract_onnx::pb::{
     FunctionProto, NodeProto, attribute_proto::AttributeType, tensor_proto::DataType,
 };
 
+use super::attention_bodies::{attention, column_attention};
 use super::body::{cast, constant, gelu, gelu_tanh, node, quick_gelu, reference, to_float};
 use super::imported_bodies;
 use super::proto::{float, int, ints, opset};
@@ -41,6 +42,7 @@ fn body(op: Op, version: i64) -> Vec<NodeProto> {
         Op::Attention(AttentionInput::Joint) => {
             attention("query_key_value", &["query", "key", "value"], version)
         }
+        Op::Attention(AttentionInput::Columns(scores)) => column_attention(scores),
         Op::L2Normalize => {
             let mut body = reduced("ReduceL2", "x", "norm", version);
             body.push(node("Div", &["x", "norm"], "y", vec![]));
@@ -292,53 +294,6 @@ fn token_embedding() -> Vec<NodeProto> {
             vec![],
         ),
         node("Concat", &["class", "placed"], "y", vec![int("axis", 1)]),
-    ]
-}
-
-/// Attention of `query` to `key` and `value`. The input `joint` is split into `parts`, which are some of these three.
-fn attention(joint: &str, parts: &[&str], version: i64) -> Vec<NodeProto> {
-    let swap = || vec![ints("perm", &[0, 2, 1, 3])];
-    let mut split = node("Split", &[joint], parts[0], vec![int("axis", -1)]);
-    split.output.extend(parts[1..].iter().map(|&p| p.into()));
-    if version >= 18 {
-        split.attribute.push(int("num_outputs", parts.len() as i64));
-    }
-    vec![
-        split,
-        constant("keep", ints("value_ints", &[0, 0])),
-        constant("rest", ints("value_ints", &[-1])),
-        constant(
-            "head_count",
-            reference("value_ints", "heads", AttributeType::Ints),
-        ),
-        node(
-            "Concat",
-            &["keep", "head_count", "rest"],
-            "head_shape",
-            vec![int("axis", 0)],
-        ),
-        node(
-            "Concat",
-            &["keep", "rest"],
-            "merged_shape",
-            vec![int("axis", 0)],
-        ),
-        node("Reshape", &["query", "head_shape"], "query_split", vec![]),
-        node("Reshape", &["key", "head_shape"], "key_split", vec![]),
-        node("Reshape", &["value", "head_shape"], "value_split", vec![]),
-        node("Transpose", &["query_split"], "query_heads", swap()),
-        node(
-            "Transpose",
-            &["key_split"],
-            "key_heads",
-            vec![ints("perm", &[0, 2, 3, 1])],
-        ),
-        node("Transpose", &["value_split"], "value_heads", swap()),
-        node("MatMul", &["query_heads", "key_heads"], "scores", vec![]),
-        node("Softmax", &["scores"], "shares", vec![int("axis", -1)]),
-        node("MatMul", &["shares", "value_heads"], "mixed", vec![]),
-        node("Transpose", &["mixed"], "swapped", swap()),
-        node("Reshape", &["swapped", "merged_shape"], "y", vec![]),
     ]
 }
 

@@ -3,6 +3,7 @@
 //! `builder` writes nodes and linear layers, `vit` and `resnet` each write one family of encoders with it,
 //! `onnx_file` wraps an encoder that another program exported.
 
+mod attention_bodies;
 mod body;
 mod builder;
 mod flat;

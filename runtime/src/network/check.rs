@@ -9,7 +9,7 @@ use tract_onnx::pb::{
 };
 
 use super::initializer::{bytes_per_value, is_external};
-use super::sizes;
+use super::sizes::{self, GraphValue};
 
 /// The length in bytes of a file that may hold external data, by its name; `None` for any other name.
 pub(crate) type FileLength<'a> = &'a dyn Fn(&str) -> Option<u64>;
@@ -88,17 +88,17 @@ pub(crate) fn model(
     sizes::check(graph, image_size)
 }
 
-/// The shape of every value of `graph`, of another program, for an input of the shape `input`; there are no external
+/// Shape and, of small constants, numbers of every value of `graph`, of another program, for an input of the shape `input`; there are no external
 /// weights.
 ///
 /// # Errors
 /// The node or tensor, what was expected and found.
-pub fn value_shapes(
+pub fn graph_values(
     graph: &GraphProto,
     input: &[usize],
-) -> Result<HashMap<String, Vec<usize>>, String> {
+) -> Result<HashMap<String, GraphValue>, String> {
     tensors_and_order(graph, 0, GraphKind::Imported, &|_| None)?;
-    sizes::shapes(graph, input)
+    sizes::graph_values(graph, input)
 }
 
 /// Checks every operator and every tensor, and that values are computed before they are used. `version` is that of the

@@ -1,16 +1,13 @@
 //! From `image_encoder.onnx` to a tract plan with our operators.
 
 mod attach;
-mod attention_fusion;
 pub mod attributes;
 mod check;
 pub(crate) mod initializer;
 mod operators;
 mod optimizer;
-mod reshapes;
 mod sizes;
 mod structure;
-mod view;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -22,9 +19,10 @@ use tract_onnx::pb;
 use tract_onnx::tract_core::plan;
 use tract_onnx::tract_hir::internal::*;
 
-pub use check::value_shapes;
+pub use check::graph_values;
 pub(crate) use check::{GraphKind, model as check_model};
 use operators::{operator, weights};
+pub use sizes::GraphValue;
 
 use crate::error::Error;
 use crate::panics;
@@ -254,9 +252,7 @@ fn build(
     let mut model = parsed?.model;
     let pixels = u8::fact([1, image_size, image_size, 3]);
     model.set_input_fact(0, pixels.into())?;
-    let mut model = model.into_typed()?;
-    attention_fusion::fuse(&mut model)?;
-    reshapes::absorb(&mut model)?;
+    let model = model.into_typed()?;
     let mut model = optimizer::optimize(model, optimizer::MAX_TIME)?;
     operator::share_outputs(&mut model);
     SimplePlan::new(model)

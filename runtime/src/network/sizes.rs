@@ -427,15 +427,29 @@ pub(super) fn check(graph: &GraphProto, image_size: usize) -> Result<(), String>
     values(graph, &[1, image_size, image_size, 3]).map(drop)
 }
 
-/// The shape of every value of `graph`, whose tensors and order have been checked, for an input of the shape `input`.
-pub(super) fn shapes(
+/// What is known of a value of a graph before an image is.
+#[derive(Clone, Debug, Default)]
+pub struct GraphValue {
+    /// For one image.
+    pub shape: Vec<usize>,
+    /// The numbers in row-major order, if they are constant and few.
+    pub numbers: Option<Vec<f64>>,
+}
+
+/// Every value of `graph`, whose tensors and order have been checked, by name, for an input of the shape `input`.
+pub(super) fn graph_values(
     graph: &GraphProto,
     input: &[usize],
-) -> Result<HashMap<String, Vec<usize>>, String> {
+) -> Result<HashMap<String, GraphValue>, String> {
     let values = values(graph, input)?.into_iter();
-    Ok(values
-        .map(|(name, value)| (name.to_owned(), value.shape))
-        .collect())
+    let public = |(name, value): (&str, Value)| {
+        let value = GraphValue {
+            shape: value.shape,
+            numbers: value.known.map(|known| known.values),
+        };
+        (name.to_owned(), value)
+    };
+    Ok(values.map(public).collect())
 }
 
 /// Every value of `graph` by name, for an input of the shape `input`.

@@ -1,17 +1,21 @@
 //! The passes: what each replaces is documented at its function.
 
 mod activation;
+mod attention;
 mod constants;
 mod convolution_bias;
 mod dequantize;
 mod layer_norm;
 mod linear;
+mod motions;
 mod no_ops;
 mod pixels;
 mod products;
 mod quantize;
 mod redundant;
+mod self_attention;
 mod tables;
+mod views;
 
 use super::graph::EncoderGraph;
 
@@ -32,4 +36,9 @@ pub(super) const ALL: &[Pass] = &[
     EncoderGraph::replace_layer_norms,
     EncoderGraph::replace_pixel_normalization,
     EncoderGraph::replace_activations,
+    EncoderGraph::replace_attention,
+    EncoderGraph::sink_transposes,
+    EncoderGraph::remove_no_ops,
+    EncoderGraph::join_projections,
+    EncoderGraph::replace_self_attention,
 ];

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use pinhole::internal::attributes;
+use pinhole_bundle::dialect::{Op, Residual};
 use tract_onnx::pb::{NodeProto, tensor_proto::DataType};
 
 use crate::encoder_graph::graph::{EncoderGraph, is_standard};
@@ -121,5 +122,60 @@ impl EncoderGraph {
             attribute: vec![ints("perm", &joined)],
             ..node.clone()
         })
+    }
+
+    /// Moves transpositions behind functions of each row, where they meet others.
+    pub(super) fn sink_transposes(&mut self) -> Result<(), String> {
+        for i in 0..self.nodes.len() {
+            let node = &self.nodes[i];
+            let Some(input) = node.input.first().filter(|_| is_of_rows(node)) else {
+                continue;
+            };
+            let Some(&at) = self.producers.get(input) else {
+                continue;
+            };
+            let transpose = &self.nodes[at];
+            let perm = attributes::integers(transpose, "perm");
+            let keeps_rows = perm
+                .last()
+                .is_some_and(|&last| last + 1 == perm.len() as i64);
+            let moves = transpose.op_type == "Transpose" && is_standard(transpose);
+            if !(moves && keeps_rows && self.is_read_once(input)) {
+                continue;
+            }
+            let name = self.fresh(&node.output[0], "rows");
+            let behind = NodeProto {
+                name: format!("{}/transpose", node.name),
+                input: vec![name.clone()],
+                output: node.output.clone(),
+                ..transpose.clone()
+            };
+            let function = NodeProto {
+                input: transpose.input.clone(),
+                output: vec![name.clone()],
+                ..node.clone()
+            };
+            // The transposition is not read any more: the function takes its place, which is before all readers.
+            self.nodes[at] = function;
+            self.nodes[i] = behind;
+            self.producers.insert(name.clone(), at);
+            self.uses.insert(name, 1);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a node is a function of one value that computes each row from the row at the same place.
+fn is_of_rows(node: &NodeProto) -> bool {
+    match op_of(node) {
+        Some(Op::Linear(linear)) => linear.residual == Residual::None,
+        Some(
+            Op::LayerNorm
+            | Op::Activate(_)
+            | Op::AffineLinear(..)
+            | Op::FakeQuantize(_)
+            | Op::QuantizedTable,
+        ) => true,
+        _ => false,
     }
 }

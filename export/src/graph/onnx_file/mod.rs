@@ -10,7 +10,7 @@ mod wrap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use pinhole::internal::{NetworkOperator, decode_onnx, value_shapes};
+use pinhole::internal::{NetworkOperator, decode_onnx, graph_values};
 use pinhole_bundle::dialect::{Op, Storage};
 use pinhole_model::{Precision, PreprocessConfig};
 use tract_onnx::pb::GraphProto;
@@ -92,9 +92,9 @@ impl OnnxEncoder {
             PixelLayout::ChannelsFirst => [1, 3, side, side],
             PixelLayout::ChannelsLast => [1, side, side, 3],
         };
-        let shapes = value_shapes(&graph, &shape).map_err(anyhow::Error::msg);
-        let shapes = shapes.with_context(|| format!("with one image of {side} pixels"))?;
-        let found = shapes.get(&output).map(|shape| &shape[..]);
+        let values = graph_values(&graph, &shape).map_err(anyhow::Error::msg);
+        let values = values.with_context(|| format!("with one image of {side} pixels"))?;
+        let found = values.get(&output).map(|value| &value.shape[..]);
         let embedding_size = match found {
             Some(&[1, size]) if (1..=MAX_EMBEDDING).contains(&size) => size,
             _ => bail!(

@@ -61,7 +61,7 @@ impl OnnxEncoder {
         let precision = options.precision;
         let plan = (precision == Precision::Int8).then_some(plan);
         check_imported(&model, side, size)
-            .and_then(|()| encoder_graph::compile(&mut model, plan))
+            .and_then(|values| encoder_graph::compile(&mut model, values, plan))
             .map_err(anyhow::Error::msg)
             .with_context(|| self.path.display().to_string())?;
         if let Some(graph) = &mut model.graph {

@@ -23,21 +23,25 @@ pub(super) fn affine_of(
     range: Range,
 ) -> TractResult<Option<Affine>> {
     match range {
-        Range::Static => static_affine(context, node).map(Some),
+        Range::Static => static_affine(context, node, "x").map(Some),
         Range::Dynamic => Ok(None),
     }
 }
 
-/// The parameters `x_scale` and `x_zero_point`.
-pub(super) fn static_affine(context: &ParsingContext, node: &NodeProto) -> TractResult<Affine> {
-    let (scale, _) = weight(context, node, "x_scale", 0)?;
-    let (zero_point, _) = int8(context, node, "x_zero_point", 0)?;
+/// The parameters `x_scale` and `x_zero_point`, if `of` is x.
+pub(super) fn static_affine(
+    context: &ParsingContext,
+    node: &NodeProto,
+    of: &str,
+) -> TractResult<Affine> {
+    let (scale, _) = weight(context, node, &format!("{of}_scale"), 0)?;
+    let (zero_point, _) = int8(context, node, &format!("{of}_zero_point"), 0)?;
     let ([scale], [zero_point]) = (&scale[..], &zero_point[..]) else {
-        bail!("x_scale, x_zero_point: expected one value each");
+        bail!("{of}_scale, {of}_zero_point: expected one value each");
     };
     ensure!(
         *scale > 0.0,
-        "x_scale: expected a number above 0, found {scale}"
+        "{of}_scale: expected a number above 0, found {scale}"
     );
     Ok(Affine {
         scale: *scale,

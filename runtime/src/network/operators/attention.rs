@@ -1,13 +1,18 @@
 //! Multi-head attention of the dialect.
 
-use pinhole_bundle::dialect::Op;
-use pinhole_kernels::{self as kernels, StridedRows};
+use std::sync::Arc;
+
+use pinhole_bundle::dialect::{AttentionInput, AttentionScores, Op};
+use pinhole_kernels::{self as kernels, Affine, AttentionStages, Pointwise, StridedRows};
+use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
 
+use super::affine::static_affine;
+use super::elementwise::table;
 use super::operator::{Built, Compute, build, floats};
-use super::parameters::positive_integer;
+use super::parameters::{integer, number, positive_integer};
 
 /// Attention over `query` and `key_value`, or over one input that contains all three.
 #[derive(Debug)]
@@ -73,6 +78,116 @@ impl Compute for Attention {
                 1.0,
                 out,
             );
+        }
+        Ok(())
+    }
+}
+
+/// Attention over columns of three inputs.
+#[derive(Debug)]
+struct ColumnAttention {
+    heads: usize,
+    width: usize,
+    /// The first column of the queries, keys and values.
+    columns: [usize; 3],
+    scale: f32,
+    /// What is done to the scores and the softmax's results; nothing, or `scale` too.
+    stages: AttentionStages,
+}
+
+pub(super) fn column_attention(
+    context: &ParsingContext,
+    node: &NodeProto,
+    scores: AttentionScores,
+) -> Built {
+    let scale = number(node, "scale")?;
+    let stages = match scores {
+        AttentionScores::Exact => AttentionStages::default(),
+        AttentionScores::Quantized => {
+            let affine = static_affine(context, node, "scores")?;
+            let values = table(context, node, "scores_values")?;
+            let shares = static_affine(context, node, "shares")?;
+            AttentionStages {
+                scores: vec![Pointwise::Scale(scale), quantization(affine, values)],
+                weights: vec![Pointwise::FakeQuantize(shares)],
+                ..AttentionStages::default()
+            }
+        }
+    };
+    let columns = ["query_column", "key_column", "value_column"];
+    let [query, key, value] = columns.map(|name| integer(node, name));
+    let attention = ColumnAttention {
+        heads: positive_integer(node, "heads")?,
+        width: positive_integer(node, "width")?,
+        columns: [query?, key?, value?],
+        scale,
+        stages,
+    };
+    build(Op::Attention(AttentionInput::Columns(scores)), attention)
+}
+
+/// A table of the quantised values themselves needs no look-up.
+fn quantization(affine: Affine, values: [f32; 256]) -> Pointwise {
+    let own = |q: i32| (q - i32::from(affine.zero_point)) as f32 * affine.scale;
+    match (-128..128).map(own).eq(values) {
+        true => Pointwise::FakeQuantize(affine),
+        false => Pointwise::Table(affine, Arc::new(values)),
+    }
+}
+
+impl Compute for ColumnAttention {
+    fn shape(&self, inputs: &[&[usize]]) -> TractResult<TVec<usize>> {
+        let [&[n, t, a], &[m, u, b], &[o, v, c]] = *inputs else {
+            bail!("expected three inputs of 3 dimensions, found {inputs:?}");
+        };
+        let (heads, width) = (self.heads, self.width);
+        let inside = [a, b, c].into_iter().zip(self.columns);
+        let inside = inside.map(|(all, first)| first + width <= all);
+        ensure!(
+            n == m
+                && n == o
+                && u == v
+                && t > 0
+                && u > 0
+                && width % heads == 0
+                && inside.min() == Some(true),
+            "expected [N, T, A], [N, U, B] and [N, U, C] with {heads} heads in {width} columns from {:?}, found {inputs:?}",
+            self.columns
+        );
+        Ok(tvec![n, t, width])
+    }
+
+    fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
+        let (heads, width) = (self.heads, self.width);
+        let (mut all, mut rows) = (vec![], vec![]);
+        for input in inputs {
+            let &[_, count, columns] = input.shape() else {
+                bail!("expected 3 dimensions");
+            };
+            rows.push(count);
+            all.push((floats(input)?, count * columns, columns));
+        }
+        let (&[tq, tk, _], [q, k, v]) = (&rows[..], &all[..]) else {
+            bail!("expected three inputs");
+        };
+        let images = output.chunks_exact_mut((tq * width).max(1));
+        for (image, out) in images.enumerate() {
+            let part = |&(data, len, stride): &(_, usize, usize), first: usize| -> StridedRows {
+                let data: &[f32] = data;
+                StridedRows {
+                    data: &data[image * len..][first..len],
+                    stride,
+                }
+            };
+            let [first_q, first_k, first_v] = self.columns;
+            let (q, k, v) = (part(q, first_q), part(k, first_k), part(v, first_v));
+            let head = width / heads;
+            if self.stages == AttentionStages::default() {
+                let scale = self.scale;
+                kernels::attention(q, tq, k, v, tk, heads, head, false, scale, out);
+            } else {
+                kernels::staged_attention(q, tq, k, v, tk, heads, head, &self.stages, out);
+            }
         }
         Ok(())
     }

@@ -1,9 +1,7 @@
 //! Elementwise operators.
 
-use std::sync::Arc;
-
 use pinhole_bundle::dialect::{Op, Range};
-use pinhole_kernels::{self as kernels, Affine, Pointwise};
+use pinhole_kernels::{self as kernels, Affine};
 use pinhole_model::Activation;
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
@@ -29,26 +27,29 @@ impl Compute for FakeQuantize {
         kernels::fake_quantize(x, self.0.unwrap_or_else(|| Affine::dynamic(x)), output);
         Ok(())
     }
-
-    fn pointwise(&self) -> Option<Pointwise> {
-        self.0.map(Pointwise::FakeQuantize)
-    }
 }
 
 /// A function of the quantised input, tabulated.
 #[derive(Debug)]
 struct LookupTable {
     affine: Affine,
-    values: Arc<[f32; 256]>,
+    values: Box<[f32; 256]>,
+}
+
+/// The parameter `name`, of 256 values.
+pub(super) fn table(
+    context: &ParsingContext,
+    node: &NodeProto,
+    name: &str,
+) -> TractResult<[f32; 256]> {
+    let (values, shape) = weight(context, node, name, 1)?;
+    let values = values.try_into();
+    values.map_err(|_| format_err!("{name}: expected [256], found {shape:?}"))
 }
 
 pub(super) fn lookup_table(context: &ParsingContext, node: &NodeProto) -> Built {
-    let (values, shape) = weight(context, node, "values", 1)?;
-    let values: [f32; 256] = values
-        .try_into()
-        .map_err(|_| format_err!("values: expected [256], found {shape:?}"))?;
-    let values = Arc::new(values);
-    let affine = static_affine(context, node)?;
+    let values = Box::new(table(context, node, "values")?);
+    let affine = static_affine(context, node, "x")?;
     build(Op::QuantizedTable, LookupTable { affine, values })
 }
 
@@ -56,10 +57,6 @@ impl Compute for LookupTable {
     fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
         kernels::map_quantized(floats(&inputs[0])?, self.affine, &self.values, output);
         Ok(())
-    }
-
-    fn pointwise(&self) -> Option<Pointwise> {
-        Some(Pointwise::Table(self.affine, Arc::clone(&self.values)))
     }
 }
 

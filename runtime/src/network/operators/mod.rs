@@ -16,7 +16,7 @@ pub(super) mod weights;
 use std::sync::LazyLock;
 
 use operator::{Built, build};
-use pinhole_bundle::dialect::{Op, Storage};
+use pinhole_bundle::dialect::{AttentionInput, Op, Storage};
 use tract_onnx::model::{Onnx, ParsingContext};
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
@@ -53,6 +53,9 @@ fn function<const F16: bool>(context: &ParsingContext, node: &NodeProto) -> Buil
             Storage::Float => linear::linear::<F16>(context, node, layer),
             Storage::Int8 => quantized_linear::quantized_linear(context, node, layer),
         },
+        Op::Attention(AttentionInput::Columns(scores)) => {
+            attention::column_attention(context, node, scores)
+        }
         Op::Attention(_) => attention::attention(node, op),
         Op::L2Normalize => build(op, norm::L2Normalize),
         Op::Activate(activation) => build(op, elementwise::Activate(activation)),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use pinhole_bundle::dialect;
-use pinhole_kernels::{self as kernels, Pointwise};
+use pinhole_kernels as kernels;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
 
@@ -27,21 +27,12 @@ pub(in crate::network) trait Compute:
     fn kernel(&self) -> String {
         format!("f32 {}", kernels::chosen_f32())
     }
-    /// The function, if each output value depends only on the input value at the same position.
-    fn pointwise(&self) -> Option<Pointwise> {
-        None
-    }
 }
 
 /// Data type and kernel variant of an operator of a plan, if it is one of ours.
 pub(in crate::network) fn kernel(operator: &dyn TypedOp) -> Option<String> {
     let operator = operator.downcast_ref::<Operator>()?;
     Some(operator.compute.kernel())
-}
-
-/// The pointwise function that an operator of a plan applies, if it is one of ours and does nothing else.
-pub(in crate::network) fn pointwise(operator: &dyn TypedOp) -> Option<Pointwise> {
-    operator.downcast_ref::<Operator>()?.compute.pointwise()
 }
 
 /// Whether an operator of a plan is one of ours.
@@ -51,7 +42,7 @@ pub(in crate::network) fn is_ours(op: &dyn Op) -> bool {
 
 /// The function of the dialect that an operator of a plan computes.
 pub(in crate::network) fn function(op: &dyn Op) -> Option<dialect::Op> {
-    op.downcast_ref::<Operator>()?.op
+    Some(op.downcast_ref::<Operator>()?.op)
 }
 
 /// The values of an f32 tensor.
@@ -64,37 +55,10 @@ pub(in crate::network) fn floats(value: &TValue) -> TractResult<&[f32]> {
 struct Operator {
     /// For display.
     name: StaticName,
-    /// The function of the dialect, unless it replaces operators of tract.
-    op: Option<dialect::Op>,
+    /// The function of the dialect.
+    op: dialect::Op,
     compute: Arc<dyn Compute>,
     outputs: Arc<OutputPool>,
-    /// The output shape, if it differs from [`Compute::shape`]; the values and their order are the same.
-    shape: Option<TVec<usize>>,
-}
-
-impl Operator {
-    fn new(name: StaticName, op: Option<dialect::Op>, compute: impl Compute) -> Self {
-        Self {
-            name,
-            op,
-            compute: Arc::new(compute),
-            outputs: Arc::default(),
-            shape: None,
-        }
-    }
-
-    fn shape(&self, inputs: &[&[usize]]) -> TractResult<TVec<usize>> {
-        let shape = self.compute.shape(inputs)?;
-        let Some(other) = &self.shape else {
-            return Ok(shape);
-        };
-        ensure!(
-            shape.iter().product::<usize>() == other.iter().product::<usize>(),
-            "{}: expected {other:?}, found {shape:?}",
-            self.name
-        );
-        Ok(other.clone())
-    }
 }
 
 /// Makes our operators in `model` share one pool of output tensors.
@@ -109,7 +73,7 @@ pub(in crate::network) fn share_outputs(model: &mut TypedModel) {
 
 impl PartialEq for Operator {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.compute, &other.compute) && self.shape == other.shape
+        Arc::ptr_eq(&self.compute, &other.compute)
     }
 }
 
@@ -128,7 +92,7 @@ impl EvalOp for Operator {
 
     fn eval(&self, _context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let shapes: TVec<&[usize]> = inputs.iter().map(|i| i.shape()).collect();
-        let shape = self.shape(&shapes)?;
+        let shape = self.compute.shape(&shapes)?;
         let run = |output: &mut [f32]| self.compute.run(&inputs, output);
         Ok(tvec![TValue::from_const(self.outputs.fill(&shape, run)?)])
     }
@@ -144,25 +108,10 @@ impl TypedOp for Operator {
                     .with_context(|| format!("{}: the shape {:?} is not fixed", self.name, f.shape))
             })
             .collect::<TractResult<TVec<&[usize]>>>()?;
-        Ok(tvec![f32::fact(self.shape(&shapes)?)])
+        Ok(tvec![f32::fact(self.compute.shape(&shapes)?)])
     }
 
     as_op!();
-}
-
-/// An operator for tract's typed graph.
-pub(in crate::network) fn typed(name: &'static str, compute: impl Compute) -> Box<dyn TypedOp> {
-    Box::new(Operator::new(name.into(), None, compute))
-}
-
-/// `operator` with another output shape, if it is one of ours; the values and their order stay the same.
-pub(in crate::network) fn reshaped(
-    operator: &dyn TypedOp,
-    shape: &[usize],
-) -> Option<Box<dyn TypedOp>> {
-    let mut operator = operator.downcast_ref::<Operator>()?.clone();
-    operator.shape = Some(shape.into());
-    Some(Box::new(operator))
 }
 
 /// The operator of a function of the dialect, for tract's inference graph, in which only the output type is known; shapes
@@ -173,10 +122,13 @@ pub(super) fn build(op: dialect::Op, compute: impl Compute) -> Built {
 
 /// As [`build`], displayed as `name`.
 pub(super) fn build_named(op: dialect::Op, name: String, compute: impl Compute) -> Built {
-    Ok((
-        inference(Operator::new(name.into(), Some(op), compute)),
-        vec![],
-    ))
+    let operator = Operator {
+        name: name.into(),
+        op,
+        compute: Arc::new(compute),
+        outputs: Arc::default(),
+    };
+    Ok((inference(operator), vec![]))
 }
 
 fn inference(operator: Operator) -> Box<dyn InferenceOp> {

@@ -61,6 +61,27 @@ pub(super) fn positive_integer(node: &NodeProto, name: &str) -> TractResult<usiz
     Ok(value as usize)
 }
 
+/// An integer attribute of 0 to 1048576, given as an int or a list of one int.
+pub(super) fn integer(node: &NodeProto, name: &str) -> TractResult<usize> {
+    let attribute = required(node, name)?;
+    let value = attribute.ints.first().copied().unwrap_or(attribute.i);
+    ensure!(
+        (0..=1 << 20).contains(&value),
+        "{name}: expected 0 to 1048576, found {value}"
+    );
+    Ok(value as usize)
+}
+
+/// A finite float attribute.
+pub(super) fn number(node: &NodeProto, name: &str) -> TractResult<f32> {
+    let value = required(node, name)?.f;
+    ensure!(
+        value.is_finite(),
+        "{name}: expected a finite number, found {value}"
+    );
+    Ok(value)
+}
+
 /// A float attribute above 0.
 pub(super) fn positive_float(node: &NodeProto, name: &str) -> TractResult<f32> {
     let value = required(node, name)?.f;

@@ -132,6 +132,11 @@ pub(super) fn dialect(node: &Node) -> Result<Computed, String> {
         (Op::Attention(AttentionInput::Joint), &[n, tokens, width]) => {
             attention(node, tokens, tokens, vec![n, tokens, width / 3])
         }
+        (Op::Attention(AttentionInput::Columns(_)), &[n, tokens, _]) => {
+            let others = column_attention(node, n)?;
+            let width = integer(node, "width") as usize;
+            attention(node, tokens, others, vec![n, tokens, width])
+        }
         (Op::TokenEmbedding | Op::Attention(_), _) => node.refuse(0, "[N, T, W]"),
         (Op::LayerNorm | Op::L2Normalize, []) => node.refuse(0, "one dimension or more"),
         (
@@ -172,6 +177,34 @@ fn product(node: &Node, op: Op, rows: Vec<usize>, inner: usize) -> Result<Comput
         }
         ref found => Err(format!("weight: expected [{inner}, M], found {found:?}")),
     }
+}
+
+/// Checks the columns that attention reads of `n` images, and returns the number of keys.
+fn column_attention(node: &Node, n: usize) -> Result<usize, String> {
+    let width = integer(node, "width");
+    let mut rows = vec![];
+    for (index, name) in ["query_column", "key_column", "value_column"]
+        .into_iter()
+        .enumerate()
+    {
+        let first = integer(node, name);
+        match *node.shape(index)? {
+            [images, count, columns] if images == n => {
+                let end = first.checked_add(width).filter(|_| first >= 0 && width > 0);
+                if end.is_none_or(|end| end > columns as i64) {
+                    return Err(format!(
+                        "{name}: expected {width} columns of {columns}, found the first at {first}"
+                    ));
+                }
+                rows.push(count);
+            }
+            _ => return node.refuse(index, &format!("[{n}, T, W]")),
+        }
+    }
+    if rows[1] != rows[2] {
+        return node.refuse(2, &format!("as many values as keys, {}", rows[1]));
+    }
+    Ok(rows[1])
 }
 
 fn attention(
