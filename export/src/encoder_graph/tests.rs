@@ -1423,3 +1423,37 @@ fn attention_of_three_projections() {
         .constant(floats("cosines", &[5, 4]))
         .becomes("Linear Reshape Transpose Linear Linear Mul Transpose Reshape ColumnAttention");
 }
+
+/// Rows are moved back behind the layers, where nothing is left of it.
+#[test]
+fn moves_of_rows_meet_behind_layers() {
+    let moved = graph(
+        &[
+            ["Transpose", "x", "a"],
+            ["Reshape", "a rows", "b"],
+            ["MatMul", "b w", "c"],
+            ["Reshape", "c tokens", "d"],
+            ["Transpose", "d", "y"],
+        ],
+        &[
+            floats("w", &[8, 6]),
+            int64_tensor("rows", &[5, 8]),
+            int64_tensor("tokens", &[5, -1, 6]),
+        ],
+    );
+    let moved = moved
+        .of_shape(&[1, 5, 8])
+        .attribute("a", integers("perm", &[1, 0, 2]))
+        .attribute("y", integers("perm", &[1, 0, 2]));
+    let kept = moved.then(&[["Relu", "end", "y"]]).becomes("Linear Relu");
+    assert_eq!(kept.node[0].input[0], "x");
+    // Another reader, or rows that are cut.
+    moved
+        .then(&[["ReduceSum", "b", "sum"], ["Add", "end sum", "y"]])
+        .attribute("sum", of_integer("keepdims", 0))
+        .becomes("Transpose Reshape Linear Reshape Transpose ReduceSum Add");
+    moved
+        .constant(int64_tensor("rows", &[10, 4]))
+        .constant(floats("w", &[4, 3]))
+        .becomes("Transpose Reshape Linear Reshape Transpose");
+}

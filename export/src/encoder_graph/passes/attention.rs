@@ -356,10 +356,12 @@ impl EncoderGraph {
         let mixed = self.fresh(&output, "mixed");
         let inputs: Vec<&str> = inputs.iter().map(|name| &**name).collect();
         let mut nodes = vec![new_node(op, &inputs, &mixed, attribute)];
+        self.set_shape(&mixed, vec![1, block.queries, block.width]);
         let mut name = mixed;
         for (i, step) in block.steps.iter().enumerate() {
             let quantized = self.fresh(&output, &format!("mixed/{i}"));
             nodes.extend(step.node(&name, &quantized));
+            self.set_shape(&quantized, vec![1, block.queries, block.width]);
             name = quantized;
         }
         let turned = |name: &str, output: &str| {
@@ -381,6 +383,7 @@ impl EncoderGraph {
             if tokens_first {
                 let other = self.fresh(&output, "turned");
                 nodes.push(turned(&name, &other));
+                self.set_shape(&other, vec![block.queries, 1, block.width]);
                 name = other;
             }
             let mut sizes: Vec<i64> = shape.iter().map(|&d| d as i64).collect();

@@ -37,7 +37,10 @@ pub(super) const ALL: &[Pass] = &[
     EncoderGraph::replace_pixel_normalization,
     EncoderGraph::replace_activations,
     EncoderGraph::replace_attention,
-    EncoderGraph::sink_transposes,
+    // Twice, for a transposition and a reshape.
+    EncoderGraph::sink_moves,
+    EncoderGraph::remove_no_ops,
+    EncoderGraph::sink_moves,
     EncoderGraph::remove_no_ops,
     EncoderGraph::join_projections,
     EncoderGraph::replace_self_attention,

@@ -4,9 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use pinhole::internal::attributes;
 use pinhole_bundle::dialect::{Op, Residual};
-use tract_onnx::pb::{NodeProto, tensor_proto::DataType};
+use tract_onnx::pb::{NodeProto, TensorProto, tensor_proto::DataType};
 
 use crate::encoder_graph::graph::{EncoderGraph, is_standard};
+use crate::encoder_graph::node::int64_tensor;
 use crate::graph::functions::op_of;
 use crate::graph::proto::ints;
 
@@ -55,8 +56,8 @@ const OF_FIRST_INPUT: [&str; 22] = [
 ];
 
 impl EncoderGraph {
-    /// Removes conversions of floats to floats, dropout, and transpositions that move nothing; joins a transposition with
-    /// the one before it.
+    /// Removes conversions of floats to floats, dropout, and transpositions and reshapes that change nothing; joins each of
+    /// these with the one before it.
     pub(super) fn remove_no_ops(&mut self) -> Result<(), String> {
         let float = DataType::Float as i32;
         let constants = self.initializers.values();
@@ -69,7 +70,9 @@ impl EncoderGraph {
                     *input = original.clone();
                 }
             }
-            if let Some(joined) = self.joined_transposes(&self.nodes[i]) {
+            let node = &self.nodes[i];
+            let joined = self.joined_transposes(node);
+            if let Some(joined) = joined.or_else(|| self.joined_reshapes(node)) {
                 self.nodes[i] = joined;
             }
             let node = &self.nodes[i];
@@ -86,6 +89,13 @@ impl EncoderGraph {
                 && match &*node.op_type {
                     "Cast" => of_floats && is_float,
                     "Dropout" => node.output.len() == 1 && node.input.len() < 3,
+                    // A target that is computed may be of a number of images.
+                    "Reshape" => {
+                        let same = self
+                            .shape(input)
+                            .is_some_and(|s| Some(s) == self.shape(output));
+                        same && self.target(node).is_some()
+                    }
                     "Transpose" => attributes::find(node, "perm")
                         .is_some_and(|perm| perm.ints.is_sorted() && !perm.ints.is_empty()),
                     _ => false,
@@ -124,8 +134,8 @@ impl EncoderGraph {
         })
     }
 
-    /// Moves transpositions behind functions of each row, where they meet others.
-    pub(super) fn sink_transposes(&mut self) -> Result<(), String> {
+    /// Moves operators that only move rows behind functions of each row, where they meet others.
+    pub(super) fn sink_moves(&mut self) -> Result<(), String> {
         for i in 0..self.nodes.len() {
             let node = &self.nodes[i];
             let Some(input) = node.input.first().filter(|_| is_of_rows(node)) else {
@@ -134,34 +144,89 @@ impl EncoderGraph {
             let Some(&at) = self.producers.get(input) else {
                 continue;
             };
-            let transpose = &self.nodes[at];
-            let perm = attributes::integers(transpose, "perm");
-            let keeps_rows = perm
-                .last()
-                .is_some_and(|&last| last + 1 == perm.len() as i64);
-            let moves = transpose.op_type == "Transpose" && is_standard(transpose);
-            if !(moves && keeps_rows && self.is_read_once(input)) {
+            let (Some(target), true) = (self.moves_rows(at, node), self.is_read_once(input)) else {
                 continue;
-            }
-            let name = self.fresh(&node.output[0], "rows");
-            let behind = NodeProto {
-                name: format!("{}/transpose", node.name),
-                input: vec![name.clone()],
-                output: node.output.clone(),
-                ..transpose.clone()
             };
+            let name = self.fresh(&node.output[0], "rows");
+            let mover = &self.nodes[at];
+            let shapes = [&mover.input[0], &node.output[0]].map(|name| self.shape(name));
+            let shape = match shapes {
+                [Some([rows @ .., _]), Some([.., columns])] => Some([rows, &[*columns]].concat()),
+                _ => None,
+            };
+            let mut behind = NodeProto {
+                name: format!("{}/moved", node.output[0]),
+                output: node.output.clone(),
+                ..mover.clone()
+            };
+            behind.input[0] = name.clone();
             let function = NodeProto {
-                input: transpose.input.clone(),
+                input: vec![mover.input[0].clone()],
                 output: vec![name.clone()],
                 ..node.clone()
             };
-            // The transposition is not read any more: the function takes its place, which is before all readers.
+            if let Some(tensor) = target {
+                behind.input[1] = tensor.name.clone();
+                self.initializers.insert(tensor.name.clone(), tensor);
+            }
+            if let Some(shape) = shape {
+                self.set_shape(&name, shape);
+            }
+            // What moved is not read any more: the function takes its place, which is before all readers.
             self.nodes[at] = function;
             self.nodes[i] = behind;
             self.producers.insert(name.clone(), at);
             self.uses.insert(name, 1);
         }
         Ok(())
+    }
+
+    /// Whether the node at `at` only moves the rows that `function` reads; the target if it is a Reshape, for the function's
+    /// results.
+    fn moves_rows(&self, at: usize, function: &NodeProto) -> Option<Option<TensorProto>> {
+        let node = &self.nodes[at];
+        match &*node.op_type {
+            _ if !is_standard(node) => None,
+            "Transpose" => {
+                let perm = attributes::integers(node, "perm");
+                let last = perm
+                    .last()
+                    .is_some_and(|&last| last + 1 == perm.len() as i64);
+                last.then_some(None)
+            }
+            "Reshape" => {
+                let [from, to] = [node.input.first()?, node.output.first()?];
+                let same = self.shape(from)?.last()? == self.shape(to)?.last()?;
+                let columns = *self.shape(function.output.first()?)?.last()?;
+                let mut sizes = self.target(node)?;
+                *sizes.last_mut()? = columns as i64;
+                let name = self.fresh(&function.output[0], "target");
+                same.then(|| Some(int64_tensor(&name, &sizes)))
+            }
+            _ => None,
+        }
+    }
+
+    /// The constant target of a Reshape, of sizes that do not depend on its input's.
+    fn target(&self, node: &NodeProto) -> Option<Vec<i64>> {
+        let tensor = self.initializers.get(node.input.get(1)?)?;
+        let values = tensor.raw_data.as_chunks().0.iter();
+        let sizes: Vec<i64> = values.map(|&bytes| i64::from_le_bytes(bytes)).collect();
+        let standard = tensor.data_type == DataType::Int64 as i32;
+        (standard && !sizes.contains(&0)).then_some(sizes)
+    }
+
+    /// The Reshape `node` and the one before it as one.
+    fn joined_reshapes(&self, node: &NodeProto) -> Option<NodeProto> {
+        if node.op_type != "Reshape" || !is_standard(node) {
+            return None;
+        }
+        let before = self.producer(node.input.first()?, "Reshape")?;
+        self.target(node).filter(|_| is_standard(before))?;
+        Some(NodeProto {
+            input: vec![before.input.first()?.clone(), node.input[1].clone()],
+            ..node.clone()
+        })
     }
 }
 
