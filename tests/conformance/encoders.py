@@ -5,8 +5,7 @@ with both exporters of torch.onnx in f32, and converts the files with `pinhole-e
 cosine between `pinhole embed` and ONNX Runtime in f32, and between int8 and f32, on other pictures than int8 was calibrated
 on. NAME is a part of the names below; default: all. Fails below a cosine of 0.9999 in f32 and 0.98 in int8.
 
-Needs the packages of tests/reference/requirements.txt with onnxscript, and 6 GB of memory. About half an hour with a release
-build on two cores.
+Needs the packages of tests/reference/requirements.txt with onnxscript, and 6 GB of memory. Use a release build.
 """
 
 import gc

