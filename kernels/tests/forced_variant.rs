@@ -9,5 +9,5 @@ fn a_forced_variant_runs() {
     assert_eq!(check(), Ok("scalar"));
     assert_eq!(chosen(), "scalar");
     let layer = PackedLinear::from_in_out(&[2.0], 1, 1, None);
-    assert_eq!(format!("{layer:?}"), "PackedLinear(1 -> 1, scalar)");
+    assert_eq!(format!("{layer:?}"), "Packed(1 -> 1, f32 scalar)");
 }
