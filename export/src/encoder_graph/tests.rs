@@ -1289,9 +1289,8 @@ fn attention_of_a_joint_projection() {
     // Another order of the three, or another reader: the columns are read where they are.
     let columns = |graph: &TestGraph, operators: &str| {
         let found = graph.becomes(operators);
-        let nodes = found.node.iter();
-        let node = nodes.filter(|n| n.op_type == "ColumnAttention");
-        let node = node.last().unwrap();
+        let mut nodes = found.node.iter();
+        let node = nodes.find(|n| n.op_type == "ColumnAttention").unwrap();
         assert_eq!(attributes::float(node, "scale", 0.0), 0.5);
         assert_eq!(attributes::integers(node, "width"), [8]);
         ["query_column", "key_column", "value_column"].map(|n| attributes::integers(node, n)[0])

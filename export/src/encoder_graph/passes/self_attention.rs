@@ -175,7 +175,7 @@ fn beside_one_another(all: &[&TensorProto]) -> Option<TensorProto> {
         let (_, dims) = t.dims.split_last()?;
         (t.data_type == first.data_type && dims == rows).then_some(())
     };
-    others.iter().try_for_each(|t| fits(t))?;
+    others.iter().try_for_each(fits)?;
     let count = rows.iter().product::<i64>() as usize;
     let mut raw_data = vec![];
     for row in 0..count {
