@@ -148,8 +148,8 @@ macro_rules! tests {
 
 tests! {
     jpeg png gif bmp webp mjpeg y4m pickle zip_checkpoint legacy_checkpoint safetensors tensor_file open_clip_config
-    transformers_config shard_index prompt_learner manifest head golden onnx_check onnx_dialect onnx_foreign npy classes
-    folder_names templates tokenizer firmware_config log split_file captions tokenizer_file
+    transformers_config shard_index prompt_learner manifest head golden onnx_check onnx_dialect onnx_foreign npy npz
+    classes folder_names templates tokenizer firmware_config log split_file captions tokenizer_file
 }
 
 /// Otherwise the mutations of onnx_dialect would test nothing but the first check.
