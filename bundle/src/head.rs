@@ -308,7 +308,10 @@ impl Head {
         if negatives > 0 {
             head.negative_embeddings = unit_rows(NEGATIVES, negatives)?;
         }
-        for (name, view) in file.tensors() {
+        // In the order of their names, so that the same file always gives the same error.
+        let mut tensors = file.tensors();
+        tensors.sort_by(|a, b| a.0.cmp(&b.0));
+        for (name, view) in tensors {
             if own.contains(&name.as_str()) || (name == NEGATIVES && negatives > 0) {
                 continue;
             }
