@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use pinhole_model::{LinearClassifier, Tensor};
+use pinhole_model::{LinearClassifier, Tensor, dot};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::{Error, HeadKind, Manifest};
@@ -64,9 +64,7 @@ pub struct CacheTerms {
 impl CacheTerms {
     /// k . f of every key, `[examples]`.
     pub fn affinities(&self, embedding: &[f32]) -> Vec<f32> {
-        (self.keys.chunks_exact(embedding.len().max(1)))
-            .map(|key| dot(key, embedding))
-            .collect()
+        dots(&self.keys, embedding)
     }
 
     /// Adds the terms of all keys to the `similarities` `[C]` of an embedding with these `affinities`.
@@ -345,23 +343,9 @@ impl Head {
     }
 }
 
-/// In eight partial sums that fit vector registers, as a cache has many keys.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let (a, a_rest) = a.as_chunks::<8>();
-    let (b, b_rest) = b.as_chunks::<8>();
-    let mut sums = [0.0; 8];
-    for (a, b) in a.iter().zip(b) {
-        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
-            *sum += a * b;
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + rest
-}
-
 fn dots(rows: &[f32], embedding: &[f32]) -> Vec<f32> {
     rows.chunks_exact(embedding.len().max(1))
-        .map(|row| row.iter().zip(embedding).map(|(a, b)| a * b).sum())
+        .map(|row| dot(row, embedding))
         .collect()
 }
 

@@ -12,6 +12,7 @@ mod prompt;
 mod score;
 mod shapes;
 mod tensor;
+mod vector;
 
 pub use activation::Activation;
 pub use clip::{ClipConfig, TextEncoderConfig, TextForm};
@@ -26,6 +27,7 @@ pub use preprocess::{CropRounding, Filter, InvalidPreprocessing, PreprocessConfi
 pub use prompt::{ClassPosition, MetaNet, PromptLearner, PromptRow};
 pub use score::Score;
 pub use tensor::{ClipWeights, Tensor};
+pub use vector::dot;
 
 #[cfg(test)]
 mod tests {

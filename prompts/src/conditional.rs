@@ -10,9 +10,9 @@ mod shortlist;
 use std::borrow::Cow;
 
 use pinhole_kernels::PackedLinear;
-use pinhole_model::{ClassPosition, MetaNet, PromptLearner, PromptRow, Tensor};
+use pinhole_model::{ClassPosition, MetaNet, PromptLearner, PromptRow, Tensor, dot};
 
-use crate::encoder::{checked, dot};
+use crate::encoder::checked;
 use crate::error::{Error, excerpt};
 use crate::layout::{check_learner, prompt_rows};
 use crate::{Classes, Prefix, SOT, TextEncoder, Tokenizer};

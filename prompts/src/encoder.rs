@@ -751,20 +751,6 @@ pub(crate) fn until_end(tokens: &[u32]) -> &[u32] {
     &tokens[..end.map_or(0, |end| end + 1)]
 }
 
-/// The dot product of two vectors of equal length, in eight partial sums that fit vector registers.
-pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let (a, a_rest) = a.as_chunks::<8>();
-    let (b, b_rest) = b.as_chunks::<8>();
-    let mut sums = [0.0; 8];
-    for (a, b) in a.iter().zip(b) {
-        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
-            *sum += a * b;
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + rest
-}
-
 /// Keeps only the output row of each text; the first text starts after `shared` rows.
 fn keep_outputs(x: &mut Vec<f32>, width: usize, shared: usize, [lengths, outputs]: [&[usize]; 2]) {
     let mut start = shared;

@@ -1,7 +1,7 @@
 //! Fitting the first-order head to the exact class embeddings of calibration images.
 
 use pinhole_kernels::PackedLinear;
-use pinhole_model::Tensor;
+use pinhole_model::{Tensor, dot};
 use rayon::prelude::*;
 
 use super::eigen::{eigen, leading};
@@ -9,7 +9,6 @@ use super::linear::LinearTerms;
 use super::reuse::Movement;
 use super::{Conditional, check_embedding};
 use crate::TextEncoder;
-use crate::encoder::dot;
 use crate::error::Error;
 
 /// Bounds for the reduction of the head.

@@ -1,10 +1,10 @@
 //! The first-order head: an approximation of CoCoOp's similarities without the text encoder.
 
 use pinhole_kernels::PackedLinear;
-use pinhole_model::Tensor;
+use pinhole_model::{Tensor, dot};
 
 use super::{check_embedding, check_len};
-use crate::encoder::{checked, dot};
+use crate::encoder::checked;
 use crate::error::Error;
 
 /// The tensors of a first-order head as stored in a file.

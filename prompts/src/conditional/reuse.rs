@@ -1,10 +1,10 @@
 //! Reuse of class embeddings from one image of a stream to the next.
 
 use pinhole_kernels::PackedLinear;
+use pinhole_model::dot;
 
 use super::{Conditional, check_embedding};
 use crate::TextEncoder;
-use crate::encoder::dot;
 use crate::error::Error;
 
 /// Class embeddings of an earlier image of a stream, reused while the shift pi stays within a bound.
