@@ -1,11 +1,13 @@
 //! Files of learned methods: which method they are of, and what is wrong with those that are of none.
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use common::write_tensors;
 use pinhole_checkpoint::{LearnedOptions, Method, read_learned, read_state_dict};
 use pinhole_model::{LearnedClasses, Tensor};
-use safetensors::{Dtype, tensor::TensorView};
 
 fn golden(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/learned");
@@ -20,22 +22,11 @@ fn tensor(shape: &[usize]) -> Tensor {
     }
 }
 
-fn write(path: &Path, tensors: &[(&str, Tensor)]) {
-    let bytes: Vec<Vec<u8>> = (tensors.iter())
-        .map(|(_, t)| t.data.iter().flat_map(|v| v.to_le_bytes()).collect())
-        .collect();
-    let views = tensors.iter().zip(&bytes).map(|((name, t), bytes)| {
-        let view = TensorView::new(Dtype::F32, t.shape.clone(), bytes).unwrap();
-        (*name, view)
-    });
-    fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
-}
-
 /// The error for a file of these tensors, as a method's if one is named.
 fn refused(tensors: &[(&str, Tensor)], method: Option<&str>) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file.safetensors");
-    write(&path, tensors);
+    write_tensors(&path, tensors, &[]);
     let options = LearnedOptions {
         method: method.map(|name| Method::find(name).unwrap()),
         ..LearnedOptions::default()

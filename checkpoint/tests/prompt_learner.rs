@@ -1,11 +1,13 @@
 //! Prompt learners in the reference's files and in Pinhole's.
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use common::write_tensors;
 use pinhole_checkpoint::{Error, read_prompt_learner, write_prompt_learner};
 use pinhole_model::{ClassPosition, MetaNet, PromptLearner, Tensor};
-use safetensors::{Dtype, tensor::TensorView};
 
 fn golden(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/prompt_learners");
@@ -85,16 +87,8 @@ fn a_written_file_is_read_back() {
 fn refused(tensors: &[(&str, Tensor)], metadata: Option<&str>) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("learner.safetensors");
-    let bytes: Vec<Vec<u8>> = (tensors.iter())
-        .map(|(_, t)| t.data.iter().flat_map(|v| v.to_le_bytes()).collect())
-        .collect();
-    let views = tensors.iter().zip(&bytes).map(|((name, t), bytes)| {
-        let view = TensorView::new(Dtype::F32, t.shape.clone(), bytes).unwrap();
-        (*name, view)
-    });
-    let metadata =
-        metadata.map(|position| [("class_position".to_owned(), position.to_owned())].into());
-    fs::write(&path, safetensors::serialize(views, metadata).unwrap()).unwrap();
+    let position = metadata.map(|position| ("class_position", position));
+    write_tensors(&path, tensors, position.as_slice());
     let error = read_prompt_learner(&path).unwrap_err().to_string();
     assert!(
         error.contains("learner.safetensors") && !error.contains('\n'),

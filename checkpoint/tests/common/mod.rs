@@ -6,6 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pinhole_checkpoint::{Checkpoint, Error, OpenOptions};
+use pinhole_model::Tensor;
+use safetensors::{Dtype, tensor::TensorView};
 use sha2::{Digest, Sha256};
 
 /// Every committed model file of a family, relative to tests/golden/models.
@@ -23,6 +25,20 @@ pub const FILES: [(&str, &str); 12] = [
     ("resnet-openai", "openai.pt"),
     ("vit-gelu", "open-clip/open_clip_model.safetensors"),
 ];
+
+/// Writes a safetensors file of f32 `tensors`, with entries of metadata.
+pub fn write_tensors(path: &Path, tensors: &[(&str, Tensor)], metadata: &[(&str, &str)]) {
+    let bytes: Vec<Vec<u8>> = (tensors.iter())
+        .map(|(_, t)| t.data.iter().flat_map(|v| v.to_le_bytes()).collect())
+        .collect();
+    let views = tensors.iter().zip(&bytes).map(|((name, t), bytes)| {
+        let view = TensorView::new(Dtype::F32, t.shape.clone(), bytes).unwrap();
+        (*name, view)
+    });
+    let entries = (metadata.iter()).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    let metadata = (!metadata.is_empty()).then(|| entries.collect());
+    fs::write(path, safetensors::serialize(views, metadata).unwrap()).unwrap();
+}
 
 pub fn models() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models")
