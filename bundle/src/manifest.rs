@@ -1,6 +1,7 @@
 //! `manifest.json`.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::path::Path;
 
 use pinhole_model::{
@@ -169,6 +170,18 @@ pub enum HeadKind {
     Linear,
     /// `class_embeddings`, and a cache of labelled examples: `cache.keys` and `cache.labels`.
     Cache,
+}
+
+/// As in the manifest.
+impl fmt::Display for HeadKind {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Static => "static",
+            Self::Conditional => "conditional",
+            Self::Linear => "linear",
+            Self::Cache => "cache",
+        })
+    }
 }
 
 /// The numbers of a cache head (Tip-Adapter): alpha exp(-beta (1 - k . f)) is added to the logit of each key's class.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use pinhole::internal::{NetworkOperator, operators};
-use pinhole::manifest::{Agreement, CacheInfo, ConditionalInfo, Fidelity, HeadForm, HeadKind};
+use pinhole::manifest::{Agreement, CacheInfo, ConditionalInfo, Fidelity, HeadForm};
 use pinhole::{Classifier, Manifest, Precision, Score};
 use serde::Serialize;
 
@@ -116,10 +116,7 @@ fn write_text(
                 "head           cache of {examples} examples, alpha {alpha}, beta {beta}"
             )?;
         }
-        (None, None) if manifest.head == HeadKind::Linear => {
-            writeln!(out, "head           linear")?
-        }
-        (None, None) => writeln!(out, "head           static")?,
+        (None, None) => writeln!(out, "head           {}", manifest.head)?,
     }
     write_calibration(out, manifest)?;
     writeln!(

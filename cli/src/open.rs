@@ -26,9 +26,10 @@ pub(crate) fn conditional(bundle: &BundleArgs, args: &ConditionalArgs) -> Result
     let classifier = with_mode(bundle, mode)?;
     if args.conditional.is_some() && classifier.manifest().conditional.is_none() {
         bail!(
-            "--conditional: expected a bundle with a conditional head (CoCoOp), found {} with a static head; leave \
+            "--conditional: expected a bundle with a conditional head (CoCoOp), found {} with a {} head; leave \
              the flag out",
-            bundle.bundle.display()
+            bundle.bundle.display(),
+            classifier.manifest().head
         );
     }
     Ok(classifier)
