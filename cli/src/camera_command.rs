@@ -33,7 +33,9 @@ use pinhole::camera::{
     Camera, CameraOptions, FrameAnswer, FrameCounters, FrameSource, Pipeline, PipelineEvent,
     Region, SceneState, SourceEvent, StopHandle, StreamInput, TrackerOptions,
 };
-use pinhole::internal::{UnblockedStdout, json_path, note_within, printable, printable_path};
+use pinhole::internal::{
+    UnblockedStdout, ignores_hang_up, json_path, note_within, printable, printable_path,
+};
 use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -159,7 +161,7 @@ fn device(path: &Path) -> Result<FrameSource> {
 /// `nohup` has SIGHUP ignored, which remains.
 fn stop_on_signals(stopper: StopHandle) -> Result<()> {
     let signals = [SIGINT, SIGTERM, SIGHUP].into_iter();
-    let signals = signals.filter(|signal| *signal != SIGHUP || !ignores_hangup());
+    let signals = signals.filter(|signal| *signal != SIGHUP || !ignores_hang_up());
     let mut signals = Signals::new(signals).context("cannot install signal handlers")?;
     std::thread::spawn(move || {
         let mut signals = signals.forever();
@@ -172,14 +174,6 @@ fn stop_on_signals(stopper: StopHandle) -> Result<()> {
         }
     });
     Ok(())
-}
-
-/// Whether SIGHUP is ignored, which is in /proc/self/status only.
-fn ignores_hangup() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask >> (SIGHUP - 1) & 1 == 1)
 }
 
 /// Prints answers on stdout and events of the source on stderr. Neither waits for ever for a reader.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use pinhole::internal::ignores_hang_up;
 use serde_json::Value;
 
 fn assets(path: &str) -> PathBuf {
@@ -183,7 +184,9 @@ fn a_folder_prints_one_line_per_change() {
 #[test]
 fn a_signal_ends_the_stream_with_the_summary() {
     let bytes = std::fs::read(scenes()).unwrap();
-    for name in ["TERM", "INT", "HUP"] {
+    // An ignored SIGHUP remains so.
+    let hang_up = (!ignores_hang_up()).then_some("HUP");
+    for name in ["TERM", "INT"].into_iter().chain(hang_up) {
         let mut child = camera(&["--mjpeg", "-", "--json", "--timeout", "0.5"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

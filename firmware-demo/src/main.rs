@@ -13,7 +13,7 @@ use crate::cli::{Cli, Command, RecordArgs};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use embedded_graphics::prelude::Size;
-use pinhole::internal::{PrintableWriter, end_with_usage};
+use pinhole::internal::{PrintableWriter, end_with_usage, ignores_hang_up};
 use pinhole::system::System;
 use pinhole_firmware::check::{self, Finding};
 use pinhole_firmware::config::ApplianceConfig;
@@ -100,16 +100,6 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>> {
     };
     register().context("cannot register signal handlers")?;
     Ok(stop)
-}
-
-/// Whether SIGHUP was ignored when the program started: bit 0 of the mask in /proc (proc_pid_status(5)).
-fn ignores_hang_up() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status
-        .lines()
-        .find_map(|line| line.strip_prefix("SigIgn:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask & 1 == 1)
 }
 
 fn print_counters(counters: &RunCounters) -> Result<()> {

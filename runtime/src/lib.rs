@@ -65,6 +65,7 @@ mod classifier;
 mod conditional;
 mod conditional_fit;
 mod error;
+mod hang_up;
 #[doc(hidden)]
 pub mod internal;
 pub mod manifest;

@@ -9,6 +9,7 @@ use camera_support::{by_grey, every_frame, jpeg, run_with};
 use pinhole::camera::{
     Camera, CameraError, CameraEvent, CameraOptions, FrameSource, SourceEventKind, StreamInput,
 };
+use pinhole::internal::ignores_hang_up;
 
 /// A folder with `frame.jpg`, in which each shell appends its process ID to `shells`.
 struct Shell(tempfile::TempDir);
@@ -353,7 +354,9 @@ fn reads_a_program_until_it_is_killed() {
 /// However this process ends, the program that it started ends too: also by SIGKILL, and by a second Ctrl-C.
 #[test]
 fn a_killed_process_leaves_no_program() {
-    for signal in ["KILL", "HUP", "INT"] {
+    // An ignored SIGHUP remains so.
+    let hang_up = (!ignores_hang_up()).then_some("HUP");
+    for signal in ["KILL", "INT"].into_iter().chain(hang_up) {
         let shell = Shell::new();
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args([
