@@ -10,7 +10,7 @@ use pinhole_model::Activation;
 pub const DOMAIN: &str = "pinhole";
 /// The domain's newest version. A file imports the oldest one that has all its functions ([`Op::since`]), so that older
 /// programs can read it; a reader accepts all from 1 to this one.
-pub const DOMAIN_VERSION: i64 = 2;
+pub const DOMAIN_VERSION: i64 = 3;
 /// The version of the standard operator set in bodies and graph.
 pub const OPSET: i64 = 17;
 /// The supported versions in files of other programs, which use standard operators only.
@@ -41,8 +41,11 @@ pub enum Op {
     /// `ActivateQuickGelu`, `ActivateGelu`: an activation function. Not "Gelu": that is a standard operator, which also
     /// has an approximation.
     Activate(Activation),
-    /// `pixels` u8 `[N, H, W, 3]` to f32 `[N, 3, H, W]`: times `scale` `[3]` plus `offset` `[3]`.
-    NormalizePixels,
+    /// `NormalizePixels[ChannelsLast]`: `pixels` u8 `[N, H, W, 3]` to f32 of this order: times `scale` `[3]` plus `offset`
+    /// `[3]`.
+    NormalizePixels(ChannelOrder),
+    /// A convolution with its neighbours, channels last.
+    Convolution(Convolution),
     /// `[Dynamic]FakeQuantize`: QuantizeLinear followed by DequantizeLinear.
     FakeQuantize(Range),
     /// A function of a value quantised by `x_scale` and `x_zero_point`, as a table: `values` `[256]` are its results for
@@ -57,6 +60,71 @@ pub enum Op {
     /// [`Op::AffineLinear`], but the weight is any s8 [M, C / group, p, q] with p and q up to 64. Padding, and the
     /// distance between the first and the last tap, are at most 128.
     AffineConvolution(Range),
+}
+
+/// The order of an image's axes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChannelOrder {
+    /// `[N, C, H, W]`
+    First,
+    /// `[N, H, W, C]`
+    Last,
+}
+
+/// `activation(convolution of x + bias + residual)`: x `[N, H, W, C]`, weight [M, C / group, p, q], bias `[M]`, the result
+/// and `residual` `[N, H', W', M]`, with the attributes `strides` and `dilations` (height, width), `pads` (top, left, bottom,
+/// right) and `group` of ONNX's Conv. p and q are at most 64; padding, and the distance between the first and the last tap, at
+/// most 128.
+///
+/// The name is `Convolution[Add][QuickGelu|Gelu|GeluTanh|Relu|Silu|HardSwish]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Convolution {
+    /// Whether something is added to the product with its bias.
+    pub residual: Residual,
+    /// Applied last.
+    pub activation: Option<ConvolutionActivation>,
+}
+
+impl Convolution {
+    /// Without activation function and residual.
+    pub const PLAIN: Self = Convolution {
+        residual: Residual::None,
+        activation: None,
+    };
+}
+
+/// The activation functions of convolutional networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConvolutionActivation {
+    /// That of a transformer's MLP.
+    Mlp(Activation),
+    /// max(0, x)
+    Relu,
+    /// x · sigmoid(x), also called swish.
+    Silu,
+    /// x · max(0, min(1, x / 6 + 1/2))
+    HardSwish,
+}
+
+impl ConvolutionActivation {
+    /// Every function.
+    const ALL: [Self; 6] = [
+        Self::Mlp(Activation::QuickGelu),
+        Self::Mlp(Activation::Gelu),
+        Self::Mlp(Activation::GeluTanh),
+        Self::Relu,
+        Self::Silu,
+        Self::HardSwish,
+    ];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Mlp(activation) => activation_name(activation),
+            Self::Relu => "Relu",
+            Self::Silu => "Silu",
+            Self::HardSwish => "HardSwish",
+        }
+    }
 }
 
 /// Where the scale and the zero point that quantise a whole x to s8 come from: q = round(x / scale) + zero point, half to
@@ -106,13 +174,29 @@ pub enum LinearInput {
     Offset,
 }
 
-/// What a linear layer adds last.
+/// What a linear layer adds last, a convolution before its activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Residual {
     /// Nothing.
     None,
     /// The input `residual` [.., M].
     Add,
+}
+
+impl Residual {
+    const fn name(self) -> &'static str {
+        match self {
+            Residual::None => "",
+            Residual::Add => "Add",
+        }
+    }
+
+    const fn inputs(self) -> &'static [&'static str] {
+        match self {
+            Residual::None => &["x"],
+            Residual::Add => &["x", "residual"],
+        }
+    }
 }
 
 /// The inputs of attention.
@@ -178,7 +262,7 @@ impl Op {
             Op::Activate(Activation::QuickGelu),
             Op::Activate(Activation::Gelu),
             Op::Activate(Activation::GeluTanh),
-            Op::NormalizePixels,
+            Op::NormalizePixels(ChannelOrder::First),
             Op::QuantizedTable,
         ];
         let quantized = [Range::Static, Range::Dynamic]
@@ -219,10 +303,31 @@ impl Op {
         });
         let linear = linear.filter(|linear| linear.exists()).map(Op::Linear);
         let version_1 = first.into_iter().chain(linear).chain(last);
-        version_1.chain(imported).chain(quantized).chain(columns)
+        let version_2 = imported.into_iter().chain(quantized).chain(columns);
+        version_1
+            .chain(version_2)
+            .chain(Self::of_convolutional_networks())
     }
 
-    /// A linear layer with another activation function; `None` for what is no linear layer, or adds a residual.
+    /// Those of version 3.
+    fn of_convolutional_networks() -> impl Iterator<Item = Op> {
+        let residuals = [Residual::None, Residual::Add].into_iter();
+        let convolutions = residuals.flat_map(|residual| {
+            let activations = ConvolutionActivation::ALL.map(Some);
+            let all = [None].into_iter().chain(activations);
+            all.map(move |activation| {
+                Op::Convolution(Convolution {
+                    residual,
+                    activation,
+                })
+            })
+        });
+        [Op::NormalizePixels(ChannelOrder::Last)]
+            .into_iter()
+            .chain(convolutions)
+    }
+
+    /// A linear layer or convolution with another activation function; `None` for what is neither, or adds a residual last.
     pub fn with_activation(self, activation: Option<Activation>) -> Option<Op> {
         match self {
             Op::Linear(linear) if linear.residual == Residual::None => Some(Op::Linear(Linear {
@@ -230,6 +335,10 @@ impl Op {
                 ..linear
             })),
             Op::AffineLinear(range, _) => Some(Op::AffineLinear(range, activation)),
+            Op::Convolution(convolution) => Some(Op::Convolution(Convolution {
+                activation: activation.map(ConvolutionActivation::Mlp),
+                ..convolution
+            })),
             _ => None,
         }
     }
@@ -254,11 +363,12 @@ impl Op {
             | Op::Attention(_)
             | Op::L2Normalize => 1,
             Op::Activate(_)
-            | Op::NormalizePixels
+            | Op::NormalizePixels(ChannelOrder::First)
             | Op::FakeQuantize(_)
             | Op::QuantizedTable
             | Op::AffineLinear(..)
             | Op::AffineConvolution(_) => 2,
+            Op::NormalizePixels(ChannelOrder::Last) | Op::Convolution(_) => 3,
         }
     }
 
@@ -280,10 +390,7 @@ impl Op {
                     LinearInput::Offset => "Offset",
                 };
                 let activation = linear.activation.map_or("", activation_name);
-                let residual = match linear.residual {
-                    Residual::None => "",
-                    Residual::Add => "Add",
-                };
+                let residual = linear.residual.name();
                 let storage = linear.storage.prefix();
                 format!("{input}{storage}Linear{activation}{residual}")
             }
@@ -295,7 +402,15 @@ impl Op {
             },
             Op::L2Normalize => "L2Normalize".into(),
             Op::Activate(activation) => format!("Activate{}", activation_name(activation)),
-            Op::NormalizePixels => "NormalizePixels".into(),
+            Op::NormalizePixels(ChannelOrder::First) => "NormalizePixels".into(),
+            Op::NormalizePixels(ChannelOrder::Last) => "NormalizePixelsChannelsLast".into(),
+            Op::Convolution(convolution) => {
+                let residual = convolution.residual.name();
+                let activation = convolution
+                    .activation
+                    .map_or("", ConvolutionActivation::name);
+                format!("Convolution{residual}{activation}")
+            }
             Op::FakeQuantize(range) => format!("{}FakeQuantize", range.prefix()),
             Op::QuantizedTable => "QuantizedTable".into(),
             Op::AffineLinear(range, activation) => {
@@ -309,7 +424,7 @@ impl Op {
     /// Inputs that are computed.
     pub const fn inputs(self) -> &'static [&'static str] {
         match self {
-            Op::PatchEmbedding(_) | Op::NormalizePixels => &["pixels"],
+            Op::PatchEmbedding(_) | Op::NormalizePixels(_) => &["pixels"],
             Op::TokenEmbedding => &["patches"],
             Op::LayerNorm
             | Op::L2Normalize
@@ -318,10 +433,8 @@ impl Op {
             | Op::QuantizedTable
             | Op::AffineLinear(..)
             | Op::AffineConvolution(_) => &["x"],
-            Op::Linear(linear) => match linear.residual {
-                Residual::None => &["x"],
-                Residual::Add => &["x", "residual"],
-            },
+            Op::Linear(linear) => linear.residual.inputs(),
+            Op::Convolution(convolution) => convolution.residual.inputs(),
             Op::Attention(AttentionInput::QueryKeyValue) => &["query", "key_value"],
             Op::Attention(AttentionInput::Joint) => &["query_key_value"],
             Op::Attention(AttentionInput::Columns(_)) => &["query", "key", "value"],
@@ -341,7 +454,8 @@ impl Op {
                 }
                 (_, storage) => storage.parameters(),
             },
-            Op::NormalizePixels => &["scale", "offset"],
+            Op::NormalizePixels(_) => &["scale", "offset"],
+            Op::Convolution(_) => Storage::Float.parameters(),
             Op::FakeQuantize(Range::Static) => &["x_scale", "x_zero_point"],
             Op::QuantizedTable => &["x_scale", "x_zero_point", "values"],
             Op::AffineLinear(Range::Static, _) | Op::AffineConvolution(Range::Static) => &[
@@ -389,11 +503,13 @@ impl Op {
                 "scale",
             ],
             Op::Attention(_) => &["heads"],
-            Op::AffineConvolution(_) => &["strides", "pads", "dilations", "group"],
+            Op::AffineConvolution(_) | Op::Convolution(_) => {
+                &["strides", "pads", "dilations", "group"]
+            }
             Op::TokenEmbedding
             | Op::L2Normalize
             | Op::Activate(_)
-            | Op::NormalizePixels
+            | Op::NormalizePixels(_)
             | Op::FakeQuantize(_)
             | Op::QuantizedTable
             | Op::AffineLinear(..) => &[],
@@ -456,5 +572,7 @@ mod tests {
         assert_eq!(Op::named("LinearGeluAdd"), None);
         let newer = Op::named("LayerNormQuantizedLinearGeluTanh");
         assert_eq!(newer.map(Op::since), Some(2));
+        let newest = Op::named("ConvolutionAddRelu");
+        assert_eq!(newest.map(Op::since), Some(3));
     }
 }

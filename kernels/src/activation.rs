@@ -104,12 +104,17 @@ pub(crate) fn gelu_tanh<S: Simd>(simd: S, x: S::V) -> S::V {
 
 /// The activation function of one register.
 #[inline(always)]
-pub(crate) fn activated<S: Simd>(simd: S, x: S::V, activation: Option<Activation>) -> S::V {
-    match activation {
+pub(crate) fn activated<S: Simd>(simd: S, x: S::V, function: Option<Nonlinearity>) -> S::V {
+    match function {
         None => x,
-        Some(Activation::QuickGelu) => quick_gelu(simd, x),
-        Some(Activation::Gelu) => gelu(simd, x),
-        Some(Activation::GeluTanh) => gelu_tanh(simd, x),
+        Some(Nonlinearity::Mlp(Activation::QuickGelu)) => quick_gelu(simd, x),
+        Some(Nonlinearity::Mlp(Activation::Gelu)) => gelu(simd, x),
+        Some(Nonlinearity::Mlp(Activation::GeluTanh)) => gelu_tanh(simd, x),
+        Some(Nonlinearity::Clamp { low, high }) => {
+            simd.max(simd.splat(low), simd.min(simd.splat(high), x))
+        }
+        Some(Nonlinearity::Silu) => swish(simd, x, 1.0),
+        Some(Nonlinearity::HardSwish) => hard_swish(simd, x),
     }
 }
 

@@ -54,6 +54,9 @@ pub(crate) trait FloatKernels: Debug + Send + Sync {
         out: &mut [f32],
     );
     fn activate(&self, x: &mut [f32], function: Option<Nonlinearity>);
+    /// # Safety
+    /// As [`FloatDepthwiseBlock::out`] states.
+    unsafe fn depthwise(&self, block: &FloatDepthwiseBlock);
     /// Quantises one row to s8 and returns its scale.
     fn quantize(&self, x: &[f32], out: &mut [i8]) -> f32;
     /// Quantises one row plus an offset to u8 and returns its scale.
@@ -111,12 +114,12 @@ pub(crate) struct LinearGroup<'a> {
     pub(crate) panels: &'a [f32],
     /// The columns of `out` that the panels compute.
     pub(crate) columns: Range<usize>,
-    pub(crate) activation: Option<Activation>,
-    /// [rows, width]
-    pub(crate) residual: Option<&'a [f32]>,
-    /// n: the columns of `out` and `residual`.
+    pub(crate) activation: Option<Nonlinearity>,
+    /// Rows `width` apart, the last one at least up to the end of `columns`.
+    pub(crate) residual: Option<Residual<'a>>,
+    /// Values between the starts of two rows of `out` and `residual`.
     pub(crate) width: usize,
-    /// [rows, width]. The group writes `columns`, which nothing else accesses meanwhile.
+    /// Rows `width` apart. The group writes `columns`, which nothing else accesses meanwhile.
     pub(crate) out: *mut f32,
 }
 
@@ -170,6 +173,17 @@ pub(crate) struct Residual<'a> {
     pub(crate) order: Order,
 }
 
+impl<'a> Residual<'a> {
+    /// The `count` values from `first` on.
+    #[inline(always)]
+    pub(crate) fn part(self, first: usize, count: usize) -> Residual<'a> {
+        Residual {
+            values: &self.values[first..][..count],
+            ..self
+        }
+    }
+}
+
 /// When the residual is added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
@@ -202,6 +216,34 @@ pub(crate) struct DepthwiseBlock<'a> {
     pub(crate) from: [i32; CHANNELS],
     /// Scale of x times scale of the weights.
     pub(crate) scales: [f32; CHANNELS],
+    pub(crate) bias: [f32; CHANNELS],
+    pub(crate) activation: Option<Nonlinearity>,
+    /// [output height, output width, outputs]
+    pub(crate) residual: Option<Residual<'a>>,
+    /// The output rows to compute.
+    pub(crate) rows: Range<usize>,
+    pub(crate) out_width: usize,
+    /// [output height, output width, outputs]. The block writes its channels of its rows, which nothing else accesses
+    /// meanwhile.
+    pub(crate) out: *mut f32,
+}
+
+/// A block of channels of one image, in f32.
+pub(crate) struct FloatDepthwiseBlock<'a> {
+    /// [height, width, inputs]
+    pub(crate) x: &'a [f32],
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) inputs: usize,
+    pub(crate) window: Window,
+    /// Output channels per input channel.
+    pub(crate) multiplier: usize,
+    /// n: all output channels.
+    pub(crate) outputs: usize,
+    /// The block's first output channel.
+    pub(crate) first: usize,
+    /// [kernel height, kernel width, CHANNELS]
+    pub(crate) weights: &'a [f32],
     pub(crate) bias: [f32; CHANNELS],
     pub(crate) activation: Option<Nonlinearity>,
     /// [output height, output width, outputs]

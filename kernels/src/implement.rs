@@ -1,7 +1,8 @@
 //! Implements the kernels of `dispatch.rs` for every instruction set, from code that is generic over its operations.
 
 use crate::dispatch::{
-    AttentionHead, DepthwiseBlock, FloatKernels, Int8Group, Int8Kernels, LinearGroup, Shape,
+    AttentionHead, DepthwiseBlock, FloatDepthwiseBlock, FloatKernels, Int8Group, Int8Kernels,
+    LinearGroup, Shape,
 };
 use crate::int8::depthwise::Memory;
 use crate::int8::group::Int8Simd;
@@ -10,7 +11,7 @@ use crate::simd::Simd;
 #[cfg(test)]
 use crate::simd::map_in_place;
 use crate::types::{Affine, Nonlinearity};
-use crate::{activation, affine, attention, int8, linear, norm, quantize};
+use crate::{activation, affine, attention, float_depthwise, int8, linear, norm, quantize};
 
 impl<S: Simd> FloatKernels for S {
     fn name(&self) -> &'static str {
@@ -62,6 +63,16 @@ impl<S: Simd> FloatKernels for S {
             #[inline(always)]
             |simd| activation::activate_slice(simd, x, function),
         );
+    }
+
+    unsafe fn depthwise(&self, block: &FloatDepthwiseBlock) {
+        float_depthwise::with_memory::<S>(block, |ring, sums| {
+            self.enter(
+                #[inline(always)]
+                // SAFETY: the caller's promise.
+                |simd| unsafe { float_depthwise::block(simd, block, ring, sums) },
+            );
+        });
     }
 
     fn quantize(&self, x: &[f32], out: &mut [i8]) -> f32 {

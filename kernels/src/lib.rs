@@ -26,6 +26,8 @@ mod affine;
 mod attention;
 mod convolution;
 mod dispatch;
+mod float_convolution;
+mod float_depthwise;
 mod half;
 mod implement;
 mod int8;
@@ -47,6 +49,7 @@ mod types;
 mod x86_64;
 
 pub use convolution::PackedConvolution;
+pub use float_convolution::PackedFloatConvolution;
 pub use half::{F16, NonFiniteWeight, PackedLinearF16};
 pub use int8::affine::{AffineInt8, PackedLinearAffine};
 pub use int8::{Int8, Int8Input, PackedLinearInt8, WeightError};
@@ -57,8 +60,8 @@ use pinhole_model::Activation;
 use select::kernels;
 pub use select::{Error, available, check, chosen, chosen_f32, compiled, f16_arithmetic};
 pub use types::{
-    Affine, AttentionStages, ConvolutionWeights, ImageLayout, Nonlinearity, Pointwise, Prologue,
-    StridedRows, Window,
+    Affine, AttentionStages, ConvolutionWeights, FloatConvolutionWeights, ImageLayout,
+    Nonlinearity, Pointwise, Prologue, StridedRows, Window,
 };
 
 /// Applies `activation` to each value of x, in place.

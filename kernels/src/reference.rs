@@ -1,7 +1,8 @@
 //! The scalar reference: it defines every result. The SIMD variants agree with it within the bounds that the tests state.
 
 use crate::types::{
-    Affine, AttentionStages, ConvolutionWeights, Nonlinearity, Pointwise, StridedRows, Window,
+    Affine, AttentionStages, ConvolutionWeights, FloatConvolutionWeights, Nonlinearity, Pointwise,
+    StridedRows, Window,
 };
 use pinhole_model::Activation;
 
@@ -221,7 +222,6 @@ pub(crate) fn convolution(
     residual: Option<&[f32]>,
     out: &mut [f32],
 ) {
-    let [height, width] = image;
     let [rows, columns] = window.kernel;
     let (inputs, outputs) = (weights.group_inputs(), weights.group_outputs());
     let out_width = window.output(image).map_or(0, |[_, width]| width);
@@ -231,21 +231,12 @@ pub(crate) fn convolution(
             let zero = weights.zero_points.get(o).copied().unwrap_or(0);
             let mut sum = 0;
             for tap in 0..rows * columns {
-                let tap_at = [tap / columns, tap % columns];
-                let [row, column] = [0, 1].map(|axis| {
-                    let at =
-                        corner[axis] * window.stride[axis] + tap_at[axis] * window.dilation[axis];
-                    at.checked_sub(window.padding[axis])
-                });
-                let (Some(row), Some(column)) = (row, column) else {
+                let Some([row, column]) = under(window, image, corner, tap) else {
                     continue;
                 };
-                if row >= height || column >= width {
-                    continue;
-                }
                 for c in 0..inputs {
                     let channel = o / outputs * inputs + c;
-                    let x = x[(row * width + column) * weights.inputs + channel];
+                    let x = x[(row * image[1] + column) * weights.inputs + channel];
                     let w = weights.values[(o * inputs + c) * rows * columns + tap];
                     sum += (i32::from(x) - i32::from(by.zero_point))
                         * (i32::from(w) - i32::from(zero));
@@ -257,6 +248,53 @@ pub(crate) fn convolution(
             *y = nonlinear(v, activation);
         }
     }
+}
+
+/// As [`convolution`] in f32: each image of out = activation(sum of x W + b + residual), the sum in the order of the taps and
+/// then of the channels.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn float_convolution(
+    x: &[f32],
+    image: [usize; 2],
+    weights: &FloatConvolutionWeights,
+    window: &Window,
+    activation: Option<Nonlinearity>,
+    residual: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    let taps = window.kernel[0] * window.kernel[1];
+    let (inputs, outputs) = (weights.group_inputs(), weights.group_outputs());
+    let out_width = window.output(image).map_or(0, |[_, width]| width);
+    for (pixel, out) in out.chunks_exact_mut(weights.outputs).enumerate() {
+        let corner = [pixel / out_width, pixel % out_width];
+        for (o, y) in out.iter_mut().enumerate() {
+            let mut sum = 0.0;
+            for tap in 0..taps {
+                let Some([row, column]) = under(window, image, corner, tap) else {
+                    continue;
+                };
+                for c in 0..inputs {
+                    let channel = o / outputs * inputs + c;
+                    let x = x[(row * image[1] + column) * weights.inputs + channel];
+                    sum += x * weights.values[(o * inputs + c) * taps + tap];
+                }
+            }
+            let v = sum + weights.bias.map_or(0.0, |b| b[o]);
+            let v = residual.map_or(v, |r| v + r[pixel * weights.outputs + o]);
+            *y = nonlinear(v, activation);
+        }
+    }
+}
+
+/// The row and column of the image under a tap of the window of output `corner`; `None` in the padding.
+fn under(window: &Window, image: [usize; 2], corner: [usize; 2], tap: usize) -> Option<[usize; 2]> {
+    let taps = [tap / window.kernel[1], tap % window.kernel[1]];
+    let at = [0, 1].map(|axis| {
+        let at = corner[axis] * window.stride[axis] + taps[axis] * window.dilation[axis];
+        let at = at.checked_sub(window.padding[axis])?;
+        (at < image[axis]).then_some(at)
+    });
+    Some([at[0]?, at[1]?])
 }
 
 /// Products per partial sum in f16; partial sums are added in f32. With mixed signs 64 products have a relative error of

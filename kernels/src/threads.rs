@@ -58,6 +58,12 @@ impl<T> Shared<T> {
         Shared(all.as_mut_ptr())
     }
 
+    /// # Safety
+    /// As [`Shared::new`], of the memory at `pointer`.
+    pub(crate) unsafe fn at(pointer: *mut T) -> Self {
+        Shared(pointer)
+    }
+
     pub(crate) fn pointer(self) -> *mut T {
         self.0
     }

@@ -114,6 +114,62 @@ pub struct ConvolutionWeights<'a> {
     pub groups: usize,
 }
 
+/// The weights of a two-dimensional convolution in f32.
+#[derive(Clone, Copy, Debug)]
+pub struct FloatConvolutionWeights<'a> {
+    /// [outputs, inputs / groups, kernel height, kernel width]
+    pub values: &'a [f32],
+    /// `[outputs]`
+    pub bias: Option<&'a [f32]>,
+    /// Output channels, a multiple of `groups`.
+    pub outputs: usize,
+    /// Input channels, a multiple of `groups`.
+    pub inputs: usize,
+    /// 1 or more; as many as inputs make a depthwise convolution.
+    pub groups: usize,
+}
+
+/// Checks a window, and the number of weights [outputs, inputs / groups, kernel height, kernel width].
+fn check_weights(count: usize, [inputs, outputs, groups]: [usize; 3], window: &Window) {
+    let [height, width] = window.kernel;
+    assert!(
+        height > 0 && width > 0 && !window.stride.contains(&0) && !window.dilation.contains(&0),
+        "window: expected sides of 1 or more, found {window:?}"
+    );
+    assert!(
+        groups > 0 && inputs.is_multiple_of(groups) && outputs.is_multiple_of(groups),
+        "groups: expected a divisor of {inputs} inputs and {outputs} outputs, found {groups}"
+    );
+    let len = [inputs / groups, height, width]
+        .iter()
+        .try_fold(outputs, |len, side| len.checked_mul(*side));
+    assert_eq!(
+        Some(count),
+        len,
+        "weight: [{outputs}, {}, {height}, {width}]",
+        inputs / groups
+    );
+}
+
+impl FloatConvolutionWeights<'_> {
+    /// Input channels of a group.
+    pub(crate) fn group_inputs(&self) -> usize {
+        self.inputs / self.groups
+    }
+
+    /// Output channels of a group.
+    pub(crate) fn group_outputs(&self) -> usize {
+        self.outputs / self.groups
+    }
+
+    pub(crate) fn check(&self, window: &Window) {
+        let sizes = [self.inputs, self.outputs, self.groups];
+        check_weights(self.values.len(), sizes, window);
+        let n = self.outputs;
+        assert!(self.bias.is_none_or(|b| b.len() == n), "bias: [{n}]");
+    }
+}
+
 impl ConvolutionWeights<'_> {
     /// Input channels of a group.
     pub(crate) fn group_inputs(&self) -> usize {
@@ -126,30 +182,8 @@ impl ConvolutionWeights<'_> {
     }
 
     pub(crate) fn check(&self, window: &Window) {
-        let [height, width] = window.kernel;
-        assert!(
-            height > 0 && width > 0 && !window.stride.contains(&0) && !window.dilation.contains(&0),
-            "window: expected sides of 1 or more, found {window:?}"
-        );
-        assert!(
-            self.groups > 0
-                && self.inputs.is_multiple_of(self.groups)
-                && self.outputs.is_multiple_of(self.groups),
-            "groups: expected a divisor of {} inputs and {} outputs, found {}",
-            self.inputs,
-            self.outputs,
-            self.groups
-        );
-        let len = [self.group_inputs(), height, width]
-            .iter()
-            .try_fold(self.outputs, |len, side| len.checked_mul(*side));
-        assert_eq!(
-            Some(self.values.len()),
-            len,
-            "weight: [{}, {}, {height}, {width}]",
-            self.outputs,
-            self.group_inputs()
-        );
+        let sizes = [self.inputs, self.outputs, self.groups];
+        check_weights(self.values.len(), sizes, window);
         let n = self.outputs;
         assert_eq!(self.scales.len(), n, "scales: [{n}]");
         assert!(self.bias.is_none_or(|b| b.len() == n), "bias: [{n}]");

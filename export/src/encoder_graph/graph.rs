@@ -15,6 +15,8 @@ pub(super) struct EncoderGraph {
     /// By name.
     pub(super) initializers: HashMap<String, TensorProto>,
     pub(super) outputs: HashSet<String>,
+    /// The version of the standard operators.
+    pub(super) opset: i64,
     /// Index of the node that computes a value.
     pub(super) producers: HashMap<String, usize>,
     /// Number of readers of a value.
@@ -26,13 +28,18 @@ pub(super) struct EncoderGraph {
 }
 
 impl EncoderGraph {
-    /// Takes the nodes and initialisers out of `graph`.
-    pub(super) fn take(graph: &mut GraphProto, values: HashMap<String, GraphValue>) -> Self {
+    /// Takes the nodes and initialisers out of `graph`, whose `values` are known.
+    pub(super) fn take(
+        graph: &mut GraphProto,
+        opset: i64,
+        values: HashMap<String, GraphValue>,
+    ) -> Self {
         let named = |t: TensorProto| (t.name.clone(), t);
         let mut taken = Self {
             nodes: std::mem::take(&mut graph.node),
             initializers: graph.initializer.drain(..).map(named).collect(),
             outputs: graph.output.iter().map(|o| o.name.clone()).collect(),
+            opset,
             producers: HashMap::new(),
             uses: HashMap::new(),
             values,

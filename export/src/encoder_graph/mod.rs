@@ -6,6 +6,8 @@
 //! stay until nothing reads them, so no pass has to check who else reads intermediate values. What no pass recognises
 //! stays a standard operator; what tract is known to compute incorrectly is an error.
 
+#[cfg(test)]
+mod convolution_tests;
 mod graph;
 mod node;
 mod passes;
@@ -35,10 +37,12 @@ pub(crate) fn compile(
     values: HashMap<String, GraphValue>,
     plan: Option<&mut QuantizationPlan>,
 ) -> Result<(), String> {
+    let standard = model.opset_import.iter().find(|o| o.domain.is_empty());
+    let version = standard.map_or(dialect::OPSET, |o| o.version);
     let Some(proto) = model.graph.as_mut() else {
         return Ok(());
     };
-    let mut graph = EncoderGraph::take(proto, values);
+    let mut graph = EncoderGraph::take(proto, version, values);
     for pass in passes::ALL {
         pass(&mut graph)?;
         graph.index();

@@ -108,14 +108,14 @@ pub(super) fn float_tensor(name: &str, dims: &[i64], values: &[f32]) -> TensorPr
     tensor(name, DataType::Float, dims, bytes)
 }
 
-pub(super) fn int8_tensor(name: &str, dims: &[i64], values: &[i8]) -> TensorProto {
-    let bytes = values.iter().map(|v| v.cast_unsigned()).collect();
-    tensor(name, DataType::Int8, dims, bytes)
-}
-
 pub(super) fn int64_tensor(name: &str, values: &[i64]) -> TensorProto {
     let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     tensor(name, DataType::Int64, &[values.len() as i64], bytes)
+}
+
+pub(super) fn int8_tensor(name: &str, dims: &[i64], values: &[i8]) -> TensorProto {
+    let bytes = values.iter().map(|v| v.cast_unsigned()).collect();
+    tensor(name, DataType::Int8, dims, bytes)
 }
 
 fn tensor(name: &str, data_type: DataType, dims: &[i64], raw_data: Vec<u8>) -> TensorProto {

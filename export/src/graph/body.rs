@@ -4,7 +4,7 @@ use tract_onnx::pb::{
     AttributeProto, NodeProto, attribute_proto::AttributeType, tensor_proto::DataType,
 };
 
-use super::proto::{self, float, int};
+use super::proto::{self, float, int, ints};
 
 /// A standard operator.
 pub(super) fn node(
@@ -37,6 +37,18 @@ pub(super) fn to_float(input: &str, output: &str) -> NodeProto {
 
 pub(super) fn cast(input: &str, output: &str, kind: DataType) -> NodeProto {
     node("Cast", &[input], output, vec![int("to", kind as i64)])
+}
+
+pub(super) fn transposed(input: &str, output: &str, perm: &[i64]) -> NodeProto {
+    node("Transpose", &[input], output, vec![ints("perm", perm)])
+}
+
+/// The attributes of a convolution that are those of the function.
+pub(super) fn window() -> Vec<AttributeProto> {
+    let lists = ["strides", "pads", "dilations"];
+    let lists = lists.map(|name| reference(name, name, AttributeType::Ints));
+    let group = reference("group", "group", AttributeType::Int);
+    lists.into_iter().chain([group]).collect()
 }
 
 pub(super) fn quick_gelu(x: &str, output: &str) -> Vec<NodeProto> {

@@ -8,8 +8,8 @@ use tract_onnx::pb::{
 
 use super::attention_bodies::{attention, column_attention};
 use super::body::{cast, constant, gelu, gelu_tanh, node, quick_gelu, reference, to_float};
-use super::imported_bodies;
 use super::proto::{float, int, ints, opset};
+use super::{convolution_bodies, imported_bodies};
 
 /// The functions that `nodes` call, with bodies in version `version` of the standard operators, from
 /// [`dialect::OPSET`].
@@ -51,7 +51,8 @@ fn body(op: Op, version: i64) -> Vec<NodeProto> {
         Op::Activate(Activation::QuickGelu) => quick_gelu("x", "y"),
         Op::Activate(Activation::Gelu) => gelu("x", "y"),
         Op::Activate(Activation::GeluTanh) => gelu_tanh("x", "y"),
-        Op::NormalizePixels => imported_bodies::normalize_pixels(),
+        Op::NormalizePixels(order) => imported_bodies::normalize_pixels(order),
+        Op::Convolution(convolution) => convolution_bodies::convolution(convolution),
         Op::FakeQuantize(range) => imported_bodies::fake_quantize(range),
         Op::QuantizedTable => imported_bodies::quantized_table(),
         Op::AffineLinear(range, activation) => imported_bodies::affine_linear(range, activation),

@@ -1,10 +1,12 @@
 //! The bodies of the functions that imported encoders need besides those of checkpoints.
 
-use pinhole_bundle::dialect::Range;
+use pinhole_bundle::dialect::{ChannelOrder, Range};
 use pinhole_model::Activation;
-use tract_onnx::pb::{NodeProto, attribute_proto::AttributeType, tensor_proto::DataType};
+use tract_onnx::pb::{NodeProto, tensor_proto::DataType};
 
-use super::body::{cast, constant, gelu, gelu_tanh, node, quick_gelu, reference, to_float};
+use super::body::{
+    cast, constant, gelu, gelu_tanh, node, quick_gelu, to_float, transposed, window,
+};
 use super::proto::{float, ints};
 
 /// QuantizeLinear followed by DequantizeLinear.
@@ -14,18 +16,20 @@ pub(super) fn fake_quantize(range: Range) -> Vec<NodeProto> {
     body
 }
 
-pub(super) fn normalize_pixels() -> Vec<NodeProto> {
-    vec![
+pub(super) fn normalize_pixels(order: ChannelOrder) -> Vec<NodeProto> {
+    let last = match order {
+        ChannelOrder::First => "moved",
+        ChannelOrder::Last => "y",
+    };
+    let mut body = vec![
         to_float("pixels", "float"),
         node("Mul", &["float", "scale"], "scaled", vec![]),
-        node("Add", &["scaled", "offset"], "moved", vec![]),
-        node(
-            "Transpose",
-            &["moved"],
-            "y",
-            vec![ints("perm", &[0, 3, 1, 2])],
-        ),
-    ]
+        node("Add", &["scaled", "offset"], last, vec![]),
+    ];
+    if order == ChannelOrder::First {
+        body.push(transposed("moved", "y", &[0, 3, 1, 2]));
+    }
+    body
 }
 
 /// The value that holds the scale of x.
@@ -111,10 +115,6 @@ pub(super) fn affine_linear(range: Range, activation: Option<Activation>) -> Vec
 
 pub(super) fn affine_convolution(range: Range) -> Vec<NodeProto> {
     let mut body = quantized(range);
-    let mut window = ["strides", "pads", "dilations"]
-        .map(|name| reference(name, name, AttributeType::Ints))
-        .to_vec();
-    window.push(reference("group", "group", AttributeType::Int));
     body.extend([
         constant("per_filter", ints("value_ints", &[-1, 1, 1, 1])),
         constant("per_channel", ints("value_ints", &[-1, 1, 1])),
@@ -132,7 +132,7 @@ pub(super) fn affine_convolution(range: Range) -> Vec<NodeProto> {
             "centred_weight",
             vec![],
         ),
-        node("Conv", &["centred", "centred_weight"], "sum", window),
+        node("Conv", &["centred", "centred_weight"], "sum", window()),
         node("Mul", &["sum", scale_of(range)], "by_x", vec![]),
         node(
             "Reshape",

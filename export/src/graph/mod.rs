@@ -6,6 +6,7 @@
 mod attention_bodies;
 mod body;
 mod builder;
+mod convolution_bodies;
 mod flat;
 pub(crate) mod functions;
 mod imported_bodies;

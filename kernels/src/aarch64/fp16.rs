@@ -5,12 +5,13 @@ use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 
 use super::neon::Neon;
-use crate::dispatch::{F16Group, F16Kernels, Shape};
+use crate::dispatch::{F16Group, F16Kernels, Order, Residual, Shape};
 use crate::linear::pack::blocks;
 use crate::linear::tile::epilogue;
 use crate::quantize::largest;
 use crate::reference::{self, F16_BLOCK};
 use crate::simd::{InstructionSet, Simd, token};
+use crate::types::Nonlinearity;
 
 /// FP16, with NEON for f32.
 #[derive(Clone, Copy, Debug)]
@@ -225,12 +226,16 @@ unsafe fn group(simd: Neon, g: &F16Group, sums: &mut [f32]) {
         let width = COLUMNS.min(g.columns.end - first);
         for (i, &scale) in g.scales.iter().enumerate() {
             let at = i * g.width + first;
-            let residual = g.residual.map(|r| &r[at..][..width]);
+            let residual = g.residual.map(|values| Residual {
+                values: &values[at..][..width],
+                order: Order::AfterActivation,
+            });
+            let activation = g.activation.map(Nonlinearity::Mlp);
             let sums = &sums[i * COLUMNS..][..COLUMNS];
             // SAFETY: `out` has row i and the columns first .. first + width, which only this group accesses.
             let out = unsafe { std::slice::from_raw_parts_mut(g.out.add(at), width) };
             let scale = simd.splat(scale);
-            epilogue(simd, sums, scale, bias, g.activation, residual, out);
+            epilogue(simd, sums, scale, bias, activation, residual, out);
         }
     }
 }

@@ -3,11 +3,12 @@
 //! Sixteen output channels are computed together, from interleaved taps (see `taps.rs`). An interleaved row serves all rows
 //! of the kernel, and every group of taps whose distance the stride divides.
 
-use super::group::{Int8Simd, write};
+use super::group::Int8Simd;
 use super::pack::Operand;
 use super::taps::{CHANNELS, DepthwiseTile, STEP};
 use crate::activation::by_activation;
 use crate::dispatch::{DepthwiseBlock, Order};
+use crate::linear::tile::write;
 use crate::scratch;
 use crate::simd::Simd;
 use crate::transpose::interleaved;
@@ -245,7 +246,13 @@ impl DepthwiseBlock<'_> {
     /// # Safety
     /// As [`Self::write`].
     #[inline(always)]
-    unsafe fn write_by<S: Simd>(&self, simd: S, y: usize, sums: &[i32], f: impl Fn(S::V) -> S::V) {
+    unsafe fn write_by<S: Simd>(
+        &self,
+        simd: S,
+        y: usize,
+        sums: &[i32],
+        f: impl Fn(S::V) -> S::V + Copy,
+    ) {
         let count = self.channels();
         let order = self.residual.map_or(Order::BeforeActivation, |r| r.order);
         for (pixel, sums) in sums.chunks_exact(CHANNELS).take(self.out_width).enumerate() {
@@ -264,7 +271,7 @@ impl DepthwiseBlock<'_> {
                     )
                 };
                 let residual = residual.map(|r| &r[at..][..out.len()]);
-                write(simd, v, &f, residual, order, out);
+                write(simd, v, f, residual, order, out);
             }
         }
     }

@@ -7,7 +7,8 @@ use super::taps::DepthwiseTile;
 use crate::activation::by_activation;
 use crate::dispatch::{Int8Group, Order};
 use crate::linear::pack::heights;
-use crate::simd::{InstructionSet, Simd, load_part, store_part};
+use crate::linear::tile::write;
+use crate::simd::{InstructionSet, Simd};
 use crate::types::Nonlinearity;
 
 /// An instruction set's products of bytes, as [`Simd`] for f32.
@@ -206,7 +207,7 @@ impl Epilogue {
         simd: S,
         rows: usize,
         mut sums: *const i32,
-        f: impl Fn(S::V) -> S::V,
+        f: impl Fn(S::V) -> S::V + Copy,
     ) {
         let lanes = S::LANES;
         // SAFETY: the caller's promise for all.
@@ -393,7 +394,7 @@ unsafe fn activate_by<S: Simd>(
     g: &Int8Group,
     columns: Range<usize>,
     y: &[f32],
-    f: impl Fn(S::V) -> S::V,
+    f: impl Fn(S::V) -> S::V + Copy,
 ) {
     let panel = 2 * S::LANES;
     assert!(columns.end <= g.width && columns.len() <= panel && y.len() == g.rows * panel);
@@ -407,43 +408,7 @@ unsafe fn activate_by<S: Simd>(
             // SAFETY: `y` has two registers.
             let v = unsafe { simd.load(y.as_ptr().add(j * S::LANES)) };
             let residual = residual.map(|r| &r[j * S::LANES..][..out.len()]);
-            write(simd, v, &f, residual, order, out);
+            write(simd, v, f, residual, order, out);
         }
-    }
-}
-
-/// out = f(v) + residual, the residual in its [`Order`]; at most LANES values.
-///
-/// `f` is called itself: a call through a reference to it, as `Fn` of `&F`, would not be inlined, and neither would the
-/// instructions in it.
-#[inline(always)]
-pub(super) fn write<S: Simd>(
-    simd: S,
-    v: S::V,
-    f: &impl Fn(S::V) -> S::V,
-    residual: Option<&[f32]>,
-    order: Order,
-    out: &mut [f32],
-) {
-    let v = match residual {
-        None => (*f)(v),
-        Some(residual) => {
-            let residual = if residual.len() == S::LANES {
-                // SAFETY: the slice has LANES values.
-                unsafe { simd.load(residual.as_ptr()) }
-            } else {
-                load_part(simd, residual)
-            };
-            match order {
-                Order::AfterActivation => simd.add((*f)(v), residual),
-                Order::BeforeActivation => (*f)(simd.add(v, residual)),
-            }
-        }
-    };
-    if out.len() == S::LANES {
-        // SAFETY: the slice has LANES values.
-        unsafe { simd.store(v, out.as_mut_ptr()) };
-    } else {
-        store_part(simd, v, out);
     }
 }

@@ -22,6 +22,10 @@ pub trait Weights: Send + Sync {
     /// The element type, for display.
     const NAME: &'static str;
 
+    /// Most rows of a product.
+    #[doc(hidden)]
+    const MOST_ROWS: usize = MOST_ROWS;
+
     /// Rows of x.
     #[doc(hidden)]
     type Rows<'a>: Rows;
@@ -66,7 +70,7 @@ impl<T: Copy> Rows for (&[f32], T) {
     }
 }
 
-/// A product of at most [`MOST_ROWS`] rows with the weights.
+/// A product of at most [`Weights::MOST_ROWS`] rows with the weights.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 pub struct Product<'a> {
@@ -119,7 +123,7 @@ impl<W: Weights> Packed<W> {
         if out.is_empty() {
             return;
         }
-        for (first, rows) in blocks(m, MOST_ROWS) {
+        for (first, rows) in blocks(m, W::MOST_ROWS) {
             let product = Product {
                 rows,
                 k,

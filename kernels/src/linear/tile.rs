@@ -2,9 +2,9 @@
 
 use super::pack::blocks;
 use crate::activation::activated;
-use crate::dispatch::LinearGroup;
+use crate::dispatch::{LinearGroup, Order, Residual};
 use crate::simd::{Simd, Tile, load_part, store_part};
-use pinhole_model::Activation;
+use crate::types::Nonlinearity;
 
 /// Values of a cache line.
 const LINE: usize = 16;
@@ -161,7 +161,7 @@ pub(crate) unsafe fn group<S: Simd>(simd: S, g: &LinearGroup, sums: &mut [f32]) 
             let bias = &panel[..S::COLUMNS];
             let sums = &sums[p * panel_sums + i * S::COLUMNS..][..S::COLUMNS];
             let at = i * g.width + first;
-            let residual = g.residual.map(|r| &r[at..][..width]);
+            let residual = g.residual.map(|r| r.part(at, width));
             // SAFETY: `out` has row i and the columns first .. first + width, which only this group accesses.
             let out = unsafe { std::slice::from_raw_parts_mut(g.out.add(at), width) };
             let one = simd.splat(1.0);
@@ -170,19 +170,20 @@ pub(crate) unsafe fn group<S: Simd>(simd: S, g: &LinearGroup, sums: &mut [f32]) 
     }
 }
 
-/// out [width] = activation(sums · scale + bias) + residual, for width <= sums.len().
+/// out [width] = activation(sums · scale + bias) + residual, the residual in its [`Order`], for width <= sums.len().
 #[inline(always)]
 pub(crate) fn epilogue<S: Simd>(
     simd: S,
     sums: &[f32],
     scale: S::V,
     bias: &[f32],
-    activation: Option<Activation>,
-    residual: Option<&[f32]>,
+    activation: Option<Nonlinearity>,
+    residual: Option<Residual>,
     out: &mut [f32],
 ) {
     assert!(sums.len() == bias.len() && out.len() <= sums.len());
     assert!(sums.len().is_multiple_of(S::LANES));
+    let order = residual.map_or(Order::AfterActivation, |r| r.order);
     for (j, out) in out.chunks_mut(S::LANES).enumerate() {
         let at = j * S::LANES;
         // SAFETY: at + LANES is at most the length of both.
@@ -193,20 +194,51 @@ pub(crate) fn epilogue<S: Simd>(
                 simd.load(bias.as_ptr().add(at)),
             )
         };
-        let mut y = activated(simd, sum, activation);
-        if out.len() == S::LANES {
-            if let Some(residual) = residual {
-                let residual = &residual[at..][..S::LANES];
+        let residual = residual.map(|r| &r.values[at..][..out.len()]);
+        write(
+            simd,
+            sum,
+            #[inline(always)]
+            |v| activated(simd, v, activation),
+            residual,
+            order,
+            out,
+        );
+    }
+}
+
+/// out = f(v) + residual, the residual in its [`Order`]; at most LANES values.
+///
+/// `f` is the function itself: a call through a reference to it, as `Fn` of `&F`, would not be inlined, and neither would the
+/// instructions in it.
+#[inline(always)]
+pub(crate) fn write<S: Simd>(
+    simd: S,
+    v: S::V,
+    f: impl Fn(S::V) -> S::V,
+    residual: Option<&[f32]>,
+    order: Order,
+    out: &mut [f32],
+) {
+    let v = match residual {
+        None => f(v),
+        Some(residual) => {
+            let residual = if residual.len() == S::LANES {
                 // SAFETY: the slice has LANES values.
-                y = simd.add(y, unsafe { simd.load(residual.as_ptr()) });
+                unsafe { simd.load(residual.as_ptr()) }
+            } else {
+                load_part(simd, residual)
+            };
+            match order {
+                Order::AfterActivation => simd.add(f(v), residual),
+                Order::BeforeActivation => f(simd.add(v, residual)),
             }
-            // SAFETY: the chunk has LANES values.
-            unsafe { simd.store(y, out.as_mut_ptr()) };
-        } else {
-            if let Some(residual) = residual {
-                y = simd.add(y, load_part(simd, &residual[at..]));
-            }
-            store_part(simd, y, out);
         }
+    };
+    if out.len() == S::LANES {
+        // SAFETY: the slice has LANES values.
+        unsafe { simd.store(v, out.as_mut_ptr()) };
+    } else {
+        store_part(simd, v, out);
     }
 }

@@ -239,7 +239,7 @@ fn channels_first(x: &[f32], images: usize, channels: usize) -> Vec<f32> {
         .collect()
 }
 
-fn window(kernel: usize, stride: usize, dilation: usize, padding: usize) -> Window {
+pub(super) fn window(kernel: usize, stride: usize, dilation: usize, padding: usize) -> Window {
     Window {
         kernel: [kernel; 2],
         stride: [stride; 2],

@@ -4,6 +4,7 @@ mod affine;
 mod attention;
 mod convolution;
 mod elementwise;
+mod float_convolution;
 mod half;
 mod int8;
 mod linear;

@@ -16,7 +16,7 @@ mod tests;
 
 use std::collections::HashMap;
 
-use pinhole_bundle::dialect;
+use pinhole_bundle::dialect::{self, ChannelOrder};
 use tract_onnx::pb::{GraphProto, NodeProto, TensorProto};
 
 use super::attributes;
@@ -328,8 +328,8 @@ fn compute(node: &Node) -> Result<Computed, String> {
         "QLinearMatMul" => products::matmul(node, 0, 3),
         "Gemm" => products::gemm(node),
         "Einsum" => products::einsum(node),
-        "Conv" | "ConvInteger" => convolutions::conv(node, 1),
-        "QLinearConv" => convolutions::conv(node, 3),
+        "Conv" | "ConvInteger" => convolutions::conv(node, 1, ChannelOrder::First),
+        "QLinearConv" => convolutions::conv(node, 3, ChannelOrder::First),
         "ConvTranspose" => convolutions::transposed(node),
         "MaxPool" | "AveragePool" => convolutions::pool(node),
         "GlobalAveragePool" | "GlobalMaxPool" | "GlobalLpPool" => {

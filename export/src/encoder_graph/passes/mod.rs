@@ -2,7 +2,9 @@
 
 mod activation;
 mod attention;
+mod channels_last;
 mod constants;
+mod convolution;
 mod convolution_bias;
 mod dequantize;
 mod layer_norm;
@@ -32,10 +34,13 @@ pub(super) const ALL: &[Pass] = &[
     EncoderGraph::dequantize_constants,
     EncoderGraph::merge_convolution_biases,
     EncoderGraph::remove_no_ops,
+    EncoderGraph::replace_pixel_normalization,
+    EncoderGraph::move_channels_last,
     EncoderGraph::replace_linear,
     EncoderGraph::replace_layer_norms,
-    EncoderGraph::replace_pixel_normalization,
+    EncoderGraph::merge_into_convolutions,
     EncoderGraph::replace_activations,
+    EncoderGraph::replace_pointwise_convolutions,
     EncoderGraph::replace_attention,
     // Twice, for a transposition and a reshape.
     EncoderGraph::sink_moves,

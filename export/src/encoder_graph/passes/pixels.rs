@@ -1,6 +1,6 @@
 //! The normalisation of pixels at the input.
 
-use pinhole_bundle::dialect::Op;
+use pinhole_bundle::dialect::{ChannelOrder, Op};
 use tract_onnx::pb::{NodeProto, tensor_proto::DataType};
 
 use crate::encoder_graph::graph::{EncoderGraph, is_standard};
@@ -55,7 +55,7 @@ impl EncoderGraph {
         ];
         Ok(Some(replacement(
             node,
-            Op::NormalizePixels,
+            Op::NormalizePixels(ChannelOrder::First),
             vec![pixels.clone()],
             attributes,
         )))

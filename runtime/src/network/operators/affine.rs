@@ -2,7 +2,7 @@
 
 use pinhole_bundle::dialect::{Op, Range};
 use pinhole_kernels::{
-    Affine, ConvolutionWeights, ImageLayout, PackedConvolution, PackedLinearAffine, Window,
+    Affine, ConvolutionWeights, ImageLayout, PackedConvolution, PackedLinearAffine,
 };
 use pinhole_model::Activation;
 use tract_onnx::model::ParsingContext;
@@ -14,7 +14,8 @@ use super::linear::linear_shape;
 use super::operator::{Built, Compute, build, floats};
 use super::parameters::{folder, shape, tensor, weight};
 use super::weights::Packed;
-use crate::network::{attributes, initializer};
+use super::window;
+use crate::network::initializer;
 
 /// How x is quantised; `None` if that is computed at run time, as by DynamicQuantizeLinear.
 pub(super) fn affine_of(
@@ -163,39 +164,14 @@ struct AffineConvolution {
     x_affine: Option<Affine>,
 }
 
-/// The greatest side of a kernel and the greatest stride. Larger ones could claim much memory for little data.
-const MOST_SIDE: usize = 64;
-
-/// The greatest distance of a kernel's first and last tap, and the most padding, as of [`MOST_SIDE`].
-const MOST_REACH: usize = 128;
-
 pub(super) fn convolution(context: &ParsingContext, node: &NodeProto, range: Range) -> Built {
     let x_affine = affine_of(context, node, range)?;
     let operands = Operands::read(context, node, 4)?;
     let &[outputs, group_inputs, height, width] = &operands.dims[..] else {
         bail!("weight: expected 4 dimensions, found {:?}", operands.dims);
     };
-    let pads = numbers::<4>(node, "pads", 0, MOST_REACH)?;
-    let window = Window {
-        kernel: [height, width],
-        stride: numbers(node, "strides", 1, MOST_SIDE)?,
-        dilation: numbers(node, "dilations", 1, MOST_REACH)?,
-        padding: pads,
-    };
-    for (side, dilation) in window.kernel.into_iter().zip(window.dilation) {
-        ensure!(
-            (1..=MOST_SIDE).contains(&side) && (side - 1) * dilation <= MOST_REACH,
-            "weight: expected a kernel of 1 to {MOST_SIDE} that reaches {MOST_REACH} pixels, found {:?}, {dilation} apart",
-            window.kernel
-        );
-    }
-    let groups = attributes::integer(node, "group", 0);
-    let groups = usize::try_from(groups).unwrap_or(0);
-    let inputs = group_inputs.checked_mul(groups).filter(|&i| i > 0);
-    let inputs = inputs.filter(|_| outputs.is_multiple_of(groups));
-    let inputs = inputs.with_context(|| {
-        format!("group: expected a divisor of {outputs} outputs, found {groups}")
-    })?;
+    let window = window::read(node, [height, width])?;
+    let (inputs, groups) = window::channels(node, group_inputs, outputs)?;
     let weights = ConvolutionWeights {
         values: &operands.weight,
         scales: &operands.scale,
@@ -210,23 +186,6 @@ pub(super) fn convolution(context: &ParsingContext, node: &NodeProto, range: Ran
         x_affine,
     };
     build(Op::AffineConvolution(range), layer)
-}
-
-/// An attribute of N numbers from `least` to `most`.
-fn numbers<const N: usize>(
-    node: &NodeProto,
-    name: &str,
-    least: usize,
-    most: usize,
-) -> TractResult<[usize; N]> {
-    let found = attributes::integers(node, name);
-    let all = found.iter().map(|&v| usize::try_from(v).ok());
-    let all: Option<Vec<usize>> = all
-        .map(|v| v.filter(|v| (least..=most).contains(v)))
-        .collect();
-    all.and_then(|all| all.try_into().ok()).with_context(|| {
-        format!("{name}: expected {N} numbers from {least} to {most}, found {found:?}")
-    })
 }
 
 impl Compute for AffineConvolution {

@@ -1,6 +1,6 @@
 //! Elementwise operators.
 
-use pinhole_bundle::dialect::{Op, Range};
+use pinhole_bundle::dialect::{ChannelOrder, Op, Range};
 use pinhole_kernels::{self as kernels, Affine};
 use pinhole_model::Activation;
 use tract_onnx::model::ParsingContext;
@@ -72,11 +72,18 @@ impl Compute for Activate {
     }
 }
 
-/// The normalised value of each pixel value, per channel.
 #[derive(Debug)]
-struct NormalizePixels(Box<[[f32; 256]; 3]>);
+struct NormalizePixels {
+    /// The normalised value of each pixel value, per channel.
+    values: Box<[[f32; 256]; 3]>,
+    order: ChannelOrder,
+}
 
-pub(super) fn normalize_pixels(context: &ParsingContext, node: &NodeProto) -> Built {
+pub(super) fn normalize_pixels(
+    context: &ParsingContext,
+    node: &NodeProto,
+    order: ChannelOrder,
+) -> Built {
     let (scale, shape) = weight(context, node, "scale", 1)?;
     let (offset, found) = weight(context, node, "offset", 1)?;
     ensure!(
@@ -89,7 +96,10 @@ pub(super) fn normalize_pixels(context: &ParsingContext, node: &NodeProto) -> Bu
             *value = pixel as f32 * scale[channel] + offset[channel];
         }
     }
-    build(Op::NormalizePixels, NormalizePixels(values))
+    build(
+        Op::NormalizePixels(order),
+        NormalizePixels { values, order },
+    )
 }
 
 impl Compute for NormalizePixels {
@@ -97,7 +107,10 @@ impl Compute for NormalizePixels {
         let &[n, height, width, 3] = inputs[0] else {
             bail!("pixels: expected [N, H, W, 3], found {:?}", inputs[0]);
         };
-        Ok(tvec![n, 3, height, width])
+        Ok(match self.order {
+            ChannelOrder::First => tvec![n, 3, height, width],
+            ChannelOrder::Last => tvec![n, height, width, 3],
+        })
     }
 
     fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
@@ -106,10 +119,19 @@ impl Compute for NormalizePixels {
         };
         let size = height * width;
         let pixels = inputs[0].try_as_plain_ram()?.as_slice::<u8>()?;
+        if self.order == ChannelOrder::Last {
+            let [red, green, blue] = &*self.values;
+            let pixels = pixels.as_chunks::<3>().0;
+            for (out, pixel) in output.as_chunks_mut::<3>().0.iter_mut().zip(pixels) {
+                let [r, g, b] = pixel.map(usize::from);
+                *out = [red[r], green[g], blue[b]];
+            }
+            return Ok(());
+        }
         let images = pixels.chunks_exact((3 * size).max(1));
         for (image, output) in images.zip(output.chunks_exact_mut((3 * size).max(1))) {
             for (channel, output) in output.chunks_exact_mut(size).enumerate() {
-                let values = &self.0[channel];
+                let values = &self.values[channel];
                 for (out, pixel) in output.iter_mut().zip(image.as_chunks::<3>().0) {
                     *out = values[usize::from(pixel[channel])];
                 }

@@ -2,6 +2,7 @@
 
 mod affine;
 mod attention;
+mod convolution;
 mod elementwise;
 mod linear;
 mod norm;
@@ -12,6 +13,7 @@ mod patch_embedding;
 mod quantized_linear;
 mod token_embedding;
 pub(super) mod weights;
+mod window;
 
 use std::sync::LazyLock;
 
@@ -59,7 +61,8 @@ fn function<const F16: bool>(context: &ParsingContext, node: &NodeProto) -> Buil
         Op::Attention(_) => attention::attention(node, op),
         Op::L2Normalize => build(op, norm::L2Normalize),
         Op::Activate(activation) => build(op, elementwise::Activate(activation)),
-        Op::NormalizePixels => elementwise::normalize_pixels(context, node),
+        Op::NormalizePixels(order) => elementwise::normalize_pixels(context, node, order),
+        Op::Convolution(layer) => convolution::convolution(context, node, layer),
         Op::FakeQuantize(range) => elementwise::fake_quantize(context, node, range),
         Op::QuantizedTable => elementwise::lookup_table(context, node),
         Op::AffineLinear(range, activation) => affine::linear(context, node, range, activation),

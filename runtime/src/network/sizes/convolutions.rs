@@ -1,5 +1,7 @@
 //! Sizes of convolutions, pools and resized images.
 
+use pinhole_bundle::dialect::ChannelOrder;
+
 use super::{Computed, Node, Value, count};
 use crate::network::attributes;
 
@@ -102,9 +104,16 @@ fn sides<'a>(node: &Node<'a>) -> Result<(&'a [usize], &'a [usize]), String> {
     }
 }
 
-/// Sizes of a convolution whose weight `[M, C / group, ..]` is the input `weight`.
-pub(super) fn conv(node: &Node, weight: usize) -> Result<Computed, String> {
-    let (shape, sides) = sides(node)?;
+/// Sizes of a convolution whose weight `[M, C / group, ..]` is the input `weight`; x and the result have the channels in
+/// this order.
+pub(super) fn conv(node: &Node, weight: usize, order: ChannelOrder) -> Result<Computed, String> {
+    let (shape, sides) = match (order, node.shape(0)?) {
+        (ChannelOrder::First, _) => sides(node)?,
+        (ChannelOrder::Last, &[n, ref sides @ .., channels]) if sides.len() == 2 => {
+            (&[n, channels][..], sides)
+        }
+        (ChannelOrder::Last, _) => return node.refuse(0, "[N, H, W, C]"),
+    };
     let filter = node.shape(weight)?;
     let group = usize::try_from(node.integer("group", 1)).unwrap_or(0);
     let (channels, outputs) = match filter {
@@ -130,6 +139,9 @@ pub(super) fn conv(node: &Node, weight: usize) -> Result<Computed, String> {
     let mut result = vec![shape[0], outputs];
     for (axis, &size) in sides.iter().enumerate() {
         result.push(window.output(axis, size)?);
+    }
+    if order == ChannelOrder::Last {
+        result[1..].rotate_left(1);
     }
     let products = count(&result)?.saturating_mul(count(&filter[1..])?);
     Ok(Computed {

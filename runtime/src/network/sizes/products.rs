@@ -1,6 +1,6 @@
 //! Sizes of matrix products, and of the dialect's functions, which are products and their neighbours.
 
-use pinhole_bundle::dialect::{AttentionInput, Op};
+use pinhole_bundle::dialect::{AttentionInput, ChannelOrder, Op};
 
 use super::{Computed, Node, broadcast, convolutions, count};
 use crate::network::attributes;
@@ -147,12 +147,21 @@ pub(super) fn dialect(node: &Node) -> Result<Computed, String> {
             | Op::QuantizedTable,
             _,
         ) => Ok(Computed::one(first.to_vec())),
-        (Op::NormalizePixels, &[n, height, width, 3]) => {
+        (Op::NormalizePixels(ChannelOrder::First), &[n, height, width, 3]) => {
             Ok(Computed::one(vec![n, 3, height, width]))
         }
-        (Op::NormalizePixels, _) => node.refuse(0, "[N, H, W, 3]"),
-        (Op::AffineConvolution(_), [_, _, _, _]) => convolutions::conv(node, weight_input(op)?),
+        (Op::NormalizePixels(ChannelOrder::Last), [_, _, _, 3]) => {
+            Ok(Computed::one(first.to_vec()))
+        }
+        (Op::NormalizePixels(_), _) => node.refuse(0, "[N, H, W, 3]"),
+        (Op::AffineConvolution(_), [_, _, _, _]) => {
+            convolutions::conv(node, weight_input(op)?, ChannelOrder::First)
+        }
         (Op::AffineConvolution(_), _) => node.refuse(0, "[N, C, H, W]"),
+        (Op::Convolution(_), [_, _, _, _]) => {
+            convolutions::conv(node, weight_input(op)?, ChannelOrder::Last)
+        }
+        (Op::Convolution(_), _) => node.refuse(0, "[N, H, W, C]"),
     }
 }
 

@@ -1,0 +1,352 @@
+use pinhole_model::Activation;
+use proptest::prelude::*;
+
+use super::convolution::window;
+use super::{UNIT, Values, assert_bit_identical_for_any_threads, edges, float, poison, vectors};
+use crate::dispatch::{Kernels, SCALAR};
+use crate::{FloatConvolutionWeights, Nonlinearity, PackedFloatConvolution, Window, reference};
+
+#[derive(Clone, Debug)]
+struct Case {
+    images: usize,
+    image: [usize; 2],
+    inputs: usize,
+    outputs: usize,
+    groups: usize,
+    window: Window,
+    activation: Option<Nonlinearity>,
+    bias: bool,
+    residual: bool,
+}
+
+/// The vector variants and the scalar one.
+fn all() -> Vec<Kernels> {
+    let vectors = vectors().into_iter().map(float);
+    vectors.chain([SCALAR]).collect()
+}
+
+impl Case {
+    fn new(image: [usize; 2], [inputs, outputs, groups]: [usize; 3], window: Window) -> Self {
+        Case {
+            images: 1,
+            image,
+            inputs,
+            outputs,
+            groups,
+            window,
+            activation: None,
+            bias: !(image[0] + outputs).is_multiple_of(3),
+            residual: false,
+        }
+    }
+
+    fn weight_len(&self) -> usize {
+        self.outputs * (self.inputs / self.groups) * self.window.kernel[0] * self.window.kernel[1]
+    }
+
+    fn x(&self) -> Values {
+        Values::new(2, self.images * self.image[0] * self.image[1] * self.inputs)
+    }
+
+    fn out_len(&self) -> usize {
+        let [h, w] = self.window.output(self.image).unwrap_or([0, 0]);
+        self.images * h * w * self.outputs
+    }
+
+    fn weights<'a>(&self, values: &'a [f32], bias: &'a [f32]) -> FloatConvolutionWeights<'a> {
+        FloatConvolutionWeights {
+            values,
+            bias: self.bias.then_some(bias),
+            outputs: self.outputs,
+            inputs: self.inputs,
+            groups: self.groups,
+        }
+    }
+
+    fn by(&self, kernels: Kernels, x: &[f32]) -> Vec<f32> {
+        let (values, bias) = (
+            Values::new(3, self.weight_len()),
+            Values::new(4, self.outputs),
+        );
+        let weights = self.weights(&values, &bias);
+        let layer = PackedFloatConvolution::pack(kernels, weights, self.window);
+        let residual = Values::new(5, self.out_len());
+        let mut out = Values::new(6, self.out_len());
+        poison();
+        let residual = self.residual.then_some(&*residual);
+        layer.apply(
+            x,
+            self.images,
+            self.image,
+            self.activation,
+            residual,
+            &mut out,
+        );
+        out.to_vec()
+    }
+
+    /// The reference's result, and the sums of magnitudes that its rounding errors are relative to.
+    fn expected(&self) -> (Vec<f32>, Vec<f32>) {
+        let magnitude = |values: &[f32]| values.iter().map(|v| v.abs()).collect::<Vec<_>>();
+        let (x, values) = (self.x(), Values::new(3, self.weight_len()));
+        let (bias, residual) = (Values::new(4, self.outputs), Values::new(5, self.out_len()));
+        let by = |x: &[f32], values: &[f32], bias: &[f32], residual: &[f32], activation| {
+            let mut out = vec![0.0; self.out_len()];
+            let (size, out_size) = (x.len() / self.images, self.out_len() / self.images);
+            for i in 0..self.images {
+                let part = |from: &'_ [f32]| from[i * out_size..][..out_size].to_vec();
+                reference::float_convolution(
+                    &x[i * size..][..size],
+                    self.image,
+                    &self.weights(values, bias),
+                    &self.window,
+                    activation,
+                    self.residual.then(|| part(residual)).as_deref(),
+                    &mut out[i * out_size..][..out_size],
+                );
+            }
+            out
+        };
+        let expected = by(&x, &values, &bias, &residual, self.activation);
+        let [x, values, bias, residual] = [&x, &values, &bias, &residual].map(|v| magnitude(v));
+        (expected, by(&x, &values, &bias, &residual, None))
+    }
+
+    #[track_caller]
+    fn check(&self, kernels: Kernels) {
+        let found = self.by(kernels, &self.x());
+        let (expected, magnitudes) = self.expected();
+        assert_eq!(found.len(), expected.len());
+        let terms = self.weight_len() / self.outputs + 2;
+        for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            // The activation functions are at most 1.2 times as steep as their argument.
+            let bound = 2.4 * terms as f64 * UNIT * f64::from(magnitudes[at]) + 5e-7;
+            let error = (f64::from(*found) - f64::from(*expected)).abs();
+            assert!(
+                error <= bound,
+                "{}: {self:?}: output {at}: expected {expected}, found {found}",
+                kernels.name
+            );
+        }
+    }
+}
+
+/// Channels around the tiles', pixels around their rows, in dense convolutions; channels that are no multiple of 4.
+#[test]
+fn dense_tile_edges() {
+    for kernels in all() {
+        let (rows, columns) = kernels
+            .float
+            .map_or((2, 2), |v| (v.shape().rows, v.shape().columns));
+        for (i, &n) in edges(columns).iter().enumerate() {
+            for (j, &pixels) in edges(rows).iter().enumerate() {
+                for inputs in [2, 3, 16, 17] {
+                    for kernel in [1, 3] {
+                        let window = window(kernel, 1, 1, kernel / 2);
+                        let mut case = Case::new([2, pixels], [inputs, n, 1], window);
+                        case.residual = (i + j) % 2 == 0;
+                        case.activation = [None, Some(Nonlinearity::RELU)][j % 2];
+                        case.check(kernels);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// More values under the window than a block of k.
+#[test]
+fn deep_convolutions() {
+    for kernels in all() {
+        for inputs in [40, 61, 64] {
+            Case::new([4, 5], [inputs, 9, 1], window(3, 1, 1, 1)).check(kernels);
+        }
+    }
+}
+
+/// Each kernel size, stride and dilation of depthwise convolutions, with channels around a block's.
+#[test]
+fn depthwise_edges() {
+    for kernels in all() {
+        for kernel in [1, 2, 3, 4, 5, 7, 9] {
+            for (stride, dilation) in [(1, 1), (2, 1), (3, 1), (1, 2), (2, 3)] {
+                for (channels, multiplier) in [(1, 1), (15, 1), (16, 1), (35, 1), (9, 2)] {
+                    let mut case = Case::new(
+                        [9, 11],
+                        [channels, channels * multiplier, channels],
+                        window(kernel, stride, dilation, (kernel - 1) * dilation / 2),
+                    );
+                    case.residual = channels % 2 == 0;
+                    case.activation = [None, Some(Nonlinearity::RELU)][kernel % 2];
+                    case.check(kernels);
+                }
+            }
+        }
+    }
+}
+
+/// Images of one pixel, padding larger than the kernel, padding on one side only, kernels that are not square.
+#[test]
+fn window_edges() {
+    let uneven = Window {
+        kernel: [3, 5],
+        stride: [2, 1],
+        dilation: [1, 2],
+        padding: [0, 4, 3, 5],
+    };
+    let line = Window {
+        kernel: [1, 7],
+        stride: [1, 3],
+        dilation: [1, 1],
+        padding: [0, 3, 0, 3],
+    };
+    let windows = [
+        window(3, 1, 1, 1),
+        window(3, 2, 1, 4),
+        window(5, 1, 3, 9),
+        window(1, 2, 1, 1),
+        window(1, 1, 1, 0),
+        uneven,
+        line,
+    ];
+    for kernels in all() {
+        for image in [[1, 1], [1, 6], [5, 1], [4, 7]] {
+            for window in windows {
+                for channels in [[20, 20, 20], [6, 9, 3], [8, 12, 2], [5, 4, 1], [3, 6, 3]] {
+                    Case::new(image, channels, window).check(kernels);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_and_residuals() {
+    let activations = [
+        Some(Nonlinearity::Mlp(Activation::Gelu)),
+        Some(Nonlinearity::Mlp(Activation::QuickGelu)),
+        Some(Nonlinearity::Mlp(Activation::GeluTanh)),
+        Some(Nonlinearity::Clamp {
+            low: 0.0,
+            high: 6.0,
+        }),
+        Some(Nonlinearity::RELU),
+        Some(Nonlinearity::Silu),
+        Some(Nonlinearity::HardSwish),
+    ];
+    for kernels in all() {
+        for activation in activations {
+            for channels in [[40, 40, 40], [10, 70, 1]] {
+                for residual in [false, true] {
+                    let mut case = Case::new([6, 5], channels, window(3, 1, 1, 1));
+                    case.activation = activation;
+                    case.residual = residual;
+                    case.check(kernels);
+                }
+            }
+        }
+    }
+}
+
+/// The reference on numbers computed by hand: a 2 x 2 kernel with stride 2 on 3 x 3 pixels with padding below and right, of
+/// two groups of one channel.
+#[test]
+fn reference_by_hand() {
+    let weights = FloatConvolutionWeights {
+        values: &[1.0, 2.0, 3.0, 4.0, 0.0, -2.0, -1.0, 9.0],
+        bias: Some(&[100.0, 0.0]),
+        outputs: 2,
+        inputs: 1,
+        groups: 1,
+    };
+    let window = Window {
+        kernel: [2, 2],
+        stride: [2, 2],
+        dilation: [1, 1],
+        padding: [0, 0, 1, 1],
+    };
+    let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0];
+    let mut out = [0.0; 8];
+    let (activation, residual) = (Some(Nonlinearity::RELU), Some(&[1.0; 8][..]));
+    reference::float_convolution(
+        &x,
+        [3, 3],
+        &weights,
+        &window,
+        activation,
+        residual,
+        &mut out,
+    );
+    // Output 0: 1 + 4 + 12 + 20 = 37, 3 + 18 = 21, 7 + 16 = 23, 9. Output 1: -4 - 4 + 45 = 37, -6, -16, 0.
+    assert_eq!(out, [138.0, 38.0, 122.0, 0.0, 124.0, 0.0, 110.0, 1.0]);
+}
+
+/// A NaN reaches the outputs whose windows hold it, and no other image.
+#[test]
+fn images_are_independent() {
+    for kernels in all() {
+        for channels in [[24, 24, 24], [5, 40, 1]] {
+            let mut case = Case::new([7, 6], channels, window(3, 1, 1, 1));
+            case.images = 3;
+            case.check(kernels);
+            let mut x = case.x().to_vec();
+            let size = x.len() / 3;
+            // The first channel of the corner's pixel, which is under four windows.
+            x[size] = f32::NAN;
+            let out = case.by(kernels, &x);
+            let counts: Vec<usize> = out
+                .chunks_exact(out.len() / 3)
+                .map(|image| image.iter().filter(|v| v.is_nan()).count())
+                .collect();
+            let reached = if channels[2] == 1 { channels[1] } else { 1 };
+            assert_eq!(counts, [0, 4 * reached, 0], "{}", kernels.name);
+        }
+    }
+}
+
+#[test]
+fn bit_identical_for_any_number_of_threads() {
+    for kernels in all() {
+        for (image, channels, kernel) in [
+            ([40, 30], [16, 40, 1], 3),
+            ([7, 7], [64, 130, 1], 3),
+            ([40, 41], [40, 40, 40], 3),
+            ([12, 12], [64, 128, 2], 3),
+            ([40, 40], [64, 64, 1], 1),
+        ] {
+            let case = Case::new(image, channels, window(kernel, 1, 1, kernel / 2));
+            let x = case.x();
+            assert_bit_identical_for_any_threads(|| case.by(kernels, &x));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..Default::default() })]
+    #[test]
+    fn any_shape(
+        image in [1usize..14, 1usize..14],
+        kernel in [1usize..6, 1usize..6],
+        stride in [1usize..4, 1usize..4],
+        dilation in [1usize..3, 1usize..3],
+        padding in [0usize..5, 0usize..5, 0usize..5, 0usize..5],
+        groups in 1usize..20,
+        inputs in 1usize..6,
+        outputs in 1usize..4,
+        residual: bool,
+    ) {
+        let window = Window { kernel, stride, dilation, padding };
+        let mut case = Case::new(image, [inputs * groups, outputs * groups, groups], window);
+        case.residual = residual;
+        for kernels in all() {
+            case.check(kernels);
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "x: [1, 2, 5, 3]")]
+fn wrong_length_panics_with_the_name() {
+    let case = Case::new([2, 5], [3, 4, 1], window(1, 1, 1, 0));
+    case.by(SCALAR, &case.x()[1..]);
+}
