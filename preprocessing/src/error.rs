@@ -83,4 +83,7 @@ pub enum Error {
     /// The pixels cannot be written as PNG.
     #[error("cannot write a PNG file: {0}")]
     Encode(String),
+    /// The pixels cannot be written as JPEG.
+    #[error("cannot write a JPEG file: {0}")]
+    EncodeJpeg(String),
 }

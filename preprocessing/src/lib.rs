@@ -3,6 +3,7 @@
 mod apply;
 mod decode;
 mod decode_options;
+mod encode;
 mod error;
 mod files;
 mod image;
