@@ -7,38 +7,22 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use pinhole::internal::{json_path, printable_path};
+use pinhole::internal::{ImageAnswer, LatencyMs, json_path, printable_path};
 use pinhole::{RgbImage, Score};
 use serde::Serialize;
 
 use crate::cli::{ClassifyArgs, EmbedArgs, OutputArgs};
-use crate::output::{self, LatencyMs, TopClass, top_classes};
+use crate::output;
 use crate::{mistakes, open};
-
-#[derive(Serialize)]
-struct ClassifyLine<'a> {
-    image: Cow<'a, str>,
-    top: Vec<TopClass<'a>>,
-    score: &'static str,
-    unknown: bool,
-    latency_ms: LatencyMs,
-}
 
 pub(crate) fn classify(args: &ClassifyArgs) -> Result<ExitCode> {
     let classifier = open::conditional(&args.bundle, &args.conditional)?;
     for_each_image(&args.images, &args.output, |path, image, decode| {
         let answer = classifier.classify(image)?;
-        let latency_ms = LatencyMs::new(decode, &answer.latency);
         let mut out = output::stdout();
         if args.output.json {
-            let line = ClassifyLine {
-                image: json_path(path),
-                top: top_classes(&answer.ranking, args.top),
-                score: answer.score.name(),
-                unknown: answer.unknown,
-                latency_ms,
-            };
-            return out.json(&line);
+            let image = Some(json_path(path));
+            return out.json(&ImageAnswer::new(image, &answer, args.top, decode));
         }
         // Softmax is what readers expect of percentages.
         let kind = match answer.score {
@@ -49,7 +33,7 @@ pub(crate) fn classify(args: &ClassifyArgs) -> Result<ExitCode> {
             out,
             "{}  ({:.1} ms{kind})",
             printable_path(path),
-            latency_ms.total
+            LatencyMs::new(decode, &answer.latency).total
         )?;
         if answer.unknown {
             writeln!(out, "          unknown; the most similar classes:")?;

@@ -270,6 +270,24 @@ pub(crate) struct CameraArgs {
     #[command(flatten)]
     pub(crate) bundle: BundleArgs,
     #[command(flatten)]
+    pub(crate) frames: FrameArgs,
+    /// Number of classes to print
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = at_least_one)]
+    pub(crate) top: usize,
+    #[command(flatten)]
+    pub(crate) conditional: ConditionalArgs,
+    #[command(flatten)]
+    pub(crate) tracker: TrackerArgs,
+    #[command(flatten)]
+    pub(crate) threshold: NoThreshold,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// Which frames are classified.
+#[derive(Args)]
+pub(crate) struct FrameArgs {
+    #[command(flatten)]
     pub(crate) source: CameraSource,
     /// With --folder: wait for images that are added or rewritten, and classify each once it is complete
     #[arg(long, conflicts_with_all = ["mjpeg", "y4m", "device"])]
@@ -278,11 +296,6 @@ pub(crate) struct CameraArgs {
     /// is used
     #[arg(long, conflicts_with_all = ["folder", "device"])]
     pub(crate) live: bool,
-    /// Number of classes to print
-    #[arg(long, default_value_t = 5, value_name = "N", value_parser = at_least_one)]
-    pub(crate) top: usize,
-    #[command(flatten)]
-    pub(crate) conditional: ConditionalArgs,
     /// Region of interest in pixels: classify this part of each frame [default: the whole frame]
     #[arg(long, value_name = "X,Y,W,H", value_parser = rectangle)]
     pub(crate) region: Option<[u32; 4]>,
@@ -293,6 +306,14 @@ pub(crate) struct CameraArgs {
     /// more than T [default: classify every frame]
     #[arg(long, value_name = "T", value_parser = luma)]
     pub(crate) still_threshold: Option<f32>,
+    /// Report a stall after this time without a frame [default: 5; never for --folder]
+    #[arg(long, value_name = "SECONDS", value_parser = time_out)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// How answers become a state.
+#[derive(Args)]
+pub(crate) struct TrackerArgs {
     /// Time constant of the exponential smoothing of the probabilities, in classified frames; 0 turns it off, for
     /// unrelated images
     #[arg(long, default_value_t = 1.0, value_name = "FRAMES", value_parser = at_least_zero)]
@@ -306,16 +327,9 @@ pub(crate) struct CameraArgs {
     /// Minimum time between two changes of the state, also with --margin
     #[arg(long, default_value = "0", value_name = "SECONDS", value_parser = pause)]
     pub(crate) cool_down_seconds: Duration,
-    #[command(flatten)]
-    pub(crate) threshold: NoThreshold,
     /// Lead in probability (0 to 1) with which a class becomes the state at once [default: never]
     #[arg(long, value_name = "P", value_parser = share)]
     pub(crate) margin: Option<f32>,
-    /// Report a stall after this time without a frame [default: 5; never for --folder]
-    #[arg(long, value_name = "SECONDS", value_parser = time_out)]
-    pub(crate) timeout: Option<Duration>,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
 }
 
 #[derive(Args)]

@@ -5,6 +5,7 @@ mod camera_command;
 mod classes;
 mod classify;
 mod cli;
+mod frames;
 mod inspect;
 mod mistakes;
 mod open;

@@ -2,10 +2,9 @@
 
 use std::fmt::Write as _;
 use std::io::{Error, ErrorKind, StdoutLock, Write};
-use std::time::Duration;
 
 use pinhole::internal::PrintableWriter;
-use pinhole::{Latency, Ranked, note};
+use pinhole::note;
 use serde::Serialize;
 
 /// Standard output. Text written to it has no control characters, whatever names a bundle or a folder holds; errors say
@@ -67,49 +66,6 @@ fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
         }
     }
     Ok(out)
-}
-
-/// An entry of `top`.
-#[derive(Serialize)]
-pub(crate) struct TopClass<'a> {
-    class: &'a str,
-    index: usize,
-    probability: f32,
-    similarity: f32,
-}
-
-pub(crate) fn top_classes(ranking: &[Ranked], top: usize) -> Vec<TopClass<'_>> {
-    (ranking.iter().take(top))
-        .map(|c| TopClass {
-            class: &c.name,
-            index: c.index,
-            probability: c.probability,
-            similarity: c.similarity,
-        })
-        .collect()
-}
-
-/// `latency_ms`: time of each stage in milliseconds.
-#[derive(Serialize)]
-pub(crate) struct LatencyMs {
-    decode: f64,
-    preprocess: f64,
-    encode: f64,
-    head: f64,
-    pub(crate) total: f64,
-}
-
-impl LatencyMs {
-    pub(crate) fn new(decode: Duration, latency: &Latency) -> Self {
-        let ms = |d: Duration| d.as_secs_f64() * 1e3;
-        Self {
-            decode: ms(decode),
-            preprocess: ms(latency.preprocess),
-            encode: ms(latency.encode),
-            head: ms(latency.head),
-            total: ms(decode + latency.preprocess + latency.encode + latency.head),
-        }
-    }
 }
 
 /// Prints an error with its causes.

@@ -17,11 +17,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use pinhole::BoardMonitor;
 use pinhole::camera::{FrameAnswer, FrameCounters, SourceEvent, SourceEventKind};
 use pinhole::system::System;
 use sd_notify::NotifyState;
 
-use crate::board::BoardMonitor;
 use crate::bundle::{BundleWatcher, RefusedBundle, TestedBundle};
 use crate::camera::{self, CameraControl, CameraEvent};
 use crate::config::ApplianceConfig;

@@ -2,7 +2,6 @@
 
 mod access;
 pub mod app;
-mod board;
 pub mod bundle;
 mod camera;
 pub mod canvas;

@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pinhole::camera::{FrameAnswer, SceneState};
-use pinhole::{PreprocessConfig, Score};
+use pinhole::{BoardStatus, PreprocessConfig, Score};
 
-use crate::board::BoardStatus;
 use crate::bundle::TestedBundle;
 #[cfg(feature = "mqtt")]
 use crate::report::{Health, StateReport};

@@ -32,9 +32,18 @@ pub struct Classifier {
     /// Of the manifest, so that rankings share them.
     classes: Vec<Arc<str>>,
     f16_arithmetic: bool,
-    min_similarity: Option<f32>,
-    min_margin: Option<f32>,
+    unknown: UnknownThresholds,
     threads: rayon::ThreadPool,
+}
+
+/// When an answer counts as "unknown".
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct UnknownThresholds {
+    /// Cosine similarity, -1 to 1, below which the best class is unknown; `None` for no check.
+    pub min_similarity: Option<f32>,
+    /// Difference in cosine similarity between the best and the second class, 0 to 2, below which the best class is
+    /// unknown; `None` for no check.
+    pub min_margin: Option<f32>,
 }
 
 /// Options for opening a [`Classifier`].
@@ -111,8 +120,10 @@ impl ClassifierBuilder {
         let (encoder, conditional, f16_arithmetic) = loaded?;
         let manifest = bundle.manifest();
         Ok(Classifier {
-            min_similarity: self.min_similarity.or(manifest.unknown.min_similarity),
-            min_margin: self.min_margin.or(manifest.unknown.min_margin),
+            unknown: UnknownThresholds {
+                min_similarity: self.min_similarity.or(manifest.unknown.min_similarity),
+                min_margin: self.min_margin.or(manifest.unknown.min_margin),
+            },
             classes: manifest
                 .classes
                 .iter()
@@ -172,7 +183,7 @@ impl Classifier {
     /// # Errors
     /// [`Error::Image`] if the image cannot be preprocessed; [`Error::Run`] if the network fails.
     pub fn classify<'a>(&self, image: impl Into<RgbView<'a>>) -> Result<Classification, Error> {
-        self.classify_next(image.into(), None)
+        self.classify_next(image.into(), self.unknown, None)
     }
 
     /// For consecutive images of one camera: see [`Stream`].
@@ -256,6 +267,11 @@ impl Classifier {
         &self.bundle
     }
 
+    /// When an answer counts as "unknown": the bundle's thresholds, or those of the [`ClassifierBuilder`].
+    pub fn unknown_thresholds(&self) -> UnknownThresholds {
+        self.unknown
+    }
+
     /// Number of threads.
     pub fn threads(&self) -> usize {
         self.threads.current_num_threads()
@@ -275,6 +291,7 @@ impl Classifier {
     fn classify_next(
         &self,
         image: RgbView,
+        thresholds: UnknownThresholds,
         reuse: Option<&mut Reuse>,
     ) -> Result<Classification, Error> {
         let Embedding {
@@ -283,7 +300,7 @@ impl Classifier {
         } = self.embed(image)?;
         let start = Instant::now();
         let similarities = self.similarities_next(&values, reuse)?;
-        let (ranking, unknown) = self.rank(&values, &similarities);
+        let (ranking, unknown) = self.rank(&values, &similarities, thresholds);
         latency.head = start.elapsed();
         Ok(Classification {
             ranking,
@@ -314,7 +331,12 @@ impl Classifier {
     }
 
     /// All classes by falling similarity, and whether the image counts as unknown.
-    fn rank(&self, embedding: &[f32], similarities: &[f32]) -> (Vec<Ranked>, bool) {
+    fn rank(
+        &self,
+        embedding: &[f32],
+        similarities: &[f32],
+        thresholds: UnknownThresholds,
+    ) -> (Vec<Ranked>, bool) {
         let manifest = self.manifest();
         let probabilities =
             manifest
@@ -342,8 +364,8 @@ impl Classifier {
             .get(1)
             .map_or(f32::INFINITY, |second| best - second.similarity);
         let negative = self.bundle.head().negative_similarity(embedding);
-        let unknown = self.min_similarity.is_some_and(|least| best < least)
-            || self.min_margin.is_some_and(|least| margin < least)
+        let unknown = thresholds.min_similarity.is_some_and(|least| best < least)
+            || thresholds.min_margin.is_some_and(|least| margin < least)
             || negative.is_some_and(|negative| negative > best);
         (ranking, unknown)
     }
@@ -356,6 +378,7 @@ impl Classifier {
 /// `C` is `&Classifier`, or an `Arc<Classifier>` for a stream that moves to another thread.
 pub struct Stream<C> {
     classifier: C,
+    unknown: UnknownThresholds,
     reuse: Option<Reuse>,
 }
 
@@ -370,12 +393,21 @@ impl<C: Deref<Target = Classifier>> Stream<C> {
             Some(head) => head.reuse(scale)?,
             None => None,
         };
-        Ok(Self { classifier, reuse })
+        Ok(Self {
+            unknown: classifier.unknown,
+            classifier,
+            reuse,
+        })
     }
 
     /// The classifier.
     pub fn classifier(&self) -> &Classifier {
         &self.classifier
+    }
+
+    /// Uses other thresholds than the classifier's from the next image on.
+    pub fn set_unknown_thresholds(&mut self, thresholds: UnknownThresholds) {
+        self.unknown = thresholds;
     }
 
     /// Ranks the bundle's classes for the next image.
@@ -384,6 +416,6 @@ impl<C: Deref<Target = Classifier>> Stream<C> {
     /// As [`Classifier::classify`].
     pub fn classify<'a>(&mut self, image: impl Into<RgbView<'a>>) -> Result<Classification, Error> {
         self.classifier
-            .classify_next(image.into(), self.reuse.as_mut())
+            .classify_next(image.into(), self.unknown, self.reuse.as_mut())
     }
 }

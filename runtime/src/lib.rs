@@ -58,6 +58,7 @@
 //! Resizing and cropping are part of the bundle and equal Pillow's bit for bit. EXIF orientation is ignored, as in CLIP's
 //! own preprocessing, unless [`DecodeOptions::apply_orientation`] is set.
 
+mod board;
 pub mod camera;
 mod classes;
 mod classification;
@@ -68,6 +69,7 @@ mod error;
 mod hang_up;
 #[doc(hidden)]
 pub mod internal;
+mod json;
 pub mod manifest;
 mod network;
 mod panics;
@@ -77,9 +79,10 @@ mod standard_streams;
 pub mod system;
 mod text_encoder;
 
+pub use board::{BoardMonitor, BoardStatus};
 pub use classes::{change_classes, class_warnings, set_classes};
 pub use classification::{Classification, Embedding, Latency, Ranked};
-pub use classifier::{Classifier, ClassifierBuilder, Stream};
+pub use classifier::{Classifier, ClassifierBuilder, Stream, UnknownThresholds};
 pub use conditional::ConditionalMode;
 pub use error::Error;
 pub use pinhole_bundle::{Bundle, LOCK_PATIENCE, LockedBundle, Manifest};

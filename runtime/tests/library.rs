@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use pinhole::{Classifier, DecodeOptions, RgbView};
+use pinhole::{Classifier, DecodeOptions, RgbView, UnknownThresholds};
 
 #[test]
 fn threads_share_a_classifier_and_get_bit_identical_embeddings() {
@@ -119,6 +119,16 @@ fn owned_images_frames_and_streams_give_the_same_answer() {
     assert_eq!(again.ranking, expected.ranking);
     let mut stream = classifier.stream().unwrap();
     assert_eq!(stream.classify(frame).unwrap().ranking, expected.ranking);
+    // Thresholds of a stream are its own.
+    for (min_margin, unknown) in [(Some(2.0), true), (None, false)] {
+        let min_similarity = None;
+        stream.set_unknown_thresholds(UnknownThresholds {
+            min_similarity,
+            min_margin,
+        });
+        assert_eq!(stream.classify(frame).unwrap().unknown, unknown);
+    }
+    assert!(!classifier.classify(frame).unwrap().unknown);
     assert_eq!(
         classifier.embed(frame).unwrap().values,
         classifier.embed(&image).unwrap().values

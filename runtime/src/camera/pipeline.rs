@@ -88,6 +88,11 @@ where
         }
     }
 
+    /// Smooths with other options from the next frame on. The state stays.
+    pub fn set_tracker_options(&mut self, options: TrackerOptions) {
+        self.tracker.set_options(options);
+    }
+
     /// The camera.
     pub fn camera(&self) -> &Camera {
         &self.camera

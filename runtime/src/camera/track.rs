@@ -129,6 +129,11 @@ impl Tracker {
         }
     }
 
+    /// Uses other options from the next frame on. The state stays.
+    pub fn set_options(&mut self, options: TrackerOptions) {
+        self.options = options;
+    }
+
     /// `None` until a class has led for long enough.
     pub fn state(&self) -> Option<&SceneState> {
         self.state.as_ref()
@@ -303,6 +308,23 @@ mod tests {
         assert_events(options(0.0, 3, None), "aaabbabbb", &[(2, "0"), (8, "1")]);
         // Two challengers do not add up.
         assert_events(options(0.0, 2, None), "aabcbcc", &[(1, "0"), (6, "2")]);
+    }
+
+    /// If this fails, a running camera keeps the options that it started with.
+    #[test]
+    fn options_can_change_between_two_frames() {
+        let now = Instant::now();
+        let mut tracker = Tracker::new(options(0.0, 3, None));
+        let changes = |tracker: &mut Tracker, probabilities: &[f32]| {
+            tracker.update(&answer(probabilities, false), now).change
+        };
+        assert_eq!(changes(&mut tracker, &[1.0, 0.0]), None);
+        tracker.set_options(options(0.0, 1, None));
+        assert!(changes(&mut tracker, &[1.0, 0.0]).is_some());
+        assert_eq!(tracker.state().and_then(SceneState::index), Some(0));
+        tracker.set_options(options(0.0, 2, None));
+        assert_eq!(tracker.state().and_then(SceneState::index), Some(0));
+        assert_eq!(changes(&mut tracker, &[0.0, 1.0]), None);
     }
 
     /// A frame takes half a second.

@@ -5,28 +5,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pinhole::system::System;
+use crate::system::System;
 
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Temperature and throttling.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct BoardStatus {
+pub struct BoardStatus {
     /// Temperature of the processor in degrees Celsius; `None` if the system does not report it.
-    pub(crate) temperature_c: Option<f64>,
+    pub temperature_c: Option<f64>,
     /// Whether the board is throttled because of heat or low voltage.
-    pub(crate) throttled: bool,
+    pub throttled: bool,
 }
 
 /// The thread that reads the board's status. Dropping it stops the thread.
-pub(crate) struct BoardMonitor {
+pub struct BoardMonitor {
     status: Arc<Mutex<BoardStatus>>,
     stopped: Arc<AtomicBool>,
 }
 
 impl BoardMonitor {
     /// Starts the thread, which reads `system`.
-    pub(crate) fn start(system: System) -> std::io::Result<Self> {
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start(system: System) -> std::io::Result<Self> {
         let monitor = Self {
             status: Arc::default(),
             stopped: Arc::default(),
@@ -49,7 +52,7 @@ impl BoardMonitor {
     }
 
     /// The status as last read.
-    pub(crate) fn status(&self) -> BoardStatus {
+    pub fn status(&self) -> BoardStatus {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
