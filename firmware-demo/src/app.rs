@@ -212,6 +212,8 @@ impl Appliance<'_> {
             .info(&format!("bundle: {name} ({})", manifest.model.name));
         self.reporter
             .record(RecordKind::Bundle { name: name.clone() });
+        #[cfg(feature = "mqtt")]
+        self.reporter.classes(self.config, &manifest.classes);
         self.view.bundle_accepted(name, &bundle);
         if self.camera.is_some() {
             self.camera_control.replace(bundle.classifier);
@@ -267,6 +269,10 @@ impl Appliance<'_> {
             self.reporter.event(&answer, change, frame);
         }
         self.view.answered(answer);
+        #[cfg(feature = "mqtt")]
+        if let Some(frame) = self.view.frame() {
+            self.reporter.picture(frame);
+        }
         self.show();
     }
 
@@ -360,7 +366,11 @@ impl Appliance<'_> {
         let screen = (self.view).screen(self.board.status(), self.reporter.log_error());
         self.display.set(screen);
         #[cfg(feature = "mqtt")]
-        self.reporter.state(self.view.report());
+        {
+            self.reporter.state(self.view.report());
+            let diagnostics = self.view.diagnostics(self.board.status());
+            self.reporter.diagnostics(diagnostics);
+        }
     }
 
     /// Stops the camera thread and handles its last events.

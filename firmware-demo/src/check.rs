@@ -32,7 +32,7 @@ pub fn check(config: &ApplianceConfig, report: &mut dyn FnMut(Finding)) {
         report_result(check_log(log), report);
     }
     if let Some(mqtt) = &config.mqtt {
-        check_mqtt(mqtt, report);
+        check_mqtt(mqtt, bundle.as_ref(), report);
     }
     let display = check_display(config, bundle.as_ref(), &mut fonts);
     report_result(display, report);
@@ -241,7 +241,7 @@ fn check_log(log: &LogConfig) -> Result<String, String> {
 }
 
 #[cfg(feature = "mqtt")]
-fn check_mqtt(mqtt: &MqttConfig, report: &mut dyn FnMut(Finding)) {
+fn check_mqtt(mqtt: &MqttConfig, bundle: Option<&TestedBundle>, report: &mut dyn FnMut(Finding)) {
     use std::os::unix::fs::MetadataExt;
 
     report_result(
@@ -256,6 +256,22 @@ fn check_mqtt(mqtt: &MqttConfig, report: &mut dyn FnMut(Finding)) {
         }),
         report,
     );
+    if let Some(home_assistant) = mqtt.home_assistant.as_ref().filter(|h| h.enabled)
+        && let Some(bundle) = bundle
+    {
+        let classes = &bundle.classifier.manifest().classes;
+        let checked = home_assistant.check_classes(classes);
+        report_result(
+            (checked.map_err(|e| e.to_string())).map(|()| {
+                format!(
+                    "mqtt.home_assistant: announced as {:?} on {}",
+                    home_assistant.name,
+                    crate::mqtt::Publisher::announcement_topic(mqtt)
+                )
+            }),
+            report,
+        );
+    }
     if let Some(hint) = crate::mqtt::tls_hint(mqtt) {
         report(Finding::Note(format!("mqtt.port: {hint}")));
     }
@@ -272,7 +288,7 @@ fn check_mqtt(mqtt: &MqttConfig, report: &mut dyn FnMut(Finding)) {
 }
 
 #[cfg(not(feature = "mqtt"))]
-fn check_mqtt(_: &MqttConfig, report: &mut dyn FnMut(Finding)) {
+fn check_mqtt(_: &MqttConfig, _: Option<&TestedBundle>, report: &mut dyn FnMut(Finding)) {
     report(Finding::Error(
         "mqtt: this pinhole-firmware was built without the Cargo feature mqtt; build it with --features mqtt, or \
          remove the table"

@@ -17,6 +17,8 @@ pub mod log;
 pub mod mqtt;
 pub mod panel;
 #[cfg(feature = "mqtt")]
+mod picture;
+#[cfg(feature = "mqtt")]
 mod report;
 mod reporter;
 pub mod screens;

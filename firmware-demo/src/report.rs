@@ -4,6 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use crate::log::ClassScore;
+
 /// The state. Its JSON is a contract.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct StateReport {
@@ -15,6 +17,8 @@ pub(crate) struct StateReport {
     pub(crate) probability: Option<f32>,
     /// What the probability is: "softmax", one of the classes, or "sigmoid", each class by itself; null where it is.
     pub(crate) score: Option<&'static str>,
+    /// The most probable classes when it became the state, at most three, in descending order; empty without a class.
+    pub(crate) top: Vec<ClassScore>,
     /// Since when this is the class or the error: RFC 3339, UTC, in milliseconds.
     #[serde(serialize_with = "crate::log::rfc3339::serialize")]
     pub(crate) since: SystemTime,
@@ -45,5 +49,25 @@ impl StateReport {
         (&self.class, self.index, &self.error) != (&before.class, before.index, &before.error)
             || (&self.camera, &self.bundle) != (&before.camera, &before.bundle)
             || shift > JUMP
+    }
+}
+
+/// How the appliance is. Its JSON is a contract.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct DiagnosticsReport {
+    /// Temperature of the processor in degrees Celsius; null if the system does not report it.
+    pub(crate) temperature_c: Option<f64>,
+    /// Classified frames per second, smoothed; 0 while nothing is classified.
+    pub(crate) frames_per_second: f64,
+    /// Whether the board is throttled because of heat or low voltage.
+    pub(crate) throttled: bool,
+    /// The bundle: folder, number of classes, precision; null without one.
+    pub(crate) bundle: Option<String>,
+}
+
+impl DiagnosticsReport {
+    /// Whether a subscriber has to be told at once, which knows `before`.
+    pub(crate) fn differs(&self, before: &Self) -> bool {
+        (self.throttled, &self.bundle) != (before.throttled, &before.bundle)
     }
 }

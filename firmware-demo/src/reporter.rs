@@ -1,19 +1,31 @@
 //! Reports results and errors: to standard output and error, the log and the broker.
 
+#[cfg(feature = "mqtt")]
+use std::sync::Arc;
+#[cfg(feature = "mqtt")]
+use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+#[cfg(feature = "mqtt")]
+use pinhole::RgbImage;
 use pinhole::Score;
 use pinhole::camera::{FrameAnswer, StateChange};
 
 use crate::config::ApplianceConfig;
 use crate::console;
 use crate::counters::RunCounters;
-use crate::log::{ClassScore, LogStatus, LogWriter, RecordKind};
+use crate::log::{LogStatus, LogWriter, RecordKind, top_classes};
 #[cfg(feature = "mqtt")]
 use crate::mqtt::{PublishCounters, Publisher};
 #[cfg(feature = "mqtt")]
-use crate::report::StateReport;
+use crate::picture::PictureSchedule;
+#[cfg(feature = "mqtt")]
+use crate::report::{DiagnosticsReport, StateReport};
+
+/// How often the diagnostics are published while nothing important changes.
+#[cfg(feature = "mqtt")]
+const DIAGNOSTICS_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The log, the broker, and standard output and error.
 pub(crate) struct Reporter {
@@ -34,6 +46,11 @@ pub(crate) struct Reporter {
     /// The state that was last published.
     #[cfg(feature = "mqtt")]
     published: Option<StateReport>,
+    /// The diagnostics that were last published, and when.
+    #[cfg(feature = "mqtt")]
+    diagnostics: Option<(DiagnosticsReport, Instant)>,
+    #[cfg(feature = "mqtt")]
+    pictures: PictureSchedule,
     /// The broker error that was last printed.
     #[cfg(feature = "mqtt")]
     broker_error: Option<String>,
@@ -64,6 +81,10 @@ impl Reporter {
             stopped_publisher: None,
             #[cfg(feature = "mqtt")]
             published: None,
+            #[cfg(feature = "mqtt")]
+            diagnostics: None,
+            #[cfg(feature = "mqtt")]
+            pictures: PictureSchedule::new(picture_interval(config)),
             #[cfg(feature = "mqtt")]
             broker_error: None,
         })
@@ -107,19 +128,13 @@ impl Reporter {
         let event = RecordKind::Event {
             from: change.from.as_ref().map(|seen| seen.name().to_owned()),
             to: change.to.name().to_owned(),
-            top: (answer.tracked.ranking.iter().take(3))
-                .map(|class| ClassScore {
-                    class: class.name.to_string(),
-                    index: Some(class.index),
-                    probability: class.probability,
-                    similarity: class.similarity,
-                })
-                .collect(),
+            top: top_classes(&answer.tracked.ranking),
             score: Some(answer.tracked.score.name().to_owned()),
             frame,
         };
         #[cfg(feature = "mqtt")]
         if let Some(publisher) = &self.publisher {
+            self.pictures.state_changed();
             publisher.publish(&crate::log::ResultRecord::now(event.clone(), self.start));
         }
         self.record(event);
@@ -135,6 +150,44 @@ impl Reporter {
         if before.is_none_or(|before| state.differs(before)) {
             publisher.set_state(&state);
             self.published = Some(state);
+        }
+    }
+
+    /// A bundle with these classes is in use.
+    #[cfg(feature = "mqtt")]
+    pub(crate) fn classes(&self, config: &ApplianceConfig, classes: &[String]) {
+        let home_assistant = config.mqtt.as_ref().and_then(|m| m.home_assistant.as_ref());
+        if let Some(home_assistant) = home_assistant.filter(|configured| configured.enabled)
+            && let Err(e) = home_assistant.check_classes(classes)
+        {
+            self.info(&e.to_string());
+        }
+        if let Some(publisher) = &self.publisher {
+            publisher.announce(classes);
+        }
+    }
+
+    /// Publishes the diagnostics, at an interval and when something important changes.
+    #[cfg(feature = "mqtt")]
+    pub(crate) fn diagnostics(&mut self, report: DiagnosticsReport) {
+        let Some(publisher) = &self.publisher else {
+            return;
+        };
+        if (self.diagnostics.as_ref()).is_none_or(|(before, at)| {
+            report.differs(before) || at.elapsed() >= DIAGNOSTICS_INTERVAL
+        }) {
+            publisher.set_diagnostics(&report);
+            self.diagnostics = Some((report, Instant::now()));
+        }
+    }
+
+    /// Publishes the frame of the newest answer if it is time for one.
+    #[cfg(feature = "mqtt")]
+    pub(crate) fn picture(&mut self, frame: &Arc<RgbImage>) {
+        if let Some(publisher) = &self.publisher
+            && self.pictures.is_due(frame, Instant::now())
+        {
+            publisher.set_picture(frame.clone());
         }
     }
 
@@ -190,6 +243,13 @@ impl Reporter {
             counters.published_waiting = published.waiting;
         }
     }
+}
+
+#[cfg(feature = "mqtt")]
+fn picture_interval(config: &ApplianceConfig) -> Duration {
+    let home_assistant = config.mqtt.as_ref().and_then(|m| m.home_assistant.as_ref());
+    let seconds = home_assistant.map_or(0.0, |home_assistant| home_assistant.picture_seconds);
+    Duration::from_secs_f64(seconds)
 }
 
 /// The appliance does not need the broker.

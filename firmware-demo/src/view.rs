@@ -3,12 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "mqtt")]
+use pinhole::RgbImage;
 use pinhole::camera::{FrameAnswer, SceneState};
 use pinhole::{BoardStatus, PreprocessConfig, Score};
 
 use crate::bundle::TestedBundle;
 #[cfg(feature = "mqtt")]
-use crate::report::{Health, StateReport};
+use crate::log::{ClassScore, top_classes};
+#[cfg(feature = "mqtt")]
+use crate::report::{DiagnosticsReport, Health, StateReport};
 use crate::screens::{
     BootScreen, BootStep, CroppedFrame, ErrorScreen, IdleScreen, LiveScreen, Screen,
 };
@@ -33,6 +37,9 @@ pub(crate) struct View {
     state_changed: Instant,
     /// Probability of the state's class when it changed, and what it is.
     probability: Option<(f32, Score)>,
+    /// The most probable classes at that moment.
+    #[cfg(feature = "mqtt")]
+    top: Vec<ClassScore>,
     idle_after: Option<Duration>,
     rate: FrameRate,
 }
@@ -68,6 +75,8 @@ impl View {
             preprocessing: None,
             state_changed: Instant::now(),
             probability: None,
+            #[cfg(feature = "mqtt")]
+            top: vec![],
             idle_after,
             rate: FrameRate::default(),
         }
@@ -97,6 +106,10 @@ impl View {
         if answer.tracked.change.is_some() {
             self.state_changed = Instant::now();
             let best = answer.tracked.ranking.first();
+            #[cfg(feature = "mqtt")]
+            {
+                self.top = top_classes(&answer.tracked.ranking);
+            }
             self.probability = (best.filter(|_| !answer.tracked.unknown))
                 .map(|c| (c.probability, answer.tracked.score));
         }
@@ -159,6 +172,10 @@ impl View {
             index: state.and_then(SceneState::index),
             probability: probability.map(|(value, _)| value),
             score: probability.map(|(_, score)| score.name()),
+            top: match state {
+                Some(_) => self.top.clone(),
+                None => vec![],
+            },
             since: std::time::SystemTime::now() - since.elapsed(),
             error: error.map(|error| format!("{}: {}", error.title, error.reason)),
             camera: Health {
@@ -170,6 +187,23 @@ impl View {
                 error: bundle,
             },
         }
+    }
+
+    /// How the appliance is.
+    #[cfg(feature = "mqtt")]
+    pub(crate) fn diagnostics(&self, board: BoardStatus) -> DiagnosticsReport {
+        DiagnosticsReport {
+            temperature_c: board.temperature_c,
+            frames_per_second: (self.rate.per_second * 100.0).round() / 100.0,
+            throttled: board.throttled,
+            bundle: (self.preprocessing.is_some()).then(|| self.boot.bundle.clone()),
+        }
+    }
+
+    /// The frame of the newest answer, as it was classified; the previous one's if it is still.
+    #[cfg(feature = "mqtt")]
+    pub(crate) fn frame(&self) -> Option<&Arc<RgbImage>> {
+        self.live.as_ref()?.frame.as_ref().map(|frame| &frame.image)
     }
 
     /// The screen to show now. `log_error` is shown unless there is a notice.

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use pinhole_firmware::config::{
-    ApplianceConfig, ConfigError, ScreenConfig, SourceConfig, ThresholdsConfig,
+    ApplianceConfig, ConfigError, HomeAssistantConfig, ScreenConfig, SourceConfig, ThresholdsConfig,
 };
 use pinhole_firmware::panel::DisplayConfig;
 use pinhole_firmware::panel::framebuffer::FramebufferConfig;
@@ -127,6 +127,12 @@ fn example_tables_are_valid_and_state_the_defaults() {
     let minimal = parse("bundle = 'b'\nsource.command = ['c']\nmqtt.host = 'h'").unwrap();
     let minimal = minimal.mqtt.unwrap();
     assert_eq!((mqtt.port, mqtt.keep), (minimal.port, minimal.keep));
+    let tables = (blocks().into_iter().filter_map(uncommented))
+        .filter(|block| block.starts_with("[mqtt"))
+        .collect::<Vec<_>>();
+    let mqtt = parse(&with(&tables.join("\n"))).unwrap().mqtt.unwrap();
+    let home_assistant = HomeAssistantConfig::default();
+    assert_eq!(mqtt.home_assistant, Some(home_assistant));
 }
 
 #[test]
@@ -191,8 +197,17 @@ fn a_wrong_type_is_an_error_with_field_and_line() {
 #[test]
 fn the_file_lists_every_field() {
     let mut tables = vec![String::new()];
-    tables
-        .extend(["source", "thresholds", "screen", "log", "mqtt"].map(|name| format!("[{name}]")));
+    tables.extend(
+        [
+            "source",
+            "thresholds",
+            "screen",
+            "log",
+            "mqtt",
+            "mqtt.home_assistant",
+        ]
+        .map(|name| format!("[{name}]")),
+    );
     tables.extend(
         [
             "ssd1306",
@@ -225,17 +240,44 @@ fn the_file_lists_every_field() {
         };
         assert!(!known.is_empty(), "{table}: {error}");
         for field in known {
-            // A field of the top level may be a table.
-            let header = format!("[{field}]");
+            // A field may be a table of its own.
+            let header = match table.trim_matches(['[', ']']) {
+                "" => format!("[{field}]"),
+                table => format!("[{table}.{field}]"),
+            };
             let named = (block.lines()).any(|line| {
                 let line = example(line).unwrap_or(line);
                 line.starts_with(&format!("{field} = "))
             });
             assert!(
-                named || (table.is_empty() && FILE.contains(&header)),
+                named || FILE.contains(&header),
                 "{table}: expected the field {field} in the file"
             );
         }
+    }
+}
+
+#[test]
+fn invalid_fields_of_home_assistant_are_errors() {
+    for (fields, expected) in [
+        (
+            "name = ' ! '",
+            "name: expected 1 to 100 characters, one of them a letter or a digit, found \" ! \"",
+        ),
+        (
+            "prefix = 'a/#'",
+            "prefix: expected 1 to 1000 bytes without #, + and NUL",
+        ),
+        (
+            "picture_seconds = -1",
+            "picture_seconds: expected 0 to 320000000, found -1",
+        ),
+        ("binary_sensors = 'cat'", "binary_sensors: "),
+    ] {
+        let text = format!("[mqtt]\nhost = 'h'\n[mqtt.home_assistant]\n{fields}");
+        let error = parse(&with(&text)).unwrap_err().to_string();
+        let expected = format!("mqtt.home_assistant.{expected}");
+        assert!(error.contains(&expected), "{error}");
     }
 }
 

@@ -21,6 +21,7 @@ fn config(port: u16, keep: usize) -> MqttConfig {
         user: None,
         password_file: None,
         keep,
+        home_assistant: None,
     }
 }
 

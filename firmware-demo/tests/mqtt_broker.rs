@@ -6,15 +6,18 @@
 
 mod mqtt_support;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use mqtt_support::wait;
-use pinhole_firmware::config::MqttConfig;
+use pinhole::RgbImage;
+use pinhole_firmware::config::{HomeAssistantConfig, MqttConfig};
 use pinhole_firmware::mqtt::Publisher;
 use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
 
@@ -114,6 +117,7 @@ impl Mosquitto {
             user: None,
             password_file: None,
             keep,
+            home_assistant: None,
         }
     }
 
@@ -125,6 +129,8 @@ impl Mosquitto {
         client
             .subscribe(format!("{TOPIC}/#"), QoS::AtLeastOnce)
             .unwrap();
+        let announcements = "homeassistant/device/+/config";
+        client.subscribe(announcements, QoS::AtLeastOnce).unwrap();
         let (sender, receiver) = channel();
         let (subscribed, ready) = channel();
         std::thread::spawn(move || {
@@ -133,7 +139,7 @@ impl Mosquitto {
             for event in connection.iter() {
                 let gone = match event {
                     Ok(Event::Incoming(Packet::Publish(p))) => {
-                        let payload = String::from_utf8(p.payload.to_vec()).unwrap();
+                        let payload = String::from_utf8_lossy(&p.payload).into_owned();
                         sender.send((p.topic, payload, p.retain)).is_err()
                     }
                     Ok(Event::Incoming(Packet::SubAck(_))) => {
@@ -151,7 +157,9 @@ impl Mosquitto {
                 }
             }
         });
-        ready.recv_timeout(Duration::from_secs(10)).unwrap();
+        for _ in 0..2 {
+            ready.recv_timeout(Duration::from_secs(10)).unwrap();
+        }
         receiver
     }
 }
@@ -241,6 +249,80 @@ fn a_restarted_broker_receives_the_newest_events() {
     assert_eq!(next(&late), status("offline", true));
 }
 
+/// The last message of each topic, once there are `count` topics.
+#[track_caller]
+fn topics(
+    subscriber: &Receiver<(String, String, bool)>,
+    count: usize,
+) -> BTreeMap<String, (String, bool)> {
+    let mut topics = BTreeMap::new();
+    while topics.len() < count {
+        let (topic, payload, retained) = next(subscriber);
+        topics.insert(topic, (payload, retained));
+    }
+    topics
+}
+
+/// A subscriber that comes later, as Home Assistant after its restart, and one that comes after the broker's restart, know
+/// the announcement, the state, the diagnostics and the picture; the appliance has sent nothing since.
+#[test]
+fn home_assistant_knows_the_state_after_any_restart() {
+    let Some(mut broker) = Mosquitto::start(None) else {
+        return;
+    };
+    let config = MqttConfig {
+        client_id: Some("door-7".into()),
+        home_assistant: Some(HomeAssistantConfig::default()),
+        ..broker.config(20)
+    };
+    let announcement = "homeassistant/device/door-7/config".to_owned();
+    let publisher = Publisher::start(&config).unwrap();
+    publisher.announce(&["cat".into(), "dog".into()]);
+    publisher.set_state(&serde_json::json!({"class": "cat"}));
+    publisher.set_diagnostics(&serde_json::json!({"throttled": false}));
+    publisher.set_picture(Arc::new(RgbImage::new(8, 8, vec![7; 192]).unwrap()));
+    publisher.publish(&1);
+    // Events are sent after what is retained.
+    wait(&publisher, 10, |c| c.sent == 1);
+    std::thread::sleep(Duration::from_millis(200));
+    for restarted in [false, true] {
+        if restarted {
+            broker.stop();
+            broker.launch();
+        }
+        let known = topics(&broker.subscribe(&format!("late-{restarted}")), 5);
+        let state = (r#"{"class":"cat"}"#.to_owned(), true);
+        assert_eq!(known[&format!("{TOPIC}/state")], state);
+        let (message, retained) = &known[&announcement];
+        assert!(*retained);
+        let message: serde_json::Value = serde_json::from_str(message).unwrap();
+        let options = serde_json::json!(["cat", "dog", "unknown"]);
+        assert_eq!(message["components"]["class"]["options"], options);
+        assert!(known[&format!("{TOPIC}/picture")].0.contains("JFIF"));
+        let diagnostics = (r#"{"throttled":false}"#.to_owned(), true);
+        assert_eq!(known[&format!("{TOPIC}/diagnostics")], diagnostics);
+        // Home Assistant ignores a retained event: there is none.
+        assert!(!known.contains_key(TOPIC));
+    }
+    publisher.stop();
+
+    // Switched off: nothing is left but the state.
+    let off = MqttConfig {
+        home_assistant: Some(HomeAssistantConfig {
+            enabled: false,
+            ..HomeAssistantConfig::default()
+        }),
+        ..config
+    };
+    let publisher = Publisher::start(&off).unwrap();
+    publisher.publish(&2);
+    wait(&publisher, 45, |c| c.sent == 1);
+    publisher.stop();
+    let known = topics(&broker.subscribe("after"), 2);
+    let expected = [format!("{TOPIC}/state"), format!("{TOPIC}/status")];
+    assert_eq!(known.into_keys().collect::<Vec<_>>(), expected);
+}
+
 #[test]
 fn a_wrong_password_is_reported_and_the_right_one_accepted() {
     let Some(broker) = Mosquitto::start(Some(["camera", "right"])) else {
@@ -297,6 +379,7 @@ fn publishes_until_it_is_killed() {
         user: None,
         password_file: None,
         keep: 10,
+        home_assistant: None,
     })
     .unwrap();
     std::thread::sleep(Duration::from_secs(60));

@@ -81,6 +81,9 @@ fn the_state_follows_changes_failures_and_recoveries() {
         (!unknown).then_some("softmax"),
         "{class}"
     );
+    let top = class["top"].as_array().unwrap();
+    assert!(top.len() == 3, "{class}");
+    assert!(unknown || top[0]["class"] == class["class"], "{class}");
     let since = class["since"].as_str().unwrap();
     assert!(since.starts_with("20") && since.ends_with('Z'), "{class}");
     assert!(class["error"].is_null(), "{class}");
@@ -94,7 +97,9 @@ fn the_state_follows_changes_failures_and_recoveries() {
     let failed = until(&mut broker, "an error", |state| !state["error"].is_null());
     assert_eq!(failed["error"], "Camera: sh: exit status 3", "{failed}");
     assert!(
-        failed["class"].is_null() && failed["probability"].is_null(),
+        failed["class"].is_null()
+            && failed["probability"].is_null()
+            && failed["top"] == serde_json::json!([]),
         "{failed}"
     );
     let camera = serde_json::json!({"ok": false, "error": "sh: exit status 3"});

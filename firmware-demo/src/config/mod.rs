@@ -3,6 +3,7 @@
 //! `pinhole-firmware.toml` in this crate's folder lists every field with its default. The table `[display]` belongs
 //! to [`crate::panel`].
 
+mod home_assistant;
 mod log;
 mod mqtt;
 mod screen;
@@ -19,6 +20,7 @@ use crate::access::{self, Access};
 use crate::panel::DisplayConfig;
 use crate::validation::{FieldError, require};
 
+pub use home_assistant::HomeAssistantConfig;
 pub use log::LogConfig;
 pub use mqtt::MqttConfig;
 pub use screen::ScreenConfig;

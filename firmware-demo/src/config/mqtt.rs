@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::home_assistant::HomeAssistantConfig;
 use crate::identity::machine_name;
 use crate::validation::{FieldError, require};
 
@@ -30,6 +31,8 @@ pub struct MqttConfig {
     /// counted.
     #[serde(default = "keep")]
     pub keep: usize,
+    /// Announcement to Home Assistant; none if `None`.
+    pub home_assistant: Option<HomeAssistantConfig>,
 }
 
 fn port() -> u16 {
@@ -73,7 +76,8 @@ impl MqttConfig {
             )?;
         }
         let valid = (1..=1_000_000).contains(&self.keep);
-        require(valid, "mqtt.keep", "1 to 1000000", self.keep)
+        require(valid, "mqtt.keep", "1 to 1000000", self.keep)?;
+        (self.home_assistant.as_ref()).map_or(Ok(()), HomeAssistantConfig::validate)
     }
 
     /// The client identifier. By default it differs between machines, because a broker disconnects a client when another

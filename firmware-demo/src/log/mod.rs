@@ -20,6 +20,7 @@ pub use lines::MAX_LINE;
 pub use read::{LogReader, read};
 #[cfg(feature = "mqtt")]
 pub(crate) use record::rfc3339;
+pub(crate) use record::top_classes;
 pub use record::{ClassScore, RecordKind, ResultRecord};
 pub use writer::{LogStatus, LogWriter};
 

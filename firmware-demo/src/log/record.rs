@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use pinhole::Ranked;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::counters::RunCounters;
@@ -106,6 +107,17 @@ impl ResultRecord {
     pub(super) fn is_event(&self) -> bool {
         matches!(self.kind, RecordKind::Event { .. })
     }
+}
+
+/// The most probable classes of `ranking`, as they are recorded: at most three.
+pub(crate) fn top_classes(ranking: &[Ranked]) -> Vec<ClassScore> {
+    let top = ranking.iter().take(3).map(|class| ClassScore {
+        class: class.name.to_string(),
+        index: Some(class.index),
+        probability: class.probability,
+        similarity: class.similarity,
+    });
+    top.collect()
 }
 
 /// Reads null as NaN: JSON has no NaN, and serde_json writes it as null.

@@ -5,29 +5,37 @@
 //! subscriber knows it at once; it is sent again after each reconnection. While the broker is unreachable, events are
 //! queued; they are sent in order after the reconnection. An event whose acknowledgement was lost is sent again, so
 //! subscribers may receive it twice (at-least-once delivery).
+//!
+//! With `[mqtt.home_assistant]` there are three more retained messages: the announcement (`discovery.rs`), which is sent
+//! again when Home Assistant starts, `TOPIC/diagnostics` as JSON, and `TOPIC/picture` as JPEG.
 
+mod discovery;
 mod options;
 mod queue;
 mod session;
+mod topics;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use pinhole::RgbImage;
 use serde::Serialize;
 
 pub use options::MqttError;
 pub(crate) use options::tls_hint;
 pub use queue::{MAX_PAYLOAD, PublishCounters};
 
-use crate::config::MqttConfig;
-use queue::Queue;
+use crate::config::{HomeAssistantConfig, MqttConfig};
+use queue::{Content, Queue};
+use topics::Retained;
 
 /// How long stopping waits until the queued events are sent.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Publishes events from its own thread. Dropping it stops the thread as [`Publisher::stop`] does.
 pub struct Publisher {
+    config: MqttConfig,
     queue: Arc<Queue>,
     thread: Option<JoinHandle<()>>,
 }
@@ -44,6 +52,15 @@ impl Publisher {
             .build()
             .map_err(MqttError::Thread)?;
         let queue = Arc::new(Queue::new(config.keep));
+        if (config.home_assistant.as_ref()).is_some_and(|home_assistant| !home_assistant.enabled) {
+            for kind in [
+                Retained::Discovery,
+                Retained::Picture,
+                Retained::Diagnostics,
+            ] {
+                queue.retain(kind, Content::Bytes(vec![]));
+            }
+        }
         let thread = std::thread::Builder::new().name("mqtt".into());
         let thread = thread.spawn({
             let queue = Arc::clone(&queue);
@@ -57,6 +74,7 @@ impl Publisher {
         });
         Ok(Self {
             thread: Some(thread.map_err(MqttError::Thread)?),
+            config: config.clone(),
             queue,
         })
     }
@@ -69,9 +87,53 @@ impl Publisher {
         options::options(config).map(drop)
     }
 
+    /// Where the appliance is announced to Home Assistant.
+    pub(crate) fn announcement_topic(config: &MqttConfig) -> String {
+        Retained::Discovery.topic(config)
+    }
+
     /// Sets the retained state, which is sent as JSON. This never waits. A previous one that was not sent yet is skipped.
     pub fn set_state(&self, state: &impl Serialize) {
-        self.queue.set_state(serde_json::to_vec(state));
+        self.retain_json(Retained::State, state);
+    }
+
+    /// Announces the appliance to Home Assistant, with the classes of its bundle, if it is configured. This never waits.
+    pub fn announce(&self, classes: &[String]) {
+        if let Some(home_assistant) = self.home_assistant() {
+            let message = discovery::message(&self.config, home_assistant, classes);
+            self.queue
+                .retain(Retained::Discovery, Content::Bytes(message));
+        }
+    }
+
+    /// Sets the retained diagnostics, which are sent as JSON, if the appliance is announced. This never waits.
+    pub fn set_diagnostics(&self, diagnostics: &impl Serialize) {
+        if self.home_assistant().is_some() {
+            self.retain_json(Retained::Diagnostics, diagnostics);
+        }
+    }
+
+    /// Sets the retained picture, which is sent as JPEG, if the appliance is announced with one. This never waits. A
+    /// previous one that was not sent yet is skipped.
+    pub fn set_picture(&self, image: Arc<RgbImage>) {
+        if (self.home_assistant())
+            .is_some_and(|home_assistant| home_assistant.picture_seconds > 0.0)
+        {
+            self.queue.retain(Retained::Picture, Content::Image(image));
+        }
+    }
+
+    /// The configuration, if the appliance is to be announced.
+    fn home_assistant(&self) -> Option<&HomeAssistantConfig> {
+        let home_assistant = self.config.home_assistant.as_ref();
+        home_assistant.filter(|home_assistant| home_assistant.enabled)
+    }
+
+    fn retain_json(&self, kind: Retained, value: &impl Serialize) {
+        match serde_json::to_vec(value) {
+            Ok(json) => self.queue.retain(kind, Content::Bytes(json)),
+            Err(e) => (self.queue).set_error(format!("{kind:?}: cannot be written as JSON: {e}")),
+        }
     }
 
     /// Queues an event, which is sent as JSON. This never waits. If the queue is full, the oldest event is counted as

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use rumqttc::{LastWill, MqttOptions, QoS};
 
-use super::queue::MAX_PAYLOAD;
+use super::queue::MAX_RETAINED;
+use super::topics::{self, OFFLINE};
 use crate::access::{self, Access};
 use crate::config::MqttConfig;
 use crate::validation::{FieldError, require};
@@ -14,10 +15,10 @@ use crate::validation::{FieldError, require};
 const TLS_PORTS: [u16; 2] = [8883, 8884];
 
 /// Maximum number of unacknowledged packets.
-pub(super) const WINDOW: usize = 16;
+pub(super) const WINDOW: usize = 20;
 
-/// The status after the last will.
-pub(super) const OFFLINE: &str = "offline";
+/// Maximum size of a packet from the broker. Home Assistant's status is the largest.
+const MAX_RECEIVED: usize = 64 << 10;
 
 /// Keep-alive interval. A broker that is silent for up to twice as long counts as unreachable.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -50,15 +51,14 @@ pub enum MqttError {
 /// The options of a connection. Reads the password file.
 pub(super) fn options(config: &MqttConfig) -> Result<MqttOptions, MqttError> {
     check_host(config)?;
-    let topic = &config.topic;
     let mut options = MqttOptions::new(config.client_id(), config.host.trim(), config.port);
     options
         .set_keep_alive(KEEP_ALIVE)
         .set_inflight(WINDOW as u16)
-        // The limit for sending includes topic and header. Nothing large is received.
-        .set_max_packet_size(4096, MAX_PAYLOAD + 2048)
+        // The limit for sending includes topic and header.
+        .set_max_packet_size(MAX_RECEIVED, MAX_RETAINED + 2048)
         .set_last_will(LastWill::new(
-            format!("{topic}/status"),
+            topics::status(config),
             OFFLINE,
             QoS::AtLeastOnce,
             true,

@@ -1,13 +1,28 @@
-//! The queue of events for the broker.
+//! The queue of events for the broker, and its newest retained messages.
 
-use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use pinhole::RgbImage;
 use tokio::sync::Notify;
+
+use super::topics::Retained;
 
 /// Maximum size of an event in bytes: 64 KiB.
 pub const MAX_PAYLOAD: usize = 64 << 10;
+
+/// Maximum size of a retained message in bytes: 1 MiB. An announcement with many classes, or a picture.
+pub(super) const MAX_RETAINED: usize = 1 << 20;
+
+/// The content of a retained message.
+#[derive(Clone)]
+pub(super) enum Content {
+    /// Ready to be sent; an empty one removes the message from the broker.
+    Bytes(Vec<u8>),
+    /// Becomes a JPEG file when it is sent.
+    Image(Arc<RgbImage>),
+}
 
 /// Counters of events. `queued` is the sum of `sent`, `lost` and `waiting`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,9 +56,9 @@ struct State {
     next: u64,
     counters: PublishCounters,
     stop_deadline: Option<Instant>,
-    /// The retained state as JSON.
-    retained: Option<Vec<u8>>,
-    /// Number of states set so far.
+    /// The newest retained messages, each with the number of messages set before it and it.
+    retained: BTreeMap<Retained, (u64, Content)>,
+    /// Number of retained messages set so far.
     version: u64,
 }
 
@@ -64,7 +79,7 @@ impl Queue {
                 next: 0,
                 counters: PublishCounters::default(),
                 stop_deadline: None,
-                retained: None,
+                retained: BTreeMap::new(),
                 version: 0,
             }),
             keep: keep.max(1),
@@ -97,32 +112,30 @@ impl Queue {
         state.counters.last_error = Some(reason);
     }
 
-    pub(super) fn set_state(&self, payload: serde_json::Result<Vec<u8>>) {
+    /// Sets a retained message. A previous one of the kind that was not sent yet is skipped.
+    pub(super) fn retain(&self, kind: Retained, content: Content) {
         let mut state = self.lock();
-        match payload {
-            Ok(payload) if payload.len() <= MAX_PAYLOAD => {
-                state.retained = Some(payload);
-                state.version += 1;
-            }
-            Ok(payload) => {
-                state.counters.last_error = Some(format!(
-                    "state: expected at most {MAX_PAYLOAD} bytes, found {}",
-                    payload.len()
-                ));
-            }
-            Err(e) => {
-                state.counters.last_error = Some(format!("state: cannot be written as JSON: {e}"));
-            }
+        let len = match &content {
+            Content::Bytes(bytes) => bytes.len(),
+            Content::Image(_) => 0,
+        };
+        if len <= MAX_RETAINED {
+            state.version += 1;
+            let version = state.version;
+            state.retained.insert(kind, (version, content));
+        } else {
+            let found = format!("expected at most {MAX_RETAINED} bytes, found {len}");
+            state.counters.last_error = Some(format!("{kind:?}: {found}").to_lowercase());
         }
         drop(state);
         self.changed.notify_one();
     }
 
-    /// The newest state and its number, if that is larger than `sent`.
-    pub(super) fn newer_state(&self, sent: u64) -> Option<(u64, Vec<u8>)> {
+    /// The newest message of a kind and its number, if that is larger than `sent`.
+    pub(super) fn newer(&self, kind: Retained, sent: u64) -> Option<(u64, Content)> {
         let state = self.lock();
-        let newer = state.version > sent;
-        newer.then(|| Some((state.version, state.retained.clone()?)))?
+        let newest = state.retained.get(&kind);
+        newest.filter(|(version, _)| *version > sent).cloned()
     }
 
     pub(super) fn counters(&self) -> PublishCounters {

@@ -9,11 +9,14 @@ use rumqttc::{
     Packet, QoS, StateError, mqttbytes,
 };
 
-use super::options::{OFFLINE, WINDOW, options, tls_hint};
-use super::queue::Queue;
+use super::options::{WINDOW, options, tls_hint};
+use super::queue::{Content, MAX_RETAINED, Queue};
+use super::topics::{self, OFFLINE, ONLINE, Retained};
 use crate::config::MqttConfig;
 
-const ONLINE: &str = "online";
+/// Longest side in pixels and quality of published pictures.
+const PICTURE_SIDE: u32 = 1280;
+const PICTURE_QUALITY: u8 = 80;
 
 /// First and longest pause before reconnecting.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -74,13 +77,13 @@ async fn connect(options: MqttOptions, config: &MqttConfig, queue: &Queue) -> Op
     let (client, eventloop) = AsyncClient::new(options, WINDOW);
     let mut session = Session {
         client,
-        topic: &config.topic,
+        config,
         queue,
         connected: None,
         online: false,
+        subscribed: false,
         offline: OfflineStatus::Pending,
-        state_sent: 0,
-        state_in_flight: false,
+        retained: HashMap::new(),
         unsent: VecDeque::new(),
         sent: HashMap::new(),
     };
@@ -103,7 +106,7 @@ async fn connect(options: MqttOptions, config: &MqttConfig, queue: &Queue) -> Op
 /// A message that was passed to the client.
 enum InFlight {
     Event(u64),
-    State,
+    Retained(Retained),
     Online,
     Offline,
 }
@@ -117,18 +120,26 @@ enum OfflineStatus {
     Closing,
 }
 
+/// What the broker has of a retained message.
+#[derive(Default)]
+struct RetainedStatus {
+    /// Number of the message that was passed to the client last.
+    sent: u64,
+    /// Whether it is not acknowledged yet.
+    in_flight: bool,
+}
+
 struct Session<'a> {
     client: AsyncClient,
-    topic: &'a str,
+    config: &'a MqttConfig,
     queue: &'a Queue,
     /// When the broker accepted the connection.
     connected: Option<Instant>,
     online: bool,
+    /// Whether Home Assistant's status was subscribed to, if there is one.
+    subscribed: bool,
     offline: OfflineStatus,
-    /// Number of the state that was passed to the client last.
-    state_sent: u64,
-    /// Whether it is not acknowledged yet.
-    state_in_flight: bool,
+    retained: HashMap<Retained, RetainedStatus>,
     /// Passed to the client but not sent yet, in order.
     unsent: VecDeque<InFlight>,
     /// Sent, by packet identifier.
@@ -180,36 +191,95 @@ impl Session<'_> {
             return;
         }
         if !self.online {
-            self.online = self.send_retained("status", ONLINE.into(), InFlight::Online);
+            let topic = topics::status(self.config);
+            self.online = self.send_retained(topic, ONLINE.into(), InFlight::Online);
         }
-        if !self.state_in_flight
-            && let Some((number, state)) = self.queue.newer_state(self.state_sent)
-            && self.send_retained("state", state, InFlight::State)
-        {
-            (self.state_sent, self.state_in_flight) = (number, true);
+        if !self.subscribed {
+            self.subscribed = self.subscribe();
         }
-        let (client, topic) = (&self.client, self.topic);
+        for kind in Retained::ALL {
+            self.send_newest(kind);
+        }
+        let (client, topic) = (&self.client, &self.config.topic);
         let unsent = &mut self.unsent;
-        // Leave room for the state and the status messages.
-        while self.queue.send_next(WINDOW - 3, |event| {
-            let payload = event.payload.clone();
-            let accepted = client.try_publish(topic, QoS::AtLeastOnce, false, payload);
-            if accepted.is_ok() {
-                unsent.push_back(InFlight::Event(event.number));
-            }
-            accepted.is_ok()
-        }) {}
+        // Leave room for the retained and the status messages, and the subscription.
+        while self
+            .queue
+            .send_next(WINDOW - 3 - Retained::ALL.len(), |event| {
+                let payload = event.payload.clone();
+                let accepted = client.try_publish(topic, QoS::AtLeastOnce, false, payload);
+                if accepted.is_ok() {
+                    unsent.push_back(InFlight::Event(event.number));
+                }
+                accepted.is_ok()
+            })
+        {}
         let stop = self.queue.stop_deadline();
-        let all_sent =
-            || self.queue.is_empty() && self.queue.newer_state(self.state_sent).is_none();
+        let all_sent = || {
+            let newer = |kind| self.queue.newer(kind, self.sent(kind)).is_some();
+            self.queue.is_empty() && !Retained::ALL.into_iter().any(newer)
+        };
         let due = stop.is_some_and(|stop| all_sent() || Instant::now() >= stop);
-        if due && self.send_retained("status", OFFLINE.into(), InFlight::Offline) {
+        let topic = topics::status(self.config);
+        if due && self.send_retained(topic, OFFLINE.into(), InFlight::Offline) {
             self.offline = OfflineStatus::InFlight;
         }
     }
 
-    fn send_retained(&mut self, subtopic: &str, payload: Vec<u8>, message: InFlight) -> bool {
-        let topic = format!("{}/{subtopic}", self.topic);
+    /// Subscribes to Home Assistant's status, if the appliance is announced.
+    fn subscribe(&mut self) -> bool {
+        match &self.config.home_assistant {
+            Some(home_assistant) if home_assistant.enabled => {
+                let topic = topics::home_assistant_status(home_assistant);
+                (self.client.try_subscribe(topic, QoS::AtMostOnce)).is_ok()
+            }
+            _ => true,
+        }
+    }
+
+    fn sent(&self, kind: Retained) -> u64 {
+        self.retained.get(&kind).map_or(0, |status| status.sent)
+    }
+
+    /// Passes the newest message of a kind to the client, once the previous one is acknowledged.
+    fn send_newest(&mut self, kind: Retained) {
+        if self
+            .retained
+            .get(&kind)
+            .is_some_and(|status| status.in_flight)
+        {
+            return;
+        }
+        let Some((number, content)) = self.queue.newer(kind, self.sent(kind)) else {
+            return;
+        };
+        let payload = match content {
+            Content::Bytes(bytes) => Some(bytes),
+            Content::Image(image) => match image.to_jpeg(PICTURE_QUALITY, PICTURE_SIDE) {
+                Ok(jpeg) if jpeg.len() <= MAX_RETAINED => Some(jpeg),
+                Ok(jpeg) => {
+                    let found = jpeg.len();
+                    let reason = format!("expected at most {MAX_RETAINED} bytes, found {found}");
+                    self.queue.set_error(format!("picture: {reason}"));
+                    None
+                }
+                Err(e) => {
+                    self.queue.set_error(format!("picture: {e}"));
+                    None
+                }
+            },
+        };
+        let in_flight = payload.is_some();
+        let topic = kind.topic(self.config);
+        if payload
+            .is_none_or(|payload| self.send_retained(topic, payload, InFlight::Retained(kind)))
+        {
+            let sent = number;
+            (self.retained).insert(kind, RetainedStatus { sent, in_flight });
+        }
+    }
+
+    fn send_retained(&mut self, topic: String, payload: Vec<u8>, message: InFlight) -> bool {
         let accepted = self
             .client
             .try_publish(topic, QoS::AtLeastOnce, true, payload);
@@ -231,10 +301,18 @@ impl Session<'_> {
                     self.sent.insert(id, message);
                 }
             }
+            // Home Assistant has started, and has forgotten what is not retained.
+            Event::Incoming(Packet::Publish(message))
+                if !message.retain && *message.payload == *ONLINE.as_bytes() =>
+            {
+                self.retained.entry(Retained::Discovery).or_default().sent = 0;
+            }
             Event::Incoming(Packet::PubAck(acknowledged)) => {
                 match self.sent.remove(&acknowledged.pkid) {
                     Some(InFlight::Event(number)) => self.queue.acknowledge(number),
-                    Some(InFlight::State) => self.state_in_flight = false,
+                    Some(InFlight::Retained(kind)) => {
+                        self.retained.entry(kind).or_default().in_flight = false;
+                    }
                     Some(InFlight::Offline) if self.client.try_disconnect().is_ok() => {
                         self.offline = OfflineStatus::Closing;
                     }

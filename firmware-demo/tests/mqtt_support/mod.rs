@@ -39,6 +39,7 @@ pub(crate) struct Broker(pub(crate) TcpStream);
 pub(crate) enum Packet {
     Connect(Vec<u8>),
     Publish(Message),
+    Subscribe(String),
     Disconnect,
     Closed,
 }
@@ -108,12 +109,18 @@ impl Broker {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         match head[0] >> 4 {
             1 => Packet::Connect(body),
+            8 => {
+                let end = 4 + usize::from(number(2));
+                // The acknowledgement.
+                self.0.write_all(&[0x90, 3, body[0], body[1], 0]).unwrap();
+                Packet::Subscribe(text(&body[4..end]))
+            }
             3 => {
                 assert_eq!(head[0] & 0b0110, 0b0010, "QoS 1");
                 let end = 2 + usize::from(number(0));
                 Packet::Publish(Message {
                     topic: text(&body[2..end]),
-                    payload: text(&body[end + 2..]),
+                    payload: String::from_utf8_lossy(&body[end + 2..]).into_owned(),
                     retain: head[0] & 1 == 1,
                     id: number(end),
                 })
@@ -131,6 +138,18 @@ impl Broker {
     pub(crate) fn acknowledge(&mut self, id: u16) {
         let [high, low] = id.to_be_bytes();
         self.0.write_all(&[0x40, 2, high, low]).unwrap();
+    }
+
+    /// Sends a message at QoS 0.
+    pub(crate) fn publish(&mut self, topic: &str, payload: &str) {
+        let body = [
+            &[0, topic.len() as u8][..],
+            topic.as_bytes(),
+            payload.as_bytes(),
+        ]
+        .concat();
+        let packet = [&[0x30, body.len() as u8][..], &body].concat();
+        self.0.write_all(&packet).unwrap();
     }
 
     /// Reads a message.
