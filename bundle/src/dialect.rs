@@ -76,9 +76,13 @@ pub enum ChannelOrder {
 /// right) and `group` of ONNX's Conv. p and q are at most 64; padding, and the distance between the first and the last tap, at
 /// most 128.
 ///
-/// The name is `Convolution[Add][QuickGelu|Gelu|GeluTanh|Relu|Silu|HardSwish]`.
+/// In int8 each image of x is quantised at run time to 255 steps from the smallest to the largest of its values and 0, as by
+/// DynamicQuantizeLinear; the weight is s8 with a per-channel `scale` `[M]`. Sums are i32; scales, bias and what follows are
+/// f32. The name is `[Quantized]Convolution[Add][QuickGelu|Gelu|GeluTanh|Relu|Silu|HardSwish]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Convolution {
+    /// Arithmetic of the product.
+    pub storage: Storage,
     /// Whether something is added to the product with its bias.
     pub residual: Residual,
     /// Applied last.
@@ -87,10 +91,13 @@ pub struct Convolution {
 
 impl Convolution {
     /// Without activation function and residual.
-    pub const PLAIN: Self = Convolution {
-        residual: Residual::None,
-        activation: None,
-    };
+    pub const fn plain(storage: Storage) -> Self {
+        Convolution {
+            storage,
+            residual: Residual::None,
+            activation: None,
+        }
+    }
 }
 
 /// The activation functions of convolutional networks.
@@ -311,12 +318,18 @@ impl Op {
 
     /// Those of version 3.
     fn of_convolutional_networks() -> impl Iterator<Item = Op> {
-        let residuals = [Residual::None, Residual::Add].into_iter();
-        let convolutions = residuals.flat_map(|residual| {
+        let kinds = [
+            (Storage::Float, Residual::None),
+            (Storage::Float, Residual::Add),
+            (Storage::Int8, Residual::None),
+            (Storage::Int8, Residual::Add),
+        ];
+        let convolutions = kinds.into_iter().flat_map(|(storage, residual)| {
             let activations = ConvolutionActivation::ALL.map(Some);
             let all = [None].into_iter().chain(activations);
             all.map(move |activation| {
                 Op::Convolution(Convolution {
+                    storage,
                     residual,
                     activation,
                 })
@@ -405,11 +418,12 @@ impl Op {
             Op::NormalizePixels(ChannelOrder::First) => "NormalizePixels".into(),
             Op::NormalizePixels(ChannelOrder::Last) => "NormalizePixelsChannelsLast".into(),
             Op::Convolution(convolution) => {
+                let storage = convolution.storage.prefix();
                 let residual = convolution.residual.name();
                 let activation = convolution
                     .activation
                     .map_or("", ConvolutionActivation::name);
-                format!("Convolution{residual}{activation}")
+                format!("{storage}Convolution{residual}{activation}")
             }
             Op::FakeQuantize(range) => format!("{}FakeQuantize", range.prefix()),
             Op::QuantizedTable => "QuantizedTable".into(),
@@ -455,7 +469,7 @@ impl Op {
                 (_, storage) => storage.parameters(),
             },
             Op::NormalizePixels(_) => &["scale", "offset"],
-            Op::Convolution(_) => Storage::Float.parameters(),
+            Op::Convolution(convolution) => convolution.storage.parameters(),
             Op::FakeQuantize(Range::Static) => &["x_scale", "x_zero_point"],
             Op::QuantizedTable => &["x_scale", "x_zero_point", "values"],
             Op::AffineLinear(Range::Static, _) | Op::AffineConvolution(Range::Static) => &[
@@ -572,7 +586,7 @@ mod tests {
         assert_eq!(Op::named("LinearGeluAdd"), None);
         let newer = Op::named("LayerNormQuantizedLinearGeluTanh");
         assert_eq!(newer.map(Op::since), Some(2));
-        let newest = Op::named("ConvolutionAddRelu");
+        let newest = Op::named("QuantizedConvolutionAddRelu");
         assert_eq!(newest.map(Op::since), Some(3));
     }
 }

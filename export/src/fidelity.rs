@@ -173,7 +173,7 @@ impl<'a> Reference<'a> {
         Ok((fidelity, embeddings))
     }
 
-    /// Samples the inputs of every linear layer.
+    /// Samples the inputs of every linear layer and convolution.
     pub(crate) fn sample_inputs(&self, progress: &mut ExportProgress) -> Result<QuantizationPlan> {
         let mut plan = QuantizationPlan::default();
         let step = self.images.len().div_ceil(MAX_SAMPLED_IMAGES);
@@ -185,11 +185,17 @@ impl<'a> Reference<'a> {
                 let rows = patches(&pixels, self.image_size, patch);
                 plan.record(name, &rows, patch * patch * 3, count);
             }
-            self.encoder.observe(&pixels, &mut |seen| {
-                if let Some(Op::Linear(_)) = seen.function {
-                    plan.record(seen.name, seen.inputs[0], seen.width, count);
-                }
-            })?;
+            self.encoder
+                .observe(&pixels, &mut |seen| match (seen.function, seen.shape) {
+                    (Some(Op::Linear(_)), &[.., width]) => {
+                        plan.record(seen.name, seen.inputs[0], width, count);
+                    }
+                    (Some(Op::Convolution(_)), &[1, height, width, channels]) => {
+                        let shape = [height, width, channels];
+                        plan.record_image(seen.name, seen.inputs[0], shape, count);
+                    }
+                    _ => {}
+                })?;
             done += 1;
             progress(ExportStep::LayerInputs, done, count as u64);
             Ok(())
@@ -210,21 +216,43 @@ impl<'a> Reference<'a> {
             Ok(())
         })?;
         let exact: Vec<&Vec<f32>> = self.embeddings.iter().step_by(step).collect();
-        let layers = plan.layers_mut();
-        let total = layers.len() as u64;
-        for (i, layer) in layers.iter_mut().enumerate() {
-            let packed = layer.packed()?;
+        let sensitivity = |name: &str, replace: &(dyn Fn(&[u8], &mut Observed) + Sync)| {
             let mut sum = 0.0;
             for (pixels, exact) in images.iter().zip(&exact) {
                 let found = self.encoder.observe(pixels, &mut |seen| {
-                    if seen.name == layer.name {
-                        self.replace_output(layer, &packed, pixels, seen);
+                    if seen.name == name {
+                        replace(pixels, seen);
                     }
                 })?;
                 sum += 1.0 - cosine(exact, &found);
             }
-            layer.sensitivity = Some(sum / images.len() as f32);
-            progress(ExportStep::Sensitivity, i as u64 + 1, total);
+            anyhow::Ok(sum / images.len() as f32)
+        };
+        let total = plan.layers_mut().len() + plan.convolutions_mut().len();
+        let mut done = 0;
+        let mut step = || {
+            done += 1;
+            progress(ExportStep::Sensitivity, done, total as u64);
+        };
+        for layer in plan.layers_mut() {
+            let packed = layer.packed()?;
+            let found = sensitivity(&layer.name, &|pixels, seen| {
+                self.replace_output(layer, &packed, pixels, seen);
+            })?;
+            layer.sensitivity = Some(found);
+            step();
+        }
+        for layer in plan.convolutions_mut() {
+            let packed = layer.packed()?;
+            let found = sensitivity(&layer.name, &|_, seen| {
+                if let &[_, height, width, _] = seen.shape {
+                    let residual = seen.inputs.get(1).copied();
+                    let image = [height, width];
+                    layer.apply(&packed, seen.inputs[0], image, residual, seen.output);
+                }
+            })?;
+            layer.sensitivity = Some(found);
+            step();
         }
         Ok(())
     }

@@ -1,22 +1,38 @@
-//! The form of each linear layer in 8-bit integers, chosen by the quantisation error on calibration images.
+//! The form of each linear layer and convolution in 8-bit integers, chosen by the quantisation error on calibration images.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Result, ensure};
 use pinhole_kernels::{Int8Input, PackedLinear, PackedLinearInt8, Prologue};
 use pinhole_model::Activation;
 
+use crate::convolution_quantization::{FloatConvolution, LayerImages, QuantizedConvolution};
 use crate::rounding::{
-    clipped_scales, coordinate_descent, mean, mean_squares, quantize, scale_rows, scales,
+    MIN_GAIN, clipped_scales, coordinate_descent, mean, mean_squares, outlier_ratio, quantize,
+    relative_error, scale_rows, scales,
 };
 
-/// The linear layers of an image encoder: samples of their inputs, and the form chosen for each.
+/// The linear layers and convolutions of an image encoder: samples of their inputs, and the form chosen for each.
 #[derive(Default)]
 pub(crate) struct QuantizationPlan {
-    /// In the order of execution.
-    inputs: Vec<(String, LayerInputs)>,
+    /// Names in the order of execution.
+    order: Vec<String>,
+    inputs: HashMap<String, LayerInputs>,
+    images: HashMap<String, LayerImages>,
     layers: Vec<QuantizedLayer>,
+    convolutions: Vec<QuantizedConvolution>,
     float: BTreeSet<String>,
+}
+
+/// What the report says of a layer.
+struct Summary<'a> {
+    name: &'a str,
+    form: String,
+    weights: usize,
+    error: f32,
+    baseline_error: f32,
+    outlier_ratio: f32,
+    sensitivity: Option<f32>,
 }
 
 /// What a linear layer reads on the calibration images.
@@ -175,20 +191,27 @@ pub(crate) struct QuantizedLayer {
 impl QuantizationPlan {
     /// Records rows `x` of `width` values, which layer `name` reads on one of `images` images.
     pub(crate) fn record(&mut self, name: &str, x: &[f32], width: usize, images: usize) {
-        let at = self.inputs.iter().position(|(n, _)| n == name);
-        let at = at.unwrap_or_else(|| {
-            let inputs = LayerInputs {
+        let inputs = self.inputs.entry(name.into()).or_insert_with(|| {
+            self.order.push(name.into());
+            LayerInputs {
                 width,
                 range: vec![[f32::INFINITY, f32::NEG_INFINITY]; width],
                 fit: vec![],
                 held_out: vec![],
                 images_done: 0,
                 images,
-            };
-            self.inputs.push((name.into(), inputs));
-            self.inputs.len() - 1
+            }
         });
-        self.inputs[at].1.record(x);
+        inputs.record(x);
+    }
+
+    /// Records the image `x` [height, width, channels], which convolution `name` reads of one of `images` images.
+    pub(crate) fn record_image(&mut self, name: &str, x: &[f32], shape: [usize; 3], images: usize) {
+        let inputs = self.images.entry(name.into()).or_insert_with(|| {
+            self.order.push(name.into());
+            LayerImages::new(shape, images)
+        });
+        inputs.record(x);
     }
 
     /// Keeps the layers `names` in floating point.
@@ -204,6 +227,10 @@ impl QuantizationPlan {
         &mut self.layers
     }
 
+    pub(crate) fn convolutions_mut(&mut self) -> &mut [QuantizedConvolution] {
+        &mut self.convolutions
+    }
+
     /// Layer `name` in integers; its form is chosen at the first call.
     pub(crate) fn layer(
         &mut self,
@@ -214,8 +241,7 @@ impl QuantizationPlan {
         let at = match self.layers.iter().position(|l| l.name == name) {
             Some(at) => at,
             None => {
-                let inputs = self.inputs.iter().find(|(n, _)| n == name);
-                let layer = quantize_layer(name, float, origin, inputs.map(|(_, inputs)| inputs))?;
+                let layer = quantize_layer(name, float, origin, self.inputs.get(name))?;
                 self.layers.push(layer);
                 self.layers.len() - 1
             }
@@ -223,20 +249,61 @@ impl QuantizationPlan {
         Ok(&self.layers[at])
     }
 
+    /// As [`Self::layer`], of a convolution.
+    pub(crate) fn convolution(
+        &mut self,
+        name: &str,
+        float: &FloatConvolution,
+    ) -> Result<&QuantizedConvolution> {
+        let at = match self.convolutions.iter().position(|l| l.name == name) {
+            Some(at) => at,
+            None => {
+                let layer = QuantizedConvolution::fitted(name, float, self.images.get(name))?;
+                self.convolutions.push(layer);
+                self.convolutions.len() - 1
+            }
+        };
+        Ok(&self.convolutions[at])
+    }
+
+    /// Layers in integers and those that were compared with them.
+    fn summaries(&self) -> Vec<Summary<'_>> {
+        let linear = self.layers.iter().map(|l| Summary {
+            name: &l.name,
+            form: l.form(),
+            weights: l.weight.len(),
+            error: l.error,
+            baseline_error: l.baseline_error,
+            outlier_ratio: l.outlier_ratio,
+            sensitivity: l.sensitivity,
+        });
+        let convolutions = self.convolutions.iter().map(|c| Summary {
+            name: &c.name,
+            form: "u8 per image".into(),
+            weights: c.weight.len(),
+            error: c.error,
+            baseline_error: c.baseline_error,
+            outlier_ratio: c.outlier_ratio,
+            sensitivity: c.sensitivity,
+        });
+        linear.chain(convolutions).collect()
+    }
+
     /// Names of the most sensitive layers, in descending order, that together hold at most the share `max_share` of
     /// the weights.
     pub(crate) fn most_sensitive(&self, max_share: f32) -> Vec<String> {
-        let mut layers: Vec<&QuantizedLayer> = self.layers.iter().collect();
-        let sensitivity = |l: &QuantizedLayer| l.sensitivity.unwrap_or(0.0);
+        let mut layers = self.summaries();
+        layers.retain(|l| !self.is_float(l.name));
+        let sensitivity = |l: &Summary| l.sensitivity.unwrap_or(0.0);
         layers.sort_by(|a, b| sensitivity(b).total_cmp(&sensitivity(a)));
-        let total: usize = layers.iter().map(|l| l.weight.len()).sum();
+        let total: usize = layers.iter().map(|l| l.weights).sum();
         let mut left = (total as f32 * max_share) as usize;
         let mut names = vec![];
         for layer in layers {
             // A layer too large for what is left does not exclude smaller ones after it.
-            if layer.weight.len() <= left {
-                left -= layer.weight.len();
-                names.push(layer.name.clone());
+            if layer.weights <= left {
+                left -= layer.weights;
+                names.push(layer.name.to_owned());
             }
         }
         names
@@ -244,17 +311,18 @@ impl QuantizationPlan {
 
     /// The layers as a Markdown table.
     pub(crate) fn table(&self) -> String {
-        let total: f32 = self.layers.iter().filter_map(|l| l.sensitivity).sum();
+        let layers = self.summaries();
+        let total: f32 = layers.iter().filter_map(|l| l.sensitivity).sum();
         let mut table =
             "| layer | form | error | baseline | largest channel | sensitivity | share |\n\
                          |---|---|---|---|---|---|---|\n"
                 .to_owned();
-        let order = self.inputs.iter();
-        for layer in order.filter_map(|(name, _)| self.layers.iter().find(|l| l.name == *name)) {
-            let form = if self.is_float(&layer.name) {
-                "f16".to_owned()
+        let order = self.order.iter();
+        for layer in order.filter_map(|name| layers.iter().find(|l| l.name == *name)) {
+            let form = if self.is_float(layer.name) {
+                "f16"
             } else {
-                layer.form()
+                &layer.form
             };
             let [sensitivity, share] = match layer.sensitivity {
                 Some(value) => {
@@ -273,7 +341,7 @@ impl QuantizationPlan {
         }
         table
             + "\nerror: relative quantisation error of the layer's output, on held-out rows if there are two or more \
-               images. baseline: the same for s8 inputs and weights rounded to nearest. largest channel: the largest \
+               images; of a convolution, of its sums. baseline: the same for s8 inputs and weights rounded to nearest. largest channel: the largest \
                input channel relative to the median one. sensitivity: 1 - cosine of the embedding where only this \
                layer is in integers. share: of all layers' sensitivity.\n"
     }
@@ -284,8 +352,6 @@ const ALPHAS: [f32; 6] = [0.25, 0.4, 0.5, 0.6, 0.75, 0.9];
 /// No activation function goes below -0.1701: the minimum of x sigmoid(1.702 x) is -0.1636, that of GELU -0.16997 and by
 /// tanh -0.17004, all near x = -0.75. What is below -0.17 is rounded to it.
 const ACTIVATION_OFFSET: f32 = 0.17;
-/// A form must reduce the error of a simpler one to this share of it.
-const MIN_GAIN: f32 = 0.995;
 /// An error of this size is the rounding of f32 sums.
 const FLOAT_ERROR: f32 = 1e-5;
 
@@ -493,28 +559,6 @@ impl QuantizedLayer {
     }
 }
 
-/// ||found - wanted|| / ||wanted||; 0 where both are 0.
-fn relative_error(found: &[f32], wanted: &[f32]) -> f32 {
-    let square = |v: f32| f64::from(v) * f64::from(v);
-    let difference: f64 = found.iter().zip(wanted).map(|(f, w)| square(f - w)).sum();
-    let norm: f64 = wanted.iter().map(|&w| square(w)).sum();
-    if difference == 0.0 {
-        0.0
-    } else {
-        (difference / norm).sqrt() as f32
-    }
-}
-
-/// The largest value divided by the median; 0 where the median is 0.
-fn outlier_ratio(largest: &[f32]) -> f32 {
-    let mut sorted = largest.to_vec();
-    sorted.sort_by(f32::total_cmp);
-    match (sorted.last(), sorted[sorted.len() / 2]) {
-        (Some(last), median) if median > 0.0 => last / median,
-        _ => 0.0,
-    }
-}
-
 /// Divisors of the input channels: max |x|^alpha / max |w|^(1 - alpha), scaled to the geometric mean 1 (SmoothQuant,
 /// Xiao et al. 2023, equation 4). 1 for a channel without inputs or weights.
 fn smoothing(largest: &[f32], weight: &[f32], outputs: usize, alpha: f32) -> Vec<f32> {
@@ -673,7 +717,7 @@ mod tests {
             let x = vec![image as f32; 50 * 4];
             plan.record("layer", &x, 4, 100);
         }
-        let inputs = &plan.inputs[0].1;
+        let inputs = &plan.inputs["layer"];
         let rows = |x: &[f32]| x.len() / 4;
         assert!((FIT_ROWS..FIT_ROWS + 50).contains(&rows(&inputs.fit)));
         assert!((HELD_OUT_ROWS..HELD_OUT_ROWS + 50).contains(&rows(&inputs.held_out)));

@@ -3,6 +3,9 @@
 use pinhole_kernels::PackedLinear;
 use rayon::prelude::*;
 
+/// A form must reduce the error of a simpler one to this share of it.
+pub(crate) const MIN_GAIN: f32 = 0.995;
+
 /// Candidate clipping ratios: the share of an output's largest weight that becomes 127.
 const CLIP_RATIOS: [f32; 7] = [1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.75];
 
@@ -88,6 +91,28 @@ pub(crate) fn quantize(weight: &[f32], scales: &[f32]) -> (Vec<i8>, Vec<f32>) {
     let weights = weight.iter().zip(scales.iter().cycle());
     let quantized = weights.map(|(&w, &s)| round_to_nearest(w, s)).collect();
     (quantized, scales.to_vec())
+}
+
+/// ||found - wanted|| / ||wanted||; 0 where both are 0.
+pub(crate) fn relative_error(found: &[f32], wanted: &[f32]) -> f32 {
+    let square = |v: f32| f64::from(v) * f64::from(v);
+    let difference: f64 = found.iter().zip(wanted).map(|(f, w)| square(f - w)).sum();
+    let norm: f64 = wanted.iter().map(|&w| square(w)).sum();
+    if difference == 0.0 {
+        0.0
+    } else {
+        (difference / norm).sqrt() as f32
+    }
+}
+
+/// The largest value divided by the median; 0 where the median is 0.
+pub(crate) fn outlier_ratio(largest: &[f32]) -> f32 {
+    let mut sorted = largest.to_vec();
+    sorted.sort_by(f32::total_cmp);
+    match (sorted.last(), sorted[sorted.len() / 2]) {
+        (Some(last), median) if median > 0.0 => last / median,
+        _ => 0.0,
+    }
 }
 
 /// Passes of [`coordinate_descent`]; in the fourth, 1 % of the weights still change.

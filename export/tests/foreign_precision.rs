@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use common::{INT8, Scene, write_checkpoint_of};
 use pinhole::Classifier;
-use pinhole_bundle::dialect::{Linear, LinearInput, Op, Storage};
+use pinhole_bundle::dialect::{Convolution, Linear, LinearInput, Op, Storage};
 use pinhole_model::Precision;
 
 const SIZE: usize = 16;
@@ -18,15 +18,17 @@ struct Exported {
     embedding: Vec<f32>,
     /// Linear layers of the dialect.
     layers: Vec<Linear>,
+    /// Convolutions of the dialect.
+    convolutions: Vec<Convolution>,
 }
 
 fn golden(name: &str) -> PathBuf {
-    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/foreign");
+    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
     files.join(name)
 }
 
-fn export(scene: &Scene, clip: &Path, name: &str, flags: &[&str]) -> Exported {
-    let file = golden("f32.onnx");
+fn export(scene: &Scene, clip: &Path, file: &str, name: &str, flags: &[&str]) -> Exported {
+    let file = golden(file);
     let out = scene.path(name);
     let arguments = [
         "--encoder",
@@ -48,11 +50,21 @@ fn export(scene: &Scene, clip: &Path, name: &str, flags: &[&str]) -> Exported {
         Some(Op::Linear(layer)) => Some(layer),
         _ => None,
     });
+    let convolutions = operators.iter().filter_map(|o| match o.function {
+        Some(Op::Convolution(layer)) => Some(layer),
+        _ => None,
+    });
     Exported {
         embedding,
         layers: layers.collect(),
+        convolutions: convolutions.collect(),
         classifier,
     }
+}
+
+fn cosine(a: &Exported, b: &Exported) -> f32 {
+    let products = a.embedding.iter().zip(&b.embedding);
+    products.map(|(a, b)| a * b).sum()
 }
 
 #[test]
@@ -64,14 +76,10 @@ fn float_layers_are_written_in_the_precision_asked_for() {
     let export = |name: &str, flags: &[&str]| {
         // Two classes of a random model are decided by noise.
         let flags = [flags, &["--min-agreement", "0", "--calibration", &photos]].concat();
-        export(&scene, &clip, name, &flags)
+        export(&scene, &clip, "foreign/f32.onnx", name, &flags)
     };
     let count = |exported: &Exported, wanted: fn(&Linear) -> bool| {
         exported.layers.iter().filter(|l| wanted(l)).count()
-    };
-    let cosine = |a: &Exported, b: &Exported| {
-        let products = a.embedding.iter().zip(&b.embedding);
-        products.map(|(a, b)| a * b).sum::<f32>()
     };
     let f32 = export("f32", &[]);
     let all = f32.layers.len();
@@ -108,13 +116,54 @@ fn float_layers_are_written_in_the_precision_asked_for() {
     assert_eq!(again.embedding, int8.embedding);
 }
 
+/// Ten convolutions with strides, padding, dilation, groups, residuals and activation functions.
+#[test]
+fn convolutions_are_written_in_the_precision_asked_for() {
+    let scene = Scene::new("cat\ndog\n");
+    let clip = scene.path("clip");
+    write_checkpoint_of(&clip, SIZE, |_, tensor| tensor);
+    let photos = scene.photos();
+    let export = |name: &str, flags: &[&str]| {
+        let flags = [flags, &["--min-agreement", "0", "--calibration", &photos]].concat();
+        export(&scene, &clip, "foreign_convolutions/f32.onnx", name, &flags)
+    };
+    let integers = |exported: &Exported| {
+        let storage = exported.convolutions.iter().map(|c| c.storage);
+        storage.filter(|s| *s == Storage::Int8).count()
+    };
+    let f32 = export("f32", &[]);
+    let all = f32.convolutions.len();
+    // 1x1 convolutions are linear layers, as is the last projection.
+    assert!(all >= 7 && all + f32.layers.len() >= 10, "{all}");
+    assert_eq!(integers(&f32), 0);
+
+    let f16 = export("f16", &["--precision", "f16"]);
+    assert!(cosine(&f32, &f16) > 0.9999, "{}", cosine(&f32, &f16));
+    let int8 = export("int8", &["--precision", "int8", "--report"]);
+    let fidelity = int8.classifier.manifest().fidelity.unwrap();
+    println!("{fidelity:?}, {}", cosine(&f32, &int8));
+    assert_eq!((integers(&int8), int8.convolutions.len()), (all, all));
+    assert!(int8.layers.iter().all(|l| l.storage == Storage::Int8));
+    assert!(fidelity.mean_cosine > 0.99, "{fidelity:?}");
+    assert!(cosine(&f32, &int8) > 0.99, "{}", cosine(&f32, &int8));
+    // What other programs compute.
+    let flat = export("flat", &["--precision", "int8", "--flat"]);
+    assert_eq!(flat.convolutions.len() + flat.layers.len(), 0);
+    assert!(cosine(&flat, &int8) > 0.9999, "{}", cosine(&flat, &int8));
+    let size = |name: &str| {
+        let file = scene.path(name).join("image_encoder.onnx");
+        std::fs::metadata(file).unwrap().len()
+    };
+    assert!(size("int8") < size("f16") && size("f16") < size("f32"));
+}
+
 #[test]
 fn files_that_cannot_have_a_precision_are_errors() {
     let scene = Scene::new("cat\ndog\n");
     let clip = scene.path("clip");
     write_checkpoint_of(&clip, SIZE, |_, tensor| tensor);
     let run = |name: &str, flags: &[&str]| {
-        let file = golden(name);
+        let file = golden(&format!("foreign/{name}"));
         let encoder = ["--encoder", file.to_str().unwrap()];
         scene.run("onnx", &clip, &[&encoder, flags].concat())
     };

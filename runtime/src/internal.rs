@@ -11,7 +11,7 @@ pub use crate::network::attributes;
 pub use crate::network::initializer::raw as raw_tensor;
 use crate::network::{GraphKind, ImageEncoder, check_model};
 pub use crate::network::{
-    GraphValue, NetworkOperator, Observed, decode as decode_onnx, graph_values,
+    GraphValue, NetworkOperator, Observed, decode as decode_onnx, graph_values, nonlinearity,
 };
 pub use crate::panics::catch as catch_panic;
 pub use crate::selftest::cosine;

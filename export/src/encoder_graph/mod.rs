@@ -28,7 +28,8 @@ use crate::graph::proto::opset;
 use crate::quantization::QuantizationPlan;
 
 /// Rewrites `model`, which has been checked and holds all its weights, as raw bytes; `values` are known of it: what the passes recognise becomes
-/// functions of the dialect, with their bodies. With a `plan`, float linear layers become those of int8 that it chooses.
+/// functions of the dialect, with their bodies. With a `plan`, float linear layers and
+/// convolutions become those of int8 that it chooses.
 ///
 /// # Errors
 /// A node that is quantised in a way that would be computed incorrectly: its name, what was expected and found.
@@ -48,7 +49,7 @@ pub(crate) fn compile(
         graph.index();
     }
     if let Some(plan) = plan {
-        graph.quantize_linear(plan)?;
+        graph.quantize(plan)?;
         graph.index();
     }
     graph.put(proto);

@@ -1,15 +1,18 @@
 //! The bodies of convolutions, channels last.
 
-use pinhole_bundle::dialect::{Convolution, ConvolutionActivation, Residual};
+use pinhole_bundle::dialect::{Convolution, ConvolutionActivation, Residual, Storage};
 use pinhole_model::Activation;
-use tract_onnx::pb::NodeProto;
+use tract_onnx::pb::{NodeProto, tensor_proto::DataType};
 
-use super::body::{gelu, gelu_tanh, node, quick_gelu, to_float, transposed, window};
+use super::body::{
+    cast, constant, gelu, gelu_tanh, node, quick_gelu, to_float, transposed, window,
+};
+use super::proto::{float, int, ints};
 
 const TO_CHANNELS_FIRST: [i64; 4] = [0, 3, 1, 2];
 const TO_CHANNELS_LAST: [i64; 4] = [0, 2, 3, 1];
 
-pub(super) fn convolution(convolution: Convolution) -> Vec<NodeProto> {
+pub(super) fn convolution(convolution: Convolution, version: i64) -> Vec<NodeProto> {
     // The last of the three stages writes y.
     let (sum, added) = match (convolution.residual, convolution.activation) {
         (Residual::None, None) => ("y", "y"),
@@ -20,9 +23,24 @@ pub(super) fn convolution(convolution: Convolution) -> Vec<NodeProto> {
     let mut body = vec![
         to_float("weight", "weight_f32"),
         transposed("x", "image", &TO_CHANNELS_FIRST),
-        node("Conv", &["image", "weight_f32", "bias"], "output", window()),
-        transposed("output", sum, &TO_CHANNELS_LAST),
     ];
+    match convolution.storage {
+        Storage::Float => {
+            let inputs = ["image", "weight_f32", "bias"];
+            body.push(node("Conv", &inputs, "output", window()));
+            body.push(transposed("output", sum, &TO_CHANNELS_LAST));
+        }
+        Storage::Int8 => {
+            body.extend(quantized(version));
+            body.extend([
+                node("Conv", &["centred", "weight_f32"], "output", window()),
+                transposed("output", "moved", &TO_CHANNELS_LAST),
+                node("Mul", &["x_scale", "scale"], "scales", vec![]),
+                node("Mul", &["moved", "scales"], "product", vec![]),
+                node("Add", &["product", "bias"], sum, vec![]),
+            ]);
+        }
+    }
     if convolution.residual == Residual::Add {
         body.push(node("Add", &["sum", "residual"], added, vec![]));
     }
@@ -38,5 +56,43 @@ pub(super) fn convolution(convolution: Convolution) -> Vec<NodeProto> {
         ],
         Some(ConvolutionActivation::HardSwish) => vec![node("HardSwish", &[added], "y", vec![])],
     });
+    body
+}
+
+/// `image` in steps of `x_scale` [N, 1, 1, 1], less its zero point, as f32: `centred`. As DynamicQuantizeLinear, but with a
+/// scale for each image; an image of zeros gets the scale 1. In floating point, because QuantizeLinear next to a product is
+/// an invitation to fuse both in 16-bit sums, which saturate. No constant is 0: prost omits default values, and onnx's
+/// checker then reports a missing one.
+fn quantized(version: i64) -> Vec<NodeProto> {
+    let mut body = vec![constant("steps", float("value_float", 255.0))];
+    if version >= 18 {
+        body.push(constant("sides", ints("value_ints", &[1, 2, 3])));
+    }
+    let reduced = |op: &str, output: &str| {
+        let keep = int("keepdims", 1);
+        if version < 18 {
+            return node(op, &["image"], output, vec![ints("axes", &[1, 2, 3]), keep]);
+        }
+        node(op, &["image", "sides"], output, vec![keep])
+    };
+    body.extend([
+        reduced("ReduceMax", "largest"),
+        reduced("ReduceMin", "smallest"),
+        node("Relu", &["largest"], "above", vec![]),
+        node("Neg", &["smallest"], "negated", vec![]),
+        node("Relu", &["negated"], "below", vec![]),
+        node("Add", &["above", "below"], "range", vec![]),
+        cast("range", "any", DataType::Bool),
+        node("Where", &["any", "range", "steps"], "whole_range", vec![]),
+        node("Div", &["whole_range", "steps"], "x_scale", vec![]),
+        node("Div", &["below", "x_scale"], "zero", vec![]),
+        node("Round", &["zero"], "x_zero", vec![]),
+        node("Div", &["image", "x_scale"], "counted", vec![]),
+        node("Round", &["counted"], "rounded", vec![]),
+        node("Add", &["rounded", "x_zero"], "raised", vec![]),
+        node("Relu", &["raised"], "positive", vec![]),
+        node("Min", &["positive", "steps"], "limited", vec![]),
+        node("Sub", &["limited", "x_zero"], "centred", vec![]),
+    ]);
     body
 }

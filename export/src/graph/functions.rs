@@ -52,7 +52,7 @@ fn body(op: Op, version: i64) -> Vec<NodeProto> {
         Op::Activate(Activation::Gelu) => gelu("x", "y"),
         Op::Activate(Activation::GeluTanh) => gelu_tanh("x", "y"),
         Op::NormalizePixels(order) => imported_bodies::normalize_pixels(order),
-        Op::Convolution(convolution) => convolution_bodies::convolution(convolution),
+        Op::Convolution(convolution) => convolution_bodies::convolution(convolution, version),
         Op::FakeQuantize(range) => imported_bodies::fake_quantize(range),
         Op::QuantizedTable => imported_bodies::quantized_table(),
         Op::AffineLinear(range, activation) => imported_bodies::affine_linear(range, activation),

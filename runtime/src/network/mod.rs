@@ -21,6 +21,7 @@ use tract_onnx::tract_hir::internal::*;
 
 pub use check::graph_values;
 pub(crate) use check::{GraphKind, model as check_model};
+pub use operators::nonlinearity;
 use operators::{operator, weights};
 pub use sizes::GraphValue;
 
@@ -59,8 +60,8 @@ pub struct Observed<'a> {
     pub function: Option<dialect::Op>,
     /// The f32 inputs; pixels are u8.
     pub inputs: Vec<&'a [f32]>,
-    /// Length of the last axis of the first input.
-    pub width: usize,
+    /// Shape of the first input.
+    pub shape: &'a [usize],
     /// The output, which the observer may change.
     pub output: &'a mut [f32],
 }
@@ -160,7 +161,7 @@ impl ImageEncoder {
                     name: &node.name,
                     function: operator::function(node.op()),
                     inputs: floats.map(operator::floats).collect::<TractResult<_>>()?,
-                    width: inputs[0].shape().last().copied().unwrap_or(1),
+                    shape: inputs[0].shape(),
                     output: output.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?,
                 });
                 TractResult::Ok(tvec![output.into()])

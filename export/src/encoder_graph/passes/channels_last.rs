@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use pinhole::internal::attributes;
-use pinhole_bundle::dialect::{ChannelOrder, Convolution, Op};
+use pinhole_bundle::dialect::{ChannelOrder, Convolution, Op, Storage};
 use tract_onnx::pb::{NodeProto, TensorProto, tensor_proto::DataType};
 
 use crate::encoder_graph::graph::{EncoderGraph, is_standard};
@@ -492,6 +492,6 @@ fn convolution(
         ints("dilations", &window.dilations),
         int("group", window.group),
     ];
-    let op = Op::Convolution(Convolution::PLAIN);
+    let op = Op::Convolution(Convolution::plain(Storage::Float));
     replacement(node, op, vec![x], attributes)
 }

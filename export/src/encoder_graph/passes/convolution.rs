@@ -50,7 +50,7 @@ impl EncoderGraph {
         };
         let plain = |name: &str| {
             let (op, found) = read(name, 1)?;
-            (op == Convolution::PLAIN).then_some(found)
+            (op == Convolution::plain(Storage::Float)).then_some(found)
         };
         let activated = |name: &str, readers: usize, activation| {
             let (op, _) = read(name, readers)?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use pinhole::internal::check_imported;
 use pinhole_bundle::IMAGE_ENCODER;
-use pinhole_bundle::dialect::{Linear, Op, Storage};
+use pinhole_bundle::dialect::{Op, Storage};
 use pinhole_model::{Precision, PreprocessConfig};
 use prost::Message;
 use tract_onnx::pb::{
@@ -43,11 +43,11 @@ impl OnnxEncoder {
         self.write_planned(preprocessing, folder, GraphOptions::F32, plan, progress)
     }
 
-    /// [`OnnxEncoder::write`] in another precision: in int8 the float linear layers have the form that `plan` chooses for
-    /// them and records, in f16 their weights are stored in f16.
+    /// [`OnnxEncoder::write`] in another precision: in int8 the float linear layers and convolutions have the form that
+    /// `plan` chooses for them and records, in f16 their weights are stored in f16.
     ///
     /// # Errors
-    /// As [`OnnxEncoder::write`]; a weight that does not fit f16; a file without linear layers.
+    /// As [`OnnxEncoder::write`]; a weight that does not fit f16; a file without linear layers and convolutions.
     pub(crate) fn write_planned(
         &self,
         preprocessing: &PreprocessConfig,
@@ -65,17 +65,16 @@ impl OnnxEncoder {
             .map_err(anyhow::Error::msg)
             .with_context(|| self.path.display().to_string())?;
         if let Some(graph) = &mut model.graph {
-            let linear: Vec<Linear> = graph.node.iter().filter_map(linear_of).collect();
             ensure!(
-                precision == Precision::F32 || !linear.is_empty(),
-                "{}: precision {precision}: expected linear layers in floating point, found none; with --precision f32 a \
-                 quantised file keeps its integers",
+                precision == Precision::F32 || graph.node.iter().any(|n| storage_of(n).is_some()),
+                "{}: precision {precision}: expected linear layers or convolutions in floating point, found none; with \
+                 --precision f32 a quantised file keeps its integers",
                 self.path.display()
             );
             // In int8, the layers that the gate keeps.
             let half: HashSet<String> = (graph.node.iter())
-                .filter(|node| linear_of(node).is_some_and(|l| l.storage == Storage::Float))
-                .filter_map(|node| node.input.get(1).cloned())
+                .filter(|node| storage_of(node) == Some(Storage::Float))
+                .filter_map(weight_of)
                 .filter(|_| precision != Precision::F32)
                 .collect();
             let mut weights = WeightFile::create(folder, precision)?;
@@ -222,12 +221,20 @@ impl OnnxEncoder {
     }
 }
 
-/// The linear layer of the dialect that `node` is.
-fn linear_of(node: &NodeProto) -> Option<Linear> {
-    match op_of(node) {
-        Some(Op::Linear(linear)) => Some(linear),
+/// How the weight of a linear layer or convolution is stored; `None` for other nodes.
+fn storage_of(node: &NodeProto) -> Option<Storage> {
+    match op_of(node)? {
+        Op::Linear(linear) => Some(linear.storage),
+        Op::Convolution(convolution) => Some(convolution.storage),
         _ => None,
     }
+}
+
+/// The name of the parameter `weight` of a function.
+fn weight_of(node: &NodeProto) -> Option<String> {
+    let op = op_of(node)?;
+    let position = op.parameters().iter().position(|p| *p == "weight")?;
+    node.input.get(op.inputs().len() + position).cloned()
 }
 
 /// The first version of the file format that knows the operator set.

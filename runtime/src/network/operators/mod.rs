@@ -17,6 +17,7 @@ mod window;
 
 use std::sync::LazyLock;
 
+pub use convolution::nonlinearity;
 use operator::{Built, build};
 use pinhole_bundle::dialect::{AttentionInput, Op, Storage};
 use tract_onnx::model::{Onnx, ParsingContext};
