@@ -18,7 +18,8 @@ struct Network {
     constants: Vec<TensorProto>,
 }
 
-/// Constants: w [4, 4, 3, 3], p [8, 4, 1, 1], g and b [4, 1, 1] with the values 1, 2, 3, ...; v as w; shapes of tokens and of an image.
+/// Constants: w [4, 4, 3, 3], p [8, 4, 1, 1], g and b [4, 1, 1], and last [1, 1, 1, 4], with the values
+/// 1, 2, 3, ...; v as w; shapes of tokens and of an image.
 fn network() -> Network {
     let floats = |name: &str, dims: &[i64]| {
         let count = dims.iter().product::<i64>();
@@ -33,6 +34,7 @@ fn network() -> Network {
             floats("p", &[8, 4, 1, 1]),
             floats("g", &[4, 1, 1]),
             floats("b", &[1, 4, 1, 1]),
+            floats("last", &[1, 1, 1, 4]),
             int64_tensor("tokens", &[0, 4, 36]),
             int64_tensor("image", &[0, 4, 6, 6]),
         ],
@@ -153,6 +155,31 @@ fn factors_biases_residuals_and_activations_are_merged() {
         .node("Relu", "a", "b1", vec![])
         .node("Mul", "b1 g", "y", vec![])
         .becomes("Transpose ConvolutionRelu Mul Transpose");
+}
+
+/// As converters write networks that have the channels last.
+#[test]
+fn convolutions_between_transpositions_are_merged_with_their_neighbours() {
+    let first = || vec![ints("perm", &[0, 3, 1, 2])];
+    let last = || vec![ints("perm", &[0, 2, 3, 1])];
+    let graph = network()
+        .convolution("x w", "a")
+        .node("Transpose", "a", "c", last())
+        .node("Add", "c last", "d", vec![])
+        .node("Sub", "d last", "e", vec![])
+        .node("Mul", "last e", "f", vec![])
+        .node("Sub", "f last", "h", vec![])
+        .node("Relu", "h", "i", vec![])
+        .node("Transpose", "i", "j", first())
+        .convolution("j v", "y")
+        .becomes("Transpose ConvolutionRelu Convolution Transpose");
+    assert_eq!(parameter(&graph, "bias"), [-1.0, -2.0, -3.0, -4.0]);
+    assert_eq!(parameter(&graph, "weight")[36], 2.0 * 37.0);
+    // A bias less the result is no bias.
+    network()
+        .convolution("x w", "a")
+        .node("Sub", "g a", "y", vec![])
+        .becomes("Transpose Convolution Sub Transpose");
 }
 
 #[test]

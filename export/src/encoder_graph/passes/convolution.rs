@@ -76,8 +76,10 @@ impl EncoderGraph {
                 continue;
             };
             let outputs = outputs(convolution);
+            // The same for all pixels: the channels are the last axis.
             let constant = self.initial_floats(other).filter(|(values, dims)| {
-                dims.len() <= 1 && [Some(1), Some(outputs)].contains(&Some(values.len()))
+                let last = dims.last().map_or(1, |&size| size as usize);
+                dims.len() <= 4 && values.len() == last && [1, outputs].contains(&last)
             });
             let spread = |(values, _): (Vec<f32>, _)| match &values[..] {
                 [value] => vec![*value; outputs],
@@ -90,6 +92,9 @@ impl EncoderGraph {
             let neighbour = match (&*node.op_type, constant.map(spread)) {
                 ("Mul", Some(factors)) => Neighbour::Factor(factors),
                 ("Add", Some(bias)) => Neighbour::Bias(bias),
+                ("Sub", Some(bias)) if x == &node.input[0] => {
+                    Neighbour::Bias(bias.iter().map(|b| -b).collect())
+                }
                 ("Add", None) if same() && x != other => Neighbour::Residual(other.into()),
                 _ => continue,
             };

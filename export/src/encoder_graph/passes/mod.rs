@@ -36,6 +36,7 @@ pub(super) const ALL: &[Pass] = &[
     EncoderGraph::remove_no_ops,
     EncoderGraph::replace_pixel_normalization,
     EncoderGraph::move_channels_last,
+    EncoderGraph::remove_no_ops,
     EncoderGraph::replace_linear,
     EncoderGraph::replace_layer_norms,
     EncoderGraph::merge_into_convolutions,
