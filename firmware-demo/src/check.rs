@@ -247,9 +247,10 @@ fn check_mqtt(mqtt: &MqttConfig, bundle: Option<&TestedBundle>, report: &mut dyn
     report_result(
         (crate::mqtt::Publisher::check(mqtt).map_err(|e| e.to_string())).map(|()| {
             format!(
-                "mqtt: {} port {}, topic {}, client {}",
+                "mqtt: {} port {}{}, topic {}, client {}",
                 mqtt.host,
                 mqtt.port,
+                if mqtt.tls.is_some() { " with TLS" } else { "" },
                 mqtt.topic,
                 mqtt.client_id()
             )
@@ -275,14 +276,13 @@ fn check_mqtt(mqtt: &MqttConfig, bundle: Option<&TestedBundle>, report: &mut dyn
     if let Some(hint) = crate::mqtt::tls_hint(mqtt) {
         report(Finding::Note(format!("mqtt.port: {hint}")));
     }
-    let readable = |path: &&PathBuf| {
-        std::fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o004 != 0)
-    };
-    if let Some(path) = mqtt.password_file.as_ref().filter(readable) {
+    let readable =
+        |path: &Path| std::fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o004 != 0);
+    for (field, path) in mqtt.secrets().filter(|(_, path)| readable(path)) {
         let path = path.display();
         report(Finding::Note(format!(
-            "mqtt.password_file: warning: every user of this machine can read {path}; sudo chown root:pinhole {path} \
-             && sudo chmod 640 {path}"
+            "{field}: warning: every user of this machine can read {path}; sudo chown root:pinhole {path} && sudo chmod \
+             640 {path}"
         )));
     }
 }

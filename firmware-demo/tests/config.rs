@@ -204,6 +204,7 @@ fn the_file_lists_every_field() {
             "screen",
             "log",
             "mqtt",
+            "mqtt.tls",
             "mqtt.home_assistant",
         ]
         .map(|name| format!("[{name}]")),

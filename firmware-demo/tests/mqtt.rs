@@ -21,6 +21,7 @@ fn config(port: u16, keep: usize) -> MqttConfig {
         user: None,
         password_file: None,
         keep,
+        tls: None,
         home_assistant: None,
     }
 }
@@ -409,7 +410,7 @@ fn a_host_with_more_than_a_name_is_an_error_that_says_where_the_rest_belongs() {
         (
             "mqtts://broker.local:8883/",
             "broker.local",
-            &["TLS is not supported"],
+            &["[mqtt.tls]"],
         ),
         (
             "mqtt://me:s3cret@broker.local:1883",

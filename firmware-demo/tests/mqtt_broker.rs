@@ -9,7 +9,7 @@ mod mqtt_support;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use mqtt_support::wait;
 use pinhole::RgbImage;
-use pinhole_firmware::config::{HomeAssistantConfig, MqttConfig};
+use pinhole_firmware::config::{HomeAssistantConfig, MqttConfig, TlsConfig};
 use pinhole_firmware::mqtt::Publisher;
 use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
 
@@ -25,6 +25,22 @@ const TOPIC: &str = "house/door";
 
 fn required() -> bool {
     std::env::var("PINHOLE_MOSQUITTO").is_ok_and(|value| value == "required")
+}
+
+/// The certificates that `tests/tls/make` made.
+fn tls_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls")
+}
+
+/// Whom a broker accepts.
+enum Clients {
+    Anonymous,
+    /// One user with a password.
+    User([&'static str; 2]),
+    /// Everybody, over TLS.
+    Tls,
+    /// Who has a certificate, over TLS.
+    Certificate,
 }
 
 /// mosquitto on its own port, with its files in a temporary folder.
@@ -35,8 +51,8 @@ struct Mosquitto {
 }
 
 impl Mosquitto {
-    /// For anonymous users, or one user with a password. `None` if mosquitto is not installed.
-    fn start(user: Option<[&str; 2]>) -> Option<Self> {
+    /// Whom it accepts. `None` if mosquitto is not installed.
+    fn start(clients: Clients) -> Option<Self> {
         if let Err(e) = Command::new(program("mosquitto")).arg("-h").output() {
             assert!(!required(), "mosquitto: {e}");
             // Not by `eprintln`: the test harness hides its output when a test passes.
@@ -55,9 +71,18 @@ impl Mosquitto {
         let mut config = format!(
             "listener {port} 127.0.0.1\npersistence true\npersistence_location {path}/\nuser root\n"
         );
-        config += &match user {
-            None => "allow_anonymous true\n".into(),
-            Some([name, password]) => {
+        let tls = format!(
+            "allow_anonymous true\ncertfile {0}/broker.pem\nkeyfile {0}/broker.key\n",
+            tls_folder().display()
+        );
+        config += &match clients {
+            Clients::Anonymous => "allow_anonymous true\n".into(),
+            Clients::Tls => tls,
+            Clients::Certificate => {
+                let ca = tls_folder().join("ca.pem");
+                format!("{tls}cafile {}\nrequire_certificate true\n", ca.display())
+            }
+            Clients::User([name, password]) => {
                 let users = folder.path().join("users");
                 let made = Command::new("mosquitto_passwd")
                     .args(["-b", "-c"])
@@ -117,6 +142,7 @@ impl Mosquitto {
             user: None,
             password_file: None,
             keep,
+            tls: None,
             home_assistant: None,
         }
     }
@@ -206,7 +232,7 @@ fn status(text: &str, retained: bool) -> (String, String, bool) {
 /// Of the events while the broker was stopped, exactly the last `keep` arrive, in order; the others are counted as lost.
 #[test]
 fn a_restarted_broker_receives_the_newest_events() {
-    let Some(mut broker) = Mosquitto::start(None) else {
+    let Some(mut broker) = Mosquitto::start(Clients::Anonymous) else {
         return;
     };
     let away = Duration::from_secs(if required() { 60 } else { 3 });
@@ -267,7 +293,7 @@ fn topics(
 /// the announcement, the state, the diagnostics and the picture; the appliance has sent nothing since.
 #[test]
 fn home_assistant_knows_the_state_after_any_restart() {
-    let Some(mut broker) = Mosquitto::start(None) else {
+    let Some(mut broker) = Mosquitto::start(Clients::Anonymous) else {
         return;
     };
     let config = MqttConfig {
@@ -325,7 +351,7 @@ fn home_assistant_knows_the_state_after_any_restart() {
 
 #[test]
 fn a_wrong_password_is_reported_and_the_right_one_accepted() {
-    let Some(broker) = Mosquitto::start(Some(["camera", "right"])) else {
+    let Some(broker) = Mosquitto::start(Clients::User(["camera", "right"])) else {
         return;
     };
     let password_file = broker.folder.path().join("password");
@@ -349,9 +375,88 @@ fn a_wrong_password_is_reported_and_the_right_one_accepted() {
     }
 }
 
+/// Publishes an event; returns the error if it did not arrive.
+fn publish_over_tls(broker: &Mosquitto, host: &str, tls: TlsConfig) -> Result<(), String> {
+    let config = MqttConfig {
+        host: host.into(),
+        tls: Some(tls),
+        ..broker.config(10)
+    };
+    let publisher = Publisher::start(&config).unwrap();
+    publisher.publish(&1);
+    let c = wait(&publisher, 10, |c| c.last_error.is_some() || c.sent == 1);
+    match c.last_error {
+        Some(reason) => Err(reason),
+        None => Ok(()),
+    }
+}
+
+#[test]
+fn tls_needs_the_authority_of_the_broker() {
+    let Some(broker) = Mosquitto::start(Clients::Tls) else {
+        return;
+    };
+    let with_ca = |name: &str| TlsConfig {
+        ca_file: Some(tls_folder().join(name)),
+        ..TlsConfig::default()
+    };
+    for host in ["localhost", "127.0.0.1"] {
+        assert_eq!(publish_over_tls(&broker, host, with_ca("ca.pem")), Ok(()));
+    }
+    for (host, tls, expected) in [
+        // Signed by another authority, and by none of the system's.
+        (
+            "127.0.0.1",
+            with_ca("other-ca.pem"),
+            "certificate is not accepted",
+        ),
+        ("127.0.0.1", TlsConfig::default(), "mqtt.tls"),
+        ("127.0.0.1", with_ca("none.pem"), "mqtt.tls.ca_file: "),
+        (
+            "127.0.0.1",
+            with_ca("make"),
+            "expected certificates in PEM, found none",
+        ),
+    ] {
+        let reason = publish_over_tls(&broker, host, tls).unwrap_err();
+        assert!(reason.contains(expected), "{expected}: {reason}");
+    }
+    // A plain connection to the port.
+    let publisher = Publisher::start(&broker.config(10)).unwrap();
+    let c = wait(&publisher, 10, |c| c.last_error.is_some());
+    assert_eq!(c.sent, 0);
+}
+
+#[test]
+fn a_broker_may_require_a_certificate() {
+    let Some(broker) = Mosquitto::start(Clients::Certificate) else {
+        return;
+    };
+    let file = |name: &str| Some(tls_folder().join(name));
+    let with_key = |certificate: &str, key: &str| TlsConfig {
+        ca_file: file("ca.pem"),
+        certificate_file: file(certificate),
+        key_file: file(key),
+    };
+    let right = with_key("client.pem", "client.key");
+    assert_eq!(publish_over_tls(&broker, "localhost", right), Ok(()));
+    let without = TlsConfig {
+        ca_file: file("ca.pem"),
+        ..TlsConfig::default()
+    };
+    for (tls, expected) in [
+        (without, "mqtt.tls.certificate_file"),
+        (with_key("client.pem", "client.pem"), "mqtt.tls.key_file: "),
+        (with_key("client.pem", "broker.key"), "mqtt.tls.key_file: "),
+    ] {
+        let reason = publish_over_tls(&broker, "localhost", tls).unwrap_err();
+        assert!(reason.contains(expected), "{expected}: {reason}");
+    }
+}
+
 #[test]
 fn the_last_will_of_a_killed_appliance_is_offline() {
-    let Some(broker) = Mosquitto::start(None) else {
+    let Some(broker) = Mosquitto::start(Clients::Anonymous) else {
         return;
     };
     let subscriber = broker.subscribe("subscriber");
@@ -379,6 +484,7 @@ fn publishes_until_it_is_killed() {
         user: None,
         password_file: None,
         keep: 10,
+        tls: None,
         home_assistant: None,
     })
     .unwrap();

@@ -27,6 +27,7 @@ fn config(port: u16, home_assistant: HomeAssistantConfig) -> MqttConfig {
         user: None,
         password_file: None,
         keep: 10,
+        tls: None,
         home_assistant: Some(home_assistant),
     }
 }

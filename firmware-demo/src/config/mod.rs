@@ -22,7 +22,7 @@ use crate::validation::{FieldError, require};
 
 pub use home_assistant::HomeAssistantConfig;
 pub use log::LogConfig;
-pub use mqtt::MqttConfig;
+pub use mqtt::{MqttConfig, TlsConfig};
 pub use screen::ScreenConfig;
 pub use source::SourceConfig;
 pub use thresholds::ThresholdsConfig;
@@ -173,8 +173,8 @@ impl ApplianceConfig {
         if let Some(log) = &mut self.log {
             log.folder = folder.join(&log.folder);
         }
-        if let Some(password_file) = self.mqtt.as_mut().and_then(|m| m.password_file.as_mut()) {
-            *password_file = folder.join(&*password_file);
+        if let Some(mqtt) = &mut self.mqtt {
+            mqtt.resolve_paths(folder);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The table `[mqtt]`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -31,8 +31,33 @@ pub struct MqttConfig {
     /// counted.
     #[serde(default = "keep")]
     pub keep: usize,
+    /// TLS; a plain connection if `None`.
+    pub tls: Option<TlsConfig>,
     /// Announcement to Home Assistant; none if `None`.
     pub home_assistant: Option<HomeAssistantConfig>,
+}
+
+/// TLS to the broker.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsConfig {
+    /// File with the certificates of the authorities (PEM) that may have signed the broker's; the system's if `None`.
+    pub ca_file: Option<PathBuf>,
+    /// File with the appliance's own certificate (PEM), if the broker requires one.
+    pub certificate_file: Option<PathBuf>,
+    /// File with the private key of that certificate (PEM).
+    pub key_file: Option<PathBuf>,
+}
+
+impl TlsConfig {
+    fn validate(&self) -> Result<(), FieldError> {
+        let (field, missing) = match (&self.certificate_file, &self.key_file) {
+            (Some(_), None) => ("mqtt.tls.key_file", "the key of certificate_file"),
+            (None, Some(_)) => ("mqtt.tls.certificate_file", "the certificate of key_file"),
+            _ => return Ok(()),
+        };
+        require(false, field, missing, "none")
+    }
 }
 
 fn port() -> u16 {
@@ -77,7 +102,34 @@ impl MqttConfig {
         }
         let valid = (1..=1_000_000).contains(&self.keep);
         require(valid, "mqtt.keep", "1 to 1000000", self.keep)?;
+        self.tls.as_ref().map_or(Ok(()), TlsConfig::validate)?;
         (self.home_assistant.as_ref()).map_or(Ok(()), HomeAssistantConfig::validate)
+    }
+
+    pub(super) fn resolve_paths(&mut self, folder: &Path) {
+        let tls = self.tls.as_mut();
+        let tls = tls.map(|tls| {
+            [
+                &mut tls.ca_file,
+                &mut tls.certificate_file,
+                &mut tls.key_file,
+            ]
+        });
+        let files = tls.into_iter().flatten().chain([&mut self.password_file]);
+        for file in files.flatten() {
+            *file = folder.join(&*file);
+        }
+    }
+
+    /// The files with secrets, each with its field.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let key = self.tls.as_ref().and_then(|tls| tls.key_file.as_deref());
+        [
+            ("mqtt.password_file", self.password_file.as_deref()),
+            ("mqtt.tls.key_file", key),
+        ]
+        .into_iter()
+        .filter_map(|(field, path)| Some((field, path?)))
     }
 
     /// The client identifier. By default it differs between machines, because a broker disconnects a client when another

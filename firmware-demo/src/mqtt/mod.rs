@@ -1,4 +1,4 @@
-//! Publishes events to an MQTT broker (MQTT 3.1.1, without TLS).
+//! Publishes events to an MQTT broker (MQTT 3.1.1, plain or over TLS).
 //!
 //! Events are JSON with QoS 1 on the configured topic. `TOPIC/status` is `online` or `offline`, retained; the last will
 //! sets it to `offline` when the connection is lost. `TOPIC/state` is the newest state as JSON, retained, so that a
@@ -10,9 +10,12 @@
 //! again when Home Assistant starts, `TOPIC/diagnostics` as JSON, and `TOPIC/picture` as JPEG.
 
 mod discovery;
+mod error;
+mod file;
 mod options;
 mod queue;
 mod session;
+mod tls;
 mod topics;
 
 use std::sync::Arc;
@@ -22,7 +25,7 @@ use std::time::{Duration, Instant};
 use pinhole::RgbImage;
 use serde::Serialize;
 
-pub use options::MqttError;
+pub use error::MqttError;
 pub(crate) use options::tls_hint;
 pub use queue::{MAX_PAYLOAD, PublishCounters};
 

@@ -1,18 +1,23 @@
 //! What a connection to the broker needs, and what can be wrong with it before the broker is asked.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
-use rumqttc::{LastWill, MqttOptions, QoS};
+use rumqttc::{LastWill, MqttOptions, QoS, TlsConfiguration, Transport};
 
+use super::error::MqttError;
+use super::file::read;
 use super::queue::MAX_RETAINED;
+use super::tls::client_config;
 use super::topics::{self, OFFLINE};
-use crate::access::{self, Access};
 use crate::config::MqttConfig;
 use crate::validation::{FieldError, require};
 
 /// The usual ports of MQTT over TLS.
 const TLS_PORTS: [u16; 2] = [8883, 8884];
+
+/// The usual port without TLS.
+const PLAIN_PORT: u16 = 1883;
 
 /// Maximum number of unacknowledged packets.
 pub(super) const WINDOW: usize = 20;
@@ -23,30 +28,10 @@ const MAX_RECEIVED: usize = 64 << 10;
 /// Keep-alive interval. A broker that is silent for up to twice as long counts as unreachable.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
+const PASSWORD_FILE: &str = "mqtt.password_file";
+
 /// Maximum length of a password in MQTT, in bytes.
 const MAX_PASSWORD: usize = 65535;
-
-/// Why there can be no connection to the broker, whatever its answer.
-#[derive(Debug, thiserror::Error)]
-pub enum MqttError {
-    /// The password file cannot be used.
-    #[error("mqtt.password_file: {}: {reason}", path.display())]
-    Password {
-        /// The file.
-        path: PathBuf,
-        /// The system's error, or what was expected and what was found.
-        reason: String,
-    },
-    /// A field of the configuration cannot be used.
-    #[error(transparent)]
-    Field(#[from] FieldError),
-    /// There is a password without a user name.
-    #[error("mqtt.user: expected the user name for mqtt.password_file, found none")]
-    User,
-    /// The thread cannot be started.
-    #[error("mqtt: cannot start a thread: {0}")]
-    Thread(std::io::Error),
-}
 
 /// The options of a connection. Reads the password file.
 pub(super) fn options(config: &MqttConfig) -> Result<MqttOptions, MqttError> {
@@ -63,6 +48,10 @@ pub(super) fn options(config: &MqttConfig) -> Result<MqttOptions, MqttError> {
             QoS::AtLeastOnce,
             true,
         ));
+    if let Some(tls) = &config.tls {
+        let rustls = TlsConfiguration::Rustls(client_config(tls)?);
+        options.set_transport(Transport::tls_with_config(rustls));
+    }
     let password = match &config.password_file {
         Some(path) => password(path)?,
         None => String::new(),
@@ -78,28 +67,13 @@ pub(super) fn options(config: &MqttConfig) -> Result<MqttOptions, MqttError> {
 }
 
 /// Reads the password: the only line of the file.
-fn password(path: &std::path::Path) -> Result<String, MqttError> {
-    use std::io::Read;
-
-    let failed = |reason: String| MqttError::Password {
+fn password(path: &Path) -> Result<String, MqttError> {
+    let failed = |reason: String| MqttError::File {
+        field: PASSWORD_FILE,
         path: path.to_owned(),
         reason,
     };
-    let mut text = vec![];
-    // Opening a pipe would block.
-    let is_file = std::fs::metadata(path).map(|metadata| metadata.is_file());
-    let file = match is_file {
-        Ok(true) => std::fs::File::open(path),
-        Ok(false) => return Err(failed("expected a regular file".into())),
-        Err(e) => Err(e),
-    };
-    file.and_then(|file| file.take(MAX_PASSWORD as u64 + 3).read_to_end(&mut text))
-        .map_err(|e| {
-            failed(format!(
-                "cannot read: {}",
-                access::explain(path, Access::Read, &e)
-            ))
-        })?;
+    let text = read(PASSWORD_FILE, path, 2 * MAX_PASSWORD)?;
     let text = String::from_utf8(text).map_err(|_| failed("expected UTF-8".into()))?;
     let line = text.strip_suffix('\n').unwrap_or(&text);
     let line = line.strip_suffix('\r').unwrap_or(line);
@@ -149,7 +123,7 @@ fn check_host(config: &MqttConfig) -> Result<(), FieldError> {
     }
     let encrypted = ["mqtts", "ssl", "tls", "wss", "https"];
     if scheme.is_some_and(|scheme| encrypted.contains(&&*scheme.to_ascii_lowercase())) {
-        expected += "; TLS is not supported";
+        expected += ", with a table [mqtt.tls] for TLS";
     }
     let scheme = scheme.map_or(String::new(), |scheme| format!("{scheme}://"));
     let user = if user { "...@" } else { "" };
@@ -158,12 +132,16 @@ fn check_host(config: &MqttConfig) -> Result<(), FieldError> {
     require(false, "mqtt.host", expected, found)
 }
 
-/// What to say about a port that is usually encrypted.
+/// What to say about a port that is usually encrypted, or usually not.
 pub(crate) fn tls_hint(config: &MqttConfig) -> Option<String> {
-    TLS_PORTS.contains(&config.port).then(|| {
-        format!(
-            "{} is usually a port for TLS, which is not supported; the port without TLS is usually 1883",
-            config.port
-        )
-    })
+    let port = config.port;
+    match &config.tls {
+        None if TLS_PORTS.contains(&port) => Some(format!(
+            "{port} is usually a port for TLS: add the table [mqtt.tls]; the port without TLS is usually 1883"
+        )),
+        Some(_) if port == PLAIN_PORT => Some(format!(
+            "{port} is usually the port without TLS; the port for TLS is usually 8883"
+        )),
+        _ => None,
+    }
 }

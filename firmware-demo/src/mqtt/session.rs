@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Outgoing,
-    Packet, QoS, StateError, mqttbytes,
+    Packet, QoS, StateError, TlsError, mqttbytes,
 };
 
 use super::options::{WINDOW, options, tls_hint};
@@ -351,7 +351,11 @@ fn describe(error: &ConnectionError) -> String {
         ConnectionError::Io(e)
         | ConnectionError::MqttState(
             StateError::Io(e) | StateError::Deserialization(mqttbytes::Error::Io(e)),
-        ) => e.to_string(),
+        ) => explain_tls(e),
+        ConnectionError::Tls(e) => match e {
+            TlsError::Io(e) => explain_tls(e),
+            e => e.to_string(),
+        },
         ConnectionError::NetworkTimeout | ConnectionError::FlushTimeout => {
             "no response in time".into()
         }
@@ -364,5 +368,26 @@ fn describe(error: &ConnectionError) -> String {
         other => {
             format!("expected an MQTT broker, found an invalid packet or another protocol: {other}")
         }
+    }
+}
+
+/// An error of the connection, with what to do if it is one of TLS.
+fn explain_tls(error: &std::io::Error) -> String {
+    let tls = error
+        .get_ref()
+        .and_then(|e| e.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(rustls::Error::InvalidCertificate(e)) => {
+            format!(
+                "the broker's certificate is not accepted: {e}; check mqtt.tls.ca_file and mqtt.host"
+            )
+        }
+        Some(rustls::Error::AlertReceived(e)) => format!(
+            "the broker ends the TLS connection: {e:?}; check mqtt.tls.certificate_file and mqtt.tls.key_file"
+        ),
+        Some(rustls::Error::InvalidMessage(_)) => {
+            format!("expected TLS, found another protocol: {error}; check mqtt.port")
+        }
+        _ => error.to_string(),
     }
 }
