@@ -25,10 +25,12 @@ const NOTE_WAIT: Duration = Duration::from_millis(20);
 pub(crate) fn run(args: &CameraArgs) -> Result<ExitCode> {
     let classifier = open::conditional(&args.bundle, &args.conditional)?;
     let mut stream = classifier.stream()?;
-    let options = frames::options(&args.frames, &args.output.decode);
-    let camera = Camera::open(frames::source(&args.frames)?, options)?;
+    let options = frames::options(&args.source, &args.frames, &args.output.decode);
+    let camera = Camera::open(frames::source(&args.source, &args.frames)?, options)?;
     let stop_handle = camera.stop_handle();
-    frames::stop_on_signals(stop_handle.clone())?;
+    let stopper = stop_handle.clone();
+    // The summary is still printed.
+    frames::stop_on_signals(move || stopper.stop())?;
     let tracker = frames::tracker(&args.tracker);
     let mut pipeline = Pipeline::new(camera, |image| stream.classify(image), tracker);
     let stopped = stop_handle.clone();

@@ -1,9 +1,10 @@
 //! The arguments of `pinhole`. This file uses nothing else of the crate: dist/ makes manual pages and completions from it.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 /// Classify images and camera frames offline with a bundle
 ///
@@ -23,6 +24,7 @@ pub(crate) enum Command {
     Classify(ClassifyArgs),
     Embed(EmbedArgs),
     Camera(Box<CameraArgs>),
+    Serve(Box<ServeArgs>),
     Inspect(InspectArgs),
     Preprocess(PreprocessArgs),
     Classes(ClassesArgs),
@@ -264,11 +266,14 @@ pub(crate) struct BenchArgs {
 #[derive(Args)]
 #[command(
     after_help = "Example: rpicam-vid --codec mjpeg -o - -t 0 | pinhole camera my-bundle --mjpeg -
-         pinhole camera my-bundle --folder incoming --watch --json"
+         pinhole camera my-bundle --folder incoming --watch --json",
+    group = ArgGroup::new("a source").required(true).args(["mjpeg", "y4m", "folder", "device"])
 )]
 pub(crate) struct CameraArgs {
     #[command(flatten)]
     pub(crate) bundle: BundleArgs,
+    #[command(flatten)]
+    pub(crate) source: CameraSource,
     #[command(flatten)]
     pub(crate) frames: FrameArgs,
     /// Number of classes to print
@@ -287,8 +292,6 @@ pub(crate) struct CameraArgs {
 /// Which frames are classified.
 #[derive(Args)]
 pub(crate) struct FrameArgs {
-    #[command(flatten)]
-    pub(crate) source: CameraSource,
     /// With --folder: wait for images that are added or rewritten, and classify each once it is complete
     #[arg(long, conflicts_with_all = ["mjpeg", "y4m", "device"])]
     pub(crate) watch: bool,
@@ -332,8 +335,56 @@ pub(crate) struct TrackerArgs {
     pub(crate) margin: Option<f32>,
 }
 
+/// Show a camera's answers on a page, and to programs by HTTP
+///
+/// Prints the page's address, and runs until Ctrl-C. The page has the live picture, the ranking, the history of the last
+/// hour, and the settings. Programs classify images (POST /api/classify), and read the state, pictures and metrics;
+/// docs/web.md describes them. Without a source, only images that are sent are classified. Other machines reach the page
+/// with --listen and a password.
 #[derive(Args)]
-#[group(required = true, multiple = false)]
+#[command(
+    after_help = "Example: rpicam-vid --codec mjpeg -o - -t 0 | pinhole serve my-bundle --mjpeg -
+         pinhole serve --set-password password
+         pinhole serve my-bundle --device /dev/video0 --listen 0.0.0.0:8642 --password-file password"
+)]
+pub(crate) struct ServeArgs {
+    /// Folder of the bundle
+    #[arg(required_unless_present = "set_password")]
+    pub(crate) bundle: Option<PathBuf>,
+    /// Number of threads [default: all processors]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    #[command(flatten)]
+    pub(crate) source: Option<CameraSource>,
+    /// Address and port to listen on; 0.0.0.0 is every network of this machine, for which a password is needed
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8642")]
+    pub(crate) listen: SocketAddr,
+    /// File with the hash of the password that browsers and programs must send, as --set-password writes it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// Read a password, at least 8 bytes long, from a line of standard input, write its hash to FILE, and end
+    #[arg(long, value_name = "FILE", exclusive = true)]
+    pub(crate) set_password: Option<PathBuf>,
+    /// Name by which browsers may reach this server, besides addresses, localhost and this machine's name; can be
+    /// repeated
+    #[arg(long, value_name = "NAME")]
+    pub(crate) host_name: Vec<String>,
+    #[command(flatten)]
+    pub(crate) frames: FrameArgs,
+    #[command(flatten)]
+    pub(crate) tracker: TrackerArgs,
+    /// Cosine similarity (-1 to 1) below which the best class is "unknown" [default: the bundle's]
+    #[arg(long, value_name = "S", value_parser = cosine, allow_negative_numbers = true)]
+    pub(crate) min_similarity: Option<f32>,
+    /// Lead in cosine similarity (0 to 2) below which the best class is "unknown" [default: the bundle's]
+    #[arg(long, value_name = "S", value_parser = lead)]
+    pub(crate) min_margin: Option<f32>,
+    #[command(flatten)]
+    pub(crate) decode: DecodeArgs,
+}
+
+#[derive(Args)]
+#[group(multiple = false)]
 pub(crate) struct CameraSource {
     /// Concatenated JPEG frames (MJPEG) from a file, a named pipe, or "-" for standard input
     #[arg(long, value_name = "FILE")]
@@ -367,6 +418,14 @@ fn luma(text: &str) -> Result<f32, String> {
 
 fn share(text: &str) -> Result<f32, String> {
     number(text, 0.0..=1.0)
+}
+
+fn cosine(text: &str) -> Result<f32, String> {
+    number(text, -1.0..=1.0)
+}
+
+fn lead(text: &str) -> Result<f32, String> {
+    number(text, 0.0..=2.0)
 }
 
 fn at_least_zero(text: &str) -> Result<f32, String> {

@@ -3,19 +3,17 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use pinhole::camera::{
-    CameraOptions, FrameSource, Region, StopHandle, StreamInput, TrackerOptions,
-};
+use pinhole::camera::{CameraOptions, FrameSource, Region, StreamInput, TrackerOptions};
 use pinhole::internal::ignores_hang_up;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
-use crate::cli::{DecodeArgs, FrameArgs, TrackerArgs};
+use crate::cli::{CameraSource, DecodeArgs, FrameArgs, TrackerArgs};
 use crate::{mistakes, open};
 
 /// The source of the frames, not opened yet.
-pub(crate) fn source(args: &FrameArgs) -> Result<FrameSource> {
+pub(crate) fn source(from: &CameraSource, args: &FrameArgs) -> Result<FrameSource> {
     let input = |path: &Path| {
         if path.as_os_str() == "-" {
             StreamInput::Stdin
@@ -23,7 +21,6 @@ pub(crate) fn source(args: &FrameArgs) -> Result<FrameSource> {
             StreamInput::Path(path.to_owned())
         }
     };
-    let from = &args.source;
     for (flag, path) in [
         ("--mjpeg", &from.mjpeg),
         ("--y4m", &from.y4m),
@@ -57,16 +54,16 @@ fn device(path: &Path) -> Result<FrameSource> {
     )
 }
 
-/// The first Ctrl-C, SIGTERM or SIGHUP ends the stream and prints the summary, the second ends the program at once.
-/// `nohup` has SIGHUP ignored, which remains.
-pub(crate) fn stop_on_signals(stopper: StopHandle) -> Result<()> {
+/// The first Ctrl-C, SIGTERM or SIGHUP calls `stop`, the second ends the program at once. `nohup` has SIGHUP ignored,
+/// which remains.
+pub(crate) fn stop_on_signals(stop: impl FnOnce() + Send + 'static) -> Result<()> {
     let signals = [SIGINT, SIGTERM, SIGHUP].into_iter();
     let signals = signals.filter(|signal| *signal != SIGHUP || !ignores_hang_up());
     let mut signals = Signals::new(signals).context("cannot install signal handlers")?;
     std::thread::spawn(move || {
         let mut signals = signals.forever();
         if signals.next().is_some() {
-            stopper.stop();
+            stop();
         }
         if let Some(signal) = signals.next() {
             // Does not return for these signals.
@@ -77,26 +74,31 @@ pub(crate) fn stop_on_signals(stopper: StopHandle) -> Result<()> {
 }
 
 /// Which frames are used, and how they are decoded.
-pub(crate) fn options(args: &FrameArgs, decode: &DecodeArgs) -> CameraOptions {
+pub(crate) fn options(from: &CameraSource, args: &FrameArgs, decode: &DecodeArgs) -> CameraOptions {
     let defaults = CameraOptions::default();
     CameraOptions {
         live: args.live.then_some(true),
         every: args.every,
-        region: (args.region).map(|[x, y, width, height]| Region {
-            x,
-            y,
-            width,
-            height,
-        }),
+        region: region(args),
         still_threshold: args.still_threshold,
         // A folder has no frame rate, so that it cannot stall.
-        timeout: match args.source.folder {
+        timeout: match from.folder {
             Some(_) => args.timeout,
             None => args.timeout.or(defaults.timeout),
         },
         decode: open::decode_options(decode),
         ..defaults
     }
+}
+
+/// The part of each frame that is classified.
+pub(crate) fn region(args: &FrameArgs) -> Option<Region> {
+    (args.region).map(|[x, y, width, height]| Region {
+        x,
+        y,
+        width,
+        height,
+    })
 }
 
 /// How answers become a state.

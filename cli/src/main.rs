@@ -12,6 +12,8 @@ mod open;
 mod output;
 mod preprocess;
 mod selftest;
+#[cfg(feature = "serve")]
+mod serve;
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
@@ -41,6 +43,12 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Classify(args) => classify::classify(&args),
         Command::Embed(args) => classify::embed(&args),
         Command::Camera(args) => camera_command::run(&args),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::run(&args),
+        #[cfg(not(feature = "serve"))]
+        Command::Serve(_) => anyhow::bail!(
+            "serve: this build lacks the feature serve; build with `--features serve`"
+        ),
         Command::Inspect(args) => inspect::run(&args),
         Command::Preprocess(args) => preprocess::run(&args),
         Command::Classes(args) => classes::run(&args),

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use pinhole::internal::printable_path;
-use pinhole::{Bundle, Classifier, ConditionalMode, DecodeOptions, ImageError, RgbImage};
+use pinhole::{
+    Bundle, Classifier, ClassifierBuilder, ConditionalMode, DecodeOptions, ImageError, RgbImage,
+};
 
 use crate::cli::{BundleArgs, ConditionalArgs, DecodeArgs, ModeName};
 use crate::mistakes;
@@ -40,8 +42,13 @@ fn with_mode(args: &BundleArgs, mode: ConditionalMode) -> Result<Classifier> {
     if let Some(threads) = args.threads {
         builder = builder.threads(threads);
     }
-    let opened = builder.open(&args.bundle);
-    opened.map_err(|e| mistakes::explain(&args.bundle, with_flag(e)))
+    with_builder(&args.bundle, builder)
+}
+
+/// Opens the bundle in `folder` with the options of `builder`.
+pub(crate) fn with_builder(folder: &Path, builder: ClassifierBuilder) -> Result<Classifier> {
+    let opened = builder.open(folder);
+    opened.map_err(|e| mistakes::explain(folder, with_flag(e)))
 }
 
 /// Opens the bundle without its network.

@@ -4,7 +4,8 @@
 //! ```text
 //! bundle thread --(bundles)------------+--> caller --(screens)--> display thread --> panel
 //! camera thread --(answers, reports)---+      |-----(records)--> log thread ------> files
-//! board thread  --(temperature)--------+      '-----(events)---> MQTT thread -----> broker
+//! board thread  --(temperature)--------+      |-----(events)---> MQTT thread -----> broker
+//!                                             '-----(answers)--> web threads -----> browsers
 //! ```
 //!
 //! The camera thread waits for the caller. The caller never waits for another thread.
@@ -33,6 +34,8 @@ use crate::systemd::{Watchdog, notify};
 use crate::text::Fonts;
 use crate::validation::optional_duration;
 use crate::view::{BUNDLE, CAMERA, Retry, View};
+#[cfg(feature = "web")]
+use crate::web::WebPage;
 
 /// How often periodic work is done.
 const TICK: Duration = Duration::from_millis(100);
@@ -73,6 +76,11 @@ pub fn run(
     let display = DisplayThread::start(open, fonts, config.screen.rate)
         .context("cannot start the display thread")?;
     let board = BoardMonitor::start(system).context("cannot start the board thread")?;
+    #[cfg(not(feature = "web"))]
+    if config.web.is_some() {
+        reporter
+            .info("web: ignored: this pinhole-firmware was built without the Cargo feature web");
+    }
     let (sender, receiver) = sync_channel(MESSAGES);
     reporter.record(RecordKind::Start {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -84,7 +92,9 @@ pub fn run(
         start,
         reporter,
         display,
-        board,
+        board: Arc::new(board),
+        #[cfg(feature = "web")]
+        page: None,
         camera_control: Arc::default(),
         camera: None,
         sender: sender.clone(),
@@ -128,7 +138,10 @@ struct Appliance<'a> {
     start: Instant,
     reporter: Reporter,
     display: DisplayThread,
-    board: BoardMonitor,
+    board: Arc<BoardMonitor>,
+    /// The page, which starts with the first bundle.
+    #[cfg(feature = "web")]
+    page: Option<WebPage>,
     camera_control: Arc<CameraControl>,
     /// The camera thread, which starts with the first bundle.
     camera: Option<JoinHandle<()>>,
@@ -172,6 +185,10 @@ impl Appliance<'_> {
                 })) => {
                     self.camera_closed(counters);
                     self.reporter.error("camera", &reason);
+                    #[cfg(feature = "web")]
+                    if let Some(page) = &self.page {
+                        page.failed(&reason);
+                    }
                     self.failed(CAMERA, reason, Retry::At(Instant::now() + wait));
                 }
                 Ok(Message::Camera(CameraEvent::Ended(counters))) => {
@@ -215,6 +232,8 @@ impl Appliance<'_> {
         #[cfg(feature = "mqtt")]
         self.reporter.classes(self.config, &manifest.classes);
         self.view.bundle_accepted(name, &bundle);
+        #[cfg(feature = "web")]
+        self.use_bundle_on_page(&bundle);
         if self.camera.is_some() {
             self.camera_control.replace(bundle.classifier);
             return Ok(());
@@ -236,6 +255,24 @@ impl Appliance<'_> {
             .context("cannot start the camera thread")?;
         self.camera = Some(camera);
         Ok(())
+    }
+
+    #[cfg(feature = "web")]
+    fn use_bundle_on_page(&mut self, bundle: &TestedBundle) {
+        let classifier = bundle.classifier.clone();
+        match (&self.page, &self.config.web) {
+            (Some(page), _) => page.set_classifier(classifier),
+            (None, Some(web)) if self.camera.is_none() => {
+                let board = self.board.clone();
+                let page =
+                    WebPage::start(self.config, web, classifier, board, &self.camera_control);
+                match page {
+                    Ok(page) => self.page = Some(page),
+                    Err(e) => self.reporter.error("web", &e),
+                }
+            }
+            _ => {}
+        }
     }
 
     /// The previous bundle, if there is one, stays in use.
@@ -268,6 +305,10 @@ impl Appliance<'_> {
             let frame = self.closed_frames.read + answer.frame;
             self.reporter.event(&answer, change, frame);
         }
+        #[cfg(feature = "web")]
+        if let Some(page) = &self.page {
+            page.answered(&answer);
+        }
         self.view.answered(answer);
         #[cfg(feature = "mqtt")]
         if let Some(frame) = self.view.frame() {
@@ -277,6 +318,10 @@ impl Appliance<'_> {
     }
 
     fn source_event(&mut self, event: &SourceEvent) {
+        #[cfg(feature = "web")]
+        if let Some(page) = &self.page {
+            page.source_event(event);
+        }
         let text = event.kind.to_string();
         match &event.kind {
             SourceEventKind::SkippedBytes { .. } => self.bytes_without_frame = true,

@@ -3,14 +3,14 @@
 
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use pinhole::Classifier;
 use pinhole::camera::{
     Camera, CameraOptions, FrameAnswer, FrameCounters, FrameSource, Pipeline, PipelineEvent,
     Region, SourceEvent, StopHandle, StreamInput, TrackerOptions,
 };
+use pinhole::{Classifier, UnknownThresholds};
 
 use crate::access::{self, Access};
 use crate::config::ApplianceConfig;
@@ -38,6 +38,9 @@ pub(crate) enum CameraEvent {
     Ended(FrameCounters),
 }
 
+/// How answers become a state, and when they are "unknown".
+type Steer = dyn Fn() -> (TrackerOptions, UnknownThresholds) + Send + Sync;
+
 /// Controls the camera thread from other threads.
 #[derive(Default)]
 pub(crate) struct CameraControl {
@@ -48,6 +51,8 @@ pub(crate) struct CameraControl {
     /// Wakes the thread from the pause before it reopens the camera.
     wake: Condvar,
     pause: Mutex<()>,
+    /// What the page has set.
+    steer: OnceLock<Box<Steer>>,
     /// When the classification of the current frame began, in milliseconds since `start`; 0 without one.
     busy_since: AtomicU64,
 }
@@ -56,6 +61,15 @@ impl CameraControl {
     /// Uses `classifier` from the next frame on.
     pub(crate) fn replace(&self, classifier: Arc<Classifier>) {
         *lock(&self.replacement) = Some(classifier);
+    }
+
+    /// Asks `steer` before each frame for the options in place of the configuration's. The first one counts.
+    #[cfg(feature = "web")]
+    pub(crate) fn steer(
+        &self,
+        steer: impl Fn() -> (TrackerOptions, UnknownThresholds) + Send + Sync + 'static,
+    ) {
+        let _ = self.steer.set(Box::new(steer));
     }
 
     /// Stops the thread.
@@ -161,32 +175,46 @@ fn classify_frames(
             *classifier = new.clone();
             stream = pinhole::Stream::new(new)?;
         }
+        if let Some(steer) = control.steer.get() {
+            stream.set_unknown_thresholds(steer().1);
+        }
         let answer = stream.classify(image);
         control.busy_since.store(0, Ordering::Relaxed);
         answer
     };
+    let mut pipeline = Pipeline::new(camera, classify, tracker(config));
+    let mut ended = Ok(());
+    while let Some(event) = pipeline.next() {
+        if let Some(steer) = control.steer.get() {
+            pipeline.set_tracker_options(steer().0);
+        }
+        let event = match event {
+            Ok(PipelineEvent::Answer(answer)) => CameraEvent::Answer(answer),
+            Ok(PipelineEvent::Source(event)) => CameraEvent::Source(event),
+            Err(e) => {
+                ended = Err(e.to_string());
+                break;
+            }
+        };
+        if !send(event) {
+            ended = Err("the receiver is gone".to_owned());
+            break;
+        }
+    }
+    control.busy_since.store(0, Ordering::Relaxed);
+    (pipeline.camera().counters(), ended)
+}
+
+/// How answers become a state.
+pub(crate) fn tracker(config: &ApplianceConfig) -> TrackerOptions {
     let thresholds = &config.thresholds;
-    let tracker = TrackerOptions {
+    TrackerOptions {
         smoothing: thresholds.smoothing,
         hysteresis: thresholds.hysteresis,
         hysteresis_time: Duration::from_secs_f64(thresholds.hysteresis_seconds),
         margin: thresholds.lead,
         cool_down: Duration::from_secs_f64(thresholds.cool_down_seconds),
-    };
-    let mut pipeline = Pipeline::new(camera, classify, tracker);
-    let ended = pipeline.by_ref().try_for_each(|event| {
-        let event = match event.map_err(|e| e.to_string())? {
-            PipelineEvent::Answer(answer) => CameraEvent::Answer(answer),
-            PipelineEvent::Source(event) => CameraEvent::Source(event),
-        };
-        if send(event) {
-            Ok(())
-        } else {
-            Err("the receiver is gone".to_owned())
-        }
-    });
-    control.busy_since.store(0, Ordering::Relaxed);
-    (pipeline.camera().counters(), ended)
+    }
 }
 
 /// The error of opening the source, with who needs which permission if it lacks one.

@@ -9,7 +9,7 @@ use crate::access::{self, Access};
 use crate::bundle::{self, TestedBundle};
 use crate::camera;
 use crate::canvas::Canvas;
-use crate::config::{ApplianceConfig, LogConfig, MqttConfig, SourceConfig};
+use crate::config::{ApplianceConfig, LogConfig, MqttConfig, SourceConfig, WebConfig};
 use crate::screens::{BootScreen, BootStep, Screen, draw};
 use crate::text::Fonts;
 
@@ -33,6 +33,9 @@ pub fn check(config: &ApplianceConfig, report: &mut dyn FnMut(Finding)) {
     }
     if let Some(mqtt) = &config.mqtt {
         check_mqtt(mqtt, bundle.as_ref(), report);
+    }
+    if let Some(web) = &config.web {
+        report_result(check_web(web), report);
     }
     let display = check_display(config, bundle.as_ref(), &mut fonts);
     report_result(display, report);
@@ -238,6 +241,22 @@ fn check_log(log: &LogConfig) -> Result<String, String> {
         folder.display(),
         log.megabytes
     ))
+}
+
+/// The address is not listened on: the running appliance may do so.
+#[cfg(feature = "web")]
+fn check_web(web: &WebConfig) -> Result<String, String> {
+    crate::web::options(web)?;
+    Ok(format!("web: http://{}/", web.listen))
+}
+
+#[cfg(not(feature = "web"))]
+fn check_web(_: &WebConfig) -> Result<String, String> {
+    Err(
+        "web: this pinhole-firmware was built without the Cargo feature web; build it with --features web, or remove \
+         the table"
+            .into(),
+    )
 }
 
 #[cfg(feature = "mqtt")]

@@ -39,6 +39,16 @@ pub(crate) enum Command {
     ///
     /// Example: pinhole-firmware record firmware.toml --out live.png --display 128x64 --monochrome
     Record(RecordArgs),
+    /// Read a password for the page from a line of standard input, and write its hash to a file
+    ///
+    /// The password is at least 8 bytes long. Only the file's owner may read it, so run this as the user that runs the
+    /// appliance.
+    ///
+    /// Example: sudo -u pinhole pinhole-firmware set-password /var/lib/pinhole/web-password
+    SetPassword {
+        /// File to write or replace, `password_file` in the table `[web]`
+        file: PathBuf,
+    },
     /// Print the log as JSON lines, oldest first
     ///
     /// Example: pinhole-firmware log /var/lib/pinhole/log

@@ -27,3 +27,7 @@ pub mod text;
 mod threads;
 pub mod validation;
 mod view;
+#[cfg(feature = "web")]
+mod web;
+#[cfg(feature = "web")]
+pub use pinhole_web::write_password_file;

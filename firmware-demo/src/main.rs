@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         Command::Run { config } => run(&config),
         Command::Check { config } => check(&config),
         Command::Record(args) => record(&args),
+        Command::SetPassword { file } => set_password(&file),
         Command::Log { folder } => print_log(&folder),
     };
     let code = match result {
@@ -105,6 +106,25 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>> {
 fn print_counters(counters: &RunCounters) -> Result<()> {
     console::err(&serde_json::to_string(counters)?);
     Ok(())
+}
+
+#[cfg(feature = "web")]
+fn set_password(path: &Path) -> Result<()> {
+    use std::io::{BufRead, IsTerminal, Read};
+    let input = std::io::stdin();
+    if input.is_terminal() {
+        console::err("Password for the page, then Enter (it is shown as you type):");
+    }
+    let mut line = String::new();
+    let read = input.lock().take(2048).read_line(&mut line);
+    read.context("standard input: cannot read the password")?;
+    let password = line.trim_end_matches(['\r', '\n']);
+    Ok(pinhole_firmware::write_password_file(path, password)?)
+}
+
+#[cfg(not(feature = "web"))]
+fn set_password(_: &Path) -> Result<()> {
+    bail!("set-password: this pinhole-firmware was built without the Cargo feature web")
 }
 
 fn check(path: &Path) -> Result<()> {

@@ -553,3 +553,66 @@ fn a_display_that_hangs_is_abandoned_at_the_end() {
     drop(display);
     assert!(start.elapsed() < Duration::from_secs(20), "{start:?}");
 }
+
+/// Sends a request to the page; the status and the body.
+#[cfg(feature = "web")]
+fn request(port: u16, first: &str, body: &str) -> Option<(u16, String)> {
+    use std::io::Read;
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+    let length = body.len();
+    let head = format!(
+        "{first} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+    );
+    stream.write_all((head + body).as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.get(9..12)?.parse().ok()?, body.to_owned()))
+}
+
+/// If this fails, the page shows another appliance than the display, or what it sets has no effect.
+#[cfg(feature = "web")]
+#[test]
+fn the_page_shows_and_steers_the_appliance() {
+    // Free, unless another program takes it in this moment.
+    let port = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().port()
+    };
+    let (appliance, feed) = with_pipe(&format!("[web]\nlisten = \"127.0.0.1:{port}\""));
+    let state = || request(port, "GET /api/state", "").map_or(String::new(), |answer| answer.1);
+    let names = std::fs::read_to_string(assets("scenes.txt")).unwrap();
+    let first = format!("\"state\":{:?}", names.lines().next().unwrap());
+    until("the first scene on the page", || state().contains(&first));
+    assert_eq!(
+        request(port, "GET /healthz", ""),
+        Some((200, "ok\n".into()))
+    );
+    let set = |json: &str| request(port, "PATCH /api/settings", json).unwrap();
+    let refused = set("{\"region\": [0, 0, 10, 10]}");
+    assert!(
+        refused.0 == 422 && refused.1.contains("configuration"),
+        "{refused:?}"
+    );
+    // Nothing is as similar as that.
+    assert_eq!(set("{\"min_similarity\": 1.0}").0, 200);
+    appliance.until_recorded(
+        "unknown, because the page says so",
+        1,
+        |record| matches!(record, RecordKind::Event { to, .. } if to == "unknown"),
+    );
+    assert_eq!(
+        set("{\"min_similarity\": null, \"hysteresis\": 1000000}").0,
+        200
+    );
+    feed.show(usize::MAX);
+    until("no frame on the page", || {
+        state().contains("\"state\":\"fails\"")
+    });
+    let (records, _) = appliance.stop();
+    let events = records
+        .iter()
+        .filter(|r| matches!(r, RecordKind::Event { .. }));
+    assert_eq!(events.count(), 2);
+    assert!(request(port, "GET /healthz", "").is_none());
+}

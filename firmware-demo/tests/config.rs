@@ -135,6 +135,30 @@ fn example_tables_are_valid_and_state_the_defaults() {
     assert_eq!(mqtt.home_assistant, Some(home_assistant));
 }
 
+/// If this fails, everybody on the network sees what the camera sees.
+#[test]
+fn the_page_needs_a_password_where_others_reach_it() {
+    let mut examples = blocks().into_iter().filter_map(uncommented);
+    let example = examples.find(|block| block.starts_with("[web]")).unwrap();
+    let web = parse(&with(&example)).unwrap().web.unwrap();
+    let minimal = parse(&with("[web]")).unwrap().web.unwrap();
+    assert_eq!(
+        (web.listen, &web.host_names),
+        (minimal.listen, &minimal.host_names)
+    );
+    assert!(minimal.listen.ip().is_loopback() && minimal.password_file.is_none());
+    for listen in ["0.0.0.0:1", "[::]:1", "192.0.2.1:8642"] {
+        let table = format!("[web]\nlisten = {listen:?}");
+        let error = parse(&with(&table)).unwrap_err().to_string();
+        assert!(error.contains("web.password_file"), "{error}");
+        let web = parse(&with(&format!("{table}\npassword_file = 'p'")))
+            .unwrap()
+            .web;
+        let password_file = web.unwrap().password_file.unwrap();
+        assert_eq!(password_file, Path::new("/etc/pinhole/p"));
+    }
+}
+
 #[test]
 fn the_example_of_a_tft_states_the_defaults_of_its_controller() {
     let DisplayConfig::St7789(St7789Config(st7789)) = display("st7789") else {

@@ -55,6 +55,16 @@ pub enum Error {
         /// What the decoder found.
         reason: String,
     },
+    /// A region of interest is not inside its image.
+    #[error("region {region}: expected it inside of {width} x {height} pixels; choose another")]
+    Region {
+        /// Left, top, width, height.
+        region: String,
+        /// Width of the image.
+        width: u32,
+        /// Height of the image.
+        height: u32,
+    },
     /// The sides of an image do not match the length of its data.
     #[error("image of {width} x {height} pixels: expected {expected}, found {found} bytes")]
     Shape {

@@ -9,6 +9,7 @@ mod mqtt;
 mod screen;
 mod source;
 mod thresholds;
+mod web;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ pub use mqtt::{MqttConfig, TlsConfig};
 pub use screen::ScreenConfig;
 pub use source::SourceConfig;
 pub use thresholds::ThresholdsConfig;
+pub use web::WebConfig;
 
 /// Only this many bytes of the file are read.
 const MAX_BYTES: u64 = 1 << 20;
@@ -53,6 +55,8 @@ pub struct ApplianceConfig {
     pub log: Option<LogConfig>,
     /// Events over MQTT; none if `None`.
     pub mqtt: Option<MqttConfig>,
+    /// The page and the HTTP API; none if `None`.
+    pub web: Option<WebConfig>,
     /// The file's folder.
     #[serde(skip)]
     pub folder: PathBuf,
@@ -159,7 +163,8 @@ impl ApplianceConfig {
         self.display.validate()?;
         self.screen.validate()?;
         self.log.as_ref().map_or(Ok(()), LogConfig::validate)?;
-        self.mqtt.as_ref().map_or(Ok(()), MqttConfig::validate)
+        self.mqtt.as_ref().map_or(Ok(()), MqttConfig::validate)?;
+        self.web.as_ref().map_or(Ok(()), WebConfig::validate)
     }
 
     fn resolve_paths(&mut self, folder: &Path) {
@@ -175,6 +180,9 @@ impl ApplianceConfig {
         }
         if let Some(mqtt) = &mut self.mqtt {
             mqtt.resolve_paths(folder);
+        }
+        if let Some(password_file) = self.web.as_mut().and_then(|web| web.password_file.as_mut()) {
+            *password_file = folder.join(&*password_file);
         }
     }
 }

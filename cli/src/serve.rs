@@ -1,0 +1,123 @@
+//! `pinhole serve`: a camera's answers, pictures and settings as a page and an HTTP API.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+
+use anyhow::{Context, Result, anyhow, bail};
+use pinhole::camera::{Camera, CameraOptions, Pipeline, PipelineEvent};
+use pinhole::system::System;
+use pinhole::{BoardMonitor, note};
+use pinhole_web::{Live, LogLevel, Server, ServerOptions, Settings, StoredPassword};
+
+use crate::cli::{CameraSource, ServeArgs};
+use crate::{frames, open, output};
+
+pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
+    if let Some(path) = &args.set_password {
+        return set_password(path).map(|()| ExitCode::SUCCESS);
+    }
+    let Some(bundle) = &args.bundle else {
+        bail!("expected the folder of a bundle, found none");
+    };
+    let password = (args.password_file.as_deref()).map(StoredPassword::read);
+    let mut options = ServerOptions {
+        password: password.transpose()?,
+        names: args.host_name.clone(),
+        ..ServerOptions::new(args.listen)
+    };
+    options.decode.apply_orientation = args.decode.exif_orientation;
+    options.check()?;
+    let tracker = frames::tracker(&args.tracker);
+    let mut builder = pinhole::Classifier::builder();
+    if let Some(threads) = args.threads {
+        builder = builder.threads(threads);
+    }
+    if let Some(similarity) = args.min_similarity {
+        builder = builder.min_similarity(similarity);
+    }
+    if let Some(margin) = args.min_margin {
+        builder = builder.min_margin(margin);
+    }
+    let classifier = open::with_builder(bundle, builder)?;
+    let thresholds = classifier.unknown_thresholds();
+    let settings = Settings::new(&tracker, thresholds, frames::region(&args.frames));
+    let board = BoardMonitor::start(System::new("/")).context("cannot start the board thread")?;
+    let live = Live::new(bundle, Arc::new(classifier), settings, Arc::new(board))?;
+    let camera = (args.source.as_ref()).map(|source| open_camera(source, args));
+    let camera = camera.transpose()?;
+    let (stop, stopped) = channel();
+    let handle = camera.as_ref().map(Camera::stop_handle);
+    frames::stop_on_signals(move || {
+        if let Some(handle) = &handle {
+            handle.stop();
+        }
+        let _ = stop.send(());
+    })?;
+    let server = Server::start(options, &live)?;
+    writeln!(output::stdout(), "http://{}/", server.address())?;
+    live.log(
+        LogLevel::Info,
+        &format!("listening on {}", server.address()),
+    );
+    match camera {
+        None => live.no_camera(),
+        Some(camera) => classify(camera, &live)?,
+    }
+    // Images are still classified, and the last answer shown, until a signal. The sender belongs to the signals' thread.
+    let _ = stopped.recv();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Classifies until the source has ended or was stopped.
+fn classify(camera: Camera, live: &Live) -> Result<()> {
+    let handle = camera.stop_handle();
+    let mut classifier = live.classifier()?;
+    let mut pipeline = Pipeline::new(camera, |image| classifier.classify(image), live.tracker());
+    while let Some(event) = pipeline.next() {
+        match event? {
+            PipelineEvent::Answer(answer) => live.answer(*answer),
+            PipelineEvent::Source(event) => {
+                let time = humantime::format_rfc3339_millis(event.time);
+                note!("{time}  {}", event.kind);
+                live.source_event(&event);
+            }
+        }
+        pipeline.set_tracker_options(live.tracker());
+    }
+    if !handle.is_stopped() {
+        let counters = pipeline.camera().counters();
+        let reason = format!("the source has ended after {} frames", counters.read);
+        note!("{reason}; the page stays until Ctrl-C");
+        live.ended(&reason);
+    }
+    Ok(())
+}
+
+/// The page shows whole frames: the region is cut out when they are classified.
+fn open_camera(source: &CameraSource, args: &ServeArgs) -> Result<Camera> {
+    let options = CameraOptions {
+        region: None,
+        ..frames::options(source, &args.frames, &args.decode)
+    };
+    Ok(Camera::open(
+        frames::source(source, &args.frames)?,
+        options,
+    )?)
+}
+
+/// Reads a password from standard input and writes its hash.
+fn set_password(path: &std::path::Path) -> Result<()> {
+    let stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        note!(
+            "Password for the page, at least 8 characters, then Enter (it is shown as you type):"
+        );
+    }
+    let mut line = String::new();
+    let mut limited = std::io::Read::take(stdin.lock(), 2048);
+    (limited.read_line(&mut line)).context("standard input: cannot read the password")?;
+    let password = line.trim_end_matches(['\r', '\n']);
+    pinhole_web::write_password_file(path, password).map_err(|e| anyhow!(e))
+}

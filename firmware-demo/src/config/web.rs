@@ -1,0 +1,38 @@
+//! The table `[web]`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::validation::{FieldError, require};
+
+/// The page and the HTTP API.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebConfig {
+    /// Address and port to listen on.
+    #[serde(default = "listen")]
+    pub listen: SocketAddr,
+    /// File with the hash of the password, which is needed on an address that other machines reach.
+    pub password_file: Option<PathBuf>,
+    /// Names by which browsers may reach the page, besides addresses, `localhost`, and this machine's name.
+    #[serde(default)]
+    pub host_names: Vec<String>,
+}
+
+fn listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 8642))
+}
+
+impl WebConfig {
+    pub(super) fn validate(&self) -> Result<(), FieldError> {
+        let local = self.listen.ip().is_loopback();
+        require(
+            local || self.password_file.is_some(),
+            "web.password_file",
+            "a file, because other machines reach web.listen (`pinhole-firmware set-password FILE` writes it)",
+            "none",
+        )
+    }
+}

@@ -1,0 +1,197 @@
+"""Uses the page as a person does; see tests/web/run."""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from chromium import Browser, Page
+
+ROOT = Path(__file__).resolve().parents[2]
+ASSETS = ROOT / "assets"
+
+
+class Server:
+    """`pinhole serve` with a camera that shows one frame of the recorded scenes, until another is chosen."""
+
+    def __init__(self, program, bundle, port=0):
+        self.frames = [b"\xff\xd8" + part for part in (ASSETS / "scenes.mjpeg").read_bytes().split(b"\xff\xd8")[1:]]
+        self.scene = self.frames[0]
+        self.process = subprocess.Popen(
+            [program, "serve", bundle, "--mjpeg", "-", "--listen", f"127.0.0.1:{port}", "--smoothing", "0"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=False)
+        self.url = self.process.stdout.readline().decode().strip()
+        assert self.url.startswith("http://127.0.0.1:"), self.url
+        threading.Thread(target=self._feed, daemon=True).start()
+
+    def _feed(self):
+        try:
+            while True:
+                self.process.stdin.write(self.scene)
+                self.process.stdin.flush()
+                time.sleep(0.1)
+        except OSError:
+            pass
+
+    def show(self, share):
+        """Shows the frame at a share of the recording."""
+        self.scene = self.frames[int(share * (len(self.frames) - 1))]
+
+    def stop(self):
+        self.process.terminate()
+        assert self.process.wait(20) == 0, self.process.returncode
+
+
+def answers(page, server):
+    names = (ASSETS / "scenes.txt").read_text().split("\n")
+    server.show(0.0)
+    page.wait("state && state.answer && state.answer.state !== null")
+    # Of the scene that is shown now.
+    shown = page.evaluate("state.frames.read")
+    page.wait(f"state.frames.read > {shown + 8}")
+    first = page.text("#state")
+    assert first in names, first
+    page.wait("document.querySelector('#video').naturalWidth > 0")
+    assert page.evaluate("document.querySelectorAll('#ranking li').length") == 8
+    assert re.fullmatch(r"[\d.]+ ms", page.text("#latency"))
+    server.show(0.5)
+    page.wait(f"document.querySelector('#state').textContent !== {json.dumps(first)}")
+    second = page.text("#state")
+    assert second in names, second
+    page.wait("document.querySelectorAll('#changes tr').length >= 2")
+    page.wait("document.querySelectorAll('#strip rect').length >= 2")
+    return first, second
+
+
+def views(page):
+    page.click("input[value=encoder]")
+    page.wait("document.querySelector('#video').naturalWidth === 96")
+    page.click("input[value=frame]")
+    page.wait("document.querySelector('#video').naturalWidth > 96")
+
+
+def region(page, touch):
+    page.click("#draw")
+    x, y, width, height = page.box("#overlay")
+    corners = [(x + share * width, y + share * height) for share in (0.25, 0.5, 0.75)]
+    if touch:
+        page.touch("touchStart", *corners[0])
+        page.touch("touchMove", *corners[1])
+        page.touch("touchMove", *corners[2])
+        page.touch("touchEnd")
+    else:
+        page.mouse("mousePressed", *corners[0])
+        page.mouse("mouseMoved", *corners[1])
+        page.mouse("mouseMoved", *corners[2])
+        page.mouse("mouseReleased", *corners[2])
+    page.wait("state.settings.region !== null")
+    frame = page.evaluate("state.camera.frame_size")
+    found = page.evaluate("state.settings.region")
+    expected = [frame[0] / 4, frame[1] / 4, frame[0] / 2, frame[1] / 2]
+    assert all(abs(a - b) <= 3 for a, b in zip(found, expected)), (found, expected)
+    assert page.evaluate("Number(document.querySelector('#box').getAttribute('width'))") == found[2]
+    page.click("#whole")
+    page.wait("state.settings.region === null")
+
+
+def settings(page):
+    page.evaluate("document.querySelector('#settings input[name=hysteresis]').focus()")
+    page.evaluate("document.activeElement.select()")
+    page.call("Input.insertText", text="3")
+    page.press("Enter")
+    page.wait("document.querySelector('#settings-status').textContent === 'Applied.'")
+    page.wait("state.settings.hysteresis === 3")
+    assert "--hysteresis 3" in page.text("#flags")
+    page.wait("document.querySelector('#log').textContent.includes('settings changed')")
+    page.evaluate("call('PATCH', '/api/settings', JSON.stringify({hysteresis: 2}), 'application/json').then(() => 1)")
+    page.wait("document.querySelector('#settings input[name=hysteresis]').value === '2'")
+
+
+def file(page):
+    node = page.call("DOM.querySelector", nodeId=page.call("DOM.getDocument")["root"]["nodeId"], selector="#file")
+    sample = str(ASSETS / "samples/red-heart.png")
+    page.call("DOM.setFileInputFiles", nodeId=node["nodeId"], files=[sample])
+    page.wait("document.querySelector('#file-answer').textContent.startsWith('red heart')")
+
+
+def keyboard(page):
+    """Everything can be reached with Tab, and focus is visible."""
+    page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+    reached = set()
+    for _ in range(60):
+        page.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id || document.activeElement.name || document.activeElement.textContent.trim()"))
+    for name in ("Skip to the answer", "draw", "whole", "view", "file", "smoothing", "min_margin", "Apply", "revert"):
+        assert name in reached, f"{name}: not reached with Tab, of {sorted(reached)}"
+    page.evaluate("document.querySelector('#draw').focus()")
+    page.press(" ", "Space")
+    assert page.evaluate("document.querySelector('#draw').getAttribute('aria-pressed')") == "true"
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.press(" ", "Space")
+
+
+def accessible(page, axe, where):
+    if axe:
+        # In the page's own world, which the policy for scripts does not bind.
+        page.evaluate(axe.read_text() + ";1")
+        found = page.evaluate("axe.run(document, {resultTypes: ['violations']}).then(r => r.violations.map(v => [v.id, v.nodes.map(n => n.html)]))")
+        assert found == [], f"{where}: {json.dumps(found, indent=1)}"
+    wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    assert wide <= 0, f"{where}: {wide} pixels wider than the screen"
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--program", required=True)
+    parser.add_argument("--axe", type=Path)
+    parser.add_argument("--pictures", type=Path)
+    arguments = parser.parse_args()
+    server = Server(arguments.program, str(ASSETS / "demo"))
+    browser = Browser()
+    try:
+        page = Page(browser)
+        for name, width, height, mobile in (("desktop", 1200, 900, False), ("phone", 390, 844, True)):
+            page.size(width, height, mobile)
+            page.scheme("light")
+            page.open(server.url)
+            page.wait("document.querySelector('#connection').textContent === 'connected'")
+            print(name, answers(page, server))
+            views(page)
+            region(page, mobile)
+            settings(page)
+            file(page)
+            if not mobile:
+                keyboard(page)
+            for scheme in ("light", "dark"):
+                page.scheme(scheme)
+                accessible(page, arguments.axe, f"{name}, {scheme}")
+                if arguments.pictures and (name, scheme) in (("desktop", "dark"), ("phone", "light")):
+                    page.picture(arguments.pictures / f"web-{name}-{scheme}.webp", width, 1000 if mobile else height)
+            errors = page.errors()
+            assert errors == [], errors
+        page.call("Page.reload")
+        page.wait("document.querySelector('#connection').textContent === 'connected'")
+        page.wait("document.querySelector('#state').textContent !== '…'")
+        errors = page.errors()
+        assert errors == [], errors
+        # The board restarts.
+        port = int(server.url.rstrip("/").rsplit(":", 1)[1])
+        server.stop()
+        page.wait("document.querySelector('#connection').textContent.startsWith('no connection')")
+        server = Server(arguments.program, str(ASSETS / "demo"), port)
+        page.wait("document.querySelector('#connection').textContent === 'connected'")
+        page.wait("document.querySelector('#video').naturalWidth > 0")
+        print("the page works")
+    finally:
+        browser.close()
+        server.process.terminate()
+        server.process.wait(20)
+
+
+main()

@@ -1,0 +1,49 @@
+//! Errors of starting a server.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Why a server cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WebError {
+    /// An address other than this machine's own without a password.
+    #[error(
+        "{address}: expected a password for an address that other machines reach, found none; \
+         `pinhole serve --set-password FILE` writes one, --password-file FILE uses it"
+    )]
+    NoPassword {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The address cannot be listened on.
+    #[error("{address}: cannot listen: {error}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's error.
+        error: std::io::Error,
+    },
+    /// A thread cannot be started.
+    #[error("cannot start the thread {name}: {error}")]
+    Thread {
+        /// Its name.
+        name: &'static str,
+        /// The system's error.
+        error: std::io::Error,
+    },
+    /// A password that cannot be used.
+    #[error("password: {0}")]
+    Password(String),
+    /// A file of a password's hash that cannot be used.
+    #[error("{}: {reason}", path.display())]
+    PasswordFile {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and found.
+        reason: String,
+    },
+    /// The bundle cannot be used for a camera.
+    #[error(transparent)]
+    Bundle(#[from] pinhole::Error),
+}

@@ -1,0 +1,504 @@
+//! The endpoints: requests to answers.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, RETRY_AFTER,
+    WWW_AUTHENTICATE,
+};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, patch, post};
+use axum::{Extension, Router};
+use futures_util::{StreamExt, stream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::access::{Names, check_sender, password};
+use crate::connections::{ConnectionCounters, Peer};
+use crate::endpoints::{Caller, caller};
+use crate::limits::Limits;
+use crate::live::Shared;
+use crate::page::{PAGE, policy};
+use crate::password::{Checker, Denied};
+use crate::pictures::{Picture, View};
+use crate::worker::{Refused, Worker};
+
+/// Largest image that can be sent, and largest JSON.
+pub(crate) const MAX_IMAGE: usize = 16 << 20;
+const MAX_JSON: usize = 64 << 10;
+/// Bodies that are read at the same time, and how long one waits for that.
+const BODIES: usize = 8;
+const BODY_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a client waits for a picture.
+const PICTURE_TIME: Duration = Duration::from_secs(3);
+/// A picture that was made within this time is new.
+const NEW_PICTURE: Duration = Duration::from_millis(200);
+/// Least and longest time between two events.
+const EVENT_INTERVALS: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
+/// How long the state is that of the last request.
+const STATE_AGE: Duration = Duration::from_millis(80);
+
+const JSON: &str = "application/json";
+const OPENAPI: &str = include_str!("openapi.json");
+
+/// What the endpoints share.
+pub(crate) struct App {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) worker: Worker,
+    pub(crate) names: Names,
+    pub(crate) checker: Option<Arc<Checker>>,
+    pub(crate) connections: Arc<ConnectionCounters>,
+    pub(crate) limits: Limits,
+    bodies: Semaphore,
+    state: Mutex<Option<(Instant, Bytes)>>,
+    /// Answers by the hundreds of their status.
+    answers: [AtomicU64; 6],
+}
+
+impl App {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        worker: Worker,
+        names: Names,
+        checker: Option<Arc<Checker>>,
+        connections: Arc<ConnectionCounters>,
+        limits: Limits,
+    ) -> Self {
+        Self {
+            shared,
+            worker,
+            names,
+            checker,
+            connections,
+            limits,
+            bodies: Semaphore::new(BODIES),
+            state: Mutex::default(),
+            answers: Default::default(),
+        }
+    }
+
+    /// Checks who sends a request; the password that has to be checked, if one has to.
+    fn examine(&self, request: &Request) -> Result<Option<String>, Failure> {
+        let (uri, headers) = (request.uri(), request.headers());
+        check_sender(&self.names, request.method(), uri, headers)
+            .map_err(|e| Failure::new(StatusCode::FORBIDDEN, e))?;
+        if self.checker.is_none() || caller(uri.path()) == Caller::Anyone {
+            return Ok(None);
+        }
+        let sent = password(headers).map_err(|e| Failure::new(StatusCode::UNAUTHORIZED, e))?;
+        if sent.is_none() {
+            let error =
+                "expected a password (HTTP Basic with any user name, or Bearer), found none";
+            return Err(Failure::new(StatusCode::UNAUTHORIZED, error));
+        }
+        Ok(sent)
+    }
+
+    async fn check_password(&self, sent: &str, peer: IpAddr) -> Result<(), Failure> {
+        let Some(checker) = &self.checker else {
+            return Ok(());
+        };
+        checker
+            .check(sent, peer)
+            .await
+            .map_err(|denied| match denied {
+                Denied::Wrong => Failure::new(StatusCode::UNAUTHORIZED, "the password is wrong"),
+                Denied::Wait(pause) => Failure {
+                    retry_after: Some(pause.as_secs() + 1),
+                    ..Failure::new(
+                        StatusCode::TOO_MANY_REQUESTS,
+                        "too many wrong passwords; wait before the next one",
+                    )
+                },
+                Denied::Busy => Failure::busy("other passwords are being checked"),
+            })
+    }
+
+    /// The state as JSON. Many clients may ask at the same time.
+    fn state(&self) -> Bytes {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*state {
+            Some((made, json)) if made.elapsed() < STATE_AGE => json.clone(),
+            _ => {
+                let json = Bytes::from(self.shared.state_json());
+                *state = Some((Instant::now(), json.clone()));
+                json
+            }
+        }
+    }
+
+    async fn body(&self, request: Request, most: usize) -> Result<Bytes, Failure> {
+        let permit = timeout(BODY_PATIENCE, self.bodies.acquire()).await;
+        let Ok(Ok(_permit)) = permit else {
+            return Err(Failure::busy("others are sending"));
+        };
+        let too_large = || {
+            Failure::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("expected at most {most} bytes, found more"),
+            )
+        };
+        let length = request.headers().get("content-length");
+        let length: Option<u64> = length.and_then(|l| l.to_str().ok()?.parse().ok());
+        if length.is_some_and(|length| length > most as u64) {
+            return Err(too_large());
+        }
+        let mut chunks = request.into_body().into_data_stream();
+        let read = async {
+            let mut bytes = Vec::new();
+            while let Some(chunk) = chunks.next().await {
+                let chunk = chunk.map_err(|e| {
+                    Failure::new(StatusCode::BAD_REQUEST, format!("the body broke off: {e}"))
+                })?;
+                if bytes.len() + chunk.len() > most {
+                    return Err(too_large());
+                }
+                bytes.extend_from_slice(&chunk);
+            }
+            Ok(Bytes::from(bytes))
+        };
+        timeout(self.limits.body, read).await.map_err(|_| {
+            let error = format!("expected the body within {:?}", self.limits.body);
+            Failure::new(StatusCode::REQUEST_TIMEOUT, error)
+        })?
+    }
+}
+
+/// An answer that says what is wrong: `{"error": "..."}`.
+struct Failure {
+    status: StatusCode,
+    error: String,
+    /// Seconds.
+    retry_after: Option<u64>,
+}
+
+impl Failure {
+    fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        Self {
+            status,
+            error: error.into(),
+            retry_after: None,
+        }
+    }
+
+    fn busy(why: &str) -> Self {
+        Self {
+            retry_after: Some(1),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("{why}; try again"))
+        }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let json = serde_json::json!({ "error": self.error }).to_string();
+        let mut response = (self.status, [(CONTENT_TYPE, JSON)], json).into_response();
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after {
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            let realm = HeaderValue::from_static("Basic realm=\"Pinhole\", charset=\"UTF-8\"");
+            headers.insert(WWW_AUTHENTICATE, realm);
+        }
+        response
+    }
+}
+
+type Answer = Result<Response, Failure>;
+
+pub(crate) fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/", get(page))
+        .route("/latest.jpg", get(latest))
+        .route("/stream.mjpg", get(video))
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(health))
+        .route("/api/classify", post(classify))
+        .route("/api/state", get(state))
+        .route("/api/events", get(events))
+        .route("/api/history", get(history))
+        .route("/api/log", get(log))
+        .route("/api/settings", patch(settings))
+        .route("/api/openapi.json", get(openapi))
+        .method_not_allowed_fallback(wrong_method)
+        .fallback(unknown_path)
+        .layer(from_fn_with_state(app.clone(), guard))
+        .with_state(app)
+}
+
+/// Checks a request before its endpoint sees it, and completes the answer.
+async fn guard(
+    State(app): State<Arc<App>>,
+    Extension(Peer(peer)): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let admitted = match app.examine(&request) {
+        Ok(Some(password)) => app.check_password(&password, peer).await,
+        Ok(None) => Ok(()),
+        Err(failure) => Err(failure),
+    };
+    let mut response = match admitted {
+        Ok(()) => next.run(request).await,
+        Err(failure) => failure.into_response(),
+    };
+    let class = usize::from(response.status().as_u16() / 100).min(5);
+    app.answers[class].fetch_add(1, Ordering::Relaxed);
+    let headers = response.headers_mut();
+    for (name, value) in [
+        ("x-content-type-options", "nosniff"),
+        ("referrer-policy", "no-referrer"),
+        ("cross-origin-resource-policy", "same-origin"),
+        ("cross-origin-opener-policy", "same-origin"),
+        ("x-frame-options", "DENY"),
+        (
+            "permissions-policy",
+            "camera=(), microphone=(), geolocation=()",
+        ),
+    ] {
+        headers.insert(
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        );
+    }
+    if !headers.contains_key(CONTENT_SECURITY_POLICY) {
+        let nothing = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+        headers.insert(CONTENT_SECURITY_POLICY, nothing);
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+async fn unknown_path(request: Request) -> Failure {
+    let path: String = request.uri().path().chars().take(100).collect();
+    Failure::new(
+        StatusCode::NOT_FOUND,
+        format!("{path}: expected a path of /api/openapi.json, found another"),
+    )
+}
+
+async fn wrong_method(request: Request) -> Response {
+    let path = request.uri().path();
+    let methods: Vec<&str> = (crate::endpoints::ENDPOINTS.iter())
+        .filter(|endpoint| endpoint.path == path)
+        .map(|endpoint| endpoint.method)
+        .collect();
+    let methods = methods.join(", ");
+    let error = format!("{path}: expected {methods}, found {}", request.method());
+    let mut response = Failure::new(StatusCode::METHOD_NOT_ALLOWED, error).into_response();
+    if let Ok(methods) = methods.parse() {
+        response.headers_mut().insert(ALLOW, methods);
+    }
+    response
+}
+
+fn typed(kind: &'static str, body: impl Into<Body>) -> Response {
+    ([(CONTENT_TYPE, kind)], body.into()).into_response()
+}
+
+async fn page() -> Response {
+    let mut response = typed("text/html; charset=utf-8", PAGE);
+    if let Ok(policy) = policy().parse() {
+        response
+            .headers_mut()
+            .insert(CONTENT_SECURITY_POLICY, policy);
+    }
+    response
+}
+
+async fn openapi() -> Response {
+    typed(JSON, OPENAPI)
+}
+
+async fn state(State(app): State<Arc<App>>) -> Response {
+    typed(JSON, app.state())
+}
+
+async fn history(State(app): State<Arc<App>>) -> Response {
+    typed(JSON, app.shared.history_json())
+}
+
+async fn log(State(app): State<Arc<App>>) -> Response {
+    typed(JSON, app.shared.log_json())
+}
+
+/// Without the reason, which is not for everybody.
+async fn health(State(app): State<Arc<App>>) -> Response {
+    match app.shared.health() {
+        Ok(()) => typed("text/plain", "ok\n"),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "no frames\n").into_response(),
+    }
+}
+
+async fn metrics(State(app): State<Arc<App>>) -> Response {
+    use std::fmt::Write;
+    let mut text = app.shared.metrics();
+    let _ = writeln!(
+        text,
+        "# HELP pinhole_http_answers_total Answers by class of status."
+    );
+    let _ = writeln!(text, "# TYPE pinhole_http_answers_total counter");
+    for (class, count) in app.answers.iter().enumerate().skip(2) {
+        let count = count.load(Ordering::Relaxed);
+        let _ = writeln!(
+            text,
+            "pinhole_http_answers_total{{status=\"{class}xx\"}} {count}"
+        );
+    }
+    for (name, help, count) in [
+        ("accepted", "Connections.", &app.connections.accepted),
+        (
+            "refused",
+            "Connections closed because there were too many.",
+            &app.connections.refused,
+        ),
+    ] {
+        let count = count.load(Ordering::Relaxed);
+        let _ = writeln!(
+            text,
+            "# HELP pinhole_http_connections_{name}_total {help}\n\
+             # TYPE pinhole_http_connections_{name}_total counter\n\
+             pinhole_http_connections_{name}_total {count}"
+        );
+    }
+    let open = app.connections.open.load(Ordering::Relaxed);
+    let _ = writeln!(
+        text,
+        "# HELP pinhole_http_connections Open connections.\n\
+         # TYPE pinhole_http_connections gauge\npinhole_http_connections {open}"
+    );
+    typed("text/plain; version=0.0.4; charset=utf-8", text)
+}
+
+/// The value of the only parameter that the endpoint knows.
+fn parameter<'a>(request: &'a Request, name: &str) -> Result<Option<&'a str>, Failure> {
+    let query = request.uri().query().unwrap_or_default();
+    let mut value = None;
+    for part in query.split('&').filter(|part| !part.is_empty()) {
+        match part.split_once('=') {
+            Some((key, text)) if key == name && value.is_none() => value = Some(text),
+            _ => {
+                let found: String = part.chars().take(100).collect();
+                return Err(Failure::new(
+                    StatusCode::BAD_REQUEST,
+                    format!("expected {name}=VALUE once, found {found:?}"),
+                ));
+            }
+        }
+    }
+    Ok(value)
+}
+
+async fn classify(State(app): State<Arc<App>>, request: Request) -> Answer {
+    let top = match parameter(&request, "top")? {
+        None => 5,
+        Some(text) => match text.parse() {
+            Ok(top) if top >= 1 => top,
+            _ => {
+                let error = format!("top: expected a whole number, 1 or more, found {text:?}");
+                return Err(Failure::new(StatusCode::BAD_REQUEST, error));
+            }
+        },
+    };
+    let image = app.body(request, MAX_IMAGE).await?;
+    if image.is_empty() {
+        let error = "expected the bytes of a JPEG, PNG, WebP, BMP or GIF file, found none";
+        return Err(Failure::new(StatusCode::BAD_REQUEST, error));
+    }
+    match app.worker.classify(image, top).await {
+        Ok(json) => Ok(typed(JSON, json)),
+        Err(Refused::Busy) => Err(Failure::busy("other images are being classified")),
+        Err(Refused::Image(error)) => Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, error)),
+        Err(Refused::Internal(error)) => {
+            Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error))
+        }
+    }
+}
+
+async fn settings(State(app): State<Arc<App>>, request: Request) -> Answer {
+    let json = app.body(request, MAX_JSON).await?;
+    let settings = (app.shared.change_settings(&json))
+        .map_err(|e| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, e))?;
+    let json = serde_json::to_string(&settings).unwrap_or_default();
+    Ok(typed(JSON, json))
+}
+
+/// The state as server-sent events: at every answer, but at most ten times a second.
+async fn events(State(app): State<Arc<App>>) -> Response {
+    let receiver = app.shared.subscribe();
+    let events = stream::unfold(
+        (app, receiver, false),
+        |(app, mut receiver, sent)| async move {
+            if sent {
+                tokio::time::sleep(EVENT_INTERVALS[0]).await;
+                let _ = timeout(EVENT_INTERVALS[1], receiver.changed()).await;
+            }
+            receiver.borrow_and_update();
+            let event = [b"event: state\ndata: ", &*app.state(), b"\n\n"].concat();
+            Some((
+                Ok::<_, Infallible>(Bytes::from(event)),
+                (app, receiver, true),
+            ))
+        },
+    );
+    typed("text/event-stream", Body::from_stream(events))
+}
+
+fn view(request: &Request) -> Result<View, Failure> {
+    match parameter(request, "view")? {
+        None | Some("frame") => Ok(View::Frame),
+        Some("encoder") => Ok(View::Encoder),
+        Some(other) => Err(Failure::new(
+            StatusCode::BAD_REQUEST,
+            format!("view: expected frame or encoder, found {other:?}"),
+        )),
+    }
+}
+
+async fn latest(State(app): State<Arc<App>>, request: Request) -> Answer {
+    let mut pictures = app.shared.pictures.subscribe(view(&request)?);
+    let new = |p: &Option<Arc<Picture>>| p.as_ref().is_some_and(|p| p.made.elapsed() < NEW_PICTURE);
+    let picture = timeout(PICTURE_TIME, pictures.wait_for(new)).await;
+    let picture = picture.ok().and_then(|picture| picture.ok()?.clone());
+    let Some(picture) = picture else {
+        let error = "no frame to show; /api/state says how the camera is";
+        return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, error));
+    };
+    let time = humantime::format_rfc3339_millis(picture.time).to_string();
+    let mut response = typed("image/jpeg", picture.jpeg.clone());
+    if let Ok(time) = time.parse() {
+        response.headers_mut().insert("x-captured", time);
+    }
+    Ok(response)
+}
+
+/// Motion JPEG. A client gets the newest picture whenever it has taken the last one.
+async fn video(State(app): State<Arc<App>>, request: Request) -> Answer {
+    let mut pictures = app.shared.pictures.subscribe(view(&request)?);
+    pictures.mark_changed();
+    let parts = stream::unfold(pictures, |mut pictures| async move {
+        loop {
+            pictures.changed().await.ok()?;
+            let picture = pictures.borrow_and_update().clone();
+            if let Some(picture) = picture {
+                let length = picture.jpeg.len();
+                let head = format!(
+                    "--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {length}\r\n\r\n"
+                );
+                let part = [head.as_bytes(), &*picture.jpeg, b"\r\n"].concat();
+                return Some((Ok::<_, Infallible>(Bytes::from(part)), pictures));
+            }
+        }
+    });
+    let kind = "multipart/x-mixed-replace; boundary=frame";
+    Ok(typed(kind, Body::from_stream(parts)))
+}

@@ -1,0 +1,601 @@
+//! The server over real sockets, with the demo bundle and a recorded scene.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use pinhole::camera::{
+    Camera, CameraOptions, FrameSource, Pipeline, PipelineEvent, StreamInput, TrackerOptions,
+};
+use pinhole::internal::ImageAnswer;
+use pinhole::system::System;
+use pinhole::{BoardMonitor, Classifier, DecodeOptions};
+use pinhole_web::{
+    Caller, ENDPOINTS, Limits, Live, Server, ServerOptions, Settings, StoredPassword,
+    write_password_file,
+};
+use serde_json::Value;
+
+const PASSWORD: &str = "correct horse";
+
+fn assets() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets")
+}
+
+fn sample(name: &str) -> Vec<u8> {
+    std::fs::read(assets().join("samples").join(name)).unwrap()
+}
+
+/// A server, and a camera that shows the recorded scene again and again.
+struct Fixture {
+    server: Server,
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new(password: bool) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut options = ServerOptions::new(([127, 0, 0, 1], 0).into());
+        options.limits = Limits {
+            body: Duration::from_millis(500),
+            ..Limits::default()
+        };
+        if password {
+            let path = folder.path().join("password");
+            write_password_file(&path, PASSWORD).unwrap();
+            options.password = Some(StoredPassword::read(&path).unwrap());
+        }
+        let demo = assets().join("demo");
+        let classifier = Classifier::builder().threads(1).open(&demo).unwrap();
+        // Each frame of the recording shows another scene.
+        let tracker = TrackerOptions {
+            smoothing: 0.0,
+            hysteresis: 1,
+            ..TrackerOptions::default()
+        };
+        let settings = Settings::new(&tracker, classifier.unknown_thresholds(), None);
+        let board = BoardMonitor::start(System::new(folder.path())).unwrap();
+        let live = Live::new(&demo, Arc::new(classifier), settings, Arc::new(board)).unwrap();
+        let server = Server::start(options, &live).unwrap();
+        let stop = Arc::<AtomicBool>::default();
+        let (looping, stopped) = (live, stop.clone());
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                play(&looping, &stopped);
+            }
+        });
+        Self {
+            server,
+            stop,
+            thread: Some(thread),
+            _folder: folder,
+        }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// Sends a request whose head has `lines` after the first; the whole answer.
+    fn send(&self, first: &str, lines: &[&str], body: &[u8]) -> Answer {
+        let mut stream = self.open(first, lines, Some(body.len()));
+        // The server may answer without reading all of it.
+        let _ = stream.write_all(body);
+        Answer::read(stream)
+    }
+
+    fn open(&self, first: &str, lines: &[&str], length: Option<usize>) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address()).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        let mut head = format!("{first} HTTP/1.1\r\n");
+        if !lines.iter().any(|line| line.starts_with("Host:")) {
+            head += &format!("Host: {}\r\n", self.address());
+        }
+        for line in lines {
+            head += &format!("{line}\r\n");
+        }
+        if let Some(length) = length {
+            head += &format!("Connection: close\r\nContent-Length: {length}\r\n");
+        }
+        stream.write_all((head + "\r\n").as_bytes()).unwrap();
+        stream
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        self.send(&format!("GET {path}"), &[], b"")
+    }
+
+    fn state(&self) -> Value {
+        self.get("/api/state").json()
+    }
+
+    /// Waits until the state is as `wanted`.
+    fn wait(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let start = Instant::now();
+        loop {
+            let state = self.state();
+            if wanted(&state) {
+                return state;
+            }
+            assert!(start.elapsed() < Duration::from_secs(20), "{state}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().unwrap().join();
+        assert!(ended.is_ok() || std::thread::panicking());
+    }
+}
+
+/// Shows the recorded scene once, with 50 frames a second at most.
+fn play(live: &Live, stop: &AtomicBool) {
+    let source = FrameSource::mjpeg(StreamInput::Path(assets().join("scenes.mjpeg")));
+    let camera = Camera::open(source, CameraOptions::default()).unwrap();
+    let mut classifier = live.classifier().unwrap();
+    let mut pipeline = Pipeline::new(camera, |image| classifier.classify(image), live.tracker());
+    while let Some(event) = pipeline.next() {
+        match event.unwrap() {
+            PipelineEvent::Answer(answer) => live.answer(*answer),
+            PipelineEvent::Source(event) => live.source_event(&event),
+        }
+        pipeline.set_tracker_options(live.tracker());
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn read(mut stream: TcpStream) -> Self {
+        let mut bytes = vec![];
+        // Reset where the server closed the connection with unread bytes.
+        let _ = stream.read_to_end(&mut bytes);
+        let end = bytes.windows(4).position(|w| w == b"\r\n\r\n");
+        let end = end.unwrap_or_else(|| panic!("no head: {:?}", String::from_utf8_lossy(&bytes)));
+        let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+        Self {
+            status: head[9..12].parse().unwrap(),
+            head: head.to_ascii_lowercase(),
+            body: bytes[end + 4..].to_vec(),
+        }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.find(|(n, _)| *n == name).map(|(_, value)| value)
+    }
+}
+
+/// If this fails, programs that were written for the description of the API do not work.
+#[test]
+fn every_endpoint_is_described_and_answers() {
+    let fixture = Fixture::new(false);
+    fixture.wait(|state| !state["answer"].is_null());
+    let description = fixture.get("/api/openapi.json").json();
+    let paths = description["paths"].as_object().unwrap();
+    let described = paths.values().map(|path| path.as_object().unwrap().len());
+    assert_eq!(described.sum::<usize>(), ENDPOINTS.len());
+    let table = include_str!("../../docs/web.md");
+    for endpoint in ENDPOINTS {
+        let (method, path) = (endpoint.method, endpoint.path);
+        let operation = &paths[path][method.to_ascii_lowercase()];
+        assert!(operation["summary"].is_string(), "{method} {path}");
+        let open = operation["security"] == serde_json::json!([{}]);
+        assert_eq!(open, endpoint.caller == Caller::Anyone, "{path}");
+        let caller = if open { "anyone" } else { "password" };
+        let row = format!("| `{method} {path}` | {caller} |");
+        assert!(table.contains(&row), "docs/web.md lacks {row}");
+        let body = match path {
+            "/api/classify" => sample("red-heart.png"),
+            "/api/settings" => b"{}".to_vec(),
+            _ => vec![],
+        };
+        // Endless ones are tested below.
+        if !["/api/events", "/stream.mjpg"].contains(&path) {
+            let answer = fixture.send(&format!("{method} {path}"), &[], &body);
+            assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+            assert_eq!(answer.header("cache-control"), Some("no-store"));
+            assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+            assert!(
+                answer
+                    .header("content-security-policy")
+                    .unwrap()
+                    .contains("default-src 'none'")
+            );
+        }
+        let wrong = fixture.send(&format!("DELETE {path}"), &[], b"");
+        assert_eq!(wrong.status, 405, "{path}");
+        assert_eq!(
+            wrong.header("allow").map(str::to_uppercase),
+            Some(method.into())
+        );
+    }
+    assert_eq!(fixture.get("/api/nothing").status, 404);
+    let page = fixture.get("/");
+    assert!(
+        page.header("content-security-policy")
+            .unwrap()
+            .contains("script-src 'sha256-")
+    );
+}
+
+/// If this fails, `POST /api/classify` and `pinhole classify --json` differ.
+#[test]
+fn images_are_answered_as_by_the_command() {
+    let fixture = Fixture::new(false);
+    let classifier = Classifier::open(assets().join("demo")).unwrap();
+    let png = sample("red-heart.png");
+    let image = pinhole::decode_image(&png, &DecodeOptions::default()).unwrap();
+    let jpeg = image.to_jpeg(90, 10_000).unwrap();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../preprocessing/tests/golden/decode");
+    let webp = std::fs::read(golden.join("lossy.webp")).unwrap();
+    for bytes in [&png, &jpeg, &webp] {
+        let image = pinhole::decode_image(bytes, &DecodeOptions::default()).unwrap();
+        let expected = classifier.classify(&image).unwrap();
+        let expected = ImageAnswer::new(None, &expected, 3, Duration::ZERO);
+        // Numbers as they are written: f32.
+        let expected = serde_json::to_string(&expected).unwrap();
+        let mut expected: Value = serde_json::from_str(&expected).unwrap();
+        let answer = fixture.send("POST /api/classify?top=3", &[], bytes);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let mut answer = answer.json();
+        assert!(answer["latency_ms"]["total"].as_f64().unwrap() > 0.0);
+        for json in [&mut answer, &mut expected] {
+            json.as_object_mut().unwrap().remove("latency_ms");
+        }
+        assert_eq!(answer, expected);
+    }
+    for (path, body, status, word) in [
+        ("/api/classify", &b"not an image"[..], 422, "not an image"),
+        ("/api/classify", &png[..png.len() / 2], 422, "png"),
+        ("/api/classify", b"", 400, "JPEG"),
+        ("/api/classify?top=0", &png, 400, "top"),
+        ("/api/classify?bottom=1", &png, 400, "top=VALUE"),
+    ] {
+        let answer = fixture.send(&format!("POST {path}"), &[], body);
+        assert_eq!(answer.status, status);
+        let error = answer.json()["error"].as_str().unwrap().to_lowercase();
+        assert!(error.contains(&word.to_lowercase()), "{error}");
+    }
+}
+
+#[test]
+fn pictures_and_events_follow_the_camera() {
+    let fixture = Fixture::new(false);
+    fixture.wait(|state| !state["answer"].is_null());
+    let side = |path: &str| {
+        let answer = fixture.get(path);
+        assert_eq!(
+            answer.header("content-type"),
+            Some("image/jpeg"),
+            "{}",
+            answer.text()
+        );
+        let image = pinhole::decode_image(&answer.body, &DecodeOptions::default()).unwrap();
+        [image.width, image.height]
+    };
+    let frame = fixture.state()["camera"]["frame_size"].clone();
+    assert_eq!(serde_json::json!(side("/latest.jpg")), frame);
+    assert_eq!(side("/latest.jpg?view=encoder"), [96, 96]);
+    assert_eq!(fixture.get("/latest.jpg?view=else").status, 400);
+
+    let mut video = BufReader::new(fixture.open("GET /stream.mjpg", &[], None));
+    let mut line = String::new();
+    for _ in 0..3 {
+        let mut length = None;
+        loop {
+            line.clear();
+            video.read_line(&mut line).unwrap();
+            if let Some(n) = line.strip_prefix("Content-Length: ") {
+                length = Some(n.trim().parse::<usize>().unwrap());
+            }
+            if line == "\r\n" && length.is_some() {
+                break;
+            }
+        }
+        // The chunks of the transfer encoding have their own lines; a part is one chunk.
+        let mut jpeg = vec![0; length.unwrap()];
+        video.read_exact(&mut jpeg).unwrap();
+        pinhole::decode_image(&jpeg, &DecodeOptions::default()).unwrap();
+    }
+
+    let events = BufReader::new(fixture.open("GET /api/events", &[], None));
+    let states: Vec<Value> = (events.lines())
+        .filter_map(|line| {
+            Some(serde_json::from_str(line.unwrap().strip_prefix("data: ")?).unwrap())
+        })
+        .take(4)
+        .collect();
+    let uptime = |state: &Value| state["uptime_s"].as_f64().unwrap();
+    assert!(states.windows(2).all(|w| uptime(&w[0]) < uptime(&w[1])));
+    // The scene changes, so that there is a history of it.
+    fixture.wait(|_| {
+        let history = fixture.get("/api/history").json();
+        history["changes"].as_array().unwrap().len() >= 3
+    });
+    let metrics = fixture.get("/metrics").text();
+    for name in [
+        "pinhole_up 1",
+        "pinhole_frames_total{outcome=\"classified\"}",
+        "pinhole_probability{class=\"",
+    ] {
+        assert!(metrics.contains(name), "{name}: {metrics}");
+    }
+}
+
+/// If this fails, what the page sets has no effect.
+#[test]
+fn settings_take_effect_while_the_camera_runs() {
+    let fixture = Fixture::new(false);
+    fixture.wait(|state| !state["answer"].is_null());
+    let set = |json: &str| fixture.send("PATCH /api/settings", &[], json.as_bytes());
+    // Nothing is as similar as that.
+    assert_eq!(set(r#"{"min_similarity": 1.0}"#).status, 200);
+    fixture.wait(|state| state["answer"]["state"] == "unknown");
+    assert_eq!(
+        set(r#"{"min_similarity": null, "min_margin": null}"#).status,
+        200
+    );
+    fixture.wait(|state| state["answer"]["state"] != "unknown");
+    assert_eq!(set(r#"{"hysteresis": 1000000}"#).status, 200);
+    let changes = || {
+        fixture.get("/api/history").json()["changes"]
+            .as_array()
+            .unwrap()
+            .len()
+    };
+    let before = changes();
+    let frame = |state: &Value| state["frames"]["read"].as_u64().unwrap();
+    let start = frame(&fixture.state());
+    fixture.wait(|state| frame(state).abs_diff(start) > 15);
+    assert!(changes() <= before + 1);
+    assert_eq!(
+        set(r#"{"region": [0, 0, 16, 16]}"#).json()["region"],
+        serde_json::json!([0, 0, 16, 16])
+    );
+    fixture.wait(|state| state["settings"]["region"].is_array());
+    for (json, word) in [
+        (r#"{"region": [0, 0, 100000, 16]}"#, "region"),
+        ("{", "JSON"),
+        (r#"{"a": 1}"#, "`a`"),
+    ] {
+        let answer = set(json);
+        assert_eq!(answer.status, 422, "{json}");
+        assert!(
+            answer.text().contains(word) || word == "JSON",
+            "{}",
+            answer.text()
+        );
+    }
+    let log = fixture.get("/api/log").text();
+    assert!(log.contains("settings changed"), "{log}");
+}
+
+/// If this fails, a page of a stranger can read or change what the camera sees.
+#[test]
+fn requests_of_other_pages_are_refused() {
+    let fixture = Fixture::new(false);
+    let status = |first: &str, lines: &[&str]| fixture.send(first, lines, b"{}").status;
+    let (get, patch) = ("GET /api/state", "PATCH /api/settings");
+    assert_eq!(status(get, &[]), 200);
+    assert_eq!(status(get, &["Host: evil.example"]), 403);
+    assert_eq!(status("GET /healthz", &["Host: evil.example"]), 403);
+    assert_eq!(status(get, &["Host: localhost", "Host: evil.example"]), 403);
+    assert_eq!(status("GET http://evil.example/api/state", &[]), 403);
+    assert_eq!(status(patch, &[]), 200);
+    let own = format!("Origin: http://{}", fixture.address());
+    assert_eq!(status(patch, &[&own]), 200);
+    assert_eq!(status(patch, &["Origin: http://evil.example"]), 403);
+    assert_eq!(status(patch, &["Origin: null"]), 403);
+    assert_eq!(status(patch, &["Sec-Fetch-Site: cross-site"]), 403);
+    assert_eq!(
+        status(
+            get,
+            &["Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: no-cors"]
+        ),
+        403
+    );
+    assert_eq!(
+        status("OPTIONS /api/settings", &["Origin: http://evil.example"]),
+        403
+    );
+    let error = fixture.send(get, &["Host: evil.example"], b"").json();
+    assert!(error["error"].as_str().unwrap().contains("--host-name"));
+}
+
+/// If this fails, the camera of one user is everybody's.
+#[test]
+fn other_machines_need_the_password() {
+    let everywhere = ServerOptions::new(([0, 0, 0, 0], 0).into());
+    let error = everywhere.check().unwrap_err().to_string();
+    assert!(error.contains("--password-file"), "{error}");
+
+    let fixture = Fixture::new(true);
+    let status = |path: &str, line: &str| {
+        let lines = [line];
+        let lines = if line.is_empty() { &[][..] } else { &lines };
+        fixture.send(&format!("GET {path}"), lines, b"").status
+    };
+    for endpoint in ENDPOINTS {
+        let first = format!("{} {}", endpoint.method, endpoint.path);
+        let answer = fixture.send(&first, &[], b"");
+        match endpoint.caller {
+            Caller::Anyone => assert!([200, 503].contains(&answer.status)),
+            Caller::Password => {
+                assert_eq!(answer.status, 401, "{first}");
+                assert!(
+                    answer
+                        .header("www-authenticate")
+                        .unwrap()
+                        .starts_with("basic")
+                );
+            }
+        }
+    }
+    assert_eq!(status("/api/nothing", ""), 401);
+    assert_eq!(status("/api/state", "Authorization: Digest a"), 401);
+    assert_eq!(
+        status("/api/state", &format!("Authorization: Bearer {PASSWORD}")),
+        200
+    );
+    // pinhole:correct horse
+    assert_eq!(
+        status(
+            "/api/state",
+            "Authorization: Basic cGluaG9sZTpjb3JyZWN0IGhvcnNl"
+        ),
+        200
+    );
+    let wrong = fixture.send(
+        "GET /api/state",
+        &["Authorization: Bearer correct house"],
+        b"",
+    );
+    assert_eq!(wrong.status, 401);
+    for _ in 0..4 {
+        status("/api/state", "Authorization: Bearer wrong password");
+    }
+    let limited = fixture.send(
+        "GET /api/state",
+        &["Authorization: Bearer wrong password"],
+        b"",
+    );
+    assert_eq!(limited.status, 429);
+    assert!(
+        limited
+            .header("retry-after")
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+            > 0
+    );
+    // Who knows it is not locked out.
+    assert_eq!(
+        status("/api/state", &format!("Authorization: Bearer {PASSWORD}")),
+        200
+    );
+}
+
+#[test]
+fn bodies_are_bounded_in_size_and_time() {
+    let fixture = Fixture::new(false);
+    let large = "Content-Length: 16777217";
+    let declared =
+        Answer::read(fixture.open("POST /api/classify", &[large, "Connection: close"], None));
+    assert_eq!(declared.status, 413);
+    let lines = ["Transfer-Encoding: chunked", "Connection: close"];
+    let mut chunked = fixture.open("PATCH /api/settings", &lines, None);
+    let _ = chunked.write_all(format!("11170\r\n{}\r\n0\r\n\r\n", " ".repeat(0x11170)).as_bytes());
+    assert_eq!(Answer::read(chunked).status, 413);
+    let lines = ["Content-Length: 100", "Connection: close"];
+    let slow = Answer::read(fixture.open("POST /api/classify", &lines, None));
+    assert_eq!(slow.status, 408);
+    let long = format!("A: {}", "a".repeat(100_000));
+    assert_eq!(fixture.send("GET /api/state", &[&long], b"").status, 431);
+}
+
+/// If this fails, a client that takes nothing stops the camera for everybody.
+#[test]
+fn slow_clients_do_not_delay_the_camera() {
+    let fixture = Fixture::new(false);
+    fixture.wait(|state| !state["answer"].is_null());
+    let clients: Vec<TcpStream> = (0..50)
+        .map(|i| {
+            let path = ["GET /stream.mjpg", "GET /api/events"][i % 2];
+            fixture.open(path, &[], None)
+        })
+        .collect();
+    let frames = |from: Instant| {
+        let mut receiver = 0;
+        let mut last = None;
+        while from.elapsed() < Duration::from_secs(1) {
+            let frame = fixture.state()["answer"]["frame"].as_u64();
+            receiver += usize::from(frame != last);
+            last = frame;
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        receiver
+    };
+    // It shows 50 a second at most; this machine may be busy with other tests.
+    assert!(frames(Instant::now()) >= 5);
+    drop(clients);
+}
+
+/// If this fails, a stranger's bytes end the server, or use up its files.
+#[test]
+fn malformed_requests_do_no_harm() {
+    let fixture = Fixture::new(false);
+    fixture.wait(|state| !state["answer"].is_null());
+    let seeds = [
+        "GET /api/state HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic YTpi\r\n\r\n",
+        "POST /api/classify?top=3 HTTP/1.1\r\nHost: [::1]:80\r\nContent-Length: 4\r\n\r\nabcd",
+        "PATCH /api/settings HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        "GET http://localhost/latest.jpg?view=encoder HTTP/1.0\r\nHost: localhost\r\nOrigin: http://localhost\r\n\r\n",
+    ];
+    let handles = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = handles();
+    let mut random = 1u64;
+    let mut next = |below: usize| {
+        // Knuth's MMIX.
+        random = random
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (random >> 33) as usize % below
+    };
+    for i in 0..500 {
+        let mut request = seeds[i % seeds.len()].as_bytes().to_vec();
+        for _ in 0..1 + next(6) {
+            let at = next(request.len());
+            match next(4) {
+                0 => request[at] = next(256) as u8,
+                1 if request.len() > 1 => drop(request.remove(at)),
+                2 => request.insert(at, b"\r\n :\0\xff%?"[next(8)]),
+                _ => request.truncate(at.max(1)),
+            }
+        }
+        let mut stream = TcpStream::connect(fixture.address()).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_millis(5)))
+            .unwrap();
+        let _ = stream.write_all(&request);
+        let _ = stream.read(&mut [0; 64]);
+    }
+    assert_eq!(fixture.get("/api/state").status, 200);
+    let answer = fixture
+        .send("POST /api/classify", &[], &sample("red-heart.png"))
+        .json();
+    assert_eq!(answer["top"][0]["class"], "red heart");
+    let start = Instant::now();
+    // The fixture of another test of this process has some of its own.
+    while handles() > before + 30 && start.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(handles() <= before + 30, "{} of {before}", handles());
+}
