@@ -1,11 +1,12 @@
 //! The numbers of a cache head (Tip-Adapter): given, or searched on labelled images.
 
 use anyhow::{Result, bail, ensure};
+use pinhole::internal::CalibrationLabel;
 use pinhole_bundle::{CacheInfo, CacheTerms, Head, HeadForm};
 use pinhole_model::ExampleCache;
 use rayon::prelude::*;
 
-use crate::images::{CalibrationImages, CalibrationLabel};
+use crate::images::CalibrationImages;
 
 /// The reference's values before its search, which the cache has while none are known.
 const INITIAL: CacheInfo = CacheInfo {

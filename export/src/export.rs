@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
+use pinhole::internal::Logits;
 use pinhole_bundle::{
     BundleWriter, FORMAT, Golden, GoldenImage, HeadForm, HeadKind, Manifest, ModelInfo,
     UnknownPolicy, VERSION,
@@ -11,7 +12,7 @@ use pinhole_checkpoint::Checkpoint;
 use pinhole_model::{Precision, PreprocessConfig, Score, TextEncoderConfig, TextForm};
 
 use crate::cache;
-use crate::calibrate::{CalibrationOptions, CalibrationStage, Logits};
+use crate::calibrate::{CalibrationOptions, fit_to_images};
 use crate::class_embeddings::{ClassPrompts, TextOptions, TextStage, text_checkpoint};
 use crate::encoder_source::EncoderSource;
 use crate::golden;
@@ -158,7 +159,7 @@ pub fn export(options: &ExportOptions, progress: &mut ExportProgress) -> Result<
                 scale: logit_scale,
                 score: options.score,
             };
-            CalibrationStage::run(embeddings, labels, &similarities, logits, keep, progress)?
+            fit_to_images(embeddings, labels, &similarities, logits, keep, progress)?
         }
         None => Err(images.unlabelled()),
     };

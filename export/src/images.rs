@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use pinhole::internal::CalibrationLabel;
 use pinhole::{DecodeOptions, RgbImage};
 use pinhole_preprocessing::{EXTENSIONS, has_image_extension, is_hidden};
 use pinhole_prompts::{FolderNames, class_indices};
@@ -20,15 +21,6 @@ pub struct CalibrationImages {
     labels: Option<Vec<CalibrationLabel>>,
     /// Folders that are named after no class.
     unknown_folders: Vec<String>,
-}
-
-/// What a calibration image shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CalibrationLabel {
-    /// The class of this index.
-    Class(usize),
-    /// None of the classes.
-    Unknown,
 }
 
 impl CalibrationImages {

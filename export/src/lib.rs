@@ -40,6 +40,7 @@ pub use export::{ExportOptions, Exported, export};
 pub use fidelity::FidelityGate;
 pub use given_embeddings::GivenEmbeddings;
 pub use image_encoder::EncoderOptions;
-pub use images::{CalibrationImages, CalibrationLabel};
+pub use images::CalibrationImages;
+pub use pinhole::internal::CalibrationLabel;
 pub use progress::{ExportProgress, ExportStep};
 pub use tokenizer::{FileTokenizer, model_tokenizer};

@@ -3,6 +3,9 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+pub use crate::calibration::{
+    CalibrationFit, CalibrationLabel, LabelledAnswer, Logits, fit_calibration,
+};
 pub use crate::camera::images_in;
 pub use crate::conditional_fit::fit_conditional;
 pub use crate::hang_up::ignores_hang_up;

@@ -59,6 +59,7 @@
 //! own preprocessing, unless [`DecodeOptions::apply_orientation`] is set.
 
 mod board;
+mod calibration;
 pub mod camera;
 mod classes;
 mod classification;
