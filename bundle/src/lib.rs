@@ -6,6 +6,7 @@
 //! image_encoder.weights     the graph's external data, if the weights exceed 64 MiB
 //! head.safetensors          class_embeddings f32 `[C, D]`, or the tensors of another [`HeadForm`]
 //! text_encoder.safetensors  the text encoder, for a conditional head or new classes on the board
+//! examples.safetensors      what the bundle was taught on the board, if it was ([`TaughtExamples`])
 //! golden/embeddings.json    the exporter's embeddings of the images in this folder
 //! golden/*.png              a few images, to compare the board with the exporter
 //! ```
@@ -33,6 +34,7 @@
 mod calibration;
 pub mod dialect;
 mod error;
+mod examples;
 mod golden;
 mod head;
 #[doc(hidden)]
@@ -45,6 +47,10 @@ mod write;
 
 pub use calibration::{Calibration, expected_calibration_error};
 pub use error::Error;
+pub use examples::{
+    EXAMPLES_PER_CLASS, MAX_EXAMPLES, NONE_OF_THESE, Span, TaughtClass, TaughtExample,
+    TaughtExamples, UNDO_STEPS, Untaught,
+};
 pub use golden::{Golden, GoldenImage};
 pub use head::{CacheTerms, Head, HeadForm};
 pub use lock::{LOCK_PATIENCE, LockedBundle};
@@ -66,5 +72,7 @@ pub const IMAGE_ENCODER_WEIGHTS: &str = "image_encoder.weights";
 pub const HEAD: &str = "head.safetensors";
 /// File name of the text encoder, if the bundle has one.
 pub const TEXT_ENCODER: &str = "text_encoder.safetensors";
+/// File name of the taught examples, if the bundle was taught.
+pub const EXAMPLES: &str = "examples.safetensors";
 /// File name of the golden embeddings.
 pub const GOLDEN: &str = "golden/embeddings.json";

@@ -108,6 +108,9 @@ pub struct UnknownPolicy {
     /// class. Their embeddings are the head's `negative_embeddings`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub negatives: Vec<String>,
+    /// Index of the class that stands for none of the others: the answer is unknown if it is the best.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<usize>,
 }
 
 /// The form of the learned prompts (CoOp, CoCoOp).
@@ -335,6 +338,12 @@ impl Manifest {
             {
                 return Err(Error::field(path, field, "a finite number", v));
             }
+        }
+        if let Some(class) = self.unknown.class
+            && class >= self.classes.len()
+        {
+            let expected = format!("a class below {}", self.classes.len());
+            return Err(Error::field(path, "unknown.class", expected, class));
         }
         for (i, text) in self.unknown.negatives.iter().enumerate() {
             if text.trim().is_empty() {

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Error, FORMAT, FileEntry, GOLDEN, Golden, HEAD, Head, HeadKind, MANIFEST, Manifest,
-    TEXT_ENCODER,
+    EXAMPLES, Error, FORMAT, FileEntry, GOLDEN, Golden, HEAD, Head, HeadKind, MANIFEST, Manifest,
+    TEXT_ENCODER, TaughtExamples,
 };
 
 /// A bundle whose files have been checked against its manifest.
@@ -30,6 +30,8 @@ const OWN: [&str; 2] = [HEAD, GOLDEN];
 const MAX_HEAD_BYTES: u64 = 1 << 30;
 /// A few images with their embeddings.
 const MAX_GOLDEN_BYTES: u64 = 16 << 20;
+/// Taught examples are read whole.
+const MAX_EXAMPLES_BYTES: u64 = 256 << 20;
 
 /// How often a bundle is read that is exchanged each time.
 const MAX_ATTEMPTS: u32 = 100;
@@ -129,6 +131,19 @@ impl Bundle {
         };
         check_size(&self.folder, entry)?;
         check_hash(&self.folder, entry)
+    }
+
+    /// What the bundle was taught; `None` if it was not.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`], for `examples.safetensors`.
+    pub fn examples(&self) -> Result<Option<TaughtExamples>, Error> {
+        if !self.lists(EXAMPLES) {
+            return Ok(None);
+        }
+        let bytes = read_own(&self.folder, &self.manifest, EXAMPLES, MAX_EXAMPLES_BYTES)?;
+        let path = self.folder.join(EXAMPLES);
+        TaughtExamples::from_bytes(&path, &bytes, &self.manifest).map(Some)
     }
 
     /// The folder that the bundle was opened from.
@@ -317,7 +332,7 @@ pub(crate) fn sha256(reader: &mut impl Read) -> std::io::Result<String> {
         .collect())
 }
 
-/// Reads one of the files in [`OWN`], and checks its hash.
+/// Reads a file of the bundle, and checks its hash.
 fn read_own(folder: &Path, manifest: &Manifest, name: &str, limit: u64) -> Result<Vec<u8>, Error> {
     let path = folder.join(name);
     let bytes = read_small(&path, limit)?;

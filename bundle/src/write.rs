@@ -1,14 +1,18 @@
 //! Writing bundles atomically.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use pinhole_fs::AtomicFolder;
 
 use crate::read::sha256;
-use crate::{Error, FileEntry, GOLDEN, Golden, HEAD, Head, LockedBundle, MANIFEST, Manifest};
+use crate::{
+    EXAMPLES, Error, FileEntry, GOLDEN, Golden, HEAD, Head, LockedBundle, MANIFEST, Manifest,
+    TaughtExamples,
+};
 
 /// Collects a bundle's files in a temporary folder beside the destination.
 ///
@@ -19,6 +23,8 @@ pub struct BundleWriter {
     folder: AtomicFolder,
     /// The files of the bundle that is replaced.
     replaced: BTreeSet<PathBuf>,
+    /// Those of them that the new bundle shares, as they are in the manifest, and their inodes.
+    shared: BTreeMap<String, (FileEntry, (u64, u64))>,
 }
 
 impl BundleWriter {
@@ -53,7 +59,10 @@ impl BundleWriter {
             let parent = to.parent().unwrap_or(writer.folder());
             fs::create_dir_all(parent).map_err(|e| Error::io(parent, "cannot create", e))?;
             // No file is changed in place, so both bundles can share it.
-            if fs::hard_link(&from, &to).is_err() {
+            if fs::hard_link(&from, &to).is_ok() {
+                let entry = (file.clone(), inode(&to)?);
+                writer.shared.insert(file.path.clone(), entry);
+            } else {
                 fs::copy(&from, &to).map_err(|e| Error::io(&from, "cannot copy", e))?;
             }
         }
@@ -74,6 +83,7 @@ impl BundleWriter {
             destination: destination.to_owned(),
             folder,
             replaced: BTreeSet::new(),
+            shared: BTreeMap::new(),
         })
     }
 
@@ -108,6 +118,17 @@ impl BundleWriter {
         self.add(HEAD, &head.to_bytes(&self.destination.join(HEAD))?)
     }
 
+    /// Writes what the bundle was taught, instead of what it was taught before.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Malformed`] for more than a file may hold.
+    pub fn add_examples(&self, examples: &TaughtExamples) -> Result<(), Error> {
+        self.add(
+            EXAMPLES,
+            &examples.to_bytes(&self.destination.join(EXAMPLES))?,
+        )
+    }
+
     /// Writes the golden embeddings; the images are added by [`BundleWriter::add`].
     ///
     /// # Errors
@@ -129,6 +150,12 @@ impl BundleWriter {
             .into_iter()
             .map(|path| {
                 let full = self.folder().join(&path);
+                // What has not been replaced is not read again.
+                if let Some((entry, before)) = self.shared.get(&path)
+                    && inode(&full)? == *before
+                {
+                    return Ok(entry.clone());
+                }
                 let mut file = File::open(&full).map_err(|e| Error::io(&full, "cannot open", e))?;
                 let bytes = file
                     .metadata()
@@ -180,6 +207,12 @@ impl BundleWriter {
         let replaced = self.folder.replace_keeping(&keep);
         replaced.map_err(|e| Error::io(&self.destination, "cannot replace", e))
     }
+}
+
+/// What distinguishes a file from all others of the machine.
+fn inode(path: &Path) -> Result<(u64, u64), Error> {
+    let metadata = fs::metadata(path).map_err(|e| Error::io(path, "cannot open", e))?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 fn to_json(value: &impl serde::Serialize, path: &Path) -> Result<Vec<u8>, Error> {

@@ -364,7 +364,9 @@ impl Classifier {
             .get(1)
             .map_or(f32::INFINITY, |second| best - second.similarity);
         let negative = self.bundle.head().negative_similarity(embedding);
-        let unknown = thresholds.min_similarity.is_some_and(|least| best < least)
+        let is_none = |class: usize| ranking.first().is_some_and(|best| best.index == class);
+        let unknown = manifest.unknown.class.is_some_and(is_none)
+            || thresholds.min_similarity.is_some_and(|least| best < least)
             || thresholds.min_margin.is_some_and(|least| margin < least)
             || negative.is_some_and(|negative| negative > best);
         (ranking, unknown)

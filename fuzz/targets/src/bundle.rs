@@ -32,6 +32,18 @@ pub(crate) fn head(bytes: &[u8]) {
     }
 }
 
+/// What a bundle with the demo's manifest was taught. What is read is written and read as the same.
+pub(crate) fn examples(bytes: &[u8]) {
+    let path = Path::new("examples.safetensors");
+    if let Ok(taught) = internal::read_examples(path, bytes, demo()) {
+        let mut earlier = taught.clone();
+        while earlier.undo() {}
+        let written = internal::write_examples(path, &taught).expect("what was read is in bounds");
+        let read = internal::read_examples(path, &written, demo());
+        assert_eq!(read.expect("what was written"), taught);
+    }
+}
+
 /// The golden embeddings of a bundle with the demo's manifest.
 pub(crate) fn golden(bytes: &[u8]) {
     let size = demo().model.embedding_size;

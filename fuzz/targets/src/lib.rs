@@ -116,6 +116,7 @@ pub const TARGETS: &[Target] = &[
         "manifest.json",
     ),
     target("head", bundle::head, &["assets/demo"], "head.safetensors"),
+    target("examples", bundle::examples, &[], ".safetensors"),
     target("golden", bundle::golden, &["assets/demo/golden"], ".json"),
     target(
         "onnx_check",
