@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use pinhole::internal::printable_path;
-use pinhole::{Classes, LOCK_PATIENCE, LockedBundle, note};
+use pinhole::{Classes, LockedBundle, note};
 
 use crate::cli::ClassesArgs;
 use crate::{mistakes, open, output};
@@ -20,13 +20,8 @@ pub(crate) fn run(args: &ClassesArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     // From here on no other process changes the classes.
-    let old = LockedBundle::open(folder, &mut |holder| {
-        note!(
-            "note: waiting for {holder}, which is changing this bundle, for at most {} minutes",
-            LOCK_PATIENCE.as_secs() / 60
-        );
-    })
-    .map_err(|e| mistakes::explain(folder, e.into()))?;
+    let old = LockedBundle::open(folder, &mut open::waiting)
+        .map_err(|e| mistakes::explain(folder, e.into()))?;
     let manifest = old.bundle().manifest();
     let was_calibrated = manifest.calibration.is_some();
     let classes = match &args.set {

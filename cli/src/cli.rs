@@ -28,6 +28,7 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     Preprocess(PreprocessArgs),
     Classes(ClassesArgs),
+    Teach(TeachArgs),
     Selftest(SelftestArgs),
     Bench(BenchArgs),
 }
@@ -200,6 +201,66 @@ pub(crate) struct ClassesArgs {
     pub(crate) add: Vec<String>,
 }
 
+/// Teach the bundle classes by showing images, and list, remove, undo and evaluate what it was taught
+///
+/// Images are kept in the bundle as embeddings, at most 64 of a class: of more, the oldest are removed. The head that
+/// recognises each example best without having seen it is chosen among zero-shot, prototypes, cache and linear; the answer
+/// says by how many examples each class is known, and with what leave-one-out accuracy. The temperature and the thresholds
+/// for "unknown" are fitted to the examples, once every class has some. The bundle is replaced as a whole: after a power
+/// cut it is the old one or the new one. An image that cannot be read is an error, and the bundle stays as it was.
+#[derive(Args)]
+#[command(
+    after_help = "Example: pinhole teach my-bundle --class \"my mug\" mug1.jpg mug2.jpg mug3.jpg
+         pinhole teach my-bundle --none table.jpg
+         pinhole teach my-bundle --list
+         pinhole teach my-bundle --evaluate photos"
+)]
+pub(crate) struct TeachArgs {
+    #[command(flatten)]
+    pub(crate) bundle: BundleArgs,
+    /// JPEG, PNG, WebP, BMP or GIF files that show the class, or folders of them
+    #[arg(value_name = "IMAGE", requires = "shown")]
+    pub(crate) images: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) action: TeachAction,
+    /// With --class, for a new class: what the text encoder reads in place of the name, such as "small brown dog" for a
+    /// dog's name [default: the name, if the bundle was exported --with-text]
+    #[arg(long, value_name = "TEXT", requires = "class")]
+    pub(crate) text: Option<String>,
+    /// Also copy the images to this folder, each into a subfolder with the name of its class [default: images are not
+    /// kept]
+    #[arg(long, value_name = "DIR", requires = "images")]
+    pub(crate) keep_photos: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct TeachAction {
+    /// Show examples of this class, which is added if the bundle does not have it; without images, only add the class
+    #[arg(long, value_name = "NAME", group = "shown")]
+    pub(crate) class: Option<String>,
+    /// Show examples of what is none of the classes: images most like them are answered "unknown"
+    #[arg(long, requires = "images", group = "shown")]
+    pub(crate) none: bool,
+    /// Remove classes with their examples, each name an argument of its own
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    pub(crate) remove: Vec<String>,
+    /// Remove examples by their numbers in --list --json
+    #[arg(long, value_name = "ID", num_args = 1..)]
+    pub(crate) remove_example: Vec<u64>,
+    /// Take the last change back; the last 16 can be taken back one by one
+    #[arg(long)]
+    pub(crate) undo: bool,
+    /// List the classes with their numbers of examples and leave-one-out accuracies
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Measure the accuracy on other images, in one folder per class; those in other folders are to be "unknown"
+    #[arg(long, value_name = "DIR")]
+    pub(crate) evaluate: Option<PathBuf>,
+}
+
 /// Check that this machine computes the embeddings that the exporter computed
 ///
 /// Embeds the bundle's golden images and compares with the embeddings stored beside them. The exit code is 1 if one
@@ -263,6 +324,8 @@ pub(crate) struct BenchArgs {
 ///
 /// Runs until the source ends or Ctrl-C; the exit code is 1 if nothing could be decoded. On a terminal, one line shows the current answer. In a pipe, a line is printed
 /// when the state changes; with --json, for every frame. Give exactly one of --mjpeg, --y4m, --folder and --device.
+/// A bundle that is changed meanwhile (`pinhole teach`, `pinhole classes`, or a copy over it) is opened and tested beside the
+/// old one, and answers from the next frame on.
 #[derive(Args)]
 #[command(
     after_help = "Example: rpicam-vid --codec mjpeg -o - -t 0 | pinhole camera my-bundle --mjpeg -

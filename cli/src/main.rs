@@ -14,6 +14,7 @@ mod preprocess;
 mod selftest;
 #[cfg(feature = "serve")]
 mod serve;
+mod teach;
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
@@ -52,6 +53,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Preprocess(args) => preprocess::run(&args),
         Command::Classes(args) => classes::run(&args),
+        Command::Teach(args) => teach::run(&args),
         Command::Selftest(args) => selftest::run(&args),
         Command::Bench(args) => bench::run(&args),
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail};
 use pinhole::internal::printable_path;
 use pinhole::{
-    Bundle, Classifier, ClassifierBuilder, ConditionalMode, DecodeOptions, ImageError, RgbImage,
+    Bundle, Classifier, ClassifierBuilder, ConditionalMode, DecodeOptions, ImageError,
+    LOCK_PATIENCE, RgbImage, note,
 };
 
 use crate::cli::{BundleArgs, ConditionalArgs, DecodeArgs, ModeName};
@@ -19,13 +20,7 @@ pub(crate) fn classifier(bundle: &BundleArgs) -> Result<Classifier> {
 
 /// Opens the bundle with a mode of its conditional head.
 pub(crate) fn conditional(bundle: &BundleArgs, args: &ConditionalArgs) -> Result<Classifier> {
-    let mode = match args.conditional {
-        None | Some(ModeName::Exact) => ConditionalMode::Exact,
-        Some(ModeName::Shortlist) => ConditionalMode::Shortlist,
-        Some(ModeName::Linear) => ConditionalMode::Linear,
-        Some(ModeName::Auto) => ConditionalMode::Auto(Duration::from_millis(args.budget_ms)),
-    };
-    let classifier = with_mode(bundle, mode)?;
+    let classifier = with_mode(bundle, mode(args))?;
     if args.conditional.is_some() && classifier.manifest().conditional.is_none() {
         bail!(
             "--conditional: expected a bundle with a conditional head (CoCoOp), found {} with a {} head; leave \
@@ -37,12 +32,30 @@ pub(crate) fn conditional(bundle: &BundleArgs, args: &ConditionalArgs) -> Result
     Ok(classifier)
 }
 
-fn with_mode(args: &BundleArgs, mode: ConditionalMode) -> Result<Classifier> {
-    let mut builder = Classifier::builder().conditional(mode);
-    if let Some(threads) = args.threads {
-        builder = builder.threads(threads);
+fn mode(args: &ConditionalArgs) -> ConditionalMode {
+    match args.conditional {
+        None | Some(ModeName::Exact) => ConditionalMode::Exact,
+        Some(ModeName::Shortlist) => ConditionalMode::Shortlist,
+        Some(ModeName::Linear) => ConditionalMode::Linear,
+        Some(ModeName::Auto) => ConditionalMode::Auto(Duration::from_millis(args.budget_ms)),
     }
-    with_builder(&args.bundle, builder)
+}
+
+/// What opens a bundle as the arguments ask.
+pub(crate) fn builder(args: &BundleArgs, conditional: &ConditionalArgs) -> ClassifierBuilder {
+    with_threads(args, mode(conditional))
+}
+
+fn with_threads(args: &BundleArgs, mode: ConditionalMode) -> ClassifierBuilder {
+    let builder = Classifier::builder().conditional(mode);
+    match args.threads {
+        Some(threads) => builder.threads(threads),
+        None => builder,
+    }
+}
+
+fn with_mode(args: &BundleArgs, mode: ConditionalMode) -> Result<Classifier> {
+    with_builder(&args.bundle, with_threads(args, mode))
 }
 
 /// Opens the bundle in `folder` with the options of `builder`.
@@ -54,6 +67,14 @@ pub(crate) fn with_builder(folder: &Path, builder: ClassifierBuilder) -> Result<
 /// Opens the bundle without its network.
 pub(crate) fn bundle(folder: &Path) -> Result<Bundle> {
     Bundle::open(folder).map_err(|e| mistakes::explain(folder, e.into()))
+}
+
+/// Says that another process is changing the bundle.
+pub(crate) fn waiting(holder: &str) {
+    note!(
+        "note: waiting for {holder}, which is changing this bundle, for at most {} minutes",
+        LOCK_PATIENCE.as_secs() / 60
+    );
 }
 
 /// Opens an image file.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use pinhole_bundle::{
-    Bundle, BundleWriter, HEAD, Head, HeadKind, LockedBundle, Manifest, UnknownPolicy,
+    Bundle, BundleWriter, EXAMPLES, HEAD, Head, HeadKind, LockedBundle, Manifest, UnknownPolicy,
 };
 use pinhole_model::PromptLearner;
 use pinhole_prompts::{
@@ -14,6 +14,7 @@ use crate::Error;
 use crate::classifier::thread_pool;
 use crate::conditional::learner;
 use crate::conditional_fit::fit_conditional;
+use crate::error::TeachError;
 use crate::text_encoder::text_encoder;
 
 /// Name of the head's tensor with embeddings of calibration images.
@@ -34,7 +35,8 @@ const CALIBRATION: &str = "calibration_embeddings";
 /// `progress` gets the number of prompts done and in total.
 ///
 /// # Errors
-/// [`Error::NoTextEncoder`]; [`Error::Bundle`] for a bundle that is damaged, in use or cannot be replaced;
+/// [`Error::NoTextEncoder`]; [`Error::Teaching`] for a bundle that was taught by examples, whose classes
+/// [`Teacher`](crate::Teacher) changes; [`Error::Bundle`] for a bundle that is damaged, in use or cannot be replaced;
 /// [`Error::Text`] for a class name that is too long; [`Error::Threads`], [`Error::ThreadPool`], [`Error::Kernels`].
 pub fn set_classes(
     folder: impl AsRef<Path>,
@@ -66,9 +68,13 @@ fn change_classes_here(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Manifest, Error> {
     let bundle = locked.bundle();
-    // A text encoder with the token embeddings of the old classes only cannot embed new ones.
-    let info = bundle.manifest().text_encoder.as_ref();
-    if info.is_none_or(|text| !text.tokens.is_empty()) {
+    if bundle.lists(EXAMPLES) {
+        return Err(Error::Teaching {
+            bundle: bundle.folder().to_owned(),
+            reason: TeachError::ClassesOfExamples,
+        });
+    }
+    if !takes_new_classes(bundle) {
         return Err(Error::NoTextEncoder {
             bundle: bundle.folder().to_owned(),
         });
@@ -121,7 +127,7 @@ fn change_classes_here(
         let mut embedded = Vec::new();
         if !new.is_empty() {
             let new = Classes::recorded(&new)?;
-            embedded = embed(bundle, &text_encoder, &new, progress)?;
+            embedded = embed_classes(bundle, &text_encoder, &new, progress)?;
         }
         let mut embedded = embedded.chunks_exact(dim);
         let mut rows = Vec::with_capacity(names.len() * dim);
@@ -154,6 +160,13 @@ fn change_classes_here(
     Ok(manifest)
 }
 
+/// Whether the bundle has a text encoder for any class name. One with the token embeddings of the old classes only cannot
+/// embed new ones.
+pub(crate) fn takes_new_classes(bundle: &Bundle) -> bool {
+    let info = bundle.manifest().text_encoder.as_ref();
+    info.is_some_and(|text| text.tokens.is_empty())
+}
+
 /// What is allowed and seldom meant in `classes` for the bundle of `manifest`, one line each.
 pub fn class_warnings(manifest: &Manifest, classes: &Classes) -> Vec<String> {
     let mut warnings = classes.warnings(&manifest.unknown.negatives);
@@ -165,7 +178,7 @@ pub fn class_warnings(manifest: &Manifest, classes: &Classes) -> Vec<String> {
 }
 
 /// The embeddings `[C, D]` of new classes, with the prompts of the old ones.
-fn embed(
+pub(crate) fn embed_classes(
     bundle: &Bundle,
     text_encoder: &TextEncoder,
     classes: &Classes,

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use pinhole_bundle::{HeadKind, MAX_EXAMPLES, UNDO_STEPS};
+
 /// An error of opening or running a classifier.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -33,6 +35,14 @@ pub enum Error {
         /// The tensor, what was expected and what was found.
         reason: Box<pinhole_prompts::Error>,
     },
+    /// A bundle cannot be taught what was asked for.
+    #[error("{}: {reason}", bundle.display())]
+    Teaching {
+        /// The bundle's folder.
+        bundle: PathBuf,
+        /// What was expected and found.
+        reason: TeachError,
+    },
     /// The tensors of a conditional head contradict the manifest.
     #[error("{}: {reason}; export the bundle again", path.display())]
     Head {
@@ -48,6 +58,21 @@ pub enum Error {
         path: PathBuf,
         /// The node or field, what was expected and what was found.
         reason: String,
+    },
+    /// This machine computes other embeddings than the exporter.
+    #[error(
+        "{}: self-test of {image}: expected a cosine of {expected} or more, found {found}; export the bundle again",
+        bundle.display()
+    )]
+    SelfTest {
+        /// The bundle's folder.
+        bundle: PathBuf,
+        /// The image that fails, a path inside the bundle.
+        image: String,
+        /// Least cosine.
+        expected: f32,
+        /// The cosine of this machine's and the exporter's embedding.
+        found: f32,
     },
     /// The network failed on an image.
     #[error("the image encoder failed: {0}")]
@@ -71,4 +96,88 @@ pub enum Error {
     /// `PINHOLE_KERNELS` names a kernel variant that this machine does not have.
     #[error("{0}")]
     Kernels(String),
+}
+
+/// Why a bundle cannot be taught what was asked for.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TeachError {
+    /// The bundle has no class of this name.
+    #[error(
+        "expected the name of one of its classes, found {name:?}; add the class first, or correct the name"
+    )]
+    UnknownClass {
+        /// The name.
+        name: String,
+    },
+    /// Several classes have this name.
+    #[error(
+        "expected a name that one class has, found {found} classes named {name:?}; rename them with an export"
+    )]
+    SeveralClasses {
+        /// The name.
+        name: String,
+        /// How many have it.
+        found: usize,
+    },
+    /// The bundle has a class of this name already.
+    #[error(
+        "expected a new class, found {name:?} among its classes; add examples to it, or remove it first"
+    )]
+    ClassExists {
+        /// The name.
+        name: String,
+    },
+    /// No class is left.
+    #[error(
+        "expected at least one class beside \"none of these\" with a text or an example, found none; add another \
+             class before you remove the last one"
+    )]
+    NoClass,
+    /// There is no example of this number.
+    #[error(
+        "expected the number of one of its examples, found {id}; list them to see their numbers"
+    )]
+    UnknownExample {
+        /// The number.
+        id: u64,
+    },
+    /// An embedding is none of this bundle's encoder.
+    #[error(
+        "embedding: expected {expected} values and a norm above 0, found {found} values and the norm {norm}"
+    )]
+    Embedding {
+        /// Length of the encoder's embeddings.
+        expected: usize,
+        /// Length of the given one.
+        found: usize,
+        /// Norm of the given one.
+        norm: f32,
+    },
+    /// The bundle was exchanged for one with another image encoder.
+    #[error(
+        "image encoder: expected the one that embedded the images, found another one; open the bundle again"
+    )]
+    OtherEncoder,
+    /// The bundle is full.
+    #[error("expected at most {MAX_EXAMPLES} examples in all; remove classes that are not needed")]
+    TooManyExamples,
+    /// No step can be taken back.
+    #[error("expected a step to undo, found none; the last {UNDO_STEPS} can be undone")]
+    NothingToUndo,
+    /// The bundle has a learned head that examples cannot be added to.
+    #[error(
+        "head: expected class embeddings, which can be taught by examples, found a {found} head; export the classes \
+             without --learned to teach them"
+    )]
+    Head {
+        /// The kind of head.
+        found: HeadKind,
+    },
+    /// The classes of a taught bundle are changed by teaching.
+    #[error(
+        "expected a bundle that was not taught by examples; change the classes of this one with `pinhole teach`: \
+             --class NAME, --remove NAME"
+    )]
+    ClassesOfExamples,
 }

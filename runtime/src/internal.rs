@@ -9,7 +9,7 @@ pub use crate::calibration::{
 pub use crate::camera::images_in;
 pub use crate::conditional_fit::fit_conditional;
 pub use crate::hang_up::ignores_hang_up;
-pub use crate::json::{FrameLine, ImageAnswer, LatencyMs, TopClass, top_classes};
+pub use crate::json::{FrameLine, ImageAnswer, LatencyMs, LessonLine, TopClass, top_classes};
 pub use crate::network::attributes;
 pub use crate::network::initializer::raw as raw_tensor;
 use crate::network::{GraphKind, ImageEncoder, check_model};

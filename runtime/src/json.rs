@@ -1,13 +1,14 @@
 //! What commands and the web server print as JSON; its fields are contracts.
 
 use std::borrow::Cow;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
 use crate::camera::{FrameAnswer, SceneState};
 use crate::classification::{Classification, Latency, Ranked};
 use crate::standard_streams::json_path;
+use crate::teaching::{ClassLesson, Lesson};
 
 /// An entry of `top`.
 #[derive(Clone, Debug, Serialize)]
@@ -154,6 +155,79 @@ impl<'a> FrameLine<'a> {
             still: answer.still,
             dropped: answer.counters.dropped,
             latency_ms: LatencyMs::new(answer.decode, &answer.latency),
+        }
+    }
+}
+
+/// What a bundle was taught:
+///
+/// | field | meaning |
+/// |---|---|
+/// | `head` | the chosen head: `"zero-shot"`, `"prototypes"`, `"cache"` or `"linear"` |
+/// | `accuracy` | leave-one-out accuracy of the examples, 0 to 1; null without examples |
+/// | `accuracies` | that of the best head of each kind: `head`, `accuracy` |
+/// | `classes` | `class`, `text` (whether it has a class embedding by a text), `examples` (`id`, `time`), `accuracy` |
+/// | `no_thresholds` | why no thresholds for "unknown" were fitted to the examples; null if they were |
+/// | `undo_steps` | how many changes can be taken back |
+#[derive(Clone, Debug, Serialize)]
+pub struct LessonLine<'a> {
+    head: String,
+    accuracy: Option<f32>,
+    accuracies: Vec<HeadAccuracy>,
+    classes: Vec<ClassLine<'a>>,
+    no_thresholds: Option<&'a str>,
+    undo_steps: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct HeadAccuracy {
+    head: String,
+    accuracy: f32,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct ClassLine<'a> {
+    class: &'a str,
+    text: bool,
+    examples: Vec<ExampleLine>,
+    accuracy: Option<f32>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct ExampleLine {
+    id: u64,
+    time: String,
+}
+
+impl<'a> LessonLine<'a> {
+    /// `time` writes a time as RFC 3339.
+    pub fn new(lesson: &'a Lesson, time: impl Fn(SystemTime) -> String) -> Self {
+        let examples = |class: &ClassLesson| {
+            let examples = class.examples.iter().map(|e| ExampleLine {
+                id: e.id,
+                time: time(e.time),
+            });
+            examples.collect()
+        };
+        Self {
+            head: lesson.head.to_string(),
+            accuracy: lesson.accuracy,
+            accuracies: (lesson.accuracies.iter())
+                .map(|(head, accuracy)| HeadAccuracy {
+                    head: head.to_string(),
+                    accuracy: *accuracy,
+                })
+                .collect(),
+            classes: (lesson.classes.iter())
+                .map(|class| ClassLine {
+                    class: &class.name,
+                    text: class.has_text,
+                    examples: examples(class),
+                    accuracy: class.accuracy,
+                })
+                .collect(),
+            no_thresholds: lesson.no_thresholds.as_deref(),
+            undo_steps: lesson.undo_steps,
         }
     }
 }

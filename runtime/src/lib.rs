@@ -50,6 +50,9 @@
 //! exceptions, for bundles that contain it: CoCoOp's class embeddings depend on the image, so that the text encoder runs
 //! for each image ([`ConditionalMode`] has cheaper approximations), and [`set_classes`] embeds new classes.
 //!
+//! # Teaching
+//! A [`Teacher`] adds classes and examples to a bundle, and chooses the head that recognises them best.
+//!
 //! # Threads
 //! A classifier has a thread pool of its own ([`ClassifierBuilder::threads`]), and can be called by any number of threads
 //! at the same time. The number of threads does not change the result: embeddings are bit-identical.
@@ -78,6 +81,7 @@ mod selftest;
 mod standalone;
 mod standard_streams;
 pub mod system;
+mod teaching;
 mod text_encoder;
 
 pub use board::{BoardMonitor, BoardStatus};
@@ -85,8 +89,10 @@ pub use classes::{change_classes, class_warnings, set_classes};
 pub use classification::{Classification, Embedding, Latency, Ranked};
 pub use classifier::{Classifier, ClassifierBuilder, Stream, UnknownThresholds};
 pub use conditional::ConditionalMode;
-pub use error::Error;
-pub use pinhole_bundle::{Bundle, LOCK_PATIENCE, LockedBundle, Manifest};
+pub use error::{Error, TeachError};
+pub use pinhole_bundle::{
+    Bundle, EXAMPLES_PER_CLASS, LOCK_PATIENCE, LockedBundle, Manifest, NONE_OF_THESE, UNDO_STEPS,
+};
 pub use pinhole_model::{Precision, PreprocessConfig, Resize, Score};
 pub use pinhole_preprocessing::{
     DecodeOptions, Error as ImageError, Pixels, RgbImage, RgbView, decode as decode_image,
@@ -94,3 +100,4 @@ pub use pinhole_preprocessing::{
 };
 pub use pinhole_prompts::Classes;
 pub use selftest::{GoldenResult, SelfTest};
+pub use teaching::{ClassLesson, ClassText, ExampleInfo, Lesson, TaughtHead, Teacher, lesson};
