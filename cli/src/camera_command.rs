@@ -3,17 +3,18 @@
 //!
 //! [`FrameLine`] has the fields of `--json`.
 
+use std::cell::RefCell;
 use std::fmt::Arguments;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Result, bail};
-use pinhole::Score;
-use pinhole::camera::{
-    Camera, FrameAnswer, FrameCounters, Pipeline, PipelineEvent, SceneState, SourceEvent,
-};
+use anyhow::{Context, Result, bail};
+use pinhole::camera::{Camera, FrameAnswer, FrameCounters, Pipeline, PipelineEvent, SceneState};
 use pinhole::internal::{FrameLine, UnblockedStdout, note_within, printable, printable_path};
+use pinhole::{BundleWatcher, FolderState, RefusedBundle, RgbImage, Score, Stream, TestedBundle};
 
 use crate::cli::CameraArgs;
 use crate::output::{Output, output_error};
@@ -23,8 +24,11 @@ use crate::{frames, open};
 const NOTE_WAIT: Duration = Duration::from_millis(20);
 
 pub(crate) fn run(args: &CameraArgs) -> Result<ExitCode> {
-    let classifier = open::conditional(&args.bundle, &args.conditional)?;
-    let mut stream = classifier.stream()?;
+    let opened = FolderState::of(&args.bundle.bundle);
+    let mut stream = Stream::new(Arc::new(open::conditional(
+        &args.bundle,
+        &args.conditional,
+    )?))?;
     let options = frames::options(&args.source, &args.frames, &args.output.decode);
     let camera = Camera::open(frames::source(&args.source, &args.frames)?, options)?;
     let stop_handle = camera.stop_handle();
@@ -32,14 +36,41 @@ pub(crate) fn run(args: &CameraArgs) -> Result<ExitCode> {
     // The summary is still printed.
     frames::stop_on_signals(move || stopper.stop())?;
     let tracker = frames::tracker(&args.tracker);
-    let mut pipeline = Pipeline::new(camera, |image| stream.classify(image), tracker);
+    let (_watcher, exchanged) = watch(args, opened)?;
+    let notes = RefCell::new(vec![]);
+    let classify = |image: &RgbImage| {
+        // A new bundle answers from the next frame on.
+        for exchanged in exchanged.try_iter() {
+            match exchanged {
+                Ok(new) => {
+                    let classes = new.classifier.manifest().classes.len();
+                    stream = Stream::new(new.classifier)?;
+                    notes
+                        .borrow_mut()
+                        .push(format!("using the new bundle, {classes} classes"));
+                }
+                Err(refused) if refused.repeated => {}
+                Err(refused) => notes.borrow_mut().push(format!(
+                    "the new bundle cannot be used, the old one continues: {}",
+                    refused.reason
+                )),
+            }
+        }
+        stream.classify(image)
+    };
+    let mut pipeline = Pipeline::new(camera, classify, tracker);
     let stopped = stop_handle.clone();
     let out = UnblockedStdout::new(move || stopped.is_stopped())?;
     let mut printer = Printer::new(args, out);
     let result = pipeline.by_ref().try_for_each(|update| {
+        for note in notes.take() {
+            printer.report(SystemTime::now(), format_args!("{note}"));
+        }
         match update? {
             PipelineEvent::Answer(answer) => printer.answer(&answer)?,
-            PipelineEvent::Source(event) => printer.report(&event),
+            PipelineEvent::Source(event) => {
+                printer.report(event.time, format_args!("{}", event.kind));
+            }
         }
         Ok(())
     });
@@ -64,6 +95,27 @@ pub(crate) fn run(args: &CameraArgs) -> Result<ExitCode> {
         Err(e) if output_error(&e) == Some(ErrorKind::TimedOut) => Ok(ExitCode::SUCCESS),
         other => other.map(|()| ExitCode::SUCCESS),
     }
+}
+
+/// What a changed bundle was found to be.
+type Exchanged = Receiver<Result<TestedBundle, RefusedBundle>>;
+
+/// Opens the bundle again whenever it has changed since it was `opened`.
+fn watch(args: &CameraArgs, opened: FolderState) -> Result<(BundleWatcher, Exchanged)> {
+    let folder = args.bundle.bundle.clone();
+    let builder = open::builder(&args.bundle, &args.conditional);
+    let (sender, exchanged) = channel();
+    let watcher = BundleWatcher::start(
+        folder.clone(),
+        opened,
+        move || TestedBundle::open(&folder, builder),
+        // There is no receiver once the command ends.
+        move |result| drop(sender.send(result)),
+    );
+    Ok((
+        watcher.context("cannot start the bundle thread")?,
+        exchanged,
+    ))
 }
 
 /// Prints answers on stdout and events of the source on stderr. Neither waits for ever for a reader.
@@ -143,13 +195,13 @@ impl<W: Write> Printer<W> {
         }
     }
 
-    fn report(&mut self, event: &SourceEvent) {
+    fn report(&mut self, time: SystemTime, event: Arguments) {
         if self.live {
             // Clears the line. A terminal that is gone is noticed by the next answer.
             let _ = self.out.raw(b"\r\x1b[2K");
         }
-        let time = humantime::format_rfc3339_millis(event.time);
-        self.note(format_args!("{time}  {}", event.kind));
+        let time = humantime::format_rfc3339_millis(time);
+        self.note(format_args!("{time}  {event}"));
     }
 
     fn note(&mut self, line: Arguments) {

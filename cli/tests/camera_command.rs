@@ -616,3 +616,83 @@ fn wrong_usage_and_unusable_sources_are_errors() {
         assert!(output.stdout.is_empty());
     }
 }
+
+/// If this fails, a camera must be restarted after teaching, or ends with a bundle that is being copied.
+#[test]
+fn an_exchanged_bundle_answers_from_the_next_frame_and_a_damaged_one_does_not() {
+    let root = tempfile::tempdir().unwrap();
+    let (bundle, frames) = (root.path().join("bundle"), root.path().join("frames"));
+    std::fs::create_dir(&frames).unwrap();
+    let copied = Command::new("cp")
+        .arg("-r")
+        .arg(assets("demo"))
+        .arg(&bundle)
+        .status();
+    assert!(copied.unwrap().success());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pinhole"))
+        .arg("camera")
+        .arg(&bundle)
+        .args([
+            "--watch",
+            "--json",
+            "--smoothing",
+            "0",
+            "--threads",
+            "1",
+            "--folder",
+        ])
+        .arg(&frames)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut answers = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut shown = 0;
+    // Shows the next frame, and reads its answer: the best class.
+    let mut next = || {
+        shown += 1;
+        let new = root.path().join("new.png");
+        std::fs::copy(assets("samples/red-heart.png"), &new).unwrap();
+        std::fs::rename(&new, frames.join(format!("{shown:05}.png"))).unwrap();
+        let line: Value = serde_json::from_str(&answers.next().unwrap().unwrap()).unwrap();
+        assert_eq!(line["frame"], shown - 1, "every frame has an answer");
+        line["top"][0]["class"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(next(), "red heart");
+    let taught = Command::new(env!("CARGO_BIN_EXE_pinhole"))
+        .arg("teach")
+        .arg(&bundle)
+        .args(["--remove", "red heart"])
+        .output()
+        .unwrap();
+    assert!(taught.status.success(), "{taught:?}");
+    let until = Instant::now() + Duration::from_secs(60);
+    while next() == "red heart" {
+        assert!(Instant::now() < until, "the old bundle still answers");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    std::fs::write(bundle.join("manifest.json"), "{").unwrap();
+    let until = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < until {
+        assert_ne!(next(), "red heart");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    signal(&child, "INT");
+    let mut events = String::new();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut events)
+        .unwrap();
+    assert!(child.wait().unwrap().success(), "{events}");
+    assert!(
+        events.contains("using the new bundle, 63 classes"),
+        "{events}"
+    );
+    assert!(
+        events.contains("the old one continues") && events.contains("manifest.json"),
+        "{events}"
+    );
+}

@@ -21,9 +21,10 @@ use anyhow::{Context, Result, bail};
 use pinhole::BoardMonitor;
 use pinhole::camera::{FrameAnswer, FrameCounters, SourceEvent, SourceEventKind};
 use pinhole::system::System;
+use pinhole::{BundleWatcher, FolderState, RefusedBundle, TestedBundle};
 use sd_notify::NotifyState;
 
-use crate::bundle::{BundleWatcher, RefusedBundle, TestedBundle};
+use crate::bundle;
 use crate::camera::{self, CameraControl, CameraEvent};
 use crate::config::ApplianceConfig;
 use crate::counters::{RunCounters, sum_frames};
@@ -111,9 +112,11 @@ pub fn run(
         display_error: None,
     };
     appliance.show();
+    let (folder, builder) = (config.bundle.clone(), config.classifier_builder());
     let watcher = BundleWatcher::start(
-        config.bundle.clone(),
-        config.classifier_builder(),
+        folder.clone(),
+        FolderState::default(),
+        move || bundle::open(&folder, builder),
         move |result| {
             // There is no receiver once the appliance stops.
             let _ = sender.send(Message::Bundle(result));

@@ -5,8 +5,10 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pinhole::TestedBundle;
+
 use crate::access::{self, Access};
-use crate::bundle::{self, TestedBundle};
+use crate::bundle;
 use crate::camera;
 use crate::canvas::Canvas;
 use crate::config::{ApplianceConfig, LogConfig, MqttConfig, SourceConfig, WebConfig};

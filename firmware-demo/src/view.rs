@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 #[cfg(feature = "mqtt")]
 use pinhole::RgbImage;
 use pinhole::camera::{FrameAnswer, SceneState};
-use pinhole::{BoardStatus, PreprocessConfig, Score};
+use pinhole::{BoardStatus, PreprocessConfig, Score, TestedBundle};
 
-use crate::bundle::TestedBundle;
 #[cfg(feature = "mqtt")]
 use crate::log::{ClassScore, top_classes};
 #[cfg(feature = "mqtt")]

@@ -83,6 +83,7 @@ mod standard_streams;
 pub mod system;
 mod teaching;
 mod text_encoder;
+mod watcher;
 
 pub use board::{BoardMonitor, BoardStatus};
 pub use classes::{change_classes, class_warnings, set_classes};
@@ -101,3 +102,4 @@ pub use pinhole_preprocessing::{
 pub use pinhole_prompts::Classes;
 pub use selftest::{GoldenResult, SelfTest};
 pub use teaching::{ClassLesson, ClassText, ExampleInfo, Lesson, TaughtHead, Teacher, lesson};
+pub use watcher::{BundleWatcher, FolderState, RefusedBundle, TestedBundle};
