@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use numpy::{PyArray1, PyArray2, PyArray3, PyArrayMethods, PyReadonlyArray1};
-use pinhole::{Classes, ConditionalMode, DecodeOptions};
+use pinhole::{ClassText, Classes, ConditionalMode, DecodeOptions};
 use pyo3::exceptions::{PyUserWarning, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -265,6 +265,70 @@ impl Classifier {
             .detach(|| classifier.similarities(&embedding))
             .map_err(exception)?;
         Ok(PyArray1::from_vec(py, similarities))
+    }
+
+    /// Teaches the bundle a class by images, a text, or both, and exchanges the bundle in its folder for the taught one.
+    ///
+    /// The best of four heads is chosen by leave-one-out accuracy: zero-shot, prototypes, cache or linear. Images are kept as
+    /// embeddings, at most 64 of a class. This classifier keeps the old classes: open the bundle again.
+    ///
+    /// Args:
+    ///     name: the class, which is added if the bundle does not have it; "none of these" stands for what is none of the
+    ///         others, and is answered as "unknown".
+    ///     images: an iterable, or an array uint8 [N, height, width, 3]; see `classify`. Without images the class is only
+    ///         added.
+    ///     text: of a new class, what the text encoder reads in place of the name. By default it reads the name, if the
+    ///         bundle was exported `--with-text`.
+    ///     order: as for `classify`.
+    ///
+    /// Returns:
+    ///     A dict: `head`; `accuracy`, the leave-one-out accuracy, 0 to 1, or None; `classes`, a list of dicts with `class`,
+    ///     `examples` (their number) and `accuracy`.
+    ///
+    /// Raises:
+    ///     BundleError: the bundle cannot be changed, or was exchanged for one with another image encoder.
+    ///     ImageError, TypeError: an image cannot be read. The bundle stays as it was.
+    ///     ValueError: what cannot be taught, such as a text for a class that the bundle has.
+    #[pyo3(signature = (name, images=None, *, text=None, order="RGB"))]
+    fn teach<'py>(
+        &self,
+        py: Python<'py>,
+        name: &str,
+        images: Option<&Bound<'_, PyAny>>,
+        text: Option<&str>,
+        order: &str,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let mut embeddings = vec![];
+        if let Some(images) = images {
+            let found =
+                self.with_each(py, images, Order::parse(order)?, |c, view| c.embed(view))?;
+            embeddings.extend(found.into_iter().map(|(embedding, _)| embedding.values));
+        }
+        let classifier = self.inner()?;
+        let teach = || -> Result<pinhole::Lesson, pinhole::Error> {
+            let mut teacher =
+                pinhole::Teacher::open(&self.bundle, self.options.threads, &mut |_| {})?;
+            teacher.check_encoder(classifier)?;
+            if text.is_some() || embeddings.is_empty() || !teacher.has_class(name) {
+                let text = text.map_or(ClassText::NameIfPossible, ClassText::Text);
+                teacher.add_class(name, text)?;
+            }
+            teacher.add_examples(name, &embeddings)?;
+            teacher.save()
+        };
+        let lesson = py.detach(teach).map_err(exception)?;
+        let classes = lesson.classes.iter().map(|class| {
+            let dict = PyDict::new(py);
+            dict.set_item("class", &class.name)?;
+            dict.set_item("examples", class.examples.len())?;
+            dict.set_item("accuracy", class.accuracy)?;
+            Ok(dict)
+        });
+        let result = PyDict::new(py);
+        result.set_item("head", lesson.head.to_string())?;
+        result.set_item("accuracy", lesson.accuracy)?;
+        result.set_item("classes", classes.collect::<PyResult<Vec<_>>>()?)?;
+        Ok(result)
     }
 
     /// The names of the classes, in the order of their indices.

@@ -41,11 +41,14 @@ pub(crate) fn exception(error: Error) -> PyErr {
     }
     match error {
         Error::Image(_) => ImageError::new_err(text),
-        Error::Threads { .. } | Error::Text(_) => PyValueError::new_err(text),
+        Error::Threads { .. } | Error::Text(_) | Error::Teaching { .. } => {
+            PyValueError::new_err(text)
+        }
         Error::Bundle(_)
         | Error::NoTextEncoder { .. }
         | Error::TextEncoder { .. }
         | Error::Head { .. }
+        | Error::SelfTest { .. }
         | Error::Network { .. } => BundleError::new_err(text),
         _ => PinholeError::new_err(text),
     }
