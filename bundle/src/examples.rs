@@ -365,11 +365,12 @@ impl TaughtExamples {
             for (i, row) in rows.iter().enumerate() {
                 let norm = row.iter().map(|v| v * v).sum::<f32>().sqrt();
                 // NaN must fail too.
-                if !((norm - 1.0).abs() < NORM_TOLERANCE) {
-                    let field = format!("{name}[{i}]");
-                    let found = format!("norm {norm}");
-                    return Err(Error::field(path, field, "a vector of norm 1", found));
+                if (norm - 1.0).abs() < NORM_TOLERANCE {
+                    continue;
                 }
+                let field = format!("{name}[{i}]");
+                let found = format!("norm {norm}");
+                return Err(Error::field(path, field, "a vector of norm 1", found));
             }
             Ok(rows)
         };

@@ -53,8 +53,10 @@ impl TestedBundle {
         let load_time = start.elapsed();
         classifier.stream()?;
         let test = classifier.self_test()?;
-        // NaN must fail too.
-        let failed = test.images.iter().find(|i| !(i.cosine >= test.min_cosine));
+        let failed = test
+            .images
+            .iter()
+            .find(|i| i.cosine.is_nan() || i.cosine < test.min_cosine);
         if let Some(image) = failed {
             return Err(Error::SelfTest {
                 bundle: folder.to_owned(),

@@ -492,7 +492,7 @@ impl Priors {
 fn unit(mut v: Vec<f32>) -> Vec<f32> {
     l2_normalize(&mut v);
     let norm = dot(&v, &v);
-    if !((norm - 1.0).abs() < 1e-3) {
+    if norm.is_nan() || (norm - 1.0).abs() > 1e-3 {
         v.fill(0.0);
         v[0] = 1.0;
     }
