@@ -92,7 +92,7 @@ impl EncoderGraph {
             let neighbour = match (&*node.op_type, constant.map(spread)) {
                 ("Mul", Some(factors)) => Neighbour::Factor(factors),
                 ("Add", Some(bias)) => Neighbour::Bias(bias),
-                ("Sub", Some(bias)) if x == &node.input[0] => {
+                ("Sub", Some(bias)) if *x == node.input[0] => {
                     Neighbour::Bias(bias.iter().map(|b| -b).collect())
                 }
                 ("Add", None) if same() && x != other => Neighbour::Residual(other.into()),
