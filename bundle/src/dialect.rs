@@ -55,11 +55,11 @@ pub enum Op {
     /// `activation(x @ weight + bias)`. All of x is quantised by one scale and zero point; weight s8 `[K, M]` with
     /// `scale` `[M]` and `zero_point` s8 `[M]` per channel, no channel with both -128 and 127. Sums are i32.
     AffineLinear(Range, Option<Activation>),
-    /// `[Dynamic]AffineConvolution`: a convolution of x `[N, C, H, W]` with the attributes `strides` and `dilations`
+    /// `[Dynamic]AffineConvolution[ChannelsLast]`: a convolution of x in this order with the attributes `strides` and `dilations`
     /// (height, width), `pads` (top, left, bottom, right) and `group` of ONNX's Conv. Operands as of
     /// [`Op::AffineLinear`], but the weight is any s8 [M, C / group, p, q] with p and q up to 64. Padding, and the
     /// distance between the first and the last tap, are at most 128.
-    AffineConvolution(Range),
+    AffineConvolution(Range, ChannelOrder),
 }
 
 /// The order of an image's axes.
@@ -277,7 +277,8 @@ impl Op {
             .flat_map(|range| {
                 let activations = [None, Some(QuickGelu), Some(Gelu), Some(GeluTanh)];
                 let linear = activations.map(|activation| Op::AffineLinear(range, activation));
-                let others = [Op::FakeQuantize(range), Op::AffineConvolution(range)];
+                let convolution = Op::AffineConvolution(range, ChannelOrder::First);
+                let others = [Op::FakeQuantize(range), convolution];
                 linear.into_iter().chain(others)
             });
         let last = [
@@ -335,9 +336,14 @@ impl Op {
                 })
             })
         });
-        [Op::NormalizePixels(ChannelOrder::Last)]
-            .into_iter()
-            .chain(convolutions)
+        let last = ChannelOrder::Last;
+        [
+            Op::NormalizePixels(last),
+            Op::AffineConvolution(Range::Static, last),
+            Op::AffineConvolution(Range::Dynamic, last),
+        ]
+        .into_iter()
+        .chain(convolutions)
     }
 
     /// A linear layer or convolution with another activation function; `None` for what is neither, or adds a residual last.
@@ -380,8 +386,10 @@ impl Op {
             | Op::FakeQuantize(_)
             | Op::QuantizedTable
             | Op::AffineLinear(..)
-            | Op::AffineConvolution(_) => 2,
-            Op::NormalizePixels(ChannelOrder::Last) | Op::Convolution(_) => 3,
+            | Op::AffineConvolution(_, ChannelOrder::First) => 2,
+            Op::NormalizePixels(ChannelOrder::Last)
+            | Op::AffineConvolution(_, ChannelOrder::Last)
+            | Op::Convolution(_) => 3,
         }
     }
 
@@ -431,7 +439,13 @@ impl Op {
                 let activation = activation.map_or("", activation_name);
                 format!("{}AffineLinear{activation}", range.prefix())
             }
-            Op::AffineConvolution(range) => format!("{}AffineConvolution", range.prefix()),
+            Op::AffineConvolution(range, order) => {
+                let order = match order {
+                    ChannelOrder::First => "",
+                    ChannelOrder::Last => "ChannelsLast",
+                };
+                format!("{}AffineConvolution{order}", range.prefix())
+            }
         }
     }
 
@@ -446,7 +460,7 @@ impl Op {
             | Op::FakeQuantize(_)
             | Op::QuantizedTable
             | Op::AffineLinear(..)
-            | Op::AffineConvolution(_) => &["x"],
+            | Op::AffineConvolution(..) => &["x"],
             Op::Linear(linear) => linear.residual.inputs(),
             Op::Convolution(convolution) => convolution.residual.inputs(),
             Op::Attention(AttentionInput::QueryKeyValue) => &["query", "key_value"],
@@ -472,7 +486,7 @@ impl Op {
             Op::Convolution(convolution) => convolution.storage.parameters(),
             Op::FakeQuantize(Range::Static) => &["x_scale", "x_zero_point"],
             Op::QuantizedTable => &["x_scale", "x_zero_point", "values"],
-            Op::AffineLinear(Range::Static, _) | Op::AffineConvolution(Range::Static) => &[
+            Op::AffineLinear(Range::Static, _) | Op::AffineConvolution(Range::Static, _) => &[
                 "x_scale",
                 "x_zero_point",
                 "weight",
@@ -480,7 +494,7 @@ impl Op {
                 "zero_point",
                 "bias",
             ],
-            Op::AffineLinear(Range::Dynamic, _) | Op::AffineConvolution(Range::Dynamic) => {
+            Op::AffineLinear(Range::Dynamic, _) | Op::AffineConvolution(Range::Dynamic, _) => {
                 &["weight", "scale", "zero_point", "bias"]
             }
             Op::Attention(AttentionInput::Columns(AttentionScores::Quantized)) => &[
@@ -517,7 +531,7 @@ impl Op {
                 "scale",
             ],
             Op::Attention(_) => &["heads"],
-            Op::AffineConvolution(_) | Op::Convolution(_) => {
+            Op::AffineConvolution(..) | Op::Convolution(_) => {
                 &["strides", "pads", "dilations", "group"]
             }
             Op::TokenEmbedding

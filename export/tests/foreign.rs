@@ -134,7 +134,7 @@ fn embeddings_equal_onnx_runtimes() {
         let integer = |o: &&NetworkOperator| {
             let product = matches!(
                 o.function,
-                Some(Op::AffineLinear(..) | Op::AffineConvolution(_))
+                Some(Op::AffineLinear(..) | Op::AffineConvolution(..))
             );
             assert_eq!(product, o.kernel.starts_with("int8 "), "{o:?}");
             product
@@ -176,7 +176,7 @@ fn convolutions_equal_onnx_runtimes() {
     ] {
         let (worst, operators) = compare(&golden("foreign_convolutions"), name);
         let found = operators.iter().filter(|o| {
-            matches!(o.function, Some(Op::AffineConvolution(_))) && o.kernel.starts_with("int8 ")
+            matches!(o.function, Some(Op::AffineConvolution(..))) && o.kernel.starts_with("int8 ")
         });
         let found = found.count();
         let of_tract = operators
@@ -213,33 +213,33 @@ fn bodies_of_functions_compute_what_the_operators_do() {
         (
             convolutions.clone(),
             "dynamic-u8",
-            "NormalizePixels DynamicAffineConvolution",
+            "NormalizePixelsChannelsLast DynamicAffineConvolutionChannelsLast",
         ),
         (
             convolutions,
             "qdq",
-            "NormalizePixels FakeQuantize AffineConvolution",
+            "NormalizePixelsChannelsLast FakeQuantize AffineConvolutionChannelsLast",
         ),
         (
             files(),
             "dynamic-u8-per-channel",
-            "LayerNorm Linear NormalizePixels DynamicFakeQuantize DynamicAffineConvolution",
+            "LayerNorm Linear NormalizePixelsChannelsLast DynamicFakeQuantize DynamicAffineConvolutionChannelsLast",
         ),
         (
             files(),
             "dynamic",
-            "LayerNorm NormalizePixels DynamicAffineLinear DynamicAffineConvolution",
+            "LayerNorm NormalizePixelsChannelsLast DynamicAffineLinear DynamicAffineConvolutionChannelsLast",
         ),
         (
             files(),
             "qdq",
-            "LayerNorm NormalizePixels QuantizedTable AffineLinear FakeQuantize AffineConvolution \
+            "LayerNorm NormalizePixelsChannelsLast QuantizedTable AffineLinear FakeQuantize AffineConvolutionChannelsLast \
              QuantizedColumnAttention",
         ),
         (
             files(),
             "qdq-u8-weights",
-            "LayerNorm Linear NormalizePixels QuantizedTable AffineLinear FakeQuantize",
+            "LayerNorm Linear NormalizePixelsChannelsLast QuantizedTable AffineLinear FakeQuantize",
         ),
     ] {
         let file = files.join(format!("{name}.onnx"));

@@ -56,7 +56,7 @@ fn body(op: Op, version: i64) -> Vec<NodeProto> {
         Op::FakeQuantize(range) => imported_bodies::fake_quantize(range),
         Op::QuantizedTable => imported_bodies::quantized_table(),
         Op::AffineLinear(range, activation) => imported_bodies::affine_linear(range, activation),
-        Op::AffineConvolution(range) => imported_bodies::affine_convolution(range),
+        Op::AffineConvolution(range, order) => imported_bodies::affine_convolution(range, order),
     }
 }
 

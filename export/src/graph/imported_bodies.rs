@@ -113,11 +113,10 @@ pub(super) fn affine_linear(range: Range, activation: Option<Activation>) -> Vec
     body
 }
 
-pub(super) fn affine_convolution(range: Range) -> Vec<NodeProto> {
+pub(super) fn affine_convolution(range: Range, order: ChannelOrder) -> Vec<NodeProto> {
     let mut body = quantized(range);
     body.extend([
         constant("per_filter", ints("value_ints", &[-1, 1, 1, 1])),
-        constant("per_channel", ints("value_ints", &[-1, 1, 1])),
         to_float("weight", "counted_weight"),
         to_float("zero_point", "weight_zero"),
         node(
@@ -132,6 +131,21 @@ pub(super) fn affine_convolution(range: Range) -> Vec<NodeProto> {
             "centred_weight",
             vec![],
         ),
+    ]);
+    if order == ChannelOrder::Last {
+        let inputs = ["image", "centred_weight"];
+        body.extend([
+            transposed("centred", "image", &[0, 3, 1, 2]),
+            node("Conv", &inputs, "sum_first", window()),
+            transposed("sum_first", "sum", &[0, 2, 3, 1]),
+            node("Mul", &["sum", scale_of(range)], "by_x", vec![]),
+            node("Mul", &["by_x", "scale"], "product", vec![]),
+            node("Add", &["product", "bias"], "y", vec![]),
+        ]);
+        return body;
+    }
+    body.extend([
+        constant("per_channel", ints("value_ints", &[-1, 1, 1])),
         node("Conv", &["centred", "centred_weight"], "sum", window()),
         node("Mul", &["sum", scale_of(range)], "by_x", vec![]),
         node(

@@ -44,17 +44,14 @@ const MOST_SIDE: i64 = 64;
 const MOST_REACH: i64 = 128;
 
 impl EncoderGraph {
-    /// Replaces float convolutions and average pooling by functions with the channels last, and keeps the channels last in
-    /// what follows, up to what needs another order. Graphs that are quantised already stay.
+    /// Replaces convolutions and average pooling by functions with the channels last, and keeps the channels last in
+    /// what follows, up to what needs another order.
     pub(super) fn move_channels_last(&mut self) -> Result<(), String> {
-        let quantized = |node: &NodeProto| {
-            matches!(
-                op_of(node),
-                Some(Op::AffineLinear(..) | Op::AffineConvolution(_) | Op::FakeQuantize(_))
-            ) || node.op_type == "DynamicQuantizeLinear"
+        let convolves = |node: &NodeProto| match op_of(node) {
+            Some(op) => matches!(op, Op::AffineConvolution(..)),
+            None => node.op_type == "Conv" && is_standard(node),
         };
-        let convolves = |node: &NodeProto| node.op_type == "Conv" && is_standard(node);
-        if self.nodes.iter().any(quantized) || !self.nodes.iter().any(convolves) {
+        if !self.nodes.iter().any(convolves) {
             return Ok(());
         }
         let mut pass = Pass::default();
@@ -93,8 +90,20 @@ impl Pass {
             self.computed(graph, y, pixels);
             return Ok(true);
         }
-        if let Some(Op::Activate(_)) = op_of(node) {
-            return Ok(self.elementwise(graph, node));
+        match op_of(node) {
+            Some(Op::Activate(_) | Op::FakeQuantize(_) | Op::QuantizedTable) => {
+                return Ok(self.elementwise(graph, node));
+            }
+            Some(Op::AffineConvolution(range, ChannelOrder::First)) => {
+                let Some(x) = self.channels_last(graph, x) else {
+                    return Ok(false);
+                };
+                let op = Op::AffineConvolution(range, ChannelOrder::Last);
+                let found = replacement(node, op, vec![x], node.attribute.clone());
+                self.computed(graph, y, found);
+                return Ok(true);
+            }
+            _ => {}
         }
         if !is_standard(node) {
             return Ok(false);

@@ -1,7 +1,7 @@
 //! Quantised products in their various forms.
 
 use pinhole::internal::attributes;
-use pinhole_bundle::dialect::{Linear, Op, Storage};
+use pinhole_bundle::dialect::{ChannelOrder, Linear, Op, Storage};
 use pinhole_kernels::{PackedConvolution, PackedLinearAffine};
 use tract_onnx::pb::{AttributeProto, NodeProto, TensorProto, tensor_proto::DataType};
 
@@ -542,7 +542,7 @@ fn convolution(
     operands: Operands,
     window: Vec<AttributeProto>,
 ) -> Replacement {
-    let op = Op::AffineConvolution(x.quantization.range());
+    let op = Op::AffineConvolution(x.quantization.range(), ChannelOrder::First);
     let mut attributes = x.quantization.parameters();
     attributes.extend(operands.parameters());
     attributes.extend(window);

@@ -80,6 +80,6 @@ impl EncoderGraph {
 fn quantizes(op: Option<Op>) -> bool {
     matches!(
         op,
-        Some(Op::FakeQuantize(_) | Op::AffineLinear(..) | Op::AffineConvolution(_))
+        Some(Op::FakeQuantize(_) | Op::AffineLinear(..) | Op::AffineConvolution(..))
     )
 }

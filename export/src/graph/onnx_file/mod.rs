@@ -152,7 +152,7 @@ pub fn precision(operators: &[NetworkOperator]) -> Precision {
     let integers = |op: &NetworkOperator| match op.function {
         Some(Op::PatchEmbedding(storage)) => storage == Storage::Int8,
         Some(Op::Linear(layer)) => layer.storage == Storage::Int8,
-        Some(Op::AffineLinear(..) | Op::AffineConvolution(_)) => true,
+        Some(Op::AffineLinear(..) | Op::AffineConvolution(..)) => true,
         _ => false,
     };
     match operators.iter().any(integers) {

@@ -1,6 +1,6 @@
 //! Linear layers and convolutions as other programs quantise them: 8-bit operands with scales and zero points.
 
-use pinhole_bundle::dialect::{Op, Range};
+use pinhole_bundle::dialect::{ChannelOrder, Op, Range};
 use pinhole_kernels::{
     Affine, ConvolutionWeights, ImageLayout, PackedConvolution, PackedLinearAffine,
 };
@@ -162,9 +162,15 @@ struct AffineConvolution {
     weights: PackedConvolution,
     /// `None`: computed at run time.
     x_affine: Option<Affine>,
+    order: ChannelOrder,
 }
 
-pub(super) fn convolution(context: &ParsingContext, node: &NodeProto, range: Range) -> Built {
+pub(super) fn convolution(
+    context: &ParsingContext,
+    node: &NodeProto,
+    range: Range,
+    order: ChannelOrder,
+) -> Built {
     let x_affine = affine_of(context, node, range)?;
     let operands = Operands::read(context, node, 4)?;
     let &[outputs, group_inputs, height, width] = &operands.dims[..] else {
@@ -184,39 +190,55 @@ pub(super) fn convolution(context: &ParsingContext, node: &NodeProto, range: Ran
     let layer = AffineConvolution {
         weights: PackedConvolution::new(weights, window)?,
         x_affine,
+        order,
     };
-    build(Op::AffineConvolution(range), layer)
+    build(Op::AffineConvolution(range, order), layer)
+}
+
+impl AffineConvolution {
+    /// The number of images, their channels, and their height and width.
+    fn sizes(&self, shape: &[usize]) -> TractResult<(usize, usize, [usize; 2])> {
+        match (self.order, shape) {
+            (ChannelOrder::First, &[n, c, h, w]) | (ChannelOrder::Last, &[n, h, w, c]) => {
+                Ok((n, c, [h, w]))
+            }
+            _ => bail!("x: expected 4 dimensions, found {shape:?}"),
+        }
+    }
 }
 
 impl Compute for AffineConvolution {
     fn shape(&self, inputs: &[&[usize]]) -> TractResult<TVec<usize>> {
-        let &[n, channels, height, width] = inputs[0] else {
-            bail!("x: expected [N, C, H, W], found {:?}", inputs[0]);
-        };
-        let size = self.weights.window().output([height, width]);
+        let (n, channels, image) = self.sizes(inputs[0])?;
+        let size = self.weights.window().output(image);
         let size = size.filter(|_| channels == self.weights.inputs());
         let [height, width] = size.with_context(|| {
             format!(
-                "x: expected [N, {}, H, W] of at least the size of {:?}, found {:?}",
+                "x: expected {} channels of at least the size of {:?}, found {:?}",
                 self.weights.inputs(),
                 self.weights.window(),
                 inputs[0]
             )
         })?;
-        Ok(tvec![n, self.weights.outputs(), height, width])
+        let outputs = self.weights.outputs();
+        Ok(match self.order {
+            ChannelOrder::First => tvec![n, outputs, height, width],
+            ChannelOrder::Last => tvec![n, height, width, outputs],
+        })
     }
 
     fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
-        let &[n, _, height, width] = inputs[0].shape() else {
-            bail!("x: expected 4 dimensions")
-        };
+        let (n, _, image) = self.sizes(inputs[0].shape())?;
         let x = floats(&inputs[0])?;
         // A dynamic scale is that of all images, as of DynamicQuantizeLinear.
         let affine = self.x_affine.unwrap_or_else(|| Affine::dynamic(x));
-        let layouts = [ImageLayout::ChannelsFirst; 2];
+        let layout = match self.order {
+            ChannelOrder::First => ImageLayout::ChannelsFirst,
+            ChannelOrder::Last => ImageLayout::ChannelsLast,
+        };
         let by = vec![affine; n];
         self.weights
-            .apply(x, [height, width], layouts, &by, None, None, output);
+            .apply(x, image, [layout; 2], &by, None, None, output);
         Ok(())
     }
 

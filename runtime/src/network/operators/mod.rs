@@ -67,6 +67,6 @@ fn function<const F16: bool>(context: &ParsingContext, node: &NodeProto) -> Buil
         Op::FakeQuantize(range) => elementwise::fake_quantize(context, node, range),
         Op::QuantizedTable => elementwise::lookup_table(context, node),
         Op::AffineLinear(range, activation) => affine::linear(context, node, range, activation),
-        Op::AffineConvolution(range) => affine::convolution(context, node, range),
+        Op::AffineConvolution(range, order) => affine::convolution(context, node, range, order),
     }
 }

@@ -154,10 +154,10 @@ pub(super) fn dialect(node: &Node) -> Result<Computed, String> {
             Ok(Computed::one(first.to_vec()))
         }
         (Op::NormalizePixels(_), _) => node.refuse(0, "[N, H, W, 3]"),
-        (Op::AffineConvolution(_), [_, _, _, _]) => {
-            convolutions::conv(node, weight_input(op)?, ChannelOrder::First)
+        (Op::AffineConvolution(_, order), [_, _, _, _]) => {
+            convolutions::conv(node, weight_input(op)?, order)
         }
-        (Op::AffineConvolution(_), _) => node.refuse(0, "[N, C, H, W]"),
+        (Op::AffineConvolution(..), _) => node.refuse(0, "an image of each, 4 dimensions"),
         (Op::Convolution(_), [_, _, _, _]) => {
             convolutions::conv(node, weight_input(op)?, ChannelOrder::Last)
         }
