@@ -1,6 +1,7 @@
 //! `pinhole serve`: a camera's answers, pictures and settings as a page and an HTTP API.
 
 use std::io::{BufRead, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -8,7 +9,7 @@ use std::sync::mpsc::channel;
 use anyhow::{Context, Result, anyhow, bail};
 use pinhole::camera::{Camera, CameraOptions, Pipeline, PipelineEvent};
 use pinhole::system::System;
-use pinhole::{BoardMonitor, note};
+use pinhole::{BoardMonitor, BundleWatcher, ClassifierBuilder, FolderState, TestedBundle, note};
 use pinhole_web::{Live, LogLevel, Server, ServerOptions, Settings, StoredPassword};
 
 use crate::cli::{CameraSource, ServeArgs};
@@ -40,11 +41,19 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
     if let Some(margin) = args.min_margin {
         builder = builder.min_margin(margin);
     }
+    let opened = FolderState::of(bundle);
     let classifier = open::with_builder(bundle, builder)?;
     let thresholds = classifier.unknown_thresholds();
     let settings = Settings::new(&tracker, thresholds, frames::region(&args.frames));
     let board = BoardMonitor::start(System::new("/")).context("cannot start the board thread")?;
-    let live = Live::new(bundle, Arc::new(classifier), settings, Arc::new(board))?;
+    let live = Live::new(
+        bundle,
+        builder,
+        Arc::new(classifier),
+        settings,
+        Arc::new(board),
+    )?;
+    let _watcher = watch(bundle, builder, opened, &live)?;
     let camera = (args.source.as_ref()).map(|source| open_camera(source, args));
     let camera = camera.transpose()?;
     let (stop, stopped) = channel();
@@ -68,6 +77,36 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
     // Images are still classified, and the last answer shown, until a signal. The sender belongs to the signals' thread.
     let _ = stopped.recv();
     Ok(ExitCode::SUCCESS)
+}
+
+/// Uses the bundle again whenever another program has changed it.
+fn watch(
+    folder: &Path,
+    builder: ClassifierBuilder,
+    opened: FolderState,
+    live: &Live,
+) -> Result<BundleWatcher> {
+    let (path, live) = (folder.to_owned(), live.clone());
+    let watcher = BundleWatcher::start(
+        folder.to_owned(),
+        opened,
+        move || TestedBundle::open(&path, builder),
+        move |result| match result {
+            Ok(new) => {
+                live.set_classifier(new.classifier);
+                live.log(LogLevel::Info, "the changed bundle is in use");
+            }
+            Err(refused) if refused.repeated => {}
+            Err(refused) => live.log(
+                LogLevel::Error,
+                &format!(
+                    "the changed bundle cannot be used, the old one continues: {}",
+                    refused.reason
+                ),
+            ),
+        },
+    );
+    watcher.context("cannot start the bundle thread")
 }
 
 /// Classifies until the source has ended or was stopped.
@@ -108,7 +147,7 @@ fn open_camera(source: &CameraSource, args: &ServeArgs) -> Result<Camera> {
 }
 
 /// Reads a password from standard input and writes its hash.
-fn set_password(path: &std::path::Path) -> Result<()> {
+fn set_password(path: &Path) -> Result<()> {
     let stdin = std::io::stdin();
     if stdin.is_terminal() {
         note!(

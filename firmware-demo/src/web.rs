@@ -43,7 +43,13 @@ impl WebPage {
     ) -> Result<Self, String> {
         let thresholds = classifier.unknown_thresholds();
         let settings = Settings::new(&tracker(config), thresholds, None);
-        let live = Live::new(&config.bundle, classifier, settings, board);
+        let live = Live::new(
+            &config.bundle,
+            config.classifier_builder(),
+            classifier,
+            settings,
+            board,
+        );
         let live = live.map_err(|e| e.to_string())?;
         // The camera cuts out the configuration's region, for the display too.
         live.fix_region();

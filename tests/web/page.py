@@ -3,8 +3,10 @@
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -52,9 +54,7 @@ def answers(page, server):
     names = (ASSETS / "scenes.txt").read_text().split("\n")
     server.show(0.0)
     page.wait("state && state.answer && state.answer.state !== null")
-    # Of the scene that is shown now.
-    shown = page.evaluate("state.frames.read")
-    page.wait(f"state.frames.read > {shown + 8}")
+    settle(page)
     first = page.text("#state")
     assert first in names, first
     page.wait("document.querySelector('#video').naturalWidth > 0")
@@ -120,14 +120,96 @@ def file(page):
     page.wait("document.querySelector('#file-answer').textContent.startsWith('red heart')")
 
 
+def row(name):
+    """The class's row of the list, in JavaScript."""
+    title = json.dumps(name)
+    return f"[...document.querySelectorAll('#classes > li')].find(e => e.querySelector('strong').textContent === {title})"
+
+
+def examples(page, name, count):
+    page.wait(f"({row(name)} || {{ textContent: '' }}).textContent.includes('{count} example')")
+
+
+def hold(page, name, touch, seconds=1.5):
+    """Holds the button of a class."""
+    page.evaluate(f"{row(name)}.querySelector('.hold').id = 'held'")
+    x, y, width, height = page.box("#held")
+    at = (x + width / 2, y + height / 2)
+    if touch:
+        page.touch("touchStart", *at)
+    else:
+        page.mouse("mousePressed", *at)
+    time.sleep(seconds)
+    if touch:
+        page.touch("touchEnd")
+    else:
+        page.mouse("mouseReleased", *at)
+    page.evaluate("document.querySelector('#held').removeAttribute('id')")
+    page.wait("document.querySelector('#teach-status').textContent === 'Done.'")
+
+
+def add(page, name):
+    page.evaluate("document.querySelector('#new-class').focus()")
+    page.call("Input.insertText", text=name)
+    page.press("Enter")
+    page.wait(f"{row(name)} !== undefined")
+    page.wait("document.querySelector('#new-class').value === ''")
+
+
+def shows(page, server, share, expected):
+    server.show(share)
+    page.wait(f"document.querySelector('#state').textContent === {json.dumps(expected)}")
+
+
+def settle(page):
+    """Waits until the frames are of the scene that is shown now."""
+    shown = page.evaluate("state.frames.read")
+    page.wait(f"state.frames.read > {shown + 8}")
+
+
+def teaching(page, server, scenes, touch):
+    """Teaches two classes from the scenes, deletes one, and takes that back."""
+    names = {0.0: "my thing", 0.5: "<b>your</b> \"thing\" / ü"}
+    for share, name in names.items():
+        server.show(share)
+        add(page, name)
+        settle(page)
+        hold(page, name, touch)
+        shows(page, server, share, name)
+    for share, name in names.items():
+        shows(page, server, share, name)
+    # Of a reloaded page too.
+    page.call("Page.reload")
+    page.wait(f"document.querySelectorAll('#classes > li').length >= 66 && {row(names[0.0])} !== undefined")
+    count = int(page.evaluate(f"{row(names[0.0])}.querySelector('.quiet').textContent.split(' ')[0]"))
+    assert count >= 3, count
+    page.evaluate(f"{row(names[0.0])}.querySelector('details').open = true")
+    page.evaluate(f"{row(names[0.0])}.querySelector('details button').click()")
+    examples(page, names[0.0], count - 1)
+    page.evaluate(f"{row(names[0.5])}.querySelectorAll('button')[1].click()")
+    page.wait(f"{row(names[0.5])} === undefined")
+    page.wait(f"document.querySelector('#state').textContent !== {json.dumps(names[0.5])}")
+    page.click("#undo")
+    page.wait(f"{row(names[0.5])} !== undefined")
+    shows(page, server, 0.5, names[0.5])
+    page.click("#undo")
+    examples(page, names[0.0], count)
+    # As it was, for the next screen.
+    for name in names.values():
+        page.evaluate(f"{row(name)}.querySelectorAll('button')[1].click()")
+        page.wait(f"{row(name)} === undefined")
+    for share, scene in scenes.items():
+        shows(page, server, share, scene)
+
+
 def keyboard(page):
     """Everything can be reached with Tab, and focus is visible."""
     page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
     reached = set()
-    for _ in range(60):
+    for _ in range(40 + 3 * 64):
         page.press("Tab")
         reached.add(page.evaluate("document.activeElement.id || document.activeElement.name || document.activeElement.textContent.trim()"))
-    for name in ("Skip to the answer", "draw", "whole", "view", "file", "smoothing", "min_margin", "Apply", "revert"):
+    for name in ("Skip to the answer", "new-class", "Add class", "Hold to show", "draw", "whole", "view", "file", "smoothing", "min_margin", "Apply", "revert"):
         assert name in reached, f"{name}: not reached with Tab, of {sorted(reached)}"
     page.evaluate("document.querySelector('#draw').focus()")
     page.press(" ", "Space")
@@ -152,7 +234,9 @@ def main():
     parser.add_argument("--axe", type=Path)
     parser.add_argument("--pictures", type=Path)
     arguments = parser.parse_args()
-    server = Server(arguments.program, str(ASSETS / "demo"))
+    folder = tempfile.TemporaryDirectory()
+    bundle = shutil.copytree(ASSETS / "demo", Path(folder.name) / "demo")
+    server = Server(arguments.program, str(bundle))
     browser = Browser()
     try:
         page = Page(browser)
@@ -161,7 +245,9 @@ def main():
             page.scheme("light")
             page.open(server.url)
             page.wait("document.querySelector('#connection').textContent === 'connected'")
-            print(name, answers(page, server))
+            scenes = dict(zip((0.0, 0.5), answers(page, server)))
+            print(name, scenes)
+            teaching(page, server, scenes, mobile)
             views(page)
             region(page, mobile)
             settings(page)
@@ -184,7 +270,7 @@ def main():
         port = int(server.url.rstrip("/").rsplit(":", 1)[1])
         server.stop()
         page.wait("document.querySelector('#connection').textContent.startsWith('no connection')")
-        server = Server(arguments.program, str(ASSETS / "demo"), port)
+        server = Server(arguments.program, str(bundle), port)
         page.wait("document.querySelector('#connection').textContent === 'connected'")
         page.wait("document.querySelector('#video').naturalWidth > 0")
         print("the page works")
@@ -192,6 +278,7 @@ def main():
         browser.close()
         server.process.terminate()
         server.process.wait(20)
+        folder.cleanup()
 
 
 main()

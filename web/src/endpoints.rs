@@ -21,6 +21,17 @@ pub struct Endpoint {
     pub caller: Caller,
 }
 
+impl Endpoint {
+    /// Whether `path` is this endpoint's, where `{...}` stands for one part.
+    pub(crate) fn is_at(&self, path: &str) -> bool {
+        let (mut own, mut parts) = (self.path.split('/'), path.split('/'));
+        own.by_ref()
+            .zip(&mut parts)
+            .all(|(own, part)| own == part || own.starts_with('{'))
+            && self.path.matches('/').count() == path.matches('/').count()
+    }
+}
+
 const fn of(method: &'static str, path: &'static str) -> Endpoint {
     Endpoint {
         method,
@@ -45,11 +56,18 @@ pub const ENDPOINTS: &[Endpoint] = &[
     of("GET", "/api/history"),
     of("GET", "/api/log"),
     of("PATCH", "/api/settings"),
+    of("GET", "/api/classes"),
+    of("POST", "/api/classes"),
+    of("DELETE", "/api/classes/{name}"),
+    of("POST", "/api/classes/{name}/captures"),
+    of("POST", "/api/classes/{name}/examples"),
+    of("DELETE", "/api/classes/{name}/examples/{id}"),
+    of("POST", "/api/undo"),
     of("GET", "/api/openapi.json"),
 ];
 
 /// Who may call `path`.
 pub(crate) fn caller(path: &str) -> Caller {
-    let endpoint = ENDPOINTS.iter().find(|endpoint| endpoint.path == path);
+    let endpoint = ENDPOINTS.iter().find(|endpoint| endpoint.is_at(path));
     endpoint.map_or(Caller::Password, |endpoint| endpoint.caller)
 }

@@ -23,6 +23,7 @@ mod pictures;
 mod routes;
 mod server;
 mod settings;
+mod teaching;
 mod threads;
 mod worker;
 

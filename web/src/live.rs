@@ -2,7 +2,7 @@
 //! other longer than it takes to copy a few pointers.
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -11,8 +11,8 @@ use pinhole::camera::TrackerOptions;
 use pinhole::camera::{FrameAnswer, FrameCounters, SceneState, SourceEvent, SourceEventKind};
 use pinhole::internal::FrameLine;
 use pinhole::{
-    BoardMonitor, BoardStatus, Classification, Classifier, Error, ImageError, RgbImage, Stream,
-    UnknownThresholds,
+    BoardMonitor, BoardStatus, Classification, Classifier, ClassifierBuilder, Error, ImageError,
+    RgbImage, Stream, UnknownThresholds,
 };
 use serde::Serialize;
 use tokio::sync::watch;
@@ -29,6 +29,13 @@ const HISTORY: Duration = Duration::from_secs(3600);
 /// Lines of the log that are kept.
 const LOG: usize = 200;
 
+/// Where the bundle is, and how it is opened.
+#[derive(Clone)]
+pub(crate) struct BundlePlace {
+    pub(crate) folder: PathBuf,
+    pub(crate) builder: ClassifierBuilder,
+}
+
 /// A running camera as the server shows it. Clones are the same camera.
 #[derive(Clone)]
 pub struct Live {
@@ -39,6 +46,7 @@ pub(crate) struct Shared {
     start: Instant,
     /// Name of the bundle's folder.
     bundle: String,
+    place: BundlePlace,
     control: Mutex<Control>,
     /// Counts the changes of `control`.
     generation: AtomicU64,
@@ -126,13 +134,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Live {
-    /// A camera that has delivered nothing yet, with the bundle in `folder` that `classifier` has opened. `board` reports
+    /// A camera that has delivered nothing yet, with the bundle in `folder` that `builder` has opened. `board` reports
     /// temperature and throttling.
     ///
     /// # Errors
     /// [`WebError::Thread`].
     pub fn new(
         folder: &Path,
+        builder: ClassifierBuilder,
         classifier: Arc<Classifier>,
         settings: Settings,
         board: Arc<BoardMonitor>,
@@ -144,6 +153,10 @@ impl Live {
         let shared = Shared {
             start: Instant::now(),
             bundle: name.into_owned(),
+            place: BundlePlace {
+                folder: folder.to_owned(),
+                builder,
+            },
             control: Mutex::new(Control {
                 settings,
                 fixed_region: false,
@@ -203,16 +216,7 @@ impl Live {
 
     /// Uses another bundle from the next frame on. Thresholds that were not changed are those of the new bundle.
     pub fn set_classifier(&self, classifier: Arc<Classifier>) {
-        let mut control = lock(&self.shared.control);
-        let thresholds = control.classifier.unknown_thresholds();
-        if control.settings.thresholds() == thresholds {
-            let new = classifier.unknown_thresholds();
-            control.settings.min_similarity = new.min_similarity;
-            control.settings.min_margin = new.min_margin;
-        }
-        control.classifier = classifier;
-        drop(control);
-        self.shared.controlled();
+        self.shared.set_classifier(classifier);
     }
 
     /// Tells the server an answer.
@@ -340,7 +344,7 @@ impl Shared {
         self.notify();
     }
 
-    fn log(&self, time: SystemTime, level: LogLevel, text: &str) {
+    pub(crate) fn log(&self, time: SystemTime, level: LogLevel, text: &str) {
         let mut now = lock(&self.now);
         if now.log.len() == LOG {
             now.log.pop_front();
@@ -355,6 +359,24 @@ impl Shared {
     /// Wakes at every answer and event.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    pub(crate) fn place(&self) -> &BundlePlace {
+        &self.place
+    }
+
+    /// Uses another bundle from the next frame on. Thresholds that were not changed are those of the new bundle.
+    pub(crate) fn set_classifier(&self, classifier: Arc<Classifier>) {
+        let mut control = lock(&self.control);
+        let thresholds = control.classifier.unknown_thresholds();
+        if control.settings.thresholds() == thresholds {
+            let new = classifier.unknown_thresholds();
+            control.settings.min_similarity = new.min_similarity;
+            control.settings.min_margin = new.min_margin;
+        }
+        control.classifier = classifier;
+        drop(control);
+        self.controlled();
     }
 
     pub(crate) fn classifier(&self) -> Arc<Classifier> {

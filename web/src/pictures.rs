@@ -36,6 +36,25 @@ pub(crate) struct LiveFrame {
     pub(crate) classifier: Arc<Classifier>,
 }
 
+impl LiveFrame {
+    /// What the encoder sees of it, u8 [S, S, 3].
+    ///
+    /// # Errors
+    /// It is too small or too large to be preprocessed.
+    pub(crate) fn pixels(&self) -> Result<Vec<u8>, String> {
+        let view = match self.region {
+            Some(region) => region.view(&self.image),
+            None => Some((&*self.image).into()),
+        };
+        let view = view.ok_or("the region is not inside of the frame")?;
+        let pixels = self
+            .classifier
+            .preprocess(view)
+            .map_err(|e| e.to_string())?;
+        Ok(pixels.data)
+    }
+}
+
 /// A picture.
 pub(crate) struct Picture {
     pub(crate) jpeg: Bytes,
@@ -115,6 +134,11 @@ impl Pictures {
         receiver
     }
 
+    /// The newest frame.
+    pub(crate) fn frame(&self) -> Option<LiveFrame> {
+        self.lock().frame.clone()
+    }
+
     fn run(&self) {
         loop {
             let start = Instant::now();
@@ -161,13 +185,8 @@ fn encode(frame: &LiveFrame, view: View) -> Option<Vec<u8>> {
     match view {
         View::Frame => frame.image.to_jpeg(QUALITY, MAX_SIDE).ok(),
         View::Encoder => {
-            let view = match frame.region {
-                Some(region) => region.view(&frame.image)?,
-                None => (&*frame.image).into(),
-            };
-            let pixels = frame.classifier.preprocess(view).ok()?;
             let side = frame.classifier.manifest().model.image_size;
-            let image = RgbImage::new(side, side, pixels.data).ok()?;
+            let image = RgbImage::new(side, side, frame.pixels().ok()?).ok()?;
             image.to_jpeg(90, MAX_SIDE).ok()
         }
     }

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
 use axum::http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, RETRY_AFTER,
     WWW_AUTHENTICATE,
@@ -15,7 +16,7 @@ use axum::http::header::{
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, patch, post};
+use axum::routing::{delete, get, patch, post};
 use axum::{Extension, Router};
 use futures_util::{StreamExt, stream};
 use tokio::sync::Semaphore;
@@ -29,6 +30,7 @@ use crate::live::Shared;
 use crate::page::{PAGE, policy};
 use crate::password::{Checker, Denied};
 use crate::pictures::{Picture, View};
+use crate::teaching::{self, Classroom};
 use crate::worker::{Refused, Worker};
 
 /// Largest image that can be sent, and largest JSON.
@@ -53,6 +55,7 @@ const OPENAPI: &str = include_str!("openapi.json");
 pub(crate) struct App {
     pub(crate) shared: Arc<Shared>,
     pub(crate) worker: Worker,
+    pub(crate) classroom: Classroom,
     pub(crate) names: Names,
     pub(crate) checker: Option<Arc<Checker>>,
     pub(crate) connections: Arc<ConnectionCounters>,
@@ -67,6 +70,7 @@ impl App {
     pub(crate) fn new(
         shared: Arc<Shared>,
         worker: Worker,
+        classroom: Classroom,
         names: Names,
         checker: Option<Arc<Checker>>,
         connections: Arc<ConnectionCounters>,
@@ -75,6 +79,7 @@ impl App {
         Self {
             shared,
             worker,
+            classroom,
             names,
             checker,
             connections,
@@ -228,6 +233,12 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/history", get(history))
         .route("/api/log", get(log))
         .route("/api/settings", patch(settings))
+        .route("/api/classes", get(classes).post(add_class))
+        .route("/api/classes/{name}", delete(remove_class))
+        .route("/api/classes/{name}/captures", post(capture))
+        .route("/api/classes/{name}/examples", post(learn))
+        .route("/api/classes/{name}/examples/{id}", delete(remove_example))
+        .route("/api/undo", post(undo))
         .route("/api/openapi.json", get(openapi))
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown_path)
@@ -289,7 +300,7 @@ async fn unknown_path(request: Request) -> Failure {
 async fn wrong_method(request: Request) -> Response {
     let path = request.uri().path();
     let methods: Vec<&str> = (crate::endpoints::ENDPOINTS.iter())
-        .filter(|endpoint| endpoint.path == path)
+        .filter(|endpoint| endpoint.is_at(path))
         .map(|endpoint| endpoint.method)
         .collect();
     let methods = methods.join(", ");
@@ -501,4 +512,78 @@ async fn video(State(app): State<Arc<App>>, request: Request) -> Answer {
     });
     let kind = "multipart/x-mixed-replace; boundary=frame";
     Ok(typed(kind, Body::from_stream(parts)))
+}
+
+/// Asks the thread that teaches; what the bundle knows then.
+async fn teach(app: &App, request: teaching::Request) -> Answer {
+    match app.classroom.ask(request).await {
+        Ok(json) => Ok(typed(JSON, json)),
+        Err(teaching::Refused::Busy) => Err(Failure::busy("other changes are being made")),
+        Err(teaching::Refused::Wrong(error)) => {
+            Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, error))
+        }
+    }
+}
+
+/// The parts of the path, decoded.
+fn parts<T>(path: Result<Path<T>, PathRejection>) -> Result<T, Failure> {
+    let path = path.map_err(|e| Failure::new(StatusCode::BAD_REQUEST, e.body_text()))?;
+    Ok(path.0)
+}
+
+async fn classes(State(app): State<Arc<App>>) -> Answer {
+    teach(&app, teaching::Request::List).await
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewClass {
+    name: String,
+}
+
+async fn add_class(State(app): State<Arc<App>>, request: Request) -> Answer {
+    let json = app.body(request, MAX_JSON).await?;
+    let new: NewClass = pinhole_fs::from_json(&json)
+        .map_err(|e| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, e.to_string()))?;
+    teach(&app, teaching::Request::AddClass(new.name)).await
+}
+
+type Part<T> = Result<Path<T>, PathRejection>;
+
+async fn remove_class(State(app): State<Arc<App>>, name: Part<String>) -> Answer {
+    teach(&app, teaching::Request::RemoveClass(parts(name)?)).await
+}
+
+async fn remove_example(State(app): State<Arc<App>>, path: Part<(String, u64)>) -> Answer {
+    let (name, id) = parts(path)?;
+    teach(&app, teaching::Request::RemoveExample(name, id)).await
+}
+
+async fn undo(State(app): State<Arc<App>>) -> Answer {
+    teach(&app, teaching::Request::Undo).await
+}
+
+/// Keeps the newest frame until the client asks to learn.
+async fn capture(State(app): State<Arc<App>>, name: Part<String>) -> Answer {
+    let name = parts(name)?;
+    let frame = app.shared.pictures.frame();
+    let captured = frame
+        .ok_or_else(|| "expected a frame of the camera, found none".to_owned())
+        .and_then(|frame| app.classroom.capture(&name, &frame));
+    let captured = captured.map_err(|e| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, e))?;
+    Ok(typed(
+        JSON,
+        serde_json::json!({ "captured": captured }).to_string(),
+    ))
+}
+
+/// Learns an image, or without a body what was captured.
+async fn learn(State(app): State<Arc<App>>, name: Part<String>, request: Request) -> Answer {
+    let name = parts(name)?;
+    let image = app.body(request, MAX_IMAGE).await?;
+    let request = match image.is_empty() {
+        true => teaching::Request::Learn(name),
+        false => teaching::Request::LearnImage(name, image),
+    };
+    teach(&app, request).await
 }

@@ -15,6 +15,7 @@ use crate::limits::Limits;
 use crate::live::Live;
 use crate::password::{Checker, StoredPassword};
 use crate::routes::{App, router};
+use crate::teaching::Classroom;
 use crate::worker::Worker;
 
 /// Options of [`Server::start`].
@@ -79,6 +80,7 @@ impl Server {
     pub fn start(options: ServerOptions, live: &Live) -> Result<Self, WebError> {
         options.check()?;
         let shared = live.shared.clone();
+        let classroom = Classroom::start(shared.clone(), options.decode.clone())?;
         let worker = Worker::start(shared.clone(), options.decode)?;
         let mut names = options.names;
         names.extend(machine_names());
@@ -87,6 +89,7 @@ impl Server {
         let app = App::new(
             shared,
             worker,
+            classroom,
             Names::new(options.listen, &names),
             checker.map(Arc::new),
             counters.clone(),

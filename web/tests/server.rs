@@ -29,6 +29,17 @@ fn sample(name: &str) -> Vec<u8> {
     std::fs::read(assets().join("samples").join(name)).unwrap()
 }
 
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &to.join(entry.file_name())),
+            false => drop(std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap()),
+        }
+    }
+}
+
 /// A server, and a camera that shows the recorded scene again and again.
 struct Fixture {
     server: Server,
@@ -50,8 +61,10 @@ impl Fixture {
             write_password_file(&path, PASSWORD).unwrap();
             options.password = Some(StoredPassword::read(&path).unwrap());
         }
-        let demo = assets().join("demo");
-        let classifier = Classifier::builder().threads(1).open(&demo).unwrap();
+        let demo = folder.path().join("demo");
+        copy(&assets().join("demo"), &demo);
+        let builder = Classifier::builder().threads(1);
+        let classifier = builder.open(&demo).unwrap();
         // Each frame of the recording shows another scene.
         let tracker = TrackerOptions {
             smoothing: 0.0,
@@ -60,7 +73,14 @@ impl Fixture {
         };
         let settings = Settings::new(&tracker, classifier.unknown_thresholds(), None);
         let board = BoardMonitor::start(System::new(folder.path())).unwrap();
-        let live = Live::new(&demo, Arc::new(classifier), settings, Arc::new(board)).unwrap();
+        let live = Live::new(
+            &demo,
+            builder,
+            Arc::new(classifier),
+            settings,
+            Arc::new(board),
+        )
+        .unwrap();
         let server = Server::start(options, &live).unwrap();
         let stop = Arc::<AtomicBool>::default();
         let (looping, stopped) = (live, stop.clone());
@@ -217,8 +237,10 @@ fn every_endpoint_is_described_and_answers() {
             "/api/settings" => b"{}".to_vec(),
             _ => vec![],
         };
-        // Endless ones are tested below.
-        if !["/api/events", "/stream.mjpg"].contains(&path) {
+        // Endless ones, and those that change the bundle, are tested below.
+        let elsewhere = ["/api/events", "/stream.mjpg", "/api/undo"].contains(&path);
+        let changes = path.starts_with("/api/classes") && method != "GET";
+        if !elsewhere && !changes {
             let answer = fixture.send(&format!("{method} {path}"), &[], &body);
             assert_eq!(answer.status, 200, "{path}: {}", answer.text());
             assert_eq!(answer.header("cache-control"), Some("no-store"));
@@ -230,11 +252,14 @@ fn every_endpoint_is_described_and_answers() {
                     .contains("default-src 'none'")
             );
         }
-        let wrong = fixture.send(&format!("DELETE {path}"), &[], b"");
+        let wrong = fixture.send(&format!("PUT {path}"), &[], b"");
         assert_eq!(wrong.status, 405, "{path}");
-        assert_eq!(
-            wrong.header("allow").map(str::to_uppercase),
-            Some(method.into())
+        assert!(
+            wrong
+                .header("allow")
+                .unwrap()
+                .to_uppercase()
+                .contains(method)
         );
     }
     assert_eq!(fixture.get("/api/nothing").status, 404);
@@ -396,6 +421,90 @@ fn settings_take_effect_while_the_camera_runs() {
     }
     let log = fixture.get("/api/log").text();
     assert!(log.contains("settings changed"), "{log}");
+}
+
+/// If this fails, nothing can be taught, or what was taught is not used.
+#[test]
+fn classes_are_taught_and_forgotten_while_the_camera_runs() {
+    let fixture = Fixture::new(false);
+    fixture.wait(|state| !state["answer"].is_null());
+    let ask = |first: &str, body: &[u8]| {
+        let answer = fixture.send(first, &[], body);
+        assert_eq!(answer.status, 200, "{first}: {}", answer.text());
+        answer.json()
+    };
+    let class = |lesson: &Value, name: &str| {
+        let classes = lesson["classes"].as_array().unwrap();
+        classes.iter().find(|class| class["name"] == name).cloned()
+    };
+    let first = ask("GET /api/classes", b"");
+    assert_eq!(first["classes"].as_array().unwrap().len(), 64);
+    assert_eq!(first["undo_steps"], 0);
+    let name = "my \"heart\" / ü";
+    let path = "/api/classes/my%20%22heart%22%20%2F%20%C3%BC";
+    let json = serde_json::json!({ "name": name }).to_string();
+    ask("POST /api/classes", json.as_bytes());
+    let again = fixture.send("POST /api/classes", &[], json.as_bytes());
+    assert_eq!(again.status, 422, "{}", again.text());
+    let heart = sample("red-heart.png");
+    for _ in 0..3 {
+        ask(&format!("POST {path}/examples"), &heart);
+    }
+    let lesson = ask("GET /api/classes", b"");
+    let taught = class(&lesson, name).unwrap();
+    assert_eq!(taught["examples"].as_array().unwrap().len(), 3);
+    assert_eq!(ask("POST /api/classify", &heart)["top"][0]["class"], name);
+    fixture.wait(|state| state["bundle"]["classes"].as_array().unwrap().len() == 65);
+
+    // Frames of the camera.
+    for _ in 0..3 {
+        ask(&format!("POST {path}/captures"), b"");
+        std::thread::sleep(Duration::from_millis(150));
+    }
+    let lesson = ask(&format!("POST {path}/examples"), b"");
+    let examples = class(&lesson, name).unwrap()["examples"]
+        .as_array()
+        .unwrap()
+        .clone();
+    assert!(examples.len() > 4, "{examples:?}");
+    let removed = ask(
+        &format!("DELETE {path}/examples/{}", examples[0]["id"]),
+        b"",
+    );
+    let left = class(&removed, name).unwrap()["examples"]
+        .as_array()
+        .unwrap()
+        .len();
+    assert_eq!(left, examples.len() - 1);
+    assert_eq!(ask("POST /api/undo", b"")["classes"], lesson["classes"]);
+    let forgotten = ask(&format!("DELETE {path}"), b"");
+    assert_eq!(class(&forgotten, name), None);
+    assert_eq!(
+        ask("POST /api/classify", &heart)["top"][0]["class"],
+        "red heart"
+    );
+    for (first, body) in [
+        ("POST /api/classes", &b"{}"[..]),
+        ("POST /api/classes", b"{\"name\": \"\"}"),
+        ("DELETE /api/classes/nothing", b""),
+        ("POST /api/classes/nothing/examples", &heart),
+        ("POST /api/classes/red%20heart/examples", b"not an image"),
+        ("DELETE /api/classes/red%20heart/examples/99999", b""),
+    ] {
+        let refused = fixture.send(first, &[], body);
+        assert_eq!(refused.status, 422, "{first}: {}", refused.text());
+    }
+    assert_eq!(
+        fixture
+            .send("DELETE /api/classes/a/examples/b", &[], b"")
+            .status,
+        400
+    );
+    let log = fixture.get("/api/log").text();
+    assert!(
+        log.contains("3 examples") || log.contains("1 examples learned"),
+        "{log}"
+    );
 }
 
 /// If this fails, a page of a stranger can read or change what the camera sees.
