@@ -1456,3 +1456,108 @@ fn moves_of_rows_meet_behind_layers() {
         .constant(floats("w", &[4, 3]))
         .becomes("Transpose Reshape Linear Reshape Transpose");
 }
+
+/// A block behind attention, whose result is read at the token `class` alone.
+fn pooled_block() -> TestGraph {
+    let block = graph(
+        &[
+            ["Relu", "x", "all"],
+            ["LayerNormalization", "all gain bias", "normed"],
+            ["MatMul", "normed w", "product"],
+            ["Add", "product b", "hidden"],
+            ["Sigmoid", "hidden", "gate"],
+            ["Mul", "gate scale", "scaled"],
+            ["Add", "all scaled", "end"],
+            ["Gather", "end class", "y"],
+        ],
+        &[
+            floats("gain", &[2]),
+            floats("bias", &[2]),
+            floats("w", &[2, 2]),
+            floats("b", &[2]),
+            floats("scale", &[1, 1, 2]),
+            scalar_index("class", 0),
+        ],
+    );
+    // Softmax over the tokens mixes them.
+    block
+        .with(|g| g.node("all").op_type = "Softmax".into())
+        .attribute("all", of_integer("axis", 1))
+        .attribute("y", of_integer("axis", 1))
+        .of_shape(&[1, 5, 2])
+}
+
+fn scalar_index(name: &str, index: i64) -> TensorProto {
+    TensorProto {
+        dims: vec![],
+        ..int64_tensor(name, &[index])
+    }
+}
+
+#[test]
+fn a_token_that_is_read_alone_is_computed_alone() {
+    let narrow = "Softmax Gather LayerNorm Linear Sigmoid Mul Add Gather";
+    for (class, token) in [(0, 0), (3, 3), (-1, 4)] {
+        let rewritten = pooled_block()
+            .constant(scalar_index("class", class))
+            .becomes(narrow);
+        let indices: Vec<(i64, usize)> = (rewritten.node.iter())
+            .filter(|n| n.op_type == "Gather")
+            .map(|gather| {
+                let index = &gather.input[1];
+                let tensor = rewritten.initializer.iter().find(|t| t.name == *index);
+                let tensor = tensor.unwrap();
+                let value = tensor.raw_data[..].try_into().unwrap();
+                (i64::from_le_bytes(value), tensor.dims.len())
+            })
+            .collect();
+        // The last one keeps the number of its axes.
+        assert_eq!(indices, [(token, 1), (0, 0)]);
+        let add = rewritten.node.iter().find(|n| n.output[0] == "end");
+        let norm = rewritten.node.iter().find(|n| n.op_type == "LayerNorm");
+        assert_eq!(add.unwrap().input[0], norm.unwrap().input[0]);
+    }
+    pooled_block()
+        .constant(int64_tensor("class", &[2]))
+        .becomes(narrow);
+}
+
+#[test]
+fn tokens_that_are_read_together_stay_together() {
+    let all = "Softmax LayerNorm Linear Sigmoid Mul Add Gather";
+    let block = pooled_block();
+    // Two tokens; another axis; one token in all.
+    block.constant(int64_tensor("class", &[0, 1])).becomes(all);
+    block.attribute("y", of_integer("axis", 2)).becomes(all);
+    block.of_shape(&[1, 1, 2]).becomes(all);
+    // The mean of all tokens is read too.
+    let mean = block.with(|g| {
+        g.node("y").output[0] = "first".into();
+        let last = graph(
+            &[["ReduceMean", "end", "mean"], ["Add", "first mean", "y"]],
+            &[],
+        );
+        g.nodes.extend(last.nodes);
+    });
+    mean.attribute("mean", integers("axes", &[1]))
+        .becomes("Softmax LayerNorm Linear Sigmoid Mul Add Gather ReduceMean Add");
+    // Two readers need different tokens.
+    let two = block.with(|g| {
+        g.node("y").output[0] = "first".into();
+        g.constants.push(scalar_index("other", 1));
+        let last = graph(
+            &[
+                ["Gather", "end other", "second"],
+                ["Add", "first second", "y"],
+            ],
+            &[],
+        );
+        g.nodes.extend(last.nodes);
+    });
+    two.attribute("second", of_integer("axis", 1))
+        .becomes("Softmax LayerNorm Linear Sigmoid Mul Add Gather Gather Add");
+    // What differs from token to token.
+    block
+        .constant(floats("scale", &[5, 2]))
+        .becomes("Softmax LayerNorm Linear Sigmoid Mul Gather Gather Add Gather");
+}

@@ -16,6 +16,7 @@ mod products;
 mod quantize;
 mod redundant;
 mod self_attention;
+mod single_token;
 mod tables;
 mod views;
 
@@ -50,4 +51,5 @@ pub(super) const ALL: &[Pass] = &[
     EncoderGraph::remove_no_ops,
     EncoderGraph::join_projections,
     EncoderGraph::replace_self_attention,
+    EncoderGraph::narrow_to_single_token,
 ];
