@@ -203,10 +203,11 @@ impl<'a> Reference<'a> {
         Ok(plan)
     }
 
-    /// Measures the sensitivity of every layer of `plan`.
+    /// Measures the sensitivity of the layers of `plan` that `chosen` accepts.
     pub(crate) fn measure_sensitivity(
         &self,
         plan: &mut QuantizationPlan,
+        chosen: &dyn Fn(&str) -> bool,
         progress: &mut ExportProgress,
     ) -> Result<()> {
         let step = self.images.len().div_ceil(MAX_SENSITIVITY_IMAGES);
@@ -228,13 +229,19 @@ impl<'a> Reference<'a> {
             }
             anyhow::Ok(sum / images.len() as f32)
         };
-        let total = plan.layers_mut().len() + plan.convolutions_mut().len();
+        let linear = plan.layers().iter().map(|l| &l.name);
+        let convolutions = plan.convolutions().iter().map(|l| &l.name);
+        let total = linear
+            .chain(convolutions)
+            .filter(|name| chosen(name))
+            .count();
         let mut done = 0;
         let mut step = || {
             done += 1;
             progress(ExportStep::Sensitivity, done, total as u64);
         };
-        for layer in plan.layers_mut() {
+        let layers = plan.layers_mut().iter_mut();
+        for layer in layers.filter(|l| chosen(&l.name)) {
             let packed = layer.packed()?;
             let found = sensitivity(&layer.name, &|pixels, seen| {
                 self.replace_output(layer, &packed, pixels, seen);
@@ -242,7 +249,8 @@ impl<'a> Reference<'a> {
             layer.sensitivity = Some(found);
             step();
         }
-        for layer in plan.convolutions_mut() {
+        let layers = plan.convolutions_mut().iter_mut();
+        for layer in layers.filter(|l| chosen(&l.name)) {
             let packed = layer.packed()?;
             let found = sensitivity(&layer.name, &|_, seen| {
                 if let &[_, height, width, _] = seen.shape {

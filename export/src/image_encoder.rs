@@ -13,7 +13,7 @@ use crate::fidelity::{FidelityGate, Reference};
 use crate::graph::{self, GraphOptions};
 use crate::images::{CalibrationImages, FidelityImages};
 use crate::progress::{ExportProgress, ExportStep};
-use crate::quantization::QuantizationPlan;
+use crate::quantization::{QuantizationPlan, QuantizedLayer};
 
 /// Which image encoder to write, and how.
 #[derive(Clone, Copy)]
@@ -54,6 +54,11 @@ pub(crate) struct ImageStage {
     embeddings: Option<Vec<Vec<f32>>>,
 }
 
+/// Layers that make up at most this share of the multiplications each stay in floating point if they cost
+/// [`MIN_SHARE_OF_LOSS`]: that costs little time.
+const MAX_SHARE_OF_PRODUCTS: f64 = 0.005;
+/// The sensitivity of such a layer, as a share of what int8 loses in all.
+const MIN_SHARE_OF_LOSS: f32 = 0.05;
 /// Largest share of the weights that may stay in floating point so that the gate accepts int8.
 const MAX_FLOAT_SHARE: f32 = 0.25;
 /// Most images that f16 arithmetic is measured on: emulated, one image through ViT-B/32 takes seconds.
@@ -201,8 +206,8 @@ impl EncoderWriter<'_> {
         Ok(stage)
     }
 
-    /// Writes a reduced precision. In int8, the most sensitive layers stay in floating point as far as the gate needs
-    /// it. The report is the table of layers.
+    /// Writes a reduced precision. In int8, small layers that cost much fidelity stay in floating point, and the most
+    /// sensitive ones as far as the gate needs it. The report is the table of layers.
     fn fitted(
         &self,
         options: &EncoderOptions,
@@ -223,8 +228,26 @@ impl EncoderWriter<'_> {
         };
         let mut encoder = self.write(options, &mut plan, progress)?;
         let (mut fidelity, mut embeddings) = reference.compare(&encoder, usize::MAX, progress)?;
-        if int8 && (report || !gate.accepts(&fidelity)) {
-            reference.measure_sensitivity(&mut plan, progress)?;
+        if int8 {
+            let (small, loss) = (
+                plan.small(MAX_SHARE_OF_PRODUCTS),
+                1.0 - fidelity.mean_cosine,
+            );
+            let all = report || !gate.accepts(&fidelity);
+            let chosen = |name: &str| all || small.contains(name);
+            reference.measure_sensitivity(&mut plan, &chosen, progress)?;
+            let costly = |l: &&QuantizedLayer| {
+                small.contains(&l.name) && l.sensitivity > Some(MIN_SHARE_OF_LOSS * loss)
+            };
+            let costly = plan.layers().iter().filter(costly);
+            let names: Vec<String> = costly.map(|l| l.name.clone()).collect();
+            if !names.is_empty() {
+                plan.keep_float(names);
+                encoder = self.write(options, &mut plan, progress)?;
+                (fidelity, embeddings) = reference.compare(&encoder, usize::MAX, progress)?;
+            }
+        }
+        if int8 && !gate.accepts(&fidelity) {
             let candidates = plan.most_sensitive(MAX_FLOAT_SHARE);
             let mut kept = 0;
             while kept < candidates.len() && !gate.accepts(&fidelity) {

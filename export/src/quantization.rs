@@ -38,6 +38,8 @@ struct Summary<'a> {
 /// What a linear layer reads on the calibration images.
 struct LayerInputs {
     width: usize,
+    /// Rows of all images.
+    rows: usize,
     /// Least and largest value of each channel over all rows.
     range: Vec<[f32; 2]>,
     /// Rows that the form is fitted on.
@@ -63,6 +65,7 @@ impl LayerInputs {
             }
         }
         let rows = x.len() / width;
+        self.rows += rows;
         let image = self.images_done;
         let (kept, limit) = if image.is_multiple_of(2) {
             (&mut self.fit, FIT_ROWS)
@@ -195,6 +198,7 @@ impl QuantizationPlan {
             self.order.push(name.into());
             LayerInputs {
                 width,
+                rows: 0,
                 range: vec![[f32::INFINITY, f32::NEG_INFINITY]; width],
                 fit: vec![],
                 held_out: vec![],
@@ -223,8 +227,16 @@ impl QuantizationPlan {
         self.float.contains(name)
     }
 
+    pub(crate) fn layers(&self) -> &[QuantizedLayer] {
+        &self.layers
+    }
+
     pub(crate) fn layers_mut(&mut self) -> &mut [QuantizedLayer] {
         &mut self.layers
+    }
+
+    pub(crate) fn convolutions(&self) -> &[QuantizedConvolution] {
+        &self.convolutions
     }
 
     pub(crate) fn convolutions_mut(&mut self) -> &mut [QuantizedConvolution] {
@@ -287,6 +299,22 @@ impl QuantizationPlan {
             sensitivity: c.sensitivity,
         });
         linear.chain(convolutions).collect()
+    }
+
+    /// Names of the linear layers that multiply next to nothing, as those of the class token alone: each makes up at most the
+    /// share `max_share` of their multiplications.
+    pub(crate) fn small(&self, max_share: f64) -> BTreeSet<String> {
+        let products: Vec<(&str, f64)> = (self.layers.iter())
+            .filter_map(|l| {
+                let rows = self.inputs.get(&l.name)?.rows;
+                Some((&*l.name, rows as f64 * l.weight.len() as f64))
+            })
+            .collect();
+        let total: f64 = products.iter().map(|(_, products)| products).sum();
+        (products.into_iter())
+            .filter(|(_, products)| *products <= max_share * total)
+            .map(|(name, _)| name.to_owned())
+            .collect()
     }
 
     /// Names of the most sensitive layers, in descending order, that together hold at most the share `max_share` of
@@ -748,5 +776,22 @@ mod tests {
         }
         assert_eq!(plan.most_sensitive(0.25), ["c", "a"]);
         assert_eq!(plan.most_sensitive(1.0), ["b", "c", "d", "a"]);
+    }
+
+    #[test]
+    fn small_layers_multiply_little() {
+        let mut plan = QuantizationPlan::default();
+        // 4 x outputs weights, for each of so many rows on each of two images.
+        for (name, outputs, rows) in [("a", 10, 90), ("b", 90, 1), ("c", 1, 10), ("d", 1, 900)] {
+            let (weight, bias) = (vec![1.0; 4 * outputs], vec![0.0; outputs]);
+            for _ in 0..2 {
+                plan.record(name, &vec![1.0; 4 * rows], 4, 2);
+            }
+            let float = FloatLinear::new(&weight, &bias, None);
+            plan.layer(name, &float, InputOrigin::Other).unwrap();
+        }
+        assert_eq!(plan.small(0.1), BTreeSet::from(["b".into(), "c".into()]));
+        assert_eq!(plan.small(0.01), BTreeSet::from(["c".into()]));
+        assert_eq!(plan.small(1.0).len(), 4);
     }
 }

@@ -103,10 +103,17 @@ fn float_layers_are_written_in_the_precision_asked_for() {
     let fidelity = manifest.fidelity.unwrap();
     println!("{fidelity:?}, {}", cosine(&f32, &int8));
     assert!(fidelity.mean_cosine > 0.99, "{fidelity:?}");
-    assert_eq!(count(&int8, |l| l.storage == Storage::Int8), all);
-    // The two layers behind a norm in each block.
+    // The three layers of the class token alone may stay in floating point, as they cost no time.
+    let float = count(&int8, |l| l.storage == Storage::Float);
+    assert!(float <= 3, "{:?}", int8.layers);
+    assert_eq!(count(&int8, |l| l.storage == Storage::Int8) + float, all);
+    // The two layers behind a norm in each block, one of them of the class token.
     let behind_norms = count(&int8, |l| l.input == LinearInput::LayerNorm);
-    assert_eq!(behind_norms, 2 * LAYERS, "{:?}", int8.layers);
+    assert!(
+        (2 * LAYERS - 1..=2 * LAYERS).contains(&behind_norms),
+        "{:?}",
+        int8.layers
+    );
     assert!(cosine(&f32, &int8) > 0.99, "{}", cosine(&f32, &int8));
     // What other programs compute.
     let flat = export("flat", &["--precision", "int8", "--flat"]);
@@ -143,7 +150,9 @@ fn convolutions_are_written_in_the_precision_asked_for() {
     let fidelity = int8.classifier.manifest().fidelity.unwrap();
     println!("{fidelity:?}, {}", cosine(&f32, &int8));
     assert_eq!((integers(&int8), int8.convolutions.len()), (all, all));
-    assert!(int8.layers.iter().all(|l| l.storage == Storage::Int8));
+    // The last projection multiplies little.
+    let float = int8.layers.iter().filter(|l| l.storage == Storage::Float);
+    assert!(float.count() <= 1, "{:?}", int8.layers);
     assert!(fidelity.mean_cosine > 0.99, "{fidelity:?}");
     assert!(cosine(&f32, &int8) > 0.99, "{}", cosine(&f32, &int8));
     // What other programs compute.
