@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::uri::{Authority, Uri};
 use axum::http::{HeaderMap, Method};
+use base64ct::{Base64, Encoding};
 
 /// The names by which browsers may reach this server, besides addresses and `localhost`.
 #[derive(Clone, Debug)]
@@ -115,8 +116,7 @@ pub(crate) fn password(headers: &HeaderMap) -> Result<Option<String>, String> {
     if !scheme.eq_ignore_ascii_case("basic") {
         return Err(format!("{expected}, found another scheme"));
     }
-    use base64::Engine;
-    let bytes = base64::engine::general_purpose::STANDARD.decode(rest);
+    let bytes = Base64::decode_vec(rest);
     let text = bytes.ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let text = text.ok_or_else(|| format!("{expected}, found no base64 of UTF-8"))?;
     match text.split_once(':') {

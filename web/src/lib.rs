@@ -13,6 +13,7 @@
 
 mod access;
 mod connections;
+mod download;
 mod endpoints;
 mod error;
 mod limits;

@@ -361,6 +361,20 @@ impl Shared {
         self.changed.subscribe()
     }
 
+    /// Name of the bundle's folder, as a file can be named.
+    pub(crate) fn file_name(&self) -> String {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let name: String = self
+            .bundle
+            .chars()
+            .map(|c| if plain(c) { c } else { '-' })
+            .collect();
+        match name.trim_matches('.') {
+            "" => "bundle".into(),
+            name => name.chars().take(60).collect(),
+        }
+    }
+
     pub(crate) fn place(&self) -> &BundlePlace {
         &self.place
     }

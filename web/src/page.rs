@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use base64::Engine;
+use base64ct::{Base64, Encoding};
 use sha2::{Digest, Sha256};
 
 /// The page: HTML with its style and script inside.
@@ -18,10 +18,7 @@ fn between(start: &str, end: &str) -> &'static str {
 pub(crate) fn policy() -> &'static str {
     static POLICY: OnceLock<String> = OnceLock::new();
     POLICY.get_or_init(|| {
-        let hash = |text: &str| {
-            let digest = Sha256::digest(text);
-            base64::engine::general_purpose::STANDARD.encode(digest)
-        };
+        let hash = |text: &str| Base64::encode_string(&Sha256::digest(text));
         let script = hash(between("<script>", "</script>"));
         let style = hash(between("<style>", "</style>"));
         format!(

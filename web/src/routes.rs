@@ -10,8 +10,8 @@ use axum::body::{Body, Bytes};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, RETRY_AFTER,
-    WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName,
+    RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
@@ -24,6 +24,7 @@ use tokio::time::timeout;
 
 use crate::access::{Names, check_sender, password};
 use crate::connections::{ConnectionCounters, Peer};
+use crate::download;
 use crate::endpoints::{Caller, caller};
 use crate::limits::Limits;
 use crate::live::Shared;
@@ -39,6 +40,11 @@ const MAX_JSON: usize = 64 << 10;
 /// Bodies that are read at the same time, and how long one waits for that.
 const BODIES: usize = 8;
 const BODY_PATIENCE: Duration = Duration::from_secs(5);
+/// Bundles that are sent at the same time.
+const DOWNLOADS: usize = 2;
+/// How long a client waits for an answer, and for a change of the classes.
+const ANSWER_TIME: Duration = Duration::from_secs(60);
+const TEACHING_TIME: Duration = Duration::from_secs(180);
 /// How long a client waits for a picture.
 const PICTURE_TIME: Duration = Duration::from_secs(3);
 /// A picture that was made within this time is new.
@@ -61,6 +67,7 @@ pub(crate) struct App {
     pub(crate) connections: Arc<ConnectionCounters>,
     pub(crate) limits: Limits,
     bodies: Semaphore,
+    downloads: Arc<Semaphore>,
     state: Mutex<Option<(Instant, Bytes)>>,
     /// Answers by the hundreds of their status.
     answers: [AtomicU64; 6],
@@ -85,6 +92,7 @@ impl App {
             connections,
             limits,
             bodies: Semaphore::new(BODIES),
+            downloads: Arc::new(Semaphore::new(DOWNLOADS)),
             state: Mutex::default(),
             answers: Default::default(),
         }
@@ -233,6 +241,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/history", get(history))
         .route("/api/log", get(log))
         .route("/api/settings", patch(settings))
+        .route("/api/bundle", get(bundle))
         .route("/api/classes", get(classes).post(add_class))
         .route("/api/classes/{name}", delete(remove_class))
         .route("/api/classes/{name}/captures", post(capture))
@@ -425,7 +434,8 @@ async fn classify(State(app): State<Arc<App>>, request: Request) -> Answer {
         let error = "expected the bytes of a JPEG, PNG, WebP, BMP or GIF file, found none";
         return Err(Failure::new(StatusCode::BAD_REQUEST, error));
     }
-    match app.worker.classify(image, top).await {
+    let answer = timeout(ANSWER_TIME, app.worker.classify(image, top)).await;
+    match answer.unwrap_or(Err(Refused::Busy)) {
         Ok(json) => Ok(typed(JSON, json)),
         Err(Refused::Busy) => Err(Failure::busy("other images are being classified")),
         Err(Refused::Image(error)) => Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, error)),
@@ -514,9 +524,30 @@ async fn video(State(app): State<Arc<App>>, request: Request) -> Answer {
     Ok(typed(kind, Body::from_stream(parts)))
 }
 
+/// The bundle as a tar archive.
+async fn bundle(State(app): State<Arc<App>>) -> Answer {
+    let Ok(permit) = app.downloads.clone().try_acquire_owned() else {
+        return Err(Failure::busy("others are downloading the bundle"));
+    };
+    let name = app.shared.file_name();
+    let disposition = format!("attachment; filename=\"{name}.tar\"");
+    let archive = download::archive(&app.shared.place().folder, name, permit).await;
+    let pieces = archive.map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, e))?;
+    let pieces = stream::unfold(pieces, |mut pieces| async move {
+        Some((pieces.recv().await?, pieces))
+    });
+    let mut response = typed("application/x-tar", Body::from_stream(pieces));
+    if let Ok(value) = disposition.parse() {
+        response.headers_mut().insert(CONTENT_DISPOSITION, value);
+    }
+    Ok(response)
+}
+
 /// Asks the thread that teaches; what the bundle knows then.
 async fn teach(app: &App, request: teaching::Request) -> Answer {
-    match app.classroom.ask(request).await {
+    // Another program may be changing the bundle.
+    let answer = timeout(TEACHING_TIME, app.classroom.ask(request)).await;
+    match answer.unwrap_or(Err(teaching::Refused::Busy)) {
         Ok(json) => Ok(typed(JSON, json)),
         Err(teaching::Refused::Busy) => Err(Failure::busy("other changes are being made")),
         Err(teaching::Refused::Wrong(error)) => {

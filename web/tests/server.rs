@@ -199,6 +199,18 @@ impl Answer {
         }
     }
 
+    /// The body without the lines of its transfer encoding.
+    fn chunks(&self) -> Vec<u8> {
+        let (mut rest, mut body) = (&*self.body, vec![]);
+        while let Some(end) = rest.windows(2).position(|w| w == b"\r\n") {
+            let length = std::str::from_utf8(&rest[..end]).unwrap();
+            let length = usize::from_str_radix(length, 16).unwrap();
+            body.extend_from_slice(&rest[end + 2..end + 2 + length]);
+            rest = &rest[end + 4 + length..];
+        }
+        body
+    }
+
     fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
@@ -477,6 +489,15 @@ fn classes_are_taught_and_forgotten_while_the_camera_runs() {
         .len();
     assert_eq!(left, examples.len() - 1);
     assert_eq!(ask("POST /api/undo", b"")["classes"], lesson["classes"]);
+    // The archive is the bundle that was taught.
+    let archive = fixture.get("/api/bundle");
+    assert_eq!(archive.header("content-type"), Some("application/x-tar"));
+    let copied = tempfile::tempdir().unwrap();
+    tar::Archive::new(&*archive.chunks())
+        .unpack(copied.path())
+        .unwrap();
+    let copied = Classifier::open(copied.path().join("demo")).unwrap();
+    assert!(copied.manifest().classes.iter().any(|class| class == name));
     let forgotten = ask(&format!("DELETE {path}"), b"");
     assert_eq!(class(&forgotten, name), None);
     assert_eq!(
