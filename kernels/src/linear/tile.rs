@@ -1,7 +1,7 @@
 //! The micro-kernel: a tile of the product with its sums in registers.
 
 use super::pack::blocks;
-use crate::activation::activated;
+use crate::activation::{activated, by_activation};
 use crate::dispatch::{LinearGroup, Order, Residual};
 use crate::simd::{Simd, Tile, load_part, store_part};
 use crate::types::Nonlinearity;
@@ -154,6 +154,19 @@ pub(crate) unsafe fn group<S: Simd>(simd: S, g: &LinearGroup, sums: &mut [f32]) 
             }
         }
     }
+    // SAFETY: the caller's promise.
+    unsafe { by_activation!(g.activation, simd, finish, simd, g, sums) }
+}
+
+/// Writes the outputs of a group from the sums of its panels, with the activation function `f`.
+///
+/// # Safety
+/// As [`LinearGroup::out`] states.
+#[inline(always)]
+unsafe fn finish<S: Simd>(simd: S, g: &LinearGroup, sums: &[f32], f: impl Fn(S::V) -> S::V + Copy) {
+    let panel_size = (1 + g.depth) * S::COLUMNS;
+    let panel_sums = g.rows * S::COLUMNS;
+    let order = g.residual.map_or(Order::AfterActivation, |r| r.order);
     for i in 0..g.rows {
         for (p, panel) in g.panels.chunks_exact(panel_size).enumerate() {
             let first = g.columns.start + p * S::COLUMNS;
@@ -161,11 +174,30 @@ pub(crate) unsafe fn group<S: Simd>(simd: S, g: &LinearGroup, sums: &mut [f32]) 
             let bias = &panel[..S::COLUMNS];
             let sums = &sums[p * panel_sums + i * S::COLUMNS..][..S::COLUMNS];
             let at = i * g.width + first;
-            let residual = g.residual.map(|r| r.part(at, width));
+            let residual = g.residual.map(|r| &r.values[at..][..width]);
             // SAFETY: `out` has row i and the columns first .. first + width, which only this group accesses.
             let out = unsafe { std::slice::from_raw_parts_mut(g.out.add(at), width) };
-            let one = simd.splat(1.0);
-            epilogue(simd, sums, one, bias, g.activation, residual, out);
+            if width < S::COLUMNS {
+                let one = simd.splat(1.0);
+                let residual = g.residual.map(|r| r.part(at, width));
+                epilogue(simd, sums, one, bias, g.activation, residual, out);
+                continue;
+            }
+            for at in (0..S::COLUMNS).step_by(S::LANES) {
+                // SAFETY: sums, bias, residual and out have COLUMNS values, a multiple of LANES.
+                unsafe {
+                    let sum = simd.load(sums.as_ptr().add(at));
+                    let v = simd.add(sum, simd.load(bias.as_ptr().add(at)));
+                    let y = match residual.map(|r| simd.load(r.as_ptr().add(at))) {
+                        None => f(v),
+                        Some(residual) => match order {
+                            Order::AfterActivation => simd.add(f(v), residual),
+                            Order::BeforeActivation => f(simd.add(v, residual)),
+                        },
+                    };
+                    simd.store(y, out.as_mut_ptr().add(at));
+                }
+            }
         }
     }
 }
