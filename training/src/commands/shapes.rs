@@ -5,7 +5,7 @@ use std::{fs, io::Write, path::PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use pinhole::internal::PrintableWriter;
-use pinhole_training::shapes::{self, Split};
+use pinhole_training::shapes::{self, STYLES, Scene, Split, Style};
 use rayon::prelude::*;
 
 /// Arguments of `shapes`.
@@ -24,6 +24,9 @@ pub(crate) struct ShapesArgs {
     /// Classes: those of training (train, seen) or the held-out ones (unseen)
     #[arg(long, value_enum, default_value_t = SplitArg::Train)]
     split: SplitArg,
+    /// How the shapes are drawn: filled, as in pre-training, or outline
+    #[arg(long, default_value = "filled", value_parser = style)]
+    style: Style,
     /// Width x height in pixels
     #[arg(long, default_value = "320x240")]
     size: String,
@@ -34,6 +37,13 @@ enum SplitArg {
     Train,
     Seen,
     Unseen,
+}
+
+fn style(name: &str) -> Result<Style, String> {
+    Style::by_name(&name.to_lowercase()).ok_or_else(|| {
+        let known: Vec<&str> = STYLES.iter().map(|(_, name)| *name).collect();
+        format!("expected {}", known.join(" or "))
+    })
 }
 
 pub(crate) fn run(args: &ShapesArgs) -> Result<()> {
@@ -60,7 +70,8 @@ pub(crate) fn run(args: &ShapesArgs) -> Result<()> {
             let path = args.out.join(&name);
             let folder = path.parent().unwrap_or(&args.out);
             fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-            let image = shapes::render(&scene, width, height);
+            let style = args.style;
+            let image = shapes::render(&Scene { style, ..scene }, width, height);
             let colour = image::ExtendedColorType::Rgb8;
             image::save_buffer(&path, &image.data, width, height, colour)
                 .with_context(|| path.display().to_string())?;

@@ -13,7 +13,7 @@ use crate::{
     Error, Result,
     image_files::open_image,
     random::SeededRng,
-    shapes::{self, Split},
+    shapes::{self, Scene, Split, Style},
 };
 
 /// Labelled images in the parts of the few-shot protocol.
@@ -55,6 +55,8 @@ pub enum ImageSource {
         seed: u64,
         /// The index in it.
         index: u64,
+        /// How the object is drawn.
+        style: Style,
     },
 }
 
@@ -171,6 +173,24 @@ impl Dataset {
         }
         Ok(drawn)
     }
+
+    /// Images on which the options of a few-shot training are chosen, at most `shots` and 4 of each class, as in CoOp's
+    /// protocol: validation images, or training images that [`Dataset::few_shot`] does not draw if there are none. Empty if
+    /// there are no others.
+    pub fn few_shot_validation(&self, shots: usize, seed: u64) -> Vec<LabelledImage> {
+        let (part, drawn) = match self.val.as_slice() {
+            [] => (&self.train, shots),
+            _ => (&self.val, 0),
+        };
+        let mut chosen = Vec::new();
+        let classes = by_class(part, self.classes.len()).into_iter();
+        for (class, mut images) in classes.enumerate() {
+            SeededRng::new(seed ^ 0x7368_6f74, class as u64).shuffle(&mut images);
+            let others = images.into_iter().skip(drawn);
+            chosen.extend(others.take(shots.min(4)).cloned());
+        }
+        chosen
+    }
 }
 
 impl LabelledImage {
@@ -181,9 +201,15 @@ impl LabelledImage {
     pub fn decode(&self) -> Result<RgbImage> {
         match &self.source {
             ImageSource::File(path) => open_image(path),
-            ImageSource::Shapes { split, seed, index } => {
+            ImageSource::Shapes {
+                split,
+                seed,
+                index,
+                style,
+            } => {
                 let (scene, ..) = shapes::sample(*split, *seed, *index);
-                Ok(shapes::render(&scene, 320, 240))
+                let style = *style;
+                Ok(shapes::render(&Scene { style, ..scene }, 320, 240))
             }
         }
     }
@@ -195,8 +221,17 @@ impl fmt::Display for LabelledImage {
         match &self.source {
             ImageSource::File(path) => write!(f, "{}", path.display()),
             // Hashed into trained.json: a change would reject older trainings.
-            ImageSource::Shapes { split, seed, index } => {
-                write!(f, "generated picture {index} of {split:?}, seed {seed}")
+            ImageSource::Shapes {
+                split,
+                seed,
+                index,
+                style,
+            } => {
+                write!(f, "generated picture {index} of {split:?}, seed {seed}")?;
+                match style {
+                    Style::Filled => Ok(()),
+                    other => write!(f, ", {other:?}"),
+                }
             }
         }
     }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use pinhole_prompts::FolderNames;
 
-use crate::{Error, Result};
+use crate::{Error, Result, shapes::STYLES};
 
 pub use folders::all_to_test;
 pub use labelled::{ClassSubset, Dataset, ImageSource, LabelledImage};
@@ -33,10 +33,11 @@ pub struct DatasetOptions {
     pub split_seed: u64,
 }
 
-/// Opens a data set of one of three kinds:
+/// Opens a data set of one of four kinds:
 ///
 /// - `shapes`: the synthetic shapes, 64 classes in the order of [`crate::shapes::class_names`], with
 ///   [`SHAPES_TRAIN`] training and [`SHAPES_TEST`] test images each;
+/// - `shapes-outline`: the same scenes, with outlines in place of filled shapes, which no pre-training shows;
 /// - a folder with one sub-folder of images per class, or with such folders named `train`, `val` or
 ///   `validation`, and `test`. Classes are sorted by name. A folder without these parts is split by
 ///   class: `split_seed` selects three tenths of each class (rounded, at least one of two) for the test;
@@ -65,8 +66,10 @@ pub fn open(data: &Path, options: &DatasetOptions) -> Result<Dataset> {
                 .into(),
         });
     }
-    if data == Path::new("shapes") {
-        return Ok(synthetic::shapes());
+    for (style, _) in STYLES {
+        if data == Path::new(&synthetic::name(style)) {
+            return Ok(synthetic::shapes(style));
+        }
     }
     let mut set = if is_file {
         split_file::read(data, options.images_root.as_deref())?
@@ -245,6 +248,14 @@ mod tests {
         for image in (0..8).flat_map(|label| of_class(&set.test, label)) {
             assert!(!trained.contains(&pixels(&image)));
         }
+        // The outlines show the same scenes, otherwise drawn.
+        let outlines = open_default(Path::new("shapes-outline")).unwrap();
+        assert_eq!((&*set.name, &*outlines.name), ("shapes", "shapes-outline"));
+        assert_eq!(shown(&outlines.test), shown(&set.test));
+        assert_ne!(pixels(&outlines.test[0]), pixels(&set.test[0]));
+        let drawn = (set.few_shot(2, 1).unwrap(), set.few_shot_validation(2, 1));
+        assert_eq!((drawn.0.len(), drawn.1.len()), (128, 128));
+        assert!(drawn.1.iter().all(|image| !drawn.0.contains(image)));
         // Pre-training uses another split, whatever its seed.
         let for_tests = |image: &LabelledImage| match image.source {
             ImageSource::Shapes { split, .. } => split != Split::Train,

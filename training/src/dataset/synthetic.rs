@@ -1,7 +1,7 @@
 //! The synthetic shapes as a labelled data set.
 
 use super::labelled::{Dataset, ImageSource, LabelledImage};
-use crate::shapes::{self, Split};
+use crate::shapes::{self, STYLES, Split, Style};
 
 /// Training images per class.
 pub const SHAPES_TRAIN: usize = 64;
@@ -11,8 +11,17 @@ pub const SHAPES_TEST: usize = 50;
 /// pre-training does not use; the seeds keep them apart from each other.
 const SEEDS: [u64; 2] = [2_000_003, 3_000_017];
 
-/// The data set: all 64 classes.
-pub(super) fn shapes() -> Dataset {
+/// The name of a style's data set: "shapes", or "shapes-outline" and so on.
+pub(super) fn name(style: Style) -> String {
+    let of_style = STYLES.iter().find(|(known, _)| *known == style);
+    match of_style {
+        Some((style, name)) if *style != Style::default() => format!("shapes-{name}"),
+        _ => "shapes".into(),
+    }
+}
+
+/// The data set of a style: all 64 classes. Those of different styles show the same scenes.
+pub(super) fn shapes(style: Style) -> Dataset {
     let classes = shapes::class_names();
     let [train, test] =
         [(SEEDS[0], SHAPES_TRAIN), (SEEDS[1], SHAPES_TEST)].map(|(seed, per_class)| {
@@ -21,14 +30,19 @@ pub(super) fn shapes() -> Dataset {
                 // Any run of as many images as the split has classes contains each class once.
                 for index in 0..(split.classes().len() * per_class) as u64 {
                     let (_, label, _) = shapes::sample(split, seed, index);
-                    let source = ImageSource::Shapes { split, seed, index };
+                    let source = ImageSource::Shapes {
+                        split,
+                        seed,
+                        index,
+                        style,
+                    };
                     images.push(LabelledImage { source, label });
                 }
             }
             images
         });
     Dataset {
-        name: "shapes".into(),
+        name: name(style),
         classes,
         train,
         val: Vec::new(),

@@ -11,7 +11,7 @@ mod scene;
 
 pub use caption::caption;
 pub use render::render;
-pub use scene::{Background, COLOURS, Colour, SHAPES, Scene, Shape};
+pub use scene::{Background, COLOURS, Colour, SHAPES, STYLES, Scene, Shape, Style};
 
 use crate::random::SeededRng;
 
@@ -249,6 +249,38 @@ mod tests {
                 .count();
             let share = inside as f32 / (64.0 * 64.0 * scene.radius * scene.radius);
             assert!((0.5..3.0).contains(&share), "{:?} {share}", scene.shape);
+        }
+    }
+
+    /// If this fails, the outlines are no world of their own, or show other objects than their names say.
+    #[test]
+    fn outlines_have_the_colour_of_their_scene_around_an_empty_inside() {
+        for index in 0..64 {
+            let (mut scene, ..) = sample(Split::Seen, 2, index);
+            (scene.background, scene.noise) = (Background::Plain, 0.0);
+            scene.background_rgb = ([0.0; 3], [0.0; 3]);
+            (scene.light, scene.tint, scene.shading) = ((0.0, 0.0), [1.0; 3], (0.0, 0.0));
+            (scene.shadow_strength, scene.softness) = (0.0, 0.0);
+            let colour = scene.rgb.map(|c| (c * 255.0 + 0.5) as u8);
+            let shown = |style: Style| -> Vec<bool> {
+                let scene = Scene {
+                    style,
+                    ..scene.clone()
+                };
+                let image = render(&scene, 128, 128);
+                image.data.chunks_exact(3).map(|p| p == colour).collect()
+            };
+            let (filled, outline) = (shown(Style::Filled), shown(Style::Outline));
+            let pairs = || filled.iter().zip(&outline);
+            let inside = pairs().filter(|(filled, _)| **filled).count();
+            let empty = pairs().filter(|(f, o)| **f && !**o).count();
+            let drawn = outline.iter().filter(|shown| **shown).count();
+            let share = empty as f32 / inside as f32;
+            assert!(
+                drawn > 100 && share > 0.4,
+                "{:?}: {drawn}, {share}",
+                scene.shape
+            );
         }
     }
 }

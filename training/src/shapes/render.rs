@@ -5,7 +5,7 @@
 
 use pinhole_preprocessing::RgbImage;
 
-use super::scene::{Background, Scene, Shape};
+use super::scene::{Background, Scene, Shape, Style};
 
 /// The image of a scene, `width` x `height` pixels, antialiased.
 pub fn render(scene: &Scene, width: u32, height: u32) -> RgbImage {
@@ -60,6 +60,9 @@ fn draw(scene: &Scene, width: u32, height: u32, bytes: &mut [u8]) {
     }
 }
 
+/// Half the width of an outline, relative to the object's radius.
+const LINE: f32 = 0.07;
+
 /// Coverage of the point at (du, dv) from the object's centre, 0..=1, with edges 2 `softness` wide.
 #[inline(always)]
 fn coverage(scene: &Scene, points: &[(f32, f32)], du: f32, dv: f32, softness: f32) -> f32 {
@@ -72,7 +75,10 @@ fn coverage(scene: &Scene, points: &[(f32, f32)], du: f32, dv: f32, softness: f3
         (cosine * a + sine * b) / scene.stretch,
         (cosine * b - sine * a) * scene.stretch,
     );
-    let distance = distance(scene.shape, points, a, b) * scale;
+    let distance = match scene.style {
+        Style::Filled => distance(scene.shape, points, a, b) * scale,
+        Style::Outline => (distance(scene.shape, points, a, b).abs() - LINE) * scale,
+    };
     (0.5 - distance / (2.0 * softness)).clamp(0.0, 1.0)
 }
 

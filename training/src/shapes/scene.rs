@@ -83,6 +83,27 @@ pub enum Background {
     Cloudy,
 }
 
+/// How an object is drawn. Pre-training shows filled objects only, so the others are a world that it has not seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Style {
+    /// A filled area.
+    #[default]
+    Filled,
+    /// The outline alone, as of a line drawing.
+    Outline,
+}
+
+/// All styles with their names.
+pub const STYLES: [(Style, &str); 2] = [(Style::Filled, "filled"), (Style::Outline, "outline")];
+
+impl Style {
+    /// The style with this name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        let found = STYLES.iter().find(|(_, known)| *known == name);
+        found.map(|(style, _)| *style)
+    }
+}
+
 /// One object in front of a background.
 ///
 /// Lengths are in units of half the image's shorter side: the central square, to which CLIP's
@@ -95,6 +116,8 @@ pub struct Scene {
     pub shape_index: usize,
     /// The shape.
     pub shape: Shape,
+    /// How it is drawn.
+    pub style: Style,
     /// The object's colour.
     pub rgb: [f32; 3],
     /// Horizontal position of the object's centre.
@@ -166,6 +189,7 @@ impl Scene {
             colour_index,
             shape_index,
             shape,
+            style: Style::Filled,
             rgb,
             x: rng.range(-room, room),
             y: rng.range(-room, room),
