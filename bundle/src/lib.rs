@@ -31,6 +31,7 @@
 //! [`LockedBundle`], so that changes at the same time are made one after the other. Files of the folder that are not the
 //! bundle's are kept, and so are permissions and owners.
 
+mod cache_search;
 mod calibration;
 pub mod dialect;
 mod error;
@@ -45,6 +46,7 @@ mod read;
 mod tensor_file;
 mod write;
 
+pub use cache_search::{INITIAL_CACHE, search_cache};
 pub use calibration::{Calibration, expected_calibration_error};
 pub use error::Error;
 pub use examples::{
