@@ -19,7 +19,7 @@ use crate::{Error, StateDict, infer, locate, open_clip, siglip, transformers};
 const LOGIT_BIAS: &str = "logit_bias";
 
 /// An open CLIP checkpoint: its checked configuration, and weights that are read on request.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Checkpoint {
     state: StateDict,
     naming: Naming,

@@ -38,7 +38,7 @@
 //!
 //! # Learned methods
 //! [`read_learned`] reads what a method of [`Method::all`] learned, from its reference implementation's files or from those
-//! of [`write_prompt_learner`].
+//! of [`write_prompt_learner`] and [`write_learned`].
 
 mod archive;
 mod budget;
@@ -57,7 +57,6 @@ mod numpy;
 mod open_clip;
 mod pickle;
 mod preprocessing;
-mod prompt_learner;
 mod read;
 mod safetensors_file;
 mod shapes;
@@ -72,9 +71,11 @@ mod write;
 pub use checkpoint::{Checkpoint, OpenOptions, shard_names};
 pub use error::Error;
 pub use infer::Heads;
-pub use learned::{LearnedOptions, Method, MethodOption, read_learned, read_prompt_learner};
+pub use learned::{
+    LearnedOptions, Method, MethodOption, read_learned, read_prompt_learner, write_learned,
+    write_prompt_learner,
+};
 pub use preprocessing::read_preprocessing;
-pub use prompt_learner::write_prompt_learner;
 pub use read::read_state_dict;
 pub use state_dict::{Dtype, StateDict, TensorInfo};
 pub use write::{Existing, write};

@@ -17,8 +17,9 @@ const WEIGHTS: [&str; 6] = [
 ];
 /// Extensions of files of weights.
 const EXTENSIONS: [&str; 6] = ["pt", "pth", "bin", "ckpt", "safetensors", "onnx"];
-/// The file that `pinhole-train` writes.
+/// The files that `pinhole-train` writes: learned context vectors, and what other methods learn.
 const LEARNER: &str = "prompt_learner.safetensors";
+const LEARNED: &str = "learned.safetensors";
 /// The folder that most reference implementations write to, in the output of a training.
 const LEARNERS: &str = "prompt_learner";
 /// The folder of the checkpoint in the output of a pre-training.
@@ -60,7 +61,9 @@ pub(crate) fn learned(path: &Path, folders: &[&str]) -> Result<PathBuf, Error> {
         [_] => Ok(found.remove(0)),
         [] => Err(Error::malformed(
             path,
-            format!("expected a folder with {LEARNER} or {LEARNERS}/model.pth.tar-N, found none"),
+            format!(
+                "expected a folder with {LEARNER}, {LEARNED} or {LEARNERS}/model.pth.tar-N, found none"
+            ),
         )),
         several => Err(Error::malformed(
             path,
@@ -74,8 +77,8 @@ pub(crate) fn learned(path: &Path, folders: &[&str]) -> Result<PathBuf, Error> {
 
 /// The files of learned methods in a training's output folder, ours or a reference implementation's.
 fn learners(folder: &Path, folders: &[&str]) -> Vec<PathBuf> {
-    let ours = folder.join(LEARNER);
-    if ours.is_file() {
+    let ours = [LEARNER, LEARNED].map(|name| folder.join(name));
+    if let Some(ours) = ours.into_iter().find(|file| file.is_file()) {
         return vec![ours];
     }
     let reference = |name: &str| name.starts_with("model") && name.contains(".pth.tar");

@@ -30,7 +30,7 @@ pub struct TensorInfo {
 }
 
 /// The named tensors of a file. Opening reads names and shapes only.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StateDict {
     path: PathBuf,
     entries: BTreeMap<String, Entry>,
@@ -192,7 +192,7 @@ impl StateDict {
 }
 
 /// What a name refers to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Entry {
     Tensor {
         info: TensorInfo,
@@ -205,7 +205,7 @@ pub(crate) enum Entry {
 }
 
 /// The elements of a tensor in a storage.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct View {
     storage: Arc<Storage>,
     /// First element.

@@ -6,8 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::write_tensors;
-use pinhole_checkpoint::{LearnedOptions, Method, read_learned, read_state_dict};
-use pinhole_model::{LearnedClasses, Tensor};
+use pinhole_checkpoint::{LearnedOptions, Method, read_learned, read_state_dict, write_learned};
+use pinhole_model::{
+    Activation, ClipConfig, ExampleCache, ImageEncoderConfig, Learned, LearnedClasses,
+    LinearClassifier, PreprocessConfig, Tensor, TextEncoderConfig, VitPooling, WeightUpdate,
+};
 
 fn golden(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/learned");
@@ -108,6 +111,116 @@ fn a_cache_is_read_from_its_files() {
         error.contains("keys_4shots.pt; pass one of these files"),
         "{error}"
     );
+}
+
+/// A CLIP of two blocks of width 64 in each encoder.
+fn clip() -> ClipConfig {
+    ClipConfig {
+        name: None,
+        embedding: 8,
+        image: ImageEncoderConfig::VisionTransformer {
+            image_size: 16,
+            patch_size: 8,
+            width: 64,
+            layers: 2,
+            heads: 1,
+            mlp: 256,
+            input_norm: true,
+            pooling: VitPooling::ClassToken,
+        },
+        text: TextEncoderConfig {
+            context_length: 16,
+            vocabulary: 49_408,
+            width: 64,
+            layers: 2,
+            heads: 1,
+            form: Default::default(),
+        },
+        activation: Activation::QuickGelu,
+        text_activation: Activation::QuickGelu,
+        preprocessing: PreprocessConfig::openai(16),
+    }
+}
+
+/// If this fails, an export classifies otherwise than the training that wrote the file.
+#[test]
+fn what_is_written_is_read_again() {
+    let learned = |method: &'static str, classes: LearnedClasses| Learned {
+        method,
+        classes,
+        weights: vec![],
+        tail: None,
+        notes: vec![],
+    };
+    let cache = |numbers: Option<f32>| {
+        LearnedClasses::Cache(ExampleCache {
+            keys: tensor(&[3, 8]),
+            labels: vec![0, 1, 1],
+            classes: 2,
+            alpha: numbers,
+            beta: numbers.map(|number| number + 1.0),
+        })
+    };
+    let linear = |bias: Option<Tensor>| {
+        let weight = tensor(&[3, 8]);
+        LearnedClasses::Linear(LinearClassifier { weight, bias })
+    };
+    let update = |layer: usize, part: usize, matrix: &str| WeightUpdate {
+        name: format!("visual.transformer.resblocks.{layer}.attn.{matrix}"),
+        first_row: 64 * part,
+        down: tensor(&[4, 64]),
+        up: tensor(&[64, 4]),
+        scale: 0.75,
+    };
+    let lora = Learned {
+        weights: vec![
+            update(0, 0, "in_proj_weight"),
+            update(0, 2, "in_proj_weight"),
+            update(1, 1, "in_proj_weight"),
+            update(1, 0, "out_proj.weight"),
+        ],
+        ..learned("CLIP-LoRA", LearnedClasses::Templates)
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("learned.safetensors");
+    let options = LearnedOptions {
+        clip: Some(clip()),
+        ..LearnedOptions::default()
+    };
+    for expected in [
+        learned("Tip-Adapter", cache(Some(0.5))),
+        learned("Tip-Adapter", cache(None)),
+        learned("Tip-Adapter-F", cache(Some(0.5))),
+        learned("linear head", linear(Some(tensor(&[3])))),
+        learned("linear head", linear(None)),
+        lora.clone(),
+    ] {
+        write_learned(&path, &expected).unwrap();
+        assert_eq!(read_learned(&path, &options).unwrap(), expected);
+        // The output folder of a training.
+        assert_eq!(read_learned(folder.path(), &options).unwrap(), expected);
+    }
+    // An option takes the place of the file's number.
+    write_learned(&path, &learned("Tip-Adapter", cache(Some(0.5)))).unwrap();
+    let given = LearnedOptions {
+        values: vec![("beta".into(), 7.0)],
+        ..LearnedOptions::default()
+    };
+    let LearnedClasses::Cache(found) = read_learned(&path, &given).unwrap().classes else {
+        panic!("expected a cache");
+    };
+    assert_eq!((found.alpha, found.beta), (Some(0.5), Some(7.0)));
+    write_learned(&path, &learned("Tip-Adapter", cache(Some(2000.0)))).unwrap();
+    let error = read_learned(&path, &options).unwrap_err().to_string();
+    assert!(error.contains("alpha") && error.contains("2000"), "{error}");
+
+    let mut other = lora;
+    other.weights[0].name = "transformer.resblocks.0.attn.in_proj_weight".into();
+    let error = write_learned(&path, &other).unwrap_err().to_string();
+    assert!(error.contains("image encoder's attention"), "{error}");
+    let embeddings = LearnedClasses::Embeddings(tensor(&[2, 8]));
+    let error = write_learned(&path, &learned("TaskRes", embeddings)).unwrap_err();
+    assert!(error.to_string().contains("TaskRes: expected"), "{error}");
 }
 
 #[test]

@@ -116,6 +116,11 @@ impl TensorSpec {
     }
 }
 
+/// Tensors to write, with their names.
+pub(super) type NamedTensors = Vec<(String, Tensor)>;
+/// Keys and values of a safetensors file's metadata.
+pub(super) type Metadata = Vec<(String, String)>;
+
 /// The prefix that trainers may put before every name.
 const PREFIX: &str = "prompt_learner.";
 
@@ -253,17 +258,23 @@ impl<'a> LearnedTensors<'a> {
 
     /// A number in the file, such as an entry of its metadata.
     pub(super) fn number(&self, key: &str) -> Option<f64> {
-        match self.scalar(key)? {
-            Scalar::Number(value) => Some(*value),
-            Scalar::Text(_) => None,
+        match self.scalar(key) {
+            Some(Scalar::Number(value)) => Some(*value),
+            Some(Scalar::Text(_)) => None,
+            None => self
+                .metadata(key)?
+                .parse()
+                .ok()
+                .filter(|value: &f64| value.is_finite()),
         }
     }
 
     /// A text in the file, as [`LearnedTensors::number`].
-    pub(super) fn text(&self, key: &str) -> Option<&'a str> {
-        match self.scalar(key)? {
-            Scalar::Number(_) => None,
-            Scalar::Text(text) => Some(text),
+    pub(super) fn text(&self, key: &str) -> Option<&str> {
+        match self.scalar(key) {
+            Some(Scalar::Number(_)) => None,
+            Some(Scalar::Text(text)) => Some(text),
+            None => self.metadata(key),
         }
     }
 

@@ -8,12 +8,14 @@ mod method;
 mod methods;
 pub(crate) mod prompts;
 mod refused;
+mod write;
 
 use std::path::Path;
 
 use pinhole_model::{ClipConfig, Learned, LearnedClasses, PromptLearner};
 
 pub use method::{Method, MethodOption};
+pub use write::{write_learned, write_prompt_learner};
 
 use crate::read::read_flat;
 use crate::{Error, StateDict};
@@ -59,7 +61,7 @@ impl Method {
 
 /// Reads the files of a learned method: those that its reference implementation wrote (zip or legacy pickle, f32, f16 or
 /// bf16, with or without `prompt_learner.` before the names), a file of
-/// [`write_prompt_learner`](crate::write_prompt_learner), or the output folder of a training that has one of these.
+/// [`write_prompt_learner`](crate::write_prompt_learner) or [`write_learned`], or the output folder of a training that has one of these.
 ///
 /// # Errors
 /// A folder with none or several; a file that cannot be read; one of a method that is not supported, or of no method: the

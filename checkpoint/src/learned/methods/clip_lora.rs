@@ -2,7 +2,9 @@
 
 use pinhole_model::{ClipConfig, Learned, LearnedClasses, LearnedForm, WeightUpdate};
 
-use super::super::method::{Files, LearnedTensors, Method, MethodOption, Recognition, TensorSpec};
+use super::super::method::{
+    Files, LearnedTensors, Metadata, Method, MethodOption, NamedTensors, Recognition, TensorSpec,
+};
 use crate::Error;
 
 const DOWN: &[&[&str]] = &[&["rank", "_"]];
@@ -87,6 +89,49 @@ fn read(tensors: &LearnedTensors) -> Result<Learned, Error> {
         weights,
         ..tensors.learned(LearnedClasses::Templates)
     })
+}
+
+/// The tensors and the metadata that [`CLIP_LORA`] reads as these updates of the image encoder's attention.
+///
+/// # Errors
+/// An update of another matrix, or updates of different ranks or scales.
+pub(in crate::learned) fn tensors(
+    updates: &[WeightUpdate],
+) -> Result<(NamedTensors, Metadata), String> {
+    let mut tensors = vec![];
+    let factor = |update: &WeightUpdate| {
+        let rank = update.down.shape[0];
+        (rank, update.scale * (rank as f32).sqrt())
+    };
+    let first = updates.first().map(factor);
+    for update in updates {
+        let place = update.name.strip_prefix("visual.transformer.resblocks.");
+        let place = place.and_then(|place| place.split_once('.'));
+        let part = update.first_row / update.up.shape[0].max(1);
+        let projection = place.and_then(|(layer, matrix)| {
+            let same = |known: &&(&str, &str, usize)| (known.1, known.2) == (matrix, part);
+            PROJECTIONS.iter().find(same).map(|known| (layer, known.0))
+        });
+        let (Some((layer, projection)), true) = (projection, Some(factor(update)) == first) else {
+            return Err(format!(
+                "{}: expected matrices of the image encoder's attention, of one rank and scale",
+                update.name
+            ));
+        };
+        for (half, tensor) in [("A", &update.down), ("B", &update.up)] {
+            let name = format!("weights.layer_{layer}.{projection}.w_lora_{half}");
+            tensors.push((name, tensor.clone()));
+        }
+    }
+    let (rank, alpha) = first.unwrap_or((0, 1.0));
+    let metadata = [
+        ("metadata.alpha", alpha.to_string()),
+        ("metadata.r", rank.to_string()),
+        ("metadata.encoder", "vision".into()),
+        ("metadata.position", "all".into()),
+    ];
+    let metadata = metadata.map(|(key, value)| (key.to_owned(), value));
+    Ok((tensors, metadata.into()))
 }
 
 /// The blocks that the layers of the file are, by the names of their tensors.

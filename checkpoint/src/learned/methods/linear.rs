@@ -2,7 +2,9 @@
 
 use pinhole_model::{Learned, LearnedClasses, LearnedForm, LinearClassifier};
 
-use super::super::method::{Files, LearnedTensors, Method, Presence, Recognition, TensorSpec};
+use super::super::method::{
+    Files, LearnedTensors, Method, NamedTensors, Presence, Recognition, TensorSpec,
+};
 use crate::Error;
 
 const WEIGHT: &str = "weight";
@@ -40,6 +42,13 @@ pub(crate) static LINEAR: Method = Method {
     ],
     read,
 };
+
+/// The tensors that [`LINEAR`] reads as this classifier.
+pub(in crate::learned) fn tensors(classifier: &LinearClassifier) -> NamedTensors {
+    let mut tensors = vec![(WEIGHT.to_owned(), classifier.weight.clone())];
+    tensors.extend((classifier.bias.clone()).map(|bias| (BIAS.to_owned(), bias)));
+    tensors
+}
 
 fn read(tensors: &LearnedTensors) -> Result<Learned, Error> {
     let weight = tensors.tensor(WEIGHT)?;

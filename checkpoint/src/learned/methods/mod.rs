@@ -1,14 +1,14 @@
 //! The registry of learned methods: one file for each, and one entry here.
 
 mod clip_adapter;
-mod clip_lora;
+pub(super) mod clip_lora;
 mod cocoop;
 mod coop;
 mod kgcoop;
-mod linear;
+pub(super) mod linear;
 mod prograd;
 mod taskres;
-mod tip_adapter;
+pub(super) mod tip_adapter;
 
 use super::method::Method;
 
