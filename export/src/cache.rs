@@ -1,10 +1,11 @@
 //! The numbers of a cache head (Tip-Adapter): given, or searched on labelled images.
 
 use anyhow::{Context, Result, ensure};
+use pinhole::internal::CalibrationLabel;
 use pinhole_bundle::{CacheInfo, CacheTerms, Head, HeadForm, INITIAL_CACHE, search_cache};
 use pinhole_model::ExampleCache;
 
-use crate::images::{CalibrationImages, CalibrationLabel};
+use crate::images::CalibrationImages;
 
 /// Least number of images of classes to search on.
 const MIN_IMAGES: usize = 8;

@@ -9,8 +9,8 @@ use crate::Result;
 pub enum ClassHead {
     /// Class embeddings [classes, D], L2-normalised, equal for all images.
     Static(Vec<f32>),
-    /// A learned row and bias for each class.
-    Linear(Head),
+    /// A learned row and bias for each class, or a cache of examples.
+    Learned(Head),
     /// Class embeddings that are computed for each image.
     Conditional(Box<Conditional>),
 }
@@ -25,7 +25,7 @@ impl ClassHead {
             Self::Static(classes) => Ok((classes.chunks_exact(image.len()))
                 .map(|class| class.iter().zip(image).map(|(a, b)| a * b).sum())
                 .collect()),
-            Self::Linear(head) => Ok(head.similarities(image)),
+            Self::Learned(head) => Ok(head.similarities(image)),
             Self::Conditional(head) => Ok(head.similarities(encoder, image, None)?),
         }
     }

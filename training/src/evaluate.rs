@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use pinhole::Classifier;
-use pinhole_bundle::Head;
+use pinhole_bundle::{CacheTerms, Head, HeadForm};
 use pinhole_checkpoint::Checkpoint;
 use pinhole_kernels::l2_normalize;
 use pinhole_model::{ClassPosition, Learned, LearnedClasses, PromptLearner};
@@ -149,16 +149,25 @@ impl PromptEvaluator {
         })
     }
 
+    /// Class embeddings of zero-shot prompts, [C, D], L2-normalised; several templates are an ensemble.
+    ///
+    /// # Errors
+    /// Those of [`class_embeddings`].
+    pub fn class_embeddings(&self, classes: &[String], templates: &Templates) -> Result<Vec<f32>> {
+        let classes = Classes::recorded(classes)?;
+        let no_progress = &mut |_, _| {};
+        let (encoder, tokenizer) = (&self.encoder, &self.tokenizer);
+        let embeddings = class_embeddings(encoder, tokenizer, &classes, templates, no_progress)?;
+        Ok(embeddings.data)
+    }
+
     /// Zero-shot classification; several templates are an ensemble.
     ///
     /// # Errors
     /// Those of [`class_embeddings`].
     pub fn zero_shot(&self, set: &TestSet, templates: &Templates) -> Result<Evaluation> {
-        let classes = Classes::recorded(&set.classes)?;
-        let no_progress = &mut |_, _| {};
-        let (encoder, tokenizer) = (&self.encoder, &self.tokenizer);
-        let embeddings = class_embeddings(encoder, tokenizer, &classes, templates, no_progress)?;
-        self.evaluate(set, &ClassHead::Static(embeddings.data))
+        let embeddings = self.class_embeddings(&set.classes, templates)?;
+        self.evaluate(set, &ClassHead::Static(embeddings))
     }
 
     /// Classification with learned prompts. `position` is for a file that does not state it.
@@ -189,16 +198,19 @@ impl PromptEvaluator {
         self.evaluate(set, &head)
     }
 
-    /// Classification with what a method's files hold. `position` is for context vectors whose file does not state it.
+    /// Classification with what a method's files hold. `position` is for context vectors whose file does not state it,
+    /// `templates` for methods that keep the zero-shot prompts. If the method changes CLIP's encoders, this evaluator and the
+    /// embeddings are those of the changed CLIP ([`Adapted`](crate::protocol::Adapted)).
     ///
     /// # Errors
-    /// [`Error::Config`] for embeddings of other classes; [`Error::Prompts`] for a learner of another CLIP; as
+    /// [`Error::Config`] for embeddings of other classes, or a cache without alpha and beta; [`Error::Prompts`] for a learner of another CLIP; as
     /// [`PromptEvaluator::learned`].
     pub fn imported(
         &self,
         set: &TestSet,
         learned: &Learned,
         position: Option<ClassPosition>,
+        templates: &Templates,
     ) -> Result<Evaluation> {
         let (classes, dim) = (set.classes.len(), self.encoder.embedding());
         match &learned.classes {
@@ -229,13 +241,38 @@ impl PromptEvaluator {
                         learned.method, head.embedding_size
                     )));
                 }
-                self.evaluate_at(set, &ClassHead::Linear(head), scale)
+                self.evaluate_at(set, &ClassHead::Learned(head), scale)
             }
-            LearnedClasses::Templates | LearnedClasses::Cache(_) => Err(Error::Config(format!(
-                "{}: expected a bundle for this method: export it with pinhole-export bundle --learned, and evaluate \
-                 that with --model",
-                learned.method
-            ))),
+            LearnedClasses::Templates => self.zero_shot(set, templates),
+            LearnedClasses::Cache(cache) => {
+                if (cache.classes, cache.keys.shape.last()) != (classes, Some(&dim)) {
+                    return Err(Error::Config(format!(
+                        "{}: expected examples of {classes} classes, in their order, with embeddings of length {dim}, found \
+                         {} classes and {:?}",
+                        learned.method, cache.classes, cache.keys.shape
+                    )));
+                }
+                let (Some(alpha), Some(beta)) = (cache.alpha, cache.beta) else {
+                    return Err(Error::Config(format!(
+                        "{}: this file does not state alpha and beta: expected --method-option alpha=VALUE and \
+                         --method-option beta=VALUE",
+                        learned.method
+                    )));
+                };
+                let head = Head {
+                    classes,
+                    embedding_size: dim,
+                    class_embeddings: self.class_embeddings(&set.classes, templates)?,
+                    form: HeadForm::Cache(CacheTerms {
+                        keys: cache.keys.data.clone(),
+                        labels: cache.labels.clone(),
+                        weight: alpha / self.logit_scale,
+                        sharpness: beta,
+                    }),
+                    ..Head::default()
+                };
+                self.evaluate(set, &ClassHead::Learned(head))
+            }
         }
     }
 
@@ -259,6 +296,15 @@ impl PromptEvaluator {
             })
             .collect::<Result<Vec<_>>>()?;
         Ok(Evaluation::of(set.classes.clone(), &predictions))
+    }
+}
+
+/// Whether what was learned belongs to the classes of the training.
+pub fn is_class_specific(learned: &Learned) -> bool {
+    match &learned.classes {
+        LearnedClasses::Prompts { learner, .. } => learner.class_specific().is_some(),
+        LearnedClasses::Templates => false,
+        _ => true,
     }
 }
 

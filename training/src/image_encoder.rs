@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use pinhole::Classifier;
 use pinhole_checkpoint::Checkpoint;
-use pinhole_model::ClipConfig;
+use pinhole_model::{ClipConfig, Tail, Tensor as Values};
 use pinhole_preprocessing::{RgbImage, preprocess};
 use rayon::prelude::*;
 
@@ -14,18 +14,30 @@ use crate::{
     contrastive::encode_images,
     dataset::LabelledImage,
     model::{VisionTransformer, normalise},
-    ops::read,
+    ops::{linear, read},
 };
 
 /// Embeds images, with a checkpoint's image encoder or a bundle's.
 pub struct ImageEncoder {
     backend: Backend,
     config: ClipConfig,
+    /// What a learned method adds behind the checkpoint's encoder.
+    tail: Option<Tail>,
 }
 
 enum Backend {
     Checkpoint(Box<VisionTransformer>),
     Bundle(Box<Classifier>),
+}
+
+/// share relu(W2 relu(W1 f)) + (1 - share) f of embeddings f [images, D].
+fn behind(embeddings: &Tensor, tail: &Tail) -> Result<Tensor> {
+    let matrix =
+        |tensor: &Values| Tensor::from_slice(&tensor.data, tensor.shape.as_slice(), &Device::Cpu);
+    let hidden = linear(embeddings, &matrix(&tail.down)?, None)?.relu()?;
+    let adapted = linear(&hidden, &matrix(&tail.up)?, None)?.relu()?;
+    let share = f64::from(tail.share);
+    Ok((adapted.affine(share, 0.0)? + embeddings.affine(1.0 - share, 0.0)?)?)
 }
 
 /// Images per batch of one thread.
@@ -42,8 +54,11 @@ impl ImageEncoder {
             let tensor = checkpoint.tensor(name)?;
             Ok(Tensor::from_vec(tensor.data, tensor.shape, &Device::Cpu)?)
         })?;
-        let backend = Backend::Checkpoint(Box::new(encoder));
-        Ok(Self { backend, config })
+        Ok(Self {
+            backend: Backend::Checkpoint(Box::new(encoder)),
+            config,
+            tail: checkpoint.tail().cloned(),
+        })
     }
 
     /// Opens the encoder of a bundle that was exported from the checkpoint: needed for a ModifiedResNet,
@@ -72,8 +87,11 @@ impl ImageEncoder {
                 found.1
             )));
         }
-        let backend = Backend::Bundle(Box::new(bundle));
-        Ok(Self { backend, config })
+        Ok(Self {
+            backend: Backend::Bundle(Box::new(bundle)),
+            config,
+            tail: None,
+        })
     }
 
     /// Embeddings [images, D], each row L2-normalised, of images preprocessed as the model expects.
@@ -115,7 +133,10 @@ impl ImageEncoder {
                     .iter()
                     .map(|image| Ok(preprocess(preprocessing, image)?));
                 let pixels = pixels.collect::<Result<Vec<_>>>()?;
-                let embeddings = encode_images(encoder, &self.config, &pixels)?;
+                let mut embeddings = encode_images(encoder, &self.config, &pixels)?;
+                if let Some(tail) = &self.tail {
+                    embeddings = behind(&embeddings, tail)?;
+                }
                 Ok(read(&normalise(&embeddings)?, <[f32]>::to_vec)?)
             }
             Backend::Bundle(bundle) => {

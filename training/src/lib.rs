@@ -16,14 +16,18 @@
 //! | [`optimiser`], [`schedule`] | AdamW and the learning rate |
 //! | [`pretraining`] | the training loop, its state and report |
 //! | [`prompt_learning`] | CoOp and CoCoOp with frozen encoders |
+//! | [`adaptation`] | caches of examples, linear heads and LoRA, from few images |
 //! | [`log`], [`log_plot`] | the log of a training |
 //! | [`class_head`], [`evaluate`], [`metrics`] | accuracy and calibration of prompts and bundles |
 //! | [`comparison`], [`confusion_plot`] | results of several methods and seeds as tables and plots |
-//! | [`base_to_new`] | the protocol: train on half of the classes, test on both halves |
+//! | [`protocol`] | what the few-shot protocols share: methods, drawn images, trainings in folders, tests |
+//! | [`few_shot`] | the protocol over numbers of shots |
+//! | [`base_to_new`] | the protocol that trains on half of the classes and tests on both halves |
 //!
 //! Results do not depend on the number of threads, and a resumed training is bit-identical to an
 //! uninterrupted one on the same machine. Other instruction sets round matrix products differently.
 
+pub mod adaptation;
 pub mod base_to_new;
 pub mod class_head;
 pub mod comparison;
@@ -32,6 +36,7 @@ pub mod contrastive;
 pub mod dataset;
 mod error;
 pub mod evaluate;
+pub mod few_shot;
 mod fingerprint;
 pub mod image_encoder;
 pub mod image_files;
@@ -44,6 +49,7 @@ pub mod optimiser;
 pub mod pairs;
 pub mod pretraining;
 pub mod prompt_learning;
+pub mod protocol;
 pub mod random;
 pub mod schedule;
 pub mod shapes;

@@ -10,9 +10,9 @@ use clap::{Parser, Subcommand};
 use pinhole::internal::end_with_usage;
 use pinhole::note;
 
-use commands::{base_to_new, clip, evaluate, learn, shapes};
+use commands::{adapt, base_to_new, clip, evaluate, few_shot, learn, shapes};
 
-/// Trains and evaluates CLIP models and learned prompts.
+/// Trains and evaluates CLIP models and learned methods.
 #[derive(Parser)]
 #[command(name = "pinhole-train", version)]
 struct Cli {
@@ -29,9 +29,13 @@ enum Command {
     Clip(Box<clip::ClipArgs>),
     #[command(flatten)]
     Learn(Box<learn::LearnCommand>),
-    /// Run the base-to-new protocol: learn prompts on half of the classes, test on both halves
+    #[command(flatten)]
+    Adapt(Box<adapt::AdaptCommand>),
+    /// Run the few-shot protocol: learn from 1 to 16 images of each class, and plot accuracy over their number
+    FewShot(Box<few_shot::FewShotArgs>),
+    /// Run the base-to-new protocol: learn half of the classes, test on both halves
     BaseToNew(Box<base_to_new::BaseToNewArgs>),
-    /// Measure accuracy and calibration of zero-shot and learned prompts, or of a bundle
+    /// Measure accuracy and calibration of zero-shot and learned methods, or of a bundle
     Evaluate(Box<evaluate::EvaluateArgs>),
     /// Write images of the synthetic shapes with captions, in one folder per class
     Shapes(shapes::ShapesArgs),
@@ -46,6 +50,8 @@ fn main() -> ExitCode {
     let result = start_threads(cli.threads).and_then(|()| match cli.command {
         Command::Clip(args) => clip::run(&args),
         Command::Learn(command) => learn::run(&command),
+        Command::Adapt(command) => adapt::run(&command),
+        Command::FewShot(args) => few_shot::run(&args),
         Command::BaseToNew(args) => base_to_new::run(&args),
         Command::Evaluate(args) => evaluate::run(&args, cli.threads),
         Command::Shapes(args) => shapes::run(&args),

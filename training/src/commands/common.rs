@@ -25,6 +25,17 @@ pub(crate) fn any_case<T: FromStr>(text: &str) -> Result<T, T::Err> {
     text.to_lowercase().parse()
 }
 
+/// An option of a method: NAME=VALUE.
+pub(crate) fn option_value(text: &str) -> Result<(String, f32), String> {
+    let expected = || format!("expected NAME=VALUE with a number, found {text:?}");
+    let (name, value) = text.split_once('=').ok_or_else(expected)?;
+    let value: f32 = value.trim().parse().map_err(|_| expected())?;
+    match value.is_finite() {
+        true => Ok((name.trim().to_owned(), value)),
+        false => Err(expected()),
+    }
+}
+
 /// How a checkpoint is read.
 #[derive(Args)]
 pub(crate) struct ModelArgs {
@@ -206,10 +217,13 @@ pub(crate) struct TrainingBar {
 
 impl TrainingBar {
     pub(crate) fn show(&mut self, event: TrainingEvent) {
-        let updates = matches!(event, TrainingEvent::Logged { .. });
+        let updates = !matches!(event, TrainingEvent::Encoded { .. });
         let (done, total, message) = match event {
             TrainingEvent::Encoded { done, total } => {
                 (done as u64, total as u64, "images".to_owned())
+            }
+            TrainingEvent::Updated { done, total, loss } => {
+                (done, total, format!("loss {loss:.3}"))
             }
             TrainingEvent::Logged { record, steps } => {
                 let (loss, accuracy) = (record.loss, record.accuracy);

@@ -11,16 +11,19 @@ use clap::{Args, ValueEnum};
 use pinhole::internal::PrintableWriter;
 use pinhole::{Classifier, note};
 use pinhole_checkpoint::{LearnedOptions, Method, read_learned};
-use pinhole_model::{ClassPosition, Learned, LearnedClasses};
+use pinhole_model::{ClassPosition, Learned};
 use pinhole_training::{
     comparison::{self, MethodResults, RunResult},
     confusion_plot::plot_confusion,
     dataset::{ClassSubset, Dataset, all_to_test},
-    evaluate::{Evaluation, PromptEvaluator, TestSet, evaluate_bundle},
+    evaluate::{Evaluation, PromptEvaluator, TestSet, evaluate_bundle, is_class_specific},
     metrics::ConfusionMatrix,
+    protocol::Adapted,
 };
 
-use super::common::{DataArgs, ModelArgs, any_case, notes, progress_bar, templates, test_set};
+use super::common::{
+    DataArgs, ModelArgs, any_case, notes, option_value, progress_bar, templates, test_set,
+};
 
 /// Arguments of `evaluate`.
 #[derive(Args)]
@@ -47,6 +50,10 @@ pub(crate) struct EvaluateArgs {
     /// The method of --learned [default: recognised by the tensors]
     #[arg(long, requires = "learned", value_name = "NAME", value_parser = Method::find)]
     method: Option<&'static Method>,
+    /// A number that the files of the method do not state, such as alpha=0.5 (pinhole-export bundle --help lists them). May be
+    /// repeated
+    #[arg(long = "method-option", requires = "learned", value_name = "NAME=VALUE", value_parser = option_value)]
+    values: Vec<(String, f32)>,
     /// Position of the class name, for prompt learners that do not state it: end, middle or front
     #[arg(long, requires = "learned", value_parser = any_case::<ClassPosition>)]
     class_position: Option<ClassPosition>,
@@ -117,9 +124,11 @@ pub(crate) fn run(args: &EvaluateArgs, threads: Option<usize>) -> Result<()> {
 /// Evaluates a checkpoint with zero-shot and learned prompts.
 fn checkpoint(args: &EvaluateArgs, data: &Dataset) -> Result<Vec<MethodResults>> {
     let templates = templates(&args.templates, data)?;
+    let checkpoint = args.checkpoint.open(&args.model)?;
     let options = LearnedOptions {
         method: args.method,
-        ..LearnedOptions::default()
+        values: args.values.clone(),
+        clip: Some(checkpoint.config().clone()),
     };
     let learners = args.learned.iter().map(|path| {
         let learned = read_learned(path, &options)?;
@@ -129,7 +138,6 @@ fn checkpoint(args: &EvaluateArgs, data: &Dataset) -> Result<Vec<MethodResults>>
         Ok((path.display().to_string(), learned))
     });
     let learners: Vec<(String, Learned)> = learners.collect::<Result<_>>()?;
-    let checkpoint = args.checkpoint.open(&args.model)?;
     let evaluator = PromptEvaluator::open(&checkpoint)?;
     let whole = test_set(&checkpoint, data, args.checkpoint.encoder.as_deref())?;
     let subsets = args.part.subsets().iter();
@@ -147,6 +155,9 @@ fn checkpoint(args: &EvaluateArgs, data: &Dataset) -> Result<Vec<MethodResults>>
     let bar = progress_bar((learners.len() * sets.len()) as u64);
     for (name, learned) in learners {
         let mut evaluations = BTreeMap::new();
+        let encoder = args.checkpoint.encoder.as_deref();
+        let changed = Adapted::new(&checkpoint, &learned, data, encoder, &|_| {});
+        let changed = changed.with_context(|| name.clone())?;
         for (subset, set) in &sets {
             if *subset == ClassSubset::New && is_class_specific(&learned) && sets.len() > 1 {
                 note!(
@@ -155,7 +166,14 @@ fn checkpoint(args: &EvaluateArgs, data: &Dataset) -> Result<Vec<MethodResults>>
                 );
                 continue;
             }
-            let evaluation = evaluator.imported(set, &learned, args.class_position);
+            let position = args.class_position;
+            let evaluation = match &changed {
+                None => evaluator.imported(set, &learned, position, &templates),
+                Some(changed) => {
+                    let set = changed.tests.subset(*subset)?;
+                    (changed.evaluator).imported(&set, &learned, position, &templates)
+                }
+            };
             evaluations.insert(*subset, evaluation.with_context(|| name.clone())?);
             bar.inc(1);
         }
@@ -171,14 +189,6 @@ fn checkpoint(args: &EvaluateArgs, data: &Dataset) -> Result<Vec<MethodResults>>
     }
     bar.finish_and_clear();
     Ok(results)
-}
-
-/// Whether what was learned belongs to the classes of the training.
-fn is_class_specific(learned: &Learned) -> bool {
-    match &learned.classes {
-        LearnedClasses::Prompts { learner, .. } => learner.class_specific().is_some(),
-        _ => true,
-    }
 }
 
 /// Evaluates a bundle.

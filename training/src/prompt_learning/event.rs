@@ -2,7 +2,7 @@
 
 use crate::log::LogRecord;
 
-/// Progress of a prompt training.
+/// Progress of a training.
 #[derive(Clone, Debug)]
 pub enum TrainingEvent<'a> {
     /// Images were encoded; happens once, before the first update.
@@ -11,6 +11,15 @@ pub enum TrainingEvent<'a> {
         done: usize,
         /// The number to encode.
         total: usize,
+    },
+    /// An update, or another step, of a method without a log.
+    Updated {
+        /// Steps so far.
+        done: u64,
+        /// Steps of the whole training.
+        total: u64,
+        /// The loss.
+        loss: f32,
     },
     /// A line of the log was written.
     Logged {
