@@ -323,7 +323,7 @@ pub(crate) struct BenchArgs {
 /// Classify the frames of a camera, a stream or a folder
 ///
 /// Runs until the source ends or Ctrl-C; the exit code is 1 if nothing could be decoded. On a terminal, one line shows the current answer. In a pipe, a line is printed
-/// when the state changes; with --json, for every frame. Give exactly one of --mjpeg, --y4m, --folder and --device.
+/// when the state changes; with --json, for every frame. Give exactly one of --url, --mjpeg, --y4m, --folder and --device.
 /// A bundle that is changed meanwhile (`pinhole teach`, `pinhole classes`, or a copy over it) is opened and tested beside the
 /// old one, and answers from the next frame on.
 #[derive(Args)]
@@ -355,12 +355,15 @@ pub(crate) struct CameraArgs {
 /// Which frames are classified.
 #[derive(Args)]
 pub(crate) struct FrameArgs {
+    /// With --url of a JPEG image: seconds between two requests
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds, requires = "url")]
+    pub(crate) interval: Duration,
     /// With --folder: wait for images that are added or rewritten, and classify each once it is complete
-    #[arg(long, conflicts_with_all = ["mjpeg", "y4m", "device"])]
+    #[arg(long, conflicts_with_all = ["url", "mjpeg", "y4m", "device"])]
     pub(crate) watch: bool,
     /// Drop frames of a file when the classifier is slower, as for pipes and devices; by default every frame of a file
     /// is used
-    #[arg(long, conflicts_with_all = ["folder", "device"])]
+    #[arg(long, conflicts_with_all = ["url", "folder", "device"])]
     pub(crate) live: bool,
     /// Region of interest in pixels: classify this part of each frame [default: the whole frame]
     #[arg(long, value_name = "X,Y,W,H", value_parser = rectangle)]
@@ -408,7 +411,7 @@ pub(crate) struct TrackerArgs {
 #[command(
     after_help = "Example: rpicam-vid --codec mjpeg -o - -t 0 | pinhole serve my-bundle --mjpeg -
          pinhole serve --set-password password
-         pinhole serve my-bundle --device /dev/video0 --listen 0.0.0.0:8642 --password-file password"
+         pinhole serve my-bundle --url rtsp://camera.local/stream1 --listen 0.0.0.0:8642 --password-file password"
 )]
 pub(crate) struct ServeArgs {
     /// Folder of the bundle
@@ -449,6 +452,10 @@ pub(crate) struct ServeArgs {
 #[derive(Args)]
 #[group(multiple = false)]
 pub(crate) struct CameraSource {
+    /// Network camera: http:// and https:// with MJPEG or with a JPEG image that is fetched again and again; rtsp:// and
+    /// others through ffmpeg. User and password may be in the URL, and are not shown
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<String>,
     /// Concatenated JPEG frames (MJPEG) from a file, a named pipe, or "-" for standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) mjpeg: Option<PathBuf>,

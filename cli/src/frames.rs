@@ -21,6 +21,9 @@ pub(crate) fn source(from: &CameraSource, args: &FrameArgs) -> Result<FrameSourc
             StreamInput::Path(path.to_owned())
         }
     };
+    if let Some(url) = &from.url {
+        return Ok(FrameSource::url(url, args.interval)?);
+    }
     for (flag, path) in [
         ("--mjpeg", &from.mjpeg),
         ("--y4m", &from.y4m),
@@ -36,7 +39,7 @@ pub(crate) fn source(from: &CameraSource, args: &FrameArgs) -> Result<FrameSourc
         (_, _, Some(path), _) if args.watch => FrameSource::watched_folder(path),
         (_, _, Some(path), _) => FrameSource::folder(path),
         (_, _, _, Some(path)) => device(path)?,
-        _ => bail!("expected --mjpeg, --y4m, --folder or --device, found none"),
+        _ => bail!("expected --url, --mjpeg, --y4m, --folder or --device, found none"),
     })
 }
 

@@ -35,17 +35,10 @@ pub(crate) fn check_file(path: &Path, expected: &str) -> Result<()> {
 
 /// Refuses URLs as the file or pipe of `flag`, with the command that reads them.
 pub(crate) fn check_stream(path: &Path, flag: &str) -> Result<()> {
-    let Some((scheme, url)) = url(path) else {
+    let Some((_, url)) = url(path) else {
         return Ok(());
     };
-    let transport = match scheme.starts_with("rtsp") {
-        true => "-rtsp_transport tcp ",
-        false => "",
-    };
-    bail!(
-        "{flag} {url}: expected a file, a named pipe or -, found a URL; let ffmpeg read it: `ffmpeg -loglevel error \
-         {transport}-i URL -c:v mjpeg -f mjpeg - | pinhole camera BUNDLE --mjpeg -`"
-    )
+    bail!("{flag} {url}: expected a file, a named pipe or -, found a URL; read it with --url")
 }
 
 /// The images to read: a folder stands for the images in it and in its subfolders.

@@ -261,6 +261,10 @@ pub(crate) fn source(config: &ApplianceConfig) -> Result<FrameSource, String> {
         true => StreamInput::Stdin,
         false => StreamInput::Path(path.to_owned()),
     };
+    if let Some(url) = &source.url {
+        let interval = Duration::from_secs_f64(source.interval_seconds);
+        return FrameSource::url(url, interval).map_err(|e| format!("source.url: {e}"));
+    }
     Ok(
         match (
             &source.command,

@@ -93,6 +93,7 @@ fn check_source(config: &ApplianceConfig) -> Result<String, String> {
     camera::source(config)?;
     let SourceConfig {
         command,
+        url,
         mjpeg,
         y4m,
         folder,
@@ -103,6 +104,18 @@ fn check_source(config: &ApplianceConfig) -> Result<String, String> {
         let found = find_program(program, &config.folder, std::env::var_os("PATH").as_deref())
             .map_err(|reason| format!("source.command: {program}: {reason}"))?;
         return Ok(format!("source: {}", found.display()));
+    }
+    if let Some(url) = url {
+        let shown = pinhole::internal::without_credentials(url);
+        if !url.to_ascii_lowercase().starts_with("http") {
+            find_program(
+                "ffmpeg",
+                &config.folder,
+                std::env::var_os("PATH").as_deref(),
+            )
+            .map_err(|reason| format!("source.url: {shown}: ffmpeg: {reason}"))?;
+        }
+        return Ok(format!("source: {shown} (not connected)"));
     }
     let (field, path, checked) = if let Some(path) = mjpeg {
         ("source.mjpeg", path, check_stream(path))

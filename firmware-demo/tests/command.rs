@@ -350,7 +350,7 @@ fn two_sources_are_an_error() {
     let output = firmware().arg("check").arg(path).output().unwrap();
     assert_error(
         &output,
-        "source: expected one of command, mjpeg, y4m, folder and device, found 2",
+        "source: expected one of command, url, mjpeg, y4m, folder and device, found 2",
     );
 }
 

@@ -185,7 +185,8 @@ fn example_fields_are_valid_and_have_an_effect() {
         for line in block.lines().filter_map(example) {
             let field = line.split(" = ").next().unwrap();
             // There is exactly one source.
-            let replaces_command = ["command", "mjpeg", "y4m", "folder", "device"].contains(&field);
+            let replaces_command =
+                ["command", "url", "mjpeg", "y4m", "folder", "device"].contains(&field);
             let changed: Vec<_> = (block.lines())
                 .filter(|old| !(replaces_command && old.starts_with("command = ")))
                 .map(|old| match example(old) == Some(line) {
@@ -280,6 +281,20 @@ fn the_file_lists_every_field() {
             );
         }
     }
+}
+
+#[test]
+fn a_network_camera_is_a_source() {
+    let url = "rtsp://user:s3cret@camera.local/1";
+    let config = parse(&format!("bundle = 'b'\nsource.url = {url:?}")).unwrap();
+    assert_eq!(config.source.url.as_deref(), Some(url));
+    let both = format!("bundle = 'b'\n[source]\nurl = {url:?}\nmjpeg = '-'");
+    let error = parse(&both).unwrap_err().to_string();
+    assert!(
+        error.contains("source: expected one of command, url, mjpeg"),
+        "{error}"
+    );
+    assert!(!error.contains("s3cret"), "{error}");
 }
 
 #[test]

@@ -6,6 +6,8 @@ use std::path::Path;
 pub use crate::calibration::{
     CalibrationFit, CalibrationLabel, LabelledAnswer, Logits, fit_calibration,
 };
+#[cfg(feature = "http")]
+pub use crate::camera::answer_challenge;
 pub use crate::camera::images_in;
 pub use crate::conditional_fit::fit_conditional;
 pub use crate::hang_up::ignores_hang_up;

@@ -122,6 +122,7 @@ impl MqttConfig {
     }
 
     /// The files with secrets, each with its field.
+    #[cfg(feature = "mqtt")]
     pub(crate) fn secrets(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         let key = self.tls.as_ref().and_then(|tls| tls.key_file.as_deref());
         [

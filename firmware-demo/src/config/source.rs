@@ -6,13 +6,18 @@ use serde::Deserialize;
 
 use crate::validation::{FieldError, require, require_seconds};
 
-/// Source of the frames: exactly one of `command`, `mjpeg`, `y4m`, `folder` and `device`.
+/// Source of the frames: exactly one of `command`, `url`, `mjpeg`, `y4m`, `folder` and `device`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SourceConfig {
     /// Program with arguments that writes MJPEG to standard output. It runs in the configuration file's folder and is
     /// restarted when it exits or stalls.
     pub command: Option<Vec<String>>,
+    /// Network camera, with user and password if it has them: `http` and `https` with MJPEG or a JPEG image; `rtsp` and
+    /// others through ffmpeg.
+    pub url: Option<String>,
+    /// Seconds between two requests of a JPEG image at `url`.
+    pub interval_seconds: f64,
     /// MJPEG file, named pipe or device; "-" for standard input.
     pub mjpeg: Option<PathBuf>,
     /// Y4M file, named pipe or device; "-" for standard input.
@@ -37,6 +42,8 @@ impl Default for SourceConfig {
     fn default() -> Self {
         Self {
             command: None,
+            url: None,
+            interval_seconds: 1.0,
             mjpeg: None,
             y4m: None,
             folder: None,
@@ -54,13 +61,14 @@ impl SourceConfig {
     pub(super) fn validate(&self) -> Result<(), FieldError> {
         let given = [
             self.command.is_some(),
+            self.url.is_some(),
             self.mjpeg.is_some(),
             self.y4m.is_some(),
             self.folder.is_some(),
             self.device.is_some(),
         ];
         let given = given.into_iter().filter(|given| *given).count();
-        let expected = "one of command, mjpeg, y4m, folder and device";
+        let expected = "one of command, url, mjpeg, y4m, folder and device";
         require(given == 1, "source", expected, given)?;
         if let Some(command) = &self.command {
             let valid = command.first().is_some_and(|program| !program.is_empty());
@@ -72,6 +80,7 @@ impl SourceConfig {
                 format_args!("{command:?}"),
             )?;
         }
+        require_seconds("source.interval_seconds", self.interval_seconds)?;
         require(self.every > 0, "source.every", "1 or more", self.every)?;
         if let Some([_, _, width, height]) = self.region {
             require(

@@ -58,6 +58,7 @@ pub const TARGETS: &[Target] = &[
     target("webp", image::decode, &[DECODED], ".webp"),
     target("mjpeg", stream::mjpeg, &[DECODED], ".jpg"),
     target("y4m", stream::y4m, &[], ".y4m"),
+    target("www_authenticate", stream::www_authenticate, &[], ".txt"),
     target("pickle", checkpoint::pickle, &[], ".pkl"),
     target(
         "zip_checkpoint",

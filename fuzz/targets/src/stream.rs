@@ -21,3 +21,13 @@ pub(crate) fn y4m(bytes: &[u8]) {
     let frames = pinhole::internal::read_y4m(bytes.to_vec()).unwrap_or(0);
     assert!(frames <= bytes.len() as u64, "more frames than bytes");
 }
+
+/// Reads what a network camera asks for, one header per line, and answers it.
+pub(crate) fn www_authenticate(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Some(answer) = pinhole::internal::answer_challenge(text.lines())
+    {
+        // Quoting doubles a text at most.
+        assert!(answer.len() <= 2 * bytes.len() + 1000);
+    }
+}

@@ -14,6 +14,8 @@
 //!
 //! [`Camera`] yields frames; [`Pipeline`] classifies them.
 
+#[cfg(feature = "http")]
+mod authentication;
 mod capture;
 mod capture_thread;
 mod content;
@@ -26,6 +28,8 @@ mod folder;
 mod frame;
 mod image_files;
 mod mjpeg;
+#[cfg(feature = "http")]
+mod network;
 mod options;
 mod pipeline;
 mod program;
@@ -40,6 +44,9 @@ mod watch;
 mod y4m;
 mod yuv;
 
+#[cfg(feature = "http")]
+#[doc(hidden)]
+pub use authentication::answer_challenge;
 pub use error::CameraError;
 pub use event::{FrameCounters, SourceEvent, SourceEventKind};
 pub use frame::Frame;

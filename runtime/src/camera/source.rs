@@ -36,6 +36,20 @@ impl FrameSource {
         Self::new(FolderSource::watched_from_now(path.into()))
     }
 
+    /// A network camera. Over `http` and `https`: MJPEG (`multipart/x-mixed-replace`), or a JPEG image that is fetched
+    /// once per `interval`, with Basic and Digest authentication. Videos over HTTP, `rtsp`, `rtmp`, `srt` and others are
+    /// read by ffmpeg, a child process as in [`StreamInput::Command`]. User and password are part of the URL; messages
+    /// have the URL without them.
+    ///
+    /// # Errors
+    /// `CameraError::Source` if `url` is no such URL.
+    #[cfg(feature = "http")]
+    pub fn url(url: &str, interval: std::time::Duration) -> Result<Self, super::CameraError> {
+        Ok(Self::new(super::network::NetworkSource::new(
+            url, interval,
+        )?))
+    }
+
     /// A V4L2 camera in its current resolution: MJPEG if it offers that, else YUYV.
     #[cfg(feature = "v4l")]
     pub fn device(path: impl Into<PathBuf>) -> Self {

@@ -106,6 +106,9 @@ impl CaptureSource for StreamSource {
                     let mut reason = e.to_string();
                     if e.kind() == ErrorKind::NotFound {
                         reason += "; expected a program in PATH, or the path of one";
+                        if command.get_program() == "ffmpeg" {
+                            reason += "; install the package ffmpeg";
+                        }
                     }
                     failed(command.get_program().as_ref(), reason)
                 })?;
