@@ -13,6 +13,7 @@ mod seeds;
 mod stream;
 mod text;
 mod training;
+mod web;
 
 /// A parser and the inputs to start from.
 #[derive(Clone, Copy, Debug)]
@@ -154,6 +155,9 @@ pub const TARGETS: &[Target] = &[
     target("log", text::log, &[], ".jsonl"),
     target("split_file", training::split_file, &[], ".json"),
     target("captions", training::captions, &[], ".tsv"),
+    target("web_request", web::request, &[], ".txt"),
+    target("web_password", web::password, &[], ".txt"),
+    target("web_settings", web::settings, &[], ".json"),
 ];
 
 fn find(name: &str) -> &'static Target {
