@@ -330,7 +330,7 @@ pub(crate) struct BenchArgs {
 #[command(
     after_help = "Example: rpicam-vid --codec mjpeg -o - -t 0 | pinhole camera my-bundle --mjpeg -
          pinhole camera my-bundle --folder incoming --watch --json",
-    group = ArgGroup::new("a source").required(true).args(["mjpeg", "y4m", "folder", "device"])
+    group = ArgGroup::new("a source").required(true).args(["url", "mjpeg", "y4m", "folder", "device"])
 )]
 pub(crate) struct CameraArgs {
     #[command(flatten)]
