@@ -259,6 +259,7 @@ impl Bench {
                             learner,
                             position: ClassPosition::End,
                             names: None,
+                            deep: None,
                         },
                         None => ClassPrompts::Templates(&templates),
                     },

@@ -29,6 +29,9 @@ pub enum Op {
     /// Patches `[N, P, W]` with the class token before them and positions added: [N, P + 1, W].
     /// `class_embedding` [1, W] includes position 0; `positions` `[P, W]` are those of the patches.
     TokenEmbedding,
+    /// The first `kept` tokens of x [N, T, W], followed by `tokens` [n, W], which are the same for every image:
+    /// [N, kept + n, W], `kept` being T or less.
+    ConstantTokens,
     /// Layer normalisation over the last axis with gain `[W]`, bias `[W]` and `epsilon`.
     LayerNorm,
     /// A linear layer with its neighbours.
@@ -315,6 +318,7 @@ impl Op {
         version_1
             .chain(version_2)
             .chain(Self::of_convolutional_networks())
+            .chain([Op::ConstantTokens])
     }
 
     /// Those of version 3.
@@ -389,7 +393,8 @@ impl Op {
             | Op::AffineConvolution(_, ChannelOrder::First) => 2,
             Op::NormalizePixels(ChannelOrder::Last)
             | Op::AffineConvolution(_, ChannelOrder::Last)
-            | Op::Convolution(_) => 3,
+            | Op::Convolution(_)
+            | Op::ConstantTokens => 3,
         }
     }
 
@@ -403,6 +408,7 @@ impl Op {
         match self {
             Op::PatchEmbedding(storage) => format!("{}PatchEmbedding", storage.prefix()),
             Op::TokenEmbedding => "TokenEmbedding".into(),
+            Op::ConstantTokens => "ConstantTokens".into(),
             Op::LayerNorm => "LayerNorm".into(),
             Op::Linear(linear) => {
                 let input = match linear.input {
@@ -454,7 +460,8 @@ impl Op {
         match self {
             Op::PatchEmbedding(_) | Op::NormalizePixels(_) => &["pixels"],
             Op::TokenEmbedding => &["patches"],
-            Op::LayerNorm
+            Op::ConstantTokens
+            | Op::LayerNorm
             | Op::L2Normalize
             | Op::Activate(_)
             | Op::FakeQuantize(_)
@@ -473,6 +480,7 @@ impl Op {
     pub const fn parameters(self) -> &'static [&'static str] {
         match self {
             Op::TokenEmbedding => &["class_embedding", "positions"],
+            Op::ConstantTokens => &["tokens"],
             Op::LayerNorm => &["gain", "bias"],
             Op::PatchEmbedding(storage) => storage.parameters(),
             Op::Linear(linear) => match (linear.input, linear.storage) {
@@ -516,6 +524,7 @@ impl Op {
         match self {
             Op::PatchEmbedding(Storage::Float) => &["patch", "grid", "scale"],
             Op::PatchEmbedding(Storage::Int8) => &["patch", "grid"],
+            Op::ConstantTokens => &["kept"],
             Op::LayerNorm => &["epsilon"],
             Op::Linear(linear) => match linear.input {
                 LinearInput::Plain => &[],

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use pinhole_model::{
-    Activation, ClipConfig, ClipWeights, Learned, PreprocessConfig, Tail, Tensor, WeightUpdate,
+    Activation, ClipConfig, ClipWeights, ImageEncoderConfig, Learned, PreprocessConfig, Tail,
+    Tensor, WeightUpdate,
 };
 
 use crate::declared::Declared;
@@ -29,6 +31,8 @@ pub struct Checkpoint {
     logit_scale: f32,
     logit_bias: Option<f32>,
     updates: Vec<WeightUpdate>,
+    encoders: Vec<(String, Arc<Tensor>)>,
+    image_tokens: Vec<Tensor>,
     tail: Option<Tail>,
 }
 
@@ -114,22 +118,29 @@ impl Checkpoint {
             logit_scale: 1.0,
             logit_bias: None,
             updates: vec![],
+            encoders: vec![],
+            image_tokens: vec![],
             tail: None,
         };
-        let logarithm = checkpoint.number("logit_scale")?;
-        checkpoint.logit_scale = logarithm.exp();
-        if !(checkpoint.logit_scale.is_finite() && checkpoint.logit_scale > 0.0) {
+        checkpoint.logit_scale = checkpoint.read_logit_scale()?;
+        if has_bias {
+            checkpoint.logit_bias = Some(checkpoint.number(LOGIT_BIAS)?);
+        }
+        Ok(checkpoint)
+    }
+
+    fn read_logit_scale(&self) -> Result<f32, Error> {
+        let logarithm = self.number("logit_scale")?;
+        let factor = logarithm.exp();
+        if !(factor.is_finite() && factor > 0.0) {
             return Err(Error::malformed(
-                checkpoint.state.path(),
+                self.state.path(),
                 format!(
                     "tensor logit_scale: expected the logarithm of a factor, found {logarithm}"
                 ),
             ));
         }
-        if has_bias {
-            checkpoint.logit_bias = Some(checkpoint.number(LOGIT_BIAS)?);
-        }
-        Ok(checkpoint)
+        Ok(factor)
     }
 
     /// A tensor of one element; NaN if it is empty.
@@ -181,6 +192,9 @@ impl Checkpoint {
                 name: name.to_owned(),
             });
         };
+        if let Some((_, tensor)) = self.encoders.iter().find(|(known, _)| known == name) {
+            return Ok(Tensor::clone(tensor));
+        }
         let data = match self.naming.recipe(name) {
             Recipe::Same(name) => self.state.tensor(&name)?.data,
             Recipe::Transposed(name) => transpose(&self.state.tensor(&name)?),
@@ -202,10 +216,12 @@ impl Checkpoint {
         Ok(tensor)
     }
 
-    /// Changes the model by what a learned method changes in its weights, and adds what follows its image encoder.
+    /// Changes the model by what a learned method changes in its weights, and adds its tokens in the image encoder and what
+    /// follows that.
     ///
     /// # Errors
-    /// A change of a tensor that the model does not have, or of another shape; a tail for embeddings of another length.
+    /// A change of a tensor that the model does not have, or of another shape; tokens of another width, or in more blocks
+    /// than there are; a tail for embeddings of another length.
     pub fn adapt(&mut self, learned: &Learned) -> Result<(), Error> {
         let path = self.state.path();
         for update in &learned.weights {
@@ -243,9 +259,56 @@ impl Checkpoint {
                 ));
             }
         }
+        let known = |(name, tensor): &&(String, Arc<Tensor>)| {
+            let mut known = self.tensors.iter();
+            !known.any(|(known, shape)| known == name && *shape == tensor.shape)
+        };
+        if let Some((name, tensor)) = learned.encoders.iter().find(known) {
+            return Err(Error::config(
+                path,
+                name,
+                format!("a tensor of {}'s shape", learned.method),
+                format!("{:?}", tensor.shape),
+            ));
+        }
+        self.check_image_tokens(learned)?;
         self.updates.extend(learned.weights.iter().cloned());
+        self.encoders.extend(learned.encoders.iter().cloned());
+        self.image_tokens = learned.image_tokens.clone();
         self.tail = learned.tail.clone();
+        self.logit_scale = self.read_logit_scale()?;
         Ok(())
+    }
+
+    fn check_image_tokens(&self, learned: &Learned) -> Result<(), Error> {
+        let tokens = &learned.image_tokens;
+        let Some(first) = tokens.first() else {
+            return Ok(());
+        };
+        let wrong = |expected: String, found: String| {
+            let field = format!("image tokens of {}", learned.method);
+            Err(Error::config(self.state.path(), field, expected, found))
+        };
+        let ImageEncoderConfig::VisionTransformer { width, layers, .. } = self.config.image else {
+            let found = self.config.image.family().to_owned();
+            return wrong("a CLIP with a vision transformer".into(), found);
+        };
+        if let Some(other) = tokens.iter().find(|tokens| {
+            tokens.shape.len() != 2 || tokens.shape[1] != width || tokens.shape != first.shape
+        }) {
+            let expected = format!("[n, {width}], the width of this model's image encoder");
+            return wrong(expected, format!("{:?}", other.shape));
+        }
+        if tokens.len() > layers {
+            let expected = format!("tokens for at most {layers} blocks, as this model has");
+            return wrong(expected, format!("those of {}", tokens.len()));
+        }
+        Ok(())
+    }
+
+    /// The tokens that [`Checkpoint::adapt`] added to the image encoder, as [`Learned::image_tokens`].
+    pub fn image_tokens(&self) -> &[Tensor] {
+        &self.image_tokens
     }
 
     /// The layers behind the image encoder, if [`Checkpoint::adapt`] added some.

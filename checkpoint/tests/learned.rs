@@ -6,10 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::write_tensors;
-use pinhole_checkpoint::{LearnedOptions, Method, read_learned, read_state_dict, write_learned};
+use pinhole_checkpoint::{
+    LearnedOptions, Method, read_learned, read_prompt_learner, read_state_dict, write_learned,
+};
 use pinhole_model::{
     Activation, ClipConfig, ExampleCache, ImageEncoderConfig, Learned, LearnedClasses,
-    LinearClassifier, PreprocessConfig, Tensor, TextEncoderConfig, VitPooling, WeightUpdate,
+    LinearClassifier, PreprocessConfig, Tensor, TextEncoderConfig, TextForm, VitPooling,
+    WeightUpdate,
 };
 
 fn golden(name: &str) -> PathBuf {
@@ -150,6 +153,9 @@ fn what_is_written_is_read_again() {
         classes,
         weights: vec![],
         tail: None,
+        encoders: vec![],
+        image_tokens: vec![],
+        deep_prompts: None,
         notes: vec![],
     };
     let cache = |numbers: Option<f32>| {
@@ -223,6 +229,71 @@ fn what_is_written_is_read_again() {
     assert!(error.to_string().contains("TaskRes: expected"), "{error}");
 }
 
+/// If this fails, files that trainers saved with both encoders are not read.
+#[test]
+fn files_with_encoders_are_read_for_their_clip() {
+    let clip = |width| ClipConfig {
+        name: None,
+        embedding: 4,
+        image: ImageEncoderConfig::VisionTransformer {
+            image_size: 4,
+            patch_size: 2,
+            width,
+            layers: 2,
+            heads: 1,
+            mlp: 4 * width,
+            input_norm: true,
+            pooling: VitPooling::ClassToken,
+        },
+        text: TextEncoderConfig {
+            context_length: 8,
+            vocabulary: 10,
+            width: 4,
+            layers: 2,
+            heads: 1,
+            form: TextForm::Clip,
+        },
+        activation: Activation::QuickGelu,
+        text_activation: Activation::QuickGelu,
+        preprocessing: PreprocessConfig::openai(4),
+    };
+    for (file, method, tokens) in [
+        ("maple.pth.tar", "MaPLe", 2),
+        ("promptsrc.pth.tar", "PromptSRC", 3),
+    ] {
+        let read = |width| {
+            let options = LearnedOptions {
+                clip: Some(clip(width)),
+                ..LearnedOptions::default()
+            };
+            read_learned(&golden(file), &options)
+        };
+        let learned = read(8).unwrap();
+        assert_eq!(learned.method, method);
+        let shapes: Vec<&[usize]> = (learned.image_tokens.iter())
+            .map(|tokens| &tokens.shape[..])
+            .collect();
+        assert_eq!(shapes, [[tokens, 8], [tokens, 8]]);
+        assert_eq!(learned.deep_prompts.unwrap().tokens.len(), 1);
+        // All but the token embedding, and what is learned is not among them.
+        assert_eq!(learned.encoders.len(), clip(8).tensors().len() - 1);
+        let error = read(16).unwrap_err().to_string();
+        for part in [
+            "image_encoder.class_embedding",
+            "[16]",
+            "[8]",
+            "pass the CLIP",
+        ] {
+            assert!(error.contains(part), "expected {part:?} in: {error}");
+        }
+        let error = read_learned(&golden(file), &LearnedOptions::default()).unwrap_err();
+        assert!(error.to_string().contains("expected its CLIP"), "{error}");
+        // They are not context vectors alone.
+        let error = read_prompt_learner(&golden(file)).unwrap_err().to_string();
+        assert!(error.contains(method), "{error}");
+    }
+}
+
 #[test]
 fn tensors_that_do_not_fit_are_named() {
     let row = |name, shape: &[usize]| (name, tensor(shape));
@@ -276,17 +347,13 @@ fn tensors_that_do_not_fit_are_named() {
             None,
             &["meta_net.linear2.weight", "CoCoOp"],
         ),
-        // Names of other methods.
+        // Without the encoders that MaPLe's trainer saves.
         (
             vec![row("ctx", &[2, 8]), row("compound_prompts_text.0", &[2, 8])],
             None,
-            &["MaPLe", "not supported"],
+            &["proj.weight", "a tensor of MaPLe"],
         ),
-        (
-            vec![row("image_encoder.VPT", &[4, 8])],
-            None,
-            &["PromptSRC", "not supported"],
-        ),
+        // Names of other methods.
         (
             vec![row("ctx", &[4, 8]), row("film_lp_img.scale", &[8])],
             None,
@@ -304,7 +371,7 @@ fn tensors_that_do_not_fit_are_named() {
         }
     }
     for (name, part) in [
-        ("maple", "MaPLe is not supported: it adds prompt tokens"),
+        ("PLOT", "PLOT is not supported: it compares"),
         ("ProDA", "ProDA is not supported"),
         ("lora", "expected one of coop, cocoop"),
     ] {

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Error, Result, ensure};
 use pinhole_bundle::{Head, PromptLearnerInfo};
 use pinhole_checkpoint::Checkpoint;
-use pinhole_model::{ClassPosition, EmbeddedNames, ExampleCache, LinearClassifier, PromptLearner};
+use pinhole_model::{
+    ClassPosition, DeepPrompts, EmbeddedNames, ExampleCache, LinearClassifier, PromptLearner,
+};
 use pinhole_prompts::{
     ClassEmbeddings, Classes, Conditional, Templates, TextEncoder, TextTokenizer, Tokenizer,
-    check_trained_names, class_embeddings, learned_embeddings,
+    check_trained_names, class_embeddings, deep_embeddings, learned_embeddings,
 };
 
 use crate::given_embeddings::GivenEmbeddings;
@@ -41,6 +43,8 @@ pub enum ClassPrompts<'a> {
         position: ClassPosition,
         /// What their file has of the training's CLIP and class names.
         names: Option<&'a EmbeddedNames>,
+        /// What continues inside of the text encoder.
+        deep: Option<&'a DeepPrompts>,
     },
     /// None: another program or a learned method computed the embeddings.
     Given(&'a GivenEmbeddings),
@@ -141,6 +145,22 @@ impl TextStage {
                     has_calibration_images,
                     "prompt learner with a meta-net (CoCoOp): expected --calibration with a folder of images, found \
                      none; the head's cheaper modes are fitted to a few hundred images like the camera's"
+                );
+            }
+            ClassPrompts::Learned {
+                position,
+                deep: Some(_),
+                ..
+            } => {
+                ensure!(
+                    !options.include_text_encoder,
+                    "--with-text: expected prompts of words and context vectors, found tokens inside of the text encoder \
+                     (--learned), which bundles do not have; omit --with-text"
+                );
+                ensure!(
+                    position == ClassPosition::End,
+                    "--class-position: expected end, found {position}; the tokens inside of the text encoder replace the \
+                     context vectors before the name"
                 );
             }
             ClassPrompts::Learned { learner, .. } if options.include_text_encoder => {
@@ -274,6 +294,20 @@ pub(crate) fn embed_classes(
             classes: vec![],
             data: vec![],
         },
+        ClassPrompts::Learned {
+            learner,
+            names,
+            deep: Some(deep),
+            ..
+        } => deep_embeddings(
+            encoder,
+            &Tokenizer::new(),
+            classes,
+            learner,
+            deep,
+            names,
+            &mut progress,
+        )?,
         ClassPrompts::Learned {
             learner, position, ..
         } => {

@@ -344,7 +344,7 @@ fn onnx(args: &OnnxArgs) -> Result<()> {
     let checkpoint = checkpoint.as_ref();
     let learned = args.common.learned.read(checkpoint)?;
     if let Some(learned) = &learned
-        && (learned.tail.is_some() || !learned.weights.is_empty())
+        && (learned.changes_image_encoder() || learned.changes_text_encoder())
     {
         bail!(
             "--learned: {} changes the image encoder, which --encoder has already; export with pinhole-export bundle",
@@ -457,6 +457,7 @@ fn export(args: &CommonArgs, parts: ModelParts) -> Result<()> {
             learner,
             position: args.learned.class_position(learner),
             names: names.as_ref(),
+            deep: learned.as_ref().and_then(|l| l.deep_prompts.as_ref()),
         },
         (None, Some(LearnedClasses::Linear(classifier))) => ClassPrompts::Linear(classifier),
         (None, Some(LearnedClasses::Cache(cache))) => ClassPrompts::Cache(cache, &templates),

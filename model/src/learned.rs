@@ -1,6 +1,7 @@
 //! What learned methods make of a CLIP, as data: every method is a combination of a few forms.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::{PromptLearner, Tensor};
 
@@ -11,6 +12,8 @@ pub enum LearnedForm {
     ClassEmbeddings,
     /// Changed weights of CLIP, which cost nothing.
     ChangedWeights,
+    /// Tokens inside of the image encoder that are the same for every image.
+    ImageTokens,
     /// Layers behind the image encoder.
     Tail,
     /// A row and a bias per class, whose norms are free.
@@ -26,6 +29,7 @@ impl fmt::Display for LearnedForm {
         f.write_str(match self {
             Self::ClassEmbeddings => "class embeddings",
             Self::ChangedWeights => "changed weights",
+            Self::ImageTokens => "constant tokens in the image encoder",
             Self::Tail => "layers behind the image encoder",
             Self::LinearHead => "a linear head",
             Self::CacheHead => "a cache of examples",
@@ -43,10 +47,52 @@ pub struct Learned {
     pub classes: LearnedClasses,
     /// How CLIP's weights change, in both encoders.
     pub weights: Vec<WeightUpdate>,
+    /// Tensors of the training's own encoders, which replace CLIP's: each by a name of
+    /// [`ClipConfig::tensors`](crate::ClipConfig::tensors).
+    pub encoders: Vec<(String, Arc<Tensor>)>,
+    /// Tokens of the image encoder, a vision transformer, that are the same for every image, each [n, width]. The first
+    /// follow the patches' tokens with their positions, before the blocks and the norm before them. The others replace these
+    /// n tokens on entry to block 1, 2 and so on, counted from 0; blocks behind those compute with what they find. Empty for
+    /// methods without such tokens.
+    pub image_tokens: Vec<Tensor>,
     /// What follows the image encoder.
     pub tail: Option<Tail>,
+    /// What the prompts of the classes have beside context vectors.
+    pub deep_prompts: Option<DeepPrompts>,
     /// What the user should know, one line each.
     pub notes: Vec<String>,
+}
+
+impl Learned {
+    /// Whether the image encoder is another one than that of the CLIP it was trained with.
+    pub fn changes_image_encoder(&self) -> bool {
+        let of_image = |name: &str| name.starts_with("visual.");
+        self.tail.is_some()
+            || !self.image_tokens.is_empty()
+            || (self.weights.iter()).any(|update| of_image(&update.name))
+            || (self.encoders.iter()).any(|(name, _)| of_image(name))
+    }
+
+    /// Whether the text encoder is another one.
+    pub fn changes_text_encoder(&self) -> bool {
+        let of_text = |name: &str| !name.starts_with("visual.");
+        self.deep_prompts.is_some()
+            || (self.weights.iter()).any(|update| of_text(&update.name))
+            || (self.encoders.iter()).any(|(name, _)| of_text(name))
+    }
+}
+
+/// Learned prompts that continue inside of the text encoder (MaPLe, Khattak et al., CVPR 2023): context vectors before the
+/// class name, whose rows are replaced again in deeper blocks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeepPrompts {
+    /// On entry to block 1, 2 and so on, counted from 0, the rows of the context become these, each [n_ctx, width].
+    pub tokens: Vec<Tensor>,
+    /// The words that the training began with. Those that the context vectors did not replace, its first tokens, remain
+    /// between them and the class name.
+    pub initial_words: &'static str,
+    /// What follows the text encoder.
+    pub tail: Option<Tail>,
 }
 
 /// How a learned method classifies the image embedding.
@@ -120,7 +166,7 @@ pub struct WeightUpdate {
     pub scale: f32,
 }
 
-/// Layers behind the image encoder: share g(f) + (1 - share) f of the embedding f that is not normalised yet, with
+/// Layers behind an encoder: share g(f) + (1 - share) f of the embedding f that is not normalised yet, with
 /// g(f) = relu(W2 relu(W1 f)).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tail {

@@ -19,8 +19,8 @@ pub use clip::{ClipConfig, TextEncoderConfig, TextForm};
 pub use credentials::without_credentials;
 pub use image_encoder::{ImageEncoderConfig, VitPooling};
 pub use learned::{
-    EmbeddedNames, ExampleCache, Learned, LearnedClasses, LearnedForm, LinearClassifier, Tail,
-    WeightUpdate,
+    DeepPrompts, EmbeddedNames, ExampleCache, Learned, LearnedClasses, LearnedForm,
+    LinearClassifier, Tail, WeightUpdate,
 };
 pub use precision::{Agreement, Precision};
 pub use preprocess::{CropRounding, Filter, InvalidPreprocessing, PreprocessConfig, Resize};

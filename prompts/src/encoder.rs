@@ -3,7 +3,7 @@
 mod weights;
 
 use pinhole_kernels::{PackedLinear, StridedRows, attention, l2_normalize};
-use pinhole_model::{Activation, ClipWeights, TextEncoderConfig as Config, TextForm};
+use pinhole_model::{Activation, ClipWeights, Tensor, TextEncoderConfig as Config, TextForm};
 use rayon::prelude::*;
 
 use crate::error::Error;
@@ -236,7 +236,13 @@ impl TextEncoder {
             lengths.push(length);
             outputs.push(output);
         }
-        self.embed_texts(None, &[], &rows, &lengths, &outputs)
+        let texts = Texts {
+            rows: &rows,
+            lengths: &lengths,
+            outputs: &outputs,
+            replaced: &[],
+        };
+        self.embed_texts(None, &[], texts)
     }
 
     /// The rows [tokens, width] of the token embedding, without positions.
@@ -302,6 +308,42 @@ impl TextEncoder {
         self.embed_after(None, rows, &[self.whole_rows(rows)?])
     }
 
+    /// [`TextEncoder::embed_rows`] with rows that are replaced inside of the encoder: on entry to block 1, 2 and so on,
+    /// counted from 0, those behind the first become these, each [n, width].
+    ///
+    /// # Errors
+    /// As [`TextEncoder::embed_rows`]; [`Error::Input`] for rows of another width, more than the text has between its first
+    /// and its last, or for more blocks than there are.
+    pub fn embed_replaced(&self, rows: &[f32], replaced: &[Tensor]) -> Result<Vec<f32>, Error> {
+        let length = self.whole_rows(rows)?;
+        self.check_length("tokens of a text", 0, length, 0)?;
+        if replaced.len() >= self.blocks.len() && !replaced.is_empty() {
+            return Err(Error::Input {
+                what: "blocks with replaced rows",
+                found: replaced.len(),
+                expected: format!("at most {}, one less than blocks", self.blocks.len() - 1),
+            });
+        }
+        for tokens in replaced {
+            let count = self.whole_rows(&tokens.data)?;
+            self.check_length("replaced rows of a text", 1, count, 1)?;
+            if count + 2 > length {
+                return Err(Error::Input {
+                    what: "replaced rows of a text",
+                    found: count,
+                    expected: format!("two less than its {length} rows, or fewer"),
+                });
+            }
+        }
+        let texts = Texts {
+            rows,
+            lengths: &[length],
+            outputs: &[length - 1],
+            replaced,
+        };
+        self.embed_texts(None, &[], texts)
+    }
+
     /// The prefix of rows [n, width], without position embeddings, that follow the rows of `after`; the result includes
     /// `after`.
     ///
@@ -313,8 +355,8 @@ impl TextEncoder {
         let before = self.check_prefix(after)?;
         let length = self.whole_rows(rows)?;
         self.check_length("rows of a prefix", before, length, 1)?;
-        let (texts, mut work) = ([&[][..]; 2], Work::default());
-        Ok(self.embed_batch_of_rows(after, rows, &[], texts, &mut work, &mut []))
+        let (texts, mut work) = (Texts::default(), Work::default());
+        Ok(self.embed_batch_of_rows(after, rows, texts, &mut work, &mut []))
     }
 
     /// The L2-normalised embeddings [texts, D] of texts that begin with a prefix. `rows` [sum of lengths, width] holds the
@@ -353,7 +395,13 @@ impl TextEncoder {
             self.check_causal()?;
         }
         let last: Vec<usize> = lengths.iter().map(|l| l.saturating_sub(1)).collect();
-        self.embed_texts(prefix, trunk, rows, lengths, &last)
+        let texts = Texts {
+            rows,
+            lengths,
+            outputs: &last,
+            replaced: &[],
+        };
+        self.embed_texts(prefix, trunk, texts)
     }
 
     /// [`TextEncoder::embed_branches`] with the row of each text whose output is its embedding, for any form. Prefix and
@@ -362,10 +410,14 @@ impl TextEncoder {
         &self,
         prefix: Option<&Prefix>,
         trunk: &[f32],
-        rows: &[f32],
-        lengths: &[usize],
-        outputs: &[usize],
+        texts: Texts,
     ) -> Result<Vec<f32>, Error> {
+        let Texts {
+            rows,
+            lengths,
+            outputs,
+            ..
+        } = texts;
         let width = self.config.width;
         let before = self.check_prefix(prefix)?;
         let shared = self.whole_rows(trunk)?;
@@ -396,11 +448,16 @@ impl TextEncoder {
                 None => (prefix, trunk),
                 Some(extended) => (Some(extended), &[][..]),
             };
+            let texts = Texts {
+                rows: &rows[row * width..][..batch * width],
+                lengths: &lengths[text..end],
+                outputs: &outputs[text..end],
+                ..texts
+            };
             let known = self.embed_batch_of_rows(
                 prefix,
                 trunk,
-                &rows[row * width..][..batch * width],
-                [&lengths[text..end], &outputs[text..end]],
+                texts,
                 &mut work,
                 &mut embeddings[text * self.embedding..end * self.embedding],
             );
@@ -424,11 +481,16 @@ impl TextEncoder {
         &self,
         prefix: Option<&Prefix>,
         trunk: &[f32],
-        rows: &[f32],
-        [lengths, outputs]: [&[usize]; 2],
+        texts: Texts,
         work: &mut Work,
         embeddings: &mut [f32],
     ) -> Prefix {
+        let Texts {
+            rows,
+            lengths,
+            outputs,
+            replaced,
+        } = texts;
         let width = self.config.width;
         let (before, shared) = (prefix.map_or(0, Prefix::rows), trunk.len() / width);
         work.x.clear();
@@ -441,6 +503,9 @@ impl TextEncoder {
         let mut extended = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
             let known = prefix.map_or(&[][..], |prefix| &prefix.key_values[i]);
+            if let Some(tokens) = i.checked_sub(1).and_then(|i| replaced.get(i)) {
+                replace_rows(&mut work.x, &tokens.data, width, lengths);
+            }
             work.project(block);
             let (key, stride) = block.projections.row(width);
             let known = match shared {
@@ -678,6 +743,19 @@ impl std::fmt::Debug for TextEncoder {
     }
 }
 
+/// A batch of texts.
+#[derive(Clone, Copy, Default)]
+struct Texts<'a> {
+    /// [sum of lengths, width], one text after the other.
+    rows: &'a [f32],
+    lengths: &'a [usize],
+    /// The row of each text whose output is its embedding.
+    outputs: &'a [usize],
+    /// On entry to block 1 and on, the rows behind the first of each text, which has that many, with neither prefix nor
+    /// trunk.
+    replaced: &'a [Tensor],
+}
+
 /// Multiply-adds below which a second thread does not pay off, as in the kernels.
 const WORTH_SHARING: usize = 1 << 19;
 
@@ -751,6 +829,15 @@ pub(crate) fn until_end(tokens: &[u32]) -> &[u32] {
     &tokens[..end.map_or(0, |end| end + 1)]
 }
 
+/// Replaces the rows behind the first of each text, which has as many.
+fn replace_rows(x: &mut [f32], tokens: &[f32], width: usize, lengths: &[usize]) {
+    let mut start = width;
+    for length in lengths {
+        x[start..start + tokens.len()].copy_from_slice(tokens);
+        start += length * width;
+    }
+}
+
 /// Keeps only the output row of each text; the first text starts after `shared` rows.
 fn keep_outputs(x: &mut Vec<f32>, width: usize, shared: usize, [lengths, outputs]: [&[usize]; 2]) {
     let mut start = shared;
@@ -760,6 +847,15 @@ fn keep_outputs(x: &mut Vec<f32>, width: usize, shared: usize, [lengths, outputs
         start += length;
     }
     x.truncate(lengths.len() * width);
+}
+
+/// Greatest relative distance of two rows of the token embedding that count as the same one: bf16 rounds to 0.002, and rows
+/// of two models are more than 0.5 apart.
+pub(crate) const SAME_ROW: f32 = 0.01;
+
+/// Whether a row of a training is one of this encoder's.
+pub(crate) fn is_same_row(own: &[f32], trained: &[f32]) -> bool {
+    relative_distance(trained, own) <= SAME_ROW
 }
 
 /// |a - b| / |b|; not finite for zeros.

@@ -1,9 +1,13 @@
 //! Learned prompts as input rows of the text encoder.
 
-use pinhole_model::{ClassPosition, PromptLearner, PromptRow, TextForm};
+use pinhole_kernels::l2_normalize;
+use pinhole_model::{
+    ClassPosition, DeepPrompts, EmbeddedNames, PromptLearner, PromptRow, Tail, Tensor, TextForm,
+};
 
+use crate::encoder::{is_same_row, until_end};
 use crate::error::{Error, excerpt};
-use crate::{ClassEmbeddings, Classes, SOT, TextEncoder, Tokenizer, encoder::until_end};
+use crate::{ClassEmbeddings, Classes, SOT, TextEncoder, Tokenizer};
 
 /// The input rows of a class's prompt, from start of text to the row whose output is the embedding, laid out as by CoOp's
 /// `PromptLearner`: `_` in the name becomes a space, a full stop follows the name, and `context` learned vectors are
@@ -76,7 +80,126 @@ pub fn learned_embeddings(
     position: ClassPosition,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<ClassEmbeddings, Error> {
-    check_learner(encoder, learner, classes.names().len())?;
+    let names = classes.names();
+    check_learner(encoder, learner, names.len())?;
+    let layout = |name: &String| {
+        let context_length = encoder.config().context_length;
+        prompt_rows(tokenizer, name, learner.n_ctx(), position, context_length)
+    };
+    let layouts = names.iter().map(layout).collect::<Result<_, _>>()?;
+    embed_layouts(encoder, names, learner, layouts, &[], progress)
+}
+
+/// [`learned_embeddings`] for prompts that continue inside of the text encoder. `trained_names` are what the learner's file
+/// has of its training; they show which of the initial words stand before the class names.
+///
+/// # Errors
+/// As [`learned_embeddings`]; [`Error::Input`] and [`Error::PromptLearner`] for tokens and layers that do not fit the text
+/// encoder.
+pub fn deep_embeddings(
+    encoder: &TextEncoder,
+    tokenizer: &Tokenizer,
+    classes: &Classes,
+    learner: &PromptLearner,
+    deep: &DeepPrompts,
+    trained_names: Option<&EmbeddedNames>,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<ClassEmbeddings, Error> {
+    let names = classes.names();
+    check_learner(encoder, learner, names.len())?;
+    let words = remaining_words(encoder, tokenizer, learner, deep, trained_names)?;
+    let layout = |name: &String| {
+        let (context, end) = (learner.n_ctx(), ClassPosition::End);
+        let text = format!("{words}{name}");
+        prompt_rows(
+            tokenizer,
+            &text,
+            context,
+            end,
+            encoder.config().context_length,
+        )
+    };
+    let layouts = names.iter().map(layout).collect::<Result<_, _>>()?;
+    let mut embeddings = embed_layouts(encoder, names, learner, layouts, &deep.tokens, progress)?;
+    if let Some(tail) = &deep.tail {
+        let size = encoder.embedding();
+        if tail.down.shape.get(1) != Some(&size) || tail.up.shape.first() != Some(&size) {
+            return Err(Error::PromptLearner {
+                field: "layers behind the text encoder",
+                found: format!("{:?} and {:?}", tail.down.shape, tail.up.shape),
+                expected: format!("{size}, the length of this checkpoint's embeddings"),
+            });
+        }
+        for (embedding, name) in embeddings.data.chunks_exact_mut(size).zip(names) {
+            apply_tail(tail, embedding);
+            l2_normalize(embedding);
+            if !embedding.iter().all(|value| value.is_finite()) {
+                return Err(degenerate(name));
+            }
+        }
+    }
+    Ok(embeddings)
+}
+
+/// The initial words that stand between the context and the class names, each with a space behind it. The trainers replace
+/// the first tokens of the words, and save what stands behind them.
+fn remaining_words(
+    encoder: &TextEncoder,
+    tokenizer: &Tokenizer,
+    learner: &PromptLearner,
+    deep: &DeepPrompts,
+    trained_names: Option<&EmbeddedNames>,
+) -> Result<String, Error> {
+    // Each of these words is one token.
+    let words = deep.initial_words.split_whitespace();
+    let words: String = words
+        .skip(learner.n_ctx())
+        .flat_map(|word| [word, " "])
+        .collect();
+    let Some(trained) = trained_names else {
+        return Ok(words);
+    };
+    let own = encoder.token_rows(&tokenizer.encode(&words))?;
+    let texts = trained.suffix.shape.first().copied().unwrap_or(0).max(1);
+    let mut texts = trained
+        .suffix
+        .data
+        .chunks_exact(trained.suffix.data.len() / texts);
+    let begins = |text: &[f32]| {
+        let mut pairs = own
+            .chunks_exact(learner.width())
+            .zip(text.chunks_exact(learner.width()));
+        own.len() <= text.len() && pairs.all(|(own, trained)| is_same_row(own, trained))
+    };
+    Ok(if texts.all(begins) {
+        words
+    } else {
+        String::new()
+    })
+}
+
+/// Replaces t by share g(t) + (1 - share) t. As g(c t) = c g(t) for c > 0, t may be normalised before.
+fn apply_tail(tail: &Tail, embedding: &mut [f32]) {
+    let relu = |matrix: &Tensor, x: &[f32]| -> Vec<f32> {
+        let rows = matrix.data.chunks_exact(x.len().max(1));
+        let product = |row: &[f32]| row.iter().zip(x).map(|(w, x)| w * x).sum::<f32>().max(0.0);
+        rows.map(product).collect()
+    };
+    let added = relu(&tail.up, &relu(&tail.down, embedding));
+    for (value, added) in embedding.iter_mut().zip(added) {
+        *value = tail.share * added + (1.0 - tail.share) * *value;
+    }
+}
+
+/// The embeddings of prompts whose rows are given for each class.
+fn embed_layouts(
+    encoder: &TextEncoder,
+    names: &[String],
+    learner: &PromptLearner,
+    layouts: Vec<Vec<PromptRow>>,
+    replaced: &[Tensor],
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<ClassEmbeddings, Error> {
     if learner.meta_net.is_some() {
         return Err(Error::PromptLearner {
             field: "meta_net",
@@ -84,14 +207,7 @@ pub fn learned_embeddings(
             expected: "none: with a meta-net the class embeddings depend on the image".into(),
         });
     }
-    let (names, width) = (classes.names(), learner.width());
-    let layouts = names
-        .iter()
-        .map(|name| {
-            let context_length = encoder.config().context_length;
-            prompt_rows(tokenizer, name, learner.n_ctx(), position, context_length)
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let width = learner.width();
     let mut data = Vec::with_capacity(names.len() * encoder.embedding());
     for (class, layout) in layouts.iter().enumerate() {
         progress(class, names.len());
@@ -104,13 +220,11 @@ pub fn learned_embeddings(
                 PromptRow::Context(i) => rows.extend_from_slice(&context[i * width..][..width]),
             }
         }
-        let embedding = encoder.embed_rows(&rows).map_err(|error| match error {
-            Error::DegenerateText { .. } => Error::Degenerate {
-                text: format!("class {:?}", excerpt(&names[class])),
-            },
+        let embedding = encoder.embed_replaced(&rows, replaced);
+        data.extend(embedding.map_err(|error| match error {
+            Error::DegenerateText { .. } => degenerate(&names[class]),
             other => other,
-        })?;
-        data.extend(embedding);
+        })?);
     }
     progress(names.len(), names.len());
     Ok(ClassEmbeddings {
@@ -118,6 +232,12 @@ pub fn learned_embeddings(
         dim: encoder.embedding(),
         data,
     })
+}
+
+fn degenerate(class: &str) -> Error {
+    Error::Degenerate {
+        text: format!("class {:?}", excerpt(class)),
+    }
 }
 
 /// Checks that a prompt learner fits the text encoder and the number of classes.

@@ -39,7 +39,7 @@ pub use embeddings::{ClassEmbeddings, class_embeddings};
 pub use encoder::{Prefix, TextEncoder, Weight};
 pub use error::Error;
 pub use folders::FolderNames;
-pub use layout::{learned_embeddings, prompt_rows};
+pub use layout::{deep_embeddings, learned_embeddings, prompt_rows};
 pub use templates::Templates;
 pub use text_list::{TextList, read_text};
 pub use tokenizer::{EOT, SOT, TextTokenizer, Tokenizer, fitting};

@@ -3,14 +3,10 @@
 use pinhole_model::{EmbeddedNames, PromptLearner};
 
 use crate::bpe::decode;
-use crate::encoder::{relative_distance, until_end};
+use crate::encoder::{SAME_ROW, is_same_row, until_end};
 use crate::error::{Error, excerpt};
 use crate::layout::check_learner;
 use crate::{Classes, EOT, SOT, TextEncoder, Tokenizer};
-
-/// Greatest relative distance of two rows that count as the same one: bf16 rounds to 0.002, and rows of two models are more
-/// than 0.5 apart.
-const TOLERANCE: f32 = 0.01;
 
 /// Checks that a prompt learner was trained with the token embedding of `encoder`, and for class-specific contexts that it
 /// was trained on `classes` in their order. `names` are what its file has of both; a context for all classes may be used
@@ -29,7 +25,7 @@ pub fn check_trained_names(
     let width = learner.width();
     let start = encoder.token_rows(&[SOT])?;
     let prefixes = names.prefix.data.chunks_exact(width);
-    let differs = |row: &[f32]| !is_same(&start, row);
+    let differs = |row: &[f32]| !is_same_row(&start, row);
     if let Some(class) = prefixes.clone().position(differs) {
         return Err(other_clip("token_prefix", class));
     }
@@ -49,13 +45,13 @@ pub fn check_trained_names(
         let words = tokenizer.tokens(&format!("X {}.", name.replace('_', " ")), usize::MAX)?;
         let own = encoder.token_rows(until_end(&words[2..]))?;
         let mut pairs = own.chunks_exact(width).zip(trained.chunks_exact(width));
-        if pairs.all(|(own, trained)| is_same(own, trained)) {
+        if pairs.all(|(own, trained)| is_same_row(own, trained)) {
             continue;
         }
         let mut ids = vec![];
         for row in trained.chunks_exact(width) {
             let (id, distance) = encoder.nearest_token(row);
-            if distance > TOLERANCE {
+            if distance > SAME_ROW {
                 return Err(other_clip("token_suffix", class));
             }
             if id == EOT {
@@ -75,10 +71,6 @@ pub fn check_trained_names(
         });
     }
     Ok(())
-}
-
-fn is_same(own: &[f32], trained: &[f32]) -> bool {
-    relative_distance(trained, own) <= TOLERANCE
 }
 
 fn other_clip(field: &'static str, class: usize) -> Error {

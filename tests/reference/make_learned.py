@@ -5,16 +5,19 @@
 The CLIP is the small one of export/tests/common: its weights are pseudo-random numbers of the tensors' names, which this
 script computes too, so that no checkpoint is stored. What is learned is random, and saved as each method's reference
 implementation saves it. golden.json has the logits of two images by each method's formula, at the model's scale of 99.48,
-computed with open_clip's modules in float32. Deterministic with the versions in requirements.txt.
+computed with open_clip's modules in float32. What methods with prompts inside of the encoders save is pseudo-random numbers
+of the names too, for a deeper CLIP of other widths; export/tests/deep_prompts.rs writes their files. Deterministic with the versions in requirements.txt.
 """
 
 import json
 from collections import OrderedDict
 from pathlib import Path
 
+import deep_prompts
 import numpy
 import open_clip
 import torch
+from deep_prompts import unit
 from open_clip.model import CLIP
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "learned"
@@ -47,9 +50,9 @@ def named_numbers(name, shape):
     return torch.from_numpy(values).reshape(shape)
 
 
-def small_clip():
-    vision = {"image_size": 32, "layers": 2, "width": 64, "head_width": 64, "patch_size": 8}
-    text = {"context_length": 16, "vocab_size": 49408, "width": WIDTH, "heads": 1, "layers": 1}
+def small_clip(vision_layers=2, vision_width=64, text_layers=1):
+    vision = {"image_size": 32, "layers": vision_layers, "width": vision_width, "head_width": 64, "patch_size": 8}
+    text = {"context_length": 16, "vocab_size": 49408, "width": WIDTH, "heads": 1, "layers": text_layers}
     model = CLIP(EMBEDDING, vision, text, quick_gelu=True).eval()
     for name, tensor in model.state_dict().items():
         if name != "attn_mask":
@@ -63,14 +66,14 @@ def images():
     return [(37 * y + 101 * x + 53 * c + 11 * x * y) % 256, (7 * y * y + 3 * x + 80 * c) % 256]
 
 
+def normalised_images():
+    pixels = torch.stack([torch.from_numpy(image.astype(numpy.float32)) / 255 for image in images()])
+    return ((pixels - MEAN) / STD).permute(0, 3, 1, 2)
+
+
 def image_features(model):
     """Not normalised, [images, D]."""
-    pixels = torch.stack([torch.from_numpy(image.astype(numpy.float32)) / 255 for image in images()])
-    return model.encode_image(((pixels - MEAN) / STD).permute(0, 3, 1, 2))
-
-
-def unit(x):
-    return x / x.norm(dim=-1, keepdim=True)
+    return model.encode_image(normalised_images())
 
 
 def zero_shot(model, classes=CLASSES):
@@ -89,6 +92,56 @@ def learned_text(model, context):
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask))
     text = unit(x[torch.arange(len(x)), tokens.argmax(-1)] @ model.text_projection)
     return text, {"token_prefix": prefix, "token_suffix": suffix}
+
+
+def deep_methods():
+    """The logits of methods with prompts inside of the encoders, of depth 3 in encoders of 4 blocks."""
+    model = small_clip(4, 128, 4)
+    # The files have the encoders too, which are others here than those of the CLIP.
+    for name, tensor in deep_prompts.encoders(model).items():
+        tensor.copy_(named_numbers(name, list(tensor.shape)))
+
+    def tensor(name, *shape):
+        return named_numbers(name, shape)
+
+    def logits(image, text, words=deep_prompts.INITIAL_WORDS, adapters=None):
+        f = deep_prompts.image_features(model, normalised_images(), image)
+        tokens, around = deep_prompts.names(model, len(text[0]), CLASSES, words)
+        t = deep_prompts.text_features(model, text[0], text[1:], tokens, around)
+        if adapters:
+            f = deep_prompts.adapted(f, adapters, "image", 0.1)
+            t = deep_prompts.adapted(t, adapters, "text", 0.2)
+        return SCALE * unit(f) @ unit(t).T
+
+    _, image, text = deep_prompts.maple(model, tensor, 2, 3)
+    _, ivlp_image, ivlp_text = deep_prompts.ivlp(model, tensor, 4, 3, 3)
+    return {
+        "maple": logits(image, text),
+        "maple-other-words": logits(image, text, words="X X"),
+        "maple-shallow": logits(image[:1], text[:1]),
+        "ivlp": logits(ivlp_image, ivlp_text),
+        "coprompt": logits(image, text, adapters=deep_prompts.coprompt_adapters(model, tensor)),
+    }
+
+
+def encoder_files(random):
+    """Small files as MaPLe's and PromptSRC's trainers save them, with the encoders; checkpoint/tests/learned.rs has the
+    sizes of their CLIP."""
+    vision = {"image_size": 4, "layers": 2, "width": 8, "head_width": 8, "patch_size": 2}
+    model = CLIP(4, vision, {"context_length": 8, "vocab_size": 10, "width": 4, "heads": 1, "layers": 2})
+    for value in model.state_dict().values():
+        if value.is_floating_point():
+            value.copy_(random(*value.shape))
+
+    def tensor(_, *shape):
+        return random(*shape)
+
+    names = {"prompt_learner.token_prefix": random(1, 1, 4), "prompt_learner.token_suffix": random(1, 5, 4)}
+    state, _, _ = deep_prompts.maple(model, tensor, 2, 2)
+    trainer_file("maple.pth.tar", state | names | deep_prompts.encoders(model))
+    state, _, _ = deep_prompts.ivlp(model, tensor, 2, 3, 2)
+    teacher = {"prompt_learner.ZS_image_encoder.proj": random(8, 4)}
+    trainer_file("promptsrc.pth.tar", state | names | teacher | deep_prompts.encoders(model))
 
 
 def trainer_file(name, state):
@@ -186,6 +239,9 @@ def main():
     metadata = {"r": rank, "alpha": alpha, "encoder": "both", "params": ["q", "k", "v", "o"], "position": "all"}
     torch.save({"weights": weights, "metadata": metadata}, GOLDEN / "clip_lora.pt")
     logits["clip-lora"] = SCALE * unit(image_features(model)) @ zero_shot(model).T
+
+    logits |= deep_methods()
+    encoder_files(random)
 
     golden = {
         "made_by": f"open_clip {open_clip.__version__}, torch {torch.__version__}",

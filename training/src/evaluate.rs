@@ -213,6 +213,13 @@ impl PromptEvaluator {
         templates: &Templates,
     ) -> Result<Evaluation> {
         let (classes, dim) = (set.classes.len(), self.encoder.embedding());
+        if learned.deep_prompts.is_some() {
+            return Err(Error::Config(format!(
+                "{}: expected a bundle for prompts inside of the encoders: export it with pinhole-export bundle --learned, \
+                 and evaluate that with --model",
+                learned.method
+            )));
+        }
         match &learned.classes {
             LearnedClasses::Prompts { learner, names } => {
                 if let Some(names) = names {

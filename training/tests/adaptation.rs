@@ -223,6 +223,9 @@ fn clip_lora_is_trained_as_by_pytorch_and_classifies_so() {
         classes: pinhole_model::LearnedClasses::Templates,
         weights,
         tail: None,
+        encoders: vec![],
+        image_tokens: vec![],
+        deep_prompts: None,
         notes: vec![],
     };
     clip.adapt(&learned).unwrap();

@@ -24,7 +24,7 @@ pub struct Method {
     pub(super) recognition: Recognition,
     /// Every tensor that its files have.
     pub(super) tensors: &'static [TensorSpec],
-    /// Other names of these tensors, with at most one `*`: (in the file, in `tensors`).
+    /// Other names of these tensors: (in the file, in `tensors`). A `*` stands for the same in both.
     pub(super) aliases: &'static [(&'static str, &'static str)],
     /// What the tensors mean.
     pub(super) read: fn(&LearnedTensors) -> Result<Learned, Error>,
@@ -68,7 +68,8 @@ pub struct MethodOption {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TensorSpec {
     pub(super) name: &'static str,
-    /// The shapes that it may have: names of dimensions, which are equal wherever they occur, or numbers.
+    /// The shapes that it may have: names of dimensions, which are equal wherever they occur, or numbers. None: any, for
+    /// `read` to check.
     pub(super) shapes: &'static [&'static [&'static str]],
     pub(super) presence: Presence,
 }
@@ -103,7 +104,7 @@ impl TensorSpec {
         Self::new(name, shapes, Presence::Optional)
     }
 
-    fn fits(&self, name: &str) -> bool {
+    pub(super) fn fits(&self, name: &str) -> bool {
         matching(self.name, name).is_some()
     }
 
@@ -145,9 +146,12 @@ impl<'a> Names<'a> {
         let prefix = if prefixed { PREFIX } else { "" };
         let bare = |name: &'a str| {
             let bare = &name[prefix.len()..];
-            let mut aliases = aliases.iter();
-            let alias = aliases.find(|(alias, _)| matching(alias, bare).is_some());
-            (alias.map_or(bare, |(_, name)| name).to_owned(), name)
+            let alias = |(pattern, known): &(&str, &str)| {
+                let place = matching(pattern, bare)?;
+                Some(known.replace('*', place))
+            };
+            let alias = aliases.iter().find_map(alias);
+            (alias.unwrap_or_else(|| bare.to_owned()), name)
         };
         Self {
             state,
@@ -196,10 +200,16 @@ pub(super) struct Given<'a> {
     pub(super) clip: Option<&'a ClipConfig>,
 }
 
-/// How many tensors of a file belong to a method, for the method to name in an error.
+/// How many tensors of a file belong to a method, for the method to name in an error. Those of any shape, which several
+/// methods have, do not count.
 pub(super) fn known_tensors(method: &Method, state: &StateDict) -> usize {
     let names = Names::new(state, method.aliases);
-    let known = |name: &&str| method.tensors.iter().any(|spec| spec.fits(name));
+    let counts =
+        |spec: &TensorSpec| !spec.shapes.is_empty() || matches!(spec.presence, Presence::Mark(_));
+    let known = |name: &&str| {
+        let mut specs = method.tensors.iter();
+        specs.any(|spec| counts(spec) && spec.fits(name))
+    };
     names.iter().filter(known).count()
 }
 
@@ -256,6 +266,11 @@ impl<'a> LearnedTensors<'a> {
             .filter_map(move |name| matching(pattern, name))
     }
 
+    /// The shape of a tensor; `None` if the file does not have it.
+    pub(super) fn shape(&self, name: &str) -> Option<&'a [usize]> {
+        self.names.shape(name)
+    }
+
     /// A number in the file, such as an entry of its metadata.
     pub(super) fn number(&self, key: &str) -> Option<f64> {
         match self.scalar(key) {
@@ -290,7 +305,8 @@ impl<'a> LearnedTensors<'a> {
     pub(super) fn clip(&self) -> Result<&'a ClipConfig, Error> {
         self.given.clip.ok_or_else(|| {
             let reason = format!(
-                "{} changes weights: expected its CLIP, found none",
+                "{} changes the encoders of a CLIP: expected its CLIP, found none; export it with pinhole-export bundle \
+                 --learned and --clip",
                 self.method.name
             );
             Error::malformed(self.path(), reason)
@@ -330,7 +346,10 @@ impl<'a> LearnedTensors<'a> {
             method: self.method.name,
             classes,
             weights: vec![],
+            encoders: vec![],
+            image_tokens: vec![],
             tail: None,
+            deep_prompts: None,
             notes: self.notes(),
         }
     }
@@ -340,7 +359,7 @@ impl<'a> LearnedTensors<'a> {
         let mut reasons: Vec<(&str, Vec<&str>)> = vec![];
         for spec in self.method.tensors {
             if let Presence::Unused(reason) | Presence::Mark(reason) = spec.presence
-                && self.names.has(spec.name)
+                && self.names.iter().any(|name| spec.fits(name))
             {
                 match reasons.iter_mut().find(|(known, _)| *known == reason) {
                     Some((_, names)) => names.push(spec.name),
@@ -386,6 +405,9 @@ fn check_shape(
     let Some(found) = names.shape(name) else {
         return Ok(());
     };
+    if spec.shapes.is_empty() {
+        return Ok(());
+    }
     let same_rank = |shape: &&&[&str]| shape.len() == found.len();
     let shape = spec.shapes.iter().find(same_rank);
     let Some(shape) = shape.filter(|_| !found.contains(&0)) else {

@@ -3,6 +3,7 @@
 //! `methods/` is the registry: each file there has the names and shapes of one method's tensors, and says what becomes of
 //! them ([`Learned`]).
 
+mod deep_prompts;
 mod files;
 mod method;
 mod methods;
@@ -101,8 +102,9 @@ pub fn read_learned(path: &Path, options: &LearnedOptions) -> Result<Learned, Er
 /// As [`read_learned`]; a file of a method that learns something else.
 pub fn read_prompt_learner(path: &Path) -> Result<PromptLearner, Error> {
     let learned = read_learned(path, &LearnedOptions::default())?;
+    let changed = learned.changes_image_encoder() || learned.changes_text_encoder();
     match learned.classes {
-        LearnedClasses::Prompts { learner, .. } => Ok(*learner),
+        LearnedClasses::Prompts { learner, .. } if !changed => Ok(*learner),
         _ => Err(Error::malformed(
             path,
             format!(
@@ -196,5 +198,5 @@ fn recognise(state: &StateDict, given: &Given) -> Result<&'static Method, Error>
 fn has_marks(method: &Method, names: &Names) -> bool {
     (method.tensors.iter())
         .filter(|spec| matches!(spec.presence, Presence::Mark(_)))
-        .all(|spec| names.has(spec.name))
+        .all(|spec| names.iter().any(|name| spec.fits(name)))
 }

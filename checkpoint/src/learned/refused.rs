@@ -60,27 +60,6 @@ pub(super) static REFUSED: &[Refused] = &[
         marks: &["VPT_image_trans."],
         reason: "it needs the class vectors of its teacher, a larger CLIP",
     },
-    Refused {
-        keys: &["coprompt"],
-        name: "CoPrompt",
-        folder: None,
-        marks: &["adapter_image.", "adapter_text."],
-        reason: "it adds prompt tokens inside the blocks of the image encoder, and adapters behind both encoders",
-    },
-    Refused {
-        keys: &["maple"],
-        name: "MaPLe",
-        folder: Some("MultiModalPromptLearner"),
-        marks: &["compound_prompts_text.", "compound_prompt_projections."],
-        reason: "it adds prompt tokens inside the blocks of the image encoder",
-    },
-    Refused {
-        keys: &["promptsrc", "ivlp"],
-        name: "PromptSRC or IVLP",
-        folder: Some("VLPromptLearner"),
-        marks: &["VPT_shallow", "image_encoder.VPT"],
-        reason: "it adds prompt tokens inside the blocks of the image encoder",
-    },
 ];
 
 /// The method on the command line with this name.

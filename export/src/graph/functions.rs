@@ -34,6 +34,7 @@ fn body(op: Op, version: i64) -> Vec<NodeProto> {
         Op::PatchEmbedding(Storage::Float) => patch_embedding(),
         Op::PatchEmbedding(Storage::Int8) => quantized_patch_embedding(),
         Op::TokenEmbedding => token_embedding(),
+        Op::ConstantTokens => constant_tokens(),
         Op::LayerNorm => vec![layer_norm("bias", "y")],
         Op::Linear(layer) => linear(layer, version),
         Op::Attention(AttentionInput::QueryKeyValue) => {
@@ -295,6 +296,25 @@ fn token_embedding() -> Vec<NodeProto> {
             vec![],
         ),
         node("Concat", &["class", "placed"], "y", vec![int("axis", 1)]),
+    ]
+}
+
+fn constant_tokens() -> Vec<NodeProto> {
+    vec![
+        constant("first", ints("value_ints", &[0])),
+        constant("axis", ints("value_ints", &[1])),
+        constant("end", reference("value_ints", "kept", AttributeType::Ints)),
+        node("Slice", &["x", "first", "end", "axis"], "before", vec![]),
+        node(
+            "Shape",
+            &["x"],
+            "batch",
+            vec![int("start", 0), int("end", 1)],
+        ),
+        node("Shape", &["tokens"], "size", vec![]),
+        node("Concat", &["batch", "size"], "shape", vec![int("axis", 0)]),
+        node("Expand", &["tokens", "shape"], "repeated", vec![]),
+        node("Concat", &["before", "repeated"], "y", vec![int("axis", 1)]),
     ]
 }
 

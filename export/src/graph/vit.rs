@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use pinhole_bundle::dialect::{AttentionInput, Linear, Op, Storage};
-use pinhole_model::{Activation, VitPooling};
+use pinhole_model::{Activation, Tensor, VitPooling};
 
 use super::builder::{FusedLinear, GraphBuilder};
 use super::proto::{float, int, ints};
@@ -51,6 +51,11 @@ pub(super) fn build(
     graph.total = 8 + shape.layers as u64 * TENSORS_PER_BLOCK;
     let patches = patch_embedding(graph, shape, PatchBias::None)?;
     let tokens = token_embedding(graph, shape, &patches)?;
+    let constant = graph.checkpoint.image_tokens();
+    let tokens = match constant.first() {
+        Some(first) => constant_tokens(graph, shape, "tokens.constant", &tokens, first)?,
+        None => tokens,
+    };
     let mut x = if shape.input_norm {
         let norm = graph.norm("visual.ln_pre")?;
         graph.layer_norm(&tokens, "ln_pre", &norm)?
@@ -58,6 +63,10 @@ pub(super) fn build(
         tokens
     };
     for layer in 0..shape.layers {
+        if let Some(tokens) = constant.get(layer).filter(|_| layer > 0) {
+            let name = format!("block_{layer}.constant_tokens");
+            x = constant_tokens(graph, shape, &name, &x, tokens)?;
+        }
         let last = layer + 1 == shape.layers;
         let read = if last && shape.pooling == VitPooling::ClassToken {
             Tokens::Class
@@ -163,6 +172,20 @@ fn token_embedding(graph: &mut GraphBuilder, shape: &VitShape, patches: &str) ->
         &[patches, &class, &positions],
         vec![],
     ))
+}
+
+/// The class token and the patches' tokens of x, followed by tokens [n, W] of a learned method.
+fn constant_tokens(
+    graph: &mut GraphBuilder,
+    shape: &VitShape,
+    name: &str,
+    x: &str,
+    tokens: &Tensor,
+) -> Result<String> {
+    let kept = 1 + (shape.image_size / shape.patch).pow(2);
+    let tokens = (graph.weights).f32(&format!("{name}.tokens"), &tokens.shape, &tokens.data)?;
+    let attributes = vec![ints("kept", &[kept as i64])];
+    Ok(graph.call(Op::ConstantTokens, name, &[x, &tokens], attributes))
 }
 
 /// x + attention(ln_1 x), then x + mlp(ln_2 x).

@@ -1,6 +1,7 @@
 //! Shared by the tests: a small random checkpoint, and a folder to export into.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
+pub mod reference;
 mod weights;
 
 use std::fs;
@@ -36,19 +37,15 @@ pub fn write_checkpoint_of(
     embedding: usize,
     change: impl Fn(&str, Tensor) -> Tensor,
 ) {
-    let config = ClipConfig {
+    write_clip(folder, &small_clip(embedding), change);
+}
+
+/// A small CLIP with embeddings of this size.
+pub fn small_clip(embedding: usize) -> ClipConfig {
+    ClipConfig {
         name: None,
         embedding,
-        image: ImageEncoderConfig::VisionTransformer {
-            image_size: 32,
-            patch_size: 8,
-            width: 64,
-            layers: 2,
-            heads: 1,
-            mlp: 4 * 64,
-            input_norm: true,
-            pooling: pinhole_model::VitPooling::ClassToken,
-        },
+        image: small_vit(64, 2),
         text: TextEncoderConfig {
             context_length: 16,
             vocabulary: 49_408,
@@ -60,9 +57,27 @@ pub fn write_checkpoint_of(
         activation: Activation::QuickGelu,
         text_activation: Activation::QuickGelu,
         preprocessing: PreprocessConfig::openai(32),
-    };
+    }
+}
+
+/// An image encoder for 16 patches of 8 pixels.
+pub fn small_vit(width: usize, layers: usize) -> ImageEncoderConfig {
+    ImageEncoderConfig::VisionTransformer {
+        image_size: 32,
+        patch_size: 8,
+        width,
+        layers,
+        heads: width / 64,
+        mlp: 4 * width,
+        input_norm: true,
+        pooling: pinhole_model::VitPooling::ClassToken,
+    }
+}
+
+/// Writes a checkpoint of random weights.
+pub fn write_clip(folder: &Path, config: &ClipConfig, change: impl Fn(&str, Tensor) -> Tensor) {
     let shapes = config.tensors();
-    pinhole_checkpoint::write::<Error>(folder, &config, Existing::Keep, |name| {
+    pinhole_checkpoint::write::<Error>(folder, config, Existing::Keep, |name| {
         let shape = &shapes.iter().find(|(n, _)| n == name).unwrap().1;
         Ok(change(name, random(name, shape)))
     })

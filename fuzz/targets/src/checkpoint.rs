@@ -6,7 +6,10 @@ use pinhole_checkpoint::{
     Checkpoint, Error, LearnedOptions, Method, OpenOptions, StateDict, internal, read_learned,
     read_state_dict,
 };
-use pinhole_model::Activation;
+use pinhole_model::{
+    Activation, ClipConfig, ImageEncoderConfig, PreprocessConfig, TextEncoderConfig, TextForm,
+    VitPooling,
+};
 
 use crate::scratch;
 
@@ -68,13 +71,39 @@ pub(crate) fn shard_index(bytes: &[u8]) {
     let _ = Checkpoint::open(&path, &Default::default());
 }
 
-/// The file of a learned method, recognised and as every method.
+/// The file of a learned method, recognised and as every method, for the small CLIP of the files that have its encoders.
 pub(crate) fn learned(bytes: &[u8]) {
     let path = scratch::file("learned", bytes);
+    let clip = ClipConfig {
+        name: None,
+        embedding: 4,
+        image: ImageEncoderConfig::VisionTransformer {
+            image_size: 4,
+            patch_size: 2,
+            width: 8,
+            layers: 2,
+            heads: 1,
+            mlp: 4 * 8,
+            input_norm: true,
+            pooling: VitPooling::ClassToken,
+        },
+        text: TextEncoderConfig {
+            context_length: 8,
+            vocabulary: 10,
+            width: 4,
+            layers: 2,
+            heads: 1,
+            form: TextForm::Clip,
+        },
+        activation: Activation::QuickGelu,
+        text_activation: Activation::QuickGelu,
+        preprocessing: PreprocessConfig::openai(4),
+    };
     let named = Method::all().iter().map(|method| Some(*method));
     for method in named.chain([None]) {
         let options = LearnedOptions {
             method,
+            clip: Some(clip.clone()),
             ..LearnedOptions::default()
         };
         let _ = read_learned(Path::new(&path), &options);

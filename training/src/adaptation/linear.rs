@@ -46,6 +46,9 @@ pub(super) static LINEAR: Adapter = Adapter {
             classes: LearnedClasses::Linear(classifier),
             weights: vec![],
             tail: None,
+            encoders: vec![],
+            image_tokens: vec![],
+            deep_prompts: None,
             notes: vec![],
         })
     },

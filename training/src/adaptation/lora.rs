@@ -116,6 +116,9 @@ fn learn(
         classes: LearnedClasses::Templates,
         weights: training.weights()?,
         tail: None,
+        encoders: vec![],
+        image_tokens: vec![],
+        deep_prompts: None,
         notes: vec![],
     })
 }

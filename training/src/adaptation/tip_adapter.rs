@@ -128,6 +128,9 @@ fn finish(task: &Task, values: &Values, method: &'static str, keys: Vec<f32>) ->
         }),
         weights: vec![],
         tail: None,
+        encoders: vec![],
+        image_tokens: vec![],
+        deep_prompts: None,
         notes: vec![],
     })
 }

@@ -4,8 +4,10 @@ mod clip_adapter;
 pub(super) mod clip_lora;
 mod cocoop;
 mod coop;
+mod ivlp;
 mod kgcoop;
 pub(super) mod linear;
+mod maple;
 mod prograd;
 mod taskres;
 pub(super) mod tip_adapter;
@@ -24,4 +26,8 @@ pub(super) static METHODS: &[&Method] = &[
     &tip_adapter::TIP_ADAPTER_F,
     &clip_lora::CLIP_LORA,
     &clip_adapter::CLIP_ADAPTER,
+    &maple::MAPLE,
+    &maple::COPROMPT,
+    &ivlp::IVLP,
+    &ivlp::PROMPTSRC,
 ];

@@ -2,6 +2,7 @@
 
 mod affine;
 mod attention;
+mod constant_tokens;
 mod convolution;
 mod elementwise;
 mod linear;
@@ -51,6 +52,7 @@ fn function<const F16: bool>(context: &ParsingContext, node: &NodeProto) -> Buil
             patch_embedding::patch_embedding::<F16>(context, node, storage)
         }
         Op::TokenEmbedding => token_embedding::token_embedding(context, node),
+        Op::ConstantTokens => constant_tokens::constant_tokens(context, node),
         Op::LayerNorm => norm::layer_norm(context, node),
         Op::Linear(layer) => match layer.storage {
             Storage::Float => linear::linear::<F16>(context, node, layer),

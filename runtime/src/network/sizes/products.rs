@@ -121,6 +121,18 @@ pub(super) fn dialect(node: &Node) -> Result<Computed, String> {
         (Op::TokenEmbedding, &[n, patches, width]) => {
             Ok(Computed::one(vec![n, patches.saturating_add(1), width]))
         }
+        (Op::ConstantTokens, &[n, tokens, width]) => {
+            let kept = usize::try_from(integer(node, "kept")).unwrap_or(0);
+            if !(1..=tokens).contains(&kept) {
+                return Err(format!("kept: expected 1 to {tokens}, found {kept}"));
+            }
+            match *node.shape(1)? {
+                [more, columns] if columns == width && width > 0 => {
+                    Ok(Computed::one(vec![n, kept.saturating_add(more), width]))
+                }
+                _ => node.refuse(1, &format!("[n, {width}]")),
+            }
+        }
         (Op::Attention(AttentionInput::QueryKeyValue), &[n, tokens, width]) => {
             match *node.shape(1)? {
                 [_, others, both] if both == 2 * width => {
@@ -137,7 +149,9 @@ pub(super) fn dialect(node: &Node) -> Result<Computed, String> {
             let width = integer(node, "width") as usize;
             attention(node, tokens, others, vec![n, tokens, width])
         }
-        (Op::TokenEmbedding | Op::Attention(_), _) => node.refuse(0, "[N, T, W]"),
+        (Op::TokenEmbedding | Op::ConstantTokens | Op::Attention(_), _) => {
+            node.refuse(0, "[N, T, W]")
+        }
         (Op::LayerNorm | Op::L2Normalize, []) => node.refuse(0, "one dimension or more"),
         (
             Op::LayerNorm

@@ -525,3 +525,40 @@ fn attributes_that_tract_does_not_check_are_refused() {
         started.elapsed()
     );
 }
+
+/// If this fails, a file makes the operator read behind its input, or its output has another shape than was counted.
+#[test]
+fn constant_tokens_follow_those_that_are_kept() {
+    let sizes = |kept: i64, width: i64| {
+        let tokens = NodeProto {
+            domain: pinhole_bundle::dialect::DOMAIN.into(),
+            ..node(
+                "ConstantTokens",
+                &["x", "tokens"],
+                "y",
+                vec![ints("kept", &[kept])],
+            )
+        };
+        let nodes = vec![
+            node("Reshape", &["pixels", "as tokens"], "x", vec![]),
+            tokens,
+        ];
+        let initializers = vec![
+            list("as tokens", &[3], &[1, -1, 3]),
+            weight("tokens", &[2, width]),
+        ];
+        let graph = graph(initializers, nodes);
+        values(&graph, &[1, SIDE, SIDE, 3]).map(|values| values["y"].shape.clone())
+    };
+    assert_eq!(sizes(1000, 3).unwrap(), [1, 1002, 3]);
+    assert_eq!(sizes(1024, 3).unwrap(), [1, 1026, 3]);
+    for (kept, width, part) in [
+        (1025, 3, "kept: expected 1 to 1024, found 1025"),
+        (0, 3, "found 0"),
+        (-1, 3, "kept"),
+        (1000, 4, "[n, 3]"),
+    ] {
+        let error = sizes(kept, width).unwrap_err();
+        assert!(error.contains(part), "{error}");
+    }
+}
