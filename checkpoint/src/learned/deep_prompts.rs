@@ -33,34 +33,49 @@ pub(super) fn learned(
     image: Vec<Tensor>,
     text: Vec<Tensor>,
 ) -> Result<Learned, Error> {
-    let clip = tensors.clip()?;
-    let encoders = encoders(tensors, clip)?;
+    let mut learned = with_image_tokens(tensors, image, read_context(tensors)?)?;
     // The first of the text encoder is the context.
-    for (encoder, found, layers) in [
-        ("image", image.len(), clip.image.layers()),
-        ("text", 1 + text.len(), clip.text.layers),
-    ] {
-        if found > layers {
-            let expected = format!("those of at most {layers} blocks, as in this CLIP");
-            let field = format!("tokens in the {encoder} encoder");
-            return Err(tensors.wrong(&field, expected, format!("those of {found}")));
-        }
-    }
-    let mut learned = read_context(tensors)?;
+    check_blocks(tensors, "text", 1 + text.len(), tensors.clip()?.text.layers)?;
     if let LearnedClasses::Prompts { learner, .. } = &mut learned.classes {
         // The rows behind the start of text are replaced.
         learner.class_position = Some(ClassPosition::End);
     }
+    learned.deep_prompts = Some(DeepPrompts {
+        tokens: text,
+        initial_words: INITIAL_WORDS,
+        tail: None,
+    });
+    Ok(learned)
+}
+
+/// `learned` with the file's encoders and tokens inside of its image encoder, as [`Learned::image_tokens`].
+pub(super) fn with_image_tokens(
+    tensors: &LearnedTensors,
+    image: Vec<Tensor>,
+    learned: Learned,
+) -> Result<Learned, Error> {
+    let clip = tensors.clip()?;
+    let encoders = encoders(tensors, clip)?;
+    check_blocks(tensors, "image", image.len(), clip.image.layers())?;
     Ok(Learned {
         encoders,
         image_tokens: image,
-        deep_prompts: Some(DeepPrompts {
-            tokens: text,
-            initial_words: INITIAL_WORDS,
-            tail: None,
-        }),
         ..learned
     })
+}
+
+fn check_blocks(
+    tensors: &LearnedTensors,
+    encoder: &str,
+    found: usize,
+    layers: usize,
+) -> Result<(), Error> {
+    if found <= layers {
+        return Ok(());
+    }
+    let expected = format!("those of at most {layers} blocks, as in this CLIP");
+    let field = format!("tokens in the {encoder} encoder");
+    Err(tensors.wrong(&field, expected, format!("those of {found}")))
 }
 
 /// The names of tensors that are numbered from `first` on without a gap, by the pattern that they have.
