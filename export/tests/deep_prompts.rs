@@ -130,6 +130,14 @@ fn ivlp() -> Tensors {
     tensors
 }
 
+/// IVLP's prompts of the image encoder alone.
+fn vpt() -> Tensors {
+    let mut tensors = ivlp();
+    let of_text = |name: &str| name.starts_with("text_encoder.") && name.ends_with("VPT_shallow");
+    tensors.retain(|name, _| !name.starts_with("prompt_learner.") && !of_text(name));
+    tensors
+}
+
 /// With the copy of CLIP that the training compares with.
 fn promptsrc() -> Tensors {
     let mut tensors = ivlp();
@@ -186,6 +194,7 @@ fn write(scene: &Scene, trainer: &str, tensors: &Tensors) -> String {
 
 const MAPLE: &str = "MultiModalPromptLearner";
 const IVLP: &str = "VLPromptLearner";
+const VPT: &str = "prompt_learner";
 
 fn scene() -> Scene {
     Scene::new(&CLASSES.join("\n"))
@@ -203,6 +212,7 @@ fn every_method_equals_its_formula() {
         (MAPLE, coprompt(), &[], "coprompt", "CoPrompt"),
         (IVLP, ivlp(), &[], "ivlp", "IVLP"),
         (IVLP, promptsrc(), &[], "ivlp", "PromptSRC"),
+        (VPT, vpt(), &[], "vpt", "VPT"),
     ] {
         let scene = scene();
         let path = write(&scene, trainer, &tensors);

@@ -115,11 +115,14 @@ def deep_methods():
 
     _, image, text = deep_prompts.maple(model, tensor, 2, 3)
     _, ivlp_image, ivlp_text = deep_prompts.ivlp(model, tensor, 4, 3, 3)
+    # VPT's prompts (trainers/vpt.py) are those of IVLP's image encoder, beside the classes of zero-shot.
+    vpt = unit(deep_prompts.image_features(model, normalised_images(), ivlp_image))
     return {
         "maple": logits(image, text),
         "maple-other-words": logits(image, text, words="X X"),
         "maple-shallow": logits(image[:1], text[:1]),
         "ivlp": logits(ivlp_image, ivlp_text),
+        "vpt": SCALE * vpt @ zero_shot(model).T,
         "coprompt": logits(image, text, adapters=deep_prompts.coprompt_adapters(model, tensor)),
     }
 

@@ -11,6 +11,7 @@ mod maple;
 mod prograd;
 mod taskres;
 pub(super) mod tip_adapter;
+mod vpt;
 
 use super::method::Method;
 
@@ -30,4 +31,5 @@ pub(super) static METHODS: &[&Method] = &[
     &maple::COPROMPT,
     &ivlp::IVLP,
     &ivlp::PROMPTSRC,
+    &vpt::VPT,
 ];
