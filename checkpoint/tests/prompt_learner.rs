@@ -121,7 +121,12 @@ fn other_tensors_are_refused_by_name() {
         (
             vec![ctx.clone(), net("proj.weight", &[2])],
             None,
-            "tensor proj.weight",
+            "proj.weight: expected [image_width, width]",
+        ),
+        (
+            vec![ctx.clone(), net("other.weight", &[2])],
+            None,
+            "tensor other.weight",
         ),
         (
             vec![net("ctx", &[24])],
