@@ -1,7 +1,8 @@
 """Classifies all images of a folder on a cluster, into Parquet files: ray_data.py BUNDLE FOLDER OUT [WORKERS]
 
 Needs Ray Data (`pip install "ray[data]"`). Each worker is a process that opens the bundle once, with one thread; 2 workers by
-default. Images that cannot be decoded have an error instead of a class.
+default. Images that cannot be decoded have an error instead of a class. The same command continues a job that was
+interrupted, and takes images that were added to the folder.
 """
 
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import ray
 
 import pinhole
@@ -39,9 +42,25 @@ class Classify:
         }
 
 
+def finished(out: Path) -> set[str]:
+    """Images that have a row already. Removes files that an interrupted job left unfinished."""
+    paths = set()
+    for file in out.glob("*.parquet"):
+        try:
+            paths.update(pyarrow.parquet.read_table(file, columns=["path"])["path"].to_pylist())
+        except pyarrow.ArrowInvalid:
+            file.unlink()
+    return paths
+
+
 def main(bundle: str, folder: str, out: str, workers: str = "2") -> None:
+    files = {str(file) for file in Path(folder).resolve().rglob("*") if file.is_file()}
+    left = sorted(files - finished(Path(out)))
+    print(f"{len(files)} images, {len(left)} without an answer")
+    if not left:
+        return
     ray.init(include_dashboard=False)
-    images = ray.data.read_binary_files(folder, include_paths=True)
+    images = ray.data.read_binary_files(left, include_paths=True)
     answers = images.map_batches(
         Classify,
         # Workers have folders of their own.
