@@ -63,8 +63,16 @@ fn folder(path: &Path) -> Result<()> {
 /// Writes a manual page for the program and one for each subcommand.
 fn manual(program: &clap::Command, out: &Path) -> Result<()> {
     folder(out)?;
-    clap_mangen::generate_to(program.clone(), out)
-        .with_context(|| format!("{}: expected to write manual pages", out.display()))
+    let failed = || format!("{}: expected to write manual pages", out.display());
+    clap_mangen::generate_to(program.clone(), out).with_context(failed)?;
+    for page in fs::read_dir(out).with_context(failed)? {
+        let page = page.with_context(failed)?.path();
+        let text = fs::read_to_string(&page).with_context(failed)?;
+        // Lines may break between alternatives.
+        let text = text.replace(r"\fR|\fB", r"\fR|\:\fB");
+        fs::write(&page, text).with_context(failed)?;
+    }
+    Ok(())
 }
 
 fn completions(program: &clap::Command, out: &Path) -> Result<()> {
