@@ -148,16 +148,6 @@ fn clip() -> ClipConfig {
 /// If this fails, an export classifies otherwise than the training that wrote the file.
 #[test]
 fn what_is_written_is_read_again() {
-    let learned = |method: &'static str, classes: LearnedClasses| Learned {
-        method,
-        classes,
-        weights: vec![],
-        tail: None,
-        encoders: vec![],
-        image_tokens: vec![],
-        deep_prompts: None,
-        notes: vec![],
-    };
     let cache = |numbers: Option<f32>| {
         LearnedClasses::Cache(ExampleCache {
             keys: tensor(&[3, 8]),
@@ -185,7 +175,7 @@ fn what_is_written_is_read_again() {
             update(1, 1, "in_proj_weight"),
             update(1, 0, "out_proj.weight"),
         ],
-        ..learned("CLIP-LoRA", LearnedClasses::Templates)
+        ..Learned::new("CLIP-LoRA", LearnedClasses::Templates)
     };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("learned.safetensors");
@@ -194,11 +184,11 @@ fn what_is_written_is_read_again() {
         ..LearnedOptions::default()
     };
     for expected in [
-        learned("Tip-Adapter", cache(Some(0.5))),
-        learned("Tip-Adapter", cache(None)),
-        learned("Tip-Adapter-F", cache(Some(0.5))),
-        learned("linear head", linear(Some(tensor(&[3])))),
-        learned("linear head", linear(None)),
+        Learned::new("Tip-Adapter", cache(Some(0.5))),
+        Learned::new("Tip-Adapter", cache(None)),
+        Learned::new("Tip-Adapter-F", cache(Some(0.5))),
+        Learned::new("linear head", linear(Some(tensor(&[3])))),
+        Learned::new("linear head", linear(None)),
         lora.clone(),
     ] {
         write_learned(&path, &expected).unwrap();
@@ -207,7 +197,7 @@ fn what_is_written_is_read_again() {
         assert_eq!(read_learned(folder.path(), &options).unwrap(), expected);
     }
     // An option takes the place of the file's number.
-    write_learned(&path, &learned("Tip-Adapter", cache(Some(0.5)))).unwrap();
+    write_learned(&path, &Learned::new("Tip-Adapter", cache(Some(0.5)))).unwrap();
     let given = LearnedOptions {
         values: vec![("beta".into(), 7.0)],
         ..LearnedOptions::default()
@@ -216,7 +206,7 @@ fn what_is_written_is_read_again() {
         panic!("expected a cache");
     };
     assert_eq!((found.alpha, found.beta), (Some(0.5), Some(7.0)));
-    write_learned(&path, &learned("Tip-Adapter", cache(Some(2000.0)))).unwrap();
+    write_learned(&path, &Learned::new("Tip-Adapter", cache(Some(2000.0)))).unwrap();
     let error = read_learned(&path, &options).unwrap_err().to_string();
     assert!(error.contains("alpha") && error.contains("2000"), "{error}");
 
@@ -225,7 +215,7 @@ fn what_is_written_is_read_again() {
     let error = write_learned(&path, &other).unwrap_err().to_string();
     assert!(error.contains("image encoder's attention"), "{error}");
     let embeddings = LearnedClasses::Embeddings(tensor(&[2, 8]));
-    let error = write_learned(&path, &learned("TaskRes", embeddings)).unwrap_err();
+    let error = write_learned(&path, &Learned::new("TaskRes", embeddings)).unwrap_err();
     assert!(error.to_string().contains("TaskRes: expected"), "{error}");
 }
 

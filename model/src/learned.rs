@@ -64,6 +64,20 @@ pub struct Learned {
 }
 
 impl Learned {
+    /// A method that changes nothing but how images are classified.
+    pub fn new(method: &'static str, classes: LearnedClasses) -> Self {
+        Self {
+            method,
+            classes,
+            weights: vec![],
+            encoders: vec![],
+            image_tokens: vec![],
+            tail: None,
+            deep_prompts: None,
+            notes: vec![],
+        }
+    }
+
     /// Whether the image encoder is another one than that of the CLIP it was trained with.
     pub fn changes_image_encoder(&self) -> bool {
         let of_image = |name: &str| name.starts_with("visual.");

@@ -343,14 +343,8 @@ impl<'a> LearnedTensors<'a> {
     /// A method that changes nothing but how the class embeddings come about.
     pub(super) fn learned(&self, classes: LearnedClasses) -> Learned {
         Learned {
-            method: self.method.name,
-            classes,
-            weights: vec![],
-            encoders: vec![],
-            image_tokens: vec![],
-            tail: None,
-            deep_prompts: None,
             notes: self.notes(),
+            ..Learned::new(self.method.name, classes)
         }
     }
 

@@ -54,13 +54,7 @@ fn with_tokens(checkpoint: &Checkpoint, count: usize) -> Learned {
         data: vec![0.5; count * width],
     };
     Learned {
-        method: "tokens",
-        classes: LearnedClasses::Templates,
-        weights: vec![],
-        encoders: vec![],
         image_tokens: vec![tokens.clone(), tokens],
-        tail: None,
-        deep_prompts: None,
-        notes: vec![],
+        ..Learned::new("tokens", LearnedClasses::Templates)
     }
 }

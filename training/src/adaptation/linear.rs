@@ -41,16 +41,10 @@ pub(super) static LINEAR: Adapter = Adapter {
             None if task.validation.labels.is_empty() => fit(task, DECAY, None).1,
             None => search(task, progress),
         };
-        Ok(Learned {
-            method: LINEAR.name,
-            classes: LearnedClasses::Linear(classifier),
-            weights: vec![],
-            tail: None,
-            encoders: vec![],
-            image_tokens: vec![],
-            deep_prompts: None,
-            notes: vec![],
-        })
+        Ok(Learned::new(
+            LINEAR.name,
+            LearnedClasses::Linear(classifier),
+        ))
     },
 };
 

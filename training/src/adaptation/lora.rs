@@ -112,14 +112,8 @@ fn learn(
         }
     }
     Ok(Learned {
-        method: CLIP_LORA.name,
-        classes: LearnedClasses::Templates,
         weights: training.weights()?,
-        tail: None,
-        encoders: vec![],
-        image_tokens: vec![],
-        deep_prompts: None,
-        notes: vec![],
+        ..Learned::new(CLIP_LORA.name, LearnedClasses::Templates)
     })
 }
 

@@ -117,22 +117,14 @@ fn finish(task: &Task, values: &Values, method: &'static str, keys: Vec<f32>) ->
     };
     let numbers = chosen.unwrap_or(initial);
     let shape = vec![labels.len(), task.dim()];
-    Ok(Learned {
-        method,
-        classes: LearnedClasses::Cache(ExampleCache {
-            keys: Tensor { shape, data: keys },
-            labels,
-            classes: task.classes,
-            alpha: Some(numbers.alpha),
-            beta: Some(numbers.beta),
-        }),
-        weights: vec![],
-        tail: None,
-        encoders: vec![],
-        image_tokens: vec![],
-        deep_prompts: None,
-        notes: vec![],
-    })
+    let cache = ExampleCache {
+        keys: Tensor { shape, data: keys },
+        labels,
+        classes: task.classes,
+        alpha: Some(numbers.alpha),
+        beta: Some(numbers.beta),
+    };
+    Ok(Learned::new(method, LearnedClasses::Cache(cache)))
 }
 
 /// What determines the keys of Tip-Adapter-F beside the images.
