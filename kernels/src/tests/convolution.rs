@@ -278,28 +278,19 @@ fn dense_tile_edges() {
 #[test]
 fn depthwise_edges() {
     for kernels in int8_variants() {
-        for kernel in [1, 2, 3, 4, 5, 7, 9] {
-            for (stride, dilation) in [(1, 1), (2, 1), (3, 1), (1, 2), (2, 3)] {
-                for (channels, multiplier) in [(1, 1), (15, 1), (16, 1), (35, 1), (9, 2)] {
-                    let range = RANGES[(kernel + stride + channels) % 5];
-                    let mut case = Case::new(
-                        [9, 11],
-                        [channels, channels * multiplier, channels],
-                        window(kernel, stride, dilation, (kernel - 1) * dilation / 2),
-                        range,
-                    );
-                    case.residual = channels % 2 == 0;
-                    case.activation = [None, Some(Nonlinearity::RELU)][kernel % 2];
-                    case.check(kernels);
-                }
-            }
+        for (window, [channels, multiplier]) in depthwise_cases() {
+            let range = RANGES[(window.kernel[0] + window.stride[0] + channels) % 5];
+            let sizes = [channels, channels * multiplier, channels];
+            let mut case = Case::new([9, 11], sizes, window, range);
+            case.residual = channels % 2 == 0;
+            case.activation = [None, Some(Nonlinearity::RELU)][window.kernel[0] % 2];
+            case.check(kernels);
         }
     }
 }
 
-/// Images of one pixel, padding larger than the kernel, padding on one side only, kernels that are not square.
-#[test]
-fn window_edges() {
+/// Padding larger than the kernel, padding on one side only, kernels that are not square.
+pub(super) fn edge_windows() -> [Window; 7] {
     let uneven = Window {
         kernel: [3, 5],
         stride: [2, 1],
@@ -312,17 +303,36 @@ fn window_edges() {
         dilation: [1, 1],
         padding: [0, 3, 0, 3],
     };
-    let windows = [
+    [
         window(3, 1, 1, 1),
         window(3, 2, 1, 4),
         window(5, 1, 3, 9),
         window(1, 2, 1, 1),
+        window(1, 1, 1, 0),
         uneven,
         line,
-    ];
+    ]
+}
+
+/// Depthwise windows, each with its channels and the outputs of a channel.
+pub(super) fn depthwise_cases() -> impl Iterator<Item = (Window, [usize; 2])> {
+    let strides = [(1, 1), (2, 1), (3, 1), (1, 2), (2, 3)];
+    let channels = [(1, 1), (15, 1), (16, 1), (35, 1), (9, 2)];
+    let windows = [1, 2, 3, 4, 5, 7, 9].into_iter().flat_map(move |kernel| {
+        strides
+            .map(|(stride, dilation)| window(kernel, stride, dilation, (kernel - 1) * dilation / 2))
+    });
+    windows.flat_map(move |window| {
+        channels.map(|(channels, multiplier)| (window, [channels, multiplier]))
+    })
+}
+
+/// Images of one pixel, and windows at the edges of what is allowed.
+#[test]
+fn window_edges() {
     for kernels in int8_variants() {
         for image in [[1, 1], [1, 6], [5, 1], [4, 7]] {
-            for window in windows {
+            for window in edge_windows() {
                 for channels in [[20, 20, 20], [6, 9, 3], [5, 4, 1], [3, 6, 3]] {
                     for range in RANGES {
                         Case::new(image, channels, window, range).check(kernels);

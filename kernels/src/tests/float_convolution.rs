@@ -1,7 +1,7 @@
 use pinhole_model::Activation;
 use proptest::prelude::*;
 
-use super::convolution::window;
+use super::convolution::{depthwise_cases, edge_windows, window};
 use super::{UNIT, Values, assert_bit_identical_for_any_threads, edges, float, poison, vectors};
 use crate::dispatch::{Kernels, SCALAR};
 use crate::{FloatConvolutionWeights, Nonlinearity, PackedFloatConvolution, Window, reference};
@@ -168,50 +168,22 @@ fn deep_convolutions() {
 #[test]
 fn depthwise_edges() {
     for kernels in all() {
-        for kernel in [1, 2, 3, 4, 5, 7, 9] {
-            for (stride, dilation) in [(1, 1), (2, 1), (3, 1), (1, 2), (2, 3)] {
-                for (channels, multiplier) in [(1, 1), (15, 1), (16, 1), (35, 1), (9, 2)] {
-                    let mut case = Case::new(
-                        [9, 11],
-                        [channels, channels * multiplier, channels],
-                        window(kernel, stride, dilation, (kernel - 1) * dilation / 2),
-                    );
-                    case.residual = channels % 2 == 0;
-                    case.activation = [None, Some(Nonlinearity::RELU)][kernel % 2];
-                    case.check(kernels);
-                }
-            }
+        for (window, [channels, multiplier]) in depthwise_cases() {
+            let sizes = [channels, channels * multiplier, channels];
+            let mut case = Case::new([9, 11], sizes, window);
+            case.residual = channels % 2 == 0;
+            case.activation = [None, Some(Nonlinearity::RELU)][window.kernel[0] % 2];
+            case.check(kernels);
         }
     }
 }
 
-/// Images of one pixel, padding larger than the kernel, padding on one side only, kernels that are not square.
+/// Images of one pixel, and windows at the edges of what is allowed.
 #[test]
 fn window_edges() {
-    let uneven = Window {
-        kernel: [3, 5],
-        stride: [2, 1],
-        dilation: [1, 2],
-        padding: [0, 4, 3, 5],
-    };
-    let line = Window {
-        kernel: [1, 7],
-        stride: [1, 3],
-        dilation: [1, 1],
-        padding: [0, 3, 0, 3],
-    };
-    let windows = [
-        window(3, 1, 1, 1),
-        window(3, 2, 1, 4),
-        window(5, 1, 3, 9),
-        window(1, 2, 1, 1),
-        window(1, 1, 1, 0),
-        uneven,
-        line,
-    ];
     for kernels in all() {
         for image in [[1, 1], [1, 6], [5, 1], [4, 7]] {
-            for window in windows {
+            for window in edge_windows() {
                 for channels in [[20, 20, 20], [6, 9, 3], [8, 12, 2], [5, 4, 1], [3, 6, 3]] {
                     Case::new(image, channels, window).check(kernels);
                 }
