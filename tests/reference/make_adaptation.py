@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
+from numbers_by_index import LOGIT_SCALE, uniform, weight
 from open_clip.model import CLIP
 from torch.nn import functional as F
 
@@ -28,31 +29,7 @@ CONFIG = {
     "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 64, "layers": 2, "head_width": 64},
     "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 1},
 }
-LOGIT_SCALE = 3.0
 LORA = {"rank": 2, "alpha": 1.5, "learning_rate": 0.02, "updates": 6, "images": 10, "classes": 5}
-
-
-def uniform(name, count):
-    """`count` values in -1..1, a function of the tensor's name and the index."""
-    seed = 0x811C9DC5
-    for byte in name.encode():
-        seed = (seed ^ byte) * 0x01000193 % 2**32
-    x = np.arange(count, dtype=np.uint32) * np.uint32(2654435761) + np.uint32(seed)
-    x ^= x >> np.uint32(16)
-    x *= np.uint32(0x7FEB352D)
-    x ^= x >> np.uint32(15)
-    x *= np.uint32(0x846CA68B)
-    x ^= x >> np.uint32(16)
-    return (x >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-23) - np.float32(1)
-
-
-def weight(name, shape):
-    values = uniform(name, math.prod(shape))
-    if ".ln_" in name or name.startswith("ln_"):
-        values = values * np.float32(0.125) + np.float32(name.endswith("weight"))
-    else:
-        values = values * np.float32(0.125 if len(shape) < 2 or "embedding" in name else 0.25)
-    return torch.from_numpy(values.reshape(shape))
 
 
 def unit_rows(name, rows, dim):

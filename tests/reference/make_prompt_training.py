@@ -6,12 +6,11 @@ tests compute them by the same integer arithmetic.
 """
 
 import json
-import math
 from pathlib import Path
 
-import numpy as np
 import open_clip
 import torch
+from numbers_by_index import LOGIT_SCALE, uniform, weight
 from open_clip.model import CLIP
 from torch.nn import functional as F
 
@@ -21,34 +20,8 @@ CONFIG = {
     "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 3},
 }
 CLASSES = ["red circle", "polar_bear", "cat", "red ring", "Grandfather's clock", "Été 3D"]
-LOGIT_SCALE = 3.0
 IMAGES, BATCH, STEPS, EPOCHS, N_CTX = 13, 4, 20, 9, 5
 LEARNING_RATE, WARM_UP_RATE, MOMENTUM, WEIGHT_DECAY = 0.05, 0.001, 0.9, 5e-4
-
-
-def uniform(name, count):
-    """`count` values in -1..1, a function of the tensor's name and the index."""
-    seed = 0x811C9DC5
-    for byte in name.encode():
-        seed = (seed ^ byte) * 0x01000193 % 2**32
-    x = np.arange(count, dtype=np.uint32) * np.uint32(2654435761) + np.uint32(seed)
-    x ^= x >> np.uint32(16)
-    x *= np.uint32(0x7FEB352D)
-    x ^= x >> np.uint32(15)
-    x *= np.uint32(0x846CA68B)
-    x ^= x >> np.uint32(16)
-    return (x >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-23) - np.float32(1)
-
-
-def weight(name, shape):
-    values = uniform(name, math.prod(shape))
-    if name == "logit_scale":
-        values = np.full(1, LOGIT_SCALE, np.float32)
-    elif ".ln_" in name or name.startswith("ln_"):
-        values = values * np.float32(0.125) + np.float32(name.endswith("weight"))
-    else:
-        values = values * np.float32(0.125 if len(shape) < 2 or "embedding" in name else 0.25)
-    return torch.from_numpy(values.reshape(shape))
 
 
 def build(quick_gelu):

@@ -4,6 +4,7 @@ mod common;
 
 use std::{fs, path::Path};
 
+use common::numbers::{uniform, weight};
 use common::{checkpoint, fail, images, succeed};
 use pinhole_checkpoint::{Checkpoint, Existing, LearnedOptions, OpenOptions, read_learned};
 use pinhole_model::{
@@ -18,23 +19,6 @@ use pinhole_training::{
     image_encoder::ImageEncoder,
 };
 use serde_json::Value;
-
-/// Numbers in -1..1 that depend on a tensor's name and the index in it, as in tests/reference/make_adaptation.py.
-fn uniform(name: &str, count: usize) -> Vec<f32> {
-    let seed = name.bytes().fold(0x811c_9dc5u32, |seed, byte| {
-        (seed ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    });
-    let value = |i: u32| {
-        let mut x = i.wrapping_mul(2_654_435_761).wrapping_add(seed);
-        x ^= x >> 16;
-        x = x.wrapping_mul(0x7feb_352d);
-        x ^= x >> 15;
-        x = x.wrapping_mul(0x846c_a68b);
-        x ^= x >> 16;
-        (x >> 8) as f32 * (2f32).powi(-23) - 1.0
-    };
-    (0..count as u32).map(value).collect()
-}
 
 fn unit_rows(name: &str, rows: usize, dim: usize) -> Vec<f32> {
     let mut data = uniform(name, rows * dim);
@@ -158,18 +142,7 @@ fn lora_model(folder: &Path) -> Checkpoint {
     let shapes = config.tensors();
     pinhole_checkpoint::write(folder, &config, Existing::Replace, |name| {
         let (_, shape) = shapes.iter().find(|(known, _)| known == name).unwrap();
-        let norm = name.contains(".ln_") || name.starts_with("ln_");
-        let plain = shape.len() < 2 || name.contains("embedding");
-        let data = uniform(name, shape.iter().product());
-        let data = data.into_iter().map(|u| match () {
-            () if name == "logit_scale" => 3.0,
-            () if norm => u * 0.125 + f32::from(u8::from(name.ends_with("weight"))),
-            () => u * if plain { 0.125 } else { 0.25 },
-        });
-        Ok::<_, pinhole_checkpoint::Error>(Tensor {
-            shape: shape.clone(),
-            data: data.collect(),
-        })
+        Ok::<_, pinhole_checkpoint::Error>(weight(name, shape))
     })
     .unwrap();
     Checkpoint::open(folder, &OpenOptions::default()).unwrap()
@@ -219,14 +192,8 @@ fn clip_lora_is_trained_as_by_pytorch_and_classifies_so() {
     }
     // The changed checkpoint embeds as the trained encoder does.
     let learned = pinhole_model::Learned {
-        method: "CLIP-LoRA",
-        classes: pinhole_model::LearnedClasses::Templates,
         weights,
-        tail: None,
-        encoders: vec![],
-        image_tokens: vec![],
-        deep_prompts: None,
-        notes: vec![],
+        ..pinhole_model::Learned::new("CLIP-LoRA", pinhole_model::LearnedClasses::Templates)
     };
     clip.adapt(&learned).unwrap();
     let encoder = ImageEncoder::open(&clip).unwrap();

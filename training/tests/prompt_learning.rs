@@ -1,13 +1,16 @@
 //! Prompt learning: compared with PyTorch, resumed, and its errors.
 
+mod common;
+
 use std::path::{Path, PathBuf};
 
+use common::numbers::{uniform, weight};
 use pinhole_checkpoint::{
     Checkpoint, Existing, OpenOptions, read_prompt_learner, write_prompt_learner,
 };
 use pinhole_model::{
     Activation, ClassPosition, ClipConfig, ImageEncoderConfig, MetaNet, PreprocessConfig,
-    PromptLearner, Tensor, TextEncoderConfig,
+    PromptLearner, TextEncoderConfig,
 };
 use pinhole_training::{
     dataset::{self, DatasetOptions, LabelledImage},
@@ -19,41 +22,6 @@ use pinhole_training::{
     shapes,
 };
 use serde_json::Value;
-
-/// Numbers in -1..1 that depend on a tensor's name and the index in it, as in
-/// tests/reference/make_prompt_training.py.
-fn uniform(name: &str, count: usize) -> impl Iterator<Item = f32> {
-    let seed = name.bytes().fold(0x811c_9dc5u32, |seed, byte| {
-        (seed ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    });
-    (0..count as u32).map(move |i| {
-        let mut x = i.wrapping_mul(2_654_435_761).wrapping_add(seed);
-        x ^= x >> 16;
-        x = x.wrapping_mul(0x7feb_352d);
-        x ^= x >> 15;
-        x = x.wrapping_mul(0x846c_a68b);
-        x ^= x >> 16;
-        (x >> 8) as f32 * (2f32).powi(-23) - 1.0
-    })
-}
-
-fn weight(name: &str, shape: &[usize]) -> Tensor {
-    let scale = match shape.len() < 2 || name.contains("embedding") {
-        true => 0.125,
-        false => 0.25,
-    };
-    let norm = name.contains(".ln_") || name.starts_with("ln_");
-    let data = uniform(name, shape.iter().product()).map(|u| match () {
-        () if name == "logit_scale" => 3.0,
-        () if norm && name.ends_with("weight") => u * 0.125 + 1.0,
-        () if norm => u * 0.125 + 0.0,
-        () => u * scale,
-    });
-    Tensor {
-        shape: shape.to_vec(),
-        data: data.collect(),
-    }
-}
 
 /// The model of make_prompt_training.py.
 fn model(folder: &Path, activation: Activation) -> Checkpoint {
@@ -115,7 +83,7 @@ fn strings(value: &Value) -> Vec<String> {
 }
 
 fn features(images: usize) -> (ImageFeatures, Vec<usize>) {
-    let mut data: Vec<f32> = uniform("features", images * 32).collect();
+    let mut data = uniform("features", images * 32);
     for row in data.chunks_exact_mut(32) {
         let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
         row.iter_mut().for_each(|x| *x /= length);

@@ -1,6 +1,8 @@
 //! A small model, its images, and calls of the command.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
+pub mod numbers;
+
 use std::{
     fs,
     path::{Path, PathBuf},
