@@ -423,7 +423,7 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) source: Option<CameraSource>,
     /// Address and port to listen on; 0.0.0.0 is every network of this machine, for which a password is needed
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8642")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8642", value_parser = listen_address)]
     pub(crate) listen: SocketAddr,
     /// File with the hash of the password that browsers and programs must send, as --set-password writes it
     #[arg(long, value_name = "FILE")]
@@ -496,6 +496,12 @@ fn cosine(text: &str) -> Result<f32, String> {
 
 fn lead(text: &str) -> Result<f32, String> {
     number(text, 0.0..=2.0)
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "expected an address and a port, such as 127.0.0.1:8642 or 0.0.0.0:8642".into()
+    })
 }
 
 fn at_least_zero(text: &str) -> Result<f32, String> {

@@ -16,6 +16,14 @@ pub enum WebError {
         /// The address.
         address: SocketAddr,
     },
+    /// A name of this server that no browser sends.
+    #[error(
+        "{name:?}: expected a name of this machine without scheme, port and final dot, such as board.lan"
+    )]
+    Name {
+        /// What was given.
+        name: String,
+    },
     /// The address cannot be listened on.
     #[error("{address}: cannot listen: {error}")]
     Listen {

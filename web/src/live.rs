@@ -268,12 +268,13 @@ impl Live {
     pub fn source_event(&self, event: &SourceEvent) {
         let text = event.kind.to_string();
         let (level, state) = match &event.kind {
-            SourceEventKind::Stalled { .. } | SourceEventKind::Lost { .. } => {
+            // The next answer ends it.
+            SourceEventKind::Stalled { .. }
+            | SourceEventKind::Lost { .. }
+            | SourceEventKind::Corrupt { .. } => {
                 (LogLevel::Error, Some(CameraState::Fails(text.clone())))
             }
-            SourceEventKind::Corrupt { .. } | SourceEventKind::SkippedBytes { .. } => {
-                (LogLevel::Error, None)
-            }
+            SourceEventKind::SkippedBytes { .. } => (LogLevel::Error, None),
             _ => (LogLevel::Info, None),
         };
         if let Some(state) = state {

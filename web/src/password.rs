@@ -50,7 +50,7 @@ pub fn write_password_file(path: &Path, password: &str) -> Result<(), WebError> 
         .map_err(|e| WebError::Password(e.to_string()))?;
     let write = || {
         let private = Permissions::from_mode(0o600);
-        if path.exists() {
+        if path.is_file() {
             // The new file has the permissions of the old one.
             std::fs::set_permissions(path, private.clone())?;
         }
@@ -152,7 +152,7 @@ pub(crate) struct Checker {
     known: Mutex<Option<[u8; 32]>>,
     attempts: Mutex<HashMap<IpAddr, Attempts>>,
     /// One check at a time: each takes 19 MiB of memory.
-    hashing: Semaphore,
+    hashing: Arc<Semaphore>,
 }
 
 #[derive(Clone, Copy)]
@@ -180,7 +180,7 @@ impl Checker {
             hash: stored.hash,
             known: Mutex::default(),
             attempts: Mutex::default(),
-            hashing: Semaphore::new(1),
+            hashing: Arc::new(Semaphore::new(1)),
         })
     }
 
@@ -215,21 +215,33 @@ impl Checker {
             self.count_wrong(peer);
             return Err(Denied::Wrong);
         }
-        let permit = tokio::time::timeout(PATIENCE, self.hashing.acquire()).await;
-        let Ok(Ok(_permit)) = permit else {
+        let permit = tokio::time::timeout(PATIENCE, self.hashing.clone().acquire_owned()).await;
+        let Ok(Ok(permit)) = permit else {
             return Err(Denied::Busy);
         };
         // Others of this address may have failed while it waited.
         self.may_try(peer)?;
         let (checker, password) = (self.clone(), password.to_owned());
-        let right = tokio::task::spawn_blocking(move || checker.verify(&password)).await;
-        if !right.unwrap_or(false) {
-            self.count_wrong(peer);
-            return Err(Denied::Wrong);
+        // It goes on when the client has disconnected, so it keeps the permit and counts.
+        let right = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let right = checker.verify(&password);
+            if right {
+                checker.remember(tag, peer);
+            } else {
+                checker.count_wrong(peer);
+            }
+            right
+        });
+        match right.await {
+            Ok(true) => Ok(()),
+            _ => Err(Denied::Wrong),
         }
+    }
+
+    fn remember(&self, tag: [u8; 32], peer: IpAddr) {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(tag);
-        self.lock_attempts().remove(&peer);
-        Ok(())
+        self.lock_attempts().remove(&network(peer));
     }
 
     fn verify(&self, password: &str) -> bool {
@@ -311,6 +323,11 @@ mod tests {
             "{error}"
         );
         assert!(write_password_file(&path, "short").is_err());
+        // A folder is left as it is.
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode();
+        let before = mode(folder.path());
+        assert!(write_password_file(folder.path(), "correct horse").is_err());
+        assert_eq!(mode(folder.path()), before);
     }
 
     #[test]
@@ -360,6 +377,22 @@ mod tests {
             assert_eq!(checker.check("correct horse", a).await, Ok(()));
             assert_eq!(checker.check("", b).await, Err(Denied::Wrong));
         });
+        // A client that disconnects while its password is checked does not escape the limit.
+        let gone: IpAddr = [192, 0, 2, 3].into();
+        for _ in 0..ATTEMPTS {
+            runtime.block_on(async {
+                let started = Duration::from_millis(20);
+                let _ = tokio::time::timeout(started, checker.check("incorrect", gone)).await;
+                drop(checker.hashing.acquire().await);
+            });
+        }
+        let after = runtime.block_on(checker.check("incorrect", gone));
+        assert!(matches!(after, Err(Denied::Wait(_))), "{after:?}");
+        // A right password ends the count, also of an IPv6 address.
+        let six: IpAddr = "2001:db8::1".parse().unwrap();
+        checker.count_wrong(six);
+        checker.remember([0; 32], six);
+        assert!(!checker.lock_attempts().contains_key(&network(six)));
         for i in 0..3000u32 {
             checker.count_wrong(IpAddr::V4(i.into()));
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
+use axum::http::uri::Authority;
 use pinhole::DecodeOptions;
 use tokio::sync::oneshot;
 
@@ -54,8 +55,15 @@ impl ServerOptions {
     /// Whether these options can be used, before a bundle is loaded.
     ///
     /// # Errors
-    /// [`WebError::NoPassword`].
+    /// [`WebError::NoPassword`], [`WebError::Name`].
     pub fn check(&self) -> Result<(), WebError> {
+        for name in &self.names {
+            let host = name.parse::<Authority>();
+            // What browsers send is compared without its port.
+            if !host.is_ok_and(|host| host.host() == name && !name.ends_with('.')) {
+                return Err(WebError::Name { name: name.clone() });
+            }
+        }
         match self.password.is_some() || self.listen.ip().is_loopback() {
             true => Ok(()),
             false => Err(WebError::NoPassword {
@@ -76,7 +84,7 @@ impl Server {
     /// Starts to serve what `live` knows.
     ///
     /// # Errors
-    /// [`WebError::NoPassword`], [`WebError::Listen`], [`WebError::Thread`].
+    /// [`WebError::NoPassword`], [`WebError::Name`], [`WebError::Listen`], [`WebError::Thread`].
     pub fn start(options: ServerOptions, live: &Live) -> Result<Self, WebError> {
         options.check()?;
         let shared = live.shared.clone();
@@ -162,5 +170,35 @@ fn machine_names() -> Vec<String> {
     match name.trim() {
         "" => vec![],
         name => vec![format!("{name}.local"), name.to_owned()],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every request would be refused, with the advice to give the name.
+    #[test]
+    fn names_that_no_browser_sends_are_refused() {
+        let check = |name: &str| {
+            let options = ServerOptions {
+                names: vec![name.into()],
+                ..ServerOptions::new(([127, 0, 0, 1], 0).into())
+            };
+            options.check()
+        };
+        check("board.lan").unwrap();
+        check("Board").unwrap();
+        for name in [
+            "board.lan:8642",
+            "http://board",
+            "board.",
+            "a b",
+            "u@board",
+            "",
+        ] {
+            let error = check(name).unwrap_err().to_string();
+            assert!(error.contains(&format!("{name:?}")), "{error}");
+        }
     }
 }

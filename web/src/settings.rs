@@ -85,16 +85,26 @@ impl Settings {
     pub fn merged(&self, json: &[u8], frame: Option<(u32, u32)>) -> Result<Self, String> {
         let changes: serde_json::Map<String, serde_json::Value> =
             pinhole_fs::from_json(json).map_err(|e| e.to_string())?;
+        // What a program was started with is not checked again.
+        let changed: Vec<String> = changes.keys().cloned().collect();
         let mut all = serde_json::to_value(self).map_err(|e| e.to_string())?;
         if let serde_json::Value::Object(all) = &mut all {
             all.extend(changes);
         }
         let merged: Self = pinhole_fs::deserialize(all).map_err(|e| e.to_string())?;
-        merged.check(frame)?;
+        merged.check(&|name| changed.iter().any(|known| known == name), frame)?;
         Ok(merged)
     }
 
-    fn check(&self, frame: Option<(u32, u32)>) -> Result<(), String> {
+    fn check(
+        &self,
+        changed: &dyn Fn(&str) -> bool,
+        frame: Option<(u32, u32)>,
+    ) -> Result<(), String> {
+        let between = |name: &str, value, least, most| match changed(name) {
+            true => between(name, value, least, most),
+            false => Ok(()),
+        };
         const DAY: f64 = 86_400.0;
         between("smoothing", f64::from(self.smoothing), 0.0, 1e6)?;
         between("hysteresis", f64::from(self.hysteresis), 1.0, 1e6)?;
@@ -107,7 +117,7 @@ impl Settings {
         ] {
             value.map_or(Ok(()), |v| between(name, f64::from(v), least, most))?;
         }
-        let Some([x, y, width, height]) = self.region else {
+        let Some([x, y, width, height]) = self.region.filter(|_| changed("region")) else {
             return Ok(());
         };
         let inside = |start: u32, length: u32, end: u32| {

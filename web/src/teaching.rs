@@ -151,6 +151,10 @@ impl Teaching {
         // What the bundle of this classifier knows.
         let mut known: Option<(Arc<Classifier>, String)> = None;
         for Job { request, reply } in jobs {
+            // The client has gone, or was told to try again.
+            if reply.is_closed() {
+                continue;
+            }
             let classifier = self.shared.classifier();
             let listed = (known.as_ref()).filter(|(of, _)| Arc::ptr_eq(of, &classifier));
             let answer = match (&request, listed) {
@@ -195,7 +199,16 @@ impl Teaching {
             Request::Learn(class) | Request::LearnImage(class, _) => {
                 teacher.add_examples(class, &embeddings).map(drop)
             }
-            Request::RemoveExample(_, id) => teacher.remove_example(*id),
+            Request::RemoveExample(class, id) => {
+                let known = lesson(classifier.bundle()).map_err(|e| e.to_string())?;
+                let mut classes = known.classes.iter().filter(|c| c.name == *class);
+                if !classes.any(|c| c.examples.iter().any(|example| example.id == *id)) {
+                    return Err(format!(
+                        "example {id}: expected one of the class {class:?}, found none"
+                    ));
+                }
+                teacher.remove_example(*id)
+            }
             Request::Undo => teacher.undo(),
         };
         done.map_err(|e| e.to_string())?;
@@ -228,10 +241,9 @@ impl Teaching {
     ) -> Result<(Request, Vec<Vec<f32>>), String> {
         let pixels = match &request {
             Request::Learn(class) => {
-                let mut showing = self.showing.lock().unwrap_or_else(PoisonError::into_inner);
-                let showing = showing
-                    .take()
-                    .filter(|s| s.class == *class && s.began.elapsed() < CAPTURE_TIME);
+                let showing = (self.showing.lock().unwrap_or_else(PoisonError::into_inner))
+                    .take_if(|showing| showing.class == *class)
+                    .filter(|showing| showing.began.elapsed() < CAPTURE_TIME);
                 match showing {
                     Some(showing) => showing.pixels,
                     None => {
