@@ -352,3 +352,16 @@ fn invalid_tft_fields_are_errors_that_name_file_and_field() {
         assert!(error.contains(expected), "{error}");
     }
 }
+
+/// Errors of TOML show the line, which may be a camera's URL.
+#[test]
+fn a_password_in_a_line_that_is_wrong_is_not_shown() {
+    for line in [
+        "url = \"rtsp://admin:s3cr\\qt@cam/1\"",
+        "url = \"rtsp://admin:s3cret@cam/1\"\nurl = \"rtsp://admin:s3cret@cam/2\"",
+    ] {
+        let error = parse(&format!("bundle = \"b\"\n[source]\n{line}\n")).unwrap_err();
+        let error = error.to_string();
+        assert!(!error.contains("s3cr"), "{error}");
+    }
+}

@@ -13,18 +13,20 @@ pub fn without_credentials(text: &str) -> Cow<'_, str> {
     let mut rest = text;
     while let Some(at) = rest.find(SCHEME_END) {
         let (scheme, after) = rest.split_at(at + SCHEME_END.len());
-        let end = after.find(|c: char| c.is_whitespace() || "\"'`<>".contains(c));
-        let url = &after[..end.unwrap_or(after.len())];
-        // Punctuation of the sentence.
-        let (url, after) = after.split_at(url.trim_end_matches([':', ',', ';', ')']).len());
         out += scheme;
-        // A password may contain any character, also another @.
-        let (credentials, address) = url
-            .rsplit_once('@')
-            .map_or((None, url), |(c, a)| (Some(c), a));
-        if credentials.is_some() {
-            out += "...@";
-        }
+        // A password may contain any character, also quotes and another @.
+        let word = after.split(char::is_whitespace).next().unwrap_or_default();
+        let address = match word.rfind('@') {
+            Some(at) => {
+                out += "...@";
+                &after[at + 1..]
+            }
+            None => after,
+        };
+        let end = address.find(|c: char| c.is_whitespace() || "\"'`<>".contains(c));
+        let url = &address[..end.unwrap_or(address.len())];
+        // Punctuation of the sentence.
+        let (address, after) = address.split_at(url.trim_end_matches([':', ',', ';', ')']).len());
         match address.split_once('?') {
             Some((path, _)) => {
                 out += path;
@@ -64,6 +66,12 @@ mod tests {
             ),
             ("http://cam/a?pwd=s3cret: lost", "http://cam/a?...: lost"),
             ("http://...@cam/a?...: lost", "http://...@cam/a?...: lost"),
+            ("rtsp://u:pa'ss@cam/1 lost", "rtsp://...@cam/1 lost"),
+            (
+                "url = \"rtsp://u:pa\\s\"s@cam\"",
+                "url = \"rtsp://...@cam\"",
+            ),
+            ("'http://cam/a' of x@y", "'http://cam/a' of x@y"),
             ("://", "://"),
             ("no URL: a@b?c", "no URL: a@b?c"),
         ] {

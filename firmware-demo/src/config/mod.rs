@@ -14,6 +14,7 @@ mod web;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use pinhole::internal::without_credentials;
 use pinhole::{Classifier, ClassifierBuilder};
 use serde::Deserialize;
 
@@ -118,7 +119,8 @@ impl ApplianceConfig {
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let wrong = |error: &dyn std::fmt::Display| ConfigError::Parse {
             path: path.to_owned(),
-            reason: error.to_string().trim_end().to_owned(),
+            // It shows the line, which may be a camera's URL.
+            reason: without_credentials(error.to_string().trim_end()).into_owned(),
         };
         let parser = toml::Deserializer::parse(text).map_err(|error| wrong(&error))?;
         let mut config: Self = pinhole_fs::deserialize(parser).map_err(|error| wrong(&error))?;

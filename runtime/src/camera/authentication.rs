@@ -194,7 +194,8 @@ impl DigestChallenge {
         let algorithm = self.algorithm;
         let hash = |text: String| algorithm.hash(&text);
         let mut secret = hash(format!("{user}:{realm}:{password}"));
-        if matches!(algorithm, Algorithm::Md5Session | Algorithm::Sha256Session) {
+        let session = matches!(algorithm, Algorithm::Md5Session | Algorithm::Sha256Session);
+        if session {
             secret = hash(format!("{secret}:{nonce}:{cnonce}"));
         }
         let request = hash(format!("GET:{target}"));
@@ -215,11 +216,11 @@ impl DigestChallenge {
                 ))
             }
         };
-        let _ = write!(
-            header,
-            ", cnonce={}, response=\"{response}\"",
-            quote(cnonce)
-        );
+        // RFC 2617, 3.2.2: not where the server sent no qop.
+        if session || self.qop == Qop::Auth {
+            let _ = write!(header, ", cnonce={}", quote(cnonce));
+        }
+        let _ = write!(header, ", response=\"{response}\"");
         if let Some(opaque) = &self.opaque {
             let _ = write!(header, ", opaque={}", quote(opaque));
         }
@@ -248,6 +249,12 @@ mod tests {
     use super::*;
 
     fn response(header: &str, user: &str, password: &str, target: &str, cnonce: &str) -> String {
+        let answer = answer(header, user, password, target, cnonce);
+        let (_, rest) = answer.split_once("response=\"").unwrap();
+        rest.split_once('"').unwrap().0.to_owned()
+    }
+
+    fn answer(header: &str, user: &str, password: &str, target: &str, cnonce: &str) -> String {
         let Ok(Challenge::Digest(challenge)) = choose([header].into_iter()) else {
             panic!("{header}");
         };
@@ -255,9 +262,7 @@ mod tests {
             user: user.into(),
             password: password.into(),
         };
-        let answer = challenge.answer(&credentials, target, 1, cnonce);
-        let (_, rest) = answer.split_once("response=\"").unwrap();
-        rest.split_once('"').unwrap().0.to_owned()
+        challenge.answer(&credentials, target, 1, cnonce)
     }
 
     /// The examples of RFC 2617, 3.5, and of RFC 7616, 3.9.1.
@@ -303,6 +308,9 @@ mod tests {
             response(old, "u", "p", "/", "c"),
             "f23121ca97143c6b358da620220c83b4"
         );
+        assert!(!answer(old, "u", "p", "/", "c").contains("cnonce"));
+        let session = "Digest realm=\"r\", nonce=\"n\", algorithm=MD5-sess";
+        assert!(answer(session, "u", "p", "/", "c").contains("cnonce=\"c\""));
     }
 
     #[test]

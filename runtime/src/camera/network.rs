@@ -70,6 +70,12 @@ impl Address {
         if url.contains(|c: char| c.is_control() || c.is_whitespace()) {
             return Err(wrong("expected a URL without spaces; write %20 for one"));
         }
+        // Messages end a URL at them, and would show the rest of a password.
+        if url.contains(|c: char| "\"'`<>".contains(c)) {
+            return Err(wrong(
+                "expected a URL without quotes, < and >; write %27 for ', %22 for \", %60 for `, %3C for < and %3E for >",
+            ));
+        }
         let rest = rest.split_once('#').map_or(rest, |(before, _)| before);
         let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let (user_info, host) = match authority.rsplit_once('@') {
@@ -340,7 +346,10 @@ impl Connection {
         let response = request.call();
         match self.interrupted() {
             Some(error) => Err(error),
-            None => response.map_err(|e| Error::other(without_credentials(&e.to_string()))),
+            None => response.map_err(|e| match e {
+                ureq::Error::Io(e) => e,
+                e => Error::other(without_credentials(&e.to_string())),
+            }),
         }
     }
 }
