@@ -126,6 +126,25 @@ fn it_is_removed_when_switched_off() {
     );
 }
 
+/// If this fails, what the camera saw stays at the broker after pictures were switched off.
+#[test]
+fn the_last_picture_is_removed_when_pictures_are_switched_off() {
+    let (listener, port) = listen();
+    let without = HomeAssistantConfig {
+        picture_seconds: 0.0,
+        ..HomeAssistantConfig::default()
+    };
+    let publisher = Publisher::start(&config(port, without)).unwrap();
+    publisher.set_state(&2);
+    let mut broker = Broker::welcome(&listener);
+    assert!(matches!(broker.read(), Packet::Subscribe(_)));
+    let sent: Vec<(String, String)> = (0..2).map(|_| broker.retained()).collect();
+    assert!(
+        sent.contains(&("house/door/picture".into(), String::new())),
+        "{sent:?}"
+    );
+}
+
 /// The whole appliance: the demo bundle's classes, and diagnostics and a picture of its frames.
 #[test]
 fn the_appliance_announces_its_bundle() {

@@ -51,6 +51,11 @@ struct Origin {
     sw_version: &'static str,
 }
 
+/// Removes an entity of an earlier announcement: Home Assistant keeps what a message does not name.
+fn removed(platform: &str) -> Value {
+    json!({ "platform": platform })
+}
+
 /// The message as JSON for a bundle with `classes`.
 pub(super) fn message(
     config: &MqttConfig,
@@ -103,15 +108,18 @@ pub(super) fn message(
             "{{{{ dict(value_json, event_type=value_json.to[:{MAX_STATE_CHARS}]) | to_json }}}}"
         ));
         add("change", change);
+    } else {
+        add("change", removed("event"));
     }
     add("class", class);
 
     for name in &home_assistant.binary_sensors {
-        if !classes.contains(name) {
-            continue;
-        }
         // Two names may have the same slug, or none.
         let key = format!("is_{}", short_hash(name));
+        if !classes.contains(name) {
+            add(&key, removed("binary_sensor"));
+            continue;
+        }
         let readable = Some(slug(name)).filter(|slug| !slug.is_empty());
         let readable = readable.as_deref().unwrap_or(&key);
         let mut is_class = entities.component("binary_sensor", readable, name);
@@ -131,6 +139,8 @@ pub(super) fn message(
         picture["image_topic"] = json!(Retained::Picture.topic(config));
         picture["content_type"] = json!("image/jpeg");
         add("picture", picture);
+    } else {
+        add("picture", removed("image"));
     }
 
     let mut temperature = entities.diagnostic("sensor", "temperature", "Temperature");
@@ -395,16 +405,21 @@ mod tests {
             &["cat"],
         );
         let components = message["components"].as_object().unwrap();
-        // The dog is no class of this bundle.
+        // The dog is no class of this bundle. What an earlier message announced is removed.
+        let dog = format!("is_{}", short_hash("dog"));
         let expected = [
             "bundle",
             "change",
             "class",
             "frame_rate",
+            &dog,
+            "picture",
             "temperature",
             "throttled",
         ];
         assert_eq!(components.keys().collect::<Vec<_>>(), expected);
+        assert_eq!(components[&dog], json!({"platform": "binary_sensor"}));
+        assert_eq!(components["picture"], json!({"platform": "image"}));
     }
 
     /// Names that appear twice, that Home Assistant would cut off, and "unknown" as a class.
@@ -427,7 +442,7 @@ mod tests {
             assert_eq!(class["device_class"].is_null(), class["options"].is_null());
             assert_eq!(
                 class["options"].is_null(),
-                message["components"].get("change").is_none()
+                message["components"]["change"] == json!({"platform": "event"})
             );
             class["options"].is_null()
         };

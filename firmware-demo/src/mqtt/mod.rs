@@ -55,14 +55,18 @@ impl Publisher {
             .build()
             .map_err(MqttError::Thread)?;
         let queue = Arc::new(Queue::new(config.keep));
-        if (config.home_assistant.as_ref()).is_some_and(|home_assistant| !home_assistant.enabled) {
-            for kind in [
+        // What an earlier configuration left at the broker.
+        let removed: &[Retained] = match &config.home_assistant {
+            Some(home_assistant) if !home_assistant.enabled => &[
                 Retained::Discovery,
                 Retained::Picture,
                 Retained::Diagnostics,
-            ] {
-                queue.retain(kind, Content::Bytes(vec![]));
-            }
+            ],
+            Some(home_assistant) if home_assistant.picture_seconds == 0.0 => &[Retained::Picture],
+            _ => &[],
+        };
+        for kind in removed {
+            queue.retain(*kind, Content::Bytes(vec![]));
         }
         let thread = std::thread::Builder::new().name("mqtt".into());
         let thread = thread.spawn({
