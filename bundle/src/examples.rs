@@ -22,7 +22,7 @@ use crate::{Calibration, Error, Manifest, UnknownPolicy};
 /// Examples that are kept of one class; of more, the oldest are removed.
 pub const EXAMPLES_PER_CLASS: usize = 64;
 /// Examples in a file, with those that can come back by undoing.
-pub const MAX_EXAMPLES: usize = 16_384;
+pub const MAX_EXAMPLES: usize = 4096;
 /// Steps that can be undone.
 pub const UNDO_STEPS: u64 = 16;
 /// The class of images that show none of the other classes ([`UnknownPolicy::class`]).
@@ -452,11 +452,13 @@ impl TaughtExamples {
                 return error(format!("examples[{i}].id"), expected, found);
             }
             let class = self.classes.get(example.class);
-            let in_class =
-                class.is_some_and(|class| class.span.is_present() || !example.span.is_present());
+            let in_class = class.is_some_and(|class| {
+                let left = |at| example.span.removed.is_some_and(|removed| removed <= at);
+                example.span.added >= class.span.added && class.span.removed.is_none_or(left)
+            });
             if !in_class {
                 let found = example.class.to_string();
-                let expected = "a class that has not been removed";
+                let expected = "a class that is there as long as the example";
                 return error(format!("examples[{i}].class"), expected, found);
             }
             if !is_span(example.span) {
@@ -638,6 +640,22 @@ mod tests {
                 "text_embeddings[0]",
             ),
             (|t| t.classes[0].span.removed = Some(1), "examples[0].class"),
+            // Undoing would leave the example without its class.
+            (
+                |t| {
+                    t.step += 1;
+                    t.classes[0].span.removed = Some(t.step - 1);
+                    t.examples[0].span.removed = Some(t.step);
+                },
+                "examples[0].class",
+            ),
+            (
+                |t| {
+                    t.classes[0].span.added = t.step;
+                    t.examples[0].span.added = t.step - 1;
+                },
+                "examples[0].class",
+            ),
             (|t| t.classes[0].name = " ".into(), "classes[0].name"),
             (|t| t.oldest_step = 9, "record.step"),
         ] {

@@ -32,9 +32,10 @@ pub(crate) fn run(args: &TeachArgs) -> Result<ExitCode> {
     let mut teacher = Teacher::open(folder, args.bundle.threads, &mut open::waiting)
         .map_err(|e| mistakes::explain(folder, open::with_flag(e)))?;
     let mut photos = vec![];
-    let class = match action.none {
-        true => Some(NONE_OF_THESE),
-        false => action.class.as_deref(),
+    let class = if action.none {
+        Some(NONE_OF_THESE)
+    } else {
+        action.class.as_deref()
     };
     if let Some(class) = class {
         photos = show(args, &mut teacher, class)?;
@@ -47,10 +48,11 @@ pub(crate) fn run(args: &TeachArgs) -> Result<ExitCode> {
     for id in &action.remove_example {
         teacher.remove_example(*id)?;
     }
-    let lesson = teacher.save()?;
+    // Before the bundle is replaced: what fails afterwards would be taught again with the next try.
     if let (Some(folder), Some(class)) = (&args.keep_photos, class) {
         keep(&photos, &folder.join(folder_name(class)))?;
     }
+    let lesson = teacher.save()?;
     print(args, &lesson)
 }
 
@@ -147,6 +149,8 @@ fn print(args: &TeachArgs, lesson: &Lesson) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let examples: usize = lesson.classes.iter().map(|c| c.examples.len()).sum();
+    let measured = lesson.classes.iter().filter(|c| c.accuracy.is_some());
+    let measured: usize = measured.map(|c| c.examples.len()).sum();
     write!(
         out,
         "{}: {} classes, {} head",
@@ -157,7 +161,7 @@ fn print(args: &TeachArgs, lesson: &Lesson) -> Result<ExitCode> {
     match lesson.accuracy {
         Some(accuracy) => writeln!(
             out,
-            "; leave-one-out accuracy {:.1} % of {examples} examples",
+            "; leave-one-out accuracy {:.1} % of {measured} examples",
             100.0 * accuracy
         )?,
         None => writeln!(out)?,

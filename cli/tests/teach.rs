@@ -156,6 +156,18 @@ fn photos_are_kept_on_request_only() {
     let bundle = fs::read_dir(&scene.bundle).unwrap();
     let images = bundle.filter(|e| e.as_ref().unwrap().path().extension() == Some("png".as_ref()));
     assert_eq!(images.count(), 0);
+    // What fails changes nothing.
+    let taken = scene.folder.path().join("taken");
+    fs::write(&taken, "a file").unwrap();
+    let keep = ["--class", "c", "--keep-photos", taken.to_str().unwrap()];
+    scene.refused(
+        1,
+        &keep,
+        &[sample("red-heart")],
+        &["--keep-photos", "taken"],
+    );
+    let list = scene.taught(&["--list"], &[]);
+    assert!(list.contains("65 classes"), "{list}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use pinhole::Classifier;
 use pinhole::internal::{
-    CalibrationFit, CalibrationLabel, LabelledAnswer, Logits, fit_calibration,
+    CalibrationFit, CalibrationLabel, LabelledAnswer, Logits, NoFit, fit_calibration,
 };
 use pinhole_bundle::{BundleWriter, LockedBundle, Manifest};
 
@@ -48,7 +48,19 @@ pub(crate) fn fit_to_images(
         });
         progress(ExportStep::Calibration, answers.len() as u64, total);
     }
-    Ok(fit_calibration(&answers, logits, keep))
+    Ok(fit_calibration(&answers, logits, keep).map_err(|reason| match reason {
+        NoFit::TooFew { least, found } => format!(
+            "expected at least {least} images in folders named after a class, better 20 of each class, found {found}"
+        ),
+        NoFit::Guess {
+            right,
+            images,
+            classes,
+        } => format!(
+            "expected a classifier that is better than a guess among {classes} classes, found {right} of {images} images \
+             correct; do the folders have the names of what they show, and the images what the classes say?"
+        ),
+    }))
 }
 
 /// Fits temperature and thresholds of the bundle in `folder` to labelled images, and replaces the bundle atomically.

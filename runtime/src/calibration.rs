@@ -68,22 +68,46 @@ impl CalibrationFit {
     }
 }
 
+/// Why images are no basis for a fit. Its text is for examples that were shown; an export speaks of folders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoFit {
+    /// There are fewer than `least` of classes.
+    #[error("expected at least {least} examples of classes, found {found}")]
+    TooFew {
+        /// The least number of images.
+        least: usize,
+        /// Images of classes.
+        found: usize,
+    },
+    /// The classifier is no better than a guess.
+    #[error(
+        "expected a head that is better than a guess among {classes} classes, found {right} of {images} examples \
+         recognised"
+    )]
+    Guess {
+        /// Images whose class is the best.
+        right: usize,
+        /// Images of classes.
+        images: usize,
+        /// C
+        classes: usize,
+    },
+}
+
 /// Fits to `answers`. `keep` is the share of the correctly classified images that the two thresholds together keep.
 ///
 /// # Errors
-/// Why the images are no basis for a fit: there are fewer than 8 of classes, or the classifier is no better on them than
-/// a guess.
+/// [`NoFit`].
 pub fn fit_calibration(
     answers: &[LabelledAnswer],
     logits: Logits,
     keep: f32,
-) -> Result<CalibrationFit, String> {
+) -> Result<CalibrationFit, NoFit> {
     let classed: Vec<_> = of_classes(answers).collect();
     let images = classed.len();
     if images < MIN_IMAGES {
-        return Err(format!(
-            "expected at least {MIN_IMAGES} images in folders named after a class, better 20 of each class, found {images}"
-        ));
+        let (least, found) = (MIN_IMAGES, images);
+        return Err(NoFit::TooFew { least, found });
     }
     let right: Vec<&LabelledAnswer> = (classed.iter())
         .filter(|(answer, class)| best(answer).0 == *class)
@@ -93,11 +117,12 @@ pub fn fit_calibration(
     let classes = classes.max().unwrap_or(0);
     let chance = 1.0 / classes.max(1) as f64;
     if classes > 1 && at_least(right.len(), images, chance) > CHANCE_LEVEL {
-        return Err(format!(
-            "expected a classifier that is better than a guess among {classes} classes, found {} of {images} images \
-             correct; do the folders have the names of what they show, and the images what the classes say?",
-            right.len()
-        ));
+        let right = right.len();
+        return Err(NoFit::Guess {
+            right,
+            images,
+            classes,
+        });
     }
     let (temperature, score) = temperature_and_score(answers, logits);
     // Each threshold may reject half of what is not kept.
@@ -473,10 +498,11 @@ mod tests {
         };
         let class = CalibrationLabel::Class;
         let unknown = answers(&[0.3, 0.1], CalibrationLabel::Unknown, 20);
-        assert!(refused(&unknown).contains("found 0"));
+        let too_few = |found| NoFit::TooFew { least: 8, found };
+        assert_eq!(refused(&unknown), too_few(0));
         let mut few = answers(&[0.3, 0.1], class(0), 7);
         few.extend(unknown);
-        assert!(refused(&few).contains("at least 8 images") && refused(&few).contains("found 7"));
+        assert_eq!(refused(&few), too_few(7));
         few.extend(answers(&[0.3, 0.1], class(0), 1));
         assert!(fit_calibration(&few, softmax(100.0), 0.95).is_ok());
         // 13 of 20 are a guess between two classes with probability 0.13, 15 of 20 with 0.02.
@@ -485,10 +511,15 @@ mod tests {
             all.extend(answers(&[0.3, 0.1], class(1), 20 - right));
             all
         };
-        assert!(refused(&half(13)).contains("13 of 20 images correct"));
+        let guess = |right, images, classes| NoFit::Guess {
+            right,
+            images,
+            classes,
+        };
+        assert_eq!(refused(&half(13)), guess(13, 20, 2));
         assert!(fit_calibration(&half(15), softmax(100.0), 0.95).is_ok());
         let wrong = answers(&[0.3, 0.1], class(1), 1000);
-        assert!(refused(&wrong).contains("0 of 1000"));
+        assert_eq!(refused(&wrong), guess(0, 1000, 2));
     }
 
     #[test]

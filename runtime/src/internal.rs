@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 pub use crate::calibration::{
-    CalibrationFit, CalibrationLabel, LabelledAnswer, Logits, fit_calibration,
+    CalibrationFit, CalibrationLabel, LabelledAnswer, Logits, NoFit, fit_calibration,
 };
 #[cfg(feature = "http")]
 pub use crate::camera::answer_challenge;

@@ -77,7 +77,7 @@ pub struct Lesson {
     /// The share of examples that the best head of each kind recognises when it is fitted to all others, 0..1; empty
     /// without examples.
     pub accuracies: Vec<(TaughtHead, f32)>,
-    /// The same for the chosen head; `None` without examples.
+    /// The same for the chosen head, of the classes that have an accuracy; `None` without any.
     pub accuracy: Option<f32>,
     /// Every class, in the bundle's order, then those that need an example before they can be recognised.
     pub classes: Vec<ClassLesson>,
@@ -299,7 +299,8 @@ impl Teacher {
     ///
     /// The image encoder stays, and with it the golden embeddings, the fidelity and what else the export measured of it.
     /// Temperature and thresholds for "unknown" are fitted to the examples, each classified without itself, if every
-    /// class has some and they are at least 8; otherwise there are no thresholds. A bundle that has its former classes
+    /// class has some and they are at least 8; of fewer the temperature alone. Where a class has none, the temperature is
+    /// that of the export, and there are no thresholds. A bundle that has its former classes
     /// and their texts as the best head has its former temperature and thresholds again.
     ///
     /// # Errors
@@ -474,15 +475,18 @@ fn fit(bundle: &Bundle, taught: &TaughtExamples) -> Result<Fitted, Error> {
     if chosen.kind == TaughtHead::ZeroShot {
         manifest.method = untaught.method.clone();
     }
-    let is_untaught = chosen.kind == TaughtHead::ZeroShot && manifest.classes == untaught.classes;
+    let is_untaught = chosen.kind == TaughtHead::ZeroShot
+        && manifest.classes == untaught.classes
+        && known.iter().all(|&i| taught.classes[i].span.added == 0);
     let answers = shown.answers(&chosen.held_out, none);
     let counts = shown.counts();
     let unseen = (0..counts.len()).filter(|&i| counts[i] == 0 && Some(i) != none);
-    let fitted = match unseen.count() {
+    let unseen = unseen.count();
+    let fitted = match unseen {
         _ if is_untaught && untaught.calibration.is_some() => {
             Err("the head is the one of the export, with its thresholds".into())
         }
-        0 => fit_calibration(&answers, logits, KEEP),
+        0 => fit_calibration(&answers, logits, KEEP).map_err(|reason| reason.to_string()),
         unseen => Err(format!("{unseen} classes have no examples")),
     };
     let no_thresholds = match fitted {
@@ -499,6 +503,10 @@ fn fit(bundle: &Bundle, taught: &TaughtExamples) -> Result<Fitted, Error> {
                     class: none,
                     ..untaught.unknown.clone()
                 };
+            } else if unseen > 0 {
+                // Such heads compare with the texts, as the export's did.
+                manifest.temperature = untaught.temperature;
+                manifest.score = untaught.score;
             } else if chosen.kind != TaughtHead::ZeroShot {
                 (manifest.temperature, manifest.score) = temperature_and_score(&answers, logits);
             }
@@ -547,6 +555,8 @@ fn lesson_of(
             accuracy,
         }
     };
+    // An example that is the only basis of its class says nothing.
+    let (mut measured, mut recognised) = (0, 0);
     let mut classes: Vec<ClassLesson> = (known.iter().enumerate())
         .map(|(place, &class)| {
             let least = if taught.classes[class].text.is_some() {
@@ -556,6 +566,10 @@ fn lesson_of(
             };
             let count = counts[place];
             let accuracy = (count >= least).then(|| right[place] as f32 / count as f32);
+            if accuracy.is_some() {
+                measured += count;
+                recognised += right[place];
+            }
             class_lesson(class, accuracy)
         })
         .collect();
@@ -565,7 +579,7 @@ fn lesson_of(
     let all = shown.examples.len();
     Lesson {
         head: chosen.kind,
-        accuracy: (all > 0).then(|| right.iter().sum::<usize>() as f32 / all as f32),
+        accuracy: (measured > 0).then(|| recognised as f32 / measured as f32),
         accuracies: if all > 0 {
             chosen.accuracies.clone()
         } else {

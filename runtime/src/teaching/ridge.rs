@@ -231,6 +231,11 @@ fn orthonormal(rows: &[f32], size: usize) -> Vec<f32> {
             basis.extend(rest.iter().map(|v| v / after));
         }
     }
+    // Of equal examples, whose differences from their mean are all zero, on any axis.
+    if basis.is_empty() && size > 0 {
+        basis.resize(size, 0.0);
+        basis[0] = 1.0;
+    }
     basis
 }
 
@@ -296,11 +301,21 @@ mod tests {
         (0..size).map(|i| system[i][size] / system[i][i]).collect()
     }
 
+    /// If this fails, two classes with the same photo end the program.
+    #[test]
+    fn equal_examples_have_a_fit() {
+        let row = [0.6, 0.8, 0.0];
+        let ridge = Ridge::new(&[&row, &row], vec![1.0, 1.0]);
+        let fit = ridge.fit(&[1.0, -1.0], &[0.1]).remove(0);
+        assert_eq!(fit.weight, [0.0; 3]);
+        assert_eq!(fit.bias, [0.0]);
+    }
+
     /// If this fails, the head is not the best one, or its accuracy is not that of images that were left out.
     #[test]
     fn fits_and_held_out_answers_equal_those_of_the_definition() {
-        // Fewer examples than values, more, and one twice.
-        for (count, size) in [(7, 12), (30, 6), (9, 9)] {
+        // Fewer examples than values, more, and one twice; of two, all.
+        for (count, size) in [(7, 12), (30, 6), (9, 9), (2, 3)] {
             let mut data = numbers(count * size, 1);
             let (first, second) = data.split_at_mut(size);
             second[..size].copy_from_slice(first);
