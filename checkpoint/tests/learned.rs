@@ -217,6 +217,13 @@ fn what_is_written_is_read_again() {
     let embeddings = LearnedClasses::Embeddings(tensor(&[2, 8]));
     let error = write_learned(&path, &Learned::new("TaskRes", embeddings)).unwrap_err();
     assert!(error.to_string().contains("TaskRes: expected"), "{error}");
+    // Otherwise half of the method would be lost.
+    let tokens = Learned {
+        image_tokens: vec![tensor(&[2, 8])],
+        ..Learned::new("MaPLe", linear(None))
+    };
+    let error = write_learned(&path, &tokens).unwrap_err().to_string();
+    assert!(error.contains("MaPLe: expected"), "{error}");
 }
 
 /// If this fails, files that trainers saved with both encoders are not read.

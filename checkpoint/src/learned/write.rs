@@ -44,7 +44,8 @@ pub fn write_learned(path: &Path, learned: &Learned) -> Result<(), Error> {
         let expected = "context vectors, a linear head, a cache or LoRA of the image encoder";
         other(format!("{}: expected {expected}", learned.method))
     };
-    if learned.tail.is_some() {
+    let in_encoders = !learned.image_tokens.is_empty() || !learned.encoders.is_empty();
+    if in_encoders || learned.tail.is_some() || learned.deep_prompts.is_some() {
         return Err(unknown());
     }
     let (tensors, metadata) = match (&learned.classes, learned.weights.as_slice()) {

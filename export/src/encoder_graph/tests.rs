@@ -1556,6 +1556,33 @@ fn tokens_that_are_read_together_stay_together() {
     });
     two.attribute("second", of_integer("axis", 1))
         .becomes("Softmax LayerNorm Linear Sigmoid Mul Add Gather Gather Add");
+    // Two branches of one value each read a token of their own.
+    let branches = block.with(|g| {
+        g.node("y").output[0] = "first".into();
+        g.constants.push(scalar_index("other", 1));
+        let last = graph(
+            &[
+                ["Tanh", "all", "branch"],
+                ["Gather", "branch other", "second"],
+                ["Add", "first second", "y"],
+            ],
+            &[],
+        );
+        g.nodes.extend(last.nodes);
+    });
+    let rewritten = branches
+        .attribute("second", of_integer("axis", 1))
+        .rewritten()
+        .unwrap();
+    let mut taken: Vec<i64> = (rewritten.node.iter())
+        .filter(|n| n.op_type == "Gather" && n.input[0] == "all")
+        .map(|n| {
+            let index = rewritten.initializer.iter().find(|t| t.name == n.input[1]);
+            i64::from_le_bytes(index.unwrap().raw_data[..].try_into().unwrap())
+        })
+        .collect();
+    taken.sort_unstable();
+    assert_eq!(taken, [0, 1]);
     // What differs from token to token.
     block
         .constant(floats("scale", &[5, 2]))

@@ -39,6 +39,8 @@ const ELEMENTWISE: [&str; 21] = [
 const TO_CHANNELS_FIRST: [i64; 4] = [0, 3, 1, 2];
 const TO_CHANNELS_LAST: [i64; 4] = [0, 2, 3, 1];
 
+/// Most weights of average pooling, which the file does not hold: 7 x 7 for 2,048 channels are 100,352.
+const MOST_POOLING_WEIGHTS: usize = 1 << 18;
 /// Most side and stride of a kernel, and most padding and reach: see [`Convolution`].
 const MOST_SIDE: i64 = 64;
 const MOST_REACH: i64 = 128;
@@ -76,6 +78,8 @@ struct Pass {
     flat: HashMap<String, String>,
     /// Values [N, C, T], and the value [N, T, C] that they are the transpose of.
     tokens: HashMap<String, String>,
+    /// Constants per channel, and their shape with the channels last.
+    constants: HashMap<String, String>,
 }
 
 impl Pass {
@@ -218,6 +222,9 @@ impl Pass {
             return true;
         }
         let taps = (height * width) as usize;
+        if taps.saturating_mul(channels) > MOST_POOLING_WEIGHTS {
+            return false;
+        }
         let dims = [channels as i64, 1, height, width];
         let weight = float_tensor("", &dims, &vec![1.0 / taps as f32; taps * channels]);
         let bias = float_tensor("", &dims[..1], &vec![0.0; channels]);
@@ -337,10 +344,15 @@ impl Pass {
                 input.push(String::new());
                 continue;
             }
-            let Some(constant) = graph.initializers.get(x) else {
+            let constant = graph.initializers.get(x);
+            let Some(constant) = constant.filter(|_| !self.last.contains_key(x)) else {
                 input.extend(self.channels_last(graph, x));
                 continue;
             };
+            if let Some(name) = self.constants.get(x) {
+                input.push(name.clone());
+                continue;
+            }
             match per_channel(&constant.dims) {
                 Some([]) => input.push(x.clone()),
                 dims => {
@@ -349,6 +361,7 @@ impl Pass {
                         dims: dims.unwrap_or_default().to_vec(),
                         ..constant.clone()
                     };
+                    self.constants.insert(x.clone(), tensor.name.clone());
                     input.push(tensor.name.clone());
                     graph.initializers.insert(tensor.name.clone(), tensor);
                 }

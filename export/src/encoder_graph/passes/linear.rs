@@ -30,6 +30,8 @@ impl EncoderGraph {
             for (product, bias) in [(a, b), (b, a)] {
                 if let Some((op, linear)) = self.function(product)
                     && op.with_activation(None) == Some(op)
+                    // Of another shape of weights; its bias is merged with the convolution.
+                    && !matches!(op, Op::Convolution(_))
                     && self.is_read_once(product)
                     && self
                         .initializers

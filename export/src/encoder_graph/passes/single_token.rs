@@ -29,24 +29,25 @@ impl EncoderGraph {
     /// Where a single token of values `[N, T, D]` is read, computes it alone, back to where tokens are mixed.
     pub(super) fn narrow_to_single_token(&mut self) -> Result<(), String> {
         let narrowed = self.narrowed();
-        // The token of a value that keeps all of them.
-        let mut taken: HashMap<String, String> = HashMap::new();
+        // A token of a value that keeps all of them.
+        let mut taken: HashMap<(String, usize), String> = HashMap::new();
         for i in 0..self.nodes.len() {
             let Some(output) = self.nodes[i].output.first().cloned() else {
                 continue;
             };
-            if let Some(&token) = narrowed.get(&output) {
-                for operand in self.operands_by_token(&self.nodes[i]) {
+            if let Some((token, operands)) = narrowed.get(&output) {
+                for &operand in operands {
                     let input = self.nodes[i].input[operand].clone();
                     if narrowed.contains_key(&input) {
                         continue;
                     }
-                    let name = match taken.get(&input) {
+                    let key = (input, *token);
+                    let name = match taken.get(&key) {
                         Some(name) => name.clone(),
-                        None => self.take_token(i, &input, token),
+                        None => self.take_token(i, &key.0, *token),
                     };
                     self.nodes[i].input[operand].clone_from(&name);
-                    taken.insert(input, name);
+                    taken.insert(key, name);
                 }
                 self.set_single_token(&output, &output);
             } else if self.token_read(&self.nodes[i]).is_some()
@@ -67,8 +68,9 @@ impl EncoderGraph {
         Ok(())
     }
 
-    /// The results of functions of each token of which one token alone is needed, with its index.
-    fn narrowed(&self) -> HashMap<String, usize> {
+    /// The results of functions of each token of which one token alone is needed, with its index and the function's operands
+    /// that have tokens.
+    fn narrowed(&self) -> HashMap<String, (usize, Vec<usize>)> {
         // The token that all readers of a value need; None if they need more.
         let mut needed: HashMap<&str, Option<usize>> = HashMap::new();
         for output in &self.outputs {
@@ -82,9 +84,6 @@ impl EncoderGraph {
             };
             let by_token = self.operands_by_token(node);
             let read = self.token_read(node);
-            if let Some(token) = of_output.filter(|_| !by_token.is_empty()) {
-                narrowed.insert(node.output[0].clone(), token);
-            }
             for (i, input) in node.input.iter().enumerate() {
                 let token = if by_token.contains(&i) {
                     of_output
@@ -95,6 +94,9 @@ impl EncoderGraph {
                     .entry(input)
                     .and_modify(|all| *all = all.filter(|_| *all == token))
                     .or_insert(token);
+            }
+            if let Some(token) = of_output.filter(|_| !by_token.is_empty()) {
+                narrowed.insert(node.output[0].clone(), (token, by_token));
             }
         }
         narrowed
