@@ -62,7 +62,11 @@ pub fn run(
     start: Start,
     progress: &mut dyn FnMut(ProtocolEvent),
 ) -> Result<BaseToNewReport> {
-    check(&options.methods, &options.seeds)?;
+    check(
+        &options.methods,
+        &options.seeds,
+        materials.encoder.as_deref(),
+    )?;
     let specific = |method: &MethodOptions| match method {
         MethodOptions::Prompts(options) => options.class_specific,
         MethodOptions::Adapter(_) => false,

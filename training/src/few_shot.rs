@@ -63,7 +63,7 @@ pub fn run(
         return Err(Error::Config(problem.into()));
     }
     for (_, methods) in &options.shots {
-        check(methods, &options.seeds)?;
+        check(methods, &options.seeds, materials.encoder.as_deref())?;
     }
     check_start(&out.join(REPORT), start)?;
     // Errors in the images of any training are reported before the first one.
@@ -218,7 +218,10 @@ impl FewShotReport {
             let fields: Vec<String> = fields
                 .filter(|(key, _)| *key != "method")
                 .map(|(key, value)| match value {
-                    Value::Null => format!("{} chosen on validation images", key.replace('_', " ")),
+                    Value::Null => format!(
+                        "{} chosen on validation images, or the default without any",
+                        key.replace('_', " ")
+                    ),
                     value => format!("{} {value}", key.replace('_', " ")),
                 })
                 .collect();

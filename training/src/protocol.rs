@@ -52,6 +52,14 @@ impl MethodOptions {
         }
     }
 
+    /// Whether it gives another image encoder.
+    pub fn changes_image_encoder(&self) -> bool {
+        match self {
+            Self::Prompts(_) => false,
+            Self::Adapter(options) => options.adapter.changes_image_encoder,
+        }
+    }
+
     /// Rejects options out of range.
     ///
     /// # Errors
@@ -118,8 +126,13 @@ impl MethodOptions {
     }
 }
 
-/// Rejects methods that occur twice or have options out of range, and seeds that occur twice.
-pub(crate) fn check(methods: &[MethodOptions], seeds: &[u64]) -> Result<()> {
+/// Rejects methods that occur twice, have options out of range, or change the image encoder that an `encoder` (a bundle's)
+/// stands for, and seeds that occur twice.
+pub(crate) fn check(
+    methods: &[MethodOptions],
+    seeds: &[u64],
+    encoder: Option<&Path>,
+) -> Result<()> {
     let wrong = |what: &str| Err(Error::Config(what.into()));
     let mut sorted = seeds.to_vec();
     sorted.sort_unstable();
@@ -131,7 +144,13 @@ pub(crate) fn check(methods: &[MethodOptions], seeds: &[u64]) -> Result<()> {
     if names.is_empty() || (1..names.len()).any(|i| names[..i].contains(&names[i])) {
         return wrong("--methods: expected at least one, each once");
     }
-    methods.iter().try_for_each(MethodOptions::check)
+    for method in methods {
+        if encoder.is_some() && method.changes_image_encoder() {
+            return Err(encoder_is_changed(method.name()));
+        }
+        method.check()?;
+    }
+    Ok(())
 }
 
 /// Rejects the report of an earlier run.
@@ -343,6 +362,13 @@ impl<'a> Protocol<'a> {
                 training.run(&output, progress)?;
             }
             MethodOptions::Adapter(options) => {
+                if self.start == Start::New && file.exists() {
+                    return Err(Error::State {
+                        path: file.into(),
+                        problem: "already exists; continue with --resume, or choose another --out"
+                            .into(),
+                    });
+                }
                 let task = Task {
                     clip: self.materials.clip,
                     images: &draw.images,
@@ -406,13 +432,25 @@ impl<'a> Protocol<'a> {
                 images.text(template);
             }
         }
+        let mut options = method.recorded(draw.seed);
+        // Prompt-learning methods have it in their options.
+        if let (MethodOptions::Adapter(_), Some(encoder)) = (method, &self.materials.encoder) {
+            options["encoder"] = json!(encoder);
+        }
         Provenance {
-            options: method.recorded(draw.seed),
+            options,
             classes: self.classes.clone(),
             images: images.finish(),
             model: self.model.clone(),
         }
     }
+}
+
+fn encoder_is_changed(method: &str) -> Error {
+    Error::Config(format!(
+        "--encoder: {method} changes the image encoder, which a bundle has as it was: remove --encoder, or export a bundle \
+         with pinhole-export bundle --learned and evaluate that with --model"
+    ))
 }
 
 /// A CLIP whose image encoder a learned method changes.
@@ -440,11 +478,7 @@ impl Adapted {
             return Ok(None);
         }
         if encoder.is_some() {
-            return Err(Error::Config(format!(
-                "--encoder: {} changes the image encoder, which a bundle has as it was: remove --encoder, or export a \
-                 bundle with pinhole-export bundle --learned and evaluate that with --model",
-                learned.method
-            )));
+            return Err(encoder_is_changed(learned.method));
         }
         let mut changed = clip.clone();
         changed.adapt(learned)?;

@@ -18,6 +18,8 @@ pub struct Adapter {
     pub about: &'static str,
     /// Options with their defaults; those without are found on validation images, as their help says.
     pub options: &'static [MethodOption],
+    /// Whether what is learned belongs to the image encoder.
+    pub changes_image_encoder: bool,
     pub(super) train: Train,
 }
 

@@ -35,6 +35,7 @@ pub(super) static LINEAR: Adapter = Adapter {
         default: None,
         range: [1e-8, 1e4],
     }],
+    changes_image_encoder: false,
     train: |task, values, progress| {
         let classifier = match values.get("decay") {
             Some(decay) => fit(task, f64::from(decay), None).1,

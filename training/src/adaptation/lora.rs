@@ -65,6 +65,7 @@ pub(super) static CLIP_LORA: Adapter = Adapter {
             range: [1.0, 65_536.0],
         },
     ],
+    changes_image_encoder: true,
     train: |task, values, progress| {
         let options = LoraOptions {
             rank: values.count("rank")?,

@@ -37,6 +37,7 @@ pub(super) static TIP_ADAPTER: Adapter = Adapter {
     name: "Tip-Adapter",
     about: "Make a cache of labelled images beside the class embeddings (Tip-Adapter), without training",
     options: &[ALPHA, BETA],
+    changes_image_encoder: false,
     train: |task, values, _| {
         finish(
             task,
@@ -73,6 +74,7 @@ pub(super) static TIP_ADAPTER_F: Adapter = Adapter {
             range: [1.0, 65_536.0],
         },
     ],
+    changes_image_encoder: false,
     train: |task, values, progress| {
         let training = KeyTraining {
             class_embeddings: &task.class_embeddings,

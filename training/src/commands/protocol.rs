@@ -174,6 +174,19 @@ impl ProtocolArgs {
         let Some(data) = &self.data.data else {
             bail!("expected --data");
         };
+        let chosen = |adapter: &Adapter| {
+            self.methods.is_empty()
+                || self
+                    .methods
+                    .iter()
+                    .any(|m| m.eq_ignore_ascii_case(adapter.key))
+        };
+        if let Some((adapter, name, _)) = self.values.iter().find(|(of, ..)| !chosen(of)) {
+            bail!(
+                "--method-option {}.{name}: expected a method of --methods, found another; add it there, or leave the option out",
+                adapter.key
+            );
+        }
         let data = self.data.open(data)?;
         let templates = templates(&self.templates, &data)?;
         let clip = self.model.open(&self.clip)?;
@@ -202,10 +215,16 @@ impl ProtocolArgs {
         name.to_string_lossy().into_owned()
     }
 
-    /// The methods with their options for a number of shots; `defaults` without `--methods`.
+    /// The methods with their options for a number of shots; without `--methods` those of `defaults` that `--encoder` allows.
     pub(crate) fn methods(&self, shots: usize, defaults: &[&str]) -> Vec<MethodOptions> {
         let keys: Vec<String> = match self.methods.as_slice() {
-            [] => defaults.iter().map(|key| (*key).to_owned()).collect(),
+            [] => {
+                let changes =
+                    |key: &str| Adapter::by_key(key).is_some_and(|a| a.changes_image_encoder);
+                let allowed = |key: &&&str| self.model.encoder.is_none() || !changes(key);
+                let keys = defaults.iter().filter(allowed);
+                keys.map(|key| (*key).to_owned()).collect()
+            }
             given => given.iter().map(|key| key.to_lowercase()).collect(),
         };
         let methods = keys.iter().filter_map(|key| {
