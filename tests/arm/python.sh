@@ -45,12 +45,13 @@ describe_arm_cpu() {
     echo 0 | tee "$2"/root/sys/devices/system/cpu/{possible,present} >/dev/null
 }
 
-# run_arm_python CPU FOLDER EMULATOR_OPTION... -- ARGUMENT...: runs the Python that arm_python made, for ten minutes at most.
+# run_arm_python CPU FOLDER EMULATOR_OPTION... -- ARGUMENT...: runs the Python that arm_python made, for ten minutes at most
+# or ARM_PYTHON_SECONDS.
 run_arm_python() {
     local cpu=$1 folder=$2 options=()
     shift 2
     while [ "$1" != -- ]; do options+=("$1"); shift; done
     shift
     PYTHONHOME=$folder/root/usr PYTHONPATH=$folder/site PYTHONDONTWRITEBYTECODE=1 OPENBLAS_NUM_THREADS=1 \
-        timeout 600 qemu-aarch64 -cpu "$cpu" -L "$folder/root" "${options[@]}" "$arm_python" "$@"
+        timeout "${ARM_PYTHON_SECONDS:-600}" qemu-aarch64 -cpu "$cpu" -L "$folder/root" "${options[@]}" "$arm_python" "$@"
 }
