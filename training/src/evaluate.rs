@@ -136,6 +136,18 @@ impl Evaluation {
     }
 }
 
+/// Refuses tokens inside of the encoders, which only bundles compute.
+pub(crate) fn check_computable(learned: &Learned) -> Result<()> {
+    if learned.deep_prompts.is_none() && learned.image_tokens.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Config(format!(
+        "{}: expected a bundle for prompts inside of the encoders: export it with pinhole-export bundle --learned, and \
+         evaluate that with --model",
+        learned.method
+    )))
+}
+
 impl PromptEvaluator {
     /// Reads the text encoder.
     ///
@@ -213,13 +225,7 @@ impl PromptEvaluator {
         templates: &Templates,
     ) -> Result<Evaluation> {
         let (classes, dim) = (set.classes.len(), self.encoder.embedding());
-        if learned.deep_prompts.is_some() {
-            return Err(Error::Config(format!(
-                "{}: expected a bundle for prompts inside of the encoders: export it with pinhole-export bundle --learned, \
-                 and evaluate that with --model",
-                learned.method
-            )));
-        }
+        check_computable(learned)?;
         match &learned.classes {
             LearnedClasses::Prompts { learner, names } => {
                 if let Some(names) = names {

@@ -14,6 +14,7 @@ use pinhole_prompts::FolderNames;
 use crate::{
     Error, Result,
     error::io,
+    fingerprint::Fingerprint,
     image_files::{class_folder, open_image},
     random::SeededRng,
     shapes,
@@ -90,6 +91,24 @@ impl PairSource {
                 format!("{count} images of {origin}")
             }
         }
+    }
+
+    /// A fingerprint of what the pairs are made of: paths, texts and crop. `None` for the shapes.
+    pub(crate) fn fingerprint(&self) -> Option<String> {
+        let Self::Files(files) = self else {
+            return None;
+        };
+        let mut hash = Fingerprint::new();
+        hash.numbers([files.crop]);
+        for image in &files.images {
+            hash.bytes(image.path.as_os_str().as_encoded_bytes());
+            hash.text("");
+            hash.text(&image.text);
+        }
+        if let Captions::Templates(templates) = &files.captions {
+            templates.iter().for_each(|template| hash.text(template));
+        }
+        Some(hash.finish())
     }
 
     /// All texts of the source; for the shapes a sample large enough to hold every word.

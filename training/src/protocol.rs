@@ -17,7 +17,7 @@ use crate::{
     adaptation::{AdapterOptions, Examples, LEARNED_FILE, Task},
     dataset::{ClassSubset, Dataset, ImageSource, LabelledImage},
     error::io,
-    evaluate::{Evaluation, PromptEvaluator, TestSet, is_class_specific},
+    evaluate::{Evaluation, PromptEvaluator, TestSet, check_computable, is_class_specific},
     fingerprint::Fingerprint,
     image_encoder::ImageEncoder,
     prompt_learning::{
@@ -266,7 +266,7 @@ impl<'a> Protocol<'a> {
             sets,
             evaluator,
             features: FeatureStore::new(materials),
-            model: model_fingerprint(materials.clip)?,
+            model: model_fingerprint(materials.clip, materials.encoder.as_deref())?,
         })
     }
 
@@ -474,7 +474,8 @@ impl Adapted {
         encoder: Option<&Path>,
         progress: &(dyn Fn(usize) + Sync),
     ) -> Result<Option<Self>> {
-        if learned.weights.is_empty() && learned.tail.is_none() {
+        check_computable(learned)?;
+        if !learned.changes_image_encoder() && !learned.changes_text_encoder() {
             return Ok(None);
         }
         if encoder.is_some() {
@@ -530,7 +531,7 @@ struct FeatureStore<'a> {
     materials: &'a Materials<'a>,
     encoder: Option<ImageEncoder>,
     /// Rows by the image's name.
-    rows: HashMap<String, Vec<f32>>,
+    rows: HashMap<ImageSource, Vec<f32>>,
     /// The last views of images, with what they depend on.
     views: Option<(ViewKey, ImageFeatures)>,
 }
@@ -566,7 +567,7 @@ impl<'a> FeatureStore<'a> {
         progress: &mut dyn FnMut(TrainingEvent),
     ) -> Result<Examples> {
         let missing: Vec<LabelledImage> = (images.iter())
-            .filter(|image| !self.rows.contains_key(&image.to_string()))
+            .filter(|image| !self.rows.contains_key(&image.source))
             .cloned()
             .collect();
         let dim = self.materials.clip.config().embedding;
@@ -577,13 +578,13 @@ impl<'a> FeatureStore<'a> {
             progress(TrainingEvent::Encoded { done, total });
             let embedded = self.encoder()?.embed(round, &|_| {})?;
             for (image, row) in round.iter().zip(embedded.chunks_exact(dim)) {
-                self.rows.insert(image.to_string(), row.to_vec());
+                self.rows.insert(image.source.clone(), row.to_vec());
             }
             done += round.len();
         }
         let rows = images
             .iter()
-            .filter_map(|image| self.rows.get(&image.to_string()));
+            .filter_map(|image| self.rows.get(&image.source));
         Ok(Examples {
             labels: images.iter().map(|image| image.label).collect(),
             embeddings: rows.flatten().copied().collect(),
@@ -622,27 +623,35 @@ impl<'a> FeatureStore<'a> {
     }
 }
 
-/// The last two components of a path, which do not depend on where the data are.
+/// The last two components of a path, which do not depend on where the data are, and the file's size, which tells most
+/// files of one name apart.
 fn portable_name(image: &LabelledImage) -> String {
     match &image.source {
         ImageSource::File(path) => {
             let parts: Vec<_> = path.iter().rev().take(2).collect();
             let parts = parts.iter().rev().map(|part| part.to_string_lossy());
-            parts.collect::<Vec<_>>().join("/")
+            let name = parts.collect::<Vec<_>>().join("/");
+            let size = fs::metadata(path).map_or(0, |file| file.len());
+            format!("{name} {size}")
         }
         ImageSource::Shapes { .. } => image.to_string(),
     }
 }
 
-/// A fingerprint of the model's small tensors: any training changes all of them, and reading the large ones
-/// takes longer.
-fn model_fingerprint(clip: &Checkpoint) -> Result<String> {
+/// A fingerprint of the model: small tensors whole, and of large ones values at equal distances. Merged changes, such as
+/// LoRA's, leave the small ones as they are. With the bundle that embeds the images, if there is one.
+fn model_fingerprint(clip: &Checkpoint, encoder: Option<&Path>) -> Result<String> {
     let mut hash = Fingerprint::new();
-    for (name, shape) in clip.tensors() {
+    if let Some(bundle) = encoder {
+        // It has the hashes of the bundle's files.
+        let manifest = bundle.join("manifest.json");
+        hash.bytes(&fs::read(&manifest).map_err(io(&manifest))?);
+    }
+    for (name, _) in clip.tensors() {
         hash.text(name);
-        if shape.iter().product::<usize>() <= 1 << 16 {
-            hash.numbers(clip.tensor(name)?.data);
-        }
+        let values = clip.tensor(name)?.data;
+        let step = values.len().div_ceil(1 << 16).max(1);
+        hash.numbers(values.into_iter().step_by(step));
     }
     Ok(hash.finish())
 }

@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 
 use common::{call, checkpoint, fail, images, succeed};
 use pinhole_checkpoint::{Checkpoint, OpenOptions, write_prompt_learner};
-use pinhole_model::{ClassPosition, MetaNet, PromptLearner, Tensor};
+use pinhole_model::{ClassPosition, Learned, LearnedClasses, MetaNet, PromptLearner, Tensor};
 use pinhole_prompts::{FolderNames, Templates, TextEncoder, Tokenizer};
 use pinhole_training::{
     dataset::{self, DatasetOptions, all_to_test},
@@ -97,6 +97,15 @@ fn a_context_of_words_predicts_as_the_words_do() {
         texts
             .learned(&set, &cocoop, Some(ClassPosition::End))
             .is_ok()
+    );
+    // Tokens inside of the image encoder are not computed here: without them it would be zero-shot.
+    let mut vpt = Learned::new("VPT", LearnedClasses::Templates);
+    vpt.image_tokens = vec![coop.context];
+    let templates = Templates::single("a photo of a {}.").unwrap();
+    let refused = texts.imported(&set, &vpt, None, &templates).unwrap_err();
+    assert!(
+        refused.to_string().contains("expected a bundle"),
+        "{refused}"
     );
 }
 

@@ -222,16 +222,16 @@ fn a_resumed_training_equals_an_uninterrupted_one() {
     let source = PairSource::Shapes;
     let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut a = new(tiny(8), &source);
-    let log_a = pretrain(&mut a, &source, &output(whole.path()), 8, |_, _| Ok(())).unwrap();
+    let log_a = pretrain(&mut a, &source, &output(whole.path()), 8, |_| Ok(())).unwrap();
 
     let mut b = new(tiny(8), &source);
-    pretrain(&mut b, &source, &output(parts.path()), 3, |_, _| Ok(())).unwrap();
+    pretrain(&mut b, &source, &output(parts.path()), 3, |_| Ok(())).unwrap();
     let mut c = new(tiny(8), &source);
     assert_ne!(bits(&b), bits(&c));
     c.load(&source, &output(parts.path()).state()).unwrap();
     assert_eq!(c.done, 3);
     assert_eq!(bits(&b), bits(&c));
-    let log_c = pretrain(&mut c, &source, &output(parts.path()), 8, |_, _| Ok(())).unwrap();
+    let log_c = pretrain(&mut c, &source, &output(parts.path()), 8, |_| Ok(())).unwrap();
     assert_eq!(bits(&a), bits(&c));
     assert_eq!(log_a.last().unwrap().loss, log_c.last().unwrap().loss);
 }
@@ -247,9 +247,13 @@ fn results_do_not_depend_on_the_number_of_threads() {
             .unwrap();
         pool.install(|| {
             let mut training = new(tiny(3), &source);
-            pretrain(&mut training, &source, &output(folder.path()), 3, |_, _| {
-                Ok(())
-            })
+            pretrain(
+                &mut training,
+                &source,
+                &output(folder.path()),
+                3,
+                |_| Ok(()),
+            )
             .unwrap();
             bits(&training)
         })
@@ -262,9 +266,13 @@ fn a_state_of_other_options_or_a_truncated_one_is_an_error() {
     let source = PairSource::Shapes;
     let folder = tempfile::tempdir().unwrap();
     let mut training = new(tiny(3), &source);
-    pretrain(&mut training, &source, &output(folder.path()), 3, |_, _| {
-        Ok(())
-    })
+    pretrain(
+        &mut training,
+        &source,
+        &output(folder.path()),
+        3,
+        |_| Ok(()),
+    )
     .unwrap();
     let path = output(folder.path()).state();
     let problem = |training: &mut Pretraining, path: &Path| match training.load(&source, path) {
@@ -365,7 +373,19 @@ fn each_epoch_of_a_list_has_every_pair_once() {
     options.batch_size = 3;
     let mut training = new(options, &source);
     let out = folder.path().join("out");
-    pretrain(&mut training, &source, &output(&out), 2, |_, _| Ok(())).unwrap();
+    pretrain(&mut training, &source, &output(&out), 2, |_| Ok(())).unwrap();
+    // Other crops and captions are other data, though their number and words are the same.
+    let mut options = tiny(2);
+    options.batch_size = 3;
+    let rows = std::fs::read_to_string(&path).unwrap();
+    for (crop, rows) in [(0.5, rows.clone()), (0.8, rows.replace("a dog", "dog a"))] {
+        std::fs::write(&path, rows).unwrap();
+        let files = PairFiles::from_list(&path, &ListOptions::default(), crop).unwrap();
+        let source = PairSource::Files(files);
+        let mut training = new(options.clone(), &source);
+        let refused = training.load(&source, &output(&out).state()).unwrap_err();
+        assert!(refused.to_string().contains("--crop"), "{refused}");
+    }
 }
 
 #[test]

@@ -10,15 +10,13 @@ use pinhole_checkpoint::write_learned;
 use pinhole_model::LearnedClasses;
 use pinhole_training::{
     adaptation::{Adapter, AdapterOptions, Examples, LEARNED_FILE, Task},
-    dataset::{ClassSubset, DatasetOptions, LabelledImage},
+    dataset::{ClassSubset, LabelledImage},
     evaluate::PromptEvaluator,
     image_encoder::ImageEncoder,
     prompt_learning::TrainingEvent,
 };
 
-use super::common::{
-    FolderNamesArg, ModelArgs, TrainingBar, open_dataset, option_value, templates,
-};
+use super::common::{DataArgs, ModelArgs, TrainingBar, option_value, templates};
 
 /// The command of a method.
 pub(crate) struct AdaptCommand {
@@ -37,11 +35,8 @@ struct AdaptArgs {
     /// Data set: "shapes" or "shapes-outline" (synthetic), a folder with one sub-folder per class, or a split_zhou_*.json
     #[arg(long)]
     data: PathBuf,
-    /// Folder that the paths in a split_zhou_*.json are relative to
-    #[arg(long)]
-    images_root: Option<PathBuf>,
     #[command(flatten)]
-    folder_names: FolderNamesArg,
+    reading: DataArgs,
     /// Learn the first half of the classes only: the base classes of the base-to-new protocol
     #[arg(long)]
     base: bool,
@@ -127,12 +122,7 @@ pub(crate) fn run(command: &AdaptCommand) -> Result<()> {
         bail!("{}: already exists; choose another --out", file.display());
     }
     let clip = args.model.open(&args.clip)?;
-    let dataset = DatasetOptions {
-        images_root: args.images_root.clone(),
-        folder_names: args.folder_names.read()?,
-        ..Default::default()
-    };
-    let mut dataset = open_dataset(&args.data, &dataset)?;
+    let mut dataset = args.reading.open(&args.data)?;
     if args.base {
         dataset = dataset.subset(ClassSubset::Base);
     }

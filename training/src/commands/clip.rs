@@ -159,25 +159,15 @@ pub(crate) fn run(args: &ClipArgs) -> Result<()> {
     );
     let bar = progress_bar(steps);
     bar.set_position(training.done);
-    let log = pretrain(
-        &mut training,
-        &source,
-        &output,
-        steps,
-        |training, record| {
-            bar.set_position(record.step);
-            bar.set_message(format!(
-                "loss {:.3}, accuracy {:.3}",
-                record.loss, record.accuracy
-            ));
-            if training.done.is_multiple_of(args.save_every) {
-                training.write_checkpoint(&output.checkpoint())?;
-            }
-            Ok(())
-        },
-    )?;
+    let log = pretrain(&mut training, &source, &output, steps, |record| {
+        bar.set_position(record.step);
+        bar.set_message(format!(
+            "loss {:.3}, accuracy {:.3}",
+            record.loss, record.accuracy
+        ));
+        Ok(())
+    })?;
     bar.finish();
-    training.write_checkpoint(&output.checkpoint())?;
     plot_log(&log, &args.out.join("plot.svg"))?;
     if matches!(source, PairSource::Shapes) {
         let arguments = std::env::args().skip(1);

@@ -90,20 +90,16 @@ impl FolderNamesArg {
     }
 }
 
-/// Labelled images.
+/// How the labelled images of a command's `--data` are read.
 #[derive(Args)]
 pub(crate) struct DataArgs {
-    /// Data set: "shapes" (synthetic), a folder with train/, val/ and test/ or with one sub-folder per
-    /// class, or CoOp's split_zhou_*.json. Its test images are used
-    #[arg(long)]
-    pub(crate) data: Option<PathBuf>,
     /// Folder that the paths of a split_zhou_*.json are relative to; by default its own folder or the first
     /// sub-folder that contains the first image
     #[arg(long, requires = "data")]
-    pub(crate) images_root: Option<PathBuf>,
-    /// Seed that selects the test images of a folder without test/
+    images_root: Option<PathBuf>,
+    /// Seed that selects the test images of a folder without test/; the others are for training
     #[arg(long, requires = "data", default_value_t = 0)]
-    pub(crate) split_seed: u64,
+    split_seed: u64,
     /// File with one class name per line, or a JSON array, in the order that decides which classes are base;
     /// by default the classes of the images
     #[arg(long)]
@@ -120,7 +116,9 @@ impl DataArgs {
             folder_names: self.folder_names.read()?,
             split_seed: self.split_seed,
         };
-        self.relabel(open_dataset(data, &options)?)
+        let data = dataset::open(data, &options)?;
+        notes(&data);
+        self.relabel(data)
     }
 
     /// Labels the images by `--classes`, if given.
@@ -133,13 +131,6 @@ impl DataArgs {
             }
         }
     }
-}
-
-/// Opens a data set and reports notes about it.
-pub(crate) fn open_dataset(data: &Path, options: &DatasetOptions) -> Result<Dataset> {
-    let data = dataset::open(data, options)?;
-    notes(&data);
-    Ok(data)
 }
 
 /// Reports the notes about a data set.

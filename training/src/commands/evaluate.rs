@@ -40,8 +40,12 @@ pub(crate) struct EvaluateArgs {
     /// Folder with one sub-folder of images per class, all of them test images
     #[arg(long, required_unless_present = "data", conflicts_with = "data")]
     images: Option<PathBuf>,
+    /// Data set: "shapes" or "shapes-outline" (synthetic), a folder with train/, val/ and test/ or with one sub-folder per
+    /// class, or CoOp's split_zhou_*.json. Its test images are used
+    #[arg(long)]
+    data: Option<PathBuf>,
     #[command(flatten)]
-    data: DataArgs,
+    reading: DataArgs,
     /// What a learned method saved: ours or a reference implementation's model.pth.tar-N, or the output folder of either
     /// (pinhole-export bundle --help lists the methods). Several are seeds of one training and are reported as mean and
     /// standard deviation
@@ -103,13 +107,13 @@ pub(crate) fn run(args: &EvaluateArgs, threads: Option<usize>) -> Result<()> {
             path.display()
         );
     }
-    let data = match (&args.images, &args.data.data) {
+    let data = match (&args.images, &args.data) {
         (Some(folder), _) => {
-            let data = all_to_test(folder, &args.data.folder_names.read()?)?;
+            let data = all_to_test(folder, &args.reading.folder_names.read()?)?;
             notes(&data);
-            args.data.relabel(data)?
+            args.reading.relabel(data)?
         }
-        (None, Some(data)) => args.data.open(data)?,
+        (None, Some(data)) => args.reading.open(data)?,
         (None, None) => bail!("expected --images or --data"),
     };
     let (name, results) = if args.model.join("manifest.json").is_file() {
@@ -159,12 +163,13 @@ fn checkpoint(args: &EvaluateArgs, data: &Dataset) -> Result<Vec<MethodResults>>
         let changed = Adapted::new(&checkpoint, &learned, data, encoder, &|_| {});
         let changed = changed.with_context(|| name.clone())?;
         for (subset, set) in &sets {
-            if *subset == ClassSubset::New && is_class_specific(&learned) && sets.len() > 1 {
-                note!(
-                    "{name}: {} of the base classes cannot be tested on new classes",
-                    learned.method
-                );
-                continue;
+            if *subset == ClassSubset::New && is_class_specific(&learned) {
+                let method = learned.method;
+                if sets.len() > 1 {
+                    note!("{name}: {method} of the base classes cannot be tested on new classes");
+                    continue;
+                }
+                note!("{name}: {method} is taken to have learned the new classes, in their order");
             }
             let position = args.class_position;
             let evaluation = match &changed {
@@ -197,7 +202,7 @@ fn bundle(
     data: Dataset,
     threads: Option<usize>,
 ) -> Result<Vec<MethodResults>> {
-    let conflict = args.data.classes.is_some()
+    let conflict = args.reading.classes.is_some()
         || !args.templates.is_empty()
         || !args.learned.is_empty()
         || args.part != PartArg::All;

@@ -8,14 +8,14 @@ use pinhole::internal::PrintableWriter;
 use pinhole::note;
 use pinhole_model::ClassPosition;
 use pinhole_training::{
-    dataset::{ClassSubset, DatasetOptions},
+    dataset::ClassSubset,
     prompt_learning::{
         Intervals, LEARNER_FILE, Method, PromptForms, PromptOptions, PromptOutput, TrainingEvent,
         train,
     },
 };
 
-use super::common::{FolderNamesArg, ModelArgs, TrainingBar, any_case, open_dataset, start, warn};
+use super::common::{DataArgs, ModelArgs, TrainingBar, any_case, start, warn};
 
 /// The command of a method.
 pub(crate) struct LearnCommand {
@@ -34,11 +34,8 @@ struct LearnArgs {
     /// Data set: "shapes" (synthetic), a folder with one sub-folder per class, or a split_zhou_*.json
     #[arg(long)]
     data: PathBuf,
-    /// Folder that the paths in a split_zhou_*.json are relative to
-    #[arg(long)]
-    images_root: Option<PathBuf>,
     #[command(flatten)]
-    folder_names: FolderNamesArg,
+    reading: DataArgs,
     /// Train on the first half of the classes only: the base classes of the base-to-new protocol
     #[arg(long)]
     base: bool,
@@ -234,12 +231,7 @@ pub(crate) fn run(command: &LearnCommand) -> Result<()> {
         bail!("--log-every and --save-every: expected at least 1");
     }
     let clip = args.model.open(&args.clip)?;
-    let dataset = DatasetOptions {
-        images_root: args.images_root.clone(),
-        folder_names: args.folder_names.read()?,
-        ..Default::default()
-    };
-    let mut dataset = open_dataset(&args.data, &dataset)?;
+    let mut dataset = args.reading.open(&args.data)?;
     if args.base {
         dataset = dataset.subset(ClassSubset::Base);
     }

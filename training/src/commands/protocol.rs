@@ -24,8 +24,12 @@ pub(crate) struct ProtocolArgs {
     clip: PathBuf,
     #[command(flatten)]
     model: ModelArgs,
+    /// Data set: "shapes" or "shapes-outline" (synthetic), a folder with train/, val/ and test/ or with one sub-folder per
+    /// class, or CoOp's split_zhou_*.json
+    #[arg(long)]
+    data: PathBuf,
     #[command(flatten)]
-    data: DataArgs,
+    reading: DataArgs,
     /// Number of seeds; the seeds are 1, 2 and so on
     #[arg(long, default_value_t = 3)]
     seeds: u64,
@@ -171,9 +175,6 @@ impl ProtocolArgs {
         if !(1..=1000).contains(&self.seeds) {
             bail!("--seeds {}: expected 1 to 1000", self.seeds);
         }
-        let Some(data) = &self.data.data else {
-            bail!("expected --data");
-        };
         let chosen = |adapter: &Adapter| {
             self.methods.is_empty()
                 || self
@@ -187,7 +188,7 @@ impl ProtocolArgs {
                 adapter.key
             );
         }
-        let data = self.data.open(data)?;
+        let data = self.reading.open(&self.data)?;
         let templates = templates(&self.templates, &data)?;
         let clip = self.model.open(&self.clip)?;
         let tests = test_set(&clip, &data, self.model.encoder.as_deref())?;

@@ -30,14 +30,19 @@ pub(super) fn read(folder: &Path, split_seed: u64, names: &FolderNames) -> Resul
         let mut entries = sorted(&path).into_iter().flatten();
         entries.any(|entry| entry.is_dir()).then_some(path)
     };
-    let [train, val, validation, test] = ["train", "val", "validation", "test"].map(part);
-    if val.is_some() && validation.is_some() {
+    let [train, test] = ["train", "test"].map(part);
+    let mut validation = ["val", "valid", "validation"].into_iter().filter_map(part);
+    let val = validation.next();
+    if let (Some(val), Some(other)) = (&val, validation.next()) {
         return Err(Error::Data {
             path: folder.into(),
-            problem: "has both val and validation; expected one of them".into(),
+            problem: format!(
+                "has both {} and {}; expected one of them",
+                file_name(val),
+                file_name(&other)
+            ),
         });
     }
-    let val = val.or(validation);
     if val.is_some() || test.is_some() {
         let folders = [&train, &val, &test].map(|path| path.as_deref());
         return from_parts(folder, folders, names);

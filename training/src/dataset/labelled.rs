@@ -43,7 +43,7 @@ pub struct LabelledImage {
 }
 
 /// Where an image comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ImageSource {
     /// A file.
     File(PathBuf),

@@ -39,7 +39,7 @@ pub struct DatasetOptions {
 ///   [`SHAPES_TRAIN`] training and [`SHAPES_TEST`] test images each;
 /// - `shapes-outline`: the same scenes, with outlines in place of filled shapes, which no pre-training shows;
 /// - a folder with one sub-folder of images per class, or with such folders named `train`, `val` or
-///   `validation`, and `test`. Classes are sorted by name. A folder without these parts is split by
+///   `valid` or `validation`, and `test`. Classes are sorted by name. A folder without these parts is split by
 ///   class: `split_seed` selects three tenths of each class (rounded, at least one of two) for the test;
 /// - a `split_zhou_<Dataset>.json` of CoOp: `train`, `val` and `test`, each a list of
 ///   [path, label, class name]. Classes are sorted by label. Paths are relative to `images_root`, by
@@ -125,7 +125,7 @@ mod tests {
         let files = [
             ("train/b", 3),
             ("train/a", 2),
-            ("validation/a", 1),
+            ("valid/a", 1),
             ("test/c", 1),
         ];
         folders(root, &files);
@@ -362,6 +362,10 @@ mod tests {
                 .to_string()
                 .contains("is in both train and test")
         );
+        let both = r#"{"train": [], "val": [["c.png", 0, "y"]], "test": [["c.png", 0, "y"]]}"#;
+        let both = split(both).unwrap();
+        assert_eq!((both.val.len(), both.test.len()), (0, 1));
+        assert!(both.notes[0].contains("val"), "{:?}", both.notes);
         assert!(
             split("[1")
                 .unwrap_err()

@@ -1,7 +1,7 @@
 //! Split files of CoOp (Dassl's `save_split`).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     path::{Component, Path, PathBuf},
 };
 
@@ -49,6 +49,8 @@ pub(super) fn read(path: &Path, images_root: Option<&Path>) -> Result<Dataset> {
     let mut duplicates = 0;
     let mut missing = Vec::new();
     let mut lists = [const { Vec::new() }; 3];
+    // Options are chosen on validation images, so none of them may be a test image.
+    let mut tested = HashSet::new();
     for (part, (_, entries)) in parts.iter().enumerate() {
         for (image, label, _) in entries {
             let (image, label) = (relative(path, image)?, labels[label]);
@@ -69,7 +71,10 @@ pub(super) fn read(path: &Path, images_root: Option<&Path>) -> Result<Dataset> {
                     duplicates += 1;
                     continue;
                 }
-                _ => {}
+                Some(_) => {
+                    tested.insert(ImageSource::File(root.join(&image)));
+                }
+                None => {}
             }
             let file = root.join(&image);
             seen.insert(image, (part, label));
@@ -92,8 +97,15 @@ pub(super) fn read(path: &Path, images_root: Option<&Path>) -> Result<Dataset> {
             ),
         ));
     }
-    let [train, val, test] = lists;
+    let [train, mut val, test] = lists;
+    val.retain(|image| !tested.contains(&image.source));
     let mut notes = Vec::new();
+    if !tested.is_empty() {
+        notes.push(format!(
+            "{} images of val are in test too, and used for tests only",
+            tested.len()
+        ));
+    }
     if duplicates > 0 {
         notes.push(format!("{duplicates} duplicate entries ignored"));
     }

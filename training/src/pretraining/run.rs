@@ -39,7 +39,7 @@ impl PretrainingOutput {
     }
 }
 
-/// Trains until `until` updates are done (at most the options' steps), and writes log and states.
+/// Trains until `until` updates are done (at most the options' steps), and writes log, states and checkpoints.
 /// `observe` is called with each line of the log. Returns the whole log, earlier sessions included.
 ///
 /// # Errors
@@ -50,7 +50,7 @@ pub fn pretrain(
     source: &PairSource,
     output: &PretrainingOutput,
     until: u64,
-    mut observe: impl FnMut(&Pretraining, &LogRecord) -> Result<()>,
+    mut observe: impl FnMut(&LogRecord) -> Result<()>,
 ) -> Result<Vec<LogRecord>> {
     fs::create_dir_all(&output.folder).map_err(io(&output.folder))?;
     let _lock = lock_output(&output.folder)?;
@@ -68,11 +68,12 @@ pub fn pretrain(
                 logit_scale: f64::from(training.model.logit_scale.to_scalar::<f32>()?.exp()),
                 images: training.done * training.options.batch_size as u64,
             })?;
-            observe(training, record)?;
+            observe(record)?;
         }
         if training.done.is_multiple_of(output.save_every) || training.done == until {
             log.sync()?;
             training.save(source, &output.state())?;
+            training.write_checkpoint(&output.checkpoint())?;
         }
     }
     Ok(log.into_records())

@@ -189,6 +189,7 @@ impl Pretraining {
         let header = Header {
             options: self.options.clone(),
             data: source.description(),
+            content: source.fingerprint(),
             tokens: self.vocabulary.ids().to_vec(),
             done: self.done,
             seconds: self.spent.wall,
@@ -225,6 +226,13 @@ impl Pretraining {
                 header.data
             )));
         }
+        if header.content.is_some() && header.content != source.fingerprint() {
+            return Err(file.error(format!(
+                "data: expected the images, captions and --crop that the training began with, found others in {}; to resume, \
+                 use the same data",
+                source.description()
+            )));
+        }
         for parameter in &mut self.parameters {
             let shape = parameter.var.dims().to_vec();
             let weights = file.values(&parameter.name, &shape)?;
@@ -247,6 +255,9 @@ impl Pretraining {
 struct Header {
     options: PretrainingOptions,
     data: String,
+    /// Fingerprint of the pairs; none for the shapes, and in states of earlier builds.
+    #[serde(default)]
+    content: Option<String>,
     tokens: Vec<u32>,
     done: u64,
     seconds: f64,

@@ -16,7 +16,7 @@ pub use scene::{Background, COLOURS, Colour, SHAPES, STYLES, Scene, Shape, Style
 use crate::random::SeededRng;
 
 /// A split of the data set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Split {
     /// For training: the pairs that are not held out.
     Train,

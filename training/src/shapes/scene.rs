@@ -84,7 +84,7 @@ pub enum Background {
 }
 
 /// How an object is drawn. Pre-training shows filled objects only, so the others are a world that it has not seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Style {
     /// A filled area.
     #[default]
