@@ -7,8 +7,8 @@ use pinhole_kernels::{
 };
 
 use crate::rounding::{
-    MIN_GAIN, clipped_scales, coordinate_descent, mean, mean_squares, outlier_ratio, quantize,
-    relative_error, scales,
+    MIN_GAIN, MOST_JOINT_INPUTS, clipped_scales, coordinate_descent, mean, mean_squares,
+    outlier_ratio, quantize, relative_error, scales,
 };
 
 /// What a convolution reads on some of the calibration images.
@@ -30,8 +30,6 @@ const FIT_OUTPUTS: usize = 1024;
 /// Largest error of a depthwise convolution in integers. Its channels share the image's scale but no products, so that channels of
 /// small values lose the most; and as it has few products, integers save little.
 const MOST_DEPTHWISE_ERROR: f32 = 0.01;
-/// Most values under the window for joint rounding, which needs the square of this number of floats.
-const MOST_JOINT_INPUTS: usize = 8192;
 
 impl LayerImages {
     /// For inputs of this height, width and number of channels, of `images` images.

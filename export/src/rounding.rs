@@ -118,15 +118,21 @@ pub(crate) fn outlier_ratio(largest: &[f32]) -> f32 {
 /// Passes of [`coordinate_descent`]; in the fourth, 1 % of the weights still change.
 const PASSES: usize = 4;
 
+/// Most inputs of an output for joint rounding, which needs the square of this number of floats.
+pub(crate) const MOST_JOINT_INPUTS: usize = 8192;
+
 /// Improves the rounded weights `quantized` `[inputs, outputs]` of `weight` with the outputs' `scales` by cyclic
 /// coordinate descent on the layer's squared output error over the rows `x`, their mean subtracted (QuantEase, Behdin et
 /// al. 2023): one weight at a time moves to the integer with the least error given all others, so that correlated
-/// inputs compensate each other's rounding errors.
+/// inputs compensate each other's rounding errors. Layers of more than [`MOST_JOINT_INPUTS`] stay as they are.
 ///
 /// The diagonal of the covariance is increased by its mean, so that chance correlations in a few rows are not fitted.
 pub(crate) fn coordinate_descent(weight: &[f32], scales: &[f32], x: &[f32], quantized: &mut [i8]) {
     let outputs = scales.len();
     let width = weight.len() / outputs;
+    if width > MOST_JOINT_INPUTS {
+        return;
+    }
     let mut covariance = covariance(x, width);
     let mean = (0..width).map(|k| covariance[k * width + k]).sum::<f32>() / width as f32;
     if !mean.is_finite() || mean <= 0.0 {
@@ -318,5 +324,12 @@ pub(crate) mod tests {
             coordinate_descent(&weight, &scales, &x, &mut optimised);
             assert_eq!(optimised, nearest);
         }
+        // Nor do more inputs than fit into memory as a square.
+        let wide = MOST_JOINT_INPUTS + 1;
+        let weight = noise(wide, 3);
+        let (nearest, scales) = quantize(&weight, &super::scales(&weight, 1));
+        let mut optimised = nearest.clone();
+        coordinate_descent(&weight, &scales, &noise(2 * wide, 5), &mut optimised);
+        assert_eq!(optimised, nearest);
     }
 }

@@ -218,6 +218,10 @@ fn layer_norm_operator() {
         norm.attribute("y", of_float("epsilon", epsilon)).stays();
     }
     norm.constant(floats("bias", &[1])).stays();
+    norm.of_shape(&[3, 2]).becomes("LayerNorm");
+    let one = norm.constant(floats("gain", &[1]));
+    let one = one.constant(floats("bias", &[1]));
+    one.of_shape(&[3, 2]).stays();
     let two = norm.constant(floats("gain", &[1, 2]));
     two.stays();
     two.constant(floats("bias", &[1, 2])).stays();
@@ -463,6 +467,10 @@ fn activations_are_merged_into_the_preceding_product() {
             .then(&[["Add", &format!("end {read}"), "y"]])
             .becomes("Linear Reshape ActivateQuickGelu Add");
     }
+    // So has a value between, which is not that of the product.
+    graph(&nodes, &constants)
+        .then(&[["Add", "end gate", "y"]])
+        .becomes("Linear Mul Sigmoid ActivateQuickGelu Add");
     // A product takes only one activation function.
     let second = [
         ["Mul", "end factor", "inner2"],
@@ -686,6 +694,10 @@ fn quantize_dequantize_pairs() {
     assert_eq!(params(&pair.constant(signed)), (0.5, 3));
     let none = pair.reading("q", "x s").reading("y", "q s");
     assert_eq!(params(&none), (0.5, -128));
+    let type_of = |kind: DataType| none.attribute("q", of_integer("output_dtype", kind as i64));
+    assert_eq!(params(&type_of(DataType::Uint8)), (0.5, -128));
+    assert_eq!(params(&type_of(DataType::Int8)), (0.5, 0));
+    type_of(DataType::Int16).fails(&["zero point", "8-bit"]);
 
     none.reading("y", "q s z")
         .fails(&["node of d", "of node of q", "found others"]);

@@ -2,6 +2,8 @@
 
 use tract_onnx::pb::{NodeProto, TensorProto, tensor_proto::DataType};
 
+use pinhole::internal::attributes;
+
 use super::graph::EncoderGraph;
 use super::node::{AffineParams, axis};
 
@@ -131,17 +133,16 @@ impl EncoderGraph {
         if !(scale.is_finite() && scale > 0.0) {
             return fail(&format!("scale: expected a number above 0, found {scale}"));
         }
+        let shift = match self.quantized_type(node) {
+            Some(DataType::Uint8) => 128,
+            Some(DataType::Int8) => 0,
+            _ => return fail("zero point: expected an 8-bit constant, found something else"),
+        };
         let Some(zero) = node.input.get(2).filter(|z| !z.is_empty()) else {
             return Ok(AffineParams {
                 scale,
-                zero_point: -128,
+                zero_point: -shift as i8,
             });
-        };
-        let data_type = self.initializers.get(zero).map(|t| t.data_type);
-        let shift = match data_type.map(DataType::try_from) {
-            Some(Ok(DataType::Uint8)) => 128,
-            Some(Ok(DataType::Int8)) => 0,
-            _ => return fail("zero point: expected an 8-bit constant, found something else"),
         };
         match self.integers(zero).as_deref() {
             Some([zero]) => Ok(AffineParams {
@@ -150,6 +151,21 @@ impl EncoderGraph {
                 zero_point: (zero - shift) as i8,
             }),
             _ => fail("zero point: expected one value, found several"),
+        }
+    }
+
+    /// The integers of a QuantizeLinear or DequantizeLinear: the type of its zero point, or without one the type that a
+    /// QuantizeLinear states, u8 by default.
+    fn quantized_type(&self, node: &NodeProto) -> Option<DataType> {
+        if let Some(zero) = node.input.get(2).filter(|z| !z.is_empty()) {
+            return DataType::try_from(self.initializers.get(zero)?.data_type).ok();
+        }
+        if node.op_type == "DequantizeLinear" {
+            return self.quantized_type(self.producer(node.input.first()?, "QuantizeLinear")?);
+        }
+        match attributes::integer(node, "output_dtype", 0) {
+            0 => Some(DataType::Uint8),
+            stated => DataType::try_from(i32::try_from(stated).ok()?).ok(),
         }
     }
 }

@@ -27,7 +27,8 @@ impl EncoderGraph {
             if let (true, Some(input)) = (once, shape.and_then(|s| s.input.first())) {
                 source = input;
             }
-            let only = once && (source == x || self.is_read_once(source));
+            let only =
+                once && (source == x || self.is_read_once(source)) && self.is_read_within(node, &x);
             // A product takes only one activation function.
             let merged = self.function(source).and_then(|(op, _)| {
                 let merged = op.with_activation(Some(activation))?;
@@ -59,6 +60,16 @@ impl EncoderGraph {
             self.nodes[i] = last;
         }
         Ok(())
+    }
+
+    /// Whether nothing else reads what is computed between `x` and `node`.
+    fn is_read_within(&self, node: &NodeProto, x: &str) -> bool {
+        (node.input.iter()).all(|input| match self.producers.get(input) {
+            Some(&producer) if input != x => {
+                self.is_read_once(input) && self.is_read_within(&self.nodes[producer], x)
+            }
+            _ => true,
+        })
     }
 
     /// Matches x * sigmoid(1.702 x); returns x.

@@ -48,6 +48,11 @@ impl EncoderGraph {
         else {
             return Ok(None);
         };
+        // One gain for all values is not the operator's.
+        let width = self.shape(x).and_then(|shape| shape.last());
+        if width.is_some_and(|&width| dims != [width as i64]) {
+            return Ok(None);
+        }
         if dims.len() != 1 || dims != found || !(epsilon.is_finite() && epsilon > 0.0) {
             return Ok(None);
         }

@@ -395,10 +395,10 @@ impl EncoderGraph {
                 ));
             }
         }
-        let bias = if bias.is_empty() {
-            vec![0.0; outputs]
-        } else {
-            bias
+        let bias = match bias[..] {
+            [] => vec![0.0; outputs],
+            [all] => vec![all; outputs],
+            _ => bias,
         };
         if bias.len() != outputs {
             let found = bias.len();
