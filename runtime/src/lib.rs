@@ -92,7 +92,8 @@ pub use classifier::{Classifier, ClassifierBuilder, Stream, UnknownThresholds};
 pub use conditional::ConditionalMode;
 pub use error::{Error, TeachError};
 pub use pinhole_bundle::{
-    Bundle, EXAMPLES_PER_CLASS, LOCK_PATIENCE, LockedBundle, Manifest, NONE_OF_THESE, UNDO_STEPS,
+    Bundle, EXAMPLES_PER_CLASS, Error as BundleError, LOCK_PATIENCE, LockedBundle, Manifest,
+    NONE_OF_THESE, UNDO_STEPS,
 };
 pub use pinhole_model::{Precision, PreprocessConfig, Resize, Score};
 pub use pinhole_preprocessing::{

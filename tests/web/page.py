@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 sys.dont_write_bytecode = True
@@ -113,10 +114,14 @@ def settings(page):
     page.wait("document.querySelector('#settings input[name=hysteresis]').value === '2'")
 
 
+def choose(page, selector, path):
+    """Chooses a file as in the browser's dialogue."""
+    node = page.call("DOM.querySelector", nodeId=page.call("DOM.getDocument")["root"]["nodeId"], selector=selector)
+    page.call("DOM.setFileInputFiles", nodeId=node["nodeId"], files=[str(path)])
+
+
 def file(page):
-    node = page.call("DOM.querySelector", nodeId=page.call("DOM.getDocument")["root"]["nodeId"], selector="#file")
-    sample = str(ASSETS / "samples/red-heart.png")
-    page.call("DOM.setFileInputFiles", nodeId=node["nodeId"], files=[sample])
+    choose(page, "#file", ASSETS / "samples/red-heart.png")
     page.wait("document.querySelector('#file-answer').textContent.startsWith('red heart')")
 
 
@@ -202,14 +207,39 @@ def teaching(page, server, scenes, touch):
         shows(page, server, share, scene)
 
 
+def upload(page, server, folder):
+    """Brings back a bundle as it was downloaded; a file that is none changes nothing."""
+    archive = folder / "demo.tar"
+    with urllib.request.urlopen(f"{server.url}api/bundle") as answer:
+        archive.write_bytes(answer.read())
+    add(page, "my thing")
+    assert page.errors() == []
+    choose(page, "#archive", ASSETS / "samples/red-heart.png")
+    page.click("#upload-form button")
+    page.wait("document.querySelector('#upload-status').textContent.includes('expected a tar archive')")
+    assert page.evaluate("document.querySelector('#upload-progress').hidden")
+    assert page.evaluate(f"{row('my thing')} !== undefined")
+    # Chromium reports the status itself.
+    errors = page.errors()
+    assert all("422" in error for error in errors), errors
+    choose(page, "#archive", archive)
+    page.evaluate("document.querySelector('#archive').focus()")
+    page.press("Tab")
+    page.press(" ", "Space")
+    page.wait("document.querySelector('#upload-status').textContent.startsWith('In use now: ')")
+    page.wait(f"{row('my thing')} === undefined")
+    page.wait("document.querySelector('#log').textContent.includes('bundle exchanged')")
+
+
 def keyboard(page):
     """Everything can be reached with Tab, and focus is visible."""
     page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
     reached = set()
-    for _ in range(40 + 3 * 64):
+    for _ in range(48 + 3 * 64):
         page.press("Tab")
         reached.add(page.evaluate("document.activeElement.id || document.activeElement.name || document.activeElement.textContent.trim()"))
-    for name in ("Skip to the answer", "new-class", "Add class", "Hold to show", "draw", "whole", "view", "file", "smoothing", "min_margin", "Apply", "revert"):
+    for name in ("Skip to the answer", "new-class", "Add class", "Hold to show", "draw", "whole", "view", "file", "smoothing", "min_margin", "Apply", "revert", "archive",
+                 "Upload", "Download the bundle"):
         assert name in reached, f"{name}: not reached with Tab, of {sorted(reached)}"
     page.evaluate("document.querySelector('#draw').focus()")
     page.press(" ", "Space")
@@ -252,6 +282,7 @@ def main():
             region(page, mobile)
             settings(page)
             file(page)
+            upload(page, server, Path(folder.name))
             if not mobile:
                 keyboard(page)
             for scheme in ("light", "dark"):

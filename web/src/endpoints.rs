@@ -57,6 +57,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     of("GET", "/api/log"),
     of("PATCH", "/api/settings"),
     of("GET", "/api/bundle"),
+    of("PUT", "/api/bundle"),
     of("GET", "/api/classes"),
     of("POST", "/api/classes"),
     of("DELETE", "/api/classes/{name}"),

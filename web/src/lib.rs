@@ -16,6 +16,7 @@ mod connections;
 mod download;
 mod endpoints;
 mod error;
+mod fault;
 mod limits;
 mod live;
 mod page;
@@ -26,6 +27,7 @@ mod server;
 mod settings;
 mod teaching;
 mod threads;
+mod upload;
 mod worker;
 
 #[doc(hidden)]
@@ -39,3 +41,5 @@ pub use password::check_hash;
 pub use password::{StoredPassword, write_password_file};
 pub use server::{Server, ServerOptions};
 pub use settings::Settings;
+#[doc(hidden)]
+pub use upload::fuzz_archive;

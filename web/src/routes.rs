@@ -10,8 +10,8 @@ use axum::body::{Body, Bytes};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName,
-    RETRY_AFTER, WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY,
+    CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
@@ -26,13 +26,15 @@ use crate::access::{Names, check_sender, password};
 use crate::connections::{ConnectionCounters, Peer};
 use crate::download;
 use crate::endpoints::{Caller, caller};
+use crate::fault::Fault;
 use crate::limits::Limits;
 use crate::live::Shared;
 use crate::page::{PAGE, policy};
 use crate::password::{Checker, Denied};
 use crate::pictures::{Picture, View};
 use crate::teaching::{self, Classroom};
-use crate::worker::{Refused, Worker};
+use crate::upload::{self, MAX_ARCHIVE};
+use crate::worker::{self, Worker};
 
 /// Largest image that can be sent, and largest JSON.
 pub(crate) const MAX_IMAGE: usize = 16 << 20;
@@ -45,6 +47,9 @@ const DOWNLOADS: usize = 2;
 /// How long a client waits for an answer, and for a change of the classes.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
 const TEACHING_TIME: Duration = Duration::from_secs(180);
+/// How long a client may take to send a bundle, and waits for its test.
+const UPLOAD_TIME: Duration = Duration::from_secs(3600);
+const TEST_TIME: Duration = Duration::from_secs(600);
 /// How long a client waits for a picture.
 const PICTURE_TIME: Duration = Duration::from_secs(3);
 /// A picture that was made within this time is new.
@@ -68,6 +73,8 @@ pub(crate) struct App {
     pub(crate) limits: Limits,
     bodies: Semaphore,
     downloads: Arc<Semaphore>,
+    /// One bundle is taken at a time.
+    upload: Arc<Semaphore>,
     state: Mutex<Option<(Instant, Bytes)>>,
     /// Answers by the hundreds of their status.
     answers: [AtomicU64; 6],
@@ -93,6 +100,7 @@ impl App {
             limits,
             bodies: Semaphore::new(BODIES),
             downloads: Arc::new(Semaphore::new(DOWNLOADS)),
+            upload: Arc::new(Semaphore::new(1)),
             state: Mutex::default(),
             answers: Default::default(),
         }
@@ -153,35 +161,71 @@ impl App {
         let Ok(Ok(_permit)) = permit else {
             return Err(Failure::busy("others are sending"));
         };
-        let too_large = || {
-            Failure::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                format!("expected at most {most} bytes, found more"),
-            )
-        };
-        let length = request.headers().get("content-length");
-        let length: Option<u64> = length.and_then(|l| l.to_str().ok()?.parse().ok());
-        if length.is_some_and(|length| length > most as u64) {
-            return Err(too_large());
-        }
+        check_length(&request, most as u64)?;
         let mut chunks = request.into_body().into_data_stream();
         let read = async {
             let mut bytes = Vec::new();
             while let Some(chunk) = chunks.next().await {
-                let chunk = chunk.map_err(|e| {
-                    Failure::new(StatusCode::BAD_REQUEST, format!("the body broke off: {e}"))
-                })?;
+                let chunk = chunk.map_err(broke_off)?;
                 if bytes.len() + chunk.len() > most {
-                    return Err(too_large());
+                    return Err(too_large(most as u64));
                 }
                 bytes.extend_from_slice(&chunk);
             }
             Ok(Bytes::from(bytes))
         };
-        timeout(self.limits.body, read).await.map_err(|_| {
-            let error = format!("expected the body within {:?}", self.limits.body);
-            Failure::new(StatusCode::REQUEST_TIMEOUT, error)
-        })?
+        let read = timeout(self.limits.body, read).await;
+        read.map_err(|_| too_slow(self.limits.body))?
+    }
+
+    /// Hands a body on while it arrives. What a fault has made useless is still taken, so that the client hears of it.
+    async fn send(&self, request: Request, sink: &upload::Sink) -> Result<(), Failure> {
+        let mut chunks = request.into_body().into_data_stream();
+        let (mut length, mut wanted) = (0u64, true);
+        loop {
+            let chunk = timeout(self.limits.body, chunks.next()).await;
+            let chunk = chunk.map_err(|_| {
+                let error = format!(
+                    "expected more of the body within {:?}, found nothing after {length} bytes",
+                    self.limits.body
+                );
+                Failure::new(StatusCode::REQUEST_TIMEOUT, error)
+            })?;
+            let Some(chunk) = chunk else { return Ok(()) };
+            let chunk = chunk.map_err(broke_off)?;
+            length += chunk.len() as u64;
+            if length > MAX_ARCHIVE {
+                return Err(too_large(MAX_ARCHIVE));
+            }
+            wanted = wanted && sink.send(chunk).await;
+        }
+    }
+}
+
+fn broke_off(error: axum::Error) -> Failure {
+    Failure::new(
+        StatusCode::BAD_REQUEST,
+        format!("the body broke off: {error}"),
+    )
+}
+
+fn too_slow(time: Duration) -> Failure {
+    let error = format!("expected the body within {time:?}");
+    Failure::new(StatusCode::REQUEST_TIMEOUT, error)
+}
+
+fn too_large(most: u64) -> Failure {
+    let error = format!("expected at most {most} bytes, found more");
+    Failure::new(StatusCode::PAYLOAD_TOO_LARGE, error)
+}
+
+/// Refuses a request that says it is too large.
+fn check_length(request: &Request, most: u64) -> Result<(), Failure> {
+    let length = request.headers().get(CONTENT_LENGTH);
+    let length: Option<u64> = length.and_then(|l| l.to_str().ok()?.parse().ok());
+    match length {
+        Some(length) if length > most => Err(too_large(most)),
+        _ => Ok(()),
     }
 }
 
@@ -206,6 +250,17 @@ impl Failure {
         Self {
             retry_after: Some(1),
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("{why}; try again"))
+        }
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Request(error) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error),
+            Fault::Server(error) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error),
+            Fault::DiskFull(error) => Self::new(StatusCode::INSUFFICIENT_STORAGE, error),
+            Fault::Busy(why) => Self::busy(&why),
         }
     }
 }
@@ -241,7 +296,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/history", get(history))
         .route("/api/log", get(log))
         .route("/api/settings", patch(settings))
-        .route("/api/bundle", get(bundle))
+        .route("/api/bundle", get(bundle).put(replace_bundle))
         .route("/api/classes", get(classes).post(add_class))
         .route("/api/classes/{name}", delete(remove_class))
         .route("/api/classes/{name}/captures", post(capture))
@@ -435,14 +490,8 @@ async fn classify(State(app): State<Arc<App>>, request: Request) -> Answer {
         return Err(Failure::new(StatusCode::BAD_REQUEST, error));
     }
     let answer = timeout(ANSWER_TIME, app.worker.classify(image, top)).await;
-    match answer.unwrap_or(Err(Refused::Busy)) {
-        Ok(json) => Ok(typed(JSON, json)),
-        Err(Refused::Busy) => Err(Failure::busy("other images are being classified")),
-        Err(Refused::Image(error)) => Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, error)),
-        Err(Refused::Internal(error)) => {
-            Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error))
-        }
-    }
+    let json = answer.unwrap_or_else(|_| Err(Fault::Busy(worker::BUSY.into())))?;
+    Ok(typed(JSON, json))
 }
 
 async fn settings(State(app): State<Arc<App>>, request: Request) -> Answer {
@@ -543,17 +592,29 @@ async fn bundle(State(app): State<Arc<App>>) -> Answer {
     Ok(response)
 }
 
+/// Takes an archive of the form that [`bundle`] gives, and uses the bundle in it.
+async fn replace_bundle(State(app): State<Arc<App>>, request: Request) -> Answer {
+    check_length(&request, MAX_ARCHIVE)?;
+    let Ok(permit) = app.upload.clone().try_acquire_owned() else {
+        return Err(Failure::busy("another bundle is being sent"));
+    };
+    let sink = upload::begin(app.shared.place(), permit)?;
+    let sent = timeout(UPLOAD_TIME, app.send(request, &sink)).await;
+    sent.map_err(|_| too_slow(UPLOAD_TIME))??;
+    let tested = timeout(TEST_TIME, sink.finish()).await;
+    let tested = tested.map_err(|_| {
+        let error = format!("the bundle's test has taken more than {TEST_TIME:?}");
+        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error)
+    })??;
+    teach(&app, teaching::Request::Exchange(Box::new(tested))).await
+}
+
 /// Asks the thread that teaches; what the bundle knows then.
 async fn teach(app: &App, request: teaching::Request) -> Answer {
     // Another program may be changing the bundle.
     let answer = timeout(TEACHING_TIME, app.classroom.ask(request)).await;
-    match answer.unwrap_or(Err(teaching::Refused::Busy)) {
-        Ok(json) => Ok(typed(JSON, json)),
-        Err(teaching::Refused::Busy) => Err(Failure::busy("other changes are being made")),
-        Err(teaching::Refused::Wrong(error)) => {
-            Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, error))
-        }
-    }
+    let json = answer.unwrap_or_else(|_| Err(Fault::Busy(teaching::BUSY.into())))?;
+    Ok(typed(JSON, json))
 }
 
 /// The parts of the path, decoded.
@@ -597,11 +658,11 @@ async fn undo(State(app): State<Arc<App>>) -> Answer {
 /// Keeps the newest frame until the client asks to learn.
 async fn capture(State(app): State<Arc<App>>, name: Part<String>) -> Answer {
     let name = parts(name)?;
-    let frame = app.shared.pictures.frame();
-    let captured = frame
-        .ok_or_else(|| "expected a frame of the camera, found none".to_owned())
-        .and_then(|frame| app.classroom.capture(&name, &frame));
-    let captured = captured.map_err(|e| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, e))?;
+    let frame = app.shared.pictures.frame().ok_or_else(teaching::no_frame)?;
+    let captured = app
+        .classroom
+        .capture(&name, &frame)
+        .map_err(Fault::Request)?;
     Ok(typed(
         JSON,
         serde_json::json!({ "captured": captured }).to_string(),

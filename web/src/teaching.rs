@@ -13,11 +13,15 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::error::WebError;
+use crate::fault::{Fault, panicked};
 use crate::live::{LogLevel, Shared};
 use crate::pictures::LiveFrame;
+use crate::upload::SentBundle;
 
 /// Changes that wait for their turn.
 const QUEUE: usize = 4;
+/// Why a change is not taken.
+pub(crate) const BUSY: &str = "other changes are being made";
 /// Most frames of one showing.
 const CAPTURES: usize = 32;
 /// A showing that has not ended after this time is forgotten.
@@ -39,20 +43,13 @@ pub(crate) enum Request {
     RemoveExample(String, u64),
     /// Takes back the last change.
     Undo,
-}
-
-/// Why a request was not done.
-#[derive(Debug)]
-pub(crate) enum Refused {
-    /// Too many wait.
-    Busy,
-    /// It makes no sense, or the bundle cannot be taught.
-    Wrong(String),
+    /// Uses another bundle.
+    Exchange(Box<SentBundle>),
 }
 
 struct Job {
     request: Request,
-    reply: oneshot::Sender<Result<String, Refused>>,
+    reply: oneshot::Sender<Result<String, Fault>>,
 }
 
 /// The thread's inlet.
@@ -93,16 +90,16 @@ impl Classroom {
     }
 
     /// Does what a client asks for; what the bundle knows then, as JSON.
-    pub(crate) async fn ask(&self, request: Request) -> Result<String, Refused> {
+    pub(crate) async fn ask(&self, request: Request) -> Result<String, Fault> {
         let (reply, answer) = oneshot::channel();
         match self.jobs.try_send(Job { request, reply }) {
             Ok(()) => {}
-            Err(TrySendError::Full(_)) => return Err(Refused::Busy),
+            Err(TrySendError::Full(_)) => return Err(Fault::Busy(BUSY.into())),
             Err(TrySendError::Disconnected(_)) => {
-                return Err(Refused::Wrong("the thread has ended".into()));
+                return Err(Fault::Server("the thread has ended".into()));
             }
         }
-        let gone = |_| Refused::Wrong("the thread has ended".into());
+        let gone = |_| Fault::Server("the thread has ended".into());
         answer.await.map_err(gone)?
     }
 
@@ -157,25 +154,45 @@ impl Teaching {
             }
             let classifier = self.shared.classifier();
             let listed = (known.as_ref()).filter(|(of, _)| Arc::ptr_eq(of, &classifier));
-            let answer = match (&request, listed) {
-                (Request::List, Some((_, json))) => Ok(json.clone()),
-                (Request::List, None) => {
-                    let listed = catch_panic(|| list(&classifier)).unwrap_or_else(Err);
-                    if let Ok(json) = &listed {
-                        known = Some((classifier, json.clone()));
-                    }
-                    listed
-                }
-                _ => {
-                    let changed = catch_panic(|| self.change(request, &classifier));
-                    changed.unwrap_or_else(Err).map(|(classifier, json)| {
-                        known = Some((classifier, json.clone()));
-                        json
-                    })
-                }
+            let done = match (request, listed) {
+                (Request::List, Some((_, json))) => Ok(Ok(json.clone())),
+                (Request::List, None) => catch_panic(|| {
+                    let json = list(&classifier)?;
+                    known = Some((classifier.clone(), json.clone()));
+                    Ok(json)
+                }),
+                (Request::Exchange(sent), _) => catch_panic(|| self.exchange(*sent, &classifier)),
+                (request, _) => catch_panic(|| {
+                    let (new, json) = self.change(request, &classifier)?;
+                    known = Some((new, json.clone()));
+                    Ok(json)
+                }),
             };
-            let _ = reply.send(answer.map_err(Refused::Wrong));
+            let _ = reply.send(done.unwrap_or_else(|panic| Err(panicked(panic))));
         }
+    }
+
+    /// Uses a bundle that was sent, from the next frame on; its description as JSON.
+    fn exchange(&self, sent: SentBundle, used: &Classifier) -> Result<String, Fault> {
+        let (place, tested) = (self.shared.place(), sent.tested());
+        sent.exchange(place, used.bundle())?;
+        // What was captured is of the former encoder.
+        *self.showing.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let new = Arc::new(place.builder.open(&place.folder)?);
+        self.shared.set_classifier(new.clone());
+        let manifest = new.manifest();
+        let exchanged = Exchanged {
+            model: &manifest.model.name,
+            precision: manifest.precision.to_string(),
+            classes: manifest.classes.len(),
+            tested,
+        };
+        let text = format!(
+            "bundle exchanged for one that was sent: {}, {} classes",
+            exchanged.model, exchanged.classes
+        );
+        self.shared.log(SystemTime::now(), LogLevel::Info, &text);
+        to_json(&exchanged)
     }
 
     /// Changes the bundle, and uses it from the next frame on.
@@ -183,63 +200,52 @@ impl Teaching {
         &self,
         request: Request,
         classifier: &Arc<Classifier>,
-    ) -> Result<(Arc<Classifier>, String), String> {
+    ) -> Result<(Arc<Classifier>, String), Fault> {
         // Before the bundle is locked, because it takes long.
-        let (request, embeddings) = self.embed(request, classifier)?;
+        let embeddings = self.embed(&request, classifier)?;
         let place = self.shared.place();
-        let teacher = Teacher::open(&place.folder, Some(1), &mut |_| {});
-        let mut teacher = teacher.map_err(|e| e.to_string())?;
-        teacher
-            .check_encoder(classifier)
-            .map_err(|e| e.to_string())?;
-        let done = match &request {
-            Request::List => Ok(()),
-            Request::AddClass(name) => teacher.add_class(name, ClassText::NameIfPossible),
-            Request::RemoveClass(name) => teacher.remove_class(name),
+        let mut teacher = Teacher::open(&place.folder, Some(1), &mut |_| {})?;
+        teacher.check_encoder(classifier)?;
+        let text = match request {
+            Request::List | Request::Exchange(_) => String::new(),
+            Request::AddClass(name) => {
+                teacher.add_class(&name, ClassText::NameIfPossible)?;
+                format!("class added: {name}")
+            }
+            Request::RemoveClass(name) => {
+                teacher.remove_class(&name)?;
+                format!("class removed: {name}")
+            }
             Request::Learn(class) | Request::LearnImage(class, _) => {
-                teacher.add_examples(class, &embeddings).map(drop)
+                let learned = teacher.add_examples(&class, &embeddings)?.len();
+                format!("{learned} examples learned of: {class}")
             }
             Request::RemoveExample(class, id) => {
-                let known = lesson(classifier.bundle()).map_err(|e| e.to_string())?;
-                let mut classes = known.classes.iter().filter(|c| c.name == *class);
-                if !classes.any(|c| c.examples.iter().any(|example| example.id == *id)) {
-                    return Err(format!(
+                let known = lesson(classifier.bundle())?;
+                let mut classes = known.classes.iter().filter(|c| c.name == class);
+                if !classes.any(|c| c.examples.iter().any(|example| example.id == id)) {
+                    return Err(Fault::Request(format!(
                         "example {id}: expected one of the class {class:?}, found none"
-                    ));
+                    )));
                 }
-                teacher.remove_example(*id)
+                teacher.remove_example(id)?;
+                format!("example {id} removed of: {class}")
             }
-            Request::Undo => teacher.undo(),
+            Request::Undo => {
+                teacher.undo()?;
+                "the last change was taken back".into()
+            }
         };
-        done.map_err(|e| e.to_string())?;
-        let lesson = teacher.save().map_err(|e| e.to_string())?;
-        let new = place
-            .builder
-            .open(&place.folder)
-            .map_err(|e| e.to_string())?;
-        let new = Arc::new(new);
+        let lesson = teacher.save()?;
+        let new = Arc::new(place.builder.open(&place.folder)?);
         self.shared.set_classifier(new.clone());
-        let text = match &request {
-            Request::List => String::new(),
-            Request::AddClass(name) => format!("class added: {name}"),
-            Request::RemoveClass(name) => format!("class removed: {name}"),
-            Request::Learn(class) | Request::LearnImage(class, _) => {
-                format!("{} examples learned of: {class}", embeddings.len())
-            }
-            Request::RemoveExample(class, id) => format!("example {id} removed of: {class}"),
-            Request::Undo => "the last change was taken back".into(),
-        };
         self.shared.log(SystemTime::now(), LogLevel::Info, &text);
         Ok((new, json(&lesson)?))
     }
 
     /// The embeddings of what is to be learned.
-    fn embed(
-        &self,
-        request: Request,
-        classifier: &Classifier,
-    ) -> Result<(Request, Vec<Vec<f32>>), String> {
-        let pixels = match &request {
+    fn embed(&self, request: &Request, classifier: &Classifier) -> Result<Vec<Vec<f32>>, Fault> {
+        let pixels = match request {
             Request::Learn(class) => {
                 let showing = (self.showing.lock().unwrap_or_else(PoisonError::into_inner))
                     .take_if(|showing| showing.class == *class)
@@ -247,36 +253,44 @@ impl Teaching {
                 match showing {
                     Some(showing) => showing.pixels,
                     None => {
-                        let frame = self.shared.pictures.frame();
-                        vec![
-                            frame
-                                .ok_or("expected a frame of the camera, found none")?
-                                .pixels()?,
-                        ]
+                        let frame = self.shared.pictures.frame().ok_or_else(no_frame)?;
+                        vec![frame.pixels().map_err(Fault::Request)?]
                     }
                 }
             }
             Request::LearnImage(_, bytes) => {
-                let image = decode_image(bytes, &self.decode).map_err(|e| e.to_string())?;
-                vec![
-                    classifier
-                        .preprocess(&image)
-                        .map_err(|e| e.to_string())?
-                        .data,
-                ]
+                let image = decode_image(bytes, &self.decode);
+                let image = image.map_err(|e| Fault::Request(e.to_string()))?;
+                vec![classifier.preprocess(&image)?.data]
             }
-            _ => return Ok((request, vec![])),
+            _ => return Ok(vec![]),
         };
-        let embeddings: Result<Vec<_>, _> = pixels
-            .iter()
-            .map(|pixels| classifier.embed_pixels(pixels))
-            .collect();
-        Ok((request, embeddings.map_err(|e| e.to_string())?))
+        let embeddings = pixels.iter().map(|pixels| classifier.embed_pixels(pixels));
+        Ok(embeddings.collect::<Result<_, _>>()?)
     }
 }
 
-fn list(classifier: &Classifier) -> Result<String, String> {
-    json(&lesson(classifier.bundle()).map_err(|e| e.to_string())?)
+pub(crate) fn no_frame() -> Fault {
+    Fault::Request("expected a frame of the camera, found none".into())
+}
+
+fn list(classifier: &Classifier) -> Result<String, Fault> {
+    json(&lesson(classifier.bundle())?)
+}
+
+fn to_json(value: &impl Serialize) -> Result<String, Fault> {
+    serde_json::to_string(value).map_err(|e| Fault::Server(e.to_string()))
+}
+
+/// The answer to a bundle that was sent; its fields are a contract.
+#[derive(Serialize)]
+struct Exchanged<'a> {
+    model: &'a str,
+    precision: String,
+    /// Number of classes.
+    classes: usize,
+    /// Number of images of its self-test.
+    tested: usize,
 }
 
 /// `/api/classes`; its fields are a contract.
@@ -308,7 +322,7 @@ struct Example {
     time: String,
 }
 
-fn json(lesson: &Lesson) -> Result<String, String> {
+fn json(lesson: &Lesson) -> Result<String, Fault> {
     let classes = Classes {
         head: lesson.head.to_string(),
         accuracy: lesson.accuracy,
@@ -328,5 +342,5 @@ fn json(lesson: &Lesson) -> Result<String, String> {
         none_of_these: NONE_OF_THESE,
         undo_steps: lesson.undo_steps,
     };
-    serde_json::to_string(&classes).map_err(|e| e.to_string())
+    to_json(&classes)
 }

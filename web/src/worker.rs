@@ -6,32 +6,24 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use pinhole::internal::{ImageAnswer, catch_panic};
-use pinhole::{DecodeOptions, Error, decode_image};
+use pinhole::{DecodeOptions, decode_image};
 use tokio::sync::oneshot;
 
 use crate::error::WebError;
+use crate::fault::{Fault, panicked};
 use crate::live::Shared;
 
 /// Images that wait for their turn.
 const QUEUE: usize = 8;
 /// Longest pause between two images.
 const MAX_REST: Duration = Duration::from_secs(10);
-
-/// Why an image has no answer.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
-    /// Too many wait.
-    Busy,
-    /// It cannot be decoded or preprocessed.
-    Image(String),
-    /// The network failed.
-    Internal(String),
-}
+/// Why an image is not taken.
+pub(crate) const BUSY: &str = "other images are being classified";
 
 struct Job {
     bytes: Bytes,
     top: usize,
-    reply: oneshot::Sender<Result<String, Refused>>,
+    reply: oneshot::Sender<Result<String, Fault>>,
 }
 
 /// The thread's inlet. It ends when all clones are dropped.
@@ -56,16 +48,16 @@ impl Worker {
     }
 
     /// Classifies an image file; the answer is that of `pinhole classify --json`.
-    pub(crate) async fn classify(&self, bytes: Bytes, top: usize) -> Result<String, Refused> {
+    pub(crate) async fn classify(&self, bytes: Bytes, top: usize) -> Result<String, Fault> {
         let (reply, answer) = oneshot::channel();
         match self.jobs.try_send(Job { bytes, top, reply }) {
             Ok(()) => {}
-            Err(TrySendError::Full(_)) => return Err(Refused::Busy),
+            Err(TrySendError::Full(_)) => return Err(Fault::Busy(BUSY.into())),
             Err(TrySendError::Disconnected(_)) => {
-                return Err(Refused::Internal("the thread has ended".into()));
+                return Err(Fault::Server("the thread has ended".into()));
             }
         }
-        let gone = |_| Refused::Internal("the thread has ended".into());
+        let gone = |_| Fault::Server("the thread has ended".into());
         answer.await.map_err(gone)?
     }
 }
@@ -78,7 +70,7 @@ fn run(jobs: &Receiver<Job>, shared: &Shared, decode: &DecodeOptions) {
         }
         let start = Instant::now();
         let answer = catch_panic(|| classify(&job, shared, decode));
-        let answer = answer.unwrap_or_else(|panic| Err(Refused::Internal(panic)));
+        let answer = answer.unwrap_or_else(|panic| Err(panicked(panic)));
         let took = start.elapsed();
         let _ = job.reply.send(answer);
         // With a share of 1/4 it rests for three times as long as it worked.
@@ -87,14 +79,11 @@ fn run(jobs: &Receiver<Job>, shared: &Shared, decode: &DecodeOptions) {
     }
 }
 
-fn classify(job: &Job, shared: &Shared, decode: &DecodeOptions) -> Result<String, Refused> {
+fn classify(job: &Job, shared: &Shared, decode: &DecodeOptions) -> Result<String, Fault> {
     let start = Instant::now();
-    let image = decode_image(&job.bytes, decode).map_err(|e| Refused::Image(e.to_string()))?;
+    let image = decode_image(&job.bytes, decode).map_err(|e| Fault::Request(e.to_string()))?;
     let decoded = start.elapsed();
-    let answer = shared.classifier().classify(&image).map_err(|e| match e {
-        Error::Image(e) => Refused::Image(e.to_string()),
-        e => Refused::Internal(e.to_string()),
-    })?;
+    let answer = shared.classifier().classify(&image)?;
     serde_json::to_string(&ImageAnswer::new(None, &answer, job.top, decoded))
-        .map_err(|e| Refused::Internal(e.to_string()))
+        .map_err(|e| Fault::Server(e.to_string()))
 }

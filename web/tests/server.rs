@@ -251,7 +251,7 @@ fn every_endpoint_is_described_and_answers() {
         };
         // Endless ones, and those that change the bundle, are tested below.
         let elsewhere = ["/api/events", "/stream.mjpg", "/api/undo"].contains(&path);
-        let changes = path.starts_with("/api/classes") && method != "GET";
+        let changes = path.starts_with("/api/classes") && method != "GET" || method == "PUT";
         if !elsewhere && !changes {
             let answer = fixture.send(&format!("{method} {path}"), &[], &body);
             assert_eq!(answer.status, 200, "{path}: {}", answer.text());
@@ -264,7 +264,7 @@ fn every_endpoint_is_described_and_answers() {
                     .contains("default-src 'none'")
             );
         }
-        let wrong = fixture.send(&format!("PUT {path}"), &[], b"");
+        let wrong = fixture.send(&format!("OPTIONS {path}"), &[], b"");
         assert_eq!(wrong.status, 405, "{path}");
         assert!(
             wrong
@@ -526,6 +526,215 @@ fn classes_are_taught_and_forgotten_while_the_camera_runs() {
         log.contains("3 examples") || log.contains("1 examples learned"),
         "{log}"
     );
+}
+
+/// A tar archive with one file changed: its new content, or `None` to leave it out. The manifest states the new hash.
+fn changed(archive: &[u8], path: &str, change: &dyn Fn(&[u8]) -> Option<Vec<u8>>) -> Vec<u8> {
+    use sha2::Digest;
+    let mut files = vec![];
+    for entry in tar::Archive::new(archive).entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let mut content = vec![];
+        entry.read_to_end(&mut content).unwrap();
+        files.push((entry.path().unwrap().to_str().unwrap().to_owned(), content));
+    }
+    let at = files.iter().position(|(name, _)| name == path).unwrap();
+    let new = change(&files[at].1);
+    let inside = path.split_once('/').unwrap().1;
+    let manifest = files.last_mut().unwrap();
+    assert_eq!(manifest.0, "demo/manifest.json");
+    if let Some(new) = &new {
+        let mut json: Value = serde_json::from_slice(&manifest.1).unwrap();
+        for file in json["files"].as_array_mut().unwrap() {
+            if file["path"] == inside {
+                let hash = sha2::Sha256::digest(new);
+                let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+                file["sha256"] = hash.into();
+                file["bytes"] = new.len().into();
+            }
+        }
+        manifest.1 = serde_json::to_vec(&json).unwrap();
+    }
+    match new {
+        Some(new) => files[at].1 = new,
+        None => drop(files.remove(at)),
+    }
+    let mut builder = tar::Builder::new(vec![]);
+    for (name, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        builder.append_data(&mut header, name, &*content).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+/// If this fails, a bundle that was sent is not used, or a bad one replaces a good one.
+#[test]
+fn a_bundle_that_is_sent_replaces_the_one_in_use_only_if_it_works() {
+    let fixture = Fixture::new(false);
+    fixture.wait(|state| !state["answer"].is_null());
+    let folder = fixture._folder.path();
+    std::fs::write(folder.join("demo/notes.txt"), "mine").unwrap();
+    let archive = fixture.get("/api/bundle").chunks();
+    let classes = |count: usize| {
+        move |state: &Value| state["bundle"]["classes"].as_array().unwrap().len() == count
+    };
+    let added = fixture.send("POST /api/classes", &[], b"{\"name\": \"my mug\"}");
+    assert_eq!(added.status, 200, "{}", added.text());
+    fixture.send(
+        "POST /api/classes/my%20mug/examples",
+        &[],
+        &sample("red-heart.png"),
+    );
+    fixture.wait(classes(65));
+
+    let beside = || {
+        let mut names: Vec<_> = (std::fs::read_dir(folder).unwrap())
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        names.sort();
+        names
+    };
+    let before = beside();
+    let strict = |bytes: &[u8]| {
+        let mut json: Value = serde_json::from_slice(bytes).unwrap();
+        json["min_cosine"] = 1.0.into();
+        let first = &mut json["images"][0]["embedding"][0];
+        *first = (first.as_f64().unwrap() + 0.5).into();
+        Some(serde_json::to_vec(&json).unwrap())
+    };
+    let damaged = |bytes: &[u8]| Some(bytes[..bytes.len() - 1].to_vec());
+    let mut flipped = archive.clone();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    let mut photo = tar::Builder::new(vec![]);
+    let mut header = tar::Header::new_gnu();
+    header.set_size(3);
+    photo
+        .append_data(&mut header, "photo.jpg", &b"abc"[..])
+        .unwrap();
+    let mut foreign = tar::Builder::new(vec![]);
+    let mut header = tar::Header::new_gnu();
+    header.set_size(3);
+    foreign
+        .append_data(&mut header, "demo/photo.jpg", &b"abc"[..])
+        .unwrap();
+    let mut foreign = foreign.into_inner().unwrap();
+    foreign.truncate(1024);
+    foreign.extend_from_slice(&archive);
+    for (name, bytes, words) in [
+        (
+            "a self-test",
+            changed(&archive, "demo/golden/embeddings.json", &strict),
+            &["self-test", "expected a cosine"][..],
+        ),
+        (
+            "a wrong hash",
+            flipped,
+            &["demo/", "sha256: expected", "found"],
+        ),
+        (
+            "a missing file",
+            changed(&archive, "demo/head.safetensors", &|_| None),
+            &["demo/head.safetensors"],
+        ),
+        (
+            "a damaged file",
+            changed(&archive, "demo/head.safetensors", &damaged),
+            &["demo/head.safetensors"],
+        ),
+        (
+            "no manifest",
+            changed(&archive, "demo/manifest.json", &|_| None),
+            &["demo", "manifest.json"],
+        ),
+        (
+            "a photo",
+            sample("red-heart.png"),
+            &["expected a tar archive"],
+        ),
+        (
+            "a photo in an archive",
+            photo.into_inner().unwrap(),
+            &["one folder", "photo.jpg"],
+        ),
+        (
+            "a foreign file",
+            foreign,
+            &["manifest.json lists", "photo.jpg"],
+        ),
+        (
+            "half of it",
+            archive[..archive.len() / 2].to_vec(),
+            &["expected a tar archive"],
+        ),
+        ("nothing", vec![], &["found none"]),
+    ] {
+        let answer = fixture.send("PUT /api/bundle", &[], &bytes);
+        assert_eq!(answer.status, 422, "{name}: {}", answer.text());
+        let error = answer.json()["error"].as_str().unwrap().to_owned();
+        for word in words {
+            assert!(error.contains(word), "{name}: {error}");
+        }
+        assert!(!error.contains("partial-"), "{error}");
+        assert!(classes(65)(&fixture.state()), "{name}");
+        assert_eq!(beside(), before, "{name}");
+    }
+    let lines = ["Content-Length: 4294967297", "Connection: close"];
+    let large = Answer::read(fixture.open("PUT /api/bundle", &lines, None));
+    assert_eq!(large.status, 413, "{}", large.text());
+    let lines = ["Content-Length: 100", "Connection: close"];
+    let slow = fixture.open("PUT /api/bundle", &lines, None);
+    std::thread::sleep(Duration::from_millis(200));
+    let second = fixture.send("PUT /api/bundle", &[], &archive);
+    assert_eq!(second.status, 503, "{}", second.text());
+    assert_eq!(Answer::read(slow).status, 408);
+    assert!(
+        Classifier::open(folder.join("demo"))
+            .unwrap()
+            .manifest()
+            .classes
+            .len()
+            == 65
+    );
+
+    let used = fixture.send("PUT /api/bundle", &[], &archive);
+    assert_eq!(used.status, 200, "{}", used.text());
+    let used = used.json();
+    assert_eq!(used["classes"], 64);
+    assert!(used["tested"].as_u64().unwrap() > 0, "{used}");
+    fixture.wait(classes(64));
+    let start = fixture.state()["frames"]["classified"].as_u64();
+    fixture.wait(|state| state["frames"]["classified"].as_u64() > start);
+    assert_eq!(fixture.get("/api/classes").json()["undo_steps"], 0);
+    assert_eq!(beside(), before);
+    let notes = std::fs::read_to_string(folder.join("demo/notes.txt")).unwrap();
+    assert_eq!(notes, "mine");
+    // What was taught comes back with a copy of it.
+    let heart = fixture.send("POST /api/classify", &[], &sample("red-heart.png"));
+    assert_eq!(heart.json()["top"][0]["class"], "red heart");
+    let log = fixture.get("/api/log").text();
+    assert!(log.contains("bundle exchanged"), "{log}");
+}
+
+/// If this fails, a program that teaches is told to correct what it has sent when the board is at fault.
+#[test]
+fn faults_of_the_server_are_told_from_those_of_requests() {
+    let fixture = Fixture::new(false);
+    let manifest = fixture._folder.path().join("demo/manifest.json");
+    let good = std::fs::read(&manifest).unwrap();
+    std::fs::write(&manifest, "{").unwrap();
+    let add = || fixture.send("POST /api/classes", &[], b"{\"name\": \"my mug\"}");
+    let damaged = add();
+    assert_eq!(damaged.status, 500, "{}", damaged.text());
+    assert!(
+        damaged.text().contains("manifest.json"),
+        "{}",
+        damaged.text()
+    );
+    assert_eq!(fixture.get("/api/bundle").status, 500);
+    std::fs::write(&manifest, good).unwrap();
+    assert_eq!(add().status, 200);
 }
 
 /// If this fails, a page of a stranger can read or change what the camera sees.

@@ -157,6 +157,7 @@ pub const TARGETS: &[Target] = &[
     target("captions", training::captions, &[], ".tsv"),
     target("web_request", web::request, &[], ".txt"),
     target("web_password", web::password, &[], ".txt"),
+    target("web_archive", web::archive, &[], ".tar"),
     target("web_settings", web::settings, &[], ".json"),
 ];
 

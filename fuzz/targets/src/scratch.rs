@@ -28,3 +28,13 @@ pub(crate) fn file(name: &str, bytes: &[u8]) -> PathBuf {
     fs::write(&path, bytes).expect("a temporary file");
     path
 }
+
+/// An empty folder `name` in the folder of this thread.
+pub(crate) fn empty_folder(name: &str) -> PathBuf {
+    let path = folder().join(name);
+    if path.exists() {
+        fs::remove_dir_all(&path).expect("the folder of the last run");
+    }
+    fs::create_dir(&path).expect("a temporary folder");
+    path
+}

@@ -4,6 +4,8 @@ use pinhole::UnknownThresholds;
 use pinhole::camera::TrackerOptions;
 use pinhole_web::Settings;
 
+use crate::scratch;
+
 /// A request's head: method, URI, and `name: value` lines.
 pub(crate) fn request(bytes: &[u8]) {
     pinhole_web::fuzz_request(&String::from_utf8_lossy(bytes));
@@ -26,4 +28,9 @@ pub(crate) fn settings(bytes: &[u8]) {
         assert!(region.is_none_or(|r| r.x + r.width <= 640 && r.y + r.height <= 480));
         assert!(after.tracker().hysteresis > 0 && after.smoothing.is_finite());
     }
+}
+
+/// A bundle as a tar archive.
+pub(crate) fn archive(bytes: &[u8]) {
+    pinhole_web::fuzz_archive(bytes, &scratch::empty_folder("archive"));
 }

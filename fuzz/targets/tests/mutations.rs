@@ -150,7 +150,7 @@ tests! {
     jpeg png gif bmp webp mjpeg y4m www_authenticate pickle zip_checkpoint legacy_checkpoint safetensors tensor_file open_clip_config
     transformers_config shard_index prompt_learner manifest head golden onnx_check onnx_dialect onnx_foreign npy npz
     examples classes folder_names templates tokenizer firmware_config log split_file captions tokenizer_file
-    web_request web_password web_settings
+    web_request web_password web_archive web_settings
 }
 
 /// Otherwise the mutations of onnx_dialect would test nothing but the first check.
