@@ -98,6 +98,8 @@ fn check_source(config: &ApplianceConfig) -> Result<String, String> {
         y4m,
         folder,
         device,
+        interval_seconds,
+        timeout_seconds,
         ..
     } = &config.source;
     if let Some(program) = command.as_ref().and_then(|command| command.first()) {
@@ -114,6 +116,12 @@ fn check_source(config: &ApplianceConfig) -> Result<String, String> {
                 std::env::var_os("PATH").as_deref(),
             )
             .map_err(|reason| format!("source.url: {shown}: ffmpeg: {reason}"))?;
+        } else if *timeout_seconds > 0.0 && interval_seconds >= timeout_seconds {
+            return Err(format!(
+                "source.interval_seconds: expected less than source.timeout_seconds ({timeout_seconds} s), found \
+                 {interval_seconds} s: a camera of single pictures would seem to stall before each; raise \
+                 timeout_seconds"
+            ));
         }
         return Ok(format!("source: {shown} (not connected)"));
     }

@@ -222,6 +222,10 @@ fn check_reports_every_field_that_cannot_work() {
         ("[source]\ny4m = \".\"\n", "source.y4m: "),
         ("[source]\nfolder = \"firmware.toml\"\n", "source.folder: "),
         ("[source]\ndevice = \"/nowhere/video0\"\n", "source.device"),
+        (
+            "[source]\nurl = \"http://127.0.0.1/a.jpg\"\ninterval_seconds = 5\n",
+            "source.interval_seconds: expected less than source.timeout_seconds (5 s), found 5 s",
+        ),
     ] {
         let output = check(&format!("{bundle}{lines}"));
         assert_error(&output, expected);
