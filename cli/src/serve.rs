@@ -1,23 +1,24 @@
 //! `pinhole serve`: a camera's answers, pictures and settings as a page and an HTTP API.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use pinhole::camera::{Camera, CameraOptions, Pipeline, PipelineEvent};
 use pinhole::system::System;
 use pinhole::{BoardMonitor, BundleWatcher, ClassifierBuilder, FolderState, TestedBundle, note};
-use pinhole_web::{Live, LogLevel, Server, ServerOptions, Settings, StoredPassword};
+use pinhole_web::{Keeper, Live, LogLevel, Server, ServerOptions, Settings, StoredPassword};
 
 use crate::cli::{CameraSource, ServeArgs};
 use crate::{frames, open, output};
 
 pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
     if let Some(path) = &args.set_password {
-        return set_password(path).map(|()| ExitCode::SUCCESS);
+        pinhole_web::set_password(path, |question| note!("{question}"))?;
+        return Ok(ExitCode::SUCCESS);
     }
     let Some(bundle) = &args.bundle else {
         bail!("expected the folder of a bundle, found none");
@@ -46,13 +47,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
     let thresholds = classifier.unknown_thresholds();
     let settings = Settings::new(&tracker, thresholds, frames::region(&args.frames));
     let board = BoardMonitor::start(System::new("/")).context("cannot start the board thread")?;
-    let live = Live::new(
-        bundle,
-        builder,
-        Arc::new(classifier),
-        settings,
-        Arc::new(board),
-    )?;
+    let live = Live::new(bundle, builder, settings, Keeper::Options, Arc::new(board))?;
+    live.set_classifier(Arc::new(classifier));
     let _watcher = watch(bundle, builder, opened, &live)?;
     let camera = (args.source.as_ref()).map(|source| open_camera(source, args));
     let camera = camera.transpose()?;
@@ -113,7 +109,8 @@ fn watch(
 fn classify(camera: Camera, live: &Live) -> Result<()> {
     let handle = camera.stop_handle();
     let mut classifier = live.classifier()?;
-    let mut pipeline = Pipeline::new(camera, |image| classifier.classify(image), live.tracker());
+    let tracker = live.settings().tracker();
+    let mut pipeline = Pipeline::new(camera, |image| classifier.classify(image), tracker);
     while let Some(event) = pipeline.next() {
         match event? {
             PipelineEvent::Answer(answer) => live.answer(*answer),
@@ -123,7 +120,7 @@ fn classify(camera: Camera, live: &Live) -> Result<()> {
                 live.source_event(&event);
             }
         }
-        pipeline.set_tracker_options(live.tracker());
+        pipeline.set_tracker_options(live.settings().tracker());
     }
     if !handle.is_stopped() {
         let counters = pipeline.camera().counters();
@@ -146,17 +143,56 @@ fn open_camera(source: &CameraSource, args: &ServeArgs) -> Result<Camera> {
     )?)
 }
 
-/// Reads a password from standard input and writes its hash.
-fn set_password(path: &Path) -> Result<()> {
-    let stdin = std::io::stdin();
-    if stdin.is_terminal() {
-        note!(
-            "Password for the page, at least 8 characters, then Enter (it is shown as you type):"
-        );
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use pinhole::UnknownThresholds;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: ServeArgs,
     }
-    let mut line = String::new();
-    let mut limited = std::io::Read::take(stdin.lock(), 2048);
-    (limited.read_line(&mut line)).context("standard input: cannot read the password")?;
-    let password = line.trim_end_matches(['\r', '\n']);
-    pinhole_web::write_password_file(path, password).map_err(|e| anyhow!(e))
+
+    /// If this fails, the page prints options that the program refuses, or that change something.
+    #[test]
+    fn the_options_that_the_page_prints_keep_the_settings() {
+        let changed = Settings {
+            smoothing: 0.25,
+            hysteresis: 7,
+            hysteresis_seconds: 1.5,
+            cool_down_seconds: 1e-3,
+            margin: Some(0.9),
+            min_similarity: Some(-0.5),
+            min_margin: Some(2.0),
+            region: Some([1, 2, 30, 40]),
+        };
+        let nothing = Settings {
+            margin: None,
+            min_similarity: None,
+            min_margin: None,
+            region: None,
+            ..changed.clone()
+        };
+        for settings in [changed, nothing] {
+            let options = settings.kept_by(Keeper::Options);
+            let words = ["serve", "bundle"].into_iter().chain(options.split(' '));
+            let args = Line::try_parse_from(words).unwrap_or_else(|e| panic!("{options}: {e}"));
+            let thresholds = UnknownThresholds {
+                min_similarity: args.serve.min_similarity,
+                min_margin: args.serve.min_margin,
+            };
+            let tracker = frames::tracker(&args.serve.tracker);
+            let kept = Settings::new(&tracker, thresholds, frames::region(&args.serve.frames));
+            // In place of the bundle's threshold, one that nothing falls below.
+            let expected = Settings {
+                min_similarity: settings.min_similarity.or(Some(-1.0)),
+                min_margin: settings.min_margin.or(Some(0.0)),
+                ..settings
+            };
+            assert_eq!(kept, expected, "{options}");
+        }
+    }
 }

@@ -88,15 +88,21 @@ pub fn run(
         bundle: config.bundle.display().to_string(),
     });
     let idle_after = optional_duration(config.screen.idle_seconds);
+    let (board, camera_control) = (Arc::new(board), Arc::<CameraControl>::default());
+    #[cfg(feature = "web")]
+    let page = config.web.as_ref().and_then(|web| {
+        let page = WebPage::new(config, web, board.clone(), &camera_control);
+        page.map_err(|e| reporter.error("web", &e)).ok()
+    });
     let mut appliance = Appliance {
         config,
         start,
         reporter,
         display,
-        board: Arc::new(board),
+        board,
         #[cfg(feature = "web")]
-        page: None,
-        camera_control: Arc::default(),
+        page,
+        camera_control,
         camera: None,
         sender: sender.clone(),
         view: View::new(folder_name(&config.bundle), idle_after),
@@ -142,7 +148,7 @@ struct Appliance<'a> {
     reporter: Reporter,
     display: DisplayThread,
     board: Arc<BoardMonitor>,
-    /// The page, which starts with the first bundle.
+    /// The page.
     #[cfg(feature = "web")]
     page: Option<WebPage>,
     camera_control: Arc<CameraControl>,
@@ -236,7 +242,9 @@ impl Appliance<'_> {
         self.reporter.classes(self.config, &manifest.classes);
         self.view.bundle_accepted(name, &bundle);
         #[cfg(feature = "web")]
-        self.use_bundle_on_page(&bundle);
+        if let Some(page) = &self.page {
+            page.set_classifier(bundle.classifier.clone());
+        }
         if self.camera.is_some() {
             self.camera_control.replace(bundle.classifier);
             return Ok(());
@@ -260,24 +268,6 @@ impl Appliance<'_> {
         Ok(())
     }
 
-    #[cfg(feature = "web")]
-    fn use_bundle_on_page(&mut self, bundle: &TestedBundle) {
-        let classifier = bundle.classifier.clone();
-        match (&self.page, &self.config.web) {
-            (Some(page), _) => page.set_classifier(classifier),
-            (None, Some(web)) if self.camera.is_none() => {
-                let board = self.board.clone();
-                let page =
-                    WebPage::start(self.config, web, classifier, board, &self.camera_control);
-                match page {
-                    Ok(page) => self.page = Some(page),
-                    Err(e) => self.reporter.error("web", &e),
-                }
-            }
-            _ => {}
-        }
-    }
-
     /// The previous bundle, if there is one, stays in use.
     fn refuse_bundle(&mut self, refused: RefusedBundle) {
         let RefusedBundle {
@@ -292,11 +282,15 @@ impl Appliance<'_> {
         if self.camera.is_some() {
             self.view.bundle_refused(&reason);
         } else {
+            #[cfg(feature = "web")]
+            if let Some(page) = self.page.as_ref().filter(|_| !repeated) {
+                page.failed(&reason);
+            }
             self.failed(BUNDLE, reason, Retry::At(Instant::now() + wait));
         }
     }
 
-    fn answered(&mut self, answer: FrameAnswer) {
+    fn answered(&mut self, mut answer: FrameAnswer) {
         self.open_frames = answer.counters;
         let latency = answer.latency.preprocess + answer.latency.encode + answer.latency.head;
         self.slowest = self.slowest.max(Some(latency));
@@ -310,7 +304,7 @@ impl Appliance<'_> {
         }
         #[cfg(feature = "web")]
         if let Some(page) = &self.page {
-            page.answered(&answer);
+            page.answered(&mut answer);
         }
         self.view.answered(answer);
         #[cfg(feature = "mqtt")]
@@ -337,6 +331,10 @@ impl Appliance<'_> {
                 if last.is_none_or(|last| last.elapsed() >= DAMAGED_FRAME_INTERVAL) {
                     self.damaged_frame_recorded = Some(Instant::now());
                     self.reporter.error("frame", &text);
+                }
+                // As with a region that is not inside of the frames.
+                if self.slowest.is_none() && matches!(event.kind, SourceEventKind::Corrupt { .. }) {
+                    self.failed(CAMERA, text, Retry::When("waiting for the next frame"));
                 }
             }
             SourceEventKind::Stalled { .. } => {
@@ -397,6 +395,12 @@ impl Appliance<'_> {
             self.display_error = error;
         }
         self.reporter.poll();
+        #[cfg(feature = "web")]
+        match self.page.as_mut().and_then(WebPage::poll) {
+            Some(Ok(note)) => self.reporter.info(&note),
+            Some(Err(error)) => self.reporter.error("web", &error),
+            None => {}
+        }
         let interval = (self.config.log.as_ref())
             .and_then(|log| optional_duration(log.interval_seconds))
             .filter(|interval| self.recorded.elapsed() >= *interval);

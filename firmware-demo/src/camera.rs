@@ -38,8 +38,17 @@ pub(crate) enum CameraEvent {
     Ended(FrameCounters),
 }
 
-/// How answers become a state, and when they are "unknown".
-type Steer = dyn Fn() -> (TrackerOptions, UnknownThresholds) + Send + Sync;
+/// What the page changes while the camera runs.
+pub(crate) struct Steering {
+    /// How answers become a state.
+    pub(crate) tracker: TrackerOptions,
+    /// When they are "unknown".
+    pub(crate) thresholds: UnknownThresholds,
+    /// The part of each frame that is classified.
+    pub(crate) region: Option<Region>,
+}
+
+type Steer = dyn Fn() -> Steering + Send + Sync;
 
 /// Controls the camera thread from other threads.
 #[derive(Default)]
@@ -63,12 +72,10 @@ impl CameraControl {
         *lock(&self.replacement) = Some(classifier);
     }
 
-    /// Asks `steer` before each frame for the options in place of the configuration's. The first one counts.
+    /// Asks `steer` before each frame for the options in place of the configuration's, if it is called before the camera is
+    /// opened. Answers have the whole frame then. The first one counts.
     #[cfg(feature = "web")]
-    pub(crate) fn steer(
-        &self,
-        steer: impl Fn() -> (TrackerOptions, UnknownThresholds) + Send + Sync + 'static,
-    ) {
+    pub(crate) fn steer(&self, steer: impl Fn() -> Steering + Send + Sync + 'static) {
         let _ = self.steer.set(Box::new(steer));
     }
 
@@ -154,7 +161,8 @@ fn classify_frames(
     send: &dyn Fn(CameraEvent) -> bool,
 ) -> (FrameCounters, Result<(), String>) {
     let opened = source(config).and_then(|source| {
-        Camera::open(source, options(config)).map_err(|e| with_advice(e.to_string(), config))
+        Camera::open(source, options(config, control))
+            .map_err(|e| with_advice(e.to_string(), config))
     });
     let camera = match opened {
         Ok(camera) => camera,
@@ -175,10 +183,17 @@ fn classify_frames(
             *classifier = new.clone();
             stream = pinhole::Stream::new(new)?;
         }
-        if let Some(steer) = control.steer.get() {
-            stream.set_unknown_thresholds(steer().1);
-        }
-        let answer = stream.classify(image);
+        let answer = match control.steer.get().map(|steer| steer()) {
+            Some(steering) => {
+                stream.set_unknown_thresholds(steering.thresholds);
+                match steering.region {
+                    None => stream.classify(image),
+                    Some(region) => (region.checked_view(image).map_err(Into::into))
+                        .and_then(|view| stream.classify(view)),
+                }
+            }
+            None => stream.classify(image),
+        };
         control.busy_since.store(0, Ordering::Relaxed);
         answer
     };
@@ -186,7 +201,7 @@ fn classify_frames(
     let mut ended = Ok(());
     while let Some(event) = pipeline.next() {
         if let Some(steer) = control.steer.get() {
-            pipeline.set_tracker_options(steer().0);
+            pipeline.set_tracker_options(steer().tracker);
         }
         let event = match event {
             Ok(PipelineEvent::Answer(answer)) => CameraEvent::Answer(answer),
@@ -231,7 +246,17 @@ fn with_advice(error: String, config: &ApplianceConfig) -> String {
     }
 }
 
-fn options(config: &ApplianceConfig) -> CameraOptions {
+/// The configuration's region.
+pub(crate) fn region(config: &ApplianceConfig) -> Option<Region> {
+    (config.source.region).map(|[x, y, width, height]| Region {
+        x,
+        y,
+        width,
+        height,
+    })
+}
+
+fn options(config: &ApplianceConfig, control: &CameraControl) -> CameraOptions {
     let source = &config.source;
     CameraOptions {
         // A folder has no frame rate.
@@ -240,12 +265,8 @@ fn options(config: &ApplianceConfig) -> CameraOptions {
             None => optional_duration(source.timeout_seconds),
         },
         every: source.every,
-        region: source.region.map(|[x, y, width, height]| Region {
-            x,
-            y,
-            width,
-            height,
-        }),
+        // The page shows whole frames, and changes the region.
+        region: region(config).filter(|_| control.steer.get().is_none()),
         still_threshold: source.still_threshold,
         ..CameraOptions::default()
     }

@@ -30,4 +30,4 @@ mod view;
 #[cfg(feature = "web")]
 mod web;
 #[cfg(feature = "web")]
-pub use pinhole_web::write_password_file;
+pub use pinhole_web::set_password;

@@ -110,16 +110,7 @@ fn print_counters(counters: &RunCounters) -> Result<()> {
 
 #[cfg(feature = "web")]
 fn set_password(path: &Path) -> Result<()> {
-    use std::io::{BufRead, IsTerminal, Read};
-    let input = std::io::stdin();
-    if input.is_terminal() {
-        console::err("Password for the page, then Enter (it is shown as you type):");
-    }
-    let mut line = String::new();
-    let read = input.lock().take(2048).read_line(&mut line);
-    read.context("standard input: cannot read the password")?;
-    let password = line.trim_end_matches(['\r', '\n']);
-    Ok(pinhole_firmware::write_password_file(path, password)?)
+    Ok(pinhole_firmware::set_password(path, console::err)?)
 }
 
 #[cfg(not(feature = "web"))]

@@ -556,29 +556,80 @@ fn a_display_that_hangs_is_abandoned_at_the_end() {
 
 /// Sends a request to the page; the status and the body.
 #[cfg(feature = "web")]
-fn request(port: u16, first: &str, body: &str) -> Option<(u16, String)> {
+fn request(port: u16, first: &str, body: impl AsRef<[u8]>) -> Option<(u16, String)> {
+    let body = body.as_ref();
     use std::io::Read;
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
     let length = body.len();
     let head = format!(
         "{first} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
     );
-    stream.write_all((head + body).as_bytes()).ok()?;
+    stream.write_all(&[head.as_bytes(), body].concat()).ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
     Some((head.get(9..12)?.parse().ok()?, body.to_owned()))
 }
 
+/// Free, unless another program takes it in this moment.
+#[cfg(feature = "web")]
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// If this fails, a board whose bundle is missing, or whose port was busy at the start, has no page until somebody
+/// restarts it.
+#[cfg(feature = "web")]
+#[test]
+fn the_page_waits_for_its_address_and_takes_the_first_bundle() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("camera");
+    let _feed = Feed::start(&pipe);
+    let lines = format!(
+        "bundle = \"none\"\nthreads = 1\n[web]\nlisten = \"127.0.0.1:{port}\"\n[source]\nmjpeg = {pipe:?}\n"
+    );
+    let appliance = Running::start(folder, &lines);
+    let busy = |record: &RecordKind| matches!(record, RecordKind::Error { component, text } if component == "web" && text.contains("cannot listen"));
+    let log = appliance.folder.path().join("log");
+    until("a log", || log.exists());
+    appliance.until_recorded("an error for the busy port", 1, busy);
+    drop(listener);
+    let state = || request(port, "GET /api/state", "").map_or(String::new(), |answer| answer.1);
+    until("the page without a bundle", || {
+        state().contains("\"model\":null") && state().contains("\"state\":\"fails\"")
+    });
+    for (first, body) in [("POST /api/classify", "abc"), ("GET /api/classes", "")] {
+        assert_eq!(request(port, first, body).unwrap().0, 503, "{first}");
+    }
+    let archive = appliance.folder.path().join("demo.tar");
+    let packed = std::process::Command::new("tar")
+        .args([
+            "-cf".as_ref(),
+            archive.as_os_str(),
+            "-C".as_ref(),
+            assets("").as_os_str(),
+            "demo".as_ref(),
+        ])
+        .status();
+    assert!(packed.unwrap().success());
+    let sent = request(port, "PUT /api/bundle", std::fs::read(&archive).unwrap()).unwrap();
+    assert_eq!(sent.0, 200, "{}", sent.1);
+    until("answers with the bundle that was sent", || {
+        state().contains("\"state\":\"works\"")
+    });
+    let (records, _) = appliance.stop();
+    // Only once, although it was tried again.
+    assert_eq!(records.iter().filter(|record| busy(record)).count(), 1);
+}
+
 /// If this fails, the page shows another appliance than the display, or what it sets has no effect.
 #[cfg(feature = "web")]
 #[test]
 fn the_page_shows_and_steers_the_appliance() {
-    // Free, unless another program takes it in this moment.
-    let port = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap().port()
-    };
+    let port = free_port();
     let (appliance, feed) = with_pipe(&format!("[web]\nlisten = \"127.0.0.1:{port}\""));
     let state = || request(port, "GET /api/state", "").map_or(String::new(), |answer| answer.1);
     let names = std::fs::read_to_string(assets("scenes.txt")).unwrap();
@@ -589,11 +640,20 @@ fn the_page_shows_and_steers_the_appliance() {
         Some((200, "ok\n".into()))
     );
     let set = |json: &str| request(port, "PATCH /api/settings", json).unwrap();
-    let refused = set("{\"region\": [0, 0, 10, 10]}");
+    // The page has the whole frame, and the display the region.
+    let frame = "\"frame_size\":[160,120]";
+    assert!(state().contains(frame), "{}", state());
+    let refused = set("{\"region\": [0, 0, 1000, 10]}");
     assert!(
-        refused.0 == 422 && refused.1.contains("configuration"),
+        refused.0 == 422 && refused.1.contains("160 x 120"),
         "{refused:?}"
     );
+    assert_eq!(set("{\"region\": [10, 20, 100, 90]}").0, 200);
+    let kept = "[source]\\nregion = [10, 20, 100, 90]";
+    until("the region in the lines that keep it", || {
+        state().contains(kept) && state().contains(frame)
+    });
+    assert_eq!(set("{\"region\": null}").0, 200);
     // Nothing is as similar as that.
     assert_eq!(set("{\"min_similarity\": 1.0}").0, 200);
     appliance.until_recorded(

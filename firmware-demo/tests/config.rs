@@ -159,6 +159,68 @@ fn the_page_needs_a_password_where_others_reach_it() {
     }
 }
 
+/// If this fails, the page prints lines that the appliance refuses, or that change something.
+#[cfg(feature = "web")]
+#[test]
+fn the_lines_that_the_page_prints_keep_the_settings() {
+    use pinhole::UnknownThresholds;
+    use pinhole::camera::{Region, TrackerOptions};
+    use pinhole_web::{Keeper, Settings};
+    let changed = Settings {
+        smoothing: 0.25,
+        hysteresis: 7,
+        hysteresis_seconds: 1.5,
+        cool_down_seconds: 1e-3,
+        margin: Some(0.9),
+        min_similarity: Some(-0.5),
+        min_margin: Some(2.0),
+        region: Some([1, 2, 30, 40]),
+    };
+    let nothing = Settings {
+        margin: None,
+        min_similarity: None,
+        min_margin: None,
+        region: None,
+        ..changed.clone()
+    };
+    for settings in [changed, nothing] {
+        let lines = settings.kept_by(Keeper::Configuration);
+        let config = parse(&format!(
+            "bundle = 'b'\n{}",
+            lines.replace("[source]", "[source]\nmjpeg = '-'")
+        ));
+        let config = config.unwrap_or_else(|e| panic!("{lines}: {e}"));
+        let thresholds = &config.thresholds;
+        let tracker = TrackerOptions {
+            smoothing: thresholds.smoothing,
+            hysteresis: thresholds.hysteresis,
+            hysteresis_time: std::time::Duration::from_secs_f64(thresholds.hysteresis_seconds),
+            margin: thresholds.lead,
+            cool_down: std::time::Duration::from_secs_f64(thresholds.cool_down_seconds),
+        };
+        let unknown = UnknownThresholds {
+            min_similarity: thresholds.min_similarity,
+            min_margin: thresholds.min_margin,
+        };
+        let region = config.source.region.map(|[x, y, width, height]| Region {
+            x,
+            y,
+            width,
+            height,
+        });
+        let expected = Settings {
+            min_similarity: settings.min_similarity.or(Some(-1.0)),
+            min_margin: settings.min_margin.or(Some(0.0)),
+            ..settings
+        };
+        assert_eq!(
+            Settings::new(&tracker, unknown, region),
+            expected,
+            "{lines}"
+        );
+    }
+}
+
 #[test]
 fn the_example_of_a_tft_states_the_defaults_of_its_controller() {
     let DisplayConfig::St7789(St7789Config(st7789)) = display("st7789") else {

@@ -108,7 +108,8 @@ def settings(page):
     page.press("Enter")
     page.wait("document.querySelector('#settings-status').textContent === 'Applied.'")
     page.wait("state.settings.hysteresis === 3")
-    assert "--hysteresis 3" in page.text("#flags")
+    page.wait("document.querySelector('#keep').textContent.includes('--hysteresis 3')")
+    assert "--min-similarity " in page.text("#keep")
     page.wait("document.querySelector('#log').textContent.includes('settings changed')")
     page.evaluate("call('PATCH', '/api/settings', JSON.stringify({hysteresis: 2}), 'application/json').then(() => 1)")
     page.wait("document.querySelector('#settings input[name=hysteresis]').value === '2'")
@@ -153,6 +154,35 @@ def hold(page, name, touch, seconds=1.5):
     page.wait("document.querySelector('#teach-status').textContent === 'Done.'")
 
 
+def press(page, button):
+    """Presses a button as a keyboard or a screen reader does, without holding it."""
+    page.evaluate(f"{button}.focus()")
+    page.evaluate(f"{button}.click()")
+
+
+def hidden(page, server):
+    """A tab in the background leaves the board alone, and is there again in front."""
+    def connections():
+        with urllib.request.urlopen(f"{server.url}metrics") as answer:
+            text = answer.read().decode()
+        return int(re.search(r"^pinhole_http_connections (\d+)$", text, re.M)[1])
+
+    def show(visible):
+        value = json.dumps(not visible)
+        page.evaluate(f"Object.defineProperty(document, 'hidden', {{ value: {value}, configurable: true }})")
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+    before = connections()
+    show(False)
+    end = time.monotonic() + 20
+    while connections() > before - 2:
+        assert time.monotonic() < end, f"{connections()} connections of {before}"
+        time.sleep(0.2)
+    show(True)
+    page.wait("document.querySelector('#video').naturalWidth > 0")
+    settle(page)
+
+
 def add(page, name):
     page.evaluate("document.querySelector('#new-class').focus()")
     page.call("Input.insertText", text=name)
@@ -189,10 +219,13 @@ def teaching(page, server, scenes, touch):
     count = int(page.evaluate(f"{row(names[0.0])}.querySelector('.quiet').textContent.split(' ')[0]"))
     assert count >= 3, count
     page.evaluate(f"{row(names[0.0])}.querySelector('details').open = true")
-    page.evaluate(f"{row(names[0.0])}.querySelector('details button').click()")
+    press(page, f"{row(names[0.0])}.querySelector('details button')")
     examples(page, names[0.0], count - 1)
-    page.evaluate(f"{row(names[0.5])}.querySelectorAll('button')[1].click()")
+    # The focus stays in its class, or goes to what is left.
+    assert page.evaluate(f"{row(names[0.0])}.querySelector('details').contains(document.activeElement)")
+    press(page, f"{row(names[0.5])}.querySelectorAll('button')[1]")
     page.wait(f"{row(names[0.5])} === undefined")
+    assert page.evaluate("document.activeElement.id") == "new-class"
     page.wait(f"document.querySelector('#state').textContent !== {json.dumps(names[0.5])}")
     page.click("#undo")
     page.wait(f"{row(names[0.5])} !== undefined")
@@ -213,6 +246,8 @@ def upload(page, server, folder):
     with urllib.request.urlopen(f"{server.url}api/bundle") as answer:
         archive.write_bytes(answer.read())
     add(page, "my thing")
+    press(page, f"{row('my thing')}.querySelector('.hold')")
+    page.wait(f"Number({row('my thing')}.querySelector('.quiet').textContent.split(' ')[0]) >= 3")
     assert page.errors() == []
     choose(page, "#archive", ASSETS / "samples/red-heart.png")
     page.click("#upload-form button")
@@ -283,6 +318,7 @@ def main():
             settings(page)
             file(page)
             upload(page, server, Path(folder.name))
+            hidden(page, server)
             if not mobile:
                 keyboard(page)
             for scheme in ("light", "dark"):
@@ -293,7 +329,7 @@ def main():
             errors = page.errors()
             assert errors == [], errors
         page.call("Page.reload")
-        page.wait("document.querySelector('#connection').textContent === 'connected'")
+        page.wait("document.querySelector('#connection')?.textContent === 'connected'")
         page.wait("document.querySelector('#state').textContent !== '…'")
         errors = page.errors()
         assert errors == [], errors

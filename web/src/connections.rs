@@ -19,8 +19,9 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep};
 
 use crate::limits::Limits;
+use crate::password::network;
 
-/// Connections at the same time, and of one address.
+/// Connections at the same time, and of one address or /64 network of IPv6.
 const CONNECTIONS: usize = 256;
 const OF_ONE_ADDRESS: usize = 96;
 /// Largest head of a request, and largest number of its headers.
@@ -76,7 +77,8 @@ pub(crate) async fn serve(
         };
         counters.accepted.fetch_add(1, Ordering::Relaxed);
         let peer = peer.ip().to_canonical();
-        let permits = (all.clone().try_acquire_owned().ok()).zip(Place::take(&addresses, peer));
+        let permits =
+            (all.clone().try_acquire_owned().ok()).zip(Place::take(&addresses, network(peer)));
         let Some(permits) = permits else {
             counters.refused.fetch_add(1, Ordering::Relaxed);
             continue;
@@ -227,6 +229,23 @@ mod tests {
     use futures_util::stream;
 
     use super::*;
+
+    /// If this fails, one machine with IPv6 takes all connections, as it has as many addresses as it likes.
+    #[test]
+    fn addresses_of_one_network_share_their_places() {
+        let addresses = Arc::default();
+        let take = |i: usize, net: &str| {
+            let address: IpAddr = format!("2001:db8:0:{net}::{i:x}").parse().unwrap();
+            Place::take(&addresses, network(address))
+        };
+        let places: Vec<_> = (1..=OF_ONE_ADDRESS)
+            .map(|i| take(i, "1").unwrap())
+            .collect();
+        assert!(take(0xffff, "1").is_none());
+        assert!(take(1, "2").is_some());
+        drop(places);
+        assert!(take(0xffff, "1").is_some());
+    }
 
     /// If this fails, clients that take nothing keep their connections, and the server has none left.
     #[test]

@@ -40,6 +40,9 @@ pub enum WebError {
         /// The system's error.
         error: std::io::Error,
     },
+    /// There is no bundle to classify with yet.
+    #[error("expected a bundle in use, found none yet")]
+    NoBundle,
     /// A password that cannot be used.
     #[error("password: {0}")]
     Password(String),

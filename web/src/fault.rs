@@ -18,6 +18,11 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
+    /// Nothing can be classified yet.
+    pub(crate) fn no_bundle() -> Self {
+        Self::Busy("no bundle is in use yet".into())
+    }
+
     /// The server failed to do `action` to a file.
     pub(crate) fn io(action: impl std::fmt::Display, error: &std::io::Error) -> Self {
         let text = format!("{action}: {error}");

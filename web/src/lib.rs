@@ -38,8 +38,8 @@ pub use limits::Limits;
 pub use live::{Live, LiveClassifier, LogLevel};
 #[doc(hidden)]
 pub use password::check_hash;
-pub use password::{StoredPassword, write_password_file};
+pub use password::{StoredPassword, set_password, write_password_file};
 pub use server::{Server, ServerOptions};
-pub use settings::Settings;
+pub use settings::{Keeper, Settings};
 #[doc(hidden)]
 pub use upload::fuzz_archive;

@@ -7,19 +7,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use pinhole::camera::TrackerOptions;
 use pinhole::camera::{FrameAnswer, FrameCounters, SceneState, SourceEvent, SourceEventKind};
 use pinhole::internal::FrameLine;
 use pinhole::{
-    BoardMonitor, BoardStatus, Classification, Classifier, ClassifierBuilder, Error, ImageError,
-    RgbImage, Stream, UnknownThresholds,
+    BoardMonitor, BoardStatus, Classification, Classifier, ClassifierBuilder, Error, RgbImage,
+    Stream,
 };
 use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::error::WebError;
 use crate::pictures::{LiveFrame, Pictures};
-use crate::settings::Settings;
+use crate::settings::{Keeper, Settings};
 
 /// Classes in the answers of the server.
 const TOP: usize = 50;
@@ -55,13 +54,13 @@ pub(crate) struct Shared {
     changed: watch::Sender<u64>,
     pub(crate) pictures: Arc<Pictures>,
     board: Arc<BoardMonitor>,
+    keeper: Keeper,
 }
 
 struct Control {
     settings: Settings,
-    /// Whether the region cannot be changed.
-    fixed_region: bool,
-    classifier: Arc<Classifier>,
+    /// `None` before the first bundle.
+    classifier: Option<Arc<Classifier>>,
 }
 
 /// What the loop writes.
@@ -134,16 +133,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Live {
-    /// A camera that has delivered nothing yet, with the bundle in `folder` that `builder` has opened. `board` reports
-    /// temperature and throttling.
+    /// A camera that has delivered nothing yet. Bundles in `folder` are opened by `builder`; the first one comes by
+    /// [`Live::set_classifier`]. `settings` are those to start with, and `keeper` is where the user changes these. `board`
+    /// reports temperature and throttling.
     ///
     /// # Errors
     /// [`WebError::Thread`].
     pub fn new(
         folder: &Path,
         builder: ClassifierBuilder,
-        classifier: Arc<Classifier>,
         settings: Settings,
+        keeper: Keeper,
         board: Arc<BoardMonitor>,
     ) -> Result<Self, WebError> {
         let pictures = Arc::new(Pictures::new());
@@ -159,8 +159,7 @@ impl Live {
             },
             control: Mutex::new(Control {
                 settings,
-                fixed_region: false,
-                classifier,
+                classifier: None,
             }),
             generation: AtomicU64::new(0),
             now: Mutex::new(Now {
@@ -177,6 +176,7 @@ impl Live {
             changed: watch::Sender::new(0),
             pictures,
             board,
+            keeper,
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -186,10 +186,11 @@ impl Live {
     /// What classifies the camera's frames: with the newest bundle, settings and region.
     ///
     /// # Errors
-    /// As [`Stream::new`].
+    /// [`WebError::NoBundle`]; as [`Stream::new`].
     pub fn classifier(&self) -> Result<LiveClassifier, WebError> {
         let control = lock(&self.shared.control);
-        let mut stream = Stream::new(control.classifier.clone())?;
+        let classifier = control.classifier.clone().ok_or(WebError::NoBundle)?;
+        let mut stream = Stream::new(classifier)?;
         stream.set_unknown_thresholds(control.settings.thresholds());
         Ok(LiveClassifier {
             stream,
@@ -199,19 +200,10 @@ impl Live {
         })
     }
 
-    /// How answers become a state, for [`Pipeline::set_tracker_options`](pinhole::camera::Pipeline::set_tracker_options).
-    pub fn tracker(&self) -> TrackerOptions {
-        lock(&self.shared.control).settings.tracker()
-    }
-
-    /// When an answer is "unknown", for [`Stream::set_unknown_thresholds`]; [`LiveClassifier`] does so itself.
-    pub fn thresholds(&self) -> UnknownThresholds {
-        lock(&self.shared.control).settings.thresholds()
-    }
-
-    /// Refuses other regions than that of the settings, because the camera cuts it out.
-    pub fn fix_region(&self) {
-        lock(&self.shared.control).fixed_region = true;
+    /// The settings now. [`LiveClassifier`] classifies by them itself; [`Settings::tracker`] is for
+    /// [`Pipeline::set_tracker_options`](pinhole::camera::Pipeline::set_tracker_options).
+    pub fn settings(&self) -> Settings {
+        lock(&self.shared.control).settings.clone()
     }
 
     /// Uses another bundle from the next frame on. Thresholds that were not changed are those of the new bundle.
@@ -252,14 +244,17 @@ impl Live {
         }
         if let Some(image) = image {
             let control = lock(&self.shared.control);
-            let frame = LiveFrame {
-                image: Arc::new(image),
-                region: control.settings.region(),
-                time,
-                classifier: control.classifier.clone(),
-            };
+            let region = control.settings.region();
+            let classifier = control.classifier.clone();
             drop(control);
-            self.shared.pictures.put(frame);
+            if let Some(classifier) = classifier {
+                self.shared.pictures.put(LiveFrame {
+                    image: Arc::new(image),
+                    region,
+                    time,
+                    classifier,
+                });
+            }
         }
         self.shared.notify();
     }
@@ -383,18 +378,19 @@ impl Shared {
     /// Uses another bundle from the next frame on. Thresholds that were not changed are those of the new bundle.
     pub(crate) fn set_classifier(&self, classifier: Arc<Classifier>) {
         let mut control = lock(&self.control);
-        let thresholds = control.classifier.unknown_thresholds();
-        if control.settings.thresholds() == thresholds {
+        let thresholds = (control.classifier.as_ref()).map(|c| c.unknown_thresholds());
+        if thresholds.is_none_or(|thresholds| control.settings.thresholds() == thresholds) {
             let new = classifier.unknown_thresholds();
             control.settings.min_similarity = new.min_similarity;
             control.settings.min_margin = new.min_margin;
         }
-        control.classifier = classifier;
+        control.classifier = Some(classifier);
         drop(control);
         self.controlled();
     }
 
-    pub(crate) fn classifier(&self) -> Arc<Classifier> {
+    /// The bundle that is in use; `None` before the first one.
+    pub(crate) fn classifier(&self) -> Option<Arc<Classifier>> {
         lock(&self.control).classifier.clone()
     }
 
@@ -406,9 +402,6 @@ impl Shared {
         let frame = lock(&self.now).frame;
         let mut control = lock(&self.control);
         let merged = control.settings.merged(json, frame)?;
-        if control.fixed_region && merged.region != control.settings.region {
-            return Err("region: it is part of the configuration; change it there".into());
-        }
         control.settings = merged.clone();
         drop(control);
         self.controlled();
@@ -451,12 +444,11 @@ impl Shared {
                 now.camera.clone(),
             )
         };
-        let (settings, region_fixed, classifier) = {
+        let (settings, classifier) = {
             let control = lock(&self.control);
-            let classifier = control.classifier.clone();
-            (control.settings.clone(), control.fixed_region, classifier)
+            (control.settings.clone(), control.classifier.clone())
         };
-        let manifest = classifier.manifest();
+        let manifest = classifier.as_ref().map(|classifier| classifier.manifest());
         let (works, error) = match camera {
             CameraState::Works => ("works", None),
             CameraState::None => ("none", None),
@@ -473,16 +465,15 @@ impl Shared {
             uptime_s: self.start.elapsed().as_secs_f64(),
             bundle: BundleState {
                 name: &self.bundle,
-                model: &manifest.model.name,
-                precision: manifest.precision.to_string(),
-                score: manifest.score.name(),
-                classes: &manifest.classes,
+                model: manifest.map(|manifest| &*manifest.model.name),
+                precision: manifest.map(|manifest| manifest.precision.to_string()),
+                score: manifest.map(|manifest| manifest.score.name()),
+                classes: manifest.map_or(&[], |manifest| &manifest.classes),
             },
             camera: CameraJson {
                 state: works,
                 error,
                 frame_size: frame.map(|(w, h)| [w, h]),
-                region_fixed,
             },
             frames_per_second: rate,
             answer: answer.as_deref().map(|answer| {
@@ -500,6 +491,10 @@ impl Shared {
             board: BoardState {
                 temperature_c,
                 throttled,
+            },
+            keep: Keep {
+                by: self.keeper,
+                text: settings.kept_by(self.keeper),
             },
             settings,
         };
@@ -641,14 +636,24 @@ struct State<'a> {
     frames: Frames,
     board: BoardState,
     settings: Settings,
+    keep: Keep,
+}
+
+/// What keeps the settings when the program ends.
+#[derive(Serialize)]
+struct Keep {
+    by: Keeper,
+    /// Options, or lines of the configuration.
+    text: String,
 }
 
 #[derive(Serialize)]
 struct BundleState<'a> {
     name: &'a str,
-    model: &'a str,
-    precision: String,
-    score: &'static str,
+    /// `None` before the first bundle.
+    model: Option<&'a str>,
+    precision: Option<String>,
+    score: Option<&'static str>,
     classes: &'a [String],
 }
 
@@ -657,7 +662,6 @@ struct CameraJson {
     state: &'static str,
     error: Option<String>,
     frame_size: Option<[u32; 2]>,
-    region_fixed: bool,
 }
 
 #[derive(Serialize)]
@@ -696,7 +700,8 @@ impl LiveClassifier {
             let control = lock(&self.shared.control);
             let (classifier, settings) = (control.classifier.clone(), control.settings.clone());
             drop(control);
-            if !std::ptr::eq(self.stream.classifier(), &*classifier) {
+            let new = |c: &Arc<Classifier>| !std::ptr::eq(self.stream.classifier(), &**c);
+            if let Some(classifier) = classifier.filter(new) {
                 self.stream = Stream::new(classifier)?;
             }
             self.stream.set_unknown_thresholds(settings.thresholds());
@@ -704,14 +709,7 @@ impl LiveClassifier {
         }
         match self.settings.region() {
             None => self.stream.classify(image),
-            Some(region) => match region.view(image) {
-                Some(view) => self.stream.classify(view),
-                None => Err(Error::Image(ImageError::Region {
-                    region: region.to_string(),
-                    width: image.width,
-                    height: image.height,
-                })),
-            },
+            Some(region) => self.stream.classify(region.checked_view(image)?),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::Permissions;
-use std::io::{Read, Write};
+use std::io::{BufRead, IsTerminal, Read, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -60,6 +60,26 @@ pub fn write_password_file(path: &Path, password: &str) -> Result<(), WebError> 
         file.replace()
     };
     write().map_err(|e| file_error(path, format!("cannot write: {e}")))
+}
+
+/// Reads a password from a line of standard input, and writes its hash as [`write_password_file`] does. Where a person types
+/// it, `ask` is called first, with what to ask.
+///
+/// # Errors
+/// [`WebError::Password`], [`WebError::PasswordFile`].
+pub fn set_password(path: &Path, ask: impl FnOnce(&str)) -> Result<(), WebError> {
+    let input = std::io::stdin();
+    if input.is_terminal() {
+        ask("Password for the page, at least 8 characters, then Enter (it is shown as you type):");
+    }
+    let mut line = String::new();
+    // More is too long anyway.
+    let read = input
+        .lock()
+        .take(2 * *LENGTHS.end() as u64)
+        .read_line(&mut line);
+    read.map_err(|e| WebError::Password(format!("standard input: cannot read it: {e}")))?;
+    write_password_file(path, line.trim_end_matches(['\r', '\n']))
 }
 
 fn file_error(path: &Path, reason: String) -> WebError {
@@ -288,7 +308,7 @@ impl Checker {
 }
 
 /// The address, or the /64 network of an IPv6 address, of which one client has as many addresses as it likes.
-fn network(ip: IpAddr) -> IpAddr {
+pub(crate) fn network(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(_) => ip,
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use axum::http::uri::Authority;
@@ -87,6 +86,23 @@ impl Server {
     /// [`WebError::NoPassword`], [`WebError::Name`], [`WebError::Listen`], [`WebError::Thread`].
     pub fn start(options: ServerOptions, live: &Live) -> Result<Self, WebError> {
         options.check()?;
+        let thread_error = |error| WebError::Thread { name: "web", error };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .max_blocking_threads(4)
+            .build()
+            .map_err(thread_error)?;
+        // First, because it is what fails, and the rest takes time.
+        let bound = {
+            let _context = runtime.enter();
+            connections::listen(options.listen)
+        };
+        let bound = bound.and_then(|listener| Ok((listener.local_addr()?, listener)));
+        let (address, listener) = bound.map_err(|error| WebError::Listen {
+            address: options.listen,
+            error,
+        })?;
         let shared = live.shared.clone();
         let classroom = Classroom::start(shared.clone(), options.decode.clone())?;
         let worker = Worker::start(shared.clone(), options.decode)?;
@@ -103,27 +119,11 @@ impl Server {
             counters.clone(),
             options.limits,
         );
-        let thread_error = |error| WebError::Thread { name: "web", error };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .max_blocking_threads(4)
-            .build()
-            .map_err(thread_error)?;
         let (stop, stopped) = oneshot::channel();
-        let (bound, address) = mpsc::channel();
         let thread = std::thread::Builder::new().name("web".into());
         let thread = thread.spawn(move || {
             crate::threads::yield_to_classification();
             runtime.block_on(async {
-                let listener = match connections::listen(options.listen) {
-                    Ok(listener) => listener,
-                    Err(error) => {
-                        let _ = bound.send(Err(error));
-                        return;
-                    }
-                };
-                let _ = bound.send(listener.local_addr());
                 let router = router(Arc::new(app));
                 tokio::select! {
                     () = connections::serve(listener, router, counters, options.limits) => {}
@@ -133,18 +133,10 @@ impl Server {
             // A password may be being checked.
             runtime.shutdown_background();
         });
-        let thread = thread.map_err(thread_error)?;
-        let listen = |error| WebError::Listen {
-            address: options.listen,
-            error,
-        };
-        let address = address
-            .recv()
-            .map_err(|_| listen(std::io::ErrorKind::Other.into()))?;
         Ok(Self {
-            address: address.map_err(listen)?,
+            address,
             stop: Some(stop),
-            thread: Some(thread),
+            thread: Some(thread.map_err(thread_error)?),
         })
     }
 

@@ -6,6 +6,16 @@ use pinhole::UnknownThresholds;
 use pinhole::camera::{Region, TrackerOptions};
 use serde::{Deserialize, Serialize};
 
+/// Where the settings are that a program starts with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keeper {
+    /// Options of the command line: `pinhole serve`.
+    Options,
+    /// The appliance's configuration, in TOML.
+    Configuration,
+}
+
 /// The settings of a running camera. Their JSON is a contract.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -75,6 +85,47 @@ impl Settings {
             width,
             height,
         })
+    }
+
+    /// What a program is started with to have these settings: options, or lines of its configuration. A threshold that is
+    /// null is one that no answer falls below, because without it the bundle's counts.
+    pub fn kept_by(&self, keeper: Keeper) -> String {
+        let similarity = self.min_similarity.unwrap_or(-1.0);
+        let lead = self.min_margin.unwrap_or(0.0);
+        match keeper {
+            Keeper::Options => {
+                let margin = self.margin.map(|margin| format!(" --margin {margin}"));
+                let region = self.region().map(|region| format!(" --region {region}"));
+                format!(
+                    "--smoothing {} --hysteresis {} --hysteresis-seconds {} --cool-down-seconds {}{} --min-similarity \
+                     {similarity} --min-margin {lead}{}",
+                    self.smoothing,
+                    self.hysteresis,
+                    self.hysteresis_seconds,
+                    self.cool_down_seconds,
+                    margin.unwrap_or_default(),
+                    region.unwrap_or_default()
+                )
+            }
+            Keeper::Configuration => {
+                let region = match self.region {
+                    Some(region) => format!("region = {region:?}"),
+                    None => "# no region".into(),
+                };
+                let margin = match self.margin {
+                    Some(margin) => format!("lead = {margin:?}"),
+                    None => "# no lead".into(),
+                };
+                format!(
+                    "[source]\n{region}\n\n[thresholds]\nsmoothing = {:?}\nhysteresis = {}\nhysteresis_seconds = {:?}\n\
+                     cool_down_seconds = {:?}\n{margin}\nmin_similarity = {similarity:?}\nmin_margin = {lead:?}\n",
+                    self.smoothing,
+                    self.hysteresis,
+                    self.hysteresis_seconds,
+                    self.cool_down_seconds
+                )
+            }
+        }
     }
 
     /// These settings with the fields of a JSON object in place of their own. `frame` is the size of the camera's

@@ -152,30 +152,33 @@ impl Teaching {
             if reply.is_closed() {
                 continue;
             }
-            let classifier = self.shared.classifier();
-            let listed = (known.as_ref()).filter(|(of, _)| Arc::ptr_eq(of, &classifier));
-            let done = match (request, listed) {
-                (Request::List, Some((_, json))) => Ok(Ok(json.clone())),
-                (Request::List, None) => catch_panic(|| {
-                    let json = list(&classifier)?;
-                    known = Some((classifier.clone(), json.clone()));
+            let used = self.shared.classifier();
+            let done = catch_panic(|| match (request, used) {
+                (Request::Exchange(sent), used) => self.exchange(*sent, used.as_deref()),
+                (_, None) => Err(Fault::no_bundle()),
+                (Request::List, Some(used)) => {
+                    let listed = (known.as_ref()).filter(|(of, _)| Arc::ptr_eq(of, &used));
+                    if let Some((_, json)) = listed {
+                        return Ok(json.clone());
+                    }
+                    let json = list(&used)?;
+                    known = Some((used, json.clone()));
                     Ok(json)
-                }),
-                (Request::Exchange(sent), _) => catch_panic(|| self.exchange(*sent, &classifier)),
-                (request, _) => catch_panic(|| {
-                    let (new, json) = self.change(request, &classifier)?;
+                }
+                (request, Some(used)) => {
+                    let (new, json) = self.change(request, &used)?;
                     known = Some((new, json.clone()));
                     Ok(json)
-                }),
-            };
+                }
+            });
             let _ = reply.send(done.unwrap_or_else(|panic| Err(panicked(panic))));
         }
     }
 
     /// Uses a bundle that was sent, from the next frame on; its description as JSON.
-    fn exchange(&self, sent: SentBundle, used: &Classifier) -> Result<String, Fault> {
+    fn exchange(&self, sent: SentBundle, used: Option<&Classifier>) -> Result<String, Fault> {
         let (place, tested) = (self.shared.place(), sent.tested());
-        sent.exchange(place, used.bundle())?;
+        sent.exchange(place, used.map(Classifier::bundle))?;
         // What was captured is of the former encoder.
         *self.showing.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let new = Arc::new(place.builder.open(&place.folder)?);

@@ -322,12 +322,16 @@ impl SentBundle {
     }
 
     /// Puts it in the place of the bundle that `used` is, at one moment; on an error that stays. Files in its folder
-    /// that are not the bundle's stay there.
+    /// that are not the bundle's stay there, which can be those of a bundle that was never opened.
     ///
     /// # Errors
     /// Another process is changing the bundle; it cannot be replaced.
-    pub(crate) fn exchange(self, place: &BundlePlace, used: &Bundle) -> Result<(), Fault> {
+    pub(crate) fn exchange(self, place: &BundlePlace, used: Option<&Bundle>) -> Result<(), Fault> {
         let path = place.folder.display();
+        if std::fs::symlink_metadata(&place.folder).is_err() {
+            let created = self.folder.create_new();
+            return created.map_err(|e| Fault::io(format_args!("{path}: cannot create"), &e));
+        }
         let lock = FolderLock::acquire(&place.folder, PATIENCE, &mut |_| {});
         let _lock = lock.map_err(|error| match error {
             LockError::Io(e) => Fault::io(format_args!("{path}: cannot open"), &e),
@@ -335,11 +339,12 @@ impl SentBundle {
                 Fault::Busy(format!("{path}: {holder} is changing this bundle"))
             }
         })?;
-        let mut replaced = files(used);
+        let mut replaced = used.map(files).unwrap_or_default();
         // Another program may have exchanged it; a damaged one is replaced as well.
         if let Ok(found) = Bundle::open(&place.folder) {
             replaced.extend(files(&found));
         }
+        replaced.insert(MANIFEST.into());
         let keep = |path: &Path| !replaced.contains(&*path.to_string_lossy());
         let exchanged = self.folder.replace_keeping(&keep);
         exchanged.map_err(|e| Fault::io(format_args!("{path}: cannot replace"), &e))

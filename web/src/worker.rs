@@ -80,10 +80,11 @@ fn run(jobs: &Receiver<Job>, shared: &Shared, decode: &DecodeOptions) {
 }
 
 fn classify(job: &Job, shared: &Shared, decode: &DecodeOptions) -> Result<String, Fault> {
+    let classifier = shared.classifier().ok_or_else(Fault::no_bundle)?;
     let start = Instant::now();
     let image = decode_image(&job.bytes, decode).map_err(|e| Fault::Request(e.to_string()))?;
     let decoded = start.elapsed();
-    let answer = shared.classifier().classify(&image)?;
+    let answer = classifier.classify(&image)?;
     serde_json::to_string(&ImageAnswer::new(None, &answer, job.top, decoded))
         .map_err(|e| Fault::Server(e.to_string()))
 }

@@ -14,7 +14,7 @@ use pinhole::internal::ImageAnswer;
 use pinhole::system::System;
 use pinhole::{BoardMonitor, Classifier, DecodeOptions};
 use pinhole_web::{
-    Caller, ENDPOINTS, Limits, Live, Server, ServerOptions, Settings, StoredPassword,
+    Caller, ENDPOINTS, Keeper, Limits, Live, Server, ServerOptions, Settings, StoredPassword,
     write_password_file,
 };
 use serde_json::Value;
@@ -73,14 +73,8 @@ impl Fixture {
         };
         let settings = Settings::new(&tracker, classifier.unknown_thresholds(), None);
         let board = BoardMonitor::start(System::new(folder.path())).unwrap();
-        let live = Live::new(
-            &demo,
-            builder,
-            Arc::new(classifier),
-            settings,
-            Arc::new(board),
-        )
-        .unwrap();
+        let live = Live::new(&demo, builder, settings, Keeper::Options, Arc::new(board)).unwrap();
+        live.set_classifier(Arc::new(classifier));
         let server = Server::start(options, &live).unwrap();
         let stop = Arc::<AtomicBool>::default();
         let (looping, stopped) = (live, stop.clone());
@@ -163,13 +157,14 @@ fn play(live: &Live, stop: &AtomicBool) {
     let source = FrameSource::mjpeg(StreamInput::Path(assets().join("scenes.mjpeg")));
     let camera = Camera::open(source, CameraOptions::default()).unwrap();
     let mut classifier = live.classifier().unwrap();
-    let mut pipeline = Pipeline::new(camera, |image| classifier.classify(image), live.tracker());
+    let tracker = live.settings().tracker();
+    let mut pipeline = Pipeline::new(camera, |image| classifier.classify(image), tracker);
     while let Some(event) = pipeline.next() {
         match event.unwrap() {
             PipelineEvent::Answer(answer) => live.answer(*answer),
             PipelineEvent::Source(event) => live.source_event(&event),
         }
-        pipeline.set_tracker_options(live.tracker());
+        pipeline.set_tracker_options(live.settings().tracker());
         if stop.load(Ordering::Relaxed) {
             return;
         }

@@ -41,13 +41,14 @@ impl Default for ThresholdsConfig {
 
 impl ThresholdsConfig {
     pub(super) fn validate(&self) -> Result<(), FieldError> {
-        for (field, value) in [
-            ("thresholds.min_similarity", self.min_similarity),
-            ("thresholds.min_margin", self.min_margin),
-        ] {
-            if let Some(value) = value {
-                require((-1.0..=1.0).contains(&value), field, "-1 to 1", value)?;
-            }
+        if let Some(value) = self.min_similarity {
+            let valid = (-1.0..=1.0).contains(&value);
+            require(valid, "thresholds.min_similarity", "-1 to 1", value)?;
+        }
+        if let Some(value) = self.min_margin {
+            // The largest difference of two cosines.
+            let valid = (-1.0..=2.0).contains(&value);
+            require(valid, "thresholds.min_margin", "-1 to 2", value)?;
         }
         let smoothing = self.smoothing;
         let valid = (0.0..=1e6).contains(&smoothing);

@@ -1,6 +1,6 @@
 //! Regions of interest.
 
-use pinhole_preprocessing::{RgbImage, RgbView};
+use pinhole_preprocessing::{Error, RgbImage, RgbView};
 
 /// A rectangle of a frame, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +36,20 @@ impl Region {
         RgbView::with_stride(self.width, self.height, row_bytes, data).ok()
     }
 
+    /// [`Region::view`] for a frame that must have this region.
+    ///
+    /// # Errors
+    /// [`Error::Region`].
+    pub fn checked_view<'a>(&self, image: &'a RgbImage) -> Result<RgbView<'a>, Error> {
+        self.view(image).ok_or_else(|| Error::Region {
+            region: self.to_string(),
+            width: image.width,
+            height: image.height,
+        })
+    }
+
     /// Crops `image` to this region; `None` as for [`Region::view`].
-    pub(super) fn crop(&self, image: &RgbImage) -> Option<RgbImage> {
+    pub fn crop(&self, image: &RgbImage) -> Option<RgbImage> {
         let view = self.view(image)?;
         let rows = view.data.chunks(view.stride);
         let data = rows.flat_map(|row| &row[..self.width as usize * 3]);
@@ -71,6 +83,8 @@ mod tests {
             region(u32::MAX, 0, 2, 1),
         ] {
             assert!(outside.view(&image).is_none(), "{outside}");
+            let error = outside.checked_view(&image).unwrap_err().to_string();
+            assert!(error.contains(&outside.to_string()), "{error}");
         }
     }
 }
