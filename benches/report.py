@@ -161,7 +161,6 @@ class Report:
             cells += ["" if None in peak else f"{statistics.median(peak) / 1e6:.0f}"]
             self.write("| " + " | ".join(map(str, cells)) + " |")
         self.write("")
-        return results
 
     def encoders(self):
         """Pairs of a bundle and the peers' files of the same network: [(bundle, {peer: file}, pixels)]."""
@@ -245,71 +244,6 @@ class Report:
         self.write(*[f"Skipped: {reason}." for reason in self.missing], *[""] * bool(self.missing))
         return {key: statistics.median(values) for key, values in results.items()}
 
-    def on_arm(self, whole):
-        """Writes instruction counts and the predictions from them."""
-        counts, loops = self.counts(), self.loops()
-        if not counts or not loops:
-            self.write("## On ARM boards", "", "Skipped: not requested, or no ARM toolchain.", "")
-            return []
-        by_name = {bundle.name: bundle for bundle in self.bundles}
-        self.write(
-            "## On ARM boards",
-            "",
-            "Instructions of `pinhole embed` for one image on one thread, without those of opening (`tests/arm/count`):",
-            "",
-            "| bundle | precision | emulated core | kernels | G instructions |",
-            "|---|---|---|---|---|",
-        )
-        for (name, cpu), (variant, billions) in counts.items():
-            self.write(f"| {name} | {by_name[name].precision} | {cpu} | {variant} | {billions:.4f} |")
-        self.write(
-            "",
-            "Inner loops by LLVM's models of the cores (`tests/arm/loops`; the Cortex-A57 stands for the A72, Neoverse N1 for the "
-            "A76):",
-            "",
-            "| kernel | core | instructions per cycle |",
-            "|---|---|---|",
-            *(f"| {kernel} | {core} | {value:.3f} |" for (kernel, core), value in loops.items()),
-            "",
-        )
-        predictions = []
-        for (name, cpu), (_, billions) in counts.items():
-            bundle = by_name[name]
-            serial = self.serial_share(bundle, whole)
-            for board in boards.BOARDS:
-                if board.emulated != cpu:
-                    continue
-                for threads in (1, board.cores):
-                    time = boards.milliseconds(board, bundle.precision, billions, bundle.weight_bytes, threads, serial, loops)
-                    predictions.append((bundle, board, threads, time))
-        error = boards.held_out_error()
-        self.write(
-            "### Predicted times on boards",
-            "",
-            "**Predicted, not measured** on a board. Time per image without the head: instructions / (clock x instructions per "
-            "cycle), divided among threads, and at least the time to read the weights from memory once.",
-            "",
-            "| bundle | board | core | clock, GHz | threads | ms | frames/s |",
-            "|---|---|---|---|---|---|---|",
-            *(
-                f"| {bundle.name} | {board.name} | {board.core} | {board.clock_ghz} | {threads} | {time:.3g} | {1e3 / time:.3g} |"
-                for bundle, board, threads, time in predictions
-            ),
-            "",
-            "Method: " + " ".join(boards.__doc__.split("\n\n", 2)[2].split()),
-            "",
-            "Instructions per cycle of a whole encoder on the A76: "
-            + ", ".join(f"{boards.a76_instructions_per_cycle(p):.2f} in {p}" for p in boards.PUBLISHED)
-            + f". Error: predicting each published time from the other one is off by up to {100 * error:.0f} %; expect at least "
-            "that on a Pi 5 with one thread. There are no published times for the A72 and the A78AE. With more threads the "
-            "serial share is this machine's"
-            + "".join(f", {100 * self.serial_share(b, whole):.0f} % for {b.name}" for b in by_name.values() if (b.name, "cortex-a76") in counts)
-            + "; memory is assumed to reach half of the bus's nominal speed. Throttling is not included: `pinhole bench --seconds "
-            "600` on the board measures it.",
-            "",
-        )
-        return predictions
-
     def packages(self):
         """Writes the sizes from the reports of dist/deb and dist/tarball."""
         if not self.arguments.packages:
@@ -320,64 +254,39 @@ class Report:
                 self.write(f"| {report.stem}: {name} | {size / 1e6:.1f} |")
         self.write("")
 
-    def serial_share(self, bundle, whole):
-        """The encoder's serial share, from one thread and the most threads of this machine."""
-        most = self.threads[-1]
-        if most == 1:
-            return 0.0
-        encode = lambda threads: statistics.median(r["stages_ms"]["encode"]["p50"] for r in whole[bundle, threads, bundle.modes[0]])
-        return boards.serial_share(encode(1), encode(most), most)
-
-    def counts(self):
-        """{(bundle, processor): (kernels, G instructions)} from the table of tests/arm/count."""
-        found = {}
-        for line in lines(self.arguments.count):
-            words = line.split()
-            if len(words) >= 4 and words[0].startswith("cortex-"):
-                found[words[2], words[0]] = (words[1], float(words[3]))
-        return found
-
-    def loops(self):
-        """{(kernel, core): instructions per cycle} from the table of tests/arm/loops."""
-        found = {}
-        for line in lines(self.arguments.loops):
-            words = line.split()
-            if len(words) == 5 and words[1] in ("neoverse-n1", "cortex-a57"):
-                found[words[0], words[1]] = float(words[4])
-        return found
-
-    def plot(self, path, pairs, predictions):
-        """Draws bars of the encoder's and the peers' times, and of the predicted times."""
-        panels = [panel for panel in (self.peer_bars(pairs), self.board_bars(predictions)) if panel[1]]
-        if not panels:
-            return False
+    def plot(self, path, pairs):
+        """Draws bars of the encoder's and the peers' times, and from the lowest to the highest predicted time on boards."""
+        panels = [panel for panel in (self.peer_bars(pairs), self.board_bars()) if panel[1]]
         # For a reproducible file.
         plt.rcParams.update({"svg.hashsalt": "pinhole", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9})
         rows = max(len(bars) for _, bars in panels)
         figure, axes = plt.subplots(1, len(panels), figsize=(5.4 * len(panels), 0.9 + 0.26 * rows), squeeze=False)
         for axis, (title, bars) in zip(axes[0], panels):
-            labels, values, ours = zip(*bars)
+            labels, times, ours = zip(*bars)
             colours = ["#1b6ca8" if own else "#b8c4ce" for own in ours]
-            drawn = axis.barh(range(len(bars)), values, color=colours)
-            axis.bar_label(drawn, [f"{v:.3g}" for v in values], padding=3)
+            widths = [time.high - time.low for time in times]
+            drawn = axis.barh(range(len(bars)), widths, left=[time.low for time in times], color=colours)
+            axis.bar_label(drawn, [str(time) if time.low else f"{time.high:.3g}" for time in times], padding=3)
             axis.set_yticks(range(len(bars)), labels)
             axis.invert_yaxis()
             axis.set_xscale("log")
-            axis.set_xlim(min(values) / 2, max(values) * 2.5)
+            axis.set_xlim(min(time.low or time.high for time in times) / 2, max(time.high for time in times) * 4)
             axis.set_xlabel("ms per image (logarithmic; less is better)")
             axis.set_title(title, loc="left", fontsize=10)
             axis.spines[["top", "right"]].set_visible(False)
         figure.tight_layout()
         figure.savefig(path, metadata={"Date": None})
-        return True
 
     def peer_bars(self, pairs):
-        bars = [(f"{bundle.name}, {in_threads(t)}: {name}", value, name == "Pinhole") for (bundle, t, name), value in pairs.items()]
+        bars = [
+            (f"{bundle.name}, {in_threads(t)}: {name}", boards.Range(0, value), name == "Pinhole")
+            for (bundle, t, name), value in pairs.items()
+        ]
         return "Image encoder, measured here", bars
 
-    def board_bars(self, predictions):
-        bars = [(f"{board.name}, {bundle.name}, {in_threads(t)}", time, True) for bundle, board, t, time in predictions]
-        return "Image encoder on boards, predicted", bars
+    def board_bars(self):
+        bars = [(f"{board.name}, {name}", one, True) for name, board, one, _ in boards.predictions()]
+        return "On boards, predicted, 1 thread", bars
 
 
 def lines(path):
@@ -393,8 +302,6 @@ def main():
     parser.add_argument("--files", help="folder of the peers' files of the network of the bundles f32 and int8")
     parser.add_argument("--peers", action="store_true")
     parser.add_argument("--peer-program", help="program that times peers in Rust")
-    parser.add_argument("--count", help="the output of tests/arm/count")
-    parser.add_argument("--loops", help="the output of tests/arm/loops")
     parser.add_argument("--packages", help="the folder of the packages and their reports")
     parser.add_argument("--provenance", required=True)
     arguments = parser.parse_args()
@@ -418,13 +325,13 @@ def main():
         if arguments.files:
             report.write("ViT-B/32 has random weights, which do not affect the times; the demo is trained.", "")
         body = len(report.lines)
-        whole = report.end_to_end()
+        report.end_to_end()
         pairs = report.compare_with_peers() if arguments.peers else {}
-        predictions = report.on_arm(whole)
+        report.write(*boards.section())
         report.packages()
         picture = out.with_suffix(".svg")
-        if report.plot(picture, pairs, predictions):
-            report.lines[body:body] = [f"![Time of the image encoder]({picture.name})", ""]
+        report.plot(picture, pairs)
+        report.lines[body:body] = [f"![Time of the image encoder]({picture.name})", ""]
         partial = out.with_suffix(".partial")
         partial.write_text("\n".join(report.lines).rstrip() + "\n")
         partial.replace(out)
