@@ -40,8 +40,8 @@ impl EncoderComparison<'_> {
     ) -> Result<Option<String>> {
         let config = self.checkpoint.config();
         if !config.image.is_in_checkpoint()
-            || config.image.image_size() != self.file.image_size
-            || config.embedding != self.file.embedding_size
+            || config.image.image_size() != self.file.image_size()
+            || config.embedding != self.file.embedding_size()
         {
             return Ok(None);
         }

@@ -71,7 +71,7 @@ impl EncoderSource<'_> {
     ) -> Result<StandaloneEncoder> {
         let size = match self {
             Self::Checkpoint(checkpoint) => checkpoint.config().embedding,
-            Self::Onnx { file, .. } => file.embedding_size,
+            Self::Onnx { file, .. } => file.embedding_size(),
         };
         let loaded = StandaloneEncoder::load(folder, preprocessing, size, f16_arithmetic);
         loaded.map_err(|error| match (self, error) {

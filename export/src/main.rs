@@ -268,7 +268,7 @@ enum ScoreName {
 enum PrecisionName {
     F32,
     F16,
-    /// 8-bit integers, a quarter of the size; vision transformers, and ONNX files of any kind
+    /// 8-bit integers, a quarter of the size
     Int8,
 }
 

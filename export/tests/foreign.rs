@@ -74,7 +74,7 @@ fn changed_bundle(
     change: impl FnOnce(ModelProto) -> ModelProto,
 ) -> Result<Classifier, pinhole::Error> {
     let encoder = OnnxEncoder::open(file, &options()).unwrap();
-    let preprocessing = PreprocessConfig::openai(encoder.image_size);
+    let preprocessing = PreprocessConfig::openai(encoder.image_size());
     let writer = BundleWriter::create(out).unwrap();
     let model = change(encoder.wrapped(&preprocessing));
     fs::write(writer.folder().join(IMAGE_ENCODER), model.encode_to_vec()).unwrap();
@@ -633,12 +633,12 @@ fn ordinary_operators_are_accepted() {
     for name in ["linear", "convolution", "sizes", "einsum", "resize"] {
         let file = seeds.join(format!("{name}.onnx"));
         let encoder = OnnxEncoder::open(&file, &options()).unwrap();
-        let preprocessing = PreprocessConfig::openai(encoder.image_size);
+        let preprocessing = PreprocessConfig::openai(encoder.image_size());
         let folder = tempfile::tempdir().unwrap();
         encoder
             .write(&preprocessing, folder.path(), &mut |_, _| {})
             .unwrap();
-        let (side, size) = (encoder.image_size as usize, encoder.embedding_size);
+        let (side, size) = (encoder.image_size() as usize, encoder.embedding_size());
         if let Err(error) = pinhole::internal::load_onnx(folder.path(), side, size) {
             panic!("{name}: {error}");
         }

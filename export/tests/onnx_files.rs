@@ -435,7 +435,7 @@ fn external_weights_are_found_beside_the_file_and_nowhere_else() {
     for location in ["x.data", "./x.data"] {
         let model = external(folder.path(), location);
         let encoder = open(folder.path(), &model, &options()).unwrap();
-        assert_eq!(encoder.embedding_size, SIZE);
+        assert_eq!(encoder.embedding_size(), SIZE);
     }
     for (location, part) in [
         ("../x.data", "a file in the folder of the ONNX file"),

@@ -279,7 +279,7 @@ impl GraphBuilder<'_> {
 }
 
 /// `[rows, columns]` to `[columns, rows]`.
-fn transpose(data: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+pub(super) fn transpose(data: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     let mut out = vec![0.0; data.len()];
     for r in 0..rows {
         for c in 0..columns {

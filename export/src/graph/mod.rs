@@ -1,7 +1,7 @@
 //! The ONNX graph of an image encoder: u8 pixels in, L2-normalised embedding out.
 //!
-//! `builder` writes nodes and linear layers, `vit` and `resnet` each write one family of encoders with it,
-//! `onnx_file` wraps an encoder that another program exported.
+//! `vit` and `siglip` each write one family of encoders with `builder`, in the dialect. `resnet` writes standard operators, as
+//! another program's file has (`onnx_file`); `standard_encoder` compiles both into the dialect.
 
 mod attention_bodies;
 mod body;
@@ -15,6 +15,7 @@ mod options;
 pub(crate) mod proto;
 mod resnet;
 mod siglip;
+mod standard_encoder;
 mod vit;
 mod weights;
 
@@ -35,6 +36,8 @@ pub use weights::WeightFile;
 use crate::quantization::QuantizationPlan;
 use builder::GraphBuilder;
 use proto::{opset, value};
+use resnet::ResNetShape;
+use standard_encoder::write_compiled;
 use vit::VitShape;
 
 /// Writes the image encoder of `checkpoint` to `folder` as `image_encoder.onnx`, with a separate weight file if the
@@ -42,8 +45,7 @@ use vit::VitShape;
 /// called with (done, total) tensors.
 ///
 /// # Errors
-/// A tensor that cannot be read, a file that cannot be written, a weight that does not fit f16, a ModifiedResNet in
-/// int8.
+/// A tensor that cannot be read, a file that cannot be written, a weight that does not fit f16.
 pub fn write(
     checkpoint: &Checkpoint,
     folder: &Path,
@@ -54,7 +56,7 @@ pub fn write(
     write_planned(checkpoint, folder, options, plan, progress)
 }
 
-/// [`write`] with the linear layers of an int8 graph in the form that `plan` chooses for them and records.
+/// [`write`] with the linear layers and convolutions of an int8 graph in the form that `plan` chooses for them and records.
 ///
 /// # Errors
 /// As [`write`].
@@ -66,6 +68,64 @@ pub(crate) fn write_planned(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
     let config = checkpoint.config();
+    let activation = config.activation;
+    let build: &dyn Fn(&mut GraphBuilder) -> Result<()> = match config.image {
+        ImageEncoderConfig::VisionTransformer {
+            image_size,
+            patch_size,
+            width,
+            layers,
+            heads,
+            mlp: _,
+            input_norm,
+            pooling,
+        } => {
+            let shape = VitShape {
+                image_size: image_size as usize,
+                patch: patch_size as usize,
+                width,
+                layers,
+                heads,
+                input_norm,
+                pooling,
+            };
+            &move |graph| vit::build(graph, &shape, activation)
+        }
+        ImageEncoderConfig::SigLip {
+            image_size,
+            patch_size,
+            width,
+            layers,
+            heads,
+        } => {
+            let shape = VitShape {
+                image_size: image_size as usize,
+                patch: patch_size as usize,
+                width,
+                layers,
+                heads,
+                input_norm: false,
+                pooling: VitPooling::Average,
+            };
+            &move |graph| siglip::build(graph, &shape, activation)
+        }
+        ImageEncoderConfig::ModifiedResNet {
+            layers,
+            width,
+            heads,
+            ..
+        } => {
+            let shape = ResNetShape {
+                layers,
+                width,
+                heads,
+            };
+            let encoder = resnet::encoder(checkpoint, &shape)?;
+            let model = encoder.compiled(&config.preprocessing, options.precision, plan)?;
+            return write_compiled(model, folder, options, progress);
+        }
+        ImageEncoderConfig::Timm { .. } => bail!("an encoder of timm has no tensors to read"),
+    };
     let mut graph = GraphBuilder {
         nodes: vec![],
         weights: WeightFile::create(folder, options.precision)?,
@@ -106,63 +166,6 @@ pub(crate) fn write_planned(
     let path = folder.join(pinhole_bundle::IMAGE_ENCODER);
     std::fs::write(&path, model.encode_to_vec())
         .with_context(|| format!("{}: cannot write", path.display()))
-}
-
-/// Writes the nodes of the checkpoint's image encoder.
-fn build(graph: &mut GraphBuilder) -> Result<()> {
-    let config = graph.checkpoint.config();
-    match config.image {
-        ImageEncoderConfig::VisionTransformer {
-            image_size,
-            patch_size,
-            width,
-            layers,
-            heads,
-            mlp: _,
-            input_norm,
-            pooling,
-        } => {
-            let shape = VitShape {
-                image_size: image_size as usize,
-                patch: patch_size as usize,
-                width,
-                layers,
-                heads,
-                input_norm,
-                pooling,
-            };
-            vit::build(graph, &shape, config.activation)
-        }
-        ImageEncoderConfig::SigLip {
-            image_size,
-            patch_size,
-            width,
-            layers,
-            heads,
-        } => {
-            let shape = VitShape {
-                image_size: image_size as usize,
-                patch: patch_size as usize,
-                width,
-                layers,
-                heads,
-                input_norm: false,
-                pooling: VitPooling::Average,
-            };
-            siglip::build(graph, &shape, config.activation)
-        }
-        ImageEncoderConfig::ModifiedResNet { .. } if graph.plan.is_some() => bail!(
-            "precision int8: expected a vision transformer, found a ModifiedResNet, whose convolutions have no \
-             integer kernels; use --precision f16"
-        ),
-        ImageEncoderConfig::ModifiedResNet {
-            layers,
-            width,
-            heads,
-            ..
-        } => resnet::build(graph, layers, width, heads),
-        ImageEncoderConfig::Timm { .. } => bail!("an encoder of timm has no tensors to read"),
-    }
 }
 
 /// The linear layer that reads patches of the pixels: its node's name and the side of a patch. `None` for encoders

@@ -39,10 +39,10 @@ pub(crate) fn foreign(bytes: &[u8]) {
         return;
     };
     // Pixels of larger images take long, and nothing else.
-    if encoder.image_size > 64 {
+    if encoder.image_size() > 64 {
         return;
     }
-    let preprocessing = PreprocessConfig::openai(encoder.image_size);
+    let preprocessing = PreprocessConfig::openai(encoder.image_size());
     let Some(folder) = path.parent() else {
         return;
     };
@@ -50,7 +50,7 @@ pub(crate) fn foreign(bytes: &[u8]) {
         .write(&preprocessing, folder, &mut |_, _| {})
         .is_ok()
     {
-        let side = encoder.image_size as usize;
-        let _ = internal::load_onnx(folder, side, encoder.embedding_size);
+        let side = encoder.image_size() as usize;
+        let _ = internal::load_onnx(folder, side, encoder.embedding_size());
     }
 }

@@ -6,34 +6,18 @@ use anyhow::{Result, bail, ensure};
 use tract_onnx::pb::{GraphProto, ValueInfoProto, tensor_shape_proto, type_proto};
 
 use super::elements::ElementType;
+use crate::graph::standard_encoder::{Batch, PixelInput, PixelLayout};
 
 /// The sides of an image.
 const SIDES: std::ops::RangeInclusive<i64> = 1..=1 << 14;
 
-/// The input for pixels.
-#[derive(Clone, Debug)]
-pub(super) struct PixelInput {
-    pub name: String,
-    pub layout: PixelLayout,
+/// What a graph takes and returns.
+pub(super) struct Interface {
+    pub pixels: PixelInput,
     /// The side of the image, if it is fixed.
     pub side: Option<u32>,
-    pub batch: Batch,
-}
-
-/// The order of an image's dimensions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PixelLayout {
-    /// `[N, 3, S, S]`.
-    ChannelsFirst,
-    /// `[N, S, S, 3]`.
-    ChannelsLast,
-}
-
-/// How many images the graph takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Batch {
-    One,
-    Any,
+    /// The name of the embedding.
+    pub embedding: String,
 }
 
 /// Reduces `graph` to what the embedding is computed from, and returns the names of its pixels and its embedding. The
@@ -41,7 +25,7 @@ pub(super) enum Batch {
 ///
 /// # Errors
 /// No such value, or several; what it is computed from is no image. They list the outputs.
-pub(super) fn choose(graph: &mut GraphProto, wanted: Option<&str>) -> Result<(PixelInput, String)> {
+pub(super) fn choose(graph: &mut GraphProto, wanted: Option<&str>) -> Result<Interface> {
     let initial: HashSet<&str> = graph.initializer.iter().map(|t| &*t.name).collect();
     // Before IR version 4, files list the initialisers among the inputs.
     graph.input = {
@@ -68,7 +52,7 @@ pub(super) fn choose(graph: &mut GraphProto, wanted: Option<&str>) -> Result<(Pi
             ancestry.advice(graph)
         );
     };
-    let pixels = pixel_input(input)?;
+    let (pixels, side) = pixel_input(input)?;
     let input = input.clone();
     prune(graph, &output);
     graph.input = vec![input];
@@ -76,7 +60,11 @@ pub(super) fn choose(graph: &mut GraphProto, wanted: Option<&str>) -> Result<(Pi
         name: output.clone(),
         ..Default::default()
     }];
-    Ok((pixels, output))
+    Ok(Interface {
+        pixels,
+        side,
+        embedding: output,
+    })
 }
 
 /// The output `[N, D]` that depends on pixels alone.
@@ -200,11 +188,12 @@ fn prune(graph: &mut GraphProto, output: &str) {
     });
 }
 
-/// Reads the declared shape of the input for pixels. Where it is symbolic, the model's preprocessing decides.
+/// Reads the declared shape of the input for pixels, and the side of the image. Where it is symbolic, the model's preprocessing
+/// decides.
 ///
 /// # Errors
 /// What is expected and found.
-fn pixel_input(value: &ValueInfoProto) -> Result<PixelInput> {
+fn pixel_input(value: &ValueInfoProto) -> Result<(PixelInput, Option<u32>)> {
     let expected = "input: expected normalised pixels, f32 [N, 3, S, S]";
     let found = described(value);
     ensure!(
@@ -242,12 +231,13 @@ fn pixel_input(value: &ValueInfoProto) -> Result<PixelInput> {
             value.name
         ),
     };
-    Ok(PixelInput {
-        name: value.name.clone(),
+    let name = value.name.clone();
+    let pixels = PixelInput {
+        name,
         layout,
-        side: side.map(|side| side as u32),
         batch,
-    })
+    };
+    Ok((pixels, side.map(|side| side as u32)))
 }
 
 fn tensor_type(value: &ValueInfoProto) -> Option<&type_proto::Tensor> {

@@ -1,11 +1,9 @@
-//! Image encoders of other programs, an ONNX file each: read, checked, and wrapped so that they take pixels and return a
-//! normalised embedding.
+//! Image encoders of other programs, an ONNX file each: read and checked.
 
 mod elements;
 mod formats;
 mod interface;
 mod tensors;
-mod wrap;
 
 use std::path::{Path, PathBuf};
 
@@ -13,9 +11,11 @@ use anyhow::{Context, Result, bail, ensure};
 use pinhole::internal::{NetworkOperator, decode_onnx, graph_values};
 use pinhole_bundle::dialect::{Op, Storage};
 use pinhole_model::{Precision, PreprocessConfig};
-use tract_onnx::pb::GraphProto;
+use tract_onnx::pb::ModelProto;
 
-use interface::{PixelInput, PixelLayout};
+use super::options::GraphOptions;
+use super::standard_encoder::{PixelLayout, StandardEncoder, write_compiled};
+use crate::quantization::QuantizationPlan;
 
 /// Longest message that protobuf can hold.
 const MAX_BYTES: u64 = 1 << 31;
@@ -35,17 +35,7 @@ pub struct OnnxOptions {
 /// `[N, D]`.
 pub struct OnnxEncoder {
     path: PathBuf,
-    /// What the embedding is computed from, with all values in the file and no other floats than f32.
-    graph: GraphProto,
-    /// Version of the standard operator set.
-    opset_version: i64,
-    input: PixelInput,
-    /// Name of the embedding.
-    output: String,
-    /// S.
-    pub image_size: u32,
-    /// D.
-    pub embedding_size: usize,
+    encoder: StandardEncoder,
 }
 
 impl OnnxEncoder {
@@ -81,12 +71,13 @@ impl OnnxEncoder {
             );
         }
         let mut graph = model.graph.context("graph: expected one, found none")?;
-        let (input, output) = interface::choose(&mut graph, options.output.as_deref())?;
+        let interface = interface::choose(&mut graph, options.output.as_deref())?;
+        let (input, output) = (interface.pixels, interface.embedding);
         for node in &graph.node {
             formats::check_node(node)?;
         }
         tensors::load(&mut graph, path.parent().unwrap_or(Path::new(".")))?;
-        let image_size = input.side.unwrap_or(options.image_size);
+        let image_size = interface.side.unwrap_or(options.image_size);
         let side = image_size as usize;
         let shape = match input.layout {
             PixelLayout::ChannelsFirst => [1, 3, side, side],
@@ -105,13 +96,67 @@ impl OnnxEncoder {
         };
         Ok(OnnxEncoder {
             path: path.to_owned(),
-            graph,
-            opset_version,
-            input,
-            output,
-            image_size,
-            embedding_size,
+            encoder: StandardEncoder {
+                graph,
+                opset_version,
+                input,
+                output,
+                image_size,
+                embedding_size,
+            },
         })
+    }
+
+    /// S.
+    pub fn image_size(&self) -> u32 {
+        self.encoder.image_size
+    }
+
+    /// D.
+    pub fn embedding_size(&self) -> usize {
+        self.encoder.embedding_size
+    }
+
+    /// Writes it to `folder` as `image_encoder.onnx`, as [`crate::graph::write`] does with a checkpoint's encoder: in the dialect
+    /// as far as the passes of `encoder_graph` recognise it, in f32 where the file is.
+    ///
+    /// # Errors
+    /// A graph that no board could run, or a node that is quantised in a way that it would compute incorrectly; a file
+    /// that cannot be written.
+    pub fn write(
+        &self,
+        preprocessing: &PreprocessConfig,
+        folder: &Path,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<()> {
+        let plan = &mut QuantizationPlan::default();
+        self.write_planned(preprocessing, folder, GraphOptions::F32, plan, progress)
+    }
+
+    /// [`OnnxEncoder::write`] in another precision: in int8 the float linear layers and convolutions have the form that
+    /// `plan` chooses for them and records, in f16 their weights are stored in f16.
+    ///
+    /// # Errors
+    /// As [`OnnxEncoder::write`]; a weight that does not fit f16; a file without linear layers and convolutions.
+    pub(crate) fn write_planned(
+        &self,
+        preprocessing: &PreprocessConfig,
+        folder: &Path,
+        options: GraphOptions,
+        plan: &mut QuantizationPlan,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<()> {
+        let model = self
+            .encoder
+            .compiled(preprocessing, options.precision, plan);
+        let model = model.with_context(|| self.path.display().to_string())?;
+        write_compiled(model, folder, options, progress)
+    }
+
+    /// The graph before the passes, in standard operators: with nodes before it that normalise the pixels by mean and
+    /// standard deviation, and nodes behind it that normalise the embedding.
+    pub fn wrapped(&self, preprocessing: &PreprocessConfig) -> ModelProto {
+        self.encoder.wrapped(preprocessing)
     }
 
     /// The file.
@@ -132,16 +177,16 @@ impl OnnxEncoder {
     pub fn check(&self, preprocessing: &PreprocessConfig, embedding_size: usize) -> Result<()> {
         let path = self.path.display();
         ensure!(
-            self.embedding_size == embedding_size,
+            self.encoder.embedding_size == embedding_size,
             "{path}: output: expected embeddings of {embedding_size} as those of the classes, found {}; pass the model that \
              the encoder belongs to with --clip, or its --class-embeddings",
-            self.embedding_size
+            self.encoder.embedding_size
         );
         ensure!(
-            self.image_size == preprocessing.size,
+            self.encoder.image_size == preprocessing.size,
             "{path}: input: expected images of {} pixels as from the checkpoint's preprocessing, found {}",
             preprocessing.size,
-            self.image_size
+            self.encoder.image_size
         );
         Ok(())
     }

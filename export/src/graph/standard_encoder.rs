@@ -1,4 +1,5 @@
-//! A file's graph with nodes before it that normalise pixels, and nodes behind it that normalise the embedding.
+//! An image encoder in standard operators, from another program or a checkpoint: wrapped with nodes before it that normalise
+//! pixels, and nodes behind it that normalise the embedding; compiled into the dialect; and written.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -14,98 +15,87 @@ use tract_onnx::pb::{
     tensor_shape_proto, type_proto,
 };
 
-use super::OnnxEncoder;
-use super::interface::{Batch, PixelLayout};
+use super::flat;
+use super::functions::op_of;
+use super::options::GraphOptions;
+use super::proto::{int, ints, node, opset, tensor, value};
+use super::weights::WeightFile;
 use crate::encoder_graph;
-use crate::graph::functions::op_of;
-use crate::graph::proto::{int, ints, node, opset, tensor, value};
-use crate::graph::weights::WeightFile;
-use crate::graph::{flat, options::GraphOptions};
 use crate::quantization::QuantizationPlan;
 
 /// Smaller tensors stay inside the ONNX file: shapes, scales and biases, which readers inspect.
 const INLINE_BYTES: usize = 1 << 16;
 
-impl OnnxEncoder {
-    /// Writes it to `folder` as `image_encoder.onnx`, as [`crate::graph::write`] does with a checkpoint's encoder: in the dialect
-    /// as far as the passes of `encoder_graph` recognise it, in f32 where the file is.
-    ///
-    /// # Errors
-    /// A graph that no board could run, or a node that is quantised in a way that it would compute incorrectly; a file
-    /// that cannot be written.
-    pub fn write(
-        &self,
-        preprocessing: &PreprocessConfig,
-        folder: &Path,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<()> {
-        let plan = &mut QuantizationPlan::default();
-        self.write_planned(preprocessing, folder, GraphOptions::F32, plan, progress)
-    }
+/// An image encoder in standard operators: normalised pixels f32 to an embedding f32 `[N, D]`.
+pub(super) struct StandardEncoder {
+    /// What the embedding is computed from, with all values in it and no other floats than f32.
+    pub graph: GraphProto,
+    /// Version of the standard operator set.
+    pub opset_version: i64,
+    pub input: PixelInput,
+    /// Name of the embedding.
+    pub output: String,
+    /// S.
+    pub image_size: u32,
+    /// D.
+    pub embedding_size: usize,
+}
 
-    /// [`OnnxEncoder::write`] in another precision: in int8 the float linear layers and convolutions have the form that
-    /// `plan` chooses for them and records, in f16 their weights are stored in f16.
+/// The input for pixels.
+#[derive(Clone, Debug)]
+pub(super) struct PixelInput {
+    pub name: String,
+    pub layout: PixelLayout,
+    pub batch: Batch,
+}
+
+/// The order of an image's dimensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PixelLayout {
+    /// `[N, 3, S, S]`.
+    ChannelsFirst,
+    /// `[N, S, S, 3]`.
+    ChannelsLast,
+}
+
+/// How many images the graph takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Batch {
+    One,
+    Any,
+}
+
+impl StandardEncoder {
+    /// The encoder in the dialect, as far as the passes of `encoder_graph` recognise it, with all weights in it: in f32 where it
+    /// is, and in int8 the float linear layers and convolutions in the form that `plan` chooses for them and records.
     ///
     /// # Errors
-    /// As [`OnnxEncoder::write`]; a weight that does not fit f16; a file without linear layers and convolutions.
-    pub(crate) fn write_planned(
+    /// A graph that no board could run, or a node that is quantised in a way that it would compute incorrectly; a reduced
+    /// precision of a graph without float linear layers and convolutions.
+    pub(super) fn compiled(
         &self,
         preprocessing: &PreprocessConfig,
-        folder: &Path,
-        options: GraphOptions,
+        precision: Precision,
         plan: &mut QuantizationPlan,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<()> {
+    ) -> Result<ModelProto> {
         let mut model = self.wrapped(preprocessing);
         let (side, size) = (self.image_size as usize, self.embedding_size);
-        let precision = options.precision;
         let plan = (precision == Precision::Int8).then_some(plan);
         check_imported(&model, side, size)
             .and_then(|values| encoder_graph::compile(&mut model, values, plan))
-            .map_err(anyhow::Error::msg)
-            .with_context(|| self.path.display().to_string())?;
-        if let Some(graph) = &mut model.graph {
-            ensure!(
-                precision == Precision::F32 || graph.node.iter().any(|n| storage_of(n).is_some()),
-                "{}: precision {precision}: expected linear layers or convolutions in floating point, found none; with \
-                 --precision f32 a quantised file keeps its integers",
-                self.path.display()
-            );
-            // In int8, the layers that the gate keeps.
-            let half: HashSet<String> = (graph.node.iter())
-                .filter(|node| storage_of(node) == Some(Storage::Float))
-                .filter_map(weight_of)
-                .filter(|_| precision != Precision::F32)
-                .collect();
-            let mut weights = WeightFile::create(folder, precision)?;
-            let total = graph.initializer.len() as u64;
-            for (i, t) in graph.initializer.drain(..).enumerate() {
-                let shape: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
-                let data_type = DataType::try_from(t.data_type)?;
-                if half.contains(&t.name) {
-                    let values = t.raw_data.as_chunks().0.iter();
-                    let values: Vec<f32> = values.map(|&b| f32::from_le_bytes(b)).collect();
-                    weights.matrix(&t.name, &shape, &values)?;
-                } else if t.raw_data.len() < INLINE_BYTES {
-                    weights.inline(&t.name, data_type, &shape, t.raw_data);
-                } else {
-                    weights.write(&t.name, data_type, &shape, &t.raw_data)?;
-                }
-                progress(i as u64 + 1, total);
-            }
-            graph.initializer = weights.finish()?;
-        }
-        if options.flat {
-            flat::inline(&mut model)?;
-        }
-        let path = folder.join(IMAGE_ENCODER);
-        std::fs::write(&path, model.encode_to_vec())
-            .with_context(|| format!("{}: cannot write", path.display()))
+            .map_err(anyhow::Error::msg)?;
+        let mut nodes = model.graph.iter().flat_map(|graph| &graph.node);
+        ensure!(
+            precision == Precision::F32 || nodes.any(|n| storage_of(n).is_some()),
+            "precision {precision}: expected linear layers or convolutions in floating point, found none; with \
+             --precision f32 a quantised file keeps its integers"
+        );
+        Ok(model)
     }
 
     /// The graph before the passes, in standard operators: with nodes before it that normalise the pixels by mean and
     /// standard deviation, and nodes behind it that normalise the embedding.
-    pub fn wrapped(&self, preprocessing: &PreprocessConfig) -> ModelProto {
+    pub(super) fn wrapped(&self, preprocessing: &PreprocessConfig) -> ModelProto {
         let mut graph = self.graph.clone();
         let names: HashSet<&str> = (self.graph.node.iter())
             .flat_map(|node| node.input.iter().chain(&node.output))
@@ -219,6 +209,50 @@ impl OnnxEncoder {
             ..Default::default()
         }
     }
+}
+
+/// Writes the compiled `model` to `folder` as `image_encoder.onnx`, weights in f16 where `options` ask for a reduced precision.
+///
+/// # Errors
+/// A weight that does not fit f16; a file that cannot be written.
+pub(super) fn write_compiled(
+    mut model: ModelProto,
+    folder: &Path,
+    options: GraphOptions,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<()> {
+    let precision = options.precision;
+    if let Some(graph) = &mut model.graph {
+        // In int8, the layers that the gate keeps.
+        let half: HashSet<String> = (graph.node.iter())
+            .filter(|node| storage_of(node) == Some(Storage::Float))
+            .filter_map(weight_of)
+            .filter(|_| precision != Precision::F32)
+            .collect();
+        let mut weights = WeightFile::create(folder, precision)?;
+        let total = graph.initializer.len() as u64;
+        for (i, t) in graph.initializer.drain(..).enumerate() {
+            let shape: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
+            let data_type = DataType::try_from(t.data_type)?;
+            if half.contains(&t.name) {
+                let values = t.raw_data.as_chunks().0.iter();
+                let values: Vec<f32> = values.map(|&b| f32::from_le_bytes(b)).collect();
+                weights.matrix(&t.name, &shape, &values)?;
+            } else if t.raw_data.len() < INLINE_BYTES {
+                weights.inline(&t.name, data_type, &shape, t.raw_data);
+            } else {
+                weights.write(&t.name, data_type, &shape, &t.raw_data)?;
+            }
+            progress(i as u64 + 1, total);
+        }
+        graph.initializer = weights.finish()?;
+    }
+    if options.flat {
+        flat::inline(&mut model)?;
+    }
+    let path = folder.join(IMAGE_ENCODER);
+    std::fs::write(&path, model.encode_to_vec())
+        .with_context(|| format!("{}: cannot write", path.display()))
 }
 
 /// How the weight of a linear layer or convolution is stored; `None` for other nodes.
