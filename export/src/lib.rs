@@ -24,7 +24,6 @@ mod given_embeddings;
 mod golden;
 pub mod graph;
 mod head;
-pub mod hub;
 mod image_encoder;
 mod images;
 mod progress;

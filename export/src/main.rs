@@ -15,7 +15,6 @@ use pinhole::note;
 use pinhole_bundle::Manifest;
 use pinhole_checkpoint::{Checkpoint, Heads, OpenOptions};
 use pinhole_export::graph::{GraphOptions, OnnxEncoder, OnnxOptions};
-use pinhole_export::hub::{self, HubSettings};
 use pinhole_export::{
     CalibrationImages, CalibrationOptions, ClassPrompts, EncoderOptions, EncoderSource,
     ExportOptions, ExportStep, Exported, FidelityGate, GivenEmbeddings, TextOptions,
@@ -659,13 +658,7 @@ fn open(clip: &Path, unstated: &Unstated) -> Result<Checkpoint> {
         activation,
         heads: unstated.heads.unwrap_or_default(),
     };
-    let path = match clip.to_str() {
-        Some(name) if name.starts_with(hub::SCHEME) && !clip.exists() => {
-            hub::fetch(&name.parse()?, &HubSettings::from_environment()?)?
-        }
-        _ => clip.to_owned(),
-    };
-    let checkpoint = Checkpoint::open(&path, &options)?;
+    let checkpoint = Checkpoint::open(&pinhole_hub::local_path(clip)?, &options)?;
     for assumption in checkpoint.assumptions() {
         note!("note: {assumption}");
     }
@@ -692,10 +685,9 @@ fn score(args: &CommonArgs, checkpoint: Option<&Checkpoint>) -> Result<Score> {
 }
 
 fn default_model_card(model: &Path) -> String {
-    let whole = model.display().to_string();
     let name = match model.file_name() {
-        Some(name) if !whole.starts_with(hub::SCHEME) => name.to_string_lossy().into_owned(),
-        _ => whole,
+        Some(name) if !pinhole_hub::is_model(model) => name.to_string_lossy().into_owned(),
+        _ => model.display().to_string(),
     };
     format!(
         "Exported from {name}. Test the bundle on images from where it will be used before relying on it. The terms \

@@ -59,7 +59,7 @@ impl ModelArgs {
             activation: self.activation,
             heads: self.heads.unwrap_or_default(),
         };
-        let clip = Checkpoint::open(path, &options)?;
+        let clip = Checkpoint::open(&pinhole_hub::local_path(path)?, &options)?;
         ensure!(
             clip.config().text.form == TextForm::Clip,
             "{}: expected a CLIP model, found a SigLIP or MobileCLIP, whose text encoder without a causal mask is not \

@@ -19,7 +19,8 @@ use super::common::{DataArgs, ModelArgs, TrainingBar, option_value, start, templ
 /// Arguments of both protocols.
 #[derive(Args)]
 pub(crate) struct ProtocolArgs {
-    /// CLIP checkpoint: a file or folder of any format that pinhole-export reads
+    /// CLIP checkpoint: a file or folder of any format that pinhole-export reads, or hf:ORG/NAME[@REVISION], a model of the
+    /// Hugging Face hub, which is downloaded once (HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE apply)
     #[arg(long)]
     clip: PathBuf,
     #[command(flatten)]
@@ -211,6 +212,9 @@ impl ProtocolArgs {
 
     /// Name of the model, for the report.
     pub(crate) fn model_name(&self) -> String {
+        if pinhole_hub::is_model(&self.clip) {
+            return self.clip.display().to_string();
+        }
         let name = self.clip.canonicalize().unwrap_or(self.clip.clone());
         let name = name.file_name().unwrap_or(self.clip.as_os_str());
         name.to_string_lossy().into_owned()

@@ -19,7 +19,7 @@ use pinhole_model::without_credentials;
 use sha2::{Digest, Sha256};
 
 /// What an argument of the command line starts with that names a model of the hub.
-pub const SCHEME: &str = "hf:";
+const SCHEME: &str = "hf:";
 const ENDPOINT: &str = "https://huggingface.co";
 /// Weights in the order of preference, each with the configuration that describes it. Files of safetensors come first:
 /// they are checked before they are read, and most hubs store them in full precision.
@@ -167,6 +167,25 @@ impl HubSettings {
                 false => Network::Online,
             },
         })
+    }
+}
+
+/// Whether `argument` of the command line names a model of the hub: no file has this name.
+pub fn is_model(argument: &Path) -> bool {
+    (argument.to_str()).is_some_and(|name| name.starts_with(SCHEME) && !argument.exists())
+}
+
+/// `argument` of the command line, the path of a checkpoint or the name of a model of the hub: the path, of a model that of its
+/// [`fetch`]ed weights, with the settings of the environment.
+///
+/// # Errors
+/// As [`HubSettings::from_environment`] and [`fetch`]; a name that is none.
+pub fn local_path(argument: &Path) -> Result<PathBuf> {
+    match argument.to_str() {
+        Some(name) if is_model(argument) => {
+            fetch(&name.parse()?, &HubSettings::from_environment()?)
+        }
+        _ => Ok(argument.to_owned()),
     }
 }
 
