@@ -10,7 +10,7 @@ use pinhole_bundle::{CacheTerms, HeadForm};
 use pinhole_kernels::l2_normalize;
 use pinhole_model::dot;
 
-use super::ridge::{Ridge, products};
+use super::ridge::{Ridge, add_scaled, products};
 use crate::calibration::{CalibrationLabel, LabelledAnswer, Logits, mean_loss};
 
 /// The kinds of heads that teaching chooses from.
@@ -63,12 +63,14 @@ pub(super) struct Chosen {
 }
 
 /// A head with its parameters, and its similarities of each example without itself, `[N, C]`.
+#[derive(Clone)]
 struct Candidate {
     kind: TaughtHead,
     held_out: Vec<f32>,
     parts: Parts,
 }
 
+#[derive(Clone)]
 enum Parts {
     ClassEmbeddings(Vec<f32>),
     Cache {
@@ -93,7 +95,7 @@ impl Shown<'_> {
     pub(super) fn choose(&self) -> Chosen {
         let mut best: Option<(usize, f32, Candidate)> = None;
         let mut accuracies: Vec<(TaughtHead, usize)> = vec![];
-        for candidate in self.candidates() {
+        self.candidates(&mut |candidate| {
             let right = self
                 .right(&candidate.held_out)
                 .filter(|right| *right)
@@ -106,7 +108,7 @@ impl Shown<'_> {
                 None => accuracies.push((candidate.kind, right)),
             }
             if best.as_ref().is_some_and(|(most, ..)| right < *most) {
-                continue;
+                return;
             }
             let loss = mean_loss(&self.answers(&candidate.held_out, None), self.logits.scale);
             let is_better =
@@ -114,7 +116,7 @@ impl Shown<'_> {
             if is_better {
                 best = Some((right, loss, candidate));
             }
-        }
+        });
         let count = self.examples.len().max(1) as f32;
         let candidate = match best {
             Some((.., candidate)) => candidate,
@@ -197,32 +199,27 @@ impl Shown<'_> {
         counts
     }
 
-    fn candidates(&self) -> Vec<Candidate> {
+    /// Gives the candidates to `take` one by one: all of them at once would take many times the memory of the bundle.
+    fn candidates(&self, take: &mut dyn FnMut(Candidate)) {
         let has_text = self.texts.iter().any(Option::is_some);
         let all_shown = self.counts().iter().all(|count| *count > 0);
-        let mut candidates = vec![];
-        let prototypes = all_shown.then(|| self.prototypes());
         let zero_shot = has_text.then(|| self.zero_shot(&self.priors()));
-        if all_shown {
-            // Without texts, the prototypes take their place. Where a class has no examples, those of others would win its
-            // images, which nothing could measure.
-            if let Some(base) = zero_shot.as_ref().or(prototypes.as_ref()) {
-                candidates.extend(self.caches(base));
-            }
+        let prototypes = all_shown.then(|| self.prototypes());
+        // Without texts, the prototypes take their place. Where a class has no examples, those of others would win its
+        // images, which nothing could measure.
+        let base = zero_shot.clone().or(prototypes.clone());
+        zero_shot.into_iter().chain(prototypes).for_each(&mut *take);
+        if let (true, Some(base)) = (all_shown, base) {
+            self.caches(&base, take);
         }
-        candidates.extend(self.linear());
-        zero_shot
-            .into_iter()
-            .chain(prototypes)
-            .chain(candidates)
-            .collect()
+        self.linear(take);
     }
 
     /// The sum of each class's examples, `[C, D]`.
     fn sums(&self) -> Vec<Vec<f32>> {
         let mut sums = vec![vec![0.0; self.size]; self.classes()];
         for (x, class) in &self.examples {
-            add(&mut sums[*class], 1.0, x);
+            add_scaled(&mut sums[*class], 1.0, x);
         }
         sums
     }
@@ -234,19 +231,19 @@ impl Shown<'_> {
         let mut text_mean = vec![0.0; self.size];
         let texts: Vec<&[f32]> = self.texts.iter().flatten().copied().collect();
         for text in &texts {
-            add(&mut text_mean, 1.0 / texts.len() as f32, text);
+            add_scaled(&mut text_mean, 1.0 / texts.len() as f32, text);
         }
         let shown = counts.iter().filter(|count| **count > 0).count();
         let images = (shown + self.background.len()).max(1) as f32;
         let mut image_mean = vec![0.0; self.size];
         for (sum, count) in sums.iter().zip(&counts).filter(|(_, count)| **count > 0) {
-            add(&mut image_mean, 1.0 / images / *count as f32, sum);
+            add_scaled(&mut image_mean, 1.0 / images / *count as f32, sum);
         }
         for image in &self.background {
-            add(&mut image_mean, 1.0 / images, image);
+            add_scaled(&mut image_mean, 1.0 / images, image);
         }
         let mut offset = text_mean;
-        add(&mut offset, -1.0, &image_mean);
+        add_scaled(&mut offset, -1.0, &image_mean);
         Priors {
             sums,
             counts,
@@ -284,7 +281,7 @@ impl Shown<'_> {
             row[*own] = -1.0;
             if counts[*own] > 1 {
                 let mut others = sums[*own].clone();
-                add(&mut others, -1.0, x);
+                add_scaled(&mut others, -1.0, x);
                 row[*own] = dot(&unit(others), x);
             }
             row
@@ -297,16 +294,15 @@ impl Shown<'_> {
     }
 
     /// Caches on the class embeddings of `base`.
-    fn caches(&self, base: &Candidate) -> Vec<Candidate> {
+    fn caches(&self, base: &Candidate, take: &mut dyn FnMut(Candidate)) {
         let Parts::ClassEmbeddings(rows) = &base.parts else {
-            return vec![];
+            return;
         };
         let (count, classes) = (self.examples.len(), self.classes());
         let examples: Vec<f32> = (self.examples.iter())
             .flat_map(|(x, _)| x.to_vec())
             .collect();
         let affinities = products(&examples, &examples, self.size);
-        let mut candidates = vec![];
         for sharpness in CACHE_SHARPNESS {
             let mut sums = vec![0.0; count * classes];
             for i in 0..count {
@@ -315,9 +311,9 @@ impl Shown<'_> {
                     sums[i * classes + class] += (sharpness * (affinity - 1.0)).exp();
                 }
             }
-            candidates.extend(CACHE_WEIGHTS.map(|weight| {
+            for weight in CACHE_WEIGHTS {
                 let all = base.held_out.iter().zip(&sums);
-                Candidate {
+                take(Candidate {
                     kind: TaughtHead::Cache,
                     held_out: all.map(|(s, sum)| s + weight * sum).collect(),
                     parts: Parts::Cache {
@@ -325,10 +321,9 @@ impl Shown<'_> {
                         weight,
                         sharpness,
                     },
-                }
-            }));
+                });
+            }
         }
-        candidates
     }
 
     /// The factor with which the best text leads the mean text by 1, in the mean of the images of similarities `[C, N]`.
@@ -349,7 +344,7 @@ impl Shown<'_> {
     /// Each class's target is 1 for its examples and 0 for others. A factor times the similarity with its text is
     /// subtracted, so that the penalty draws towards the texts. If there are classes without examples, the images of any
     /// class are to be answered as by the texts. Classes have equal weight, however many examples they have.
-    fn linear(&self) -> Vec<Candidate> {
+    fn linear(&self, take: &mut dyn FnMut(Candidate)) {
         let (classes, counts) = (self.classes(), self.counts());
         let shown = counts.iter().filter(|n| **n > 0).count();
         let all_shown = shown == classes;
@@ -362,7 +357,7 @@ impl Shown<'_> {
             images.extend(self.background.iter().map(|x| (*x, None)));
         }
         if shown == 0 || groups < 2 {
-            return vec![];
+            return;
         }
         let count = images.len();
         let weights: Vec<f32> = (images.iter())
@@ -407,15 +402,16 @@ impl Shown<'_> {
         let residuals: Vec<f32> = residuals.collect();
         let rows: Vec<&[f32]> = images.iter().map(|(x, _)| *x).collect();
         let columns = factors.len() * classes;
-        let mut candidates = vec![];
-        for fit in Ridge::new(&rows, weights).fit(&residuals, &RIDGES) {
+        let ridge = Ridge::new(&rows, weights, residuals);
+        for penalty in RIDGES {
+            let fit = ridge.fit(penalty);
             for (f, factor) in factors.iter().enumerate() {
                 let own = f * classes..(f + 1) * classes;
                 let mut bias = fit.bias[own.clone()].to_vec();
                 let mut weight = fit.weight[own.start * self.size..own.end * self.size].to_vec();
                 for (row, text) in weight.chunks_exact_mut(self.size).zip(&self.texts) {
                     if let Some(text) = text {
-                        add(row, *factor, text);
+                        add_scaled(row, *factor, text);
                     }
                 }
                 let mut held_out: Vec<f32> = (0..self.examples.len())
@@ -437,14 +433,13 @@ impl Shown<'_> {
                 for v in weight.iter_mut().chain(&mut bias).chain(&mut held_out) {
                     *v /= scale;
                 }
-                candidates.push(Candidate {
+                take(Candidate {
                     kind: TaughtHead::Linear,
                     held_out,
                     parts: Parts::Linear { weight, bias },
                 });
             }
         }
-        candidates
     }
 }
 
@@ -479,9 +474,9 @@ impl Priors {
         let mut mean = self.offset.clone();
         let count = self.counts[class] - usize::from(without.is_some());
         if count > 0 {
-            add(&mut mean, 1.0 / count as f32, &self.sums[class]);
+            add_scaled(&mut mean, 1.0 / count as f32, &self.sums[class]);
             if let Some(without) = without {
-                add(&mut mean, -1.0 / count as f32, without);
+                add_scaled(&mut mean, -1.0 / count as f32, without);
             }
         }
         unit(mean)
@@ -497,13 +492,6 @@ fn unit(mut v: Vec<f32>) -> Vec<f32> {
         v[0] = 1.0;
     }
     v
-}
-
-/// Adds `factor` times `b` to `a`.
-fn add(a: &mut [f32], factor: f32, b: &[f32]) {
-    for (a, b) in a.iter_mut().zip(b) {
-        *a += factor * b;
-    }
 }
 
 #[cfg(test)]
@@ -558,6 +546,12 @@ mod tests {
             .collect()
     }
 
+    fn candidates(shown: &Shown) -> Vec<Candidate> {
+        let mut all = vec![];
+        shown.candidates(&mut |candidate| all.push(candidate));
+        all
+    }
+
     fn head(candidate: &Candidate, shown: &Shown) -> Head {
         let (class_embeddings, form) = match &candidate.parts {
             Parts::ClassEmbeddings(rows) => (rows.clone(), HeadForm::ClassEmbeddings),
@@ -599,12 +593,12 @@ mod tests {
         for with_text in [vec![0, 1, 2], vec![], vec![0, 2]] {
             let (examples, texts) = (examples(&[3, 4, 2], 0.4), texts(&with_text, 3));
             let all = shown(&examples, &texts);
-            let found = all.candidates();
+            let found = candidates(&all);
             for (i, (x, own)) in examples.iter().enumerate() {
                 let mut others = examples.clone();
                 others.remove(i);
                 let without = shown(&others, &texts);
-                for (candidate, other) in found.iter().zip(without.candidates()) {
+                for (candidate, other) in found.iter().zip(candidates(&without)) {
                     assert_eq!(candidate.kind, other.kind);
                     if candidate.kind == TaughtHead::Linear {
                         continue;
@@ -630,7 +624,8 @@ mod tests {
     fn a_linear_head_gives_its_own_examples_more_than_without_them() {
         let (examples, texts) = (examples(&[5, 5, 5], 0.5), texts(&[0, 1, 2], 3));
         let all = shown(&examples, &texts);
-        let linear = all.linear();
+        let mut linear = candidates(&all);
+        linear.retain(|candidate| candidate.kind == TaughtHead::Linear);
         assert_eq!(linear.len(), 2 * RIDGES.len());
         for candidate in &linear {
             let head = head(candidate, &all);

@@ -8,7 +8,7 @@
 use pinhole_kernels::PackedLinear;
 use pinhole_model::dot;
 
-/// Examples, ready to be fitted with any targets and penalties.
+/// Examples with their targets, ready to be fitted with any penalty.
 pub(super) struct Ridge {
     /// Weight of each example.
     weights: Vec<f32>,
@@ -22,6 +22,12 @@ pub(super) struct Ridge {
     rank: usize,
     /// Z^T Z, `[R, R]`.
     gram: Vec<f32>,
+    /// K columns of targets, `[K, N]`.
+    targets: Vec<f32>,
+    /// For each column its weighted mean, and what is left of the targets times the square root of the weights, `[N]`.
+    columns: Vec<(f32, Vec<f32>)>,
+    /// The centred columns times Z, `[K, R]`.
+    products: Vec<f32>,
 }
 
 /// A fit to several columns of targets.
@@ -38,13 +44,13 @@ pub(super) struct RidgeFit {
 const RANK_TOLERANCE: f32 = 1e-3;
 
 impl Ridge {
-    /// `examples` have the same length D, and positive `weights`.
-    pub(super) fn new(examples: &[&[f32]], weights: Vec<f32>) -> Self {
+    /// `examples` have the same length D, positive `weights`, and K columns of `targets`, `[K, N]`.
+    pub(super) fn new(examples: &[&[f32]], weights: Vec<f32>, targets: Vec<f32>) -> Self {
         let size = examples.first().map_or(0, |x| x.len());
         let total: f32 = weights.iter().sum();
         let mut mean = vec![0.0; size];
         for (x, w) in examples.iter().zip(&weights) {
-            add(&mut mean, w / total, x);
+            add_scaled(&mut mean, w / total, x);
         }
         let mut centred = Vec::with_capacity(examples.len() * size);
         for (x, w) in examples.iter().zip(&weights) {
@@ -62,8 +68,17 @@ impl Ridge {
         } else {
             (None, centred, size)
         };
-        let columns = transposed(&rows, rank);
-        let gram = products(&columns, &columns, examples.len());
+        let by_axis = transposed(&rows, rank);
+        let gram = products(&by_axis, &by_axis, examples.len());
+        let columns: Vec<(f32, Vec<f32>)> = (targets.chunks_exact(examples.len().max(1)))
+            .map(|y| {
+                let mean = dot(y, &weights) / total;
+                let centred = y.iter().zip(&weights);
+                (mean, centred.map(|(y, w)| w.sqrt() * (y - mean)).collect())
+            })
+            .collect();
+        let centred: Vec<f32> = columns.iter().flat_map(|(_, y)| y.clone()).collect();
+        let products = products(&centred, &by_axis, examples.len());
         Self {
             weights,
             mean,
@@ -71,37 +86,19 @@ impl Ridge {
             rows,
             rank,
             gram,
+            targets,
+            columns,
+            products,
         }
     }
 
-    /// Fits K columns of `targets`, `[K, N]`, for each of the penalties `ridges`, which are positive.
-    pub(super) fn fit(&self, targets: &[f32], ridges: &[f32]) -> Vec<RidgeFit> {
-        let count = self.weights.len();
-        let total: f32 = self.weights.iter().sum();
-        let columns: Vec<(f32, Vec<f32>)> = (targets.chunks_exact(count.max(1)))
-            .map(|y| {
-                let mean = dot(y, &self.weights) / total;
-                let centred = y.iter().zip(&self.weights);
-                (mean, centred.map(|(y, w)| w.sqrt() * (y - mean)).collect())
-            })
-            .collect();
-        let centred: Vec<f32> = columns.iter().flat_map(|(_, y)| y.clone()).collect();
-        let products = products(&centred, &transposed(&self.rows, self.rank), count);
-        let fit = |&ridge: &f32| self.fit_one(ridge, targets, &columns, &products);
-        ridges.iter().map(fit).collect()
-    }
-
-    fn fit_one(
-        &self,
-        ridge: f32,
-        targets: &[f32],
-        columns: &[(f32, Vec<f32>)],
-        products: &[f32],
-    ) -> RidgeFit {
+    /// The fit for the penalty `ridge`, which is positive.
+    pub(super) fn fit(&self, ridge: f32) -> RidgeFit {
+        let columns = &self.columns;
         let (count, rank) = (self.weights.len(), self.rank);
         let total: f32 = self.weights.iter().sum();
         let lower = Lower::decompose(&self.gram, rank, ridge);
-        let halves = self::products(&self.rows, &lower.inverse(), rank);
+        let halves = products(&self.rows, &lower.inverse(), rank);
         let leverage: Vec<f32> = (0..count)
             .map(|i| {
                 let half = &halves[i * rank..][..rank];
@@ -110,9 +107,9 @@ impl Ridge {
             })
             .collect();
         let solutions: Vec<f32> = (0..columns.len())
-            .flat_map(|k| lower.solve(&products[k * rank..][..rank]))
+            .flat_map(|k| lower.solve(&self.products[k * rank..][..rank]))
             .collect();
-        let fitted = self::products(&self.rows, &solutions, rank);
+        let fitted = products(&self.rows, &solutions, rank);
         let mut fit = RidgeFit {
             weight: vec![],
             bias: vec![],
@@ -121,7 +118,7 @@ impl Ridge {
         for (k, (mean, y)) in columns.iter().enumerate() {
             for i in 0..count {
                 let residual = (y[i] - fitted[i * columns.len() + k]) / self.weights[i].sqrt();
-                let target = targets[k * count + i];
+                let target = self.targets[k * count + i];
                 fit.held_out[i * columns.len() + k] = target - residual / (1.0 - leverage[i]);
             }
             let solution = &solutions[k * rank..][..rank];
@@ -131,7 +128,7 @@ impl Ridge {
                 Some(basis) => {
                     let mut weight = vec![0.0; size];
                     for (axis, s) in basis.chunks_exact(size).zip(solution) {
-                        add(&mut weight, *s, axis);
+                        add_scaled(&mut weight, *s, axis);
                     }
                     weight
                 }
@@ -198,7 +195,7 @@ impl Lower {
             let (row, diagonal) = self.row(i);
             x[i] /= diagonal;
             let (before, at) = x.split_at_mut(i);
-            add(before, -at[0], row);
+            add_scaled(before, -at[0], row);
         }
         x
     }
@@ -223,7 +220,7 @@ fn orthonormal(rows: &[f32], size: usize) -> Vec<f32> {
         for _ in 0..2 {
             for axis in basis.chunks_exact(size) {
                 let along = dot(&rest, axis);
-                add(&mut rest, -along, axis);
+                add_scaled(&mut rest, -along, axis);
             }
         }
         let (before, after) = (dot(row, row).sqrt(), dot(&rest, &rest).sqrt());
@@ -246,7 +243,7 @@ fn transposed(rows: &[f32], size: usize) -> Vec<f32> {
 }
 
 /// Adds `factor` times `b` to `a`.
-fn add(a: &mut [f32], factor: f32, b: &[f32]) {
+pub(super) fn add_scaled(a: &mut [f32], factor: f32, b: &[f32]) {
     for (a, b) in a.iter_mut().zip(b) {
         *a += factor * b;
     }
@@ -305,8 +302,7 @@ mod tests {
     #[test]
     fn equal_examples_have_a_fit() {
         let row = [0.6, 0.8, 0.0];
-        let ridge = Ridge::new(&[&row, &row], vec![1.0, 1.0]);
-        let fit = ridge.fit(&[1.0, -1.0], &[0.1]).remove(0);
+        let fit = Ridge::new(&[&row, &row], vec![1.0, 1.0], vec![1.0, -1.0]).fit(0.1);
         assert_eq!(fit.weight, [0.0; 3]);
         assert_eq!(fit.bias, [0.0]);
     }
@@ -322,9 +318,9 @@ mod tests {
             let rows: Vec<&[f32]> = data.chunks_exact(size).collect();
             let weights: Vec<f32> = numbers(count, 2).iter().map(|v| 1.2 + v).collect();
             let targets = numbers(2 * count, 3);
-            let ridges = [0.1, 3.0];
-            let fits = Ridge::new(&rows, weights.clone()).fit(&targets, &ridges);
-            for (fit, ridge) in fits.iter().zip(ridges) {
+            let fits = Ridge::new(&rows, weights.clone(), targets.clone());
+            for ridge in [0.1, 3.0] {
+                let fit = fits.fit(ridge);
                 for (k, y) in targets.chunks_exact(count).enumerate() {
                     let expected = reference(&rows, &weights, y, ridge);
                     let found = fit.weight[k * size..][..size]
