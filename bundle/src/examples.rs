@@ -3,6 +3,8 @@
 //! ```text
 //! embeddings        f32 [N, D]  of the examples, each of norm 1, in the order of the record
 //! text_embeddings   f32 [T, D]  of the classes that have one, each of norm 1, in the order of the record
+//! negative_embeddings  f32 [N, D]  of untaught.unknown.negatives, each of norm 1; not in files of earlier versions, nor
+//!                               if there are none
 //! __metadata__      "record": JSON, which is TaughtExamples without the two tensors
 //! ```
 //!
@@ -17,7 +19,7 @@ use pinhole_model::Score;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
-use crate::{Calibration, Error, Manifest, UnknownPolicy};
+use crate::{Calibration, Error, Head, Manifest, UnknownPolicy};
 
 /// Examples that are kept of one class; of more, the oldest are removed.
 pub const EXAMPLES_PER_CLASS: usize = 64;
@@ -34,6 +36,7 @@ const MAX_RECORD: usize = 8 << 20;
 const MAX_NUMBER: u64 = 1 << 53;
 const EMBEDDINGS: &str = "embeddings";
 const TEXTS: &str = "text_embeddings";
+const NEGATIVES: &str = "negative_embeddings";
 const RECORD: &str = "record";
 /// As for class embeddings.
 const NORM_TOLERANCE: f32 = 1e-3;
@@ -45,6 +48,8 @@ pub struct TaughtExamples {
     pub embedding_size: usize,
     /// The bundle before it was taught.
     pub untaught: Untaught,
+    /// `[N, D]`, each row of norm 1: the negative embeddings of its head; empty in files of earlier versions.
+    pub negatives: Vec<f32>,
     /// Number of the last step; 0 before the first.
     pub step: u64,
     /// The oldest state that undoing can go back to.
@@ -153,10 +158,10 @@ struct ExampleRecord {
 }
 
 impl TaughtExamples {
-    /// A bundle with these class embeddings `[C, D]` before it is taught.
-    pub fn untaught(manifest: &Manifest, class_embeddings: &[f32]) -> Self {
+    /// A bundle with this head of class embeddings before it is taught.
+    pub fn untaught(manifest: &Manifest, head: &Head) -> Self {
         let embedding_size = manifest.model.embedding_size;
-        let rows = class_embeddings.chunks_exact(embedding_size.max(1));
+        let rows = (head.class_embeddings).chunks_exact(embedding_size.max(1));
         let span = Span {
             added: 0,
             removed: None,
@@ -171,6 +176,7 @@ impl TaughtExamples {
                 calibration: manifest.calibration,
                 method: manifest.method.clone(),
             },
+            negatives: head.negative_embeddings.clone(),
             step: 0,
             oldest_step: 0,
             next_id: 1,
@@ -307,8 +313,13 @@ impl TaughtExamples {
             .filter_map(|c| c.text.as_ref())
             .flat_map(|text| le(text))
             .collect();
+        let negatives = le(&self.negatives);
+        let mut tensors = vec![(EMBEDDINGS, &examples), (TEXTS, &texts)];
+        if !negatives.is_empty() {
+            tensors.push((NEGATIVES, &negatives));
+        }
         let mut views = vec![];
-        for (name, bytes) in [(EMBEDDINGS, &examples), (TEXTS, &texts)] {
+        for (name, bytes) in tensors {
             let rows = bytes.len() / 4 / self.embedding_size.max(1);
             let shape = vec![rows, self.embedding_size];
             let view = TensorView::new(Dtype::F32, shape, bytes);
@@ -377,9 +388,14 @@ impl TaughtExamples {
         let texts = record.classes.iter().filter(|c| c.text).count();
         let mut texts = rows(TEXTS, texts)?.into_iter();
         let embeddings = rows(EMBEDDINGS, record.examples.len())?;
+        let negatives = match file.tensor(NEGATIVES) {
+            Ok(_) => rows(NEGATIVES, record.untaught.unknown.negatives.len())?.concat(),
+            Err(_) => vec![],
+        };
         let taught = Self {
             embedding_size,
             untaught: record.untaught,
+            negatives,
             step: record.step,
             oldest_step: record.oldest_step,
             next_id: record.next_id,
@@ -498,6 +514,7 @@ mod tests {
                 calibration: None,
                 method: Some("CoOp".into()),
             },
+            negatives: vec![],
             step: 0,
             oldest_step: 0,
             next_id: 1,
@@ -551,6 +568,8 @@ mod tests {
         add(&mut written, 0);
         written.begin_step();
         written.examples[1].span.removed = Some(2);
+        written.untaught.unknown.negatives = vec!["a wall".into()];
+        written.negatives = vec![0.8, -0.6];
         let bytes = written.to_bytes(Path::new(PATH)).unwrap();
         let read = TaughtExamples::from_bytes(Path::new(PATH), &bytes, &manifest(&["cat", "mug"]));
         assert_eq!(read.unwrap(), written);
@@ -658,6 +677,7 @@ mod tests {
             ),
             (|t| t.classes[0].name = " ".into(), "classes[0].name"),
             (|t| t.oldest_step = 9, "record.step"),
+            (|t| t.negatives = vec![0.6, 0.8], "negative_embeddings"),
         ] {
             let found = error(&changed(change), &["cat"]);
             assert!(found.contains(PATH) && found.contains(part), "{found}");

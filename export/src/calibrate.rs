@@ -24,7 +24,7 @@ pub struct CalibrationOptions<'a> {
 /// Similarities of an embedding with every class, and with the most similar negative text.
 pub(crate) type Similarities<'a> = &'a dyn Fn(&[f32]) -> Result<(Vec<f32>, Option<f32>)>;
 
-/// Fits to the `embeddings` of images with these `labels`, as [`fit_calibration`] does. The inner error says why the images
+/// Fits to the `embeddings` of images with these `labels`, as [`fit_calibration`] does, `none` as for it. The inner error says why the images
 /// are no basis for a fit.
 ///
 /// # Errors
@@ -32,6 +32,7 @@ pub(crate) type Similarities<'a> = &'a dyn Fn(&[f32]) -> Result<(Vec<f32>, Optio
 pub(crate) fn fit_to_images(
     embeddings: &[Vec<f32>],
     labels: &[CalibrationLabel],
+    none: Option<usize>,
     similarities: Similarities,
     logits: Logits,
     keep: f32,
@@ -48,7 +49,7 @@ pub(crate) fn fit_to_images(
         });
         progress(ExportStep::Calibration, answers.len() as u64, total);
     }
-    Ok(fit_calibration(&answers, logits, keep).map_err(|reason| match reason {
+    Ok(fit_calibration(&answers, none, logits, keep).map_err(|reason| match reason {
         NoFit::TooFew { least, found } => format!(
             "expected at least {least} images in folders named after a class, better 20 of each class, found {found}"
         ),
@@ -105,6 +106,7 @@ pub fn calibrate(
     let fitted = fit_to_images(
         &embeddings,
         labels,
+        manifest.unknown.class,
         &similarities,
         logits,
         options.keep,

@@ -159,7 +159,15 @@ pub fn export(options: &ExportOptions, progress: &mut ExportProgress) -> Result<
                 scale: logit_scale,
                 score: options.score,
             };
-            fit_to_images(embeddings, labels, &similarities, logits, keep, progress)?
+            fit_to_images(
+                embeddings,
+                labels,
+                None,
+                &similarities,
+                logits,
+                keep,
+                progress,
+            )?
         }
         None => Err(images.unlabelled()),
     };

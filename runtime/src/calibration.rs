@@ -26,7 +26,7 @@ pub struct Logits {
 pub struct LabelledAnswer {
     /// With every class, `[C]`.
     pub similarities: Vec<f32>,
-    /// With the most similar of what is none of the classes, if there is any.
+    /// With the most similar text of what is none of the classes, if there is any.
     pub negative: Option<f32>,
     /// What the image shows.
     pub label: CalibrationLabel,
@@ -94,16 +94,21 @@ pub enum NoFit {
     },
 }
 
-/// Fits to `answers`. `keep` is the share of the correctly classified images that the two thresholds together keep.
+/// Fits to `answers`. `keep` is the share of the correctly classified images that the two thresholds together keep. `none`
+/// is the class of what is none of the others ([`UnknownPolicy::class`]): images of it are unknown, and it competes with
+/// the others as it does in an answer.
 ///
 /// # Errors
 /// [`NoFit`].
 pub fn fit_calibration(
     answers: &[LabelledAnswer],
+    none: Option<usize>,
     logits: Logits,
     keep: f32,
 ) -> Result<CalibrationFit, NoFit> {
-    let classed: Vec<_> = of_classes(answers).collect();
+    let classed: Vec<_> = of_classes(answers)
+        .filter(|(_, class)| Some(*class) != none)
+        .collect();
     let images = classed.len();
     if images < MIN_IMAGES {
         let (least, found) = (MIN_IMAGES, images);
@@ -136,8 +141,9 @@ pub fn fit_calibration(
     let min_similarity = quantile(|answer| best(answer).1);
     let min_margin = quantile(margin);
     let rejected = |answer: &LabelledAnswer| {
-        let (_, similarity) = best(answer);
-        min_similarity.is_some_and(|least| similarity < least)
+        let (at, similarity) = best(answer);
+        Some(at) == none
+            || min_similarity.is_some_and(|least| similarity < least)
             || min_margin.is_some_and(|least| margin(answer) < least)
             || answer
                 .negative
@@ -159,9 +165,10 @@ pub fn fit_calibration(
             (f64::from(probabilities[at]), at == *class)
         })) as f32
     };
-    let unknown = answers
-        .iter()
-        .filter(|a| a.label == CalibrationLabel::Unknown);
+    let unknown = answers.iter().filter(|a| match a.label {
+        CalibrationLabel::Class(class) => Some(class) == none,
+        CalibrationLabel::Unknown => true,
+    });
     let wrong = classed
         .iter()
         .filter(|(answer, class)| best(answer).0 != *class);
@@ -410,7 +417,7 @@ mod tests {
                 calibrated_bias: None,
             },
         };
-        let fitted = fit_calibration(&all, logits, 0.95).unwrap();
+        let fitted = fit_calibration(&all, None, logits, 0.95).unwrap();
         let found = fitted.calibration;
         assert!(found.ece_before > 0.89, "{found:?}");
         assert!(found.ece_after < 0.02, "{found:?}");
@@ -422,7 +429,7 @@ mod tests {
         assert!((probabilities[1] - 0.1).abs() < 0.02, "{probabilities:?}");
         // One class is right in all images: nothing says when it is not.
         let one = answers(&[0.3], CalibrationLabel::Class(0), 8);
-        let one = fit_calibration(&one, logits, 0.95).unwrap();
+        let one = fit_calibration(&one, None, logits, 0.95).unwrap();
         assert_eq!((one.temperature, one.score), (1.0, logits.score));
     }
 
@@ -432,7 +439,7 @@ mod tests {
         let answers: Vec<LabelledAnswer> = (0..10_000)
             .map(|i| answer(&[0.3, 0.1], CalibrationLabel::Class(usize::from(i >= 6900))))
             .collect();
-        let fitted = fit_calibration(&answers, softmax(10.0), 0.95).unwrap();
+        let fitted = fit_calibration(&answers, None, softmax(10.0), 0.95).unwrap();
         assert!((fitted.temperature - 2.5).abs() < 0.01, "{fitted:?}");
         // At temperature 1 the best class gets 0.881, right in 0.69.
         let found = fitted.calibration;
@@ -449,7 +456,7 @@ mod tests {
         answers.push(answer(&[0.30, 0.31], CalibrationLabel::Class(0)));
         answers.push(answer(&[0.25, 0.2], CalibrationLabel::Unknown));
         answers.push(answer(&[0.59, 0.1], CalibrationLabel::Unknown));
-        let fitted = fit_calibration(&answers, softmax(100.0), 0.9).unwrap();
+        let fitted = fit_calibration(&answers, None, softmax(100.0), 0.9).unwrap();
         assert!(
             (fitted.min_similarity.unwrap() - 0.505).abs() < 1e-6,
             "{fitted:?}"
@@ -465,12 +472,39 @@ mod tests {
         assert_eq!(found.strangers_rejected, Some(0.5));
     }
 
+    /// If this fails, the margin and the temperature are fitted to other numbers than those that an answer has: the class of
+    /// nothing is in its ranking.
+    #[test]
+    fn the_class_of_nothing_competes_and_its_images_are_unknown() {
+        let class = CalibrationLabel::Class;
+        let mut all = answers(&[0.9, 0.3, 0.8], class(0), 10);
+        all.extend(answers(&[0.2, 0.9, 0.7], class(1), 10));
+        all.extend(answers(&[0.2, 0.1, 0.6], class(2), 5));
+        // Nothing is the best answer.
+        all.extend(answers(&[0.5, 0.1, 0.6], class(0), 1));
+        let fitted = fit_calibration(&all, Some(2), softmax(10.0), 0.95).unwrap();
+        assert!(
+            (fitted.min_margin.unwrap() - 0.1).abs() < 1e-6,
+            "{fitted:?}"
+        );
+        let found = fitted.calibration;
+        assert_eq!((found.images, found.strangers), (21, 5));
+        assert_eq!((found.accuracy, found.kept), (20.0 / 21.0, 1.0));
+        assert_eq!(
+            (found.wrong_rejected, found.strangers_rejected),
+            (Some(1.0), Some(1.0))
+        );
+        // The temperature is that of three classes.
+        let three = fit_calibration(&all, None, softmax(10.0), 0.95).unwrap();
+        assert_eq!(fitted.temperature, three.temperature);
+    }
+
     #[test]
     fn the_temperature_is_finite_if_all_images_are_correct() {
         let answers: Vec<LabelledAnswer> = (0..20)
             .map(|_| answer(&[0.3, 0.1], CalibrationLabel::Class(0)))
             .collect();
-        let fitted = fit_calibration(&answers, softmax(100.0), 0.95).unwrap();
+        let fitted = fit_calibration(&answers, None, softmax(100.0), 0.95).unwrap();
         // 21/22 = 1 / (1 + exp(-20 / T))
         assert!(
             (fitted.temperature - 20.0 / 21f32.ln()).abs() < 0.01,
@@ -485,7 +519,7 @@ mod tests {
     #[test]
     fn of_a_single_class_only_the_threshold_is_fitted() {
         let one = answers(&[0.3], CalibrationLabel::Class(0), 8);
-        let one = fit_calibration(&one, softmax(100.0), 0.95).unwrap();
+        let one = fit_calibration(&one, None, softmax(100.0), 0.95).unwrap();
         assert_eq!((one.temperature, one.min_margin), (1.0, None));
         assert_eq!(one.min_similarity, Some(0.3));
     }
@@ -494,7 +528,7 @@ mod tests {
     #[test]
     fn few_images_and_guesses_are_no_basis_for_a_fit() {
         let refused = |answers: &[LabelledAnswer]| {
-            fit_calibration(answers, softmax(100.0), 0.95).unwrap_err()
+            fit_calibration(answers, None, softmax(100.0), 0.95).unwrap_err()
         };
         let class = CalibrationLabel::Class;
         let unknown = answers(&[0.3, 0.1], CalibrationLabel::Unknown, 20);
@@ -504,7 +538,7 @@ mod tests {
         few.extend(unknown);
         assert_eq!(refused(&few), too_few(7));
         few.extend(answers(&[0.3, 0.1], class(0), 1));
-        assert!(fit_calibration(&few, softmax(100.0), 0.95).is_ok());
+        assert!(fit_calibration(&few, None, softmax(100.0), 0.95).is_ok());
         // 13 of 20 are a guess between two classes with probability 0.13, 15 of 20 with 0.02.
         let half = |right: usize| {
             let mut all = answers(&[0.3, 0.1], class(0), right);
@@ -517,7 +551,7 @@ mod tests {
             classes,
         };
         assert_eq!(refused(&half(13)), guess(13, 20, 2));
-        assert!(fit_calibration(&half(15), softmax(100.0), 0.95).is_ok());
+        assert!(fit_calibration(&half(15), None, softmax(100.0), 0.95).is_ok());
         let wrong = answers(&[0.3, 0.1], class(1), 1000);
         assert_eq!(refused(&wrong), guess(0, 1000, 2));
     }

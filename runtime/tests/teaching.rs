@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use pinhole::manifest::HeadKind;
 use pinhole::{
-    Bundle, ClassText, Classifier, Error, Lesson, NONE_OF_THESE, RgbImage, TaughtHead, TeachError,
-    Teacher, lesson,
+    Bundle, ClassText, Classifier, Error, Lesson, LockedBundle, NONE_OF_THESE, RgbImage,
+    TaughtHead, TeachError, Teacher, lesson,
 };
+use pinhole_bundle::{BundleWriter, Head};
 
 fn assets() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets")
@@ -263,4 +264,42 @@ fn what_cannot_be_taught_is_an_error_and_the_bundle_stays() {
     let classes = pinhole::Classes::new(["cat"]).unwrap();
     let error = pinhole::set_classes(&bundle, &classes, Some(1), &mut |_, _| {}).unwrap_err();
     assert!(error.to_string().contains("pinhole teach"), "{error}");
+}
+
+/// If this fails, whatever was taught is answered "unknown": texts of nothing are compared with numbers of other heads.
+#[test]
+fn texts_of_nothing_apply_while_classes_are_recognised_by_texts() {
+    let (_folder, bundle) = demo();
+    // The text of a class stands for "nothing", as an export with --negatives writes it.
+    let text = Bundle::open(&bundle).unwrap().head().class_embeddings[..64].to_vec();
+    let locked = LockedBundle::open(&bundle, &mut |_| {}).unwrap();
+    let mut manifest = locked.bundle().manifest().clone();
+    manifest.unknown.negatives = vec!["nothing".into()];
+    let head = Head {
+        negative_embeddings: text,
+        ..locked.bundle().head().clone()
+    };
+    let writer = BundleWriter::succeed(&locked).unwrap();
+    writer.add_head(&head).unwrap();
+    writer.replace(&mut manifest).unwrap();
+    drop(locked);
+
+    let before = open(&bundle);
+    let lesson = teach(&bundle, |teacher| {
+        teacher.add_class("my heart", ClassText::None).unwrap();
+        teacher
+            .add_examples("my heart", &like(&before, "red-heart", 4))
+            .unwrap();
+    });
+    assert_eq!(lesson.head, TaughtHead::Linear);
+    let after = open(&bundle);
+    assert!(after.manifest().unknown.negatives.is_empty());
+    let answer = after.classify(&sample("red-heart")).unwrap();
+    assert_eq!(
+        (&*answer.ranking[0].name, answer.unknown),
+        ("my heart", false)
+    );
+    teach(&bundle, |teacher| teacher.undo().unwrap());
+    assert_eq!(Bundle::open(&bundle).unwrap().head(), &head);
+    assert_eq!(open(&bundle).manifest().unknown.negatives, ["nothing"]);
 }

@@ -110,7 +110,7 @@ impl Shown<'_> {
             if best.as_ref().is_some_and(|(most, ..)| right < *most) {
                 return;
             }
-            let loss = mean_loss(&self.answers(&candidate.held_out, None), self.logits.scale);
+            let loss = mean_loss(&self.answers(&candidate.held_out), self.logits.scale);
             let is_better =
                 (best.as_ref()).is_none_or(|(most, least, _)| right > *most || loss < *least);
             if is_better {
@@ -165,25 +165,16 @@ impl Shown<'_> {
         })
     }
 
-    /// The examples with these similarities `[N, C]`. The similarity with the class `none`, if there is one, is the
-    /// negative.
-    pub(super) fn answers(&self, similarities: &[f32], none: Option<usize>) -> Vec<LabelledAnswer> {
+    /// The examples with these similarities `[N, C]`.
+    pub(super) fn answers(&self, similarities: &[f32]) -> Vec<LabelledAnswer> {
         let rows = similarities.chunks_exact(self.classes().max(1));
-        let answers = rows.zip(&self.examples).map(|(row, (_, class))| {
-            let mut similarities = row.to_vec();
-            let negative = none.map(|none| similarities.remove(none));
-            let label = match none {
-                Some(none) if *class == none => CalibrationLabel::Unknown,
-                Some(none) if *class > none => CalibrationLabel::Class(class - 1),
-                _ => CalibrationLabel::Class(*class),
-            };
-            LabelledAnswer {
-                similarities,
-                negative,
-                label,
-            }
-        });
-        answers.collect()
+        rows.zip(&self.examples)
+            .map(|(row, (_, class))| LabelledAnswer {
+                similarities: row.to_vec(),
+                negative: None,
+                label: CalibrationLabel::Class(*class),
+            })
+            .collect()
     }
 
     fn classes(&self) -> usize {
@@ -679,21 +670,6 @@ mod tests {
             let best = (0..3).max_by(|a, b| s[*a].total_cmp(&s[*b]));
             assert_eq!(best, Some(*class), "{s:?}");
         }
-    }
-
-    /// If this fails, images of nothing are labelled as a class in the calibration.
-    #[test]
-    fn the_class_of_nothing_is_the_negative() {
-        let examples = examples(&[1, 1, 1], 0.2);
-        let texts = texts(&[], 3);
-        let all = shown(&examples, &texts);
-        let similarities = [0.9, 0.5, 0.1, 0.2, 0.8, 0.3, 0.0, 0.4, 0.7];
-        let answers = all.answers(&similarities, Some(1));
-        let labels: Vec<_> = answers.iter().map(|a| a.label).collect();
-        let class = CalibrationLabel::Class;
-        assert_eq!(labels, [class(0), CalibrationLabel::Unknown, class(1)]);
-        assert_eq!(answers[0].similarities, [0.9, 0.1]);
-        assert_eq!(answers[1].negative, Some(0.8));
     }
 
     /// If this fails, a board is busy for minutes after each example. Prints the time.

@@ -386,10 +386,14 @@ pub fn lesson(bundle: &Bundle) -> Result<Lesson, Error> {
 }
 
 fn taught(bundle: &Bundle) -> Result<TaughtExamples, Error> {
-    if let Some(taught) = bundle.examples()? {
+    let (manifest, head) = (bundle.manifest(), bundle.head());
+    if let Some(mut taught) = bundle.examples()? {
+        // Earlier versions kept them in the head alone.
+        if taught.negatives.is_empty() {
+            taught.negatives.clone_from(&head.negative_embeddings);
+        }
         return Ok(taught);
     }
-    let (manifest, head) = (bundle.manifest(), bundle.head());
     if manifest.head != HeadKind::Static {
         return Err(Error::Teaching {
             bundle: bundle.folder().to_owned(),
@@ -398,7 +402,7 @@ fn taught(bundle: &Bundle) -> Result<TaughtExamples, Error> {
             },
         });
     }
-    Ok(TaughtExamples::untaught(manifest, &head.class_embeddings))
+    Ok(TaughtExamples::untaught(manifest, head))
 }
 
 struct Fitted {
@@ -445,7 +449,19 @@ fn fit(bundle: &Bundle, taught: &TaughtExamples) -> Result<Fitted, Error> {
             .collect(),
         logits,
     };
-    let chosen = shown.choose();
+    let mut chosen = shown.choose();
+    // Other heads' similarities are not those with texts, which a text of nothing could be compared with.
+    let (negatives, negative_embeddings) = match chosen.kind {
+        TaughtHead::ZeroShot => (untaught.unknown.negatives.clone(), taught.negatives.clone()),
+        TaughtHead::Prototypes | TaughtHead::Cache | TaughtHead::Linear => (vec![], vec![]),
+    };
+    let head = Head {
+        classes: known.len(),
+        class_embeddings: std::mem::take(&mut chosen.class_embeddings),
+        negative_embeddings,
+        form: std::mem::take(&mut chosen.form),
+        ..bundle.head().clone()
+    };
     let mut manifest = Manifest {
         classes: names,
         head: HeadKind::Static,
@@ -455,13 +471,13 @@ fn fit(bundle: &Bundle, taught: &TaughtExamples) -> Result<Fitted, Error> {
         calibration: None,
         method: Some(METHOD.into()),
         unknown: UnknownPolicy {
-            negatives: untaught.unknown.negatives.clone(),
+            negatives,
             class: none,
             ..UnknownPolicy::default()
         },
         ..old.clone()
     };
-    match &chosen.form {
+    match &head.form {
         HeadForm::ClassEmbeddings => {}
         HeadForm::Linear { .. } => manifest.head = HeadKind::Linear,
         HeadForm::Cache(terms) => {
@@ -478,7 +494,10 @@ fn fit(bundle: &Bundle, taught: &TaughtExamples) -> Result<Fitted, Error> {
     let is_untaught = chosen.kind == TaughtHead::ZeroShot
         && manifest.classes == untaught.classes
         && known.iter().all(|&i| taught.classes[i].span.added == 0);
-    let answers = shown.answers(&chosen.held_out, none);
+    let mut answers = shown.answers(&chosen.held_out);
+    for (answer, (embedding, _)) in answers.iter_mut().zip(&shown.examples) {
+        answer.negative = head.negative_similarity(embedding);
+    }
     let counts = shown.counts();
     let unseen = (0..counts.len()).filter(|&i| counts[i] == 0 && Some(i) != none);
     let unseen = unseen.count();
@@ -486,7 +505,7 @@ fn fit(bundle: &Bundle, taught: &TaughtExamples) -> Result<Fitted, Error> {
         _ if is_untaught && untaught.calibration.is_some() => {
             Err("the head is the one of the export, with its thresholds".into())
         }
-        0 => fit_calibration(&answers, logits, KEEP).map_err(|reason| reason.to_string()),
+        0 => fit_calibration(&answers, none, logits, KEEP).map_err(|reason| reason.to_string()),
         unseen => Err(format!("{unseen} classes have no examples")),
     };
     let no_thresholds = match fitted {
@@ -514,12 +533,6 @@ fn fit(bundle: &Bundle, taught: &TaughtExamples) -> Result<Fitted, Error> {
         }
     };
     let lesson = lesson_of(taught, &known, &shown, &chosen, no_thresholds);
-    let head = Head {
-        classes: known.len(),
-        class_embeddings: chosen.class_embeddings,
-        form: chosen.form,
-        ..bundle.head().clone()
-    };
     Ok(Fitted {
         head,
         manifest,
