@@ -121,6 +121,8 @@ pub struct TaughtExample {
     pub class: usize,
     /// When it was shown, in seconds since 1970.
     pub time: u64,
+    /// The id of the first example of its burst, if it was shown in one.
+    pub burst: Option<u64>,
     /// `[D]` of norm 1.
     pub embedding: Vec<f32>,
     /// When it was added and removed.
@@ -154,6 +156,8 @@ struct ExampleRecord {
     id: u64,
     class: usize,
     time: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    burst: Option<u64>,
     steps: Span,
 }
 
@@ -293,6 +297,7 @@ impl TaughtExamples {
                     id: e.id,
                     class: e.class,
                     time: e.time,
+                    burst: e.burst,
                     steps: e.span,
                 })
                 .collect(),
@@ -411,6 +416,7 @@ impl TaughtExamples {
                     id: e.id,
                     class: e.class,
                     time: e.time,
+                    burst: e.burst,
                     embedding,
                     span: e.steps,
                 })
@@ -466,6 +472,10 @@ impl TaughtExamples {
                 let found = example.id.to_string();
                 let expected = "a number of its own below next_id";
                 return error(format!("examples[{i}].id"), expected, found);
+            }
+            if let Some(burst) = example.burst.filter(|burst| *burst > example.id) {
+                let expected = "the id of it or an earlier example";
+                return error(format!("examples[{i}].burst"), expected, burst.to_string());
             }
             let class = self.classes.get(example.class);
             let in_class = class.is_some_and(|class| {
@@ -534,6 +544,7 @@ mod tests {
             id,
             class,
             time: 1_700_000_000 + id,
+            burst: (id > 1).then_some(2),
             embedding: vec![0.6, 0.8],
             span: present(step),
         });
@@ -652,6 +663,7 @@ mod tests {
                 "examples[0].class",
             ),
             (|t| t.examples[0].id = 9, "examples[0].id"),
+            (|t| t.examples[0].burst = Some(2), "examples[0].burst"),
             (|t| t.examples[0].span.added = 5, "examples[0].steps"),
             (|t| t.examples[0].embedding[0] = f32::NAN, "embeddings[0]"),
             (

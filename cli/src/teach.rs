@@ -173,7 +173,7 @@ fn print(args: &TeachArgs, lesson: &Lesson) -> Result<ExitCode> {
         let accuracy = match class.accuracy {
             Some(accuracy) => format!("{:5.1} %", 100.0 * accuracy),
             None if count == 0 => "      needs an example".into(),
-            None => "      show another example to measure it".into(),
+            None => "      show it once more to measure it".into(),
         };
         writeln!(out, "  {count:3} examples  {accuracy}  {}", class.name)?;
     }

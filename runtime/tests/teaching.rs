@@ -303,3 +303,49 @@ fn texts_of_nothing_apply_while_classes_are_recognised_by_texts() {
     assert_eq!(Bundle::open(&bundle).unwrap().head(), &head);
     assert_eq!(open(&bundle).manifest().unknown.negatives, ["nothing"]);
 }
+
+/// If this fails, a button held for seconds makes any class look well known.
+#[test]
+fn bursts_are_left_out_whole() {
+    let (_folder, bundle) = demo();
+    let before = open(&bundle);
+    let show = |class: usize, burst: usize| {
+        // Each burst is of another thing: nothing tells the classes apart.
+        let name = ["red-heart", "green-star", "blue-square", "white-heart"][burst];
+        let mut embeddings = like(&before, name, 6);
+        embeddings.iter_mut().for_each(|e| e[class] += 0.02);
+        embeddings
+    };
+    let names = ["a", "b"];
+    let classes = &before.manifest().classes;
+    let lesson = |add: fn(&mut Teacher, &str, &[Vec<f32>]) -> Result<Vec<u64>, Error>, bursts| {
+        teach(&bundle, |teacher| {
+            classes
+                .iter()
+                .for_each(|class| teacher.remove_class(class).unwrap());
+            for (i, name) in names.iter().enumerate() {
+                teacher.add_class(name, ClassText::None).unwrap();
+                for burst in 0..bursts {
+                    add(teacher, name, &show(i, 2 * burst + i)).unwrap();
+                }
+            }
+        })
+    };
+    let undo = || teach(&bundle, |teacher| teacher.undo().unwrap());
+    let apart = lesson(Teacher::add_examples, 2);
+    assert_eq!((apart.accuracy, apart.no_thresholds), (Some(1.0), None));
+    undo();
+    let bursts = lesson(Teacher::add_burst, 2);
+    assert!(bursts.accuracy.unwrap() < 0.8, "{bursts:?}");
+    undo();
+    let once = lesson(Teacher::add_burst, 1);
+    assert_eq!(once.accuracy, None);
+    let reason = once.no_thresholds.unwrap();
+    assert!(
+        reason.contains("2 classes were shown in one burst only"),
+        "{reason}"
+    );
+    // They are answered all the same.
+    let answer = open(&bundle).classify(&sample("red-heart")).unwrap();
+    assert_eq!(&*answer.ranking[0].name, "a");
+}

@@ -219,9 +219,13 @@ impl Teaching {
                 teacher.remove_class(&name)?;
                 format!("class removed: {name}")
             }
-            Request::Learn(class) | Request::LearnImage(class, _) => {
-                let learned = teacher.add_examples(&class, &embeddings)?.len();
+            Request::Learn(class) => {
+                let learned = teacher.add_burst(&class, &embeddings)?.len();
                 format!("{learned} examples learned of: {class}")
+            }
+            Request::LearnImage(class, _) => {
+                teacher.add_examples(&class, &embeddings)?;
+                format!("1 example learned of: {class}")
             }
             Request::RemoveExample(class, id) => {
                 let known = lesson(classifier.bundle())?;

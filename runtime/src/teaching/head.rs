@@ -1,9 +1,11 @@
 //! The choice of a head by leave-one-out accuracy.
 //!
 //! For each kind of head, and each value of its few parameters, every example is classified by the head that the others
-//! give. The head with the most correct answers is taken; of several, the one under which the right answers are most
+//! give. Pictures of one burst are nearly the same, so that they are left out together, if their class has examples beside
+//! them. The head with the most correct answers is taken; of several, the one under which the right answers are most
 //! likely (at the best temperature of each).
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use pinhole_bundle::{CacheTerms, HeadForm};
@@ -43,11 +45,29 @@ pub(super) struct Shown<'a> {
     pub size: usize,
     /// For each class its class embedding by a text, if it has one.
     pub texts: Vec<Option<&'a [f32]>>,
-    /// Unit embeddings of the examples, and their classes.
-    pub examples: Vec<(&'a [f32], usize)>,
+    pub examples: Vec<Example<'a>>,
     /// Embeddings of images of any class.
     pub background: Vec<&'a [f32]>,
     pub logits: Logits,
+}
+
+/// An example of a class.
+#[derive(Clone, Copy)]
+pub(super) struct Example<'a> {
+    /// Of norm 1, `[D]`.
+    pub embedding: &'a [f32],
+    pub class: usize,
+    /// The number of its burst, if it was shown in one.
+    pub burst: Option<u64>,
+}
+
+/// Examples of one class that are left out together.
+struct Group {
+    class: usize,
+    /// Their indices.
+    members: Vec<usize>,
+    /// The sum of their embeddings, `[D]`.
+    sum: Vec<f32>,
 }
 
 /// The chosen head.
@@ -56,13 +76,13 @@ pub(super) struct Chosen {
     /// `[C, D]`, each of norm 1; empty for [`TaughtHead::Linear`].
     pub class_embeddings: Vec<f32>,
     pub form: HeadForm,
-    /// The similarities of each example by the head that the others give, `[N, C]`.
+    /// The similarities of each example by the head that those of other groups give, `[N, C]`.
     pub held_out: Vec<f32>,
     /// The leave-one-out accuracy of the best head of each kind that is possible.
     pub accuracies: Vec<(TaughtHead, f32)>,
 }
 
-/// A head with its parameters, and its similarities of each example without itself, `[N, C]`.
+/// A head with its parameters, and its similarities of each example without its group, `[N, C]`.
 #[derive(Clone)]
 struct Candidate {
     kind: TaughtHead,
@@ -121,27 +141,9 @@ impl Shown<'_> {
         let candidate = match best {
             Some((.., candidate)) => candidate,
             // Not reached: a class without a text has an example, so that there are prototypes.
-            None => self.zero_shot(&self.priors()),
+            None => self.zero_shot(&self.groups()),
         };
-        let (class_embeddings, form) = match candidate.parts {
-            Parts::ClassEmbeddings(rows) => (rows, HeadForm::ClassEmbeddings),
-            Parts::Linear { weight, bias } => (vec![], HeadForm::Linear { weight, bias }),
-            Parts::Cache {
-                class_embeddings,
-                weight,
-                sharpness,
-            } => {
-                let terms = CacheTerms {
-                    keys: (self.examples.iter())
-                        .flat_map(|(x, _)| x.to_vec())
-                        .collect(),
-                    labels: self.examples.iter().map(|(_, class)| *class).collect(),
-                    weight,
-                    sharpness,
-                };
-                (class_embeddings, HeadForm::Cache(terms))
-            }
-        };
+        let (class_embeddings, form) = self.head(candidate.parts);
         Chosen {
             kind: candidate.kind,
             class_embeddings,
@@ -153,15 +155,36 @@ impl Shown<'_> {
         }
     }
 
+    /// Class embeddings, if the head has some, and the form.
+    fn head(&self, parts: Parts) -> (Vec<f32>, HeadForm) {
+        match parts {
+            Parts::ClassEmbeddings(rows) => (rows, HeadForm::ClassEmbeddings),
+            Parts::Linear { weight, bias } => (vec![], HeadForm::Linear { weight, bias }),
+            Parts::Cache {
+                class_embeddings,
+                weight,
+                sharpness,
+            } => {
+                let terms = CacheTerms {
+                    keys: self.embeddings(),
+                    labels: self.examples.iter().map(|e| e.class).collect(),
+                    weight,
+                    sharpness,
+                };
+                (class_embeddings, HeadForm::Cache(terms))
+            }
+        }
+    }
+
     /// Whether each example is classified correctly with these similarities `[N, C]`.
     pub(super) fn right(&self, similarities: &[f32]) -> impl Iterator<Item = bool> {
         let rows = similarities.chunks_exact(self.classes().max(1));
-        rows.zip(&self.examples).map(|(row, (_, class))| {
-            let own = row[*class];
+        rows.zip(&self.examples).map(|(row, example)| {
+            let own = row[example.class];
             // Of equal ones the first is the answer, as in a ranking.
             row.iter()
                 .enumerate()
-                .all(|(c, s)| *s < own || (*s == own && c >= *class))
+                .all(|(c, s)| *s < own || (*s == own && c >= example.class))
         })
     }
 
@@ -169,10 +192,10 @@ impl Shown<'_> {
     pub(super) fn answers(&self, similarities: &[f32]) -> Vec<LabelledAnswer> {
         let rows = similarities.chunks_exact(self.classes().max(1));
         rows.zip(&self.examples)
-            .map(|(row, (_, class))| LabelledAnswer {
+            .map(|(row, example)| LabelledAnswer {
                 similarities: row.to_vec(),
                 negative: None,
-                label: CalibrationLabel::Class(*class),
+                label: CalibrationLabel::Class(example.class),
             })
             .collect()
     }
@@ -184,33 +207,101 @@ impl Shown<'_> {
     /// Number of examples of each class.
     pub(super) fn counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.classes()];
-        for (_, class) in &self.examples {
-            counts[*class] += 1;
+        for example in &self.examples {
+            counts[example.class] += 1;
         }
         counts
+    }
+
+    /// How many times each class was shown: a burst is once.
+    pub(super) fn showings(&self) -> Vec<usize> {
+        let mut showings = vec![0; self.classes()];
+        let mut bursts = HashSet::new();
+        for Example { class, burst, .. } in &self.examples {
+            let is_new = burst.is_none_or(|burst| bursts.insert((*class, burst)));
+            showings[*class] += usize::from(is_new);
+        }
+        showings
+    }
+
+    /// Every example in its group: its burst, if the class was also shown in another one.
+    fn groups(&self) -> Vec<Group> {
+        let showings = self.showings();
+        let mut groups: Vec<Group> = vec![];
+        let mut places = HashMap::new();
+        for (i, example) in self.examples.iter().enumerate() {
+            let class = example.class;
+            let new = groups.len();
+            let place = match example.burst.filter(|_| showings[class] > 1) {
+                Some(burst) => *places.entry((class, burst)).or_insert(new),
+                None => new,
+            };
+            if place == new {
+                groups.push(Group {
+                    class,
+                    members: vec![],
+                    sum: vec![0.0; self.size],
+                });
+            }
+            groups[place].members.push(i);
+            add_scaled(&mut groups[place].sum, 1.0, example.embedding);
+        }
+        groups
+    }
+
+    /// `[N, D]`.
+    fn embeddings(&self) -> Vec<f32> {
+        let all = self.examples.iter();
+        all.flat_map(|e| e.embedding.to_vec()).collect()
+    }
+
+    /// The similarities `[N, C]` with class embeddings `rows`, but of each example with its own class by `own`, which gets
+    /// the example's group.
+    fn held_out(
+        &self,
+        rows: &[Vec<f32>],
+        groups: &[Group],
+        own: impl Fn(&Group) -> Option<Vec<f32>>,
+    ) -> Vec<f32> {
+        let classes = self.classes();
+        let mut held_out = vec![0.0; self.examples.len() * classes];
+        for group in groups {
+            let own = own(group);
+            for &i in &group.members {
+                let x = self.examples[i].embedding;
+                let similarities = &mut held_out[i * classes..][..classes];
+                for (similarity, row) in similarities.iter_mut().zip(rows) {
+                    *similarity = dot(row, x);
+                }
+                // A class without other examples is never recognised.
+                similarities[group.class] = own.as_ref().map_or(-1.0, |own| dot(own, x));
+            }
+        }
+        held_out
     }
 
     /// Gives the candidates to `take` one by one: all of them at once would take many times the memory of the bundle.
     fn candidates(&self, take: &mut dyn FnMut(Candidate)) {
         let has_text = self.texts.iter().any(Option::is_some);
         let all_shown = self.counts().iter().all(|count| *count > 0);
-        let zero_shot = has_text.then(|| self.zero_shot(&self.priors()));
-        let prototypes = all_shown.then(|| self.prototypes());
+        let groups = self.groups();
+        let zero_shot = has_text.then(|| self.zero_shot(&groups));
+        let prototypes = all_shown.then(|| self.prototypes(&groups));
         // Without texts, the prototypes take their place. Where a class has no examples, those of others would win its
         // images, which nothing could measure.
         let base = zero_shot.clone().or(prototypes.clone());
         zero_shot.into_iter().chain(prototypes).for_each(&mut *take);
         if let (true, Some(base)) = (all_shown, base) {
-            self.caches(&base, take);
+            self.caches(&base, &groups, take);
         }
-        self.linear(take);
+        self.linear(&groups, take);
     }
 
     /// The sum of each class's examples, `[C, D]`.
     fn sums(&self) -> Vec<Vec<f32>> {
         let mut sums = vec![vec![0.0; self.size]; self.classes()];
-        for (x, class) in &self.examples {
-            add_scaled(&mut sums[*class], 1.0, x);
+        for example in &self.examples {
+            add_scaled(&mut sums[example.class], 1.0, example.embedding);
         }
         sums
     }
@@ -242,64 +333,61 @@ impl Shown<'_> {
         }
     }
 
-    fn zero_shot(&self, priors: &Priors) -> Candidate {
+    fn zero_shot(&self, groups: &[Group]) -> Candidate {
+        let priors = self.priors();
         let rows: Vec<Vec<f32>> = (self.texts.iter().enumerate())
             .map(|(class, text)| match text {
                 Some(text) => text.to_vec(),
                 None => priors.moved_mean(class, None),
             })
             .collect();
-        let held_out = self.examples.iter().flat_map(|(x, own)| {
-            let mut row: Vec<f32> = rows.iter().map(|row| dot(row, x)).collect();
-            if self.texts[*own].is_none() {
-                row[*own] = dot(&priors.moved_mean(*own, Some(x)), x);
-            }
-            row
+        let held_out = self.held_out(&rows, groups, |group| {
+            Some(match self.texts[group.class] {
+                Some(text) => text.to_vec(),
+                None => priors.moved_mean(group.class, Some(group)),
+            })
         });
         Candidate {
             kind: TaughtHead::ZeroShot,
-            held_out: held_out.collect(),
+            held_out,
             parts: Parts::ClassEmbeddings(rows.concat()),
         }
     }
 
-    fn prototypes(&self) -> Candidate {
+    fn prototypes(&self, groups: &[Group]) -> Candidate {
         let (sums, counts) = (self.sums(), self.counts());
         let rows: Vec<Vec<f32>> = sums.iter().map(|sum| unit(sum.clone())).collect();
-        let held_out = self.examples.iter().flat_map(|(x, own)| {
-            let mut row: Vec<f32> = rows.iter().map(|row| dot(row, x)).collect();
-            // The only example of a class is never recognised.
-            row[*own] = -1.0;
-            if counts[*own] > 1 {
-                let mut others = sums[*own].clone();
-                add_scaled(&mut others, -1.0, x);
-                row[*own] = dot(&unit(others), x);
-            }
-            row
+        let held_out = self.held_out(&rows, groups, |group| {
+            let mut others = sums[group.class].clone();
+            add_scaled(&mut others, -1.0, &group.sum);
+            (counts[group.class] > group.members.len()).then(|| unit(others))
         });
         Candidate {
             kind: TaughtHead::Prototypes,
-            held_out: held_out.collect(),
+            held_out,
             parts: Parts::ClassEmbeddings(rows.concat()),
         }
     }
 
     /// Caches on the class embeddings of `base`.
-    fn caches(&self, base: &Candidate, take: &mut dyn FnMut(Candidate)) {
+    fn caches(&self, base: &Candidate, groups: &[Group], take: &mut dyn FnMut(Candidate)) {
         let Parts::ClassEmbeddings(rows) = &base.parts else {
             return;
         };
         let (count, classes) = (self.examples.len(), self.classes());
-        let examples: Vec<f32> = (self.examples.iter())
-            .flat_map(|(x, _)| x.to_vec())
-            .collect();
+        let mut places = vec![0; count];
+        for (place, group) in groups.iter().enumerate() {
+            group.members.iter().for_each(|&i| places[i] = place);
+        }
+        let examples = self.embeddings();
         let affinities = products(&examples, &examples, self.size);
         for sharpness in CACHE_SHARPNESS {
             let mut sums = vec![0.0; count * classes];
             for i in 0..count {
-                for (j, (_, class)) in self.examples.iter().enumerate().filter(|(j, _)| *j != i) {
+                let others = self.examples.iter().enumerate();
+                for (j, other) in others.filter(|(j, _)| places[*j] != places[i]) {
                     let affinity: f32 = affinities[i * count + j];
-                    sums[i * classes + class] += (sharpness * (affinity - 1.0)).exp();
+                    sums[i * classes + other.class] += (sharpness * (affinity - 1.0)).exp();
                 }
             }
             for weight in CACHE_WEIGHTS {
@@ -335,26 +423,27 @@ impl Shown<'_> {
     /// Each class's target is 1 for its examples and 0 for others. A factor times the similarity with its text is
     /// subtracted, so that the penalty draws towards the texts. If there are classes without examples, the images of any
     /// class are to be answered as by the texts. Classes have equal weight, however many examples they have.
-    fn linear(&self, take: &mut dyn FnMut(Candidate)) {
+    fn linear(&self, groups: &[Group], take: &mut dyn FnMut(Candidate)) {
         let (classes, counts) = (self.classes(), self.counts());
         let shown = counts.iter().filter(|n| **n > 0).count();
         let all_shown = shown == classes;
         let mut images: Vec<(&[f32], Option<usize>)> = (self.examples.iter())
-            .map(|(x, class)| (*x, Some(*class)))
+            .map(|e| (e.embedding, Some(e.class)))
             .collect();
-        let mut groups = shown;
+        // Of equal weight.
+        let mut kinds = shown;
         if !all_shown && !self.background.is_empty() {
-            groups += 1;
+            kinds += 1;
             images.extend(self.background.iter().map(|x| (*x, None)));
         }
-        if shown == 0 || groups < 2 {
+        if shown == 0 || kinds < 2 {
             return;
         }
         let count = images.len();
         let weights: Vec<f32> = (images.iter())
             .map(|(_, class)| {
                 let own = class.map_or(self.background.len(), |class| counts[class]);
-                count as f32 / groups as f32 / own as f32
+                count as f32 / kinds as f32 / own as f32
             })
             .collect();
         let target = |class: usize, i: usize| f32::from(u8::from(images[i].1 == Some(class)));
@@ -393,7 +482,9 @@ impl Shown<'_> {
         let residuals: Vec<f32> = residuals.collect();
         let rows: Vec<&[f32]> = images.iter().map(|(x, _)| *x).collect();
         let columns = factors.len() * classes;
-        let ridge = Ridge::new(&rows, weights, residuals);
+        let mut left_out: Vec<Vec<usize>> = groups.iter().map(|g| g.members.clone()).collect();
+        left_out.extend((self.examples.len()..count).map(|i| vec![i]));
+        let ridge = Ridge::new(&rows, weights, residuals, left_out);
         for penalty in RIDGES {
             let fit = ridge.fit(penalty);
             for (f, factor) in factors.iter().enumerate() {
@@ -461,13 +552,13 @@ struct Priors {
 
 impl Priors {
     /// The mean of a class's examples, but `without`, where texts are.
-    fn moved_mean(&self, class: usize, without: Option<&[f32]>) -> Vec<f32> {
+    fn moved_mean(&self, class: usize, without: Option<&Group>) -> Vec<f32> {
         let mut mean = self.offset.clone();
-        let count = self.counts[class] - usize::from(without.is_some());
+        let count = self.counts[class] - without.map_or(0, |group| group.members.len());
         if count > 0 {
             add_scaled(&mut mean, 1.0 / count as f32, &self.sums[class]);
             if let Some(without) = without {
-                add_scaled(&mut mean, -1.0 / count as f32, without);
+                add_scaled(&mut mean, -1.0 / count as f32, &without.sum);
             }
         }
         unit(mean)
@@ -518,12 +609,17 @@ mod tests {
         Shown {
             size: SIZE,
             texts: texts.iter().map(Option::as_deref).collect(),
-            examples: examples
-                .iter()
-                .map(|(x, class)| (x.as_slice(), *class))
-                .collect(),
+            examples: examples.iter().map(example).collect(),
             background: vec![],
             logits: LOGITS,
+        }
+    }
+
+    fn example((embedding, class): &(Vec<f32>, usize)) -> Example<'_> {
+        Example {
+            embedding,
+            class: *class,
+            burst: None,
         }
     }
 
@@ -544,30 +640,7 @@ mod tests {
     }
 
     fn head(candidate: &Candidate, shown: &Shown) -> Head {
-        let (class_embeddings, form) = match &candidate.parts {
-            Parts::ClassEmbeddings(rows) => (rows.clone(), HeadForm::ClassEmbeddings),
-            Parts::Linear { weight, bias } => {
-                let (weight, bias) = (weight.clone(), bias.clone());
-                (vec![], HeadForm::Linear { weight, bias })
-            }
-            Parts::Cache {
-                class_embeddings,
-                weight,
-                sharpness,
-            } => {
-                let terms = CacheTerms {
-                    keys: shown
-                        .examples
-                        .iter()
-                        .flat_map(|(x, _)| x.to_vec())
-                        .collect(),
-                    labels: shown.examples.iter().map(|(_, class)| *class).collect(),
-                    weight: *weight,
-                    sharpness: *sharpness,
-                };
-                (class_embeddings.clone(), HeadForm::Cache(terms))
-            }
-        };
+        let (class_embeddings, form) = shown.head(candidate.parts.clone());
         Head {
             classes: shown.classes(),
             embedding_size: SIZE,
@@ -581,29 +654,38 @@ mod tests {
     /// of its own: here the classes' weights and the share of the texts would change with the example.
     #[test]
     fn held_out_similarities_are_those_of_a_head_without_the_example() {
-        for with_text in [vec![0, 1, 2], vec![], vec![0, 2]] {
-            let (examples, texts) = (examples(&[3, 4, 2], 0.4), texts(&with_text, 3));
-            let all = shown(&examples, &texts);
-            let found = candidates(&all);
-            for (i, (x, own)) in examples.iter().enumerate() {
-                let mut others = examples.clone();
-                others.remove(i);
-                let without = shown(&others, &texts);
-                for (candidate, other) in found.iter().zip(candidates(&without)) {
-                    assert_eq!(candidate.kind, other.kind);
-                    if candidate.kind == TaughtHead::Linear {
-                        continue;
-                    }
-                    let expected = head(&other, &without).similarities(x);
-                    let row = &candidate.held_out[i * 3..][..3];
-                    for (class, (found, expected)) in row.iter().zip(&expected).enumerate() {
-                        // Of the classes without texts, the mean of all images is left as it is.
-                        let tolerance = if with_text.len() == 2 { 0.1 } else { 1e-5 };
-                        assert!(
-                            (found - expected).abs() < tolerance,
-                            "{:?} {with_text:?} {i} of {own}, {class}: {found} {expected}",
-                            candidate.kind
-                        );
+        let apart: fn(usize) -> Option<u64> = |_| None;
+        for burst in [apart, |i| Some(i as u64 / 2)] {
+            for with_text in [vec![0, 1, 2], vec![], vec![0, 2]] {
+                let (examples, texts) = (examples(&[3, 4, 2], 0.4), texts(&with_text, 3));
+                let mut all = shown(&examples, &texts);
+                for (i, example) in all.examples.iter_mut().enumerate() {
+                    example.burst = burst(i);
+                }
+                let found = candidates(&all);
+                for (i, (x, own)) in examples.iter().enumerate() {
+                    let mut without = shown(&examples, &texts);
+                    let mut others = 0..;
+                    without.examples.retain(|e| {
+                        let j = others.next().unwrap();
+                        i != j && (burst(i).is_none() || burst(i) != burst(j) || e.class != *own)
+                    });
+                    for (candidate, other) in found.iter().zip(candidates(&without)) {
+                        assert_eq!(candidate.kind, other.kind);
+                        if candidate.kind == TaughtHead::Linear {
+                            continue;
+                        }
+                        let expected = head(&other, &without).similarities(x);
+                        let row = &candidate.held_out[i * 3..][..3];
+                        for (class, (found, expected)) in row.iter().zip(&expected).enumerate() {
+                            // Of the classes without texts, the mean of all images is left as it is.
+                            let tolerance = if with_text.len() == 2 { 0.1 } else { 1e-5 };
+                            assert!(
+                                (found - expected).abs() < tolerance,
+                                "{:?} {with_text:?} {i} of {own}, {class}: {found} {expected}",
+                                candidate.kind
+                            );
+                        }
                     }
                 }
             }
@@ -697,10 +779,7 @@ mod tests {
         let all = Shown {
             size,
             texts: texts.iter().map(|text| Some(text.as_slice())).collect(),
-            examples: examples
-                .iter()
-                .map(|(x, class)| (x.as_slice(), *class))
-                .collect(),
+            examples: examples.iter().map(example).collect(),
             background: vec![],
             logits: LOGITS,
         };

@@ -16,7 +16,7 @@ use pinhole_bundle::{
 };
 use pinhole_prompts::Classes;
 
-use self::head::{Chosen, Shown};
+use self::head::{Chosen, Example, Shown};
 use crate::calibration::{KEEP, Logits, fit_calibration, temperature_and_score};
 use crate::classes::{embed_classes, takes_new_classes};
 use crate::classifier::thread_pool;
@@ -96,8 +96,8 @@ pub struct ClassLesson {
     pub has_text: bool,
     /// Its examples, the oldest first.
     pub examples: Vec<ExampleInfo>,
-    /// The share of its examples that are recognised by a head that is fitted to all others, 0..1. `None` if there is
-    /// no basis: no example, or one alone and no text.
+    /// The share of its examples that are recognised by a head that is fitted to all others, without those of the same
+    /// burst, 0..1. `None` if there is no basis: no example, one alone and no text, or one burst.
     pub accuracy: Option<f32>,
 }
 
@@ -234,6 +234,7 @@ impl Teacher {
                 id,
                 class,
                 time,
+                burst: None,
                 embedding,
                 span,
             });
@@ -243,6 +244,24 @@ impl Teacher {
         let own = own.filter(|e| e.class == class && e.span.is_present());
         for old in own.rev().skip(EXAMPLES_PER_CLASS) {
             old.span.removed = Some(step);
+        }
+        Ok(ids)
+    }
+
+    /// As [`Teacher::add_examples`], for pictures of one burst: they are nearly the same, so that accuracy is measured
+    /// without all of them.
+    ///
+    /// # Errors
+    /// As [`Teacher::add_examples`].
+    pub fn add_burst(&mut self, class: &str, embeddings: &[Vec<f32>]) -> Result<Vec<u64>, Error> {
+        let ids = self.add_examples(class, embeddings)?;
+        for example in self
+            .taught
+            .examples
+            .iter_mut()
+            .filter(|e| ids.contains(&e.id))
+        {
+            example.burst = ids.first().copied();
         }
         Ok(ids)
     }
@@ -442,7 +461,11 @@ fn fit(bundle: &Bundle, taught: &TaughtExamples) -> Result<Fitted, Error> {
             .map(|&i| taught.classes[i].text.as_deref())
             .collect(),
         examples: (taught.present_examples())
-            .map(|e| (e.embedding.as_slice(), places[e.class]))
+            .map(|e| Example {
+                embedding: &e.embedding,
+                class: places[e.class],
+                burst: e.burst,
+            })
             .collect(),
         background: (bundle.golden().images.iter())
             .map(|i| &*i.embedding)
@@ -495,16 +518,22 @@ fn fit(bundle: &Bundle, taught: &TaughtExamples) -> Result<Fitted, Error> {
         && manifest.classes == untaught.classes
         && known.iter().all(|&i| taught.classes[i].span.added == 0);
     let mut answers = shown.answers(&chosen.held_out);
-    for (answer, (embedding, _)) in answers.iter_mut().zip(&shown.examples) {
-        answer.negative = head.negative_similarity(embedding);
+    for (answer, example) in answers.iter_mut().zip(&shown.examples) {
+        answer.negative = head.negative_similarity(example.embedding);
     }
     let counts = shown.counts();
     let unseen = (0..counts.len()).filter(|&i| counts[i] == 0 && Some(i) != none);
     let unseen = unseen.count();
+    let showings = shown.showings();
+    let once = (showings.iter().zip(&counts)).filter(|(shown, count)| **shown == 1 && **count > 1);
+    let once = once.count();
     let fitted = match unseen {
         _ if is_untaught && untaught.calibration.is_some() => {
             Err("the head is the one of the export, with its thresholds".into())
         }
+        0 if once > 0 => Err(format!(
+            "{once} classes were shown in one burst only; show them once more"
+        )),
         0 => fit_calibration(&answers, none, logits, KEEP).map_err(|reason| reason.to_string()),
         unseen => Err(format!("{unseen} classes have no examples")),
     };
@@ -548,10 +577,10 @@ fn lesson_of(
     no_thresholds: Option<String>,
 ) -> Lesson {
     let mut right = vec![0; known.len()];
-    for (is_right, (_, class)) in shown.right(&chosen.held_out).zip(&shown.examples) {
-        right[*class] += usize::from(is_right);
+    for (is_right, example) in shown.right(&chosen.held_out).zip(&shown.examples) {
+        right[example.class] += usize::from(is_right);
     }
-    let counts = shown.counts();
+    let (counts, showings) = (shown.counts(), shown.showings());
     let class_lesson = |class: usize, accuracy| {
         let own = taught.present_examples().filter(|e| e.class == class);
         ClassLesson {
@@ -568,17 +597,14 @@ fn lesson_of(
             accuracy,
         }
     };
-    // An example that is the only basis of its class says nothing.
+    // What a class was shown in one burst says nothing, nor does an example that is its only basis.
     let (mut measured, mut recognised) = (0, 0);
     let mut classes: Vec<ClassLesson> = (known.iter().enumerate())
         .map(|(place, &class)| {
-            let least = if taught.classes[class].text.is_some() {
-                1
-            } else {
-                2
-            };
             let count = counts[place];
-            let accuracy = (count >= least).then(|| right[place] as f32 / count as f32);
+            let by_text = count == 1 && taught.classes[class].text.is_some();
+            let accuracy =
+                (showings[place] > 1 || by_text).then(|| right[place] as f32 / count as f32);
             if accuracy.is_some() {
                 measured += count;
                 recognised += right[place];

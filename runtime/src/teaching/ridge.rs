@@ -1,9 +1,9 @@
 //! Weighted ridge regression with an intercept, and what each example would have been given without itself.
 //!
 //! Minimises sum_i w_i (y_i - b - x_i . d)^2 + ridge |d|^2 for each column of targets y. With centred rows
-//! z_i = sqrt(w_i) (x_i - mean), A = Z^T Z + ridge I and the leverage h_i = w_i / sum w + z_i^T A^-1 z_i, the residual of
-//! example i under the fit to all others is its residual divided by 1 - h_i (Allen's PRESS, 1974), so that no example
-//! needs a fit of its own.
+//! z_i = sqrt(w_i) (x_i - mean), A = Z^T Z + ridge I and the leverages H_ij = sqrt(w_i w_j) / sum w + z_i^T A^-1 z_j, the
+//! residuals of a group of examples under the fit to all others are (I - H)^-1 times their residuals, H being that of the
+//! group (Allen's PRESS, 1974, of several rows), so that no group needs a fit of its own.
 
 use pinhole_kernels::PackedLinear;
 use pinhole_model::dot;
@@ -12,6 +12,8 @@ use pinhole_model::dot;
 pub(super) struct Ridge {
     /// Weight of each example.
     weights: Vec<f32>,
+    /// The examples that are left out together, each in one group.
+    groups: Vec<Vec<usize>>,
     /// Weighted mean of the examples, `[D]`.
     mean: Vec<f32>,
     /// An orthonormal basis of the centred rows, `[R, D]`, if there are fewer of them than D; otherwise D is R.
@@ -36,7 +38,7 @@ pub(super) struct RidgeFit {
     pub weight: Vec<f32>,
     /// b of each column, `[K]`.
     pub bias: Vec<f32>,
-    /// What each example is given by the fit to the others, `[N, K]`.
+    /// What each example is given by the fit to those of other groups, `[N, K]`.
     pub held_out: Vec<f32>,
 }
 
@@ -44,8 +46,14 @@ pub(super) struct RidgeFit {
 const RANK_TOLERANCE: f32 = 1e-3;
 
 impl Ridge {
-    /// `examples` have the same length D, positive `weights`, and K columns of `targets`, `[K, N]`.
-    pub(super) fn new(examples: &[&[f32]], weights: Vec<f32>, targets: Vec<f32>) -> Self {
+    /// `examples` have the same length D, positive `weights`, and K columns of `targets`, `[K, N]`. Each is in one of the
+    /// `groups` that are left out together.
+    pub(super) fn new(
+        examples: &[&[f32]],
+        weights: Vec<f32>,
+        targets: Vec<f32>,
+        groups: Vec<Vec<usize>>,
+    ) -> Self {
         let size = examples.first().map_or(0, |x| x.len());
         let total: f32 = weights.iter().sum();
         let mut mean = vec![0.0; size];
@@ -81,6 +89,7 @@ impl Ridge {
         let products = products(&centred, &by_axis, examples.len());
         Self {
             weights,
+            groups,
             mean,
             basis,
             rows,
@@ -99,13 +108,6 @@ impl Ridge {
         let total: f32 = self.weights.iter().sum();
         let lower = Lower::decompose(&self.gram, rank, ridge);
         let halves = products(&self.rows, &lower.inverse(), rank);
-        let leverage: Vec<f32> = (0..count)
-            .map(|i| {
-                let half = &halves[i * rank..][..rank];
-                // Rounding must not bring it to 1.
-                (self.weights[i] / total + dot(half, half)).min(1.0 - 1e-4)
-            })
-            .collect();
         let solutions: Vec<f32> = (0..columns.len())
             .flat_map(|k| lower.solve(&self.products[k * rank..][..rank]))
             .collect();
@@ -115,12 +117,26 @@ impl Ridge {
             bias: vec![],
             held_out: vec![0.0; count * columns.len()],
         };
-        for (k, (mean, y)) in columns.iter().enumerate() {
-            for i in 0..count {
-                let residual = (y[i] - fitted[i * columns.len() + k]) / self.weights[i].sqrt();
-                let target = self.targets[k * count + i];
-                fit.held_out[i * columns.len() + k] = target - residual / (1.0 - leverage[i]);
+        for group in &self.groups {
+            let half = |i: usize| &halves[i * rank..][..rank];
+            let leverage = |i: usize, j: usize| {
+                (self.weights[i] * self.weights[j]).sqrt() / total + dot(half(i), half(j))
+            };
+            let pairs = group
+                .iter()
+                .flat_map(|&i| group.iter().map(move |&j| (i, j)));
+            let negative: Vec<f32> = pairs.map(|(i, j)| -leverage(i, j)).collect();
+            let others = Lower::decompose(&negative, group.len(), 1.0);
+            for (k, (_, y)) in columns.iter().enumerate() {
+                let at = |i: usize| i * columns.len() + k;
+                let residuals: Vec<f32> = group.iter().map(|&i| y[i] - fitted[at(i)]).collect();
+                for (&i, residual) in group.iter().zip(others.solve(&residuals)) {
+                    let target = self.targets[k * count + i];
+                    fit.held_out[at(i)] = target - residual / self.weights[i].sqrt();
+                }
             }
+        }
+        for (k, (mean, _)) in columns.iter().enumerate() {
             let solution = &solutions[k * rank..][..rank];
             let size = self.mean.len();
             let weight = match &self.basis {
@@ -147,7 +163,7 @@ struct Lower {
 }
 
 impl Lower {
-    /// Cholesky decomposition of `matrix` + `ridge` I.
+    /// Cholesky decomposition of `matrix` + `ridge` I, which is positive.
     fn decompose(matrix: &[f32], rank: usize, ridge: f32) -> Self {
         let mut l = vec![0.0; rank * rank];
         for i in 0..rank {
@@ -158,8 +174,8 @@ impl Lower {
                 row[j] = sum / other[j];
             }
             let left = matrix[i * rank + i] + ridge - dot(&row[..i], &row[..i]);
-            // At least the ridge but for rounding.
-            row[i] = left.max(0.5 * ridge).sqrt();
+            // Positive but for rounding.
+            row[i] = left.max(1e-4 * ridge).sqrt();
         }
         Self { values: l, rank }
     }
@@ -302,7 +318,8 @@ mod tests {
     #[test]
     fn equal_examples_have_a_fit() {
         let row = [0.6, 0.8, 0.0];
-        let fit = Ridge::new(&[&row, &row], vec![1.0, 1.0], vec![1.0, -1.0]).fit(0.1);
+        let groups = vec![vec![0], vec![1]];
+        let fit = Ridge::new(&[&row, &row], vec![1.0, 1.0], vec![1.0, -1.0], groups).fit(0.1);
         assert_eq!(fit.weight, [0.0; 3]);
         assert_eq!(fit.bias, [0.0]);
     }
@@ -318,7 +335,15 @@ mod tests {
             let rows: Vec<&[f32]> = data.chunks_exact(size).collect();
             let weights: Vec<f32> = numbers(count, 2).iter().map(|v| 1.2 + v).collect();
             let targets = numbers(2 * count, 3);
-            let fits = Ridge::new(&rows, weights.clone(), targets.clone());
+            // Left out by themselves, in twos and in threes.
+            let sizes = [1, 2, 1, 3].iter().cycle();
+            let mut groups: Vec<Vec<usize>> = vec![];
+            for size in sizes.take(count) {
+                let next = groups.concat().len();
+                groups.push((next..count.min(next + size)).collect());
+            }
+            groups.retain(|group| !group.is_empty() && group.len() < count);
+            let fits = Ridge::new(&rows, weights.clone(), targets.clone(), groups.clone());
             for ridge in [0.1, 3.0] {
                 let fit = fits.fit(ridge);
                 for (k, y) in targets.chunks_exact(count).enumerate() {
@@ -330,8 +355,9 @@ mod tests {
                         let error = (f64::from(*found) - expected).abs();
                         assert!(error < 1e-3, "{count} {size} {ridge}: {found} {expected}");
                     }
-                    for i in 0..count {
-                        let others: Vec<usize> = (0..count).filter(|j| *j != i).collect();
+                    for (i, group) in groups.iter().flat_map(|g| g.iter().map(move |i| (*i, g))) {
+                        let others: Vec<usize> =
+                            (0..count).filter(|j| !group.contains(j)).collect();
                         let pick = |v: &[f32]| others.iter().map(|&j| v[j]).collect::<Vec<_>>();
                         let kept: Vec<&[f32]> = others.iter().map(|&j| rows[j]).collect();
                         let without = reference(&kept, &pick(&weights), &pick(y), ridge);
