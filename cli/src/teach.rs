@@ -26,7 +26,8 @@ pub(crate) fn run(args: &TeachArgs) -> Result<ExitCode> {
         return evaluate(args, images);
     }
     if action.list {
-        let lesson = pinhole::lesson(&open::bundle(folder)?)?;
+        let lesson = pinhole::lesson(folder);
+        let lesson = lesson.map_err(|e| mistakes::explain(folder, e.into()))?;
         return print(args, &lesson);
     }
     let mut teacher = Teacher::open(folder, args.bundle.threads, &mut open::waiting)

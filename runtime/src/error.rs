@@ -128,6 +128,12 @@ pub enum TeachError {
         /// The name.
         name: String,
     },
+    /// [`NONE_OF_THESE`](crate::NONE_OF_THESE) was given a text.
+    #[error(
+        "text: expected none for \"none of these\", which is recognised by examples, found one; leave it out, or export \
+             with --negatives"
+    )]
+    TextOfNone,
     /// No class is left.
     #[error(
         "expected at least one class beside \"none of these\" with a text or an example, found none; add another \

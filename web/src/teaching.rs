@@ -161,7 +161,7 @@ impl Teaching {
                     if let Some((_, json)) = listed {
                         return Ok(json.clone());
                     }
-                    let json = list(&used)?;
+                    let json = json(&lesson(&self.shared.place().folder)?)?;
                     known = Some((used, json.clone()));
                     Ok(json)
                 }
@@ -228,9 +228,7 @@ impl Teaching {
                 format!("1 example learned of: {class}")
             }
             Request::RemoveExample(class, id) => {
-                let known = lesson(classifier.bundle())?;
-                let mut classes = known.classes.iter().filter(|c| c.name == class);
-                if !classes.any(|c| c.examples.iter().any(|example| example.id == id)) {
+                if teacher.class_of_example(id) != Some(class.as_str()) {
                     return Err(Fault::Request(format!(
                         "example {id}: expected one of the class {class:?}, found none"
                     )));
@@ -279,10 +277,6 @@ impl Teaching {
 
 pub(crate) fn no_frame() -> Fault {
     Fault::Request("expected a frame of the camera, found none".into())
-}
-
-fn list(classifier: &Classifier) -> Result<String, Fault> {
-    json(&lesson(classifier.bundle())?)
 }
 
 fn to_json(value: &impl Serialize) -> Result<String, Fault> {

@@ -123,7 +123,7 @@ impl Teacher {
         waiting: &mut dyn FnMut(&str),
     ) -> Result<Self, Error> {
         let locked = LockedBundle::open(folder.as_ref(), waiting)?;
-        let taught = taught(locked.bundle())?;
+        let taught = taught(locked.bundle(), locked.bundle().examples()?)?;
         Ok(Self {
             locked,
             taught,
@@ -164,7 +164,7 @@ impl Teacher {
     /// [`NONE_OF_THESE`] has no text: images that are most like its examples are unknown.
     ///
     /// # Errors
-    /// [`TeachError::ClassExists`]; [`Error::NoTextEncoder`] if the text encoder is needed and missing; [`Error::Text`]
+    /// [`TeachError::ClassExists`], [`TeachError::TextOfNone`]; [`Error::NoTextEncoder`] if the text encoder is needed and missing; [`Error::Text`]
     /// for a name or text that is empty or too long; [`Error::Threads`], [`Error::ThreadPool`], [`Error::Kernels`].
     pub fn add_class(&mut self, name: &str, text: ClassText) -> Result<(), Error> {
         if self.has_class(name) {
@@ -175,6 +175,9 @@ impl Teacher {
         let name = names.names().first().cloned().unwrap_or_default();
         let embedded = match text {
             ClassText::None => None,
+            ClassText::Text(_) if name == NONE_OF_THESE => {
+                return Err(self.error(TeachError::TextOfNone));
+            }
             _ if name == NONE_OF_THESE => None,
             ClassText::NameIfPossible if !takes_new_classes(self.bundle()) => None,
             ClassText::NameIfPossible | ClassText::Name => Some(self.embed(&names)?),
@@ -285,6 +288,12 @@ impl Teacher {
         Ok(())
     }
 
+    /// The name of the class that this is an example of, if the bundle has it.
+    pub fn class_of_example(&self, id: u64) -> Option<&str> {
+        let example = self.taught.present_examples().find(|e| e.id == id)?;
+        Some(&self.taught.classes[example.class].name)
+    }
+
     /// Removes an example.
     ///
     /// # Errors
@@ -393,20 +402,22 @@ impl Teacher {
     }
 }
 
-/// What the bundle knows of its classes, without changing it. Of a bundle that was not taught, the classes without
-/// examples.
+/// What the bundle in `folder` knows of its classes, without changing it. Of a bundle that was not taught, the classes
+/// without examples.
 ///
 /// # Errors
 /// As [`Teacher::open`].
-pub fn lesson(bundle: &Bundle) -> Result<Lesson, Error> {
-    let taught = taught(bundle)?;
-    let fitted = thread_pool(None)?.install(|| fit(bundle, &taught));
+pub fn lesson(folder: impl AsRef<Path>) -> Result<Lesson, Error> {
+    // At once, because the bundle may be exchanged for another.
+    let (bundle, examples) = Bundle::open_with(folder.as_ref(), Bundle::examples)?;
+    let taught = taught(&bundle, examples?)?;
+    let fitted = thread_pool(None)?.install(|| fit(&bundle, &taught));
     Ok(fitted?.lesson)
 }
 
-fn taught(bundle: &Bundle) -> Result<TaughtExamples, Error> {
+fn taught(bundle: &Bundle, examples: Option<TaughtExamples>) -> Result<TaughtExamples, Error> {
     let (manifest, head) = (bundle.manifest(), bundle.head());
-    if let Some(mut taught) = bundle.examples()? {
+    if let Some(mut taught) = examples {
         // Earlier versions kept them in the head alone.
         if taught.negatives.is_empty() {
             taught.negatives.clone_from(&head.negative_embeddings);
