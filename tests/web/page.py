@@ -97,6 +97,16 @@ def region(page, touch):
     expected = [frame[0] / 4, frame[1] / 4, frame[0] / 2, frame[1] / 2]
     assert all(abs(a - b) <= 3 for a, b in zip(found, expected)), (found, expected)
     assert page.evaluate("Number(document.querySelector('#box').getAttribute('width'))") == found[2]
+    # The same by numbers, which begin with what was drawn.
+    page.click("#region-pixels summary")
+    page.wait("document.querySelector('#region-hint').textContent.includes(state.camera.frame_size.join(' x '))")
+    values = [int(page.evaluate(f"document.querySelector('#region-{i}').value")) for i in range(4)]
+    assert values == found, (values, found)
+    page.evaluate("document.querySelector('#region-0').select()")
+    page.call("Input.insertText", text="1")
+    page.press("Enter")
+    page.wait("state.settings.region[0] === 1")
+    page.click("#region-pixels summary")
     page.click("#whole")
     page.wait("state.settings.region === null")
 
