@@ -12,7 +12,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use pinhole::camera::{Camera, FrameAnswer, FrameCounters, Pipeline, PipelineEvent, SceneState};
+use pinhole::camera::{
+    Camera, FrameAnswer, FrameCounters, Pipeline, PipelineEvent, SceneState, StopHandle,
+};
 use pinhole::internal::{FrameLine, UnblockedStdout, note_within, printable, printable_path};
 use pinhole::{BundleWatcher, FolderState, RefusedBundle, RgbImage, Score, Stream, TestedBundle};
 
@@ -36,7 +38,7 @@ pub(crate) fn run(args: &CameraArgs) -> Result<ExitCode> {
     // The summary is still printed.
     frames::stop_on_signals(move || stopper.stop())?;
     let tracker = frames::tracker(&args.tracker);
-    let (_watcher, exchanged) = watch(args, opened)?;
+    let (_watcher, exchanged) = watch(args, opened, stop_handle.clone())?;
     let notes = RefCell::new(vec![]);
     let classify = |image: &RgbImage| {
         // A new bundle answers from the next frame on.
@@ -101,7 +103,11 @@ pub(crate) fn run(args: &CameraArgs) -> Result<ExitCode> {
 type Exchanged = Receiver<Result<TestedBundle, RefusedBundle>>;
 
 /// Opens the bundle again whenever it has changed since it was `opened`.
-fn watch(args: &CameraArgs, opened: FolderState) -> Result<(BundleWatcher, Exchanged)> {
+fn watch(
+    args: &CameraArgs,
+    opened: FolderState,
+    camera: StopHandle,
+) -> Result<(BundleWatcher, Exchanged)> {
     let folder = args.bundle.bundle.clone();
     let builder = open::builder(&args.bundle, &args.conditional);
     let (sender, exchanged) = channel();
@@ -110,7 +116,10 @@ fn watch(args: &CameraArgs, opened: FolderState) -> Result<(BundleWatcher, Excha
         opened,
         move || TestedBundle::open(&folder, builder),
         // There is no receiver once the command ends.
-        move |result| drop(sender.send(result)),
+        move |result| {
+            drop(sender.send(result));
+            camera.refresh();
+        },
     );
     Ok((
         watcher.context("cannot start the bundle thread")?,

@@ -111,6 +111,7 @@ fn classify(camera: Camera, live: &Live) -> Result<()> {
     let mut classifier = live.classifier()?;
     let tracker = live.settings().tracker();
     let mut pipeline = Pipeline::new(camera, |image| classifier.classify(image), tracker);
+    let mut changes = live.changes();
     while let Some(event) = pipeline.next() {
         match event? {
             PipelineEvent::Answer(answer) => live.answer(*answer),
@@ -121,6 +122,11 @@ fn classify(camera: Camera, live: &Live) -> Result<()> {
             }
         }
         pipeline.set_tracker_options(live.settings().tracker());
+        let now = live.changes();
+        if now != changes {
+            changes = now;
+            handle.refresh();
+        }
     }
     if !handle.is_stopped() {
         let counters = pipeline.camera().counters();

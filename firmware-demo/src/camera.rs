@@ -70,6 +70,9 @@ impl CameraControl {
     /// Uses `classifier` from the next frame on.
     pub(crate) fn replace(&self, classifier: Arc<Classifier>) {
         *lock(&self.replacement) = Some(classifier);
+        if let Some(camera) = &*lock(&self.stopper) {
+            camera.refresh();
+        }
     }
 
     /// Asks `steer` before each frame for the options in place of the configuration's, if it is called before the camera is
@@ -199,9 +202,15 @@ fn classify_frames(
     };
     let mut pipeline = Pipeline::new(camera, classify, tracker(config));
     let mut ended = Ok(());
+    let mut steered = None;
     while let Some(event) = pipeline.next() {
         if let Some(steer) = control.steer.get() {
-            pipeline.set_tracker_options(steer().tracker);
+            let steering = steer();
+            pipeline.set_tracker_options(steering.tracker);
+            let new = (steering.thresholds, steering.region);
+            if steered.replace(new) != Some(new) {
+                pipeline.camera().stop_handle().refresh();
+            }
         }
         let event = match event {
             Ok(PipelineEvent::Answer(answer)) => CameraEvent::Answer(answer),

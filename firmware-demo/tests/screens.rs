@@ -52,7 +52,7 @@ fn live(state: Option<SceneState>, top: [(&str, f32); 3], sample_name: &str) -> 
 
 fn class(name: &str) -> Option<SceneState> {
     Some(SceneState::Class {
-        index: 0,
+        index: Some(0),
         name: name.into(),
     })
 }

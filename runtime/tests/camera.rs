@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use camera_support::{NO_SMOOTHING, by_grey, every_frame, jpeg, mjpeg, run, run_with};
 use pinhole::camera::{
     Camera, CameraOptions, FrameSource, Pipeline, PipelineEvent, Region, SourceEventKind,
-    StreamInput,
+    StreamInput, TrackerOptions,
 };
+use pinhole::{Error, ImageError, RgbImage};
 
 /// A pipe that pauses: one event soon after the timeout, and one when frames resume.
 #[test]
@@ -258,6 +259,45 @@ fn still_frames_are_skipped_and_keep_the_answer() {
     assert!(
         classes[..8].iter().all(|c| *c == "dark") && classes[8..].iter().all(|c| *c == "white")
     );
+}
+
+#[test]
+fn a_still_frame_is_classified_on_request_and_after_a_rejected_one() {
+    let mut bytes = vec![];
+    image::codecs::jpeg::JpegEncoder::new(&mut bytes)
+        .encode(&[90; 64 * 64 * 3], 64, 64, image::ExtendedColorType::Rgb8)
+        .unwrap();
+    let options = CameraOptions {
+        still_threshold: Some(8.0),
+        ..every_frame()
+    };
+    let camera = Camera::open(mjpeg(bytes.repeat(40)), options).unwrap();
+    let handle = camera.stop_handle();
+    let calls = AtomicUsize::new(0);
+    // The first two frames are of a size that the classifier refuses, and so are not still.
+    let classify = |image: &RgbImage| match calls.fetch_add(1, Ordering::Relaxed) {
+        0 | 1 => Err(Error::Image(ImageError::Region {
+            region: "0,0,100,100".into(),
+            width: 64,
+            height: 64,
+        })),
+        _ => by_grey(image),
+    };
+    let mut classified = vec![];
+    for event in Pipeline::new(camera, classify, TrackerOptions::default()) {
+        if let PipelineEvent::Answer(answer) = event.unwrap() {
+            if answer.frame == 20 {
+                handle.refresh();
+            }
+            if !answer.still {
+                classified.push(answer.frame);
+            }
+        }
+    }
+    // A frame or two are decoded ahead.
+    assert_eq!(classified.len(), 2, "{classified:?}");
+    assert!(classified[0] >= 2 && classified[0] < 8, "{classified:?}");
+    assert!((21..25).contains(&classified[1]), "{classified:?}");
 }
 
 #[test]

@@ -129,6 +129,33 @@ fn a_link_to_a_file_elsewhere_is_followed() {
 }
 
 /// A folder per day.
+/// Opening it would wait for a writer.
+#[test]
+fn a_named_pipe_is_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let ran = watch(path, || {
+        let made = std::process::Command::new("mkfifo")
+            .arg(path.join("pipe.jpg"))
+            .status();
+        assert!(made.unwrap().success());
+        pause(500);
+        std::fs::write(path.join("file.jpg"), jpeg(40, 64, 64)).unwrap();
+    });
+    assert_eq!(files(&ran, path), ["file.jpg"]);
+}
+
+#[test]
+fn a_link_to_a_folder_is_followed_when_it_appears() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(other.path().join("a.jpg"), jpeg(40, 64, 64)).unwrap();
+    let link = folder.path().join("today");
+    let ran = watch(folder.path(), || {
+        std::os::unix::fs::symlink(other.path(), &link).unwrap();
+    });
+    assert_eq!(files(&ran, folder.path()), ["today/a.jpg"]);
+}
+
 #[test]
 fn subfolders_are_read_and_watched() {
     let folder = tempfile::tempdir().unwrap();

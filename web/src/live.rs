@@ -206,6 +206,11 @@ impl Live {
         lock(&self.shared.control).settings.clone()
     }
 
+    /// Counts the changes of settings, region and bundle.
+    pub fn changes(&self) -> u64 {
+        self.shared.generation.load(Ordering::Acquire)
+    }
+
     /// Uses another bundle from the next frame on. Thresholds that were not changed are those of the new bundle.
     pub fn set_classifier(&self, classifier: Arc<Classifier>) {
         self.shared.set_classifier(classifier);

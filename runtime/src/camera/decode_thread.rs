@@ -74,6 +74,8 @@ impl DecodeThread {
             }
             let still =
                 (self.gate.as_mut()).is_some_and(|gate| gate.is_still(Thumbnail::new(&image)));
+            let refresh = shared.take_refresh();
+            let still = still && !refresh;
             shared.push_decoded(Frame {
                 number,
                 file,

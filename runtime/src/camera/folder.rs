@@ -323,6 +323,11 @@ impl WatchedFolder {
                     retry: now + SETTLE_TIME,
                 });
             }
+            Change::Finished(path) | Change::Written(path)
+                if path.is_symlink() && path.is_dir() && !is_hidden(&path) =>
+            {
+                self.scan_added(&path);
+            }
             Change::Finished(_) | Change::Written(_) => {}
             Change::FolderAdded(path) if is_hidden(&path) => {}
             Change::FolderAdded(path) => self.scan_added(&path),
@@ -351,11 +356,12 @@ impl WatchedFolder {
     fn read(&mut self, candidate: Candidate) -> Option<Poll> {
         let Candidate { path, finished } = candidate;
         let start = Instant::now();
-        let known = std::fs::metadata(&path).map(|found| (FileId::new(&found), Stamp::new(&found)));
-        let Some((id, stamp)) = known
+        // Opening a named pipe would wait for a writer.
+        let known = std::fs::metadata(&path)
             .ok()
-            .filter(|(id, stamp)| !self.is_delivered(*id, *stamp))
-        else {
+            .filter(|found| found.is_file());
+        let known = known.map(|found| (FileId::new(&found), Stamp::new(&found)));
+        let Some((id, stamp)) = known.filter(|(id, stamp)| !self.is_delivered(*id, *stamp)) else {
             self.unfinished.remove(&path);
             return None;
         };

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{DirEntry, File, Metadata};
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use pinhole_preprocessing::{EXTENSIONS, has_image_extension, is_hidden};
@@ -221,8 +221,16 @@ pub(super) struct Content {
 
 /// Reads a file; an error of the system, or what was expected and what was found.
 pub(super) fn read(path: &Path) -> std::io::Result<Content> {
-    let file = File::open(path)?;
+    let mut options = File::options();
+    // What was a file a moment ago may be a named pipe now.
+    options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+    let file = options.read(true).open(path)?;
     let before = file.metadata()?;
+    if !before.is_file() {
+        return Err(std::io::Error::other(
+            "expected a file, found something else",
+        ));
+    }
     let mut bytes = vec![];
     (&file).take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {

@@ -57,6 +57,16 @@ impl CameraOptions {
         if self.every == 0 {
             return out_of_range("every", "1 or more", "0".into());
         }
+        // Added to times of the clock, which more would overflow.
+        const LONGEST: Duration = Duration::from_secs(1 << 28);
+        for (option, value) in [
+            ("timeout", self.timeout.unwrap_or_default()),
+            ("reopen pause", self.reopen_pause),
+        ] {
+            if value > LONGEST {
+                return out_of_range(option, "up to 8 years", format!("{value:?}"));
+            }
+        }
         match self.still_threshold {
             Some(t) if !(0.0..=255.0).contains(&t) => {
                 out_of_range("still threshold", "0 to 255", t.to_string())

@@ -123,6 +123,8 @@ where
                     // An image of a size that cannot be preprocessed; the next one may fit.
                     Err(Error::Image(e)) => {
                         self.camera.reject(&frame, e.to_string());
+                        // The last answer is not that of a scene like this one.
+                        self.camera.stop_handle().refresh();
                         continue;
                     }
                     Err(e) => {

@@ -42,6 +42,8 @@ struct State {
     capture_ended: bool,
     decode_ended: bool,
     stopped: bool,
+    /// The next frame is passed on, still or not.
+    refresh: bool,
     error: Option<CameraError>,
 }
 
@@ -68,6 +70,7 @@ impl Shared {
                 capture_ended: false,
                 decode_ended: false,
                 stopped: false,
+                refresh: false,
                 error: None,
             }),
             changed: Condvar::new(),
@@ -110,6 +113,15 @@ impl Shared {
     pub(super) fn stop(&self) {
         self.lock().stopped = true;
         self.changed.notify_all();
+    }
+
+    pub(super) fn refresh(&self) {
+        self.lock().refresh = true;
+    }
+
+    /// Whether [`Shared::refresh`] was called since the last frame.
+    pub(super) fn take_refresh(&self) -> bool {
+        std::mem::take(&mut self.lock().refresh)
     }
 
     /// Sleeps for `pause`, or until the camera is stopped.

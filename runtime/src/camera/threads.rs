@@ -31,7 +31,7 @@ pub enum CameraEvent {
     Source(SourceEvent),
 }
 
-/// Stops a camera from another thread, for example from a signal handler's.
+/// Controls a camera from another thread, for example from a signal handler's.
 #[derive(Clone)]
 pub struct StopHandle(Arc<Shared>);
 
@@ -39,6 +39,11 @@ impl StopHandle {
     /// Ends the iterator of the camera.
     pub fn stop(&self) {
         self.0.stop();
+    }
+
+    /// Classifies the next frame even if it is still: for a changed bundle, region or thresholds.
+    pub fn refresh(&self) {
+        self.0.refresh();
     }
 
     /// Whether the camera was stopped.

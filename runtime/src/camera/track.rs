@@ -43,8 +43,9 @@ impl Default for TrackerOptions {
 pub enum SceneState {
     /// A class.
     Class {
-        /// Its index in the bundle's list of classes, which may have its name several times.
-        index: usize,
+        /// Its index in the bundle's list of classes, which may have its name several times; `None` once a bundle without
+        /// that name has replaced it.
+        index: Option<usize>,
         /// Its name.
         name: Arc<str>,
     },
@@ -64,17 +65,16 @@ impl SceneState {
     /// The class's index.
     pub fn index(&self) -> Option<usize> {
         match self {
-            Self::Class { index, .. } => Some(*index),
+            Self::Class { index, .. } => *index,
             Self::Unknown => None,
         }
     }
 
     /// The same class in another bundle's list, if that has its name.
     fn moved_to(&mut self, classes: &[Ranked]) {
-        if let Self::Class { index, name } = self
-            && let Some(class) = classes.iter().find(|class| class.name == *name)
-        {
-            *index = class.index;
+        if let Self::Class { index, name } = self {
+            let class = classes.iter().find(|class| class.name == *name);
+            *index = class.map(|class| class.index);
         }
     }
 }
@@ -150,7 +150,7 @@ impl Tracker {
         let unknown = self.unknown > 0.5;
         let leader = match ranking.first() {
             Some(best) if !unknown => SceneState::Class {
-                index: best.index,
+                index: Some(best.index),
                 name: best.name.clone(),
             },
             _ => SceneState::Unknown,
@@ -430,6 +430,9 @@ mod tests {
         assert_eq!(named(&[0.9, 0.1, 0.0], ["cat", "dog", "fox"]), None);
         let other = named(&[0.1, 0.9, 0.0], ["cat", "dog", "fox"]);
         assert_eq!(other, Some((Some(0), Some(1))));
+        // The class at the index of one that is gone is another class.
+        let other = named(&[0.1, 0.9, 0.0], ["cat", "owl", "fox"]);
+        assert_eq!(other, Some((None, Some(1))));
     }
 
     #[test]

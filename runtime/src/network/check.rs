@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use pinhole_bundle::{IMAGE_ENCODER, dialect};
 use tract_onnx::pb::{
-    GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataType,
-    tensor_shape_proto, type_proto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
+    tensor_proto::DataType, tensor_shape_proto, type_proto,
 };
 
 use super::initializer::{bytes_per_value, is_external};
@@ -383,6 +383,13 @@ fn operator(node: &NodeProto, kind: GraphKind) -> Result<(), String> {
             node.output.len()
         ));
     }
+    let parameter = |a: &&AttributeProto| op.parameters().iter().any(|name| *name == a.name);
+    if let Some(attribute) = node.attribute.iter().find(parameter) {
+        return Err(format!(
+            "node {} ({}): {}: expected an initializer, found an attribute",
+            node.name, node.op_type, attribute.name
+        ));
+    }
     for name in op.attributes() {
         if !node.attribute.iter().any(|a| a.name == *name) {
             return Err(format!(
@@ -409,7 +416,8 @@ fn defined_before_use(graph: &GraphProto) -> Result<(), String> {
                 node.name
             ));
         }
-        for output in &node.output {
+        // An omitted output has no name.
+        for output in node.output.iter().filter(|output| !output.is_empty()) {
             if !defined.insert(output) {
                 return Err(format!(
                     "node {}: output {output:?}: expected a unique name, found a second definition",

@@ -191,8 +191,18 @@ impl ImageEncoder {
             Ok(embedding)
         };
         let embedding = catch_panic(run).map_err(|e| Error::Run(format!("{e:#}")))?;
-        if embedding.len() != self.embedding_size || embedding.iter().any(|v| !v.is_finite()) {
-            return Err(Error::Run("the embedding holds NaN or infinity".into()));
+        if embedding.len() != self.embedding_size {
+            return Err(Error::Run(format!(
+                "embedding: expected {} values, found {}",
+                self.embedding_size,
+                embedding.len()
+            )));
+        }
+        if embedding.iter().any(|v| !v.is_finite()) {
+            return Err(Error::Run(
+                "embedding: expected numbers, found NaN or infinity; export the bundle again, in f32 if it is f16"
+                    .into(),
+            ));
         }
         Ok(embedding)
     }

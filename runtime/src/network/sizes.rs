@@ -488,7 +488,10 @@ fn values<'a>(graph: &'a GraphProto, input: &[usize]) -> Result<HashMap<&'a str,
         let fail = |reason: String| format!("node {} ({}): {reason}", proto.name, proto.op_type);
         let node = Node {
             proto,
-            inputs: (proto.input.iter().map(|name| values.get(&**name))).collect(),
+            // An omitted input has no name, nor has an omitted output.
+            inputs: (proto.input.iter())
+                .map(|name| values.get(&**name).filter(|_| !name.is_empty()))
+                .collect(),
         };
         let result = compute(&node).map_err(fail)?;
         let by_inputs = node.inputs.iter().flatten().all(|value| value.constant);
