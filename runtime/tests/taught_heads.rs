@@ -295,7 +295,7 @@ fn saved_heads_answer_by_their_formulas() {
     heads.push(check("far around a mean", &far_around, &[]));
     // Each class is two things with nothing in common.
     let two_things = |class: usize, i: usize, noise: &mut Noise| {
-        let sign = if i % 2 == 0 { 1.0 } else { -1.0 };
+        let sign = if i.is_multiple_of(2) { 1.0 } else { -1.0 };
         sum(&[(sign, &axes[class]), (0.3, &noise.vector())])
     };
     let cache = scene(&no_texts, &two_things);

@@ -305,6 +305,8 @@ fn texts_of_nothing_apply_while_classes_are_recognised_by_texts() {
     assert_eq!(open(&bundle).manifest().unknown.negatives, ["nothing"]);
 }
 
+type Add = fn(&mut Teacher, &str, &[Vec<f32>]) -> Result<Vec<u64>, Error>;
+
 /// If this fails, a button held for seconds makes any class look well known.
 #[test]
 fn bursts_are_left_out_whole() {
@@ -319,7 +321,7 @@ fn bursts_are_left_out_whole() {
     };
     let names = ["a", "b"];
     let classes = &before.manifest().classes;
-    let lesson = |add: fn(&mut Teacher, &str, &[Vec<f32>]) -> Result<Vec<u64>, Error>, bursts| {
+    let lesson = |add: Add, bursts| {
         teach(&bundle, |teacher| {
             classes
                 .iter()
