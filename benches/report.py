@@ -244,16 +244,6 @@ class Report:
         self.write(*[f"Skipped: {reason}." for reason in self.missing], *[""] * bool(self.missing))
         return {key: statistics.median(values) for key, values in results.items()}
 
-    def packages(self):
-        """Writes the sizes from the reports of dist/deb and dist/tarball."""
-        if not self.arguments.packages:
-            return
-        self.write("## Packages", "", "`dist/deb` and `dist/tarball`; the program is stripped.", "", "| what | MB |", "|---|---|")
-        for report in sorted(Path(self.arguments.packages).glob("*.json")):
-            for name, size in json.loads(report.read_text()).items():
-                self.write(f"| {report.stem}: {name} | {size / 1e6:.1f} |")
-        self.write("")
-
     def plot(self, path, pairs):
         """Draws bars of the encoder's and the peers' times, and from the lowest to the highest predicted time on boards."""
         panels = [panel for panel in (self.peer_bars(pairs), self.board_bars()) if panel[1]]
@@ -302,7 +292,6 @@ def main():
     parser.add_argument("--files", help="folder of the peers' files of the network of the bundles f32 and int8")
     parser.add_argument("--peers", action="store_true")
     parser.add_argument("--peer-program", help="program that times peers in Rust")
-    parser.add_argument("--packages", help="the folder of the packages and their reports")
     parser.add_argument("--provenance", required=True)
     arguments = parser.parse_args()
     out = Path(arguments.out)
@@ -328,7 +317,6 @@ def main():
         report.end_to_end()
         pairs = report.compare_with_peers() if arguments.peers else {}
         report.write(*boards.section())
-        report.packages()
         picture = out.with_suffix(".svg")
         report.plot(picture, pairs)
         report.lines[body:body] = [f"![Time of the image encoder]({picture.name})", ""]

@@ -47,16 +47,10 @@ bytes() {
     stat -c %s "$1"
 }
 
-# sizes REPORT [NAME BYTES]...: a table on standard output, and $out/REPORT.json for reports.
+# sizes [NAME BYTES]...: a table on standard output.
 sizes() {
-    local file=$out/$1.json separator='{'
-    shift
     while [ $# -gt 0 ]; do
-        printf '%s\n  "%s": %s' "$separator" "$1" "$2"
-        separator=,
-        awk -v name="$1" -v bytes="$2" 'BEGIN { printf "%-40s %10d bytes %6.1f MB\n", name, bytes, bytes / 1e6 }' >&3
+        awk -v name="$1" -v bytes="$2" 'BEGIN { printf "%-40s %10d bytes %6.1f MB\n", name, bytes, bytes / 1e6 }'
         shift 2
-    done 3>&1 >"$file.new"
-    printf '\n}\n' >>"$file.new"
-    mv "$file.new" "$file"
+    done
 }

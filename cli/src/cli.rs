@@ -410,8 +410,8 @@ pub(crate) struct TrackerArgs {
 #[derive(Args)]
 #[command(
     after_help = "Example: rpicam-vid --codec mjpeg -o - -t 0 | pinhole serve my-bundle --mjpeg -
-         pinhole serve --set-password password
-         pinhole serve my-bundle --url rtsp://camera.local/stream1 --listen 0.0.0.0:8642 --password-file password"
+         pinhole serve --set-password web-password.txt
+         pinhole serve my-bundle --url rtsp://camera.local/stream1 --listen 0.0.0.0:8642 --password-file web-password.txt"
 )]
 pub(crate) struct ServeArgs {
     /// Folder of the bundle

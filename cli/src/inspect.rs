@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use pinhole::internal::{NetworkOperator, operators};
-use pinhole::manifest::{Agreement, CacheInfo, ConditionalInfo, Fidelity, HeadForm};
+use pinhole::manifest::{
+    Agreement, CacheInfo, ConditionalInfo, CropRounding, Fidelity, HeadForm, Resize,
+};
 use pinhole::{Classifier, Manifest, Precision, Score};
 use serde::Serialize;
 
@@ -66,8 +68,18 @@ fn write_text(
     let preprocess = &manifest.preprocessing;
     writeln!(
         out,
-        "preprocessing  {:?} side to {}, {:?}, crop {:?}",
-        preprocess.resize, preprocess.size, preprocess.filter, preprocess.crop
+        "preprocessing  {} to {}, {} filter, centre crop rounded {}",
+        match preprocess.resize {
+            Resize::Shortest => "shortest side",
+            Resize::Longest => "longest side",
+            Resize::Squash => "both sides",
+        },
+        preprocess.size,
+        format!("{:?}", preprocess.filter).to_lowercase(),
+        match preprocess.crop {
+            CropRounding::HalfEven => "half to even",
+            CropRounding::Floor => "down",
+        }
     )?;
     writeln!(
         out,

@@ -198,8 +198,10 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 fn print_log(folder: &Path) -> Result<()> {
     let mut reader = log::read(folder)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
+    let mut records = 0u64;
     let mut print = || -> Result<()> {
         for record in reader.by_ref() {
+            records += 1;
             let line = serde_json::to_string(&record?)?;
             writeln!(out, "{line}").map_err(StdoutError)?;
         }
@@ -210,6 +212,11 @@ fn print_log(folder: &Path) -> Result<()> {
         Err(e) if is_closed_pipe(&e) => return Ok(()),
         printed => printed?,
     }
+    anyhow::ensure!(
+        records > 0 || reader.damaged() > 0,
+        "{}: expected a log (results-*.jsonl), found none; it is the folder of the table [log]",
+        folder.display()
+    );
     if reader.damaged() > 0 {
         console::err(&format!(
             "{}: skipped {} damaged lines",

@@ -25,7 +25,13 @@ pub enum WebError {
         name: String,
     },
     /// The address cannot be listened on.
-    #[error("{address}: cannot listen: {error}")]
+    #[error(
+        "{address}: cannot listen: {error}{}",
+        match error.kind() {
+            std::io::ErrorKind::AddrInUse => "; stop the other program that uses this port, or choose another port",
+            _ => "",
+        }
+    )]
     Listen {
         /// The address.
         address: SocketAddr,

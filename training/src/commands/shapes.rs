@@ -62,6 +62,10 @@ pub(crate) fn run(args: &ShapesArgs) -> Result<()> {
             args.size
         );
     };
+    let path = args.out.join("captions.tsv");
+    if path.exists() {
+        bail!("{}: already exists; choose another --out", path.display());
+    }
     let captions: Vec<(String, String)> = (0..args.count)
         .into_par_iter()
         .map(|index| {
@@ -79,7 +83,6 @@ pub(crate) fn run(args: &ShapesArgs) -> Result<()> {
         })
         .collect::<Result<_>>()?;
     fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
-    let path = args.out.join("captions.tsv");
     let mut list = String::from("filepath\ttitle\n");
     for (name, caption) in captions {
         list.push_str(&format!("{name}\t{caption}\n"));
