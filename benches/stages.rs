@@ -19,8 +19,8 @@ use std::time::Duration;
 use anyhow::Result;
 use criterion::{Criterion, SamplingMode, Throughput};
 use pinhole::{
-    Classes, Classifier, ConditionalMode as Mode, DecodeOptions, Precision, PreprocessConfig,
-    RgbImage, preprocess,
+    Classes, Classifier, ConditionalMode as Mode, DecodeOptions, Image, Precision,
+    PreprocessConfig, Reduction, RgbImage, preprocess,
 };
 use pinhole_checkpoint::{Checkpoint, Error, Existing};
 use pinhole_export::graph::GraphOptions;
@@ -92,6 +92,17 @@ impl Bench {
             self.measure(&format!("decode JPEG {width}x{height}"), 1, || {
                 pinhole_preprocessing::decode(&jpeg, &options).expect("a JPEG file");
             });
+            for (name, reduction) in [("", None), (", fast decode", Some(Reduction::to(&rule)))] {
+                let options = DecodeOptions {
+                    reduction,
+                    ..DecodeOptions::default()
+                };
+                let what = format!("JPEG {width}x{height} to {SIDE}x{SIDE}{name}");
+                self.measure(&what, 1, || {
+                    let image = Image::decode(&jpeg, &options).expect("a JPEG file");
+                    preprocess(&rule, &image).expect("an image");
+                });
+            }
             let what = format!("preprocess {width}x{height} to {SIDE}x{SIDE}");
             self.measure(&what, 1, || {
                 preprocess(&rule, &photo).expect("an image");
@@ -122,7 +133,7 @@ impl Bench {
                 });
                 let what = format!("JPEG 640x480 to result, ViT-S/32 {suffix}");
                 self.measure(&what, 1, || {
-                    let photo = pinhole_preprocessing::decode(&jpeg, &DecodeOptions::default());
+                    let photo = Image::decode(&jpeg, &DecodeOptions::default());
                     (classifier.classify(&photo.expect("a JPEG file"))).expect("an answer");
                 });
             }

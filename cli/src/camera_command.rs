@@ -16,7 +16,7 @@ use pinhole::camera::{
     Camera, FrameAnswer, FrameCounters, Pipeline, PipelineEvent, SceneState, StopHandle,
 };
 use pinhole::internal::{FrameLine, UnblockedStdout, note_within, printable, printable_path};
-use pinhole::{BundleWatcher, FolderState, RefusedBundle, RgbImage, Score, Stream, TestedBundle};
+use pinhole::{BundleWatcher, FolderState, Image, RefusedBundle, Score, Stream, TestedBundle};
 
 use crate::cli::CameraArgs;
 use crate::output::{Output, output_error};
@@ -31,7 +31,13 @@ pub(crate) fn run(args: &CameraArgs) -> Result<ExitCode> {
         &args.bundle,
         &args.conditional,
     )?))?;
-    let options = frames::options(&args.source, &args.frames, &args.output.decode);
+    let preprocessing = &stream.classifier().manifest().preprocessing;
+    let options = frames::options(
+        &args.source,
+        &args.frames,
+        &args.output.decode,
+        preprocessing,
+    );
     let camera = Camera::open(frames::source(&args.source, &args.frames)?, options)?;
     let stop_handle = camera.stop_handle();
     let stopper = stop_handle.clone();
@@ -40,7 +46,7 @@ pub(crate) fn run(args: &CameraArgs) -> Result<ExitCode> {
     let tracker = frames::tracker(&args.tracker);
     let (_watcher, exchanged) = watch(args, opened, stop_handle.clone())?;
     let notes = RefCell::new(vec![]);
-    let classify = |image: &RgbImage| {
+    let classify = |image: &Image| {
         // A new bundle answers from the next frame on.
         for exchanged in exchanged.try_iter() {
             match exchanged {

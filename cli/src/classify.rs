@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use pinhole::internal::{ImageAnswer, LatencyMs, json_path, printable_path};
-use pinhole::{RgbImage, Score};
+use pinhole::{Image, PreprocessConfig, Score};
 use serde::Serialize;
 
 use crate::cli::{ClassifyArgs, EmbedArgs, OutputArgs};
@@ -17,32 +17,38 @@ use crate::{mistakes, open};
 
 pub(crate) fn classify(args: &ClassifyArgs) -> Result<ExitCode> {
     let classifier = open::conditional(&args.bundle, &args.conditional)?;
-    for_each_image(&args.images, &args.output, |path, image, decode| {
-        let answer = classifier.classify(image)?;
-        let mut out = output::stdout();
-        if args.output.json {
-            let image = Some(json_path(path));
-            return out.json(&ImageAnswer::new(image, &answer, args.top, decode));
-        }
-        // Softmax is what readers expect of percentages.
-        let kind = match answer.score {
-            Score::Softmax => String::new(),
-            Score::Sigmoid { .. } => format!("; {}", answer.score),
-        };
-        writeln!(
-            out,
-            "{}  ({:.1} ms{kind})",
-            printable_path(path),
-            LatencyMs::new(decode, &answer.latency).total
-        )?;
-        if answer.unknown {
-            writeln!(out, "          unknown; the most similar classes:")?;
-        }
-        for class in answer.top(args.top) {
-            writeln!(out, "  {:5.1} %  {}", 100.0 * class.probability, class.name)?;
-        }
-        Ok(())
-    })
+    let preprocessing = &classifier.manifest().preprocessing;
+    for_each_image(
+        &args.images,
+        &args.output,
+        preprocessing,
+        |path, image, decode| {
+            let answer = classifier.classify(image)?;
+            let mut out = output::stdout();
+            if args.output.json {
+                let image = Some(json_path(path));
+                return out.json(&ImageAnswer::new(image, &answer, args.top, decode));
+            }
+            // Softmax is what readers expect of percentages.
+            let kind = match answer.score {
+                Score::Softmax => String::new(),
+                Score::Sigmoid { .. } => format!("; {}", answer.score),
+            };
+            writeln!(
+                out,
+                "{}  ({:.1} ms{kind})",
+                printable_path(path),
+                LatencyMs::new(decode, &answer.latency).total
+            )?;
+            if answer.unknown {
+                writeln!(out, "          unknown; the most similar classes:")?;
+            }
+            for class in answer.top(args.top) {
+                writeln!(out, "  {:5.1} %  {}", 100.0 * class.probability, class.name)?;
+            }
+            Ok(())
+        },
+    )
 }
 
 #[derive(Serialize)]
@@ -53,21 +59,27 @@ struct EmbedLine<'a> {
 
 pub(crate) fn embed(args: &EmbedArgs) -> Result<ExitCode> {
     let classifier = open::classifier(&args.bundle)?;
-    for_each_image(&args.images, &args.output, |path, image, _| {
-        let embedding = classifier.embed(image)?.values;
-        let mut out = output::stdout();
-        if args.output.json {
-            let line = EmbedLine {
-                image: json_path(path),
-                embedding,
-            };
-            out.json(&line)?;
-        } else {
-            let values: Vec<String> = embedding.iter().map(|v| v.to_string()).collect();
-            writeln!(out, "{}\t{}", printable_path(path), values.join(" "))?;
-        }
-        Ok(())
-    })
+    let preprocessing = &classifier.manifest().preprocessing;
+    for_each_image(
+        &args.images,
+        &args.output,
+        preprocessing,
+        |path, image, _| {
+            let embedding = classifier.embed(image)?.values;
+            let mut out = output::stdout();
+            if args.output.json {
+                let line = EmbedLine {
+                    image: json_path(path),
+                    embedding,
+                };
+                out.json(&line)?;
+            } else {
+                let values: Vec<String> = embedding.iter().map(|v| v.to_string()).collect();
+                writeln!(out, "{}\t{}", printable_path(path), values.join(" "))?;
+            }
+            Ok(())
+        },
+    )
 }
 
 /// Calls `f` for each image that can be decoded, with the time that decoding took. An image that fails prints an
@@ -75,9 +87,10 @@ pub(crate) fn embed(args: &EmbedArgs) -> Result<ExitCode> {
 fn for_each_image(
     paths: &[PathBuf],
     output: &OutputArgs,
-    mut f: impl FnMut(&Path, &RgbImage, Duration) -> Result<()>,
+    preprocessing: &PreprocessConfig,
+    mut f: impl FnMut(&Path, &Image, Duration) -> Result<()>,
 ) -> Result<ExitCode> {
-    let options = open::decode_options(&output.decode);
+    let options = open::decode_options(&output.decode, preprocessing);
     let mut classify = |path: &Path| {
         let start = Instant::now();
         let image = open::image(path, &options)?;

@@ -61,6 +61,13 @@ pub(crate) struct DecodeArgs {
     /// A JPEG needs 3 bytes per pixel, a progressive one 6 to 9: 256 MiB are enough for 89 megapixels, or 30.
     #[arg(long, default_value_t = 256, value_name = "MIB")]
     pub(crate) max_image_memory: u32,
+    /// Decode JPEG images and frames faster, at 1/2, 1/4 or 1/8 of their size where that leaves enough pixels
+    ///
+    /// The smallest at which both sides have at least as many pixels as the image is scaled to for the encoder, as with
+    /// Pillow's draft(). Answers differ slightly from those of whole images. Other formats, Y4M and raw video of devices
+    /// are not affected. Damaged images are refused all the same.
+    #[arg(long)]
+    pub(crate) fast_decode: bool,
 }
 
 /// A flag that other programs have, refused with the way to do it here.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use pinhole::PreprocessConfig;
 use pinhole::camera::{CameraOptions, FrameSource, Region, StreamInput, TrackerOptions};
 use pinhole::internal::ignores_hang_up;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -77,7 +78,12 @@ pub(crate) fn stop_on_signals(stop: impl FnOnce() + Send + 'static) -> Result<()
 }
 
 /// Which frames are used, and how they are decoded.
-pub(crate) fn options(from: &CameraSource, args: &FrameArgs, decode: &DecodeArgs) -> CameraOptions {
+pub(crate) fn options(
+    from: &CameraSource,
+    args: &FrameArgs,
+    decode: &DecodeArgs,
+    preprocessing: &PreprocessConfig,
+) -> CameraOptions {
     let defaults = CameraOptions::default();
     CameraOptions {
         live: args.live.then_some(true),
@@ -89,7 +95,7 @@ pub(crate) fn options(from: &CameraSource, args: &FrameArgs, decode: &DecodeArgs
             Some(_) => args.timeout,
             None => args.timeout.or(defaults.timeout),
         },
-        decode: open::decode_options(decode),
+        decode: open::decode_options(decode, preprocessing),
         ..defaults
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail};
 use pinhole::internal::printable_path;
 use pinhole::{
-    Bundle, Classifier, ClassifierBuilder, ConditionalMode, DecodeOptions, ImageError,
-    LOCK_PATIENCE, RgbImage, note,
+    Bundle, Classifier, ClassifierBuilder, ConditionalMode, DecodeOptions, Image, ImageError,
+    LOCK_PATIENCE, PreprocessConfig, Reduction, note,
 };
 
 use crate::cli::{BundleArgs, ConditionalArgs, DecodeArgs, ModeName};
@@ -78,9 +78,9 @@ pub(crate) fn waiting(holder: &str) {
 }
 
 /// Opens an image file.
-pub(crate) fn image(path: &Path, options: &DecodeOptions) -> Result<RgbImage> {
+pub(crate) fn image(path: &Path, options: &DecodeOptions) -> Result<Image> {
     mistakes::check_file(path, "an image file")?;
-    pinhole::open_image(path, options).map_err(|e| match e {
+    Image::open(path, options).map_err(|e| match e {
         ImageError::InFile { path, error } => anyhow!("{}: {error}", printable_path(&path)),
         other => other.into(),
     })
@@ -94,9 +94,11 @@ pub(crate) fn with_flag(error: pinhole::Error) -> anyhow::Error {
     }
 }
 
-pub(crate) fn decode_options(args: &DecodeArgs) -> DecodeOptions {
+/// How images are decoded that `preprocessing` is for.
+pub(crate) fn decode_options(args: &DecodeArgs, preprocessing: &PreprocessConfig) -> DecodeOptions {
     DecodeOptions {
         apply_orientation: args.exif_orientation,
         max_memory: u64::from(args.max_image_memory) << 20,
+        reduction: args.fast_decode.then(|| Reduction::to(preprocessing)),
     }
 }

@@ -11,9 +11,10 @@ use crate::open;
 
 pub(crate) fn run(args: &PreprocessArgs) -> Result<ExitCode> {
     let bundle = open::bundle(&args.bundle)?;
-    let options = open::decode_options(&args.decode);
+    let preprocessing = &bundle.manifest().preprocessing;
+    let options = open::decode_options(&args.decode, preprocessing);
     let image = open::image(&args.image, &options)?;
-    let pixels = pinhole::preprocess(&bundle.manifest().preprocessing, &image)?;
+    let pixels = pinhole::preprocess(preprocessing, &image)?;
     let png = pixels.to_png()?;
     let out = &args.out;
     let write = || {

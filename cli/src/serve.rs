@@ -7,9 +7,12 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use anyhow::{Context, Result, bail};
-use pinhole::camera::{Camera, CameraOptions, Pipeline, PipelineEvent};
+use pinhole::camera::{Camera, Pipeline, PipelineEvent};
 use pinhole::system::System;
-use pinhole::{BoardMonitor, BundleWatcher, ClassifierBuilder, FolderState, TestedBundle, note};
+use pinhole::{
+    BoardMonitor, BundleWatcher, ClassifierBuilder, FolderState, PreprocessConfig, TestedBundle,
+    note,
+};
 use pinhole_web::{Keeper, Live, LogLevel, Server, ServerOptions, Settings, StoredPassword};
 
 use crate::cli::{CameraSource, ServeArgs};
@@ -44,13 +47,15 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
     }
     let opened = FolderState::of(bundle);
     let classifier = open::with_builder(bundle, builder)?;
+    let preprocessing = classifier.manifest().preprocessing.clone();
+    options.decode.reduction = open::decode_options(&args.decode, &preprocessing).reduction;
     let thresholds = classifier.unknown_thresholds();
     let settings = Settings::new(&tracker, thresholds, frames::region(&args.frames));
     let board = BoardMonitor::start(System::new("/")).context("cannot start the board thread")?;
     let live = Live::new(bundle, builder, settings, Keeper::Options, Arc::new(board))?;
     live.set_classifier(Arc::new(classifier));
     let _watcher = watch(bundle, builder, opened, &live)?;
-    let camera = (args.source.as_ref()).map(|source| open_camera(source, args));
+    let camera = (args.source.as_ref()).map(|source| open_camera(source, args, &preprocessing));
     let camera = camera.transpose()?;
     let (stop, stopped) = channel();
     let handle = camera.as_ref().map(Camera::stop_handle);
@@ -138,11 +143,17 @@ fn classify(camera: Camera, live: &Live) -> Result<()> {
 }
 
 /// The page shows whole frames: the region is cut out when they are classified.
-fn open_camera(source: &CameraSource, args: &ServeArgs) -> Result<Camera> {
-    let options = CameraOptions {
-        region: None,
-        ..frames::options(source, &args.frames, &args.decode)
-    };
+fn open_camera(
+    source: &CameraSource,
+    args: &ServeArgs,
+    preprocessing: &PreprocessConfig,
+) -> Result<Camera> {
+    let mut options = frames::options(source, &args.frames, &args.decode, preprocessing);
+    // The region keeps enough pixels when frames are reduced.
+    if let (Some(reduction), Some(region)) = (&mut options.decode.reduction, options.region.take())
+    {
+        reduction.part = Some((region.width, region.height));
+    }
     Ok(Camera::open(
         frames::source(source, &args.frames)?,
         options,

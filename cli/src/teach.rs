@@ -68,7 +68,8 @@ fn show(args: &TeachArgs, teacher: &mut Teacher, class: &str) -> Result<Vec<Path
     if !files.is_empty() {
         let classifier = open::classifier(&args.bundle)?;
         teacher.check_encoder(&classifier)?;
-        let options = open::decode_options(&args.output.decode);
+        let options =
+            open::decode_options(&args.output.decode, &classifier.manifest().preprocessing);
         for file in &files {
             let image = open::image(file, &options)?;
             let embedding = classifier.embed(&image);
@@ -227,7 +228,8 @@ fn evaluate(args: &TeachArgs, folder: &Path) -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for (path, class) in labelled(folder, &classifier)? {
         let tally = class.map_or(&mut strangers, |class| &mut tallies[class]);
-        let options = open::decode_options(&args.output.decode);
+        let options =
+            open::decode_options(&args.output.decode, &classifier.manifest().preprocessing);
         let answer =
             open::image(&path, &options).and_then(|image| Ok(classifier.classify(&image)?));
         match answer {

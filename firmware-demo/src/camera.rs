@@ -10,7 +10,7 @@ use pinhole::camera::{
     Camera, CameraOptions, FrameAnswer, FrameCounters, FrameSource, Pipeline, PipelineEvent,
     Region, SourceEvent, StopHandle, StreamInput, TrackerOptions,
 };
-use pinhole::{Classifier, UnknownThresholds};
+use pinhole::{Classifier, DecodeOptions, PreprocessConfig, Reduction, UnknownThresholds};
 
 use crate::access::{self, Access};
 use crate::config::ApplianceConfig;
@@ -163,8 +163,9 @@ fn classify_frames(
     start: Instant,
     send: &dyn Fn(CameraEvent) -> bool,
 ) -> (FrameCounters, Result<(), String>) {
+    let preprocessing = classifier.manifest().preprocessing.clone();
     let opened = source(config).and_then(|source| {
-        Camera::open(source, options(config, control))
+        Camera::open(source, options(config, control, &preprocessing))
             .map_err(|e| with_advice(e.to_string(), config))
     });
     let camera = match opened {
@@ -179,7 +180,7 @@ fn classify_frames(
         Ok(stream) => stream,
         Err(e) => return (FrameCounters::default(), Err(e.to_string())),
     };
-    let classify = |image: &pinhole::RgbImage| {
+    let classify = |image: &pinhole::Image| {
         let since = start.elapsed().as_millis() as u64;
         control.busy_since.store(since.max(1), Ordering::Relaxed);
         if let Some(new) = lock(&control.replacement).take() {
@@ -265,8 +266,16 @@ pub(crate) fn region(config: &ApplianceConfig) -> Option<Region> {
     })
 }
 
-fn options(config: &ApplianceConfig, control: &CameraControl) -> CameraOptions {
+fn options(
+    config: &ApplianceConfig,
+    control: &CameraControl,
+    preprocessing: &PreprocessConfig,
+) -> CameraOptions {
     let source = &config.source;
+    let mut decode = DecodeOptions::default();
+    if source.fast_decode {
+        decode.reduction = Some(Reduction::to(preprocessing));
+    }
     CameraOptions {
         // A folder has no frame rate.
         timeout: match source.folder {
@@ -277,6 +286,7 @@ fn options(config: &ApplianceConfig, control: &CameraControl) -> CameraOptions {
         // The page shows whole frames, and changes the region.
         region: region(config).filter(|_| control.steer.get().is_none()),
         still_threshold: source.still_threshold,
+        decode,
         ..CameraOptions::default()
     }
 }

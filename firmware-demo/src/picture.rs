@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use pinhole::RgbImage;
+use pinhole::Image;
 
 /// Minimum time between two pictures, also if the state changes with every frame.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
@@ -12,7 +12,7 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct PictureSchedule {
     interval: Duration,
     /// When the last one was published, and which.
-    last: Option<(Instant, Weak<RgbImage>)>,
+    last: Option<(Instant, Weak<Image>)>,
     /// Whether the state has changed since then.
     changed: bool,
 }
@@ -32,7 +32,7 @@ impl PictureSchedule {
     }
 
     /// Whether to publish the newest `frame` at the time `now`.
-    pub(crate) fn is_due(&mut self, frame: &Arc<RgbImage>, now: Instant) -> bool {
+    pub(crate) fn is_due(&mut self, frame: &Arc<Image>, now: Instant) -> bool {
         let due = match &self.last {
             None => true,
             // The weak reference keeps its address from being used for another.
@@ -61,7 +61,7 @@ mod tests {
     fn a_change_is_published_at_once_and_anything_else_at_the_interval() {
         let start = Instant::now();
         let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
-        let frame = || Arc::new(RgbImage::new(1, 1, vec![0; 3]).unwrap());
+        let frame = || Arc::new(pinhole::RgbImage::new(1, 1, vec![0; 3]).unwrap().into());
         let mut schedule = PictureSchedule::new(Duration::from_secs(10));
         let first = frame();
         assert!(schedule.is_due(&first, at(0.0)));

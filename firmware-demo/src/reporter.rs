@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 #[cfg(feature = "mqtt")]
-use pinhole::RgbImage;
+use pinhole::Image;
 use pinhole::Score;
 use pinhole::camera::{FrameAnswer, StateChange};
 
@@ -183,7 +183,7 @@ impl Reporter {
 
     /// Publishes the frame of the newest answer if it is time for one.
     #[cfg(feature = "mqtt")]
-    pub(crate) fn picture(&mut self, frame: &Arc<RgbImage>) {
+    pub(crate) fn picture(&mut self, frame: &Arc<Image>) {
         if let Some(publisher) = &self.publisher
             && self.pictures.is_due(frame, Instant::now())
         {

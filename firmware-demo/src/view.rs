@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 #[cfg(feature = "mqtt")]
-use pinhole::RgbImage;
+use pinhole::Image;
 use pinhole::camera::{FrameAnswer, SceneState};
 use pinhole::{BoardStatus, PreprocessConfig, Score, TestedBundle};
 
@@ -201,7 +201,7 @@ impl View {
 
     /// The frame of the newest answer, as it was classified; the previous one's if it is still.
     #[cfg(feature = "mqtt")]
-    pub(crate) fn frame(&self) -> Option<&Arc<RgbImage>> {
+    pub(crate) fn frame(&self) -> Option<&Arc<Image>> {
         self.live.as_ref()?.frame.as_ref().map(|frame| &frame.image)
     }
 

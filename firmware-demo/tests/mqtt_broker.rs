@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use mqtt_support::wait;
-use pinhole::RgbImage;
+use pinhole::{Image, RgbImage};
 use pinhole_firmware::config::{HomeAssistantConfig, MqttConfig, TlsConfig};
 use pinhole_firmware::mqtt::Publisher;
 use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
@@ -306,7 +306,9 @@ fn home_assistant_knows_the_state_after_any_restart() {
     publisher.announce(&["cat".into(), "dog".into()]);
     publisher.set_state(&serde_json::json!({"class": "cat"}));
     publisher.set_diagnostics(&serde_json::json!({"throttled": false}));
-    publisher.set_picture(Arc::new(RgbImage::new(8, 8, vec![7; 192]).unwrap()));
+    publisher.set_picture(Arc::new(Image::from(
+        RgbImage::new(8, 8, vec![7; 192]).unwrap(),
+    )));
     publisher.publish(&1);
     // Events are sent after what is retained.
     wait(&publisher, 10, |c| c.sent == 1);

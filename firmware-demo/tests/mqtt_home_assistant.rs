@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mqtt_support::{Broker, Packet, listen};
-use pinhole::RgbImage;
 use pinhole::system::System;
+use pinhole::{Image, RgbImage};
 use pinhole_firmware::config::{ApplianceConfig, HomeAssistantConfig, MqttConfig};
 use pinhole_firmware::mqtt::Publisher;
 use pinhole_firmware::{app, text::Fonts};
@@ -63,7 +63,7 @@ fn it_is_announced_again_when_home_assistant_starts_and_when_classes_change() {
     );
 
     // What reacts to a state finds its picture.
-    let image = Arc::new(RgbImage::new(40, 30, vec![90; 3600]).unwrap());
+    let image = Arc::new(Image::from(RgbImage::new(40, 30, vec![90; 3600]).unwrap()));
     publisher.set_picture(image);
     publisher.set_state(&serde_json::json!({"class": "dog"}));
     publisher.set_diagnostics(&serde_json::json!({"throttled": false}));
@@ -109,7 +109,9 @@ fn it_is_removed_when_switched_off() {
     };
     let publisher = Publisher::start(&config(port, off)).unwrap();
     publisher.announce(&["cat".into()]);
-    publisher.set_picture(Arc::new(RgbImage::new(1, 1, vec![0; 3]).unwrap()));
+    publisher.set_picture(Arc::new(Image::from(
+        RgbImage::new(1, 1, vec![0; 3]).unwrap(),
+    )));
     publisher.set_diagnostics(&1);
     publisher.set_state(&2);
     let mut broker = Broker::welcome(&listener);

@@ -33,7 +33,7 @@ fn sample(name: &str) -> CroppedFrame {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/samples");
     let image = pinhole::open_image(path.join(name), &DecodeOptions::default()).unwrap();
     CroppedFrame {
-        image: Arc::new(image),
+        image: Arc::new(image.into()),
         preprocessing: Arc::new(PreprocessConfig::openai(224)),
     }
 }

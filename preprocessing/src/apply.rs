@@ -2,8 +2,8 @@
 
 use pinhole_model::{CropRounding, PreprocessConfig, Resize};
 
-use crate::resize::{self, Axis};
-use crate::{Error, Pixels, RgbView};
+use crate::resize::{Axis, Resampler, Window};
+use crate::{Error, ImageView, Pixels};
 
 /// Longest accepted side in pixels. The resampling weights need memory in proportion to the sides, which the decoder's
 /// pixel limit does not bound.
@@ -16,8 +16,9 @@ const MAX_SIDE: u32 = 1 << 20;
 /// that values differ by rounding, and by more at hard edges.
 ///
 /// Sizes are computed as by torchvision's `Resize` and `CenterCrop` and by open_clip's `ResizeKeepRatio` and
-/// `CenterCropOrPad` (open_clip/transform.py). Only the rows and columns inside the crop are computed, so that memory is
-/// proportional to the image's sides, even where a thin image would be scaled to millions of rows. `mean` and `std` are
+/// `CenterCropOrPad` (open_clip/transform.py). Only the rows and columns inside the crop are computed, and of a
+/// [`YuvImage`](crate::YuvImage) only the pixels that they need are converted to RGB. Memory is proportional to the image's
+/// sides, even where a thin image would be scaled to millions of rows. `mean` and `std` are
 /// not applied.
 ///
 /// # Errors
@@ -26,15 +27,32 @@ const MAX_SIDE: u32 = 1 << 20;
 /// side exceeds 1,048,576 pixels.
 pub fn preprocess<'a>(
     config: &PreprocessConfig,
-    image: impl Into<RgbView<'a>>,
+    image: impl Into<ImageView<'a>>,
 ) -> Result<Pixels, Error> {
     config.validate()?;
     let image = image.into();
-    image.check()?;
-    let [across, down] = axes(config, image.width, image.height)?;
+    let (width, height) = image.size()?;
+    let [across, down] = axes(config, width, height)?;
 
     let side = config.size as usize;
-    let inside = resize::resize(image, config.filter, &across, &down);
+    let resampler = Resampler::new(config.filter, &across, &down);
+    let inside = match image {
+        ImageView::Rgb(view) => resampler.run(Window {
+            columns_from: 0,
+            rows_from: 0,
+            stride: view.stride,
+            data: view.data,
+        }),
+        ImageView::Yuv(view) => {
+            let (columns, rows) = resampler.source();
+            resampler.run(Window {
+                columns_from: columns.start,
+                rows_from: rows.start,
+                stride: columns.len() * 3,
+                data: &view.window(columns, rows),
+            })
+        }
+    };
     if across.len == side && down.len == side {
         return Ok(Pixels {
             size: config.size,

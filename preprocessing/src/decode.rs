@@ -18,7 +18,7 @@ use image::{ColorType, DynamicImage, ImageDecoder, ImageError, Limits};
 use self::format::Format;
 use self::rgb::keep_rgb;
 use crate::decode_options::{DecodeOptions, zeros};
-use crate::{Error, RgbImage};
+use crate::{Error, Image, RgbImage};
 
 /// Most bytes that a file's metadata may decompress to.
 const MAX_METADATA: u64 = 64 << 20;
@@ -28,8 +28,18 @@ const MAX_METADATA: u64 = 64 << 20;
 /// # Errors
 /// [`Error::InFile`] with the path, around any error of reading the file and of [`decode`].
 pub fn open(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<RgbImage, Error> {
-    let path = path.as_ref();
-    decode(&read(path, options)?, options).map_err(in_file(path))
+    Image::open(path, options).map(Image::into_rgb)
+}
+
+impl Image {
+    /// As [`open`], but in luma and chroma where the file has them, so that only the pixels that are used need be converted.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn open(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<Self, Error> {
+        let path = path.as_ref();
+        Self::decode(&read(path, options)?, options).map_err(in_file(path))
+    }
 }
 
 /// Reads an image file for [`decode`], up to [`DecodeOptions::max_memory`].
@@ -75,9 +85,39 @@ fn read_bytes(path: &Path, max_bytes: u64) -> Result<Vec<u8>, Error> {
 /// [`Error::NotAnImage`], [`Error::TooLarge`], and [`Error::Decode`] for damaged, truncated and unsupported files.
 /// A truncated file is an error, never a partial image.
 pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, Error> {
+    Image::decode(bytes, options).map(Image::into_rgb)
+}
+
+impl Image {
+    /// As [`decode`], but in luma and chroma where the file has them, so that only the pixels that are used need be
+    /// converted.
+    ///
+    /// # Errors
+    /// As [`decode`].
+    pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Self, Error> {
+        let (image, orientation) = decode_as_stored(bytes, options)?;
+        if !options.apply_orientation || orientation == Orientation::NoTransforms {
+            return Ok(image);
+        }
+        let (width, height) = image.original_size();
+        let image = image.into_rgb();
+        // Image and rotated image.
+        options.check_memory(image.width, image.height, 2 * image.data.len() as u64)?;
+        let image = oriented(image, orientation);
+        // The original is rotated with it.
+        let [width, height] = match (image.width < image.height) == (width < height) {
+            true => [width, height],
+            false => [height, width],
+        };
+        Ok(Self::from(image).reduced_from(width, height))
+    }
+}
+
+/// The image before its orientation is applied.
+fn decode_as_stored(bytes: &[u8], options: &DecodeOptions) -> Result<(Image, Orientation), Error> {
     let format = Format::of(bytes).map_err(|found| Error::NotAnImage { found })?;
     let (image, orientation) = match format {
-        Format::Jpeg => jpeg::decode(bytes, options),
+        Format::Jpeg => return jpeg::decode(bytes, options),
         Format::Png => {
             // 16-bit greyscale, by the header's depth and colour type: Pillow's mode "I;16".
             let clip = bytes.get(24..26) == Some(&[16, 0]);
@@ -106,13 +146,7 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, Error> 
             without_orientation(decode_with(format, options, 4, false, decoder))
         }
     }?;
-    if options.apply_orientation && orientation != Orientation::NoTransforms {
-        let (width, height) = (image.width, image.height);
-        // Image and rotated image.
-        options.check_memory(width, height, 2 * image.data.len() as u64)?;
-        return Ok(oriented(image, orientation));
-    }
-    Ok(image)
+    Ok((image.into(), orientation))
 }
 
 /// Whether bytes, at least the first 12 of a file, begin as a format that [`decode`] reads.

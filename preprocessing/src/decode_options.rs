@@ -1,5 +1,7 @@
 //! Options and memory limits of decoding.
 
+use pinhole_model::PreprocessConfig;
+
 use crate::Error;
 
 /// How to decode an image file.
@@ -15,8 +17,48 @@ pub struct DecodeOptions {
     /// PNG files, more where the decoder keeps intermediate values (progressive JPEG, WebP) or the file has more bytes
     /// per pixel (16-bit PNG, CMYK). The decoder's tables and metadata come on top, at most 64 MiB.
     ///
+    /// JPEG files that this allows are decoded to planes first where planes and RGB image together are within the limit too.
+    ///
     /// 256 MiB by default, which suits a board with 512 MB: 89 megapixels of a baseline JPEG.
     pub max_memory: u64,
+    /// Decode JPEG files faster, at a fraction of their size; other formats are not affected. `None`, the default,
+    /// decodes every pixel.
+    pub reduction: Option<Reduction>,
+}
+
+/// How far JPEG files may be reduced: to 1/8, 1/4 or 1/2 of their size, the smallest that leaves enough pixels.
+///
+/// libjpeg then computes each block of 8 x 8 pixels at 1 x 1, 2 x 2 or 4 x 4 pixels, from its lowest frequencies. The image
+/// is that of Pillow's `Image.draft("RGB", (side, side))`. What is computed from it differs slightly from the
+/// result of the whole image. Files are refused for the same reasons as without it.
+///
+/// ```
+/// use pinhole_model::PreprocessConfig;
+/// use pinhole_preprocessing::{DecodeOptions, Reduction};
+/// let config = PreprocessConfig::openai(224);
+/// // A JPEG file of 1920 x 1080 is decoded at 480 x 270.
+/// let options = DecodeOptions {
+///     reduction: Some(Reduction::to(&config)),
+///     ..DecodeOptions::default()
+/// };
+/// # let _ = options;
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reduction {
+    /// Pixels that width and height keep at least.
+    pub side: u32,
+    /// Width and height of the part of the image that is used, in pixels of the whole image; `None` for all of it.
+    pub part: Option<(u32, u32)>,
+}
+
+impl Reduction {
+    /// For images that are preprocessed by `config`: what it scales to is never larger than the reduced image.
+    pub fn to(config: &PreprocessConfig) -> Self {
+        Self {
+            side: config.scaled(),
+            part: None,
+        }
+    }
 }
 
 impl Default for DecodeOptions {
@@ -24,6 +66,7 @@ impl Default for DecodeOptions {
         Self {
             apply_orientation: false,
             max_memory: 256 << 20,
+            reduction: None,
         }
     }
 }
@@ -35,6 +78,17 @@ impl DecodeOptions {
             max_memory: 4 << 30,
             ..Self::default()
         }
+    }
+
+    /// What JPEG files of this size are divided by: 1, 2, 4 or 8.
+    pub(crate) fn divisor(&self, width: u32, height: u32) -> u32 {
+        let Some(Reduction { side, part }) = self.reduction else {
+            return 1;
+        };
+        let (width, height) = part.unwrap_or((width, height));
+        let short = width.min(height);
+        let enough = |divisor: &u32| short / divisor >= side;
+        [8, 4, 2].into_iter().find(enough).unwrap_or(1)
     }
 
     /// Refuses an image whose decoding needs more than `max_memory` bytes.

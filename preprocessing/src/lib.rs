@@ -8,10 +8,12 @@ mod error;
 mod files;
 mod image;
 mod resize;
+mod yuv;
 
-pub use crate::image::{Pixels, RgbImage, RgbView};
+pub use crate::image::{Image, ImageView, Pixels, RgbImage, RgbView, YuvView};
 pub use apply::preprocess;
 pub use decode::{decode, is_image, open, read};
-pub use decode_options::DecodeOptions;
+pub use decode_options::{DecodeOptions, Reduction};
 pub use error::Error;
 pub use files::{EXTENSIONS, has_image_extension, is_hidden};
+pub use yuv::{YuvImage, YuvLayout, YuvRange};

@@ -10,7 +10,24 @@ use std::ops::Range;
 
 use pinhole_model::Filter;
 
-use crate::RgbView;
+/// A window of a source image in RGB.
+#[derive(Clone, Copy)]
+pub(crate) struct Window<'a> {
+    /// First column and row of the source that the window has.
+    pub(crate) columns_from: usize,
+    pub(crate) rows_from: usize,
+    /// Bytes from row to row.
+    pub(crate) stride: usize,
+    /// Rows of pixels, 3 bytes each. The last row may be without padding.
+    pub(crate) data: &'a [u8],
+}
+
+impl<'a> Window<'a> {
+    /// The rest of a row of the source, from pixel (`x`, `y`) on.
+    fn from(self, x: usize, y: usize) -> &'a [u8] {
+        &self.data[(y - self.rows_from) * self.stride + (x - self.columns_from) * 3..]
+    }
+}
 
 /// One axis of a resize, and the window of the result that is computed.
 pub(crate) struct Axis {
@@ -58,33 +75,99 @@ impl Order {
     }
 }
 
-/// The window of `image` resized, u8 [down.len, across.len, 3].
-pub(crate) fn resize(image: RgbView, filter: Filter, across: &Axis, down: &Axis) -> Vec<u8> {
-    let Some(filter) = Kernel::of(filter) else {
-        return nearest(image, across, down);
-    };
-    let order = Order::of(across, down);
-    let (first, second) = match order {
-        Order::RowsFirst => (across, down),
-        Order::ColumnsFirst => (down, across),
-    };
-    let (along, between) = (Taps::new(&filter, first), Taps::new(&filter, second));
-    let mut result = vec![0; second.len * first.len * 3];
-    for start in (0..first.len).step_by(STRIP) {
-        let strip = start..first.len.min(start + STRIP);
-        resize_strip(
-            image,
-            order,
-            &along,
-            &between,
-            strip,
-            first.len,
-            &mut result,
-        );
+/// A resize, ready to run.
+pub(crate) struct Resampler<'a> {
+    across: &'a Axis,
+    down: &'a Axis,
+    method: Method,
+}
+
+enum Method {
+    Nearest {
+        columns: Vec<Option<usize>>,
+        rows: Vec<Option<usize>>,
+    },
+    Filter {
+        order: Order,
+        /// Filters the lines.
+        along: Taps,
+        /// Combines the lines.
+        between: Taps,
+    },
+}
+
+impl<'a> Resampler<'a> {
+    pub(crate) fn new(filter: Filter, across: &'a Axis, down: &'a Axis) -> Self {
+        let method = match Kernel::of(filter) {
+            None => Method::Nearest {
+                columns: nearest_sources(across),
+                rows: nearest_sources(down),
+            },
+            Some(kernel) => {
+                let order = Order::of(across, down);
+                let (first, second) = match order {
+                    Order::RowsFirst => (across, down),
+                    Order::ColumnsFirst => (down, across),
+                };
+                Method::Filter {
+                    order,
+                    along: Taps::new(&kernel, first),
+                    between: Taps::new(&kernel, second),
+                }
+            }
+        };
+        Self {
+            across,
+            down,
+            method,
+        }
     }
-    match order {
-        Order::RowsFirst => result,
-        Order::ColumnsFirst => transposed(&result, first.len),
+
+    /// The columns and rows of the source that the result is computed from.
+    pub(crate) fn source(&self) -> (Range<usize>, Range<usize>) {
+        let span = |sources: &[Option<usize>]| {
+            let sources = || sources.iter().flatten().copied();
+            match (sources().min(), sources().max()) {
+                (Some(first), Some(last)) => first..last + 1,
+                _ => 0..0,
+            }
+        };
+        match &self.method {
+            Method::Nearest { columns, rows } => (span(columns), span(rows)),
+            Method::Filter {
+                order,
+                along,
+                between,
+            } => match order {
+                Order::RowsFirst => (along.source(), between.source()),
+                Order::ColumnsFirst => (between.source(), along.source()),
+            },
+        }
+    }
+
+    /// The window of the result, u8 [down.len, across.len, 3], from an image that has at least [`Resampler::source`].
+    pub(crate) fn run(&self, image: Window) -> Vec<u8> {
+        let (order, along, between) = match &self.method {
+            Method::Nearest { columns, rows } => return nearest(image, columns, rows),
+            Method::Filter {
+                order,
+                along,
+                between,
+            } => (*order, along, between),
+        };
+        let (first, second) = match order {
+            Order::RowsFirst => (self.across, self.down),
+            Order::ColumnsFirst => (self.down, self.across),
+        };
+        let mut result = vec![0; second.len * first.len * 3];
+        for start in (0..first.len).step_by(STRIP) {
+            let strip = start..first.len.min(start + STRIP);
+            resize_strip(image, order, along, between, strip, first.len, &mut result);
+        }
+        match order {
+            Order::RowsFirst => result,
+            Order::ColumnsFirst => transposed(&result, first.len),
+        }
     }
 }
 
@@ -102,7 +185,7 @@ fn transposed(pixels: &[u8], len: usize) -> Vec<u8> {
 /// `along` filters the lines, `between` combines them. Source lines are read a few at a time and added to the result
 /// lines that they contribute to, so that no intermediate image is stored.
 fn resize_strip(
-    image: RgbView,
+    image: Window,
     order: Order,
     along: &Taps,
     between: &Taps,
@@ -161,7 +244,7 @@ fn add_lines(sums: &mut [f64], lines: &[[f64; STRIP * 3]; LINES], weights: &[f64
 
 /// The first pass, which filters [`LINES`] lines at a time, and its buffers.
 struct FirstPass<'a> {
-    image: RgbView<'a>,
+    image: Window<'a>,
     order: Order,
     taps: &'a Taps,
     strip: Range<usize>,
@@ -172,7 +255,7 @@ struct FirstPass<'a> {
 }
 
 impl<'a> FirstPass<'a> {
-    fn new(image: RgbView<'a>, order: Order, taps: &'a Taps, strip: Range<usize>) -> Self {
+    fn new(image: Window<'a>, order: Order, taps: &'a Taps, strip: Range<usize>) -> Self {
         let sums = vec![[HALF; LANES]; strip.len()];
         Self {
             image,
@@ -227,13 +310,11 @@ impl<'a> FirstPass<'a> {
 /// it no weight.
 fn spread_rows(
     lanes: &mut [[f64; LANES]],
-    image: RgbView,
+    image: Window,
     rows: Range<usize>,
     columns: Range<usize>,
 ) {
-    let row = |lane: usize| {
-        &image.data[(rows.start + lane).min(rows.end - 1) * image.stride..][columns.start * 3..]
-    };
+    let row = |lane: usize| image.from(columns.start, (rows.start + lane).min(rows.end - 1));
     let [v0, v1, v2, v3, v4, v5, v6, v7]: [&[u8]; LINES] = std::array::from_fn(row);
     let values = v0
         .iter()
@@ -255,14 +336,12 @@ fn spread_rows(
 /// Writes `rows` of `columns` to lanes, one column per lane. Missing columns are 0: the second pass gives them no weight.
 fn spread_columns(
     lanes: &mut [[f64; LANES]],
-    image: RgbView,
+    image: Window,
     columns: Range<usize>,
     rows: Range<usize>,
 ) {
-    // The last row may be without padding.
-    let all_rows = image.data.chunks(image.stride);
-    for (lanes, row) in lanes.iter_mut().zip(all_rows.skip(rows.start)) {
-        for (lane, pixel) in row[columns.start * 3..columns.end * 3]
+    for (lanes, y) in lanes.iter_mut().zip(rows) {
+        for (lane, pixel) in image.from(columns.start, y)[..columns.len() * 3]
             .chunks_exact(3)
             .enumerate()
         {
@@ -421,15 +500,12 @@ impl Taps {
 }
 
 /// Nearest neighbour as Pillow's ImagingScaleAffine, which accumulates its position.
-fn nearest(image: RgbView, across: &Axis, down: &Axis) -> Vec<u8> {
-    let columns = nearest_sources(across);
-    let mut result = Vec::with_capacity(down.len * across.len * 3);
-    for row in nearest_sources(down) {
-        for column in &columns {
+fn nearest(image: Window, columns: &[Option<usize>], rows: &[Option<usize>]) -> Vec<u8> {
+    let mut result = Vec::with_capacity(rows.len() * columns.len() * 3);
+    for row in rows {
+        for column in columns {
             match (row, column) {
-                (Some(row), Some(column)) => {
-                    result.extend(&image.data[row * image.stride + column * 3..][..3])
-                }
+                (Some(row), Some(column)) => result.extend(&image.from(*column, *row)[..3]),
                 // Rounding has moved the position outside the image; Pillow leaves such pixels black.
                 _ => result.extend([0; 3]),
             }

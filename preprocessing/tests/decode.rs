@@ -37,10 +37,12 @@ fn bytes(case: &Case) -> Vec<u8> {
 /// A limit slightly above what the largest golden file needs.
 const SMALL: DecodeOptions = DecodeOptions {
     apply_orientation: false,
+    reduction: None,
     max_memory: 60_000,
 };
 const TURNED: DecodeOptions = DecodeOptions {
     apply_orientation: true,
+    reduction: None,
     max_memory: 1 << 20,
 };
 
@@ -334,6 +336,7 @@ fn edited(jpeg: &[u8], dropped: &[u8], inserted: &[u8]) -> Vec<u8> {
 
 const DEFAULTS: DecodeOptions = DecodeOptions {
     apply_orientation: false,
+    reduction: None,
     max_memory: 1 << 20,
 };
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use numpy::{
     PyArrayDescrMethods, PyArrayDyn, PyReadonlyArray3, PyUntypedArray, PyUntypedArrayMethods,
 };
-use pinhole::{DecodeOptions, RgbImage, RgbView, decode_image, open_image};
+use pinhole::{DecodeOptions, ImageView, RgbImage, RgbView};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
@@ -135,13 +135,13 @@ impl Source<'_> {
     pub(crate) fn read<T>(
         self,
         options: &DecodeOptions,
-        run: impl FnOnce(RgbView) -> Result<T, pinhole::Error>,
+        run: impl FnOnce(ImageView) -> Result<T, pinhole::Error>,
     ) -> Result<(T, Duration), pinhole::Error> {
         let start = Instant::now();
         let decoded = match self {
-            Self::View(view) => return Ok((run(view)?, Duration::ZERO)),
-            Self::File(path) => open_image(path, options)?,
-            Self::Encoded(bytes) => decode_image(bytes, options)?,
+            Self::View(view) => return Ok((run(view.into())?, Duration::ZERO)),
+            Self::File(path) => pinhole::Image::open(path, options)?,
+            Self::Encoded(bytes) => pinhole::Image::decode(bytes, options)?,
         };
         let time = start.elapsed();
         Ok((run((&decoded).into())?, time))

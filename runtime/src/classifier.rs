@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use pinhole_bundle::{Bundle, Manifest};
 use pinhole_model::Precision;
-use pinhole_preprocessing::{Pixels, RgbView, preprocess};
+use pinhole_preprocessing::{ImageView, Pixels, preprocess};
 use pinhole_prompts::conditional::Reuse;
 
 use crate::Error;
@@ -177,12 +177,13 @@ impl Classifier {
         ClassifierBuilder::default()
     }
 
-    /// Ranks the bundle's classes for `image`: a [`&RgbImage`](pinhole_preprocessing::RgbImage), or a [`RgbView`] of
-    /// the caller's memory.
+    /// Ranks the bundle's classes for `image`: an [`&Image`](pinhole_preprocessing::Image), an
+    /// [`&RgbImage`](pinhole_preprocessing::RgbImage), or an [`RgbView`](pinhole_preprocessing::RgbView) of the caller's
+    /// memory.
     ///
     /// # Errors
     /// [`Error::Image`] if the image cannot be preprocessed; [`Error::Run`] if the network fails.
-    pub fn classify<'a>(&self, image: impl Into<RgbView<'a>>) -> Result<Classification, Error> {
+    pub fn classify<'a>(&self, image: impl Into<ImageView<'a>>) -> Result<Classification, Error> {
         self.classify_next(image.into(), self.unknown, None)
     }
 
@@ -198,7 +199,7 @@ impl Classifier {
     ///
     /// # Errors
     /// As [`Classifier::classify`].
-    pub fn embed<'a>(&self, image: impl Into<RgbView<'a>>) -> Result<Embedding, Error> {
+    pub fn embed<'a>(&self, image: impl Into<ImageView<'a>>) -> Result<Embedding, Error> {
         let start = Instant::now();
         let pixels = self.preprocess(image)?;
         let preprocess = start.elapsed();
@@ -217,7 +218,7 @@ impl Classifier {
     ///
     /// # Errors
     /// [`Error::Image`].
-    pub fn preprocess<'a>(&self, image: impl Into<RgbView<'a>>) -> Result<Pixels, Error> {
+    pub fn preprocess<'a>(&self, image: impl Into<ImageView<'a>>) -> Result<Pixels, Error> {
         Ok(preprocess(&self.manifest().preprocessing, image)?)
     }
 
@@ -290,7 +291,7 @@ impl Classifier {
     /// Classifies an image on its own, or the next one of a stream that has `reuse`.
     fn classify_next(
         &self,
-        image: RgbView,
+        image: ImageView,
         thresholds: UnknownThresholds,
         reuse: Option<&mut Reuse>,
     ) -> Result<Classification, Error> {
@@ -416,7 +417,10 @@ impl<C: Deref<Target = Classifier>> Stream<C> {
     ///
     /// # Errors
     /// As [`Classifier::classify`].
-    pub fn classify<'a>(&mut self, image: impl Into<RgbView<'a>>) -> Result<Classification, Error> {
+    pub fn classify<'a>(
+        &mut self,
+        image: impl Into<ImageView<'a>>,
+    ) -> Result<Classification, Error> {
         self.classifier
             .classify_next(image.into(), self.unknown, self.reuse.as_mut())
     }

@@ -97,8 +97,8 @@ pub use pinhole_bundle::{
 };
 pub use pinhole_model::{Precision, PreprocessConfig, Resize, Score};
 pub use pinhole_preprocessing::{
-    DecodeOptions, Error as ImageError, Pixels, RgbImage, RgbView, decode as decode_image,
-    open as open_image, preprocess,
+    DecodeOptions, Error as ImageError, Image, ImageView, Pixels, Reduction, RgbImage, RgbView,
+    YuvImage, YuvLayout, YuvRange, decode as decode_image, open as open_image, preprocess,
 };
 pub use pinhole_prompts::Classes;
 pub use selftest::{GoldenResult, SelfTest};

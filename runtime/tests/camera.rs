@@ -13,7 +13,7 @@ use pinhole::camera::{
     Camera, CameraOptions, FrameSource, Pipeline, PipelineEvent, Region, SourceEventKind,
     StreamInput, TrackerOptions,
 };
-use pinhole::{Error, ImageError, RgbImage};
+use pinhole::{DecodeOptions, Error, Image, ImageError, Reduction};
 
 /// A pipe that pauses: one event soon after the timeout, and one when frames resume.
 #[test]
@@ -275,7 +275,7 @@ fn a_still_frame_is_classified_on_request_and_after_a_rejected_one() {
     let handle = camera.stop_handle();
     let calls = AtomicUsize::new(0);
     // The first two frames are of a size that the classifier refuses, and so are not still.
-    let classify = |image: &RgbImage| match calls.fetch_add(1, Ordering::Relaxed) {
+    let classify = |image: &Image| match calls.fetch_add(1, Ordering::Relaxed) {
         0 | 1 => Err(Error::Image(ImageError::Region {
             region: "0,0,100,100".into(),
             width: 64,
@@ -325,8 +325,8 @@ fn the_region_is_cropped_and_must_be_inside() {
     let source = || FrameSource::folder(folder.path());
     let camera = Camera::open(source(), with(32)).unwrap();
     let ran = run_with(camera, |image| {
-        assert_eq!((image.width, image.height), (32, 24));
-        assert!(image.data.iter().all(|v| *v == 220));
+        assert_eq!((image.width(), image.height()), (32, 24));
+        assert!(image.to_rgb().data.iter().all(|v| *v == 220));
         by_grey(image)
     });
     assert_eq!(ran.classes(), ["white"]);
@@ -337,6 +337,38 @@ fn the_region_is_cropped_and_must_be_inside() {
         "{message}"
     );
     assert_eq!(ran.counters.corrupt, 1);
+}
+
+/// If this fails, a region shows something else, or too few pixels, when frames are reduced.
+#[test]
+fn a_region_of_reduced_frames_is_in_pixels_of_the_source() {
+    let mut pixels = vec![30; 128 * 64 * 3];
+    for row in pixels.chunks_exact_mut(128 * 3) {
+        row[64 * 3..].fill(220);
+    }
+    let mut frame = vec![];
+    image::codecs::jpeg::JpegEncoder::new_with_quality(&mut frame, 95)
+        .encode(&pixels, 128, 64, image::ExtendedColorType::Rgb8)
+        .unwrap();
+    let with = |x, side| CameraOptions {
+        region: Some(region(x, 0, 64, 64)),
+        decode: DecodeOptions {
+            reduction: Some(Reduction { side, part: None }),
+            ..Default::default()
+        },
+        ..every_frame()
+    };
+    for (side, expected) in [(16, 16), (17, 32), (33, 64)] {
+        let camera = Camera::open(mjpeg(frame.clone()), with(64, side)).unwrap();
+        let ran = run_with(camera, |image| {
+            assert_eq!((image.width(), image.height()), (expected, expected));
+            assert!(image.to_rgb().data.iter().all(|v| *v > 200));
+            by_grey(image)
+        });
+        assert_eq!(ran.classes(), ["white"]);
+    }
+    let message = run(mjpeg(frame), with(65, 16)).error.unwrap().to_string();
+    assert!(message.contains("128 x 64"), "{message}");
 }
 
 fn region(x: u32, y: u32, width: u32, height: u32) -> Region {
@@ -413,7 +445,7 @@ fn a_frame_that_cannot_be_preprocessed_is_corrupt() {
     let ran = run_with(
         Camera::open(mjpeg(stream), every_frame()).unwrap(),
         |image| {
-            if image.width == 16 {
+            if image.width() == 16 {
                 return Err(pinhole::ImageError::Encode("too small".into()).into());
             }
             by_grey(image)

@@ -45,7 +45,7 @@ fn answers_are_for_recent_frames() {
     });
     let mut inferences = vec![];
     let mut ages = vec![];
-    let slow = |image: &pinhole::RgbImage| {
+    let slow = |image: &pinhole::Image| {
         let start = Instant::now();
         let answer = classifier.classify(image)?;
         std::thread::sleep(Duration::from_millis(200).saturating_sub(start.elapsed()));

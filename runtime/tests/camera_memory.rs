@@ -49,7 +49,7 @@ fn memory_is_constant_and_dropped_frames_are_not_decoded() {
         unknown: false,
         latency: Latency::default(),
     };
-    let classify = |_: &pinhole::RgbImage| {
+    let classify = |_: &pinhole::Image| {
         std::thread::sleep(Duration::from_millis(5));
         Ok(answer.clone())
     };

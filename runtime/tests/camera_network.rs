@@ -120,7 +120,7 @@ fn frames(url: &str, count: usize) -> (usize, Vec<SourceEventKind>) {
     for event in camera {
         match event.unwrap() {
             CameraEvent::Frame(frame) => {
-                assert_eq!(frame.image.unwrap().width, 64);
+                assert_eq!(frame.image.unwrap().width(), 64);
                 found += 1;
             }
             CameraEvent::Source(event) => events.push(event.kind),

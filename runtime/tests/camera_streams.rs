@@ -252,8 +252,8 @@ fn y4m_frames_have_the_colours_of_their_header() {
             .collect();
         let camera = Camera::open(y4m_source(y4m(header, &frame, 2)), every_frame()).unwrap();
         let ran = run_with(camera, |image| {
-            assert_eq!((image.width, image.height), (3, 2));
-            for pixel in image.data.chunks(3) {
+            assert_eq!((image.width(), image.height()), (3, 2));
+            for pixel in image.to_rgb().data.chunks(3) {
                 let near = |found: u8, expected: u8| found.abs_diff(expected) <= 2;
                 assert!(
                     near(pixel[0], 255) && near(pixel[1], 0) && near(pixel[2], 0),
@@ -277,7 +277,7 @@ fn y4m_has_limited_range_by_default() {
         let source = y4m_source(y4m(header, &[235; 6], 1));
         let camera = Camera::open(source, every_frame()).unwrap();
         let ran = run_with(camera, |image| {
-            assert_eq!(image.data, [white; 18], "{header}");
+            assert_eq!(image.to_rgb().data, [white; 18], "{header}");
             by_grey(image)
         });
         assert_eq!(ran.counters.classified, 1);
@@ -333,8 +333,9 @@ fn a_second_y4m_header_is_obeyed() {
     let camera = Camera::open(y4m_source(stream), every_frame()).unwrap();
     let mut seen = vec![];
     let ran = run_with(camera, |image| {
-        assert!(image.data.iter().all(|v| *v == image.data[0]));
-        seen.push((image.width, image.height, image.data[0]));
+        let rgb = image.to_rgb();
+        assert!(rgb.data.iter().all(|v| *v == rgb.data[0]));
+        seen.push((rgb.width, rgb.height, rgb.data[0]));
         by_grey(image)
     });
     assert!(

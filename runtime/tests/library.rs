@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use pinhole::{Classifier, DecodeOptions, RgbView, UnknownThresholds};
+use pinhole::{Classifier, DecodeOptions, Image, Reduction, RgbView, UnknownThresholds};
 
 #[test]
 fn threads_share_a_classifier_and_get_bit_identical_embeddings() {
@@ -137,4 +137,33 @@ fn owned_images_frames_and_streams_give_the_same_answer() {
         assert!(Arc::ptr_eq(&a.name, &b.name), "{} was copied", a.name);
         assert_eq!(*a.name, *classifier.manifest().classes[a.index]);
     }
+}
+
+/// If this fails, `--fast-decode` changes answers by more than the guide admits.
+#[test]
+fn reduced_jpegs_have_nearly_the_same_embedding() {
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets");
+    let classifier = Classifier::open(assets.join("demo")).unwrap();
+    let reduced = DecodeOptions {
+        reduction: Some(Reduction::to(&classifier.manifest().preprocessing)),
+        ..DecodeOptions::default()
+    };
+    let mut worst = 1.0_f32;
+    for sample in std::fs::read_dir(assets.join("samples")).unwrap() {
+        let image = pinhole::open_image(sample.unwrap().path(), &DecodeOptions::default()).unwrap();
+        let jpeg = image.to_jpeg(90, image.width).unwrap();
+        let [exact, fast] = [&DecodeOptions::default(), &reduced].map(|options| {
+            let image = Image::decode(&jpeg, options).unwrap();
+            assert_eq!(image.original_size(), (320, 240));
+            let answer = classifier.classify(&image).unwrap();
+            let embedding = classifier.embed(&image).unwrap().values;
+            (image.width(), answer.ranking[0].index, embedding)
+        });
+        assert_eq!((exact.0, fast.0), (320, 160));
+        assert_eq!(exact.1, fast.1);
+        let products = exact.2.iter().zip(&fast.2).map(|(a, b)| a * b);
+        worst = worst.min(products.sum());
+    }
+    println!("worst cosine {worst}");
+    assert!(worst > 0.99 && worst < 1.0, "{worst}");
 }

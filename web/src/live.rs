@@ -10,8 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use pinhole::camera::{FrameAnswer, FrameCounters, SceneState, SourceEvent, SourceEventKind};
 use pinhole::internal::FrameLine;
 use pinhole::{
-    BoardMonitor, BoardStatus, Classification, Classifier, ClassifierBuilder, Error, RgbImage,
-    Stream,
+    BoardMonitor, BoardStatus, Classification, Classifier, ClassifierBuilder, Error, Image, Stream,
 };
 use serde::Serialize;
 use tokio::sync::watch;
@@ -232,7 +231,7 @@ impl Live {
                 now.busy += 0.1 * (share - now.busy);
             }
             if let Some(image) = &image {
-                now.frame = Some((image.width, image.height));
+                now.frame = Some(image.original_size());
             }
             if let Some(change) = &answer.tracked.change {
                 let best = answer.tracked.ranking.first();
@@ -698,7 +697,7 @@ impl LiveClassifier {
     ///
     /// # Errors
     /// As [`Stream::classify`]; [`ImageError::Region`] if the frame is too small for the region.
-    pub fn classify(&mut self, image: &RgbImage) -> Result<Classification, Error> {
+    pub fn classify(&mut self, image: &Image) -> Result<Classification, Error> {
         let generation = self.shared.generation.load(Ordering::Acquire);
         if generation != self.generation {
             self.generation = generation;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Bytes;
 use pinhole::camera::Region;
-use pinhole::{Classifier, RgbImage};
+use pinhole::{Classifier, Image, RgbImage};
 use tokio::sync::watch;
 
 use crate::error::WebError;
@@ -30,7 +30,7 @@ const VIEWS: [View; 2] = [View::Frame, View::Encoder];
 /// A frame as it was classified.
 #[derive(Clone)]
 pub(crate) struct LiveFrame {
-    pub(crate) image: Arc<RgbImage>,
+    pub(crate) image: Arc<Image>,
     pub(crate) region: Option<Region>,
     pub(crate) time: SystemTime,
     pub(crate) classifier: Arc<Classifier>,
@@ -183,7 +183,7 @@ impl Pictures {
 
 fn encode(frame: &LiveFrame, view: View) -> Option<Vec<u8>> {
     match view {
-        View::Frame => frame.image.to_jpeg(QUALITY, MAX_SIDE).ok(),
+        View::Frame => frame.image.to_rgb().to_jpeg(QUALITY, MAX_SIDE).ok(),
         View::Encoder => {
             let side = frame.classifier.manifest().model.image_size;
             let image = RgbImage::new(side, side, frame.pixels().ok()?).ok()?;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use pinhole::internal::{ImageAnswer, catch_panic};
-use pinhole::{DecodeOptions, decode_image};
+use pinhole::{DecodeOptions, Image};
 use tokio::sync::oneshot;
 
 use crate::error::WebError;
@@ -82,7 +82,7 @@ fn run(jobs: &Receiver<Job>, shared: &Shared, decode: &DecodeOptions) {
 fn classify(job: &Job, shared: &Shared, decode: &DecodeOptions) -> Result<String, Fault> {
     let classifier = shared.classifier().ok_or_else(Fault::no_bundle)?;
     let start = Instant::now();
-    let image = decode_image(&job.bytes, decode).map_err(|e| Fault::Request(e.to_string()))?;
+    let image = Image::decode(&job.bytes, decode).map_err(|e| Fault::Request(e.to_string()))?;
     let decoded = start.elapsed();
     let answer = classifier.classify(&image)?;
     serde_json::to_string(&ImageAnswer::new(None, &answer, job.top, decoded))

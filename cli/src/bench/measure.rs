@@ -203,7 +203,7 @@ impl Subject<'_> {
     /// From the file's bytes to the ranking, including the release of the memory.
     fn run(&self) -> Result<Times> {
         let start = Instant::now();
-        let image = pinhole_preprocessing::decode(self.image, &DecodeOptions::default())?;
+        let image = pinhole::Image::decode(self.image, &DecodeOptions::default())?;
         let decode = start.elapsed();
         // Not a stream: its conditional head would reuse the class embeddings of the identical last image.
         let latency = self.classifier.classify(&image)?.latency;

@@ -32,6 +32,9 @@ pub struct SourceConfig {
     pub every: u64,
     /// Region of each frame to classify: x, y, width, height in pixels.
     pub region: Option<[u32; 4]>,
+    /// Decode JPEG frames faster, at 1/2, 1/4 or 1/8 of their size where that leaves the encoder enough pixels; answers
+    /// differ slightly.
+    pub fast_decode: bool,
     /// Skip frames that differ from the last classified one by no more than this much luma (0 to 255).
     pub still_threshold: Option<f32>,
     /// Seconds without a frame until the source counts as stalled; 0 for never.
@@ -51,6 +54,7 @@ impl Default for SourceConfig {
             device: None,
             every: 1,
             region: None,
+            fast_decode: false,
             still_threshold: None,
             timeout_seconds: 5.0,
         }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use pinhole::RgbImage;
+use pinhole::Image;
 use serde::Serialize;
 
 pub use error::MqttError;
@@ -122,7 +122,7 @@ impl Publisher {
 
     /// Sets the retained picture, which is sent as JPEG, if the appliance is announced with one. This never waits. A
     /// previous one that was not sent yet is skipped.
-    pub fn set_picture(&self, image: Arc<RgbImage>) {
+    pub fn set_picture(&self, image: Arc<Image>) {
         if (self.home_assistant())
             .is_some_and(|home_assistant| home_assistant.picture_seconds > 0.0)
         {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use pinhole::RgbImage;
+use pinhole::Image;
 use tokio::sync::Notify;
 
 use super::topics::Retained;
@@ -21,7 +21,7 @@ pub(super) enum Content {
     /// Ready to be sent; an empty one removes the message from the broker.
     Bytes(Vec<u8>),
     /// Becomes a JPEG file when it is sent.
-    Image(Arc<RgbImage>),
+    Image(Arc<Image>),
 }
 
 /// Counters of events. `queued` is the sum of `sent`, `lost` and `waiting`.

@@ -255,7 +255,7 @@ impl Session<'_> {
         };
         let payload = match content {
             Content::Bytes(bytes) => Some(bytes),
-            Content::Image(image) => match image.to_jpeg(PICTURE_QUALITY, PICTURE_SIDE) {
+            Content::Image(image) => match image.to_rgb().to_jpeg(PICTURE_QUALITY, PICTURE_SIDE) {
                 Ok(jpeg) if jpeg.len() <= MAX_RETAINED => Some(jpeg),
                 Ok(jpeg) => {
                     let found = jpeg.len();

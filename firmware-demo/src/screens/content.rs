@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pinhole::camera::SceneState;
-use pinhole::{PreprocessConfig, RgbImage};
+use pinhole::{Image, PreprocessConfig};
 
 /// A screen with its content.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,7 +60,7 @@ pub struct LiveScreen {
 #[derive(Clone, Debug, PartialEq)]
 pub struct CroppedFrame {
     /// The frame.
-    pub image: Arc<RgbImage>,
+    pub image: Arc<Image>,
     /// The bundle's preprocessing configuration.
     pub preprocessing: Arc<PreprocessConfig>,
 }

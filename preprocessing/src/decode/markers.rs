@@ -21,6 +21,8 @@ pub(super) struct Structure {
     /// Bytes of the coefficients of the whole image, which a decoder keeps if a component has several scans or a scan
     /// of its own; else 0.
     pub(super) coefficient_bytes: u64,
+    /// Bytes of the samples of all components.
+    pub(super) plane_bytes: u64,
     pub(super) metadata: Metadata,
 }
 
@@ -149,11 +151,8 @@ impl Structure {
             width: frame.width,
             height: frame.height,
             components: frame.components.len(),
-            coefficient_bytes: if whole_image {
-                coefficient_bytes(&frame)
-            } else {
-                0
-            },
+            coefficient_bytes: if whole_image { samples(&frame) * 2 } else { 0 },
+            plane_bytes: samples(&frame),
             metadata,
         })
     }
@@ -268,8 +267,8 @@ fn scan_header(frame: &mut Frame, body: &[u8]) -> Result<usize, String> {
     Ok(count)
 }
 
-/// Bytes of all coefficients, two each, in whole minimum coded units.
-fn coefficient_bytes(frame: &Frame) -> u64 {
+/// Coefficients, or samples, of all components in whole minimum coded units.
+fn samples(frame: &Frame) -> u64 {
     let most =
         |factor: fn(&Component) -> u64| frame.components.iter().map(factor).max().unwrap_or(1);
     let (horizontal, vertical) = (most(|c| c.horizontal), most(|c| c.vertical));
@@ -280,5 +279,5 @@ fn coefficient_bytes(frame: &Frame) -> u64 {
         .iter()
         .map(|c| c.horizontal * c.vertical)
         .sum();
-    units * blocks * 64 * 2
+    units * blocks * 64
 }

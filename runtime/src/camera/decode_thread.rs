@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use pinhole_preprocessing::{DecodeOptions, decode};
+use pinhole_preprocessing::{DecodeOptions, Image};
 
 use super::error::CameraError;
 use super::event::FrameCounters;
@@ -10,7 +10,6 @@ use super::frame::{CapturedFrame, EncodedFrame, Frame};
 use super::region::Region;
 use super::slot::Shared;
 use super::still::{StillGate, Thumbnail};
-use super::yuv::to_rgb;
 
 /// Decodes until the source ends.
 pub(super) struct DecodeThread {
@@ -32,9 +31,11 @@ impl DecodeThread {
                 encoded,
             } = frame;
             let (file, image) = match encoded {
-                EncodedFrame::Jpeg(bytes) => (None, decode(&bytes, &self.options)),
-                EncodedFrame::File { path, bytes } => (Some(path), decode(&bytes, &self.options)),
-                EncodedFrame::Yuv(frame) => (None, to_rgb(&frame)),
+                EncodedFrame::Jpeg(bytes) => (None, Image::decode(&bytes, &self.options)),
+                EncodedFrame::File { path, bytes } => {
+                    (Some(path), Image::decode(&bytes, &self.options))
+                }
+                EncodedFrame::Yuv(frame) => (None, frame.into_image()),
             };
             let mut image = match image {
                 Ok(image) => image,
@@ -44,7 +45,7 @@ impl DecodeThread {
                 }
             };
             if let Some(region) = self.region {
-                let (width, height) = (image.width, image.height);
+                let (width, height) = image.original_size();
                 let outside = CameraError::Region {
                     region,
                     width,
@@ -72,8 +73,14 @@ impl DecodeThread {
                 }
                 first_size = Some((width, height));
             }
-            let still =
-                (self.gate.as_mut()).is_some_and(|gate| gate.is_still(Thumbnail::new(&image)));
+            let still = match &mut self.gate {
+                Some(gate) => {
+                    // Both the comparison and the classifier read RGB.
+                    image = image.in_rgb();
+                    gate.is_still(Thumbnail::new(&image.to_rgb()))
+                }
+                None => false,
+            };
             let refresh = shared.take_refresh();
             let still = still && !refresh;
             shared.push_decoded(Frame {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pinhole_preprocessing::{YuvLayout, YuvRange};
 use v4l::buffer::{Flags, Type};
 use v4l::format::{Colorspace, FourCC, Quantization};
 use v4l::io::mmap::Stream;
@@ -13,9 +14,8 @@ use v4l::video::Capture as _;
 
 use super::capture::{Capture, CaptureSource, POLL_INTERVAL, Poll};
 use super::error::CameraError;
-use super::frame::EncodedFrame;
+use super::frame::{EncodedFrame, YuvFrame};
 use super::slot::Shared;
-use super::yuv::{YuvFrame, YuvLayout};
 
 const JPEG: [&[u8; 4]; 2] = [b"MJPG", b"JPEG"];
 const YUYV: &[u8; 4] = b"YUYV";
@@ -152,10 +152,12 @@ impl Capture for DeviceCapture {
                     layout: YuvLayout::Yuyv {
                         stride: self.format.stride,
                     },
-                    full_range: match self.format.quantization {
-                        Quantization::FullRange => true,
-                        Quantization::LimitedRange => false,
-                        Quantization::Default => matches!(self.format.colorspace, Colorspace::JPEG),
+                    range: match (self.format.quantization, self.format.colorspace) {
+                        (Quantization::FullRange, _)
+                        | (Quantization::Default, Colorspace::JPEG) => YuvRange::Full,
+                        (Quantization::LimitedRange | Quantization::Default, _) => {
+                            YuvRange::Limited
+                        }
                     },
                     data: used.to_vec(),
                 })

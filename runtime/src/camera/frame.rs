@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-use pinhole_preprocessing::RgbImage;
+use pinhole_preprocessing::{Error, Image, YuvImage, YuvLayout, YuvRange};
 
 use super::event::FrameCounters;
-use super::yuv::YuvFrame;
 
 /// A frame as the source delivers it.
 pub(super) enum EncodedFrame {
@@ -17,6 +16,23 @@ pub(super) enum EncodedFrame {
         bytes: Vec<u8>,
     },
     Yuv(YuvFrame),
+}
+
+/// A frame in luma and chroma.
+pub(super) struct YuvFrame {
+    pub(super) width: u32,
+    pub(super) height: u32,
+    pub(super) layout: YuvLayout,
+    pub(super) range: YuvRange,
+    pub(super) data: Vec<u8>,
+}
+
+impl YuvFrame {
+    /// # Errors
+    /// [`Error::Shape`] if the data does not match the layout.
+    pub(super) fn into_image(self) -> Result<Image, Error> {
+        YuvImage::new(self.width, self.height, self.layout, self.range, self.data).map(Image::from)
+    }
 }
 
 /// An encoded frame with its number and capture time.
@@ -41,7 +57,7 @@ pub struct Frame {
     /// Decoding time.
     pub decode: Duration,
     /// The region of interest; `None` if it shows the same scene as the last frame with an image.
-    pub image: Option<RgbImage>,
+    pub image: Option<Image>,
     /// Counters at this frame.
     pub counters: FrameCounters,
 }

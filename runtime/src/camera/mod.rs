@@ -42,7 +42,6 @@ mod threads;
 mod track;
 mod watch;
 mod y4m;
-mod yuv;
 
 #[cfg(feature = "http")]
 #[doc(hidden)]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-use pinhole_preprocessing::RgbImage;
+use pinhole_preprocessing::Image;
 
 use super::error::CameraError;
 use super::event::{FrameCounters, SourceEvent};
@@ -65,7 +65,7 @@ pub struct FrameAnswer {
     /// The scene is still: the frame was not classified, and the last answer stands.
     pub still: bool,
     /// The classified image; `None` for a still frame.
-    pub image: Option<RgbImage>,
+    pub image: Option<Image>,
     /// Decoding time.
     pub decode: Duration,
     /// Classification time; zeros for a still frame.
@@ -76,7 +76,7 @@ pub struct FrameAnswer {
 
 impl<F> Pipeline<F>
 where
-    F: FnMut(&RgbImage) -> Result<Classification, Error>,
+    F: FnMut(&Image) -> Result<Classification, Error>,
 {
     /// Classifies each frame with `classify`.
     pub fn new(camera: Camera, classify: F, options: TrackerOptions) -> Self {
@@ -101,7 +101,7 @@ where
 
 impl<F> Iterator for Pipeline<F>
 where
-    F: FnMut(&RgbImage) -> Result<Classification, Error>,
+    F: FnMut(&Image) -> Result<Classification, Error>,
 {
     /// The iterator ends after an error.
     type Item = Result<PipelineEvent, CameraError>;

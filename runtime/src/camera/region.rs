@@ -1,8 +1,8 @@
 //! Regions of interest.
 
-use pinhole_preprocessing::{Error, RgbImage, RgbView};
+use pinhole_preprocessing::{Error, Image, ImageView};
 
-/// A rectangle of a frame, in pixels.
+/// A rectangle of a frame, in pixels of the frame as the source delivers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
     /// Left edge.
@@ -23,47 +23,37 @@ impl std::fmt::Display for Region {
 
 impl Region {
     /// This region of `image`, without a copy; `None` if the region is empty or not inside the image.
-    pub fn view<'a>(&self, image: &'a RgbImage) -> Option<RgbView<'a>> {
-        let right = self.x.checked_add(self.width)?;
-        let bottom = self.y.checked_add(self.height)?;
-        if self.width == 0 || self.height == 0 || right > image.width || bottom > image.height {
-            return None;
-        }
-        let row_bytes = image.width as usize * 3;
-        let start = self.y as usize * row_bytes + self.x as usize * 3;
-        let end = (bottom as usize - 1) * row_bytes + right as usize * 3;
-        let data = image.data.get(start..end)?;
-        RgbView::with_stride(self.width, self.height, row_bytes, data).ok()
+    pub fn view<'a>(&self, image: &'a Image) -> Option<ImageView<'a>> {
+        image.part(self.x, self.y, self.width, self.height)
     }
 
     /// [`Region::view`] for a frame that must have this region.
     ///
     /// # Errors
     /// [`Error::Region`].
-    pub fn checked_view<'a>(&self, image: &'a RgbImage) -> Result<RgbView<'a>, Error> {
+    pub fn checked_view<'a>(&self, image: &'a Image) -> Result<ImageView<'a>, Error> {
+        let (width, height) = image.original_size();
         self.view(image).ok_or_else(|| Error::Region {
             region: self.to_string(),
-            width: image.width,
-            height: image.height,
+            width,
+            height,
         })
     }
 
     /// Crops `image` to this region; `None` as for [`Region::view`].
-    pub fn crop(&self, image: &RgbImage) -> Option<RgbImage> {
-        let view = self.view(image)?;
-        let rows = view.data.chunks(view.stride);
-        let data = rows.flat_map(|row| &row[..self.width as usize * 3]);
-        RgbImage::new(self.width, self.height, data.copied().collect()).ok()
+    pub fn crop(&self, image: &Image) -> Option<Image> {
+        self.view(image)?.to_rgb().ok().map(Image::from)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pinhole_preprocessing::RgbImage;
 
     #[test]
     fn a_region_is_cut_out_with_and_without_a_copy() {
-        let image = RgbImage::new(4, 3, (0..36).collect()).unwrap();
+        let image = Image::from(RgbImage::new(4, 3, (0..36).collect()).unwrap());
         let region = |x, y, width, height| Region {
             x,
             y,
@@ -72,9 +62,8 @@ mod tests {
         };
         let inner = region(1, 1, 2, 2);
         let expected = [15, 16, 17, 18, 19, 20, 27, 28, 29, 30, 31, 32];
-        assert_eq!(inner.crop(&image).unwrap().data, expected);
-        let view = inner.view(&image).unwrap();
-        assert_eq!((view.stride, view.data[12]), (12, 27));
+        assert_eq!(inner.crop(&image).unwrap().to_rgb().data, expected);
+        assert_eq!(inner.view(&image).unwrap().to_rgb().unwrap().data, expected);
         assert_eq!(region(0, 0, 4, 3).crop(&image).unwrap(), image);
         for outside in [
             region(3, 0, 2, 1),

@@ -63,8 +63,12 @@ impl Camera {
         let shared = Arc::new(Shared::new(!live, options.timeout));
         let capture = source.0.open(&shared)?;
         let interruptible = source.0.is_interruptible();
+        let mut decode = options.decode;
+        if let (Some(reduction), Some(region)) = (&mut decode.reduction, options.region) {
+            reduction.part = Some((region.width, region.height));
+        }
         let decode_thread = DecodeThread {
-            options: options.decode,
+            options: decode,
             region: options.region,
             gate: options.still_threshold.map(StillGate::new),
         };

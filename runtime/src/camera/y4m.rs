@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Error, ErrorKind, Read};
 
 use memchr::memmem;
+use pinhole_preprocessing::{YuvLayout, YuvRange};
 
 use super::capture::{Capture, Poll};
 use super::content::{StartReader, describe};
-use super::frame::EncodedFrame;
-use super::yuv::{YuvFrame, YuvLayout};
+use super::frame::{EncodedFrame, YuvFrame};
 use crate::standard_streams::printable;
 
 /// Size limit of a raw frame in a stream: 64 MiB, enough for 4096 x 4096 in 4:4:4.
@@ -37,7 +37,7 @@ struct Format {
     width: u32,
     height: u32,
     layout: YuvLayout,
-    full_range: bool,
+    range: YuvRange,
 }
 
 /// What [`Y4mReader::next_chunk`] found.
@@ -60,7 +60,7 @@ impl Format {
             width: 0,
             height: 0,
             layout: planes(2, 2),
-            full_range: false,
+            range: YuvRange::Limited,
         };
         let line = String::from_utf8_lossy(line);
         for field in line.split_ascii_whitespace().skip(1) {
@@ -107,8 +107,8 @@ impl Format {
                     }
                 }
             }
-            Some(("X", "COLORRANGE=FULL")) => self.full_range = true,
-            Some(("X", "COLORRANGE=LIMITED")) => self.full_range = false,
+            Some(("X", "COLORRANGE=FULL")) => self.range = YuvRange::Full,
+            Some(("X", "COLORRANGE=LIMITED")) => self.range = YuvRange::Limited,
             Some(("X", text)) if text.starts_with("COLORRANGE=") => {
                 return Err(invalid(format!(
                     "expected FULL or LIMITED, found \"{field}\""
@@ -147,8 +147,7 @@ impl<R: Read> Y4mReader<R> {
                     }
                     if keyword == FRAME {
                         let (bytes, layout) = (format.bytes(), format.layout);
-                        let (width, height, full_range) =
-                            (format.width, format.height, format.full_range);
+                        let (width, height, range) = (format.width, format.height, format.range);
                         return Ok(Some(self.frame(bytes)?.map_or_else(
                             |reason| Y4mChunk::Corrupt { reason },
                             |data| {
@@ -156,7 +155,7 @@ impl<R: Read> Y4mReader<R> {
                                     width,
                                     height,
                                     layout,
-                                    full_range,
+                                    range,
                                     data,
                                 })
                             },

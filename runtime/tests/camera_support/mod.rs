@@ -5,7 +5,7 @@ use pinhole::camera::{
     Camera, CameraError, CameraOptions, FrameAnswer, FrameCounters, FrameSource, Pipeline,
     PipelineEvent, SourceEventKind, StreamInput, TrackerOptions,
 };
-use pinhole::{Classification, Latency, Ranked, RgbImage};
+use pinhole::{Classification, Image, Latency, Ranked};
 
 /// A uniformly grey JPEG; its class is `grey / 64`.
 pub fn jpeg(grey: u8, width: u32, height: u32) -> Vec<u8> {
@@ -18,8 +18,8 @@ pub fn jpeg(grey: u8, width: u32, height: u32) -> Vec<u8> {
 }
 
 /// A stub classifier: the class of a grey level.
-pub fn by_grey(image: &RgbImage) -> Result<Classification, pinhole::Error> {
-    let class = usize::from(image.data[0]) / 64;
+pub fn by_grey(image: &Image) -> Result<Classification, pinhole::Error> {
+    let class = usize::from(image.to_rgb().data[0]) / 64;
     let mut ranking: Vec<Ranked> = ["black", "dark", "light", "white"]
         .iter()
         .enumerate()
@@ -81,7 +81,7 @@ pub fn run(source: FrameSource, options: CameraOptions) -> CameraRun {
 #[track_caller]
 pub fn run_with(
     camera: Camera,
-    classify: impl FnMut(&RgbImage) -> Result<Classification, pinhole::Error>,
+    classify: impl FnMut(&Image) -> Result<Classification, pinhole::Error>,
 ) -> CameraRun {
     let mut pipeline = Pipeline::new(camera, classify, NO_SMOOTHING);
     let (mut answers, mut events, mut error) = (vec![], vec![], None);
