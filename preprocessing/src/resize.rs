@@ -1,9 +1,12 @@
 //! Pillow's resampling (libImaging/Resample.c and, for nearest, Geometry.c) of a window of the result.
 //!
 //! Pillow multiplies 8-bit pixels by weights in 22-bit fixed point and adds in 32-bit integers, one axis after the
-//! other, rounding and clipping to 8 bits in between. This module holds the same integers in `f64`: every sum stays far
-//! below 2^53, so it is exact in any order, and every 64-bit target has a vector instruction for `f64` products, which
-//! not every one has for 32-bit integer products.
+//! other, rounding and clipping to 8 bits in between. This module computes the same integers in floating point, for which
+//! every 64-bit target has vector instructions, unlike for 32-bit integer products.
+//!
+//! The second pass is in `f64`: every sum stays far below 2^53, so it is exact in any order. The first pass, which is most
+//! of the work, is in `f32`, which is not exact. Where a sum is so close to the next result that the error could decide,
+//! about one in a thousand, it is computed again in integers.
 
 use std::f64::consts::PI;
 use std::ops::Range;
@@ -49,7 +52,7 @@ const HALF: f64 = (1 << (PRECISION_BITS - 1)) as f64;
 const LINES: usize = 8;
 /// The lanes of one pixel of each line: [channel, line].
 const LANES: usize = 3 * LINES;
-/// Source pixels of a line that are spread to lanes at a time: 48 KiB, small enough for the caches.
+/// Source pixels of a line that are spread to lanes at a time: 24 KiB, small enough for the caches.
 const SEGMENT: usize = 256;
 /// Result pixels of a line whose sums are computed at a time, so that they stay in the cache.
 const STRIP: usize = 64;
@@ -209,7 +212,7 @@ fn resize_strip(
             }
             let mut weights = [0.0; LINES];
             for line in taps.start.max(block.start)..taps.end.min(block.end) {
-                weights[line - block.start] = between.weights(y)[line - taps.start];
+                weights[line - block.start] = f64::from(between.weights(y)[line - taps.start]);
             }
             let sums = &mut sums[y * values..][..values];
             add_lines(sums, &lines, &weights);
@@ -249,27 +252,27 @@ struct FirstPass<'a> {
     taps: &'a Taps,
     strip: Range<usize>,
     /// Source pixels, one line per lane.
-    segment: Vec<[f64; LANES]>,
+    segment: Vec<[f32; LANES]>,
     /// One sum per result pixel, one line per lane.
-    sums: Vec<[f64; LANES]>,
+    sums: Vec<[f32; LANES]>,
 }
 
 impl<'a> FirstPass<'a> {
     fn new(image: Window<'a>, order: Order, taps: &'a Taps, strip: Range<usize>) -> Self {
-        let sums = vec![[HALF; LANES]; strip.len()];
+        let sums = vec![[HALF as f32; LANES]; strip.len()];
         Self {
             image,
             order,
             taps,
             strip,
-            segment: vec![[0.0; LANES]; SEGMENT],
+            segment: vec![[0.0_f32; LANES]; SEGMENT],
             sums,
         }
     }
 
     /// Filters the source lines `block`, at most [`LINES`], into `lines` [line, (pixel, channel)].
     fn run(&mut self, block: Range<usize>, lines: &mut [[f64; STRIP * 3]; LINES]) {
-        self.sums.fill([HALF; LANES]);
+        self.sums.fill([HALF as f32; LANES]);
         let ranges = &self.taps.ranges[self.strip.clone()];
         let source = ranges[0].start..ranges[ranges.len() - 1].end;
         // Result pixels in [open, ..) are not complete yet.
@@ -297,19 +300,48 @@ impl<'a> FirstPass<'a> {
             }
         }
         for (x, sums) in self.sums.iter().enumerate() {
-            for (channel, sums) in sums.chunks_exact(LINES).enumerate() {
-                for (line, sum) in lines.iter_mut().zip(sums) {
-                    line[x * 3 + channel] = f64::from(clip(*sum));
+            let (values, distances) = clip_with_distances(sums);
+            for (channel, values) in values.chunks_exact(LINES).enumerate() {
+                for (line, value) in lines.iter_mut().zip(values) {
+                    line[x * 3 + channel] = f64::from(*value);
+                }
+            }
+            let certain = 0.5 - self.taps.errors[self.strip.start + x];
+            let farthest = |a: f32, b: &f32| if *b > a { *b } else { a };
+            if distances.iter().fold(0.0, farthest) < certain {
+                continue;
+            }
+            for (lane, distance) in distances.iter().enumerate() {
+                let (channel, line) = (lane / LINES, lane % LINES);
+                if *distance >= certain && line < block.len() {
+                    let value = self.exactly(block.start + line, x, channel);
+                    lines[line][x * 3 + channel] = f64::from(value);
                 }
             }
         }
+    }
+
+    /// One value of the result, in integers.
+    #[cold]
+    fn exactly(&self, line: usize, x: usize, channel: usize) -> u8 {
+        let x = self.strip.start + x;
+        let sources = self.taps.ranges[x].clone();
+        let products = sources.zip(self.taps.weights(x)).map(|(source, weight)| {
+            let pixel = match self.order {
+                Order::RowsFirst => self.image.from(source, line),
+                Order::ColumnsFirst => self.image.from(line, source),
+            };
+            i64::from(pixel[channel]) * *weight as i64
+        });
+        let sum = products.sum::<i64>() + HALF as i64;
+        (sum >> PRECISION_BITS).clamp(0, 255) as u8
     }
 }
 
 /// Writes `columns` of `rows` to lanes, one row per lane. A missing row is a copy of the last one: the second pass gives
 /// it no weight.
 fn spread_rows(
-    lanes: &mut [[f64; LANES]],
+    lanes: &mut [[f32; LANES]],
     image: Window,
     rows: Range<usize>,
     columns: Range<usize>,
@@ -328,14 +360,14 @@ fn spread_rows(
     let lanes = lanes.as_flattened_mut().chunks_exact_mut(LINES);
     for (lanes, (((((((v0, v1), v2), v3), v4), v5), v6), v7)) in lanes.zip(values) {
         for (lane, value) in lanes.iter_mut().zip([v0, v1, v2, v3, v4, v5, v6, v7]) {
-            *lane = f64::from(*value);
+            *lane = f32::from(*value);
         }
     }
 }
 
 /// Writes `rows` of `columns` to lanes, one column per lane. Missing columns are 0: the second pass gives them no weight.
 fn spread_columns(
-    lanes: &mut [[f64; LANES]],
+    lanes: &mut [[f32; LANES]],
     image: Window,
     columns: Range<usize>,
     rows: Range<usize>,
@@ -346,14 +378,14 @@ fn spread_columns(
             .enumerate()
         {
             for (channel, value) in pixel.iter().enumerate() {
-                lanes[channel * LINES + lane] = f64::from(*value);
+                lanes[channel * LINES + lane] = f32::from(*value);
             }
         }
     }
 }
 
 /// sums[lane] += weights[t] * pixels[t][lane], over all t.
-fn add_pixels(sums: &mut [f64; LANES], pixels: &[[f64; LANES]], weights: &[f64]) {
+fn add_pixels(sums: &mut [f32; LANES], pixels: &[[f32; LANES]], weights: &[f32]) {
     let mut total = *sums;
     for (pixel, weight) in pixels.iter().zip(weights) {
         for (total, value) in total.iter_mut().zip(pixel) {
@@ -369,6 +401,21 @@ fn clip(sum: f64) -> u8 {
     const SHIFT: f64 = 6_755_399_441_055_744.0;
     let sum = (sum + SHIFT).to_bits() as i32;
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
+}
+
+/// [`clip`] of each sum, and how far it is from the middle of the sums with the same result; 0.5 is the end of them.
+fn clip_with_distances(sums: &[f32; LANES]) -> ([u8; LANES], [f32; LANES]) {
+    // Added to 1.5 * 2^23, a number is rounded to an integer, in the mantissa's low bits.
+    const SHIFT: f32 = 12_582_912.0;
+    const UNIT: f32 = 1.0 / (1 << PRECISION_BITS) as f32;
+    let (mut values, mut distances) = ([0; LANES], [0.0; LANES]);
+    for ((value, distance), sum) in values.iter_mut().zip(&mut distances).zip(sums) {
+        let result = sum * UNIT - 0.5;
+        let rounded = result + SHIFT;
+        *distance = (result - (rounded - SHIFT)).abs();
+        *value = (rounded.to_bits() as i32 - SHIFT.to_bits() as i32).clamp(0, 255) as u8;
+    }
+    (values, distances)
 }
 
 /// A resampling filter as a function of the distance in (scaled) pixels.
@@ -448,7 +495,10 @@ struct Taps {
     ranges: Vec<Range<usize>>,
     /// Where the weights of each window pixel begin.
     offsets: Vec<usize>,
-    weights: Vec<f64>,
+    /// Integers below 2^24, which `f32` holds.
+    weights: Vec<f32>,
+    /// Bounds of the rounding errors of each window pixel's sum in `f32`, in results (0 to 255).
+    errors: Vec<f32>,
 }
 
 impl Taps {
@@ -461,31 +511,41 @@ impl Taps {
             ranges: Vec::new(),
             offsets: Vec::new(),
             weights: Vec::new(),
+            errors: Vec::new(),
         };
+        let mut weights = Vec::new();
         for x in axis.start..axis.start + axis.len as u64 {
             let center = (x as f64 + 0.5) * scale;
             // Casts truncate towards zero, and negative numbers to 0, as in Pillow.
             let start = (center - support + 0.5) as usize;
             let end = ((center + support + 0.5) as usize).min(axis.source);
-            let offset = taps.weights.len();
             let weight = |i| (kernel.weight)(((i as f64) - center + 0.5) * inverse);
-            taps.weights.extend((start..end).map(weight));
-            let weights = &mut taps.weights[offset..];
+            weights.clear();
+            weights.extend((start..end).map(weight));
             let sum: f64 = weights.iter().sum();
-            for weight in weights {
+            for weight in &mut weights {
                 if sum != 0.0 {
                     *weight /= sum;
                 }
                 let fixed = *weight * f64::from(1 << PRECISION_BITS);
                 *weight = (fixed + if fixed < 0.0 { -0.5 } else { 0.5 }).trunc();
             }
+            // Each of n products and n additions is wrong by at most 2^-24 of a partial sum, which is at most that of
+            // the absolute values (Higham, Accuracy and Stability of Numerical Algorithms, section 4.2); two roundings
+            // more, of clipping, and higher orders.
+            let largest = HALF + 255.0 * weights.iter().map(|weight| weight.abs()).sum::<f64>();
+            let operations = (weights.len() + 4) as f64;
+            let error = operations * 1.01 * largest / f64::from(1 << 24);
+            taps.errors
+                .push((error / f64::from(1 << PRECISION_BITS)) as f32);
             taps.ranges.push(start..end);
-            taps.offsets.push(offset);
+            taps.offsets.push(taps.weights.len());
+            taps.weights.extend(weights.iter().map(|w| *w as f32));
         }
         taps
     }
 
-    fn weights(&self, x: usize) -> &[f64] {
+    fn weights(&self, x: usize) -> &[f32] {
         &self.weights[self.offsets[x]..][..self.ranges[x].len()]
     }
 
