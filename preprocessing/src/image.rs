@@ -16,7 +16,8 @@ pub struct Image {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Samples {
     Rgb(RgbImage),
-    Yuv(YuvImage),
+    // Three planes.
+    Yuv(Box<YuvImage>),
 }
 
 impl Image {
@@ -118,7 +119,7 @@ impl From<YuvImage> for Image {
     fn from(image: YuvImage) -> Self {
         Self {
             original: (image.width(), image.height()),
-            samples: Samples::Yuv(image),
+            samples: Samples::Yuv(Box::new(image)),
         }
     }
 }
@@ -188,7 +189,7 @@ impl<'a> From<&'a Image> for ImageView<'a> {
     fn from(image: &'a Image) -> Self {
         match &image.samples {
             Samples::Rgb(image) => image.into(),
-            Samples::Yuv(image) => image.into(),
+            Samples::Yuv(image) => (&**image).into(),
         }
     }
 }
