@@ -8,12 +8,14 @@ mod error;
 mod files;
 mod image;
 mod resize;
+mod rgb;
 mod yuv;
 
-pub use crate::image::{Image, ImageView, Pixels, RgbImage, RgbView, YuvView};
+pub use crate::image::{Image, ImageView, YuvView};
 pub use apply::preprocess;
 pub use decode::{decode, is_image, open, read};
 pub use decode_options::{DecodeOptions, Reduction};
 pub use error::Error;
 pub use files::{EXTENSIONS, has_image_extension, is_hidden};
+pub use rgb::{Pixels, RgbImage, RgbView};
 pub use yuv::{YuvImage, YuvLayout, YuvRange};
