@@ -215,6 +215,21 @@ impl TaughtExamples {
     pub fn begin_step(&mut self) {
         self.step += 1;
         self.oldest_step = self.oldest_step.max(self.step.saturating_sub(UNDO_STEPS));
+        self.forget();
+    }
+
+    /// Makes room for `count` more examples: if there are more than [`MAX_EXAMPLES`] with those that undoing brings back, fewer
+    /// steps can be undone, down to the current one. Returns whether there is room.
+    pub fn make_room(&mut self, count: usize) -> bool {
+        while self.examples.len() + count > MAX_EXAMPLES && self.oldest_step + 1 < self.step {
+            self.oldest_step += 1;
+            self.forget();
+        }
+        self.examples.len() + count <= MAX_EXAMPLES
+    }
+
+    /// Drops what was removed before the oldest state.
+    fn forget(&mut self) {
         let oldest = self.oldest_step;
         let stays = |span: Span| span.removed.is_none_or(|step| step > oldest);
         self.examples.retain(|e| stays(e.span));
@@ -639,6 +654,28 @@ mod tests {
             state.begin_step();
         }
         assert_eq!((state.classes.len(), state.examples.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_full_file_forgets_steps_before_it_refuses_examples() {
+        let mut state = taught();
+        state.begin_step();
+        for _ in 0..MAX_EXAMPLES {
+            add(&mut state, 0);
+        }
+        for step in 2..=4 {
+            state.begin_step();
+            state.examples[step as usize].span.removed = Some(step);
+        }
+        assert!(state.make_room(1));
+        assert_eq!(state.examples.len(), MAX_EXAMPLES - 1);
+        assert!(state.make_room(2));
+        // The current step can still be undone, so what it removed stays.
+        assert!(!state.make_room(3));
+        assert_eq!(state.examples.len(), MAX_EXAMPLES - 2);
+        assert!(state.undo());
+        assert!(!state.undo());
+        assert_eq!(state.present_examples().count(), MAX_EXAMPLES - 2);
     }
 
     #[test]

@@ -207,7 +207,8 @@ impl Teacher {
     ) -> Result<Vec<u64>, Error> {
         self.class(class)?;
         let size = self.taught.embedding_size;
-        if self.taught.examples.len() + embeddings.len() > MAX_EXAMPLES {
+        let too_many = self.taught.present_examples().count() + embeddings.len() > MAX_EXAMPLES;
+        if too_many {
             return Err(self.error(TeachError::TooManyExamples));
         }
         let mut units = vec![];
@@ -223,6 +224,9 @@ impl Teacher {
             units.push(values.iter().map(|v| v / norm).collect());
         }
         self.begin();
+        if !self.taught.make_room(units.len()) {
+            return Err(self.error(TeachError::TooManyExamples));
+        }
         // Beginning a step may drop classes before it.
         let class = self.class(class)?;
         let span = self.now();
