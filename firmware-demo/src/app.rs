@@ -290,7 +290,7 @@ impl Appliance<'_> {
         }
     }
 
-    fn answered(&mut self, mut answer: FrameAnswer) {
+    fn answered(&mut self, answer: FrameAnswer) {
         self.open_frames = answer.counters;
         let latency = answer.latency.preprocess + answer.latency.encode + answer.latency.head;
         self.slowest = self.slowest.max(Some(latency));
@@ -303,9 +303,10 @@ impl Appliance<'_> {
             self.reporter.event(&answer, change, frame);
         }
         #[cfg(feature = "web")]
-        if let Some(page) = &self.page {
-            page.answered(&mut answer);
-        }
+        let answer = match &self.page {
+            Some(page) => page.answered(answer),
+            None => answer,
+        };
         self.view.answered(answer);
         #[cfg(feature = "mqtt")]
         if let Some(frame) = self.view.frame() {

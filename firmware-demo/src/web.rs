@@ -122,8 +122,9 @@ impl WebPage {
         self.live.log(LogLevel::Info, "a new bundle is in use");
     }
 
-    /// A frame was classified. The image is copied, because the display has it too; what it shows is cut to the region.
-    pub(crate) fn answered(&self, answer: &mut FrameAnswer) {
+    /// A frame was classified. The image is copied, because the display has it too: returns what the display shows, cut to the
+    /// region.
+    pub(crate) fn answered(&self, mut answer: FrameAnswer) -> FrameAnswer {
         self.live.answer(answer.clone());
         let region = self.live.settings().region();
         if let (Some(region), Some(image)) = (region, &answer.image)
@@ -132,6 +133,7 @@ impl WebPage {
         {
             answer.image = Some(cut);
         }
+        answer
     }
 
     pub(crate) fn source_event(&self, event: &SourceEvent) {

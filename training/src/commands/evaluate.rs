@@ -32,7 +32,7 @@ use super::common::{
                         --prompt-learner my-coop/prompt_learner.safetensors"
 )]
 pub(crate) struct EvaluateArgs {
-    /// CLIP checkpoint (file, folder or hf:ORG/NAME[@REVISION], a model of the Hugging Face hub), or a bundle of
+    /// CLIP checkpoint (file, folder, or hf:ORG/NAME or hf:ORG/NAME@REVISION of the Hugging Face hub), or a bundle of
     /// pinhole-export
     #[arg(long, visible_alias = "clip")]
     model: PathBuf,

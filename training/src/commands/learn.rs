@@ -26,8 +26,8 @@ pub(crate) struct LearnCommand {
 /// Arguments of a method's command.
 #[derive(Args)]
 struct LearnArgs {
-    /// CLIP checkpoint: a file or folder of any format that pinhole-export reads, or hf:ORG/NAME[@REVISION], a model of the
-    /// Hugging Face hub, which is downloaded once (HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE apply)
+    /// CLIP checkpoint: a file or folder of any format that pinhole-export reads, or a model of the Hugging Face hub, hf:ORG/NAME
+    /// or hf:ORG/NAME@REVISION, which is downloaded once (HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE apply)
     #[arg(long)]
     clip: PathBuf,
     #[command(flatten)]

@@ -19,8 +19,8 @@ use super::common::{DataArgs, ModelArgs, TrainingBar, option_value, start, templ
 /// Arguments of both protocols.
 #[derive(Args)]
 pub(crate) struct ProtocolArgs {
-    /// CLIP checkpoint: a file or folder of any format that pinhole-export reads, or hf:ORG/NAME[@REVISION], a model of the
-    /// Hugging Face hub, which is downloaded once (HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE apply)
+    /// CLIP checkpoint: a file or folder of any format that pinhole-export reads, or a model of the Hugging Face hub, hf:ORG/NAME
+    /// or hf:ORG/NAME@REVISION, which is downloaded once (HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE apply)
     #[arg(long)]
     clip: PathBuf,
     #[command(flatten)]

@@ -72,8 +72,9 @@ pub fn pretrain(
         }
         if training.done.is_multiple_of(output.save_every) || training.done == until {
             log.sync()?;
-            training.save(source, &output.state())?;
+            // Before the state: a training that is continued does not save what the state says is done.
             training.write_checkpoint(&output.checkpoint())?;
+            training.save(source, &output.state())?;
         }
     }
     Ok(log.into_records())
