@@ -696,7 +696,7 @@ impl LiveClassifier {
     /// Classifies the region of a frame.
     ///
     /// # Errors
-    /// As [`Stream::classify`]; [`ImageError::Region`] if the frame is too small for the region.
+    /// As [`Stream::classify`]; [`pinhole::ImageError::Region`] if the frame is too small for the region.
     pub fn classify(&mut self, image: &Image) -> Result<Classification, Error> {
         let generation = self.shared.generation.load(Ordering::Acquire);
         if generation != self.generation {
