@@ -68,8 +68,10 @@ fn manual(program: &clap::Command, out: &Path) -> Result<()> {
     for page in fs::read_dir(out).with_context(failed)? {
         let page = page.with_context(failed)?.path();
         let text = fs::read_to_string(&page).with_context(failed)?;
-        // Lines may break between alternatives.
+        // Lines of the synopsis may break between alternatives, and are not stretched to the margin.
         let text = text.replace(r"\fR|\fB", r"\fR|\:\fB");
+        let text = text.replace(".SH SYNOPSIS\n", ".SH SYNOPSIS\n.ad l\n");
+        let text = text.replace(".SH DESCRIPTION\n", ".ad\n.SH DESCRIPTION\n");
         fs::write(&page, text).with_context(failed)?;
     }
     Ok(())
