@@ -78,9 +78,11 @@ fn instead_of_bundle(path: &Path) -> Option<String> {
     }
     if !path.exists() {
         return is_hub_name(path).then(|| {
-            "if it is a model of the Hugging Face hub, download its files to a folder, and make a bundle of that with \
-             `pinhole-export bundle --clip FOLDER --classes classes.txt --out my-bundle`"
-                .into()
+            format!(
+                "expected the folder of a bundle, such as assets/demo. Of a model of the Hugging Face hub, make a bundle with \
+                 `pinhole-export bundle --clip hf:{} --classes classes.txt --out my-bundle`",
+                path.display()
+            )
         });
     }
     match extension(path).as_str() {
