@@ -10,6 +10,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha256};
@@ -71,6 +72,54 @@ impl Hub {
 
     pub fn set(&self, fault: Fault) {
         *self.fault.lock().unwrap() = fault;
+    }
+
+    /// Asserts that a command has the same answer for org/clip, downloaded and then offline, as for `local`, the same model
+    /// in a folder, and what it says of other models. `command` makes it for the value of `--clip`. Returns what it wrote to
+    /// stderr with org/clip, without the note of the commit.
+    pub fn check_command(
+        &self,
+        local: &Path,
+        home: &Path,
+        command: impl Fn(&str) -> Command,
+    ) -> Vec<String> {
+        let run = |clip: &str, offline: &str| {
+            let output = command(clip)
+                .env("HF_ENDPOINT", format!("http://{}/", self.address))
+                .env("HF_HOME", home)
+                .env("HF_HUB_OFFLINE", offline)
+                .env("HF_TOKEN", TOKEN)
+                .output()
+                .unwrap();
+            let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+            let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+            (output.status.code(), stdout, stderr)
+        };
+        self.set(Fault::Refuses);
+        let (code, expected, stderr) = run(local.to_str().unwrap(), "");
+        assert_eq!(code, Some(0), "{stderr}");
+        assert!(!expected.is_empty());
+        let note = format!("note: org/clip is commit {COMMIT} of the hub\n");
+        let mut said = vec![];
+        for (offline, downloaded) in [("0", true), ("1", false)] {
+            let (code, found, stderr) = run("hf:org/clip", offline);
+            assert_eq!((code, &found), (Some(0), &expected), "{stderr}");
+            assert_eq!(stderr.contains(&note), downloaded, "{stderr}");
+            said.push(stderr.replace(&note, ""));
+        }
+        for (clip, offline, reason) in [
+            (
+                "hf:org/other",
+                "1",
+                "error: org/other: not complete in the cache",
+            ),
+            ("hf:nothing", "0", "expected hf:ORGANISATION/NAME"),
+        ] {
+            let (code, _, stderr) = run(clip, offline);
+            assert_eq!(code, Some(1), "{clip}");
+            assert!(stderr.contains(reason), "{stderr}");
+        }
+        said
     }
 
     /// The requests of files since the last call.
