@@ -29,6 +29,7 @@ mod images;
 mod progress;
 mod quantization;
 mod rounding;
+mod sentencepiece;
 mod text_encoder;
 mod tokenizer;
 
@@ -42,4 +43,4 @@ pub use image_encoder::EncoderOptions;
 pub use images::CalibrationImages;
 pub use pinhole::internal::CalibrationLabel;
 pub use progress::{ExportProgress, ExportStep};
-pub use tokenizer::{FileTokenizer, model_tokenizer};
+pub use tokenizer::{FileTokenizer, TokenizerFormat, model_tokenizer};

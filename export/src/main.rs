@@ -97,7 +97,7 @@ struct Unstated {
     /// configuration file, else one per 64 of width]
     #[arg(long, value_name = "IMAGE[,TEXT]")]
     heads: Option<Heads>,
-    /// tokenizer.json of a SigLIP model, or its folder [default: beside the weights]
+    /// tokenizer.json or spiece.model of a SigLIP model, or its folder [default: beside the weights]
     #[arg(long, value_name = "FILE|FOLDER")]
     tokenizer: Option<PathBuf>,
 }

@@ -97,6 +97,50 @@ fn texts_have_the_tokens_and_embeddings_of_the_reference() {
     }
 }
 
+/// If this fails, class embeddings are wrong of a model whose folder has no tokenizer.json.
+#[test]
+fn texts_have_the_tokens_of_sentencepiece() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["open_clip_config.json", "open_clip_model.safetensors"] {
+        fs::copy(model("open-clip").join(file), folder.path().join(file)).unwrap();
+    }
+    let checkpoint = Checkpoint::open(folder.path(), &Default::default()).unwrap();
+    let missing = model_tokenizer(&checkpoint, None).err().unwrap();
+    let missing = format!("{missing:#}");
+    assert!(
+        missing.contains("tokenizer.json or spiece.model"),
+        "{missing}"
+    );
+    let file = model("spiece").join("spiece.model");
+    fs::copy(&file, folder.path().join("spiece.model")).unwrap();
+    let golden = json(&model("spiece").join("golden.json"));
+    let texts: Vec<String> = serde_json::from_value(golden["texts"].clone()).unwrap();
+    let expected: Vec<Vec<u32>> = serde_json::from_value(golden["tokens"].clone()).unwrap();
+    let spiece = model("spiece");
+    for asked in [None, Some(&*file), Some(&*spiece)] {
+        let tokenizer = model_tokenizer(&checkpoint, asked).unwrap();
+        for (text, expected) in texts.iter().zip(&expected) {
+            let found = tokenizer.tokens(text, expected.len()).unwrap();
+            assert_eq!(found, *expected, "{text:?}");
+        }
+    }
+    // The settings of the folder come first.
+    fs::write(
+        folder.path().join("tokenizer_config.json"),
+        r#"{"pad_token": "<pad>"}"#,
+    )
+    .unwrap();
+    let tokenizer = model_tokenizer(&checkpoint, None).unwrap();
+    assert_eq!(tokenizer.tokens("red", 24).unwrap().last(), Some(&0));
+    fs::write(folder.path().join("spiece.model"), b"{}").unwrap();
+    let damaged = model_tokenizer(&checkpoint, None).err().unwrap();
+    let damaged = format!("{damaged:#}");
+    assert!(
+        damaged.contains("spiece.model: expected a file of SentencePiece"),
+        "{damaged}"
+    );
+}
+
 /// If this fails, the board sees other image embeddings than the model's.
 #[test]
 fn images_have_the_embeddings_of_the_reference_in_every_precision() {

@@ -9,11 +9,13 @@ L2-normalised float32 embeddings of the texts and of the pixels in ../models/inp
 """
 
 import argparse
+import io
 import json
 import math
 from pathlib import Path
 
 import numpy
+import sentencepiece
 import timm
 import torch
 import transformers
@@ -26,6 +28,7 @@ from timm.models.vision_transformer import _create_vision_transformer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 TEXTS = ["a photo of a cat.", "A photo of a Polar_Bear!", "Übergrößen &amp; café", "red", "42 - %"]
+SPIECE_TEXTS = [*TEXTS, "", "a\u2009\u2009\ufb01sh in a garden", "!?", "über café zzz 日本"]
 PREPROCESS = {
     "size": 32, "mode": "RGB", "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic",
     "resize_mode": "squash", "fill_color": 0,
@@ -95,6 +98,26 @@ def bpe():
     tokenizer.enable_padding(length=CONTEXT, pad_id=0, pad_token="<pad>")
     tokenizer.enable_truncation(CONTEXT)
     return tokenizer, {"pad_token": "<pad>", "eos_token": "<eos>"}
+
+
+def spiece(folder):
+    """A spiece.model as SigLIP's, with a small map of characters, and the token IDs of texts by SentencePiece itself."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rules = folder / "rules.tsv"
+    # Of "Ü" to "u", the ligature to two letters, and the thin space to a space.
+    rules.write_text("DC\t75\nFC\t75\nFB01\t66 69\n2009\t20\n")
+    file = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(corpus()), model_writer=file, vocab_size=90, model_type="unigram", hard_vocab_limit=False,
+        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, normalization_rule_tsv=str(rules), minloglevel=2,
+    )
+    rules.unlink()
+    (folder / "spiece.model").write_bytes(file.getvalue())
+    processor = sentencepiece.SentencePieceProcessor(model_proto=file.getvalue())
+    clean = get_clean_fn("canonicalize")
+    tokens = [processor.encode(clean(text)) + [processor.eos_id()] for text in SPIECE_TEXTS]
+    tokens = [ids + [processor.eos_id()] * (CONTEXT - len(ids)) for ids in tokens]
+    (folder / "golden.json").write_text(json.dumps({"texts": SPIECE_TEXTS, "tokens": tokens}) + "\n")
 
 
 def write_tokenizer(folder, make, context):
@@ -237,6 +260,7 @@ def main():
         return full(options.full)
     root = Path(__file__).resolve().parents[1] / "golden/siglip"
     print(f"timm {timm.__version__}, torch {torch.__version__}, transformers {transformers.__version__}")
+    spiece(root / "spiece")
     open_clip_model(root, "open-clip", unigram, {}, 1)
     open_clip_model(root, "open-clip-2", bpe, {"act_kwargs": {"approximate": "tanh"}}, 2)
     transformers_model(root, "transformers", unigram, 3)

@@ -147,6 +147,12 @@ pub const TARGETS: &[Target] = &[
         "tokenizer.json",
     ),
     target(
+        "sentencepiece",
+        text::sentencepiece,
+        &["tests/golden/siglip/spiece"],
+        ".model",
+    ),
+    target(
         "firmware_config",
         text::firmware_config,
         &["firmware-demo"],

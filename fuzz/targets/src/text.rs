@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pinhole_export::FileTokenizer;
+use pinhole_export::{FileTokenizer, TokenizerFormat};
 use pinhole_firmware::config::ApplianceConfig;
 use pinhole_prompts::{Classes, FolderNames, Templates, TextTokenizer, Tokenizer};
 
@@ -41,9 +41,18 @@ pub(crate) fn tokenize(bytes: &[u8]) {
 
 /// A SigLIP's tokenizer, and the tokens of a text by it.
 pub(crate) fn tokenizer_file(bytes: &[u8]) {
-    let path = Path::new("tokenizer.json");
+    tokens_of(TokenizerFormat::Json, bytes);
+}
+
+/// The same of SentencePiece's file.
+pub(crate) fn sentencepiece(bytes: &[u8]) {
+    tokens_of(TokenizerFormat::SentencePiece, bytes);
+}
+
+fn tokens_of(format: TokenizerFormat, bytes: &[u8]) {
+    let path = Path::new("tokenizer");
     let settings = (&b"{\"pad_token\": \"</s>\"}"[..], path);
-    if let Ok(tokenizer) = FileTokenizer::new(bytes, path, Some(settings))
+    if let Ok(tokenizer) = FileTokenizer::new(format, bytes, path, Some(settings))
         && let Ok(tokens) = tokenizer.tokens("A photo of a Polar_Bear, 42 cafés", 64)
     {
         assert_eq!(tokens.len(), 64);

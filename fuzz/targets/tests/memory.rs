@@ -90,6 +90,27 @@ fn tokenizers() -> [Value; 2] {
     [unigram, bpe]
 }
 
+/// SentencePiece's file of pieces that begin differently.
+fn sentencepiece() -> Vec<u8> {
+    let piece = |text: &[u8], kind: u8| {
+        let piece = [field(1, text), vec![3 << 3, kind]].concat();
+        field(1, &piece)
+    };
+    let mut state = 1u64;
+    let mut letter = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        b'a' + (state >> 40) as u8 % 26
+    };
+    let mut file = [piece(b"<unk>", 2), piece(b"<s>", 3), piece(b"</s>", 3)].concat();
+    for _ in 0..4_000 {
+        let text: Vec<u8> = (0..250).map(|_| letter()).collect();
+        file.extend(piece(&text, 1));
+    }
+    file
+}
+
 #[test]
 fn files_take_the_memory_that_is_stated() {
     // Nodes of one input each, as small as they can be, and one large tensor.
@@ -129,6 +150,7 @@ fn files_take_the_memory_that_is_stated() {
         ("split_file", split.to_string().into_bytes(), 16),
         ("tokenizer_file", unigram.to_string().into_bytes(), 20),
         ("tokenizer_file", bpe.to_string().into_bytes(), 20),
+        ("sentencepiece", sentencepiece(), 360),
         ("classes", "a\n".repeat(MIB - 1).into_bytes(), 8),
         ("templates", "{}\n".repeat(2 * MIB / 3 - 1).into_bytes(), 8),
     ] {

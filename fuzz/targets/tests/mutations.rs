@@ -149,7 +149,7 @@ macro_rules! tests {
 tests! {
     jpeg png gif bmp webp mjpeg y4m www_authenticate pickle zip_checkpoint legacy_checkpoint safetensors tensor_file open_clip_config
     transformers_config shard_index prompt_learner manifest head golden onnx_check onnx_dialect onnx_foreign npy npz
-    examples classes folder_names templates tokenizer firmware_config log split_file captions tokenizer_file
+    examples classes folder_names templates tokenizer firmware_config log split_file captions tokenizer_file sentencepiece
     web_request web_password web_archive web_settings
 }
 
