@@ -114,17 +114,30 @@ pub(crate) use tiles;
 /// As [`LinearGroup::out`] states.
 #[inline(always)]
 pub(crate) unsafe fn group<S: Simd>(simd: S, g: &LinearGroup, sums: &mut [f32]) {
+    // SAFETY: the caller's promise.
+    unsafe { by_activation!(g.activation, simd, group_with, simd, g, sums) }
+}
+
+/// [`group`] with the activation function `f`.
+///
+/// # Safety
+/// As [`LinearGroup::out`] states.
+#[inline(always)]
+unsafe fn group_with<S: Simd>(
+    simd: S,
+    g: &LinearGroup,
+    sums: &mut [f32],
+    f: impl Fn(S::V) -> S::V + Copy,
+) {
     let panel_size = (1 + g.depth) * S::COLUMNS;
     let panel_sums = g.rows * S::COLUMNS;
-    if g.depth == 0 {
-        sums.fill(0.0);
-    }
     let ahead = (4 * S::COLUMNS / LINE).div_ceil(g.rows.div_ceil(S::ROWS));
-    for start in (0..g.depth).step_by(S::DEPTH) {
+    // Without inputs there is one block, of no steps.
+    for start in (0..g.depth.max(1)).step_by(S::DEPTH) {
         let depth = S::DEPTH.min(g.depth - start);
+        let last = start + depth == g.depth;
         let x = &g.x[g.rows * start..][..g.rows * depth];
-        let panels = g.panels.chunks_exact(panel_size);
-        for (panel, sums) in panels.zip(sums.chunks_exact_mut(panel_sums)) {
+        for (p, panel) in g.panels.chunks_exact(panel_size).enumerate() {
             let block = &panel[(1 + start) * S::COLUMNS..][..depth * S::COLUMNS];
             // The tiles of this panel prefetch the next panel's block, a part each.
             let mut next = block.as_ptr().wrapping_add(panel_size);
@@ -136,7 +149,13 @@ pub(crate) unsafe fn group<S: Simd>(simd: S, g: &LinearGroup, sums: &mut [f32]) 
             }
             for (row, rows) in blocks(g.rows, S::ROWS) {
                 let x = &x[row * depth..][..rows * depth];
-                let sums = &mut sums[row * S::COLUMNS..][..rows * S::COLUMNS];
+                // What no later block adds to stays in the first-level cache.
+                let at = if g.depth > S::DEPTH {
+                    p * panel_sums + row * S::COLUMNS
+                } else {
+                    0
+                };
+                let sums = &mut sums[at..][..rows * S::COLUMNS];
                 let tile = Tile {
                     x: x.as_ptr(),
                     x_stride: 0,
@@ -151,52 +170,57 @@ pub(crate) unsafe fn group<S: Simd>(simd: S, g: &LinearGroup, sums: &mut [f32]) 
                 // SAFETY: the slices are as long as the tile needs, and blocks() gives at most ROWS rows.
                 unsafe { simd.tile::<false>(rows, tile) };
                 next = next.wrapping_add(depth / 4 * ahead * LINE);
+                if last {
+                    let bias = &panel[..S::COLUMNS];
+                    let first = g.columns.start + p * S::COLUMNS;
+                    // SAFETY: the group has these rows and columns.
+                    unsafe { finish(simd, g, row, first, sums, bias, f) };
+                }
             }
         }
     }
-    // SAFETY: the caller's promise.
-    unsafe { by_activation!(g.activation, simd, finish, simd, g, sums) }
 }
 
-/// Writes the outputs of a group from the sums of its panels, with the activation function `f`.
+/// Writes the outputs of a tile, which begins at a row and a column, from its sums, with the activation function `f`.
 ///
 /// # Safety
 /// As [`LinearGroup::out`] states.
 #[inline(always)]
-unsafe fn finish<S: Simd>(simd: S, g: &LinearGroup, sums: &[f32], f: impl Fn(S::V) -> S::V + Copy) {
-    let panel_size = (1 + g.depth) * S::COLUMNS;
-    let panel_sums = g.rows * S::COLUMNS;
+unsafe fn finish<S: Simd>(
+    simd: S,
+    g: &LinearGroup,
+    row: usize,
+    first: usize,
+    sums: &[f32],
+    bias: &[f32],
+    f: impl Fn(S::V) -> S::V + Copy,
+) {
     let order = g.residual.map_or(Order::AfterActivation, |r| r.order);
-    for i in 0..g.rows {
-        for (p, panel) in g.panels.chunks_exact(panel_size).enumerate() {
-            let first = g.columns.start + p * S::COLUMNS;
-            let width = S::COLUMNS.min(g.columns.end - first);
-            let bias = &panel[..S::COLUMNS];
-            let sums = &sums[p * panel_sums + i * S::COLUMNS..][..S::COLUMNS];
-            let at = i * g.width + first;
-            let residual = g.residual.map(|r| &r.values[at..][..width]);
-            // SAFETY: `out` has row i and the columns first .. first + width, which only this group accesses.
-            let out = unsafe { std::slice::from_raw_parts_mut(g.out.add(at), width) };
-            if width < S::COLUMNS {
-                let one = simd.splat(1.0);
-                let residual = g.residual.map(|r| r.part(at, width));
-                epilogue(simd, sums, one, bias, g.activation, residual, out);
-                continue;
-            }
-            for at in (0..S::COLUMNS).step_by(S::LANES) {
-                // SAFETY: sums, bias, residual and out have COLUMNS values, a multiple of LANES.
-                unsafe {
-                    let sum = simd.load(sums.as_ptr().add(at));
-                    let v = simd.add(sum, simd.load(bias.as_ptr().add(at)));
-                    let y = match residual.map(|r| simd.load(r.as_ptr().add(at))) {
-                        None => f(v),
-                        Some(residual) => match order {
-                            Order::AfterActivation => simd.add(f(v), residual),
-                            Order::BeforeActivation => f(simd.add(v, residual)),
-                        },
-                    };
-                    simd.store(y, out.as_mut_ptr().add(at));
-                }
+    let width = S::COLUMNS.min(g.columns.end - first);
+    for (i, sums) in sums.chunks_exact(S::COLUMNS).enumerate() {
+        let at = (row + i) * g.width + first;
+        let residual = g.residual.map(|r| &r.values[at..][..width]);
+        // SAFETY: `out` has the row and the columns first .. first + width, which only this group accesses.
+        let out = unsafe { std::slice::from_raw_parts_mut(g.out.add(at), width) };
+        if width < S::COLUMNS {
+            let one = simd.splat(1.0);
+            let residual = g.residual.map(|r| r.part(at, width));
+            epilogue(simd, sums, one, bias, g.activation, residual, out);
+            continue;
+        }
+        for at in (0..S::COLUMNS).step_by(S::LANES) {
+            // SAFETY: sums, bias, residual and out have COLUMNS values, a multiple of LANES.
+            unsafe {
+                let sum = simd.load(sums.as_ptr().add(at));
+                let v = simd.add(sum, simd.load(bias.as_ptr().add(at)));
+                let y = match residual.map(|r| simd.load(r.as_ptr().add(at))) {
+                    None => f(v),
+                    Some(residual) => match order {
+                        Order::AfterActivation => simd.add(f(v), residual),
+                        Order::BeforeActivation => f(simd.add(v, residual)),
+                    },
+                };
+                simd.store(y, out.as_mut_ptr().add(at));
             }
         }
     }
