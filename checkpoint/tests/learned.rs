@@ -189,6 +189,10 @@ fn what_is_written_is_read_again() {
         Learned::new("Tip-Adapter-F", cache(Some(0.5))),
         Learned::new("linear head", linear(Some(tensor(&[3])))),
         Learned::new("linear head", linear(None)),
+        Learned {
+            trained_classes: ["a \"b\"", "größer", "c"].map(String::from).to_vec(),
+            ..Learned::new("linear head", linear(None))
+        },
         lora.clone(),
     ] {
         write_learned(&path, &expected).unwrap();

@@ -68,13 +68,13 @@ fn a_written_file_is_read_back() {
         class_position: Some(ClassPosition::Middle),
         ..cocoop()
     };
-    write_prompt_learner(&path, &learner).unwrap();
+    write_prompt_learner(&path, &learner, &[]).unwrap();
     assert_eq!(read_prompt_learner(&path).unwrap(), learner);
     // A second write replaces the file, and a failed one leaves it.
-    write_prompt_learner(&path, &cocoop()).unwrap();
+    write_prompt_learner(&path, &cocoop(), &[]).unwrap();
     let mut broken = learner;
     broken.context.data[5] = f32::NAN;
-    let error = write_prompt_learner(&path, &broken).unwrap_err();
+    let error = write_prompt_learner(&path, &broken, &[]).unwrap_err();
     assert!(
         matches!(error, Error::NotFinite { index: 5, .. }),
         "{error}"
@@ -84,11 +84,10 @@ fn a_written_file_is_read_back() {
 }
 
 /// The error for a file of these tensors.
-fn refused(tensors: &[(&str, Tensor)], metadata: Option<&str>) -> String {
+fn refused(tensors: &[(&str, Tensor)], metadata: Option<(&str, &str)>) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("learner.safetensors");
-    let position = metadata.map(|position| ("class_position", position));
-    write_tensors(&path, tensors, position.as_slice());
+    write_tensors(&path, tensors, metadata.as_slice());
     let error = read_prompt_learner(&path).unwrap_err().to_string();
     assert!(
         error.contains("learner.safetensors") && !error.contains('\n'),
@@ -151,9 +150,14 @@ fn other_tensors_are_refused_by_name() {
             "ctx: expected finite values, found NaN at element 30",
         ),
         (
-            vec![ctx],
-            Some("top"),
+            vec![ctx.clone()],
+            Some(("class_position", "top")),
             "class_position: expected end, middle or front, found top",
+        ),
+        (
+            vec![ctx],
+            Some(("trained_classes", "[\"cat\", 3]")),
+            "metadata trained_classes: expected a JSON array of class names: field [1]: invalid type: integer",
         ),
     ] {
         let error = refused(&tensors, metadata);

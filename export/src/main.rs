@@ -438,6 +438,11 @@ fn export(args: &CommonArgs, parts: ModelParts) -> Result<()> {
         note!("warning: {warning}");
     }
     let learned = &parts.learned;
+    if let Some(learned) = learned
+        && let Err(problem) = learned.check_classes(classes.names())
+    {
+        bail!("--classes: {problem}");
+    }
     let given = match (&args.class_embeddings, learned) {
         (Some(path), _) => Some(GivenEmbeddings::read(path).context("--class-embeddings")?),
         (None, Some(learned)) => match &learned.classes {

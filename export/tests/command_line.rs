@@ -423,7 +423,7 @@ fn natural_mistakes_work_or_are_explained() {
         meta_net: None,
         class_position: None,
     };
-    pinhole_checkpoint::write_prompt_learner(&learner, &prompts).unwrap();
+    pinhole_checkpoint::write_prompt_learner(&learner, &prompts, &[]).unwrap();
     let coop = learner.parent().unwrap().to_str().unwrap();
 
     // The output folder of a training, and names in any case.

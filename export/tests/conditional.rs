@@ -67,7 +67,7 @@ fn picture(i: usize) -> RgbImage {
 fn scene() -> (Scene, PathBuf) {
     let scene = Scene::new(&CLASSES.join("\n"));
     let file = scene.path("learner.safetensors");
-    write_prompt_learner(&file, &learner()).unwrap();
+    write_prompt_learner(&file, &learner(), &[]).unwrap();
     let images = scene.path("images");
     std::fs::create_dir(&images).unwrap();
     for i in 0..24 {

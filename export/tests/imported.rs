@@ -10,8 +10,10 @@ use common::reference::{TOLERANCE, expected, golden, images, logits};
 use common::{Scene, checkpoint};
 use pinhole::{Bundle, Classifier};
 use pinhole_bundle::{BundleWriter, CacheInfo, Head, HeadForm, HeadKind, Manifest};
-use pinhole_checkpoint::{StateDict, read_state_dict};
-use pinhole_model::{LinearClassifier, Tensor};
+use pinhole_checkpoint::{
+    LearnedOptions, StateDict, read_learned, read_prompt_learner, read_state_dict, write_learned,
+};
+use pinhole_model::{Learned, LearnedClasses, LinearClassifier, Tensor};
 
 const CLASSES: &str = "cat\npolar_bear\ngreat white shark\n";
 const CACHE: [&str; 4] = ["--method-option", "alpha=20", "--method-option", "beta=5.5"];
@@ -84,6 +86,58 @@ fn every_method_equals_its_formula() {
         let apart = difference(&scene, &[learned, flags].concat(), key, method);
         assert!(apart <= TOLERANCE, "{key}: {apart}");
     }
+}
+
+/// If this fails, each row of a head that was learned with another order of the classes gets another class's name.
+#[test]
+fn recorded_classes_are_compared() {
+    let linear = read_learned(&golden("linear.npz"), &LearnedOptions::default()).unwrap();
+    let context = LearnedClasses::Prompts {
+        learner: Box::new(read_prompt_learner(&golden("prograd.pth.tar")).unwrap()),
+        names: None,
+    };
+    let scene = Scene::new(CLASSES);
+    let path = scene.path("learned.safetensors");
+    let export = |learned: &Learned, trained: &[&str]| {
+        let trained_classes = trained.iter().map(|name| (*name).to_owned()).collect();
+        let learned = Learned {
+            trained_classes,
+            ..learned.clone()
+        };
+        write_learned(&path, &learned).unwrap();
+        let flags = ["--learned", path.to_str().unwrap()];
+        let output = scene.export(&checkpoint(), &flags);
+        let message = String::from_utf8(output.stderr).unwrap();
+        (output.status.success(), message)
+    };
+    let (exported, message) = export(&linear, &["Cat", "polar bear", "great_white_shark"]);
+    assert!(exported, "{message}");
+    fs::remove_dir_all(scene.path("bundle")).unwrap();
+    for (trained, parts) in [
+        (
+            &["polar_bear", "cat", "great white shark"][..],
+            &["class 1: expected \"polar_bear\"", "found \"cat\""][..],
+        ),
+        (
+            &["cat", "polar_bear", "whale"],
+            &["class 3: expected \"whale\", as in the training, found \"great white shark\""],
+        ),
+        (
+            &["cat", "polar_bear"],
+            &["expected the 2 classes of the training in their order, found 3"],
+        ),
+    ] {
+        let (exported, message) = export(&linear, trained);
+        assert!(!exported);
+        for part in ["--classes: linear head: "].iter().chain(parts) {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+    // One context for all classes serves others too.
+    let (exported, message) = export(&Learned::new("CoOp", context), &["whale", "ant"]);
+    assert!(exported, "{message}");
+    let note = "note: CoOp: learned with the classes whale, ant\n";
+    assert!(message.contains(note), "{message}");
 }
 
 #[test]

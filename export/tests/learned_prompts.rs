@@ -38,7 +38,7 @@ fn close(a: &[f32], b: &[f32]) -> bool {
 
 fn export(scene: &Scene, learner: &PromptLearner, extra: &[&str]) -> std::process::Output {
     let file = scene.path("learner.safetensors");
-    write_prompt_learner(&file, learner).unwrap();
+    write_prompt_learner(&file, learner, &[]).unwrap();
     let flags = ["--prompt-learner", file.to_str().unwrap()];
     scene.export(&checkpoint(), &[&flags, extra].concat())
 }

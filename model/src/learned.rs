@@ -59,6 +59,8 @@ pub struct Learned {
     pub tail: Option<Tail>,
     /// What the prompts of the classes have beside context vectors.
     pub deep_prompts: Option<DeepPrompts>,
+    /// Names of the training's classes, in the order of their labels; empty if the file does not record them.
+    pub trained_classes: Vec<String>,
     /// What the user should know, one line each.
     pub notes: Vec<String>,
 }
@@ -74,8 +76,55 @@ impl Learned {
             image_tokens: vec![],
             tail: None,
             deep_prompts: None,
+            trained_classes: vec![],
             notes: vec![],
         }
+    }
+
+    /// Whether tensors belong to the training's classes, such that no others can be classified.
+    pub fn is_class_specific(&self) -> bool {
+        match &self.classes {
+            LearnedClasses::Templates => false,
+            LearnedClasses::Prompts { learner, .. } => learner.class_specific().is_some(),
+            LearnedClasses::Embeddings(_)
+            | LearnedClasses::Linear(_)
+            | LearnedClasses::Cache(_) => true,
+        }
+    }
+
+    /// Compares the training's classes with those to classify, if tensors belong to them and the file records them. `_` and
+    /// the case of letters do not matter, as in prompts.
+    ///
+    /// # Errors
+    /// A text that names the first class that differs.
+    pub fn check_classes(&self, classes: &[String]) -> Result<(), String> {
+        let trained = &self.trained_classes;
+        if trained.is_empty() || !self.is_class_specific() {
+            return Ok(());
+        }
+        let words = |name: &str| name.replace('_', " ").to_lowercase();
+        let mut pairs = trained.iter().zip(classes);
+        if let Some(at) = pairs.position(|(trained, name)| words(trained) != words(name)) {
+            let excerpt = |name: &str| name.chars().take(80).collect::<String>();
+            return Err(format!(
+                "{}: class {}: expected {:?}, as in the training, found {:?}; pass the {} classes of the training in their \
+                 order",
+                self.method,
+                at + 1,
+                excerpt(&trained[at]),
+                excerpt(&classes[at]),
+                trained.len()
+            ));
+        }
+        if trained.len() != classes.len() {
+            return Err(format!(
+                "{}: expected the {} classes of the training in their order, found {}",
+                self.method,
+                trained.len(),
+                classes.len()
+            ));
+        }
+        Ok(())
     }
 
     /// Whether the image encoder is another one than that of the CLIP it was trained with.
@@ -190,4 +239,40 @@ pub struct Tail {
     pub up: Tensor,
     /// Above 0 and below 1.
     pub share: f32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_other_class_is_named() {
+        let weight = Tensor {
+            shape: vec![3, 1],
+            data: vec![0.0; 3],
+        };
+        let head = LearnedClasses::Linear(LinearClassifier { weight, bias: None });
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let learned = |classes| Learned {
+            trained_classes: names(&["a", "b b", "c"]),
+            ..Learned::new("linear head", classes)
+        };
+        let check = |classes: &[&str]| learned(head.clone()).check_classes(&names(classes));
+        assert_eq!(check(&["a", "B_b", "c"]), Ok(()));
+        let order = check(&["a", "c", "b b"]).unwrap_err();
+        assert!(
+            order.contains("class 2: expected \"b b\"") && order.contains("found \"c\""),
+            "{order}"
+        );
+        let fewer = check(&["a", "b b"]).unwrap_err();
+        assert!(
+            fewer.contains("the 3 classes") && fewer.contains("found 2"),
+            "{fewer}"
+        );
+        // What is not recorded, or needs no classes.
+        let unknown = Learned::new("linear head", head.clone());
+        assert_eq!(unknown.check_classes(&names(&["x"])), Ok(()));
+        let templates = learned(LearnedClasses::Templates);
+        assert_eq!(templates.check_classes(&names(&["x"])), Ok(()));
+    }
 }

@@ -215,7 +215,7 @@ impl PromptEvaluator {
     /// embeddings are those of the changed CLIP ([`Adapted`](crate::protocol::Adapted)).
     ///
     /// # Errors
-    /// [`Error::Config`] for embeddings of other classes, or a cache without alpha and beta; [`Error::Prompts`] for a learner of another CLIP; as
+    /// [`Error::Config`] for tensors of other classes or of another order, or a cache without alpha and beta; [`Error::Prompts`] for a learner of another CLIP; as
     /// [`PromptEvaluator::learned`].
     pub fn imported(
         &self,
@@ -226,6 +226,7 @@ impl PromptEvaluator {
     ) -> Result<Evaluation> {
         let (classes, dim) = (set.classes.len(), self.encoder.embedding());
         check_computable(learned)?;
+        learned.check_classes(&set.classes).map_err(Error::Config)?;
         match &learned.classes {
             LearnedClasses::Prompts { learner, names } => {
                 if let Some(names) = names {
@@ -309,15 +310,6 @@ impl PromptEvaluator {
             })
             .collect::<Result<Vec<_>>>()?;
         Ok(Evaluation::of(set.classes.clone(), &predictions))
-    }
-}
-
-/// Whether what was learned belongs to the classes of the training.
-pub fn is_class_specific(learned: &Learned) -> bool {
-    match &learned.classes {
-        LearnedClasses::Prompts { learner, .. } => learner.class_specific().is_some(),
-        LearnedClasses::Templates => false,
-        _ => true,
     }
 }
 

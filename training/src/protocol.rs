@@ -17,7 +17,7 @@ use crate::{
     adaptation::{AdapterOptions, Examples, LEARNED_FILE, Task},
     dataset::{ClassSubset, Dataset, ImageSource, LabelledImage},
     error::io,
-    evaluate::{Evaluation, PromptEvaluator, TestSet, check_computable, is_class_specific},
+    evaluate::{Evaluation, PromptEvaluator, TestSet, check_computable},
     fingerprint::Fingerprint,
     image_encoder::ImageEncoder,
     prompt_learning::{
@@ -375,7 +375,7 @@ impl<'a> Protocol<'a> {
                     examples: self.features.examples(&draw.images, progress)?,
                     validation: self.features.examples(&draw.validation, progress)?,
                     class_embeddings: self.class_embeddings.clone(),
-                    classes: self.classes.len(),
+                    classes: &self.classes,
                     logit_scale: self.materials.clip.logit_scale(),
                     seed: draw.seed,
                 };
@@ -408,7 +408,7 @@ impl<'a> Protocol<'a> {
                     (&changed.evaluator, &of_set)
                 }
             };
-            let other = set.classes != self.classes && is_class_specific(learned);
+            let other = set.classes != self.classes && learned.is_class_specific();
             let evaluation = match other {
                 true => evaluator.zero_shot(set, templates)?,
                 false => evaluator.imported(set, learned, None, templates)?,

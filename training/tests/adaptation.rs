@@ -221,6 +221,7 @@ fn what_a_command_learns_is_evaluated() {
         ..LearnedOptions::default()
     };
     images(folder);
+    let mut first_classes = vec![];
     for (method, options) in [
         ("tip-adapter", "--method-option alpha=50"),
         (
@@ -238,6 +239,7 @@ fn what_a_command_learns_is_evaluated() {
         let (printed, _) = succeed(&call, folder);
         assert_eq!(printed, format!("wrote {method}/learned.safetensors\n"));
         let first = read_learned(&folder.join(method), &options_for_clip).unwrap();
+        first_classes.clone_from(&first.trained_classes);
         let (_, name) = accuracy(&format!("--data pictures --learned {method}"), folder);
         assert!(name.to_lowercase().contains(&method[..3]), "{name}");
         // The result does not depend on the number of threads.
@@ -254,6 +256,19 @@ fn what_a_command_learns_is_evaluated() {
     let (fitted, _) = accuracy("--images pictures --learned fitted", folder);
     let (zero_shot, _) = accuracy("--images pictures", folder);
     assert!(fitted >= 0.75 && zero_shot < 0.5, "{fitted} {zero_shot}");
+    // Otherwise each row of the head counts for another class.
+    let mut names = first_classes.clone();
+    names.swap(1, 2);
+    fs::write(folder.join("other.txt"), names.join("\n")).unwrap();
+    let call = "evaluate --model clip --data pictures --learned linear --classes other.txt";
+    let error = fail(call, folder);
+    let expected = format!(
+        "class 2: expected {:?}, as in the training, found {:?}",
+        first_classes[1], first_classes[2]
+    );
+    assert!(error.contains(&expected), "{error}");
+    // LoRA has no place for classes.
+    succeed(&call.replace("linear", "clip-lora"), folder);
     let call = "linear --clip clip --data pictures --shots 3 --out x --method-option";
     for (option, expected) in [
         ("alpha=1", "expected an option of linear head (decay)"),

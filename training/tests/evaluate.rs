@@ -119,7 +119,7 @@ fn learned_prompts_are_compared_with_zero_shot() {
     let encoder = TextEncoder::load(&clip).unwrap();
     for (file, words) in [("a", "a photo of a"), ("b", "the big blue")] {
         let path = folder.join(format!("{file}.safetensors"));
-        write_prompt_learner(&path, &learner(&encoder, words)).unwrap();
+        write_prompt_learner(&path, &learner(&encoder, words), &[]).unwrap();
     }
     let call = "evaluate --model clip --data pictures";
     let (printed, logged) = succeed(call, folder);

@@ -7,7 +7,7 @@ use std::{
     sync::OnceLock,
 };
 
-use pinhole_checkpoint::read_prompt_learner;
+use pinhole_checkpoint::{LearnedOptions, read_learned, read_prompt_learner};
 use pinhole_model::ClassPosition;
 
 /// A small CLIP model, trained for two updates, and images by class.
@@ -118,6 +118,20 @@ fn prompt_learners_state_the_class_position() {
         assert_eq!(learner.class_position, Some(position));
         assert_eq!(learner.context.shape, shape);
     }
+    // Class-specific contexts are of the training's classes in their order.
+    let trained = folder().join("form--class-specific");
+    let trained = read_learned(&trained, &LearnedOptions::default()).unwrap();
+    let mut names = trained.trained_classes;
+    names.reverse();
+    fs::write(folder().join("reversed.txt"), names.join("\n")).unwrap();
+    let evaluate = "evaluate --model clip/checkpoint --data pictures --classes reversed.txt";
+    let error = fail(&format!("{evaluate} --learned form--class-specific"));
+    assert!(error.contains("class 1: expected"), "{error}");
+    let coop = COOP.replace("--n-ctx 4", "--init form--class-specific --class-specific");
+    let error = fail(&format!("{coop} --classes reversed.txt --out reversed"));
+    assert!(error.contains("class 1: expected"), "{error}");
+    let learner = "--learned form--class-positionmiddle";
+    succeed(&format!("{evaluate} {learner}"));
 }
 
 #[test]

@@ -150,7 +150,7 @@ fn losses_equal_pytorchs() {
             }),
             class_position: None,
         };
-        write_prompt_learner(&init, &learner).unwrap();
+        write_prompt_learner(&init, &learner, &[]).unwrap();
         let method = if cocoop { Method::COCOOP } else { Method::COOP };
         let options = PromptOptions {
             words: None,
@@ -747,7 +747,7 @@ fn a_prompt_learner_of_another_model_is_an_error() {
             meta_net: None,
             class_position: position,
         };
-        write_prompt_learner(&path, &learner).unwrap();
+        write_prompt_learner(&path, &learner, &[]).unwrap();
         let options = PromptOptions {
             init: Some(path.clone()),
             words: None,

@@ -9,6 +9,7 @@ mod method;
 mod methods;
 pub(crate) mod prompts;
 mod refused;
+mod trained_classes;
 mod write;
 
 use std::path::Path;
@@ -93,7 +94,14 @@ pub fn read_learned(path: &Path, options: &LearnedOptions) -> Result<Learned, Er
         None => recognise(&state, &given)?,
     };
     check_options(method, first, &options.values)?;
-    (method.read)(&LearnedTensors::new(method, &state, &given)?)
+    let tensors = LearnedTensors::new(method, &state, &given)?;
+    let mut learned = (method.read)(&tensors)?;
+    learned.trained_classes = trained_classes::read(&tensors)?;
+    if !learned.is_class_specific() {
+        let note = trained_classes::note(method.name, &learned.trained_classes);
+        learned.notes.extend(note);
+    }
+    Ok(learned)
 }
 
 /// Reads learned context vectors, with CoCoOp's network if there is one, as [`read_learned`].

@@ -9,14 +9,19 @@ use safetensors::tensor::TensorView;
 use super::method::Metadata;
 use super::methods::{clip_lora, linear, tip_adapter};
 use super::prompts::{CONTEXT, META_NET, POSITION};
+use super::trained_classes;
 use crate::{Dtype, Error};
 
 /// Writes a prompt learner as safetensors in f32, under the reference's names, in place of any file at
-/// `path`. The file appears whole or not at all.
+/// `path`, with the names of the classes that it was trained with, if they are known. The file appears whole or not at all.
 ///
 /// # Errors
 /// NaN or infinity in a tensor; the errors of the file system.
-pub fn write_prompt_learner(path: &Path, learner: &PromptLearner) -> Result<(), Error> {
+pub fn write_prompt_learner(
+    path: &Path,
+    learner: &PromptLearner,
+    classes: &[String],
+) -> Result<(), Error> {
     let mut tensors = vec![(CONTEXT, &learner.context)];
     if let Some(net) = &learner.meta_net {
         let all = [
@@ -29,12 +34,12 @@ pub fn write_prompt_learner(path: &Path, learner: &PromptLearner) -> Result<(), 
     }
     let position = learner.class_position;
     let position = position.map(|position| (POSITION.to_owned(), position.to_string()));
-    write(path, &tensors, position.into_iter().collect())
+    write(path, &tensors, classes, position.into_iter().collect())
 }
 
 /// Writes what a method learned as safetensors in f32, such that [`read_learned`](super::read_learned) reads it again: context
-/// vectors, a linear head, a cache of examples, or changes of the image encoder's attention (LoRA). A file at `path` is
-/// replaced; it appears whole or not at all.
+/// vectors, a linear head, a cache of examples, or changes of the image encoder's attention (LoRA), with the names of the classes
+/// if they are known. A file at `path` is replaced; it appears whole or not at all.
 ///
 /// # Errors
 /// Another form; NaN or infinity in a tensor; the errors of the file system.
@@ -50,7 +55,7 @@ pub fn write_learned(path: &Path, learned: &Learned) -> Result<(), Error> {
     }
     let (tensors, metadata) = match (&learned.classes, learned.weights.as_slice()) {
         (LearnedClasses::Prompts { learner, .. }, []) => {
-            return write_prompt_learner(path, learner);
+            return write_prompt_learner(path, learner, &learned.trained_classes);
         }
         (LearnedClasses::Linear(classifier), []) => (linear::tensors(classifier), vec![]),
         (LearnedClasses::Cache(cache), []) => (tip_adapter::tensors(learned.method, cache), vec![]),
@@ -60,10 +65,16 @@ pub fn write_learned(path: &Path, learned: &Learned) -> Result<(), Error> {
         _ => return Err(unknown()),
     };
     let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
-    write(path, &named.collect::<Vec<_>>(), metadata)
+    let named: Vec<_> = named.collect();
+    write(path, &named, &learned.trained_classes, metadata)
 }
 
-fn write(path: &Path, tensors: &[(&str, &Tensor)], metadata: Metadata) -> Result<(), Error> {
+fn write(
+    path: &Path,
+    tensors: &[(&str, &Tensor)],
+    classes: &[String],
+    metadata: Metadata,
+) -> Result<(), Error> {
     let mut bytes = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         if let Some(index) = tensor.data.iter().position(|value| !value.is_finite()) {
@@ -87,6 +98,7 @@ fn write(path: &Path, tensors: &[(&str, &Tensor)], metadata: Metadata) -> Result
     }
     let mut all = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     all.extend(metadata);
+    all.extend(trained_classes::metadata(classes));
     let file = safetensors::serialize(views, Some(all)).map_err(wrong)?;
     pinhole_fs::write(path, &file).map_err(Error::io(path, "write"))
 }

@@ -61,7 +61,10 @@ impl AdapterOptions {
             adapter: self.adapter,
             given: &self.values,
         };
-        (self.adapter.train)(task, &values, progress)
+        Ok(Learned {
+            trained_classes: task.classes.to_vec(),
+            ..(self.adapter.train)(task, &values, progress)?
+        })
     }
 }
 

@@ -34,8 +34,8 @@ pub struct Task<'a> {
     pub validation: Examples,
     /// Class embeddings of the zero-shot prompts, [C, D], L2-normalised.
     pub class_embeddings: Vec<f32>,
-    /// C.
-    pub classes: usize,
+    /// The names of the C classes.
+    pub classes: &'a [String],
     /// Factor from cosine similarity to logit.
     pub logit_scale: f32,
     /// Seed of initial values and order.
@@ -45,17 +45,17 @@ pub struct Task<'a> {
 impl Task<'_> {
     /// D, the length of an embedding.
     pub(super) fn dim(&self) -> usize {
-        self.class_embeddings.len() / self.classes.max(1)
+        self.class_embeddings.len() / self.classes.len().max(1)
     }
 
     pub(super) fn check(&self) -> Result<()> {
-        let (dim, images) = (self.dim(), self.images.len());
+        let (dim, images, classes) = (self.dim(), self.images.len(), self.classes.len());
         let fits = |examples: &Examples| {
             examples.embeddings.len() == examples.labels.len() * dim
-                && examples.labels.iter().all(|label| *label < self.classes)
+                && examples.labels.iter().all(|label| *label < classes)
         };
-        let valid = self.classes >= 2
-            && self.class_embeddings.len() == self.classes * dim
+        let valid = classes >= 2
+            && self.class_embeddings.len() == classes * dim
             && images > 0
             && self.examples.labels.len() == images
             && fits(&self.examples)
@@ -65,10 +65,9 @@ impl Task<'_> {
         }
         Err(Error::Config(format!(
             "expected images of at least two classes with embeddings of length {dim}, found {images} images, {} and {} \
-             embeddings, {} classes",
+             embeddings, {classes} classes",
             self.examples.labels.len(),
-            self.validation.labels.len(),
-            self.classes
+            self.validation.labels.len()
         )))
     }
 }

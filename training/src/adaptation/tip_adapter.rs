@@ -78,7 +78,7 @@ pub(super) static TIP_ADAPTER_F: Adapter = Adapter {
     train: |task, values, progress| {
         let training = KeyTraining {
             class_embeddings: &task.class_embeddings,
-            classes: task.classes,
+            classes: task.classes.len(),
             logit_scale: task.logit_scale,
             alpha: values.get("alpha").unwrap_or(INITIAL_CACHE.alpha),
             beta: values.get("beta").unwrap_or(INITIAL_CACHE.beta),
@@ -101,7 +101,7 @@ fn finish(task: &Task, values: &Values, method: &'static str, keys: Vec<f32>) ->
         beta: given[1].unwrap_or(INITIAL_CACHE.beta),
     };
     let head = Head {
-        classes: task.classes,
+        classes: task.classes.len(),
         embedding_size: task.dim(),
         class_embeddings: task.class_embeddings.clone(),
         form: HeadForm::Cache(CacheTerms {
@@ -122,7 +122,7 @@ fn finish(task: &Task, values: &Values, method: &'static str, keys: Vec<f32>) ->
     let cache = ExampleCache {
         keys: Tensor { shape, data: keys },
         labels,
-        classes: task.classes,
+        classes: task.classes.len(),
         alpha: Some(numbers.alpha),
         beta: Some(numbers.beta),
     };

@@ -155,7 +155,7 @@ pub(crate) fn run(command: &AdaptCommand) -> Result<()> {
         examples: embed(&images)?,
         validation: embed(&validation)?,
         class_embeddings,
-        classes: dataset.classes.len(),
+        classes: &dataset.classes,
         logit_scale: clip.logit_scale(),
         seed: args.seed,
     };

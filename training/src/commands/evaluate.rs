@@ -16,7 +16,7 @@ use pinhole_training::{
     comparison::{self, MethodResults, RunResult},
     confusion_plot::plot_confusion,
     dataset::{ClassSubset, Dataset, all_to_test},
-    evaluate::{Evaluation, PromptEvaluator, TestSet, evaluate_bundle, is_class_specific},
+    evaluate::{Evaluation, PromptEvaluator, TestSet, evaluate_bundle},
     metrics::ConfusionMatrix,
     protocol::Adapted,
 };
@@ -164,13 +164,15 @@ fn checkpoint(args: &EvaluateArgs, data: &Dataset) -> Result<Vec<MethodResults>>
         let changed = Adapted::new(&checkpoint, &learned, data, encoder, &|_| {});
         let changed = changed.with_context(|| name.clone())?;
         for (subset, set) in &sets {
-            if *subset == ClassSubset::New && is_class_specific(&learned) {
+            if *subset == ClassSubset::New && learned.is_class_specific() {
                 let method = learned.method;
                 if sets.len() > 1 {
                     note!("{name}: {method} of the base classes cannot be tested on new classes");
                     continue;
                 }
-                note!("{name}: {method} is taken to have learned the new classes, in their order");
+                if learned.trained_classes.is_empty() {
+                    note!("{name}: {method} is taken to have learned the new classes, in their order");
+                }
             }
             let position = args.class_position;
             let evaluation = match &changed {

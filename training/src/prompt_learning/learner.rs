@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use pinhole_checkpoint::{Checkpoint, read_prompt_learner};
+use pinhole_checkpoint::{Checkpoint, LearnedOptions, read_learned, read_prompt_learner};
 use pinhole_model::{PromptLearner, PromptRow};
 use pinhole_prompts::{EOT, SOT, Tokenizer, prompt_rows};
 
@@ -124,6 +124,10 @@ fn read_init(
             problem: what,
         })
     };
+    let learned = read_learned(path, &LearnedOptions::default())?;
+    if let Err(problem) = learned.check_classes(classes) {
+        return wrong(problem);
+    }
     let (width, embedding) = (clip.config().text.width, clip.config().embedding);
     if learner.width() != width {
         let found = learner.width();

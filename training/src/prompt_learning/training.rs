@@ -130,6 +130,7 @@ pub struct PromptTraining {
     weights: Vec<Weight>,
     features: ImageFeatures,
     labels: Vec<usize>,
+    classes: Vec<String>,
     /// Identifies model, classes and images.
     fingerprint: String,
     done: u64,
@@ -197,6 +198,7 @@ impl PromptTraining {
             weights,
             features,
             labels,
+            classes: classes.to_vec(),
             fingerprint,
             done: 0,
             spent: TimeSpent::default(),
@@ -295,7 +297,7 @@ impl PromptTraining {
     ) -> Result<PromptLearner> {
         let log = self.run_until(self.steps(), output, progress)?;
         let learner = self.learner();
-        write_prompt_learner(&output.learner(), &learner)?;
+        write_prompt_learner(&output.learner(), &learner, &self.classes)?;
         plot_log(&log, &output.folder.join("plot.svg"))?;
         Ok(learner)
     }
