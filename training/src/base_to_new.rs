@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     Error, Result,
     comparison::{MethodResults, RunResult, markdown, summary},
+    counted,
     dataset::ClassSubset,
     error::io,
     prompt_learning::Start,
@@ -151,16 +152,15 @@ impl BaseToNewReport {
         writeln!(text, "# Base-to-new on {}\n", self.data)?;
         writeln!(
             text,
-            "CLIP {}. Learned from {} images of each of the {} base classes, {} seeds. Tested on {} images \
-             of the base classes, among the base classes, and on {} images of the {} new classes, among \
-             the new classes.\n",
+            "CLIP {}. Learned from {} of each of the {}, {}. Tested on {} of the base classes, among the base classes, \
+             and on {} of the {}, among the new classes.\n",
             options.model,
-            options.shots,
-            self.base.len(),
-            options.seeds.len(),
-            images(ClassSubset::Base),
-            images(ClassSubset::New),
-            self.new.len()
+            counted(options.shots as u64, "image"),
+            counted(self.base.len() as u64, "base class"),
+            counted(options.seeds.len() as u64, "seed"),
+            counted(images(ClassSubset::Base), "image"),
+            counted(images(ClassSubset::New), "image"),
+            counted(self.new.len() as u64, "new class")
         )?;
         writeln!(text, "{}", markdown(&self.summary()))?;
         writeln!(

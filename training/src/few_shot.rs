@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     Error, Result,
     comparison::{MethodResults, RunResult, markdown},
+    counted,
     dataset::ClassSubset,
     error::io,
     prompt_learning::Start,
@@ -90,7 +91,7 @@ pub fn run(
                 let seed = draw.seed;
                 let folder = out.join(method.key()).join(format!("{shots}-shots"));
                 let folder = folder.join(format!("seed-{seed}"));
-                let run = format!("{shots} shots, seed {seed}");
+                let run = format!("{}, seed {seed}", counted(*shots as u64, "shot"));
                 let evaluations = protocol.run(method, draw, &folder, &run, progress)?;
                 results.runs.push(RunResult {
                     name: format!("seed {seed}"),
@@ -126,10 +127,7 @@ impl FewShotReport {
     /// the seeds, as percentages.
     pub fn summary(&self) -> Vec<Vec<String>> {
         let mut heading = vec![String::new()];
-        heading.extend(self.shots().map(|shots| match shots {
-            1 => "1 shot".to_owned(),
-            shots => format!("{shots} shots"),
-        }));
+        heading.extend(self.shots().map(|shots| counted(shots as u64, "shot")));
         let cell = |results: &MethodResults| {
             let accuracy = results.mean_sd(|run| run.accuracy(ALL));
             accuracy.map_or("-".into(), |accuracy| accuracy.percent())
@@ -195,10 +193,10 @@ impl FewShotReport {
         writeln!(text, "# Few-shot on {}\n", self.data)?;
         writeln!(
             text,
-            "CLIP {}. Learned from the given number of images of each of {classes} classes, {} seeds. Tested on {images} \
-             other images.\n",
+            "CLIP {}. Learned from the given number of images of each of {classes} classes, {}. Tested on {}.\n",
             self.options.model,
-            self.options.seeds.len()
+            counted(self.options.seeds.len() as u64, "seed"),
+            counted(images, "other image")
         )?;
         writeln!(text, "{}", markdown(&self.summary()))?;
         writeln!(
@@ -211,7 +209,7 @@ impl FewShotReport {
         let Some((shots, methods)) = self.options.shots.last() else {
             return Ok(());
         };
-        writeln!(text, "Options for {shots} shots:\n")?;
+        writeln!(text, "Options for {}:\n", counted(*shots as u64, "shot"))?;
         for method in methods {
             let settings = method.settings();
             let fields = settings.as_object().into_iter().flatten();

@@ -33,6 +33,7 @@ pub mod class_head;
 pub mod comparison;
 pub mod confusion_plot;
 pub mod contrastive;
+mod counted;
 pub mod dataset;
 mod error;
 pub mod evaluate;
@@ -56,4 +57,5 @@ pub mod shapes;
 mod state_file;
 pub mod vocabulary;
 
+pub use counted::counted;
 pub use error::{Error, Result};

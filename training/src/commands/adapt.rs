@@ -10,6 +10,7 @@ use pinhole_checkpoint::write_learned;
 use pinhole_model::LearnedClasses;
 use pinhole_training::{
     adaptation::{Adapter, AdapterOptions, Examples, LEARNED_FILE, Task},
+    counted,
     dataset::{ClassSubset, LabelledImage},
     evaluate::PromptEvaluator,
     image_encoder::ImageEncoder,
@@ -137,11 +138,11 @@ pub(crate) fn run(command: &AdaptCommand) -> Result<()> {
         None => ImageEncoder::open(&clip)?,
     };
     note!(
-        "{}: {} images of {} classes, {} validation images",
+        "{}: {} of {}, {}",
         dataset.name,
-        images.len(),
-        dataset.classes.len(),
-        validation.len()
+        counted(images.len() as u64, "image"),
+        counted(dataset.classes.len() as u64, "class"),
+        counted(validation.len() as u64, "validation image")
     );
     let embed = |images: &[LabelledImage]| -> Result<Examples> {
         Ok(Examples {

@@ -10,6 +10,7 @@ use clap::Args;
 use pinhole::internal::PrintableWriter;
 use pinhole::note;
 use pinhole_training::{
+    counted,
     log_plot::plot_log,
     pairs::{ListOptions, PairFiles, PairSource, check_templates},
     pretraining::{
@@ -152,10 +153,11 @@ pub(crate) fn run(args: &ClipArgs) -> Result<()> {
         );
     }
     note!(
-        "{}: {steps} updates of {} pairs, {} tokens in use",
+        "{}: {} of {}, {} in use",
         source.description(),
-        args.batch_size,
-        training.vocabulary.ids().len()
+        counted(steps, "update"),
+        counted(args.batch_size as u64, "pair"),
+        counted(training.vocabulary.ids().len() as u64, "token")
     );
     let bar = progress_bar(steps);
     bar.set_position(training.done);

@@ -15,6 +15,7 @@ use pinhole_model::{ClassPosition, Learned};
 use pinhole_training::{
     comparison::{self, MethodResults, RunResult},
     confusion_plot::plot_confusion,
+    counted,
     dataset::{ClassSubset, Dataset, all_to_test},
     evaluate::{Evaluation, PromptEvaluator, TestSet, evaluate_bundle},
     metrics::ConfusionMatrix,
@@ -171,7 +172,9 @@ fn checkpoint(args: &EvaluateArgs, data: &Dataset) -> Result<Vec<MethodResults>>
                     continue;
                 }
                 if learned.trained_classes.is_empty() {
-                    note!("{name}: {method} is taken to have learned the new classes, in their order");
+                    note!(
+                        "{name}: {method} is taken to have learned the new classes, in their order"
+                    );
                 }
             }
             let position = args.class_position;
@@ -322,8 +325,8 @@ fn print_text(evaluation: &Evaluation) -> Result<()> {
     let error = 100.0 * evaluation.calibration_error;
     writeln!(
         out,
-        "{percent:.2} % of {} images, calibration error {error:.2} %",
-        matrix.images()
+        "{percent:.2} % of {}, calibration error {error:.2} %",
+        counted(matrix.images(), "image")
     )?;
     for class in matrix.per_class() {
         let (name, images) = (&class.class, class.images);

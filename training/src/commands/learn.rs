@@ -8,6 +8,7 @@ use pinhole::internal::PrintableWriter;
 use pinhole::note;
 use pinhole_model::ClassPosition;
 use pinhole_training::{
+    counted,
     dataset::ClassSubset,
     prompt_learning::{
         Intervals, LEARNER_FILE, Method, PromptForms, PromptOptions, PromptOutput, TrainingEvent,
@@ -240,11 +241,12 @@ pub(crate) fn run(command: &LearnCommand) -> Result<()> {
     let images = dataset.few_shot(args.shots, args.seed)?;
     let steps = options.epochs * options.steps_per_epoch(images.len());
     note!(
-        "{}: {} images of {} classes, {} epochs, {steps} updates",
+        "{}: {} of {}, {}, {}",
         dataset.name,
-        images.len(),
-        dataset.classes.len(),
-        options.epochs
+        counted(images.len() as u64, "image"),
+        counted(dataset.classes.len() as u64, "class"),
+        counted(options.epochs, "epoch"),
+        counted(steps, "update")
     );
     let output = PromptOutput {
         folder: args.out.clone(),

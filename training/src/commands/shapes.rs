@@ -5,7 +5,10 @@ use std::{fs, io::Write, path::PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use pinhole::internal::PrintableWriter;
-use pinhole_training::shapes::{self, STYLES, Scene, Split, Style};
+use pinhole_training::{
+    counted,
+    shapes::{self, STYLES, Scene, Split, Style},
+};
 use rayon::prelude::*;
 
 /// Arguments of `shapes`.
@@ -88,10 +91,11 @@ pub(crate) fn run(args: &ShapesArgs) -> Result<()> {
         list.push_str(&format!("{name}\t{caption}\n"));
     }
     fs::write(&path, list).with_context(|| path.display().to_string())?;
-    let (count, path) = (args.count, path.display());
+    let images = counted(args.count, "image");
     writeln!(
         PrintableWriter(std::io::stdout()),
-        "wrote {count} images and {path}"
+        "wrote {images} and {}",
+        path.display()
     )?;
     Ok(())
 }

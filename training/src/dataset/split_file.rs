@@ -9,7 +9,7 @@ use pinhole_prompts::read_text;
 use serde::Deserialize;
 
 use super::labelled::{Dataset, ImageSource, LabelledImage, file_name};
-use crate::{Error, Result, error::io};
+use crate::{Error, Result, counted, error::io};
 
 /// The largest split file: ImageNet's 1.3 million images would take half of it.
 pub(super) const MAX_BYTES: u64 = 256 << 20;
@@ -102,12 +102,15 @@ pub(super) fn read(path: &Path, images_root: Option<&Path>) -> Result<Dataset> {
     let mut notes = Vec::new();
     if !tested.is_empty() {
         notes.push(format!(
-            "{} images of val are in test too, and used for tests only",
-            tested.len()
+            "{} of val in test too, used for tests only",
+            counted(tested.len() as u64, "image")
         ));
     }
     if duplicates > 0 {
-        notes.push(format!("{duplicates} duplicate entries ignored"));
+        notes.push(format!(
+            "{} ignored",
+            counted(duplicates as u64, "duplicate image")
+        ));
     }
     Ok(Dataset {
         name: file_name(path),

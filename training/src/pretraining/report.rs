@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{options::PretrainingOptions, training::Pretraining, zero_shot::evaluate_shapes};
 use crate::{
-    Error, Result,
+    Error, Result, counted,
     error::io,
     log::LogRecord,
     metrics::ConfusionMatrix,
@@ -143,12 +143,11 @@ impl PretrainingReport {
             .map_or("unknown".into(), |s| format!("{:.1} min", s / 60.0));
         writeln!(
             text,
-            "{} updates, {} images, all different; {:.1} min of wall time and {cpu} of processor time \
-             on {} threads. Image encoder: {} weights, text encoder: {} (token rows in use).\n",
-            t.step,
-            t.images,
+            "{}, {}, all different; {:.1} min of wall time and {cpu} of processor time on {}. Image encoder: {} weights, text encoder: {} (token rows in use).\n",
+            counted(t.step, "update"),
+            counted(t.images, "image"),
             t.seconds / 60.0,
-            self.threads,
+            counted(self.threads as u64, "thread"),
             self.image_parameters,
             self.text_parameters
         )?;
