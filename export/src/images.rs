@@ -32,7 +32,6 @@ impl CalibrationImages {
     /// # Errors
     /// A folder that cannot be read; no images.
     pub fn find(folder: &Path, classes: &[String], names: &FolderNames) -> Result<Self> {
-        let normalised = |name: &str| name.replace('_', " ");
         let mut found = list(folder)?;
         ensure!(
             !found.is_empty(),
@@ -42,10 +41,9 @@ impl CalibrationImages {
         );
         found.sort();
         let folders: BTreeSet<&String> = found.iter().filter_map(|(_, top)| top.as_ref()).collect();
-        let classes: Vec<String> = classes.iter().map(|class| normalised(class)).collect();
-        let named = folders.iter().map(|folder| normalised(names.class(folder)));
+        let named = folders.iter().map(|folder| names.class(folder));
         let classes: BTreeMap<&String, Option<usize>> = (folders.iter().copied())
-            .zip(class_indices(&classes, named))
+            .zip(class_indices(classes, named))
             .collect();
         let class_of = |top: &Option<String>| classes.get(top.as_ref()?).copied().flatten();
         let mut unknown = BTreeSet::new();

@@ -134,19 +134,21 @@ impl Classes {
     }
 }
 
-/// The class of each of `names`, if there is one: the n-th of equal names is the n-th class of that name, or the last if
-/// there are fewer.
+/// The class of each of `names`, such as those of folders, if there is one; `_` matches a space. The n-th of equal names is the
+/// n-th class of that name, or the last if there are fewer.
 pub fn class_indices<C: AsRef<str>, N: AsRef<str>>(
     classes: &[C],
     names: impl IntoIterator<Item = N>,
 ) -> Vec<Option<usize>> {
-    let mut places: HashMap<&str, Vec<usize>> = HashMap::new();
+    let spaced = |name: &str| name.replace('_', " ");
+    let mut places: HashMap<String, Vec<usize>> = HashMap::new();
     for (class, name) in classes.iter().enumerate() {
-        places.entry(name.as_ref()).or_default().push(class);
+        places.entry(spaced(name.as_ref())).or_default().push(class);
     }
-    let mut used: HashMap<&str, usize> = HashMap::new();
+    let mut used: HashMap<String, usize> = HashMap::new();
     let names = names.into_iter().map(|name| {
-        let (name, places) = places.get_key_value(name.as_ref())?;
+        let name = spaced(name.as_ref());
+        let places = places.get(&name)?;
         let next = used.entry(name).or_default();
         let class = places.get(*next).or(places.last()).copied();
         *next += 1;
@@ -203,6 +205,8 @@ mod tests {
         let names = ["crane", "dog", "crane", "cat", "crane", "cat"];
         let expected = [Some(0), None, Some(2), Some(1), Some(2), Some(1)];
         assert_eq!(class_indices(&classes, names), expected);
+        let found = class_indices(&["polar bear", "tall_ship"], ["tall ship", "polar_bear"]);
+        assert_eq!(found, [Some(1), Some(0)]);
     }
 
     #[test]

@@ -97,7 +97,7 @@ impl fmt::Display for ClassSubset {
 
 impl Dataset {
     /// The same images with the labels of another list of classes, which must contain all of theirs. Its
-    /// order decides which classes are base and which are new. Of several classes of one name, the n-th becomes the n-th
+    /// order decides which classes are base and which are new; `_` matches a space. Of several classes of one name, the n-th becomes the n-th
     /// of that name in the list, or the last if it has fewer.
     ///
     /// # Errors
@@ -352,6 +352,13 @@ mod tests {
         let other = own(&["horse", "dog", "cat"]).unwrap();
         let labels: Vec<usize> = other.train.iter().map(|image| image.label).collect();
         assert_eq!(labels, [2, 1, 2, 1]);
+        // Folders cannot always have a class's spaces.
+        let mut folders = set(list(2));
+        folders.classes = vec!["polar_bear".into(), "tall ship".into()];
+        let names = ["tall_ship", "polar bear"].map(String::from).to_vec();
+        let other = folders.with_classes(names).unwrap();
+        let labels: Vec<usize> = other.train.iter().map(|image| image.label).collect();
+        assert_eq!(labels, [1, 0]);
         let mut twice = set(list(4));
         twice.classes = vec!["crane".into(), "crane".into()];
         let classes = ["crane", "cat", "crane"].map(String::from).to_vec();
