@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use pinhole::internal::end_with_usage;
 use pinhole::note;
 
-use commands::{adapt, base_to_new, clip, evaluate, few_shot, learn, shapes};
+use commands::{base_to_new, clip, evaluate, few_shot, method, shapes};
 
 /// Trains and evaluates CLIP models and learned methods.
 #[derive(Parser)]
@@ -28,9 +28,7 @@ enum Command {
     /// Pre-train a CLIP model from random weights on image-text pairs
     Clip(Box<clip::ClipArgs>),
     #[command(flatten)]
-    Learn(Box<learn::LearnCommand>),
-    #[command(flatten)]
-    Adapt(Box<adapt::AdaptCommand>),
+    Method(Box<method::MethodCommand>),
     /// Run the few-shot protocol: learn from 1 to 16 images of each class, and plot accuracy over their number
     FewShot(Box<few_shot::FewShotArgs>),
     /// Run the base-to-new protocol: learn half of the classes, test on both halves
@@ -49,8 +47,7 @@ fn main() -> ExitCode {
     }
     let result = start_threads(cli.threads).and_then(|()| match cli.command {
         Command::Clip(args) => clip::run(&args),
-        Command::Learn(command) => learn::run(&command),
-        Command::Adapt(command) => adapt::run(&command),
+        Command::Method(command) => method::run(&command),
         Command::FewShot(args) => few_shot::run(&args),
         Command::BaseToNew(args) => base_to_new::run(&args),
         Command::Evaluate(args) => evaluate::run(&args, cli.threads),

@@ -3,7 +3,7 @@
 use std::{fs, io::Write, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
-use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand, error::ErrorKind};
+use clap::{Args, Command};
 use pinhole::internal::PrintableWriter;
 use pinhole::note;
 use pinhole_checkpoint::write_learned;
@@ -19,15 +19,9 @@ use pinhole_training::{
 
 use super::common::{DataArgs, ModelArgs, TrainingBar, option_value, templates};
 
-/// The command of a method.
-pub(crate) struct AdaptCommand {
-    adapter: &'static Adapter,
-    args: AdaptArgs,
-}
-
 /// Arguments of a method's command.
 #[derive(Args)]
-struct AdaptArgs {
+pub(crate) struct AdaptArgs {
     /// CLIP checkpoint: a file or folder of any format that pinhole-export reads, or a model of the Hugging Face hub, hf:ORG/NAME
     /// or hf:ORG/NAME@REVISION, which is downloaded once (HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE apply)
     #[arg(long)]
@@ -60,44 +54,8 @@ struct AdaptArgs {
     out: PathBuf,
 }
 
-impl Subcommand for AdaptCommand {
-    fn augment_subcommands(parent: Command) -> Command {
-        let commands = Adapter::all().iter().map(|adapter| command(adapter));
-        parent.subcommands(commands)
-    }
-
-    fn augment_subcommands_for_update(parent: Command) -> Command {
-        Self::augment_subcommands(parent)
-    }
-
-    fn has_subcommand(name: &str) -> bool {
-        Adapter::by_key(name).is_some()
-    }
-}
-
-impl FromArgMatches for AdaptCommand {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let known = matches
-            .subcommand()
-            .and_then(|(name, matches)| Some((Adapter::by_key(name)?, matches)));
-        let Some((adapter, matches)) = known else {
-            return Err(clap::Error::raw(
-                ErrorKind::InvalidSubcommand,
-                "expected the name of a method",
-            ));
-        };
-        let args = AdaptArgs::from_arg_matches(matches)?;
-        Ok(Self { adapter, args })
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
-    }
-}
-
 /// A method's command, with its options in the help.
-fn command(adapter: &Adapter) -> Command {
+pub(super) fn command(adapter: &Adapter) -> Command {
     let key = adapter.key;
     let mut help = String::from("Method options:\n");
     for option in adapter.options {
@@ -112,10 +70,9 @@ fn command(adapter: &Adapter) -> Command {
         ))
 }
 
-pub(crate) fn run(command: &AdaptCommand) -> Result<()> {
-    let args = &command.args;
+pub(super) fn run(adapter: &'static Adapter, args: &AdaptArgs) -> Result<()> {
     let options = AdapterOptions {
-        adapter: command.adapter,
+        adapter,
         values: args.values.clone(),
     };
     options.check()?;

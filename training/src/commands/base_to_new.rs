@@ -1,13 +1,9 @@
 //! `pinhole-train base-to-new`.
 
-use std::io::Write;
-
 use anyhow::Result;
 use clap::Args;
-use pinhole::internal::PrintableWriter;
 use pinhole_training::{
     base_to_new::{BaseToNewOptions, run as run_protocol},
-    comparison,
     prompt_learning::Method,
 };
 
@@ -40,11 +36,5 @@ pub(crate) fn run(args: &BaseToNewArgs) -> Result<()> {
     };
     let (out, start) = (&protocol.out, protocol.start());
     let report = run_protocol(&opened.materials(), &options, out, start, &mut show())?;
-    if protocol.json {
-        return Ok(writeln!(std::io::stdout(), "{}", report.json())?);
-    }
-    let mut stdout = PrintableWriter(std::io::stdout().lock());
-    write!(stdout, "{}", comparison::text(&report.summary()))?;
-    writeln!(stdout, "wrote {}", out.join("report.md").display())?;
-    Ok(())
+    protocol.print(&report.json(), &report.summary())
 }

@@ -1,14 +1,8 @@
 //! `pinhole-train few-shot`.
 
-use std::io::Write;
-
 use anyhow::Result;
 use clap::Args;
-use pinhole::internal::PrintableWriter;
-use pinhole_training::{
-    comparison,
-    few_shot::{FewShotOptions, run as run_protocol},
-};
+use pinhole_training::few_shot::{FewShotOptions, run as run_protocol};
 
 use super::protocol::{ProtocolArgs, keys, show};
 
@@ -38,11 +32,5 @@ pub(crate) fn run(args: &FewShotArgs) -> Result<()> {
     };
     let (out, start) = (&protocol.out, protocol.start());
     let report = run_protocol(&opened.materials(), &options, out, start, &mut show())?;
-    if protocol.json {
-        return Ok(writeln!(std::io::stdout(), "{}", report.json())?);
-    }
-    let mut stdout = PrintableWriter(std::io::stdout().lock());
-    write!(stdout, "{}", comparison::text(&report.summary()))?;
-    writeln!(stdout, "wrote {}", out.join("report.md").display())?;
-    Ok(())
+    protocol.print(&report.json(), &report.summary())
 }

@@ -3,7 +3,7 @@
 use std::{io::Write, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
-use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand, error::ErrorKind};
+use clap::{ArgMatches, Args, Command, FromArgMatches, error::ErrorKind};
 use pinhole::internal::PrintableWriter;
 use pinhole::note;
 use pinhole_model::ClassPosition;
@@ -18,15 +18,9 @@ use pinhole_training::{
 
 use super::common::{DataArgs, ModelArgs, TrainingBar, any_case, start, warn};
 
-/// The command of a method.
-pub(crate) struct LearnCommand {
-    method: Method,
-    args: LearnArgs,
-}
-
 /// Arguments of a method's command.
 #[derive(Args)]
-struct LearnArgs {
+pub(crate) struct LearnArgs {
     /// CLIP checkpoint: a file or folder of any format that pinhole-export reads, or a model of the Hugging Face hub, hf:ORG/NAME
     /// or hf:ORG/NAME@REVISION, which is downloaded once (HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE apply)
     #[arg(long)]
@@ -113,52 +107,22 @@ struct LearnArgs {
     save_every: u64,
 }
 
-impl Subcommand for LearnCommand {
-    fn augment_subcommands(parent: Command) -> Command {
-        let commands = Method::all().iter().map(|method| command(*method));
-        parent.subcommands(commands)
+/// The arguments of a method's command.
+pub(super) fn args(method: Method, matches: &ArgMatches) -> Result<LearnArgs, clap::Error> {
+    let args = LearnArgs::from_arg_matches(matches)?;
+    let plain = !args.class_specific && args.class_position == ClassPosition::End;
+    if method.prompt_forms() == PromptForms::SharedBeforeName && !plain {
+        let problem = format!(
+            "{} supports neither --class-specific nor another --class-position than end",
+            method.key()
+        );
+        return Err(clap::Error::raw(ErrorKind::ArgumentConflict, problem));
     }
-
-    fn augment_subcommands_for_update(parent: Command) -> Command {
-        Self::augment_subcommands(parent)
-    }
-
-    fn has_subcommand(name: &str) -> bool {
-        Method::by_key(name).is_some()
-    }
-}
-
-impl FromArgMatches for LearnCommand {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let known = matches
-            .subcommand()
-            .and_then(|(name, matches)| Some((Method::by_key(name)?, matches)));
-        let Some((method, matches)) = known else {
-            return Err(clap::Error::raw(
-                ErrorKind::InvalidSubcommand,
-                "expected the name of a method",
-            ));
-        };
-        let args = LearnArgs::from_arg_matches(matches)?;
-        let plain = !args.class_specific && args.class_position == ClassPosition::End;
-        if method.prompt_forms() == PromptForms::SharedBeforeName && !plain {
-            let problem = format!(
-                "{} supports neither --class-specific nor another --class-position than end",
-                method.key()
-            );
-            return Err(clap::Error::raw(ErrorKind::ArgumentConflict, problem));
-        }
-        Ok(Self { method, args })
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
-    }
+    Ok(args)
 }
 
 /// A method's command, with the method's defaults in its help.
-fn command(method: Method) -> Command {
+pub(super) fn command(method: Method) -> Command {
     let recipes = [1, 4, 16].map(|shots| method.recipe(shots));
     let [one, four, sixteen] = recipes.each_ref().map(|recipe| recipe.epochs);
     let epochs = if one == sixteen {
@@ -225,9 +189,8 @@ fn options(method: Method, args: &LearnArgs) -> PromptOptions {
     }
 }
 
-pub(crate) fn run(command: &LearnCommand) -> Result<()> {
-    let args = &command.args;
-    let options = options(command.method, args);
+pub(super) fn run(method: Method, args: &LearnArgs) -> Result<()> {
+    let options = options(method, args);
     options.check()?;
     if args.log_every == 0 || args.save_every == 0 {
         bail!("--log-every and --save-every: expected at least 1");

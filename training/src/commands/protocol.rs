@@ -1,13 +1,14 @@
 //! Arguments and output of the few-shot protocols, `pinhole-train few-shot` and `base-to-new`.
 
-use std::path::PathBuf;
+use std::{io::Write, path::PathBuf};
 
 use anyhow::{Result, bail};
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
-use pinhole::note;
+use pinhole::{internal::PrintableWriter, note};
 use pinhole_checkpoint::Checkpoint;
 use pinhole_training::{
     adaptation::{Adapter, AdapterOptions},
+    comparison,
     dataset::Dataset,
     evaluate::TestSet,
     prompt_learning::{Intervals, Method, PromptOptions, Start},
@@ -74,7 +75,7 @@ pub(crate) struct ProtocolArgs {
     resume: bool,
     /// Print the report as one JSON object
     #[arg(long)]
-    pub(crate) json: bool,
+    json: bool,
 }
 
 /// The names of all methods.
@@ -200,6 +201,17 @@ impl ProtocolArgs {
             templates,
             encoder: self.model.encoder.clone(),
         })
+    }
+
+    /// Prints a report, and where it is.
+    pub(crate) fn print(&self, json: &serde_json::Value, summary: &[Vec<String>]) -> Result<()> {
+        let mut stdout = PrintableWriter(std::io::stdout().lock());
+        if self.json {
+            return Ok(writeln!(stdout.0, "{json}")?);
+        }
+        write!(stdout, "{}", comparison::text(summary))?;
+        writeln!(stdout, "wrote {}", self.out.join("report.md").display())?;
+        Ok(())
     }
 
     pub(crate) fn seeds(&self) -> Vec<u64> {
