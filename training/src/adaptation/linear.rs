@@ -14,7 +14,7 @@ use super::{
     minimise::minimise,
     task::{Examples, Task},
 };
-use crate::prompt_learning::TrainingEvent;
+use crate::{ops::cross_entropy, prompt_learning::TrainingEvent};
 
 /// Weights of the quadratic term that are tried on the validation images, from that nearest to zero-shot.
 const DECAYS: [f64; 8] = [1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5];
@@ -176,14 +176,4 @@ fn fit_from(
         bias: Some(tensor(&[classes], &bias)),
     };
     (x, classifier)
-}
-
-/// Cross-entropy, and its gradient by the logits: probabilities, minus 1 at the label.
-fn cross_entropy(logits: &[f64], label: usize) -> (f64, Vec<f64>) {
-    let most = logits.iter().copied().fold(f64::MIN, f64::max);
-    let mut slopes: Vec<f64> = logits.iter().map(|logit| (logit - most).exp()).collect();
-    let sum: f64 = slopes.iter().sum();
-    slopes.iter_mut().for_each(|slope| *slope /= sum);
-    slopes[label] -= 1.0;
-    (sum.ln() + most - logits[label], slopes)
 }

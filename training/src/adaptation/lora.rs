@@ -4,7 +4,7 @@
 //! Unlike the reference, the text encoder does not change, images are neither cropped nor mirrored, and there is no dropout.
 //! The reference makes 500 updates per shot, a GPU's work; here the number of passes is an option.
 
-use candle_core::{D, Device, Tensor as Candle, Var};
+use candle_core::{Device, Tensor as Candle, Var};
 use pinhole_checkpoint::{Checkpoint, MethodOption};
 use pinhole_model::{
     ClipConfig, ImageEncoderConfig, Learned, LearnedClasses, Tensor, WeightUpdate,
@@ -17,7 +17,7 @@ use crate::{
     Error, Result,
     contrastive::encode_images,
     model::{VisionTransformer, normalise},
-    ops::read,
+    ops::{cross_entropies, read},
     optimiser::{AdamWOptions, Parameter, update},
     prompt_learning::TrainingEvent,
     random::SeededRng,
@@ -281,7 +281,7 @@ impl LoraTraining {
                 let logits = embeddings
                     .matmul(&texts)?
                     .affine(f64::from(self.logit_scale), 0.0)?;
-                let loss = cross_entropy(&logits, labels)?;
+                let loss = cross_entropies(&logits, labels)?.sum_all()?;
                 let store = loss.backward()?;
                 let gradients = self.parameters.iter().map(|parameter| {
                     let gradient = store.get(parameter.var.as_tensor());
@@ -361,18 +361,4 @@ impl LoraTraining {
 /// The matrix of queries, keys and values of a block.
 fn in_proj(layer: usize) -> String {
     format!("visual.transformer.resblocks.{layer}.attn.in_proj_weight")
-}
-
-/// The sum of the cross-entropies of rows.
-fn cross_entropy(logits: &Candle, labels: &[usize]) -> Result<Candle> {
-    let most = logits.max_keepdim(D::Minus1)?.detach();
-    let shifted = logits.broadcast_sub(&most)?;
-    let normalisers = shifted.exp()?.sum(D::Minus1)?.log()?.sum_all()?;
-    let (rows, classes) = logits.dims2()?;
-    let mut chosen = vec![0f32; rows * classes];
-    for (row, &label) in labels.iter().enumerate() {
-        chosen[row * classes + label] = 1.0;
-    }
-    let chosen = Candle::from_vec(chosen, (rows, classes), &Device::Cpu)?;
-    Ok((normalisers - (shifted * chosen)?.sum_all()?)?)
 }

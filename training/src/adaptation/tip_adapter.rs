@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    ops::read,
+    ops::{cross_entropy, read},
     optimiser::{AdamWOptions, Parameter, update},
     prompt_learning::TrainingEvent,
     random::SeededRng,
@@ -221,18 +221,18 @@ fn loss_and_gradient(
     let parts: Vec<(f64, Vec<f32>)> = (batch.par_iter())
         .map(|&image| {
             let embedding = &examples.embeddings[image * dim..][..dim];
-            let mut logits: Vec<f32> = (training.class_embeddings.chunks_exact(dim))
-                .map(|class| training.logit_scale * dot(class, embedding))
+            let mut logits: Vec<f64> = (training.class_embeddings.chunks_exact(dim))
+                .map(|class| f64::from(training.logit_scale * dot(class, embedding)))
                 .collect();
             let affinities: Vec<f32> = (keys.chunks_exact(dim))
                 .map(|key| (beta * (dot(key, embedding) - 1.0)).exp())
                 .collect();
             for (affinity, &label) in affinities.iter().zip(&examples.labels) {
-                logits[label] += alpha * affinity;
+                logits[label] += f64::from(alpha * affinity);
             }
-            let (loss, probabilities) = cross_entropy(&logits, examples.labels[image]);
+            let (loss, slopes) = cross_entropy(&logits, examples.labels[image]);
             let factors = (affinities.iter().zip(&examples.labels))
-                .map(|(affinity, &label)| probabilities[label] * alpha * beta * affinity);
+                .map(|(affinity, &label)| slopes[label] as f32 * alpha * beta * affinity);
             (loss, factors.collect())
         })
         .collect();
@@ -248,17 +248,4 @@ fn loss_and_gradient(
         }
     });
     (loss as f32, gradient)
-}
-
-/// Cross-entropy, and its gradient by the logits: probabilities, minus 1 at the label.
-fn cross_entropy(logits: &[f32], label: usize) -> (f64, Vec<f32>) {
-    let most = logits.iter().copied().fold(f32::MIN, f32::max);
-    let exponentials: Vec<f64> = (logits.iter())
-        .map(|logit| f64::from(logit - most).exp())
-        .collect();
-    let sum: f64 = exponentials.iter().sum();
-    let loss = sum.ln() - f64::from(logits[label] - most);
-    let mut gradient: Vec<f32> = exponentials.iter().map(|e| (e / sum) as f32).collect();
-    gradient[label] -= 1.0;
-    (loss, gradient)
 }

@@ -6,6 +6,7 @@
 //! [`crate::contrastive`]. Tests compare them with candle's composed operations.
 
 mod attention;
+mod cross_entropy;
 pub mod frozen;
 mod layer_norm;
 mod linear;
@@ -17,6 +18,7 @@ pub mod tree_attention;
 mod vector;
 
 pub use attention::{AttentionMask, attention};
+pub use cross_entropy::{cross_entropies, cross_entropy};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use quick_gelu::quick_gelu;

@@ -4,7 +4,7 @@ use candle_core::{D, Device, Tensor, Var};
 use pinhole_model::PromptRow;
 
 use super::text_encoder::{ForwardPass, FrozenTextEncoder, Gradients, PromptBatch};
-use crate::{Error, Result, model::normalise};
+use crate::{Error, Result, model::normalise, ops::cross_entropies};
 
 /// The prompts of some classes with a frozen text encoder.
 pub(super) struct TextModel {
@@ -84,7 +84,7 @@ impl TextModel {
             .zip(labels)
             .filter(|(b, l)| **b as usize == **l)
             .count();
-        let loss = cross_entropy(&logits, labels)?;
+        let loss = cross_entropies(&logits, labels)?.mean_all()?;
         let store = loss.backward()?;
         let Some(gradient) = store.get(&embeddings) else {
             return Err(Error::Config("the loss has no gradient".into()));
@@ -127,14 +127,4 @@ fn split(
             PromptBatch::new(encoder, prompts, |class, i| context(part * size + class, i))
         })
         .collect()
-}
-
-/// The mean of -log softmax(logits)[label] over the rows.
-fn cross_entropy(logits: &Tensor, labels: &[usize]) -> Result<Tensor> {
-    let max = logits.max_keepdim(D::Minus1)?.detach();
-    let total = logits.broadcast_sub(&max)?.exp()?.sum_keepdim(D::Minus1)?;
-    let normaliser = (total.log()? + max)?;
-    let labels: Vec<u32> = labels.iter().map(|&label| label as u32).collect();
-    let labels = Tensor::from_vec(labels, (logits.dim(0)?, 1), &Device::Cpu)?;
-    Ok((normaliser - logits.gather(&labels, 1)?)?.mean_all()?)
 }
