@@ -17,6 +17,7 @@ use std::path::Path;
 use pinhole_model::{ClipConfig, Learned, LearnedClasses, PromptLearner};
 
 pub use method::{Method, MethodOption};
+pub use methods::clip_lora::LAYERS as CLIP_LORA_LAYERS;
 pub use write::{write_learned, write_prompt_learner};
 
 use crate::read::read_flat;

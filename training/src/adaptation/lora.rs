@@ -5,9 +5,9 @@
 //! The reference makes 500 updates per shot, a GPU's work; here the number of passes is an option.
 
 use candle_core::{Device, Tensor as Candle, Var};
-use pinhole_checkpoint::{Checkpoint, MethodOption};
+use pinhole_checkpoint::{CLIP_LORA_LAYERS, Checkpoint, MethodOption};
 use pinhole_model::{
-    ClipConfig, ImageEncoderConfig, Learned, LearnedClasses, Tensor, WeightUpdate,
+    ClipConfig, ImageEncoderConfig, Learned, LearnedClasses, PreprocessConfig, Tensor, WeightUpdate,
 };
 use pinhole_preprocessing::{Pixels, preprocess};
 use rayon::prelude::*;
@@ -16,6 +16,7 @@ use super::{adapter::Adapter, task::Task};
 use crate::{
     Error, Result,
     contrastive::encode_images,
+    dataset::LabelledImage,
     model::{VisionTransformer, normalise},
     ops::{cross_entropies, read},
     optimiser::{AdamWOptions, Parameter, update},
@@ -26,8 +27,8 @@ use crate::{
 /// Images per chunk. The gradients of chunks are summed in their order, so the result does not depend on the number of
 /// threads.
 const CHUNK: usize = 8;
-/// Layers of the image encoder that the reference changes at most.
-const LAYERS: usize = 21;
+/// Bytes of decoded images that are kept from pass to pass; if there are more, each pass decodes them again.
+const KEPT: usize = 1 << 30;
 
 pub(super) static CLIP_LORA: Adapter = Adapter {
     key: "clip-lora",
@@ -91,20 +92,17 @@ fn learn(
     progress: &mut dyn FnMut(TrainingEvent),
 ) -> Result<Learned> {
     let preprocessing = &task.clip.config().preprocessing;
-    let pixels: Vec<Pixels> = (task.images.par_iter())
-        .map(|image| Ok(preprocess(preprocessing, &image.decode()?)?))
-        .collect::<Result<_>>()?;
-    options.updates = epochs * pixels.len().div_ceil(batch_size);
+    let pixels = pixels_of(task.images, preprocessing, KEPT)?;
+    options.updates = epochs * task.images.len().div_ceil(batch_size);
     let mut training = LoraTraining::new(task.clip, &options, |name, shape| {
         initial(task.seed, name, shape)
     })?;
     for epoch in 0..epochs {
-        let mut order: Vec<usize> = (0..pixels.len()).collect();
+        let mut order: Vec<usize> = (0..task.images.len()).collect();
         SeededRng::new(task.seed ^ 0x6c6f_7261, epoch as u64).shuffle(&mut order);
         for batch in order.chunks(batch_size) {
             let labels: Vec<usize> = batch.iter().map(|&i| task.examples.labels[i]).collect();
-            let images: Vec<&Pixels> = batch.iter().map(|&i| &pixels[i]).collect();
-            let loss = training.update(&images, &labels, &task.class_embeddings)?;
+            let loss = training.update(batch, &pixels, &labels, &task.class_embeddings)?;
             progress(TrainingEvent::Updated {
                 done: training.done as u64,
                 total: options.updates as u64,
@@ -115,6 +113,24 @@ fn learn(
     Ok(Learned {
         weights: training.weights()?,
         ..Learned::new(CLIP_LORA.name, LearnedClasses::Templates)
+    })
+}
+
+/// The pixels of an image by its index: decoded once if those of all images take at most `most` bytes.
+fn pixels_of<'a>(
+    images: &'a [LabelledImage],
+    preprocessing: &'a PreprocessConfig,
+    most: usize,
+) -> Result<impl Fn(&usize) -> Result<Pixels> + Sync + 'a> {
+    let decode = |image: &LabelledImage| Ok(preprocess(preprocessing, &image.decode()?)?);
+    let side = preprocessing.size as usize;
+    let kept: Vec<Pixels> = match images.len().saturating_mul(side * side * 3) <= most {
+        true => images.par_iter().map(decode).collect::<Result<_>>()?,
+        false => vec![],
+    };
+    Ok(move |image: &usize| match kept.get(*image) {
+        Some(pixels) => Ok(pixels.clone()),
+        None => decode(&images[*image]),
     })
 }
 
@@ -199,7 +215,7 @@ impl LoraTraining {
             ImageEncoderConfig::VisionTransformer { width, .. } => width,
             _ => 0,
         };
-        let (rank, layers) = (options.rank, config.image.layers().min(LAYERS));
+        let (rank, layers) = (options.rank, config.image.layers().min(CLIP_LORA_LAYERS));
         let mut parameters = vec![];
         for (layer, part) in (0..layers).flat_map(|layer| (0..3).map(move |part| (layer, part))) {
             let halves = [
@@ -251,13 +267,15 @@ impl LoraTraining {
         })
     }
 
-    /// One update on a batch, for class embeddings [C, D], L2-normalised. Returns the mean cross-entropy before it.
+    /// One update on a batch of images, whose `pixels` are asked for when they are needed, for class embeddings [C, D],
+    /// L2-normalised. Returns the mean cross-entropy before it.
     ///
     /// # Errors
-    /// [`Error::Config`] for no images or a label out of range; [`Error::Diverged`].
-    pub fn update(
+    /// [`Error::Config`] for no images or a label out of range; [`Error::Diverged`]; those of `pixels`.
+    pub fn update<I: Sync>(
         &mut self,
-        images: &[&Pixels],
+        images: &[I],
+        pixels: impl Fn(&I) -> Result<Pixels> + Sync,
         labels: &[usize],
         class_embeddings: &[f32],
     ) -> Result<f32> {
@@ -276,7 +294,7 @@ impl LoraTraining {
         let parts: Vec<(f32, Vec<Option<Vec<f32>>>)> = (images.par_chunks(CHUNK))
             .zip(labels.par_chunks(CHUNK))
             .map(|(images, labels)| {
-                let images: Vec<Pixels> = images.iter().map(|&image| image.clone()).collect();
+                let images: Vec<Pixels> = images.iter().map(&pixels).collect::<Result<_>>()?;
                 let embeddings = normalise(&encode_images(&encoder, &self.config, &images)?)?;
                 let logits = embeddings
                     .matmul(&texts)?
@@ -361,4 +379,37 @@ impl LoraTraining {
 /// The matrix of queries, keys and values of a block.
 fn in_proj(layer: usize) -> String {
     format!("visual.transformer.resblocks.{layer}.attn.in_proj_weight")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        dataset::ImageSource,
+        shapes::{Split, Style},
+    };
+
+    /// If this fails, what is learned depends on whether the images fit into memory.
+    #[test]
+    fn images_that_are_not_kept_are_decoded_again() {
+        let images: Vec<LabelledImage> = (0..3)
+            .map(|index| LabelledImage {
+                source: ImageSource::Shapes {
+                    split: Split::Seen,
+                    seed: 1,
+                    index,
+                    style: Style::Filled,
+                },
+                label: 0,
+            })
+            .collect();
+        let preprocessing = PreprocessConfig::openai(32);
+        let pixels = |most| {
+            let pixels = pixels_of(&images, &preprocessing, most).unwrap();
+            [0, 1, 2].map(|image| pixels(&image).unwrap().data)
+        };
+        let all = 3 * 32 * 32 * 3;
+        assert_eq!(pixels(all), pixels(all - 1));
+        assert_ne!(pixels(0)[0], pixels(0)[1]);
+    }
 }

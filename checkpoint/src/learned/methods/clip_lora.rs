@@ -7,6 +7,9 @@ use super::super::method::{
 };
 use crate::Error;
 
+/// Blocks of the image encoder that the method changes at most: "all" of the reference is 21 of ViT-L/14's 24.
+pub const LAYERS: usize = 21;
+
 const DOWN: &[&[&str]] = &[&["rank", "_"]];
 const UP: &[&[&str]] = &[&["_", "rank"]];
 const FIRST: &str = "weights.layer_*.q_proj.w_lora_A";
@@ -175,9 +178,8 @@ fn blocks(tensors: &LearnedTensors, clip: &ClipConfig) -> Result<Vec<String>, Er
     }
     if with_image {
         let mut image = chosen("visual.", clip.image.layers());
-        // "all" of the reference is 21 layers of ViT-L/14's 24.
         if position == "all" {
-            image.truncate(21);
+            image.truncate(LAYERS);
         }
         blocks.extend(image);
     }
