@@ -26,12 +26,14 @@ pub(crate) const SCALAR: Kernels = Kernels {
     half: None,
 };
 
-/// The size of a tile: [`crate::simd::Simd::ROWS`], `COLUMNS` and `DEPTH`.
+/// A tile: its size is [`crate::simd::Simd::ROWS`], `COLUMNS` and `DEPTH`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     pub(crate) rows: usize,
     pub(crate) columns: usize,
     pub(crate) depth: usize,
+    /// [`crate::simd::Simd::IN_PLACE`]
+    pub(crate) in_place: bool,
 }
 
 /// The f32 kernels of a SIMD variant. They run on the calling thread; the caller splits the work.
@@ -102,10 +104,18 @@ pub(crate) trait F16Kernels: Debug + Send + Sync {
     unsafe fn group(&self, group: &F16Group, sums: &mut [f32]);
 }
 
+/// Rows that panels are multiplied by.
+#[derive(Clone, Copy)]
+pub(crate) enum GroupRows<'a> {
+    /// In blocks of k, as by [`crate::linear::pack::pack_rows`].
+    Packed(&'a [f32]),
+    /// Of `depth` values.
+    InPlace(StridedRows<'a>),
+}
+
 /// Panels that are computed together.
 pub(crate) struct LinearGroup<'a> {
-    /// Packed rows, in blocks of k, as by [`crate::linear::pack::pack_rows`].
-    pub(crate) x: &'a [f32],
+    pub(crate) x: GroupRows<'a>,
     /// Rows of x.
     pub(crate) rows: usize,
     /// k rounded up to a multiple of 4.

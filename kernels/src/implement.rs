@@ -23,6 +23,7 @@ impl<S: Simd> FloatKernels for S {
             rows: S::ROWS,
             columns: S::COLUMNS,
             depth: S::DEPTH,
+            in_place: S::IN_PLACE,
         }
     }
 

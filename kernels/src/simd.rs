@@ -50,6 +50,8 @@ pub(crate) trait Simd: InstructionSet {
     /// Steps of k between a load and a store of the sums, a multiple of 4: a panel's block of `DEPTH * COLUMNS` values and a
     /// rows' block of `ROWS * DEPTH` fit the first-level cache together.
     const DEPTH: usize;
+    /// Whether a tile reads rows where they are as fast as packed ones: not where an instruction loads two packed rows.
+    const IN_PLACE: bool;
 
     fn splat(self, x: f32) -> Self::V;
     fn add(self, a: Self::V, b: Self::V) -> Self::V;

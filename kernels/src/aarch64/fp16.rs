@@ -46,6 +46,7 @@ impl F16Kernels for Fp16 {
             rows: ROWS,
             columns: COLUMNS,
             depth: DEPTH,
+            in_place: false,
         }
     }
 

@@ -30,6 +30,7 @@ impl Simd for Neon {
     const ROWS: usize = 7;
     const COLUMNS: usize = 12;
     const DEPTH: usize = 256;
+    const IN_PLACE: bool = false;
 
     operations! {
         add(a, b) = vaddq_f32(a, b);

@@ -6,7 +6,7 @@ pub(crate) mod tile;
 
 use std::ops::Range;
 
-use crate::dispatch::{FloatKernels, Kernels, LinearGroup, Order, Residual};
+use crate::dispatch::{FloatKernels, GroupRows, Kernels, LinearGroup, Order, Residual};
 use crate::scratch::Aligned;
 use crate::select::kernels;
 use crate::threads::{self, Shared};
@@ -46,6 +46,11 @@ pub(crate) struct Panels {
 pub(crate) trait Rows: Sync {
     /// Packs columns of the `rows`, as [`pack_rows`]; `columns` starts at a multiple of 4.
     fn pack(&self, rows: Range<usize>, columns: Range<usize>, most: usize, to: &mut [f32]);
+
+    /// From row `first` on, if they are in memory as they are.
+    fn in_place(&self, _first: usize) -> Option<StridedRows<'_>> {
+        None
+    }
 }
 
 impl Rows for StridedRows<'_> {
@@ -56,6 +61,13 @@ impl Rows for StridedRows<'_> {
         };
         pack_rows(from, rows.len(), columns, most, to);
     }
+
+    fn in_place(&self, first: usize) -> Option<StridedRows<'_>> {
+        Some(StridedRows {
+            data: &self.data[first * self.stride..],
+            ..*self
+        })
+    }
 }
 
 /// Most bytes of weights that several blocks of rows share in the cache: then threads compute blocks, each all columns.
@@ -63,6 +75,12 @@ const MOST_SHARED: usize = 1 << 20;
 
 /// Fewest rows of such a block.
 const FEWEST_ROWS: usize = 48;
+
+/// Most panels for which rows are not packed: packing costs as much for one as for many.
+const MOST_PANELS_IN_PLACE: usize = 24;
+
+/// Bytes of a way of the first-level cache: rows this far apart push each other out.
+const WAY: usize = 4096;
 
 impl PackedLinear {
     /// From weights [n, k], row-major, as in PyTorch's `nn.Linear`.
@@ -252,16 +270,11 @@ impl Panels {
         let size = panel_size(k, shape.columns);
         // SAFETY: each group writes columns of its own.
         let out = unsafe { Shared::at(out) };
-        scratch::with(rows * depth, |packed| {
-            threads::for_each_chunk(threads, packed, rows * shape.depth, |block, packed| {
-                let columns = block * shape.depth..k.min((block + 1) * shape.depth);
-                x.pack(range.clone(), columns, shape.rows, packed);
-            });
-            let packed = &*packed;
+        let multiply = |x: GroupRows| {
             for_each_group(threads, n, shape.columns, rows, |columns, sums| {
                 let Range { start, end } = columns.panels;
                 let group = LinearGroup {
-                    x: packed,
+                    x,
                     rows,
                     depth,
                     panels: &self.panels[start * size..end * size],
@@ -274,6 +287,21 @@ impl Panels {
                 // SAFETY: `out` has these rows, and the groups' columns do not overlap.
                 unsafe { self.vector.group(&group, sums) };
             });
+        };
+        if shape.in_place
+            && k == depth
+            && n <= MOST_PANELS_IN_PLACE * shape.columns
+            && let Some(x) = x.in_place(range.start)
+            && !(x.stride * size_of::<f32>()).is_multiple_of(WAY)
+        {
+            return multiply(GroupRows::InPlace(x));
+        }
+        scratch::with(rows * depth, |packed| {
+            threads::for_each_chunk(threads, packed, rows * shape.depth, |block, packed| {
+                let columns = block * shape.depth..k.min((block + 1) * shape.depth);
+                x.pack(range.clone(), columns, shape.rows, packed);
+            });
+            multiply(GroupRows::Packed(packed));
         });
     }
 }

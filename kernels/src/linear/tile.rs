@@ -2,7 +2,7 @@
 
 use super::pack::blocks;
 use crate::activation::{activated, by_activation};
-use crate::dispatch::{LinearGroup, Order, Residual};
+use crate::dispatch::{GroupRows, LinearGroup, Order, Residual};
 use crate::simd::{Simd, Tile, load_part, store_part};
 use crate::types::Nonlinearity;
 
@@ -136,7 +136,6 @@ unsafe fn group_with<S: Simd>(
     for start in (0..g.depth.max(1)).step_by(S::DEPTH) {
         let depth = S::DEPTH.min(g.depth - start);
         let last = start + depth == g.depth;
-        let x = &g.x[g.rows * start..][..g.rows * depth];
         for (p, panel) in g.panels.chunks_exact(panel_size).enumerate() {
             let block = &panel[(1 + start) * S::COLUMNS..][..depth * S::COLUMNS];
             // The tiles of this panel prefetch the next panel's block, a part each.
@@ -148,7 +147,6 @@ unsafe fn group_with<S: Simd>(
                     .wrapping_add((1 + start + depth) * S::COLUMNS);
             }
             for (row, rows) in blocks(g.rows, S::ROWS) {
-                let x = &x[row * depth..][..rows * depth];
                 // What no later block adds to stays in the first-level cache.
                 let at = if g.depth > S::DEPTH {
                     p * panel_sums + row * S::COLUMNS
@@ -157,7 +155,7 @@ unsafe fn group_with<S: Simd>(
                 };
                 let sums = &mut sums[at..][..rows * S::COLUMNS];
                 let tile = Tile {
-                    x: x.as_ptr(),
+                    x: std::ptr::null(),
                     x_stride: 0,
                     panel: block.as_ptr(),
                     depth,
@@ -167,8 +165,30 @@ unsafe fn group_with<S: Simd>(
                     next,
                     ahead,
                 };
-                // SAFETY: the slices are as long as the tile needs, and blocks() gives at most ROWS rows.
-                unsafe { simd.tile::<false>(rows, tile) };
+                match g.x {
+                    GroupRows::Packed(x) => {
+                        let x = &x[g.rows * start + row * depth..][..rows * depth];
+                        let x = x.as_ptr();
+                        // SAFETY: the slices are as long as the tile needs, and blocks() gives at most ROWS rows.
+                        unsafe { simd.tile::<false>(rows, Tile { x, ..tile }) };
+                    }
+                    GroupRows::InPlace(x) => {
+                        let part = &x.data[row * x.stride + start..];
+                        assert!(part.len() >= (rows - 1) * x.stride + depth);
+                        let (x, x_stride) = (part.as_ptr(), x.stride);
+                        // SAFETY: as above.
+                        unsafe {
+                            simd.tile::<true>(
+                                rows,
+                                Tile {
+                                    x,
+                                    x_stride,
+                                    ..tile
+                                },
+                            )
+                        };
+                    }
+                }
                 next = next.wrapping_add(depth / 4 * ahead * LINE);
                 if last {
                     let bias = &panel[..S::COLUMNS];

@@ -175,6 +175,32 @@ fn bit_identical_for_any_number_of_threads() {
     }
 }
 
+/// A layer with few columns may read rows where they are, one with many packs them.
+#[test]
+fn the_number_of_columns_does_not_change_a_column() {
+    for vector in vectors() {
+        for (m, k) in [(1, 4), (37, 64), (20, 600), (9, 1024), (5, 63)] {
+            let (few, many) = (vector.shape().columns, 2000);
+            let (x, weight) = (Values::new(3, m * k), Values::new(4, k * many));
+            let product = |n: usize| {
+                let layer =
+                    PackedLinear::pack(float(vector), k, n, None, |p, j| weight[p * many + j]);
+                let mut out = Values::new(5, m * n);
+                layer.apply(&x, m, Some(Activation::Gelu), None, &mut out);
+                out.to_vec()
+            };
+            let (all, first) = (product(many), product(few));
+            for i in 0..m {
+                assert_eq!(
+                    all[i * many..][..few],
+                    first[i * few..][..few],
+                    "[{m}, {k}], row {i}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn both_weight_orders_give_the_same_layer() {
     let (m, k, n) = (3, 45, 50);

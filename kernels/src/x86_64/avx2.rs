@@ -27,6 +27,7 @@ impl Simd for Avx2 {
     const ROWS: usize = 6;
     const COLUMNS: usize = 16;
     const DEPTH: usize = 256;
+    const IN_PLACE: bool = true;
 
     operations! {
         add(a, b) = _mm256_add_ps(a, b);

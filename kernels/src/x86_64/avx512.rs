@@ -25,6 +25,7 @@ impl Simd for Avx512 {
     const ROWS: usize = 14;
     const COLUMNS: usize = 32;
     const DEPTH: usize = 192;
+    const IN_PLACE: bool = true;
 
     operations! {
         add(a, b) = _mm512_add_ps(a, b);
