@@ -14,6 +14,7 @@ pub use crate::hang_up::ignores_hang_up;
 pub use crate::json::{FrameLine, ImageAnswer, LatencyMs, LessonLine, TopClass, top_classes};
 pub use crate::network::attributes;
 pub use crate::network::initializer::raw as raw_tensor;
+pub use crate::network::window::read as convolution_window;
 use crate::network::{GraphKind, ImageEncoder, check_model};
 pub use crate::network::{
     GraphValue, NetworkOperator, Observed, decode as decode_onnx, graph_values, nonlinearity,

@@ -1,10 +1,11 @@
 //! Reading and making single nodes.
 
-use pinhole::internal::attributes;
+use pinhole::internal::{attributes, convolution_window};
 use pinhole_bundle::dialect::{self, Op, Range};
+use pinhole_kernels::Window;
 use tract_onnx::pb::{AttributeProto, NodeProto, TensorProto, tensor_proto::DataType};
 
-use crate::graph::proto::node;
+use crate::graph::proto::{int, ints, node};
 
 /// The function `op` with the output of `node`; its parameters are among `attribute`.
 pub(super) fn replacement(
@@ -43,6 +44,28 @@ pub(super) fn axis(node: &NodeProto, default: i64, rank: usize) -> Option<usize>
         axis
     };
     usize::try_from(axis).ok().filter(|&a| a < rank)
+}
+
+/// The window and the groups of a convolution or a pool with this kernel; `None` for what the dialect's convolutions do not
+/// have.
+pub(super) fn window_of(node: &NodeProto, kernel: [i64; 2]) -> Option<(Window, i64)> {
+    let kernel = kernel.map(|side| usize::try_from(side).unwrap_or(0));
+    let window = convolution_window(node, kernel).ok()?;
+    Some((window, attributes::integer(node, "group", 1)))
+}
+
+/// The attributes of a convolution of the dialect.
+pub(super) fn window_attributes(window: &Window, group: i64) -> Vec<AttributeProto> {
+    let list = |name: &str, values: &[usize]| {
+        let values: Vec<i64> = values.iter().map(|&v| v as i64).collect();
+        ints(name, &values)
+    };
+    vec![
+        list("strides", &window.stride),
+        list("pads", &window.padding),
+        list("dilations", &window.dilation),
+        int("group", group),
+    ]
 }
 
 /// How a product's operand x is quantised.

@@ -46,6 +46,14 @@ pub(super) fn of_integer(name: &str, i: i64) -> AttributeProto {
 }
 
 #[cfg(test)]
+pub(super) fn of_integers(name: &str, ints: &[i64]) -> AttributeProto {
+    AttributeProto {
+        ints: ints.to_vec(),
+        ..of_type(name, AttributeType::Ints)
+    }
+}
+
+#[cfg(test)]
 pub(super) fn of_text(name: &str, s: &str) -> AttributeProto {
     AttributeProto {
         s: s.into(),

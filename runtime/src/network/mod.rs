@@ -8,6 +8,7 @@ mod operators;
 mod optimizer;
 mod sizes;
 mod structure;
+pub(crate) mod window;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};

@@ -4,10 +4,13 @@ use std::collections::HashMap;
 
 use pinhole::internal::attributes;
 use pinhole_bundle::dialect::{ChannelOrder, Convolution, Op, Storage};
+use pinhole_kernels::Window;
 use tract_onnx::pb::{NodeProto, TensorProto, tensor_proto::DataType};
 
 use crate::encoder_graph::graph::{EncoderGraph, is_standard};
-use crate::encoder_graph::node::{axis, float_tensor, int64_tensor, replacement};
+use crate::encoder_graph::node::{
+    axis, float_tensor, int64_tensor, replacement, window_attributes, window_of,
+};
 use crate::graph::functions::op_of;
 use crate::graph::proto::{int, ints, node};
 
@@ -41,9 +44,6 @@ const TO_CHANNELS_LAST: [i64; 4] = [0, 2, 3, 1];
 
 /// Most weights of average pooling, which the file does not hold: 7 x 7 for 2,048 channels are 100,352.
 const MOST_POOLING_WEIGHTS: usize = 1 << 18;
-/// Most side and stride of a kernel, and most padding and reach: see [`Convolution`].
-const MOST_SIDE: i64 = 64;
-const MOST_REACH: i64 = 128;
 
 impl EncoderGraph {
     /// Replaces convolutions and average pooling by functions with the channels last, and keeps the channels last in
@@ -178,7 +178,7 @@ impl Pass {
         let &[outputs, _, height, width] = &weight.dims[..] else {
             return false;
         };
-        let Some(window) = Window::of(node, [height, width]) else {
+        let Some((window, group)) = window_of(node, [height, width]) else {
             return false;
         };
         let bias = match rest.first().filter(|name| !name.is_empty()) {
@@ -192,7 +192,7 @@ impl Pass {
             return false;
         };
         let bias = float_tensor("", &[outputs], &bias);
-        let found = convolution(node, x, weight, bias, &window);
+        let found = convolution(node, x, weight, bias, &window, group);
         self.computed(graph, &node.output[0], found);
         true
     }
@@ -203,12 +203,12 @@ impl Pass {
         let &[height, width] = attributes::integers(node, "kernel_shape") else {
             return false;
         };
-        let Some(window) = Window::of(node, [height, width]) else {
+        let Some((window, _)) = window_of(node, [height, width]) else {
             return false;
         };
         // Values of padding would not count.
         let counted = attributes::integer(node, "count_include_pad", 0) != 0;
-        let padded = window.pads.iter().any(|&p| p > 0);
+        let padded = window.padding.iter().any(|&p| p > 0);
         if attributes::integer(node, "ceil_mode", 0) != 0 || padded && !counted {
             return false;
         }
@@ -216,7 +216,7 @@ impl Pass {
         let (Some(channels), Some(last)) = (channels, self.last.get(x).cloned()) else {
             return false;
         };
-        if [height, width] == [1, 1] && window.strides == [1, 1] && !padded {
+        if [height, width] == [1, 1] && window.stride == [1, 1] && !padded {
             self.last.insert(y.clone(), last.clone());
             self.nodes.push(transposed(&last, y, &TO_CHANNELS_FIRST));
             return true;
@@ -228,11 +228,7 @@ impl Pass {
         let dims = [channels as i64, 1, height, width];
         let weight = float_tensor("", &dims, &vec![1.0 / taps as f32; taps * channels]);
         let bias = float_tensor("", &dims[..1], &vec![0.0; channels]);
-        let window = Window {
-            group: channels as i64,
-            ..window
-        };
-        let found = convolution(node, last, weight, bias, &window);
+        let found = convolution(node, last, weight, bias, &window, channels as i64);
         self.computed(graph, y, found);
         true
     }
@@ -465,39 +461,6 @@ fn per_channel(dims: &[i64]) -> Option<&[i64]> {
     }
 }
 
-/// The attributes of a convolution or of average pooling.
-struct Window {
-    strides: Vec<i64>,
-    pads: Vec<i64>,
-    dilations: Vec<i64>,
-    group: i64,
-}
-
-impl Window {
-    /// `None` for what the function [`Op::Convolution`] does not have.
-    fn of(node: &NodeProto, kernel: [i64; 2]) -> Option<Self> {
-        let list = |name: &str, length: usize, default: i64| match attributes::find(node, name) {
-            None => Some(vec![default; length]),
-            Some(found) => Some(found.ints.clone()).filter(|ints| ints.len() == length),
-        };
-        let explicit = matches!(&*attributes::text(node, "auto_pad"), "" | "NOTSET");
-        let window = Window {
-            strides: list("strides", 2, 1)?,
-            pads: list("pads", 4, 0)?,
-            dilations: list("dilations", 2, 1)?,
-            group: attributes::integer(node, "group", 1),
-        };
-        let sides = kernel.iter().all(|side| (1..=MOST_SIDE).contains(side));
-        let strides = window.strides.iter().all(|s| (1..=MOST_SIDE).contains(s));
-        let pads = window.pads.iter().all(|p| (0..=MOST_REACH).contains(p));
-        let reaches = kernel
-            .iter()
-            .zip(&window.dilations)
-            .all(|(side, &d)| (1..=MOST_REACH).contains(&d) && (side - 1) * d <= MOST_REACH);
-        (explicit && sides && strides && pads && reaches).then_some(window)
-    }
-}
-
 /// The function with the output of `node`.
 fn convolution(
     node: &NodeProto,
@@ -505,15 +468,11 @@ fn convolution(
     weight: TensorProto,
     bias: TensorProto,
     window: &Window,
+    group: i64,
 ) -> NodeProto {
-    let attributes = vec![
-        attributes::of_tensor("weight", weight),
-        attributes::of_tensor("bias", bias),
-        ints("strides", &window.strides),
-        ints("pads", &window.pads),
-        ints("dilations", &window.dilations),
-        int("group", window.group),
-    ];
+    let mut attributes = window_attributes(window, group);
+    attributes.push(attributes::of_tensor("weight", weight));
+    attributes.push(attributes::of_tensor("bias", bias));
     let op = Op::Convolution(Convolution::plain(Storage::Float));
     replacement(node, op, vec![x], attributes)
 }

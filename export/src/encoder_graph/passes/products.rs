@@ -6,8 +6,9 @@ use pinhole_kernels::{PackedConvolution, PackedLinearAffine};
 use tract_onnx::pb::{AttributeProto, NodeProto, TensorProto, tensor_proto::DataType};
 
 use crate::encoder_graph::graph::{EncoderGraph, is_standard};
-use crate::encoder_graph::node::{InputQuantization, axis, float_tensor, int8_tensor, replacement};
-use crate::graph::proto::{int, ints};
+use crate::encoder_graph::node::{
+    InputQuantization, axis, float_tensor, int8_tensor, replacement, window_attributes, window_of,
+};
 
 /// The constant operand of a product.
 struct Weight {
@@ -552,44 +553,13 @@ fn convolution(
 /// The attributes of [`Op::AffineConvolution`] for a convolution with a weight of `dims`. `None` if the convolution does not
 /// have two axes, is padded automatically, or exceeds the operator's limits.
 fn window(node: &NodeProto, dims: &[i64]) -> Option<Vec<AttributeProto>> {
-    const MOST_SIDE: i64 = 64;
-    const MOST_REACH: i64 = 128;
     let &[outputs, inputs, height, width] = dims else {
         return None;
     };
-    let list = |name: &str, default: &[i64], most: i64| {
-        let found = match attributes::integers(node, name) {
-            [] => default,
-            found => found,
-        };
-        let valid =
-            found.len() == default.len() && found.iter().all(|v| (default[0]..=most).contains(v));
-        valid.then(|| found.to_vec())
-    };
-    let padding = attributes::text(node, "auto_pad");
-    let strides = list("strides", &[1, 1], MOST_SIDE)?;
-    let dilations = list("dilations", &[1, 1], MOST_REACH)?;
-    let pads = match &*padding {
-        "VALID" => vec![0; 4],
-        "" | "NOTSET" => list("pads", &[0; 4], MOST_REACH)?,
-        _ => return None,
-    };
-    let group = attributes::integer(node, "group", 1);
-    let near = |side: i64, dilation: i64| {
-        (1..=MOST_SIDE).contains(&side) && (side - 1) * dilation <= MOST_REACH
-    };
+    let (window, group) = window_of(node, [height, width])?;
     let under = inputs.checked_mul(height)?.checked_mul(width)?;
-    let usual = near(height, dilations[0])
-        && near(width, dilations[1])
-        && (1..=PackedConvolution::MOST_INPUTS as i64).contains(&under)
+    let usual = (1..=PackedConvolution::MOST_INPUTS as i64).contains(&under)
         && group > 0
         && outputs % group == 0;
-    usual.then(|| {
-        vec![
-            ints("strides", &strides),
-            ints("pads", &pads),
-            ints("dilations", &dilations),
-            int("group", group),
-        ]
-    })
+    usual.then(|| window_attributes(&window, group))
 }

@@ -12,10 +12,9 @@ use tract_onnx::tract_hir::internal::*;
 
 use super::linear::linear_shape;
 use super::operator::{Built, Compute, build, floats};
-use super::parameters::{folder, shape, tensor, weight};
+use super::parameters::{channels, folder, shape, tensor, weight};
 use super::weights::Packed;
-use super::window;
-use crate::network::initializer;
+use crate::network::{initializer, window};
 
 /// How x is quantised; `None` if that is computed at run time, as by DynamicQuantizeLinear.
 pub(super) fn affine_of(
@@ -176,8 +175,8 @@ pub(super) fn convolution(
     let &[outputs, group_inputs, height, width] = &operands.dims[..] else {
         bail!("weight: expected 4 dimensions, found {:?}", operands.dims);
     };
-    let window = window::read(node, [height, width])?;
-    let (inputs, groups) = window::channels(node, group_inputs, outputs)?;
+    let window = window::read(node, [height, width]).map_err(|e| format_err!("{e}"))?;
+    let (inputs, groups) = channels(node, group_inputs, outputs)?;
     let weights = ConvolutionWeights {
         values: &operands.weight,
         scales: &operands.scale,

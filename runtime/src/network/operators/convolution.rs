@@ -11,9 +11,8 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
 
 use super::operator::{Built, Compute, build, floats};
-use super::parameters::{folder, shape, tensor, weight};
-use super::window;
-use crate::network::initializer;
+use super::parameters::{channels, folder, shape, tensor, weight};
+use crate::network::{initializer, window};
 
 #[derive(Debug)]
 struct Convolution {
@@ -46,8 +45,8 @@ pub(super) fn convolution(
     let &[outputs, group_inputs, height, width] = &dims[..] else {
         bail!("weight: expected 4 dimensions, found {dims:?}");
     };
-    let window = window::read(node, [height, width])?;
-    let (inputs, groups) = window::channels(node, group_inputs, outputs)?;
+    let window = window::read(node, [height, width]).map_err(|e| format_err!("{e}"))?;
+    let (inputs, groups) = channels(node, group_inputs, outputs)?;
     let per_output = |name: &str| {
         let (values, found) = weight(context, node, name, 1)?;
         ensure!(

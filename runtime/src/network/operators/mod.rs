@@ -14,7 +14,6 @@ mod patch_embedding;
 mod quantized_linear;
 mod token_embedding;
 pub(super) mod weights;
-mod window;
 
 use std::sync::LazyLock;
 

@@ -95,3 +95,18 @@ pub(super) fn positive_float(node: &NodeProto, name: &str) -> TractResult<f32> {
 fn required<'a>(node: &'a NodeProto, name: &str) -> TractResult<&'a AttributeProto> {
     attributes::find(node, name).with_context(|| format!("{name}: missing"))
 }
+/// All input channels, and the groups, of a convolution with these inputs per group and these outputs.
+pub(super) fn channels(
+    node: &NodeProto,
+    group_inputs: usize,
+    outputs: usize,
+) -> TractResult<(usize, usize)> {
+    let groups = attributes::integer(node, "group", 0);
+    let groups = usize::try_from(groups).unwrap_or(0);
+    let inputs = group_inputs.checked_mul(groups).filter(|&i| i > 0);
+    let inputs = inputs.filter(|_| outputs.is_multiple_of(groups));
+    let inputs = inputs.with_context(|| {
+        format!("group: expected a divisor of {outputs} outputs, found {groups}")
+    })?;
+    Ok((inputs, groups))
+}
