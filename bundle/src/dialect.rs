@@ -4,6 +4,9 @@
 //! each as a FunctionProto with a body in standard operators, so that any runtime that expands functions can run the
 //! file. Pinhole's runtime maps each by name to one operator of its own.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use pinhole_model::Activation;
 
 /// The functions' operator domain.
@@ -400,7 +403,10 @@ impl Op {
 
     /// The function called `name`.
     pub fn named(name: &str) -> Option<Op> {
-        Op::all().find(|op| op.name() == name)
+        // There are a hundred, and every node of a graph is looked up several times.
+        static NAMED: LazyLock<HashMap<String, Op>> =
+            LazyLock::new(|| Op::all().map(|op| (op.name(), op)).collect());
+        NAMED.get(name).copied()
     }
 
     /// Its op_type.

@@ -8,6 +8,7 @@ use tract_onnx::pb::{
     tensor_proto::DataType, tensor_shape_proto, type_proto,
 };
 
+use super::budget::Budget;
 use super::initializer::{bytes_per_value, is_external};
 use super::sizes::{self, GraphValue};
 
@@ -85,7 +86,7 @@ pub(crate) fn model(
     )?;
     let version = (proto.opset_import.iter()).find(|o| o.domain == dialect::DOMAIN);
     tensors_and_order(graph, version.map_or(0, |o| o.version), kind, external)?;
-    sizes::check(graph, image_size)
+    sizes::check(graph, image_size, Budget::of(graph, external))
 }
 
 /// Shape and, of small constants, numbers of every value of `graph`, of another program, for an input of the shape `input`; there are no external
@@ -98,7 +99,7 @@ pub fn graph_values(
     input: &[usize],
 ) -> Result<HashMap<String, GraphValue>, String> {
     tensors_and_order(graph, 0, GraphKind::Imported, &|_| None)?;
-    sizes::graph_values(graph, input)
+    sizes::graph_values(graph, input, Budget::of(graph, &|_| None))
 }
 
 /// Checks every operator and every tensor, and that values are computed before they are used. `version` is that of the

@@ -2,6 +2,7 @@
 
 mod attach;
 pub mod attributes;
+mod budget;
 mod check;
 pub(crate) mod initializer;
 mod operators;
@@ -20,6 +21,7 @@ use tract_onnx::pb;
 use tract_onnx::tract_core::plan;
 use tract_onnx::tract_hir::internal::*;
 
+use budget::Budget;
 pub use check::graph_values;
 pub(crate) use check::{GraphKind, model as check_model};
 pub use operators::nonlinearity;
@@ -114,8 +116,10 @@ impl ImageEncoder {
         let mut proto = read(&path)?;
         let kind = GraphKind::Deployed;
         check::model(&proto, kind, external, image_size, embedding_size).map_err(fail)?;
+        let graph = proto.graph.as_ref();
+        let budget = graph.map_or_else(Budget::default, |graph| Budget::of(graph, external));
         attach::parameters(&mut proto, folder).map_err(fail)?;
-        let plan = catch_panic(|| build(&proto, folder, image_size, f16))
+        let plan = catch_panic(|| build(&proto, folder, image_size, f16, budget))
             .and_then(|plan| {
                 let output = plan.model().output_fact(0)?;
                 ensure!(
@@ -253,6 +257,7 @@ fn build(
     folder: &Path,
     image_size: usize,
     f16: bool,
+    budget: Budget,
 ) -> TractResult<Arc<TypedSimplePlan>> {
     let mut onnx = tract_onnx::onnx();
     operators::register(&mut onnx, f16);
@@ -265,7 +270,7 @@ fn build(
     let pixels = u8::fact([1, image_size, image_size, 3]);
     model.set_input_fact(0, pixels.into())?;
     let model = model.into_typed()?;
-    let mut model = optimizer::optimize(model, optimizer::MAX_TIME)?;
+    let mut model = optimizer::optimize(model, budget.comparisons())?;
     operator::share_outputs(&mut model);
     SimplePlan::new(model)
 }

@@ -20,12 +20,9 @@ use pinhole_bundle::dialect::{self, ChannelOrder};
 use tract_onnx::pb::{GraphProto, NodeProto, TensorProto};
 
 use super::attributes;
+use super::budget::{self, Budget};
 use known::Known;
 
-/// Nodes of a graph.
-const MAX_NODES: usize = 1 << 14;
-/// Nodes that depend on the image. ViT-L as PyTorch exports it has half. tract's time grows with their square.
-const MAX_COMPUTED_NODES: usize = 1 << 12;
 /// Values, beside weights and constants, that are needed at the same time: 256 MiB in f32. ViT-L at 336 pixels needs a
 /// tenth.
 const MAX_LIVE: u64 = 1 << 26;
@@ -423,8 +420,8 @@ fn constant(tensor: &TensorProto) -> Value {
 
 /// Checks the sizes of every value in `graph`, whose tensors and order have been checked, for one image of `image_size`
 /// pixels.
-pub(super) fn check(graph: &GraphProto, image_size: usize) -> Result<(), String> {
-    values(graph, &[1, image_size, image_size, 3]).map(drop)
+pub(super) fn check(graph: &GraphProto, image_size: usize, budget: Budget) -> Result<(), String> {
+    values(graph, &[1, image_size, image_size, 3], budget).map(drop)
 }
 
 /// What is known of a value of a graph before an image is.
@@ -440,8 +437,9 @@ pub struct GraphValue {
 pub(super) fn graph_values(
     graph: &GraphProto,
     input: &[usize],
+    budget: Budget,
 ) -> Result<HashMap<String, GraphValue>, String> {
-    let values = values(graph, input)?.into_iter();
+    let values = values(graph, input, budget)?.into_iter();
     let public = |(name, value): (&str, Value)| {
         let value = GraphValue {
             shape: value.shape,
@@ -453,13 +451,11 @@ pub(super) fn graph_values(
 }
 
 /// Every value of `graph` by name, for an input of the shape `input`.
-fn values<'a>(graph: &'a GraphProto, input: &[usize]) -> Result<HashMap<&'a str, Value>, String> {
-    if graph.node.len() > MAX_NODES {
-        let found = graph.node.len();
-        return Err(format!(
-            "graph: expected at most {MAX_NODES} nodes, found {found}"
-        ));
-    }
+fn values<'a>(
+    graph: &'a GraphProto,
+    input: &[usize],
+    budget: Budget,
+) -> Result<HashMap<&'a str, Value>, String> {
     let mut values: HashMap<&str, Value> = HashMap::new();
     let mut constants = 0;
     for tensor in &graph.initializer {
@@ -483,9 +479,10 @@ fn values<'a>(graph: &'a GraphProto, input: &[usize]) -> Result<HashMap<&'a str,
     let most_constant = MAX_CONSTANT + CONSTANT_RATIO * constants;
     let (mut live, mut computed, mut products) = (0, 0, 0);
     let (mut folded, mut folded_products) = (0, 0);
-    let mut computed_nodes = 0;
+    let (mut nodes, mut pairs, mut constant_nodes) = (0, 0, graph.initializer.len() as u64);
     for (i, proto) in graph.node.iter().enumerate() {
         let fail = |reason: String| format!("node {} ({}): {reason}", proto.name, proto.op_type);
+        budget::check_operands(proto).map_err(fail)?;
         let node = Node {
             proto,
             // An omitted input has no name, nor has an omitted output.
@@ -528,14 +525,15 @@ fn values<'a>(graph: &'a GraphProto, input: &[usize]) -> Result<HashMap<&'a str,
             (&mut folded, &mut folded_products)
         } else {
             live += sum;
-            computed_nodes += 1;
             (&mut computed, &mut products)
         };
-        if computed_nodes > MAX_COMPUTED_NODES {
-            return Err(fail(format!(
-                "expected at most {MAX_COMPUTED_NODES} nodes that depend on the image"
-            )));
+        if constant {
+            constant_nodes += 1;
+        } else {
+            nodes += budget::weight(proto);
+            pairs += budget::pairs(proto);
         }
+        budget.check(nodes, pairs, constant_nodes).map_err(fail)?;
         *sizes += sum;
         *multiplications += result.products;
         for (what, found, most) in [

@@ -8,6 +8,7 @@ use tract_onnx::pb::{
 
 use super::{check, values};
 use crate::network::attributes;
+use crate::network::budget::Budget;
 
 /// Pixels of the images.
 const SIDE: usize = 32;
@@ -55,6 +56,10 @@ fn weight(name: &str, dims: &[i64]) -> TensorProto {
         raw_data: vec![0; 4 * dims.iter().product::<i64>() as usize],
         ..Default::default()
     }
+}
+
+fn budget(graph: &GraphProto) -> Budget {
+    Budget::of(graph, &|_| None)
 }
 
 fn graph(initializer: Vec<TensorProto>, node: Vec<NodeProto>) -> GraphProto {
@@ -324,7 +329,7 @@ fn shapes_are_those_of_the_specification() {
     ] {
         let op = nodes.last().unwrap().op_type.clone();
         let graph = graph(lists.clone(), nodes);
-        let values = values(&graph, &[1, SIDE, SIDE, 3]).unwrap();
+        let values = values(&graph, &[1, SIDE, SIDE, 3], budget(&graph)).unwrap();
         assert_eq!(values["y"].shape, expected, "{op}");
     }
 }
@@ -509,14 +514,36 @@ fn attributes_that_tract_does_not_check_are_refused() {
         (outer, "at most 67108864 values, found 100000000"),
         (products, "multiplications of constants"),
         (rank, "expected at most 12 dimensions"),
-        (many.clone().collect(), "expected at most 16384 nodes"),
         (
-            many.take(5000).collect(),
-            "expected at most 4096 nodes that depend on the image",
+            many.collect(),
+            "expected at most 2048 nodes that depend on the image in a file of this size",
+        ),
+        (
+            (0..300)
+                .map(|i| node("LayerNormalization", &["pixels"], &format!("y{i}"), vec![]))
+                .collect(),
+            "expected at most 2048 nodes that depend on the image",
+        ),
+        (
+            (0..100)
+                .map(|i| node("Max", &["pixels"; 100], &format!("y{i}"), vec![]))
+                .collect(),
+            "expected at most 65536 pairs of inputs",
+        ),
+        (
+            (0..5000)
+                .map(|i| node("Shape", &["pixels"], &format!("y{i}"), vec![]))
+                .collect(),
+            "expected at most 4096 constants",
+        ),
+        (
+            one("Max", &["pixels"; 129], vec![]),
+            "expected at most 128 inputs, found 129",
         ),
     ] {
         let op = nodes.last().unwrap().op_type.clone();
-        let error = check(&graph(lists.clone(), nodes), SIDE).expect_err(&op);
+        let graph = graph(lists.clone(), nodes);
+        let error = check(&graph, SIDE, budget(&graph)).expect_err(&op);
         assert!(error.contains(expected), "{op}: {error}");
     }
     assert!(
@@ -548,7 +575,7 @@ fn constant_tokens_follow_those_that_are_kept() {
             weight("tokens", &[2, width]),
         ];
         let graph = graph(initializers, nodes);
-        values(&graph, &[1, SIDE, SIDE, 3]).map(|values| values["y"].shape.clone())
+        values(&graph, &[1, SIDE, SIDE, 3], budget(&graph)).map(|values| values["y"].shape.clone())
     };
     assert_eq!(sizes(1000, 3).unwrap(), [1, 1002, 3]);
     assert_eq!(sizes(1024, 3).unwrap(), [1, 1026, 3]);
