@@ -7,7 +7,9 @@ use pinhole_model::Activation;
 
 use crate::int8::pack::Layout;
 use crate::int8::taps::CHANNELS;
+use crate::resample::{FilteredLines, LINES, LineFilter};
 use crate::types::{Affine, AttentionStages, Nonlinearity, StridedRows, Window};
+use crate::yuv::YuvMatrix;
 
 /// A variant: its name, and the kernels for f32, 8-bit integers and f16. Without kernels the scalar reference runs.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +39,7 @@ pub(crate) struct Shape {
 }
 
 /// The f32 kernels of a SIMD variant. They run on the calling thread; the caller splits the work.
-pub(crate) trait FloatKernels: Debug + Send + Sync {
+pub(crate) trait FloatKernels: PixelKernels {
     fn name(&self) -> &'static str;
     fn shape(&self) -> Shape;
     /// # Safety
@@ -71,6 +73,27 @@ pub(crate) trait FloatKernels: Debug + Send + Sync {
     /// [`crate::activation::exp2`] of each value.
     #[cfg(test)]
     fn exp2(&self, x: &mut [f32]);
+}
+
+/// The kernels for images of a SIMD variant, on the calling thread. All equal the reference bit for bit.
+pub(crate) trait PixelKernels: Debug + Send + Sync {
+    /// As [`crate::filter_lines`].
+    fn filter_lines(
+        &self,
+        lines: &[&[u8]; LINES],
+        first: usize,
+        filter: &LineFilter,
+        strip: Range<usize>,
+        out: &mut FilteredLines,
+    );
+    /// As [`crate::add_lines`].
+    fn add_lines(&self, sums: &mut [i32], lines: &FilteredLines, weights: &[i32; LINES]);
+    /// As [`crate::mix_rows`].
+    fn mix_rows(&self, near: &[u8], far: &[u8], sums: &mut [u16]);
+    /// As [`crate::double_row`].
+    fn double_row(&self, sums: &[u16], biases: [u16; 2], shift: u32, pixels: &mut [u8]);
+    /// As [`crate::yuv_to_rgb`].
+    fn yuv_to_rgb(&self, matrix: &YuvMatrix, luma: &[u8], cb: &[u8], cr: &[u8], rgb: &mut [u8]);
 }
 
 /// The 8-bit integer kernels of a SIMD variant, on the calling thread.

@@ -1,17 +1,23 @@
 //! Implements the kernels of `dispatch.rs` for every instruction set, from code that is generic over its operations.
 
+use std::ops::Range;
+
 use crate::dispatch::{
     AttentionHead, DepthwiseBlock, FloatDepthwiseBlock, FloatKernels, Int8Group, Int8Kernels,
-    LinearGroup, Shape,
+    LinearGroup, PixelKernels, Shape,
 };
 use crate::int8::depthwise::Memory;
 use crate::int8::group::Int8Simd;
 use crate::int8::pack::Layout;
+use crate::resample::{FilteredLines, LINES, LineFilter};
 use crate::simd::Simd;
 #[cfg(test)]
 use crate::simd::map_in_place;
 use crate::types::{Affine, Nonlinearity};
-use crate::{activation, affine, attention, float_depthwise, int8, linear, norm, quantize};
+use crate::yuv::YuvMatrix;
+use crate::{
+    activation, affine, attention, float_depthwise, int8, linear, norm, quantize, resample, yuv,
+};
 
 impl<S: Simd> FloatKernels for S {
     fn name(&self) -> &'static str {
@@ -123,6 +129,52 @@ impl<S: Simd> FloatKernels for S {
                     |v| activation::exp2(simd, v),
                 )
             },
+        );
+    }
+}
+
+impl<S: Simd> PixelKernels for S {
+    fn filter_lines(
+        &self,
+        lines: &[&[u8]; LINES],
+        first: usize,
+        filter: &LineFilter,
+        strip: Range<usize>,
+        out: &mut FilteredLines,
+    ) {
+        resample::Memory::with(strip.len(), |memory| {
+            self.enter(
+                #[inline(always)]
+                |simd| resample::filter_lines(simd, lines, first, filter, strip, memory, out),
+            );
+        });
+    }
+
+    fn add_lines(&self, sums: &mut [i32], lines: &FilteredLines, weights: &[i32; LINES]) {
+        self.enter(
+            #[inline(always)]
+            |_| resample::add_lines(sums, lines, weights),
+        );
+    }
+
+    fn mix_rows(&self, near: &[u8], far: &[u8], sums: &mut [u16]) {
+        self.enter(
+            #[inline(always)]
+            |_| yuv::mix_rows(near, far, sums),
+        );
+    }
+
+    fn double_row(&self, sums: &[u16], biases: [u16; 2], shift: u32, pixels: &mut [u8]) {
+        self.enter(
+            #[inline(always)]
+            |_| yuv::double_row(sums, biases, shift, pixels),
+        );
+    }
+
+    fn yuv_to_rgb(&self, matrix: &YuvMatrix, luma: &[u8], cb: &[u8], cr: &[u8], rgb: &mut [u8]) {
+        self.enter(
+            #[inline(always)]
+            |simd| yuv::to_rgb(simd, matrix, luma, cb, cr, rgb),
         );
     }
 }

@@ -1,4 +1,5 @@
-//! CPU kernels for CLIP's encoders: linear layers, attention, layer norm, activation functions, quantisation.
+//! CPU kernels for CLIP's encoders (linear layers, attention, layer norm, activation functions, quantisation) and for the
+//! images that they see (resampling, luma and chroma to RGB).
 //!
 //! `reference.rs` has one scalar function per operation, which defines its result. The SIMD variants equal it bit for bit
 //! in integer arithmetic and within the bounds that the tests state in floating point. [`available`] lists the variants.
@@ -37,6 +38,7 @@ mod patch;
 mod pointwise;
 mod quantize;
 mod reference;
+mod resample;
 mod scratch;
 mod select;
 mod simd;
@@ -47,6 +49,7 @@ mod transpose;
 mod types;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
+mod yuv;
 
 pub use convolution::PackedConvolution;
 pub use float_convolution::PackedFloatConvolution;
@@ -57,12 +60,14 @@ pub use linear::layer::{Packed, Weights};
 pub use linear::{F32, PackedLinear};
 pub use patch::{patch_embedding, patch_embedding_f16, patch_embedding_int8};
 use pinhole_model::Activation;
+pub use resample::{FilteredLines, HALF, LINES, LineFilter, PRECISION_BITS, STRIP, clip};
 use select::kernels;
 pub use select::{Error, available, check, chosen, chosen_f32, compiled, f16_arithmetic};
 pub use types::{
     Affine, AttentionStages, ConvolutionWeights, FloatConvolutionWeights, ImageLayout,
     Nonlinearity, Pointwise, Prologue, StridedRows, Window,
 };
+pub use yuv::{Factor, YuvMatrix};
 
 /// Applies `activation` to each value of x, in place.
 pub fn activate(x: &mut [f32], activation: Activation) {
@@ -224,4 +229,91 @@ fn check_attention(
 /// once per image.
 pub fn l2_normalize(x: &mut [f32]) {
     reference::l2_normalize(x);
+}
+
+/// The first pass of a resize: the pixels `strip`, at most [`STRIP`], of each line by `filter`, rounded and clamped to 8 bits.
+///
+/// A line's values are u8 [pixel, 3], from pixel `first` of the source on and up to the last one that the strip is computed
+/// from. All variants are bit-identical.
+pub fn filter_lines(
+    lines: &[&[u8]; LINES],
+    first: usize,
+    filter: &LineFilter,
+    strip: std::ops::Range<usize>,
+    out: &mut FilteredLines,
+) {
+    assert!(
+        strip.len() <= STRIP,
+        "strip: expected at most {STRIP} pixels, found {}",
+        strip.len()
+    );
+    let source = filter.source(strip.clone());
+    assert!(
+        source.start >= first || source.is_empty(),
+        "first: expected at most {}, found {first}",
+        source.start
+    );
+    let least = (source.end.max(first) - first) * 3;
+    for line in lines {
+        assert!(
+            line.len() >= least,
+            "lines: expected at least {least} bytes each, found {}",
+            line.len()
+        );
+    }
+    match kernels().float {
+        None => reference::filter_lines(lines, first, filter, strip, out),
+        Some(vector) => vector.filter_lines(lines, first, filter, strip, out),
+    }
+}
+
+/// The second pass of a resize: adds the sum of the lines times their weights to `sums`, [pixel, 3]. Sums wrap around.
+pub fn add_lines(sums: &mut [i32], lines: &FilteredLines, weights: &[i32; LINES]) {
+    assert!(
+        sums.len() <= STRIP * 3,
+        "sums: expected at most {} values, found {}",
+        STRIP * 3,
+        sums.len()
+    );
+    match kernels().float {
+        None => resample::add_lines(sums, lines, weights),
+        Some(vector) => vector.add_lines(sums, lines, weights),
+    }
+}
+
+/// libjpeg's h2v2 "fancy upsampling" down (jdsample.c): sums = 3 near + far.
+pub fn mix_rows(near: &[u8], far: &[u8], sums: &mut [u16]) {
+    assert_eq!(near.len(), sums.len(), "near: one value per sum");
+    assert_eq!(far.len(), sums.len(), "far: one value per sum");
+    match kernels().float {
+        None => yuv::mix_rows(near, far, sums),
+        Some(vector) => vector.mix_rows(near, far, sums),
+    }
+}
+
+/// libjpeg's "fancy upsampling" across: of each of `sums` but the first and the last, pixels 2i and 2i + 1 are
+/// (3 sum + previous + biases\[0\]) >> shift and (3 sum + next + biases\[1\]) >> shift.
+pub fn double_row(sums: &[u16], biases: [u16; 2], shift: u32, pixels: &mut [u8]) {
+    assert!(
+        sums.len() >= 2 && pixels.len() == (sums.len() - 2) * 2,
+        "pixels: expected two per sum but the first and the last, found {} of {} sums",
+        pixels.len(),
+        sums.len()
+    );
+    assert!(shift < 16, "shift: expected less than 16, found {shift}");
+    match kernels().float {
+        None => yuv::double_row(sums, biases, shift, pixels),
+        Some(vector) => vector.double_row(sums, biases, shift, pixels),
+    }
+}
+
+/// A row of pixels to rgb [pixels, 3].
+pub fn yuv_to_rgb(matrix: &YuvMatrix, luma: &[u8], cb: &[u8], cr: &[u8], rgb: &mut [u8]) {
+    assert_eq!(cb.len(), luma.len(), "cb: one value per pixel");
+    assert_eq!(cr.len(), luma.len(), "cr: one value per pixel");
+    assert_eq!(rgb.len(), luma.len() * 3, "rgb: three values per pixel");
+    match kernels().float {
+        None => reference::yuv_to_rgb(matrix, luma, cb, cr, rgb),
+        Some(vector) => vector.yuv_to_rgb(matrix, luma, cb, cr, rgb),
+    }
 }

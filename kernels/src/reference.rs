@@ -1,9 +1,13 @@
 //! The scalar reference: it defines every result. The SIMD variants agree with it within the bounds that the tests state.
 
+use std::ops::Range;
+
+use crate::resample::{FilteredLines, LINES, LineFilter, PRECISION_BITS};
 use crate::types::{
     Affine, AttentionStages, ConvolutionWeights, FloatConvolutionWeights, Nonlinearity, Pointwise,
     StridedRows, Window,
 };
+use crate::yuv::YuvMatrix;
 use pinhole_model::Activation;
 
 /// out [m, n] = activation(x [m, k] · weight [k, n] + bias [n]) + residual [m, n]
@@ -549,4 +553,37 @@ pub(crate) fn softmax(x: &mut [f32]) {
 pub(crate) fn l2_normalize(x: &mut [f32]) {
     let norm = x.iter().map(|v| v * v).sum::<f32>().sqrt();
     x.iter_mut().for_each(|v| *v /= norm);
+}
+
+/// The pixels `strip` of each line, whose values are u8 [pixel, 3] from pixel `first` on, into out [line, (pixel, channel)]:
+/// the sum of source pixels times weights, rounded and clamped to 8 bits.
+pub(crate) fn filter_lines(
+    lines: &[&[u8]; LINES],
+    first: usize,
+    filter: &LineFilter,
+    strip: Range<usize>,
+    out: &mut FilteredLines,
+) {
+    for (line, out) in lines.iter().zip(out) {
+        for (x, out) in strip.clone().zip(out.as_chunks_mut::<3>().0) {
+            let source = &line[(filter.ranges()[x].start - first) * 3..];
+            for (channel, out) in out.iter_mut().enumerate() {
+                let values = source[channel..].iter().step_by(3);
+                let products = values
+                    .zip(filter.weights(x))
+                    .map(|(value, weight)| i32::from(*value) * weight);
+                let half = 1 << (PRECISION_BITS - 1);
+                let sum = products.sum::<i32>() + half;
+                *out = (sum >> PRECISION_BITS).clamp(0, 255);
+            }
+        }
+    }
+}
+
+/// A row of pixels to rgb [pixels, 3].
+pub(crate) fn yuv_to_rgb(matrix: &YuvMatrix, luma: &[u8], cb: &[u8], cr: &[u8], rgb: &mut [u8]) {
+    let samples = luma.iter().zip(cb.iter().zip(cr));
+    for (pixel, (luma, (cb, cr))) in rgb.as_chunks_mut::<3>().0.iter_mut().zip(samples) {
+        *pixel = matrix.rgb(*luma, *cb, *cr);
+    }
 }

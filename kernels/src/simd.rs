@@ -106,6 +106,11 @@ pub(crate) trait Simd: InstructionSet {
     /// # Safety
     /// `to` points to 4 * [`Simd::LANES`] writable values.
     unsafe fn store_u8(self, v: [Self::V; 4], to: *mut u8);
+    /// Writes the first byte of each of `planes`, then the second of each, and so on.
+    ///
+    /// # Safety
+    /// `to` points to 48 writable bytes.
+    unsafe fn store_rgb(self, planes: [&[u8; 16]; 3], to: *mut u8);
     /// # Safety
     /// `from` points to 4 readable values, which stay readable and unchanged while the quad is used.
     unsafe fn quad(self, from: *const f32) -> Self::Quad;

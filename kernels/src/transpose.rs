@@ -1,4 +1,4 @@
-//! Transposes 4 x 4 words and interleaves bytes, for packing rows into columns.
+//! Transposes words and bytes and interleaves bytes, for packing rows into columns.
 
 /// A word of a register.
 ///
@@ -100,4 +100,92 @@ pub(crate) fn interleaved(rows: [[u8; 16]; 4]) -> [u8; 64] {
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) fn interleaved(rows: [[u8; 16]; 4]) -> [u8; 64] {
     std::array::from_fn(|i| rows[i % 4][i / 4])
+}
+
+/// The transpose of `rows`.
+#[inline(always)]
+pub(crate) fn transposed_bytes(rows: &[[u8; 16]; 16]) -> [[u8; 16]; 16] {
+    let mut registers = [bytes::load(rows[0]); 16];
+    for (register, row) in registers.iter_mut().zip(rows).skip(1) {
+        *register = bytes::load(*row);
+    }
+    // Interleaving the first half of all bytes with the second rotates the bits of their indices by one.
+    for _ in 0..4 {
+        let halves = registers;
+        for i in 0..8 {
+            [registers[2 * i], registers[2 * i + 1]] = bytes::zip(halves[i], halves[i + 8]);
+        }
+    }
+    let mut columns = [[0; 16]; 16];
+    for (column, register) in columns.iter_mut().zip(registers) {
+        *column = bytes::store(register);
+    }
+    columns
+}
+
+/// Registers of 16 bytes.
+#[cfg(target_arch = "x86_64")]
+mod bytes {
+    use std::arch::x86_64::*;
+
+    #[inline(always)]
+    pub(super) fn load(bytes: [u8; 16]) -> __m128i {
+        // SAFETY: 16 bytes and a register convert into each other.
+        unsafe { std::mem::transmute(bytes) }
+    }
+
+    #[inline(always)]
+    pub(super) fn store(register: __m128i) -> [u8; 16] {
+        // SAFETY: 16 bytes and a register convert into each other.
+        unsafe { std::mem::transmute(register) }
+    }
+
+    /// The bytes of `a` and `b` in turns.
+    #[inline(always)]
+    pub(super) fn zip(a: __m128i, b: __m128i) -> [__m128i; 2] {
+        // SAFETY: every x86-64 has SSE2.
+        unsafe { [_mm_unpacklo_epi8(a, b), _mm_unpackhi_epi8(a, b)] }
+    }
+}
+
+/// Registers of 16 bytes.
+#[cfg(target_arch = "aarch64")]
+mod bytes {
+    use std::arch::aarch64::*;
+
+    #[inline(always)]
+    pub(super) fn load(bytes: [u8; 16]) -> uint8x16_t {
+        // SAFETY: 16 bytes and a register convert into each other.
+        unsafe { std::mem::transmute(bytes) }
+    }
+
+    #[inline(always)]
+    pub(super) fn store(register: uint8x16_t) -> [u8; 16] {
+        // SAFETY: 16 bytes and a register convert into each other.
+        unsafe { std::mem::transmute(register) }
+    }
+
+    /// The bytes of `a` and `b` in turns.
+    #[inline(always)]
+    pub(super) fn zip(a: uint8x16_t, b: uint8x16_t) -> [uint8x16_t; 2] {
+        // SAFETY: every aarch64 has NEON.
+        unsafe { [vzip1q_u8(a, b), vzip2q_u8(a, b)] }
+    }
+}
+
+/// 16 bytes.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod bytes {
+    pub(super) fn load(bytes: [u8; 16]) -> [u8; 16] {
+        bytes
+    }
+
+    pub(super) fn store(bytes: [u8; 16]) -> [u8; 16] {
+        bytes
+    }
+
+    /// The bytes of `a` and `b` in turns.
+    pub(super) fn zip(a: [u8; 16], b: [u8; 16]) -> [[u8; 16]; 2] {
+        [0, 8].map(|from| std::array::from_fn(|i| [a, b][i % 2][from + i / 2]))
+    }
 }

@@ -1,9 +1,11 @@
 //! Resize and crop by a [`PreprocessConfig`].
 
+use std::ops::Range;
+
 use pinhole_model::{CropRounding, PreprocessConfig, Resize};
 
-use crate::resize::{Axis, Resampler, Window};
-use crate::{Error, ImageView, Pixels};
+use crate::resize::{Axis, Resampler, Source, Window};
+use crate::{Error, ImageView, Pixels, RgbView, YuvView};
 
 /// Longest accepted side in pixels. The resampling weights need memory in proportion to the sides, which the decoder's
 /// pixel limit does not bound.
@@ -37,21 +39,11 @@ pub fn preprocess<'a>(
     let side = config.size as usize;
     let resampler = Resampler::new(config.filter, &across, &down);
     let inside = match image {
-        ImageView::Rgb(view) => resampler.run(Window {
-            columns_from: 0,
-            rows_from: 0,
-            stride: view.stride,
-            data: view.data,
+        ImageView::Rgb(mut view) => resampler.run(&mut view),
+        ImageView::Yuv(view) => resampler.run(&mut Converted {
+            view,
+            rgb: Vec::new(),
         }),
-        ImageView::Yuv(view) => {
-            let (columns, rows) = resampler.source();
-            resampler.run(Window {
-                columns_from: columns.start,
-                rows_from: rows.start,
-                stride: columns.len() * 3,
-                data: &view.window(columns, rows),
-            })
-        }
     };
     if across.len == side && down.len == side {
         return Ok(Pixels {
@@ -73,6 +65,33 @@ pub fn preprocess<'a>(
         size: config.size,
         data,
     })
+}
+
+impl Source for RgbView<'_> {
+    fn window(&mut self, columns: Range<usize>, rows: Range<usize>) -> Window<'_> {
+        Window {
+            stride: self.stride,
+            data: &self.data[rows.start * self.stride + columns.start * 3..],
+        }
+    }
+}
+
+/// Pixels that are converted to RGB where they are read.
+struct Converted<'a> {
+    view: YuvView<'a>,
+    rgb: Vec<u8>,
+}
+
+impl Source for Converted<'_> {
+    fn window(&mut self, columns: Range<usize>, rows: Range<usize>) -> Window<'_> {
+        self.rgb.resize(columns.len() * rows.len() * 3, 0);
+        let stride = columns.len() * 3;
+        self.view.convert(columns, rows, &mut self.rgb);
+        Window {
+            stride,
+            data: &self.rgb,
+        }
+    }
 }
 
 /// The horizontal and the vertical [`Axis`].

@@ -169,20 +169,25 @@ impl ImageView<'_> {
                 let rows = rows.flat_map(|row| &row[..tight(width)]);
                 rows.copied().collect()
             }
-            Self::Yuv(view) => view.window(0..view.columns.len(), 0..view.rows.len()),
+            Self::Yuv(view) => {
+                let mut rgb = vec![0; view.columns.len() * view.rows.len() * 3];
+                view.convert(0..view.columns.len(), 0..view.rows.len(), &mut rgb);
+                rgb
+            }
         };
         RgbImage::new(width, height, data)
     }
 }
 
 impl YuvView<'_> {
-    /// These columns of these rows in RGB, counted from the top left corner of the view.
-    pub(crate) fn window(&self, columns: Range<usize>, rows: Range<usize>) -> Vec<u8> {
+    /// These columns of these rows to `rgb` [rows, columns, 3], counted from the top left corner of the view.
+    pub(crate) fn convert(&self, columns: Range<usize>, rows: Range<usize>, rgb: &mut [u8]) {
         let from = |range: Range<usize>, start| range.start + start..range.end + start;
-        self.image.window(
+        self.image.convert(
             from(columns, self.columns.start),
             from(rows, self.rows.start),
-        )
+            rgb,
+        );
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use pinhole_kernels::{Factor, YuvMatrix, double_row, mix_rows, yuv_to_rgb};
+
 use crate::{Error, RgbImage};
 
 /// An image of luma and chroma samples of 8 bits, as a decoder or a camera delivers it.
@@ -268,25 +270,32 @@ impl YuvImage {
 
     /// The whole image in RGB.
     pub fn to_rgb(&self) -> RgbImage {
+        let (width, height) = (self.width as usize, self.height as usize);
+        let mut data = vec![0; width * height * 3];
+        self.convert(0..width, 0..height, &mut data);
         RgbImage {
             width: self.width,
             height: self.height,
-            data: self.window(0..self.width as usize, 0..self.height as usize),
+            data,
         }
     }
 
-    /// These columns of these rows in RGB, u8 [rows, columns, 3]; they are inside of the image.
-    pub(crate) fn window(&self, columns: Range<usize>, rows: Range<usize>) -> Vec<u8> {
-        let conversion = Conversion::new(self.range);
-        let mut rgb = vec![0; rows.len() * columns.len() * 3];
+    /// These columns of these rows, which are inside of the image, to `rgb` [rows, columns, 3].
+    pub(crate) fn convert(&self, columns: Range<usize>, rows: Range<usize>, rgb: &mut [u8]) {
+        let matrix = match self.range {
+            YuvRange::Full => &FULL,
+            YuvRange::Limited => &LIMITED,
+        };
         if rgb.is_empty() {
-            return rgb;
+            return;
         }
         let mut luma_row = Row::default();
         match &self.samples {
             Samples::Grey(plane) => {
+                let chroma = vec![128; columns.len()];
                 for (y, rgb) in rows.zip(rgb.chunks_exact_mut(columns.len() * 3)) {
-                    conversion.grey(luma_row.samples(self, plane, y, &columns), rgb);
+                    let luma = luma_row.samples(self, plane, y, &columns);
+                    yuv_to_rgb(matrix, luma, &chroma, &chroma, rgb);
                 }
             }
             Samples::Colour {
@@ -303,7 +312,8 @@ impl YuvImage {
                 };
                 let (mut cb_row, mut cr_row) = (Row::default(), Row::default());
                 for (y, rgb) in rows.zip(rgb.chunks_exact_mut(columns.len() * 3)) {
-                    conversion.colour(
+                    yuv_to_rgb(
+                        matrix,
                         luma_row.samples(self, luma, y, &columns),
                         upsampler.row(cb, y, &mut cb_row),
                         upsampler.row(cr, y, &mut cr_row),
@@ -312,7 +322,6 @@ impl YuvImage {
                 }
             }
         }
-        rgb
     }
 
     /// A row of a plane, from its first sample on.
@@ -405,19 +414,20 @@ impl Upsampler<'_> {
                 }
                 // In units of 1/4, or of 1 where rows are not enlarged. Rounded as libjpeg does: halves of even columns
                 // and of odd columns in different directions.
-                let (even, odd, shift) = match self.vertical {
-                    1 => (1, 2, 2),
-                    _ => (8, 7, 4),
+                let (biases, shift) = match self.vertical {
+                    1 => ([1, 2], 2),
+                    _ => ([8, 7], 4),
                 };
                 if samples.start == 0 {
                     sums.push(0);
                 }
                 match self.vertical {
                     1 => sums.extend(near.iter().map(|near| u16::from(*near))),
-                    _ => sums.extend(
-                        (near.iter().zip(far))
-                            .map(|(near, far)| u16::from(*near) * 3 + u16::from(*far)),
-                    ),
+                    _ => {
+                        let from = sums.len();
+                        sums.resize(from + near.len(), 0);
+                        mix_rows(near, far, &mut sums[from..]);
+                    }
                 }
                 if samples.start == 0 {
                     sums[0] = sums[1];
@@ -425,110 +435,32 @@ impl Upsampler<'_> {
                 if let Some(edge) = sums.last().copied().filter(|_| samples.end > last) {
                     sums.push(edge);
                 }
-                let pixels = buffers.enlarged.as_chunks_mut::<2>().0;
-                let sums = sums.iter().zip(&sums[1..]).zip(&sums[2..]);
-                for (pixels, ((before, sum), after)) in pixels.iter_mut().zip(sums) {
-                    let sum = sum * 3;
-                    *pixels = [
-                        ((sum + before + even) >> shift) as u8,
-                        ((sum + after + odd) >> shift) as u8,
-                    ];
-                }
+                double_row(sums, biases, shift, &mut buffers.enlarged);
             }
         }
         &buffers.enlarged[self.columns.start - samples.start * h..][..self.columns.len()]
     }
 }
 
-/// The BT.601 matrix (Kr 0.299, Kb 0.114) in units of 1/65536; halves are rounded up. libjpeg has the same numbers for
-/// full range (jdcolor.c).
-///
-/// Each factor is a whole number and a fraction of 16 bits, because processors multiply those fast.
-struct Conversion {
-    black: i16,
-    luma: Factor,
-    red: Factor,
-    green_cb: Factor,
-    green_cr: Factor,
-    blue: Factor,
-}
+/// The BT.601 matrix (Kr 0.299, Kb 0.114) for [`YuvRange::Full`]. libjpeg has the same numbers (jdcolor.c).
+const FULL: YuvMatrix = YuvMatrix {
+    black: 0,
+    luma: Factor::new(65_536),
+    red_cr: Factor::new(91_881),
+    green_cb: Factor::new(-22_554),
+    green_cr: Factor::new(-46_802),
+    blue_cb: Factor::new(116_130),
+};
 
-/// whole + fraction / 65536.
-#[derive(Clone, Copy)]
-struct Factor {
-    whole: i32,
-    fraction: i16,
-}
-
-impl Factor {
-    const fn new(value: i32) -> Self {
-        let whole = (value + (1 << 15)) >> 16;
-        Self {
-            whole,
-            fraction: (value - (whole << 16)) as i16,
-        }
-    }
-
-    /// The product with `value`: whole numbers, and units of 1/65536.
-    #[inline(always)]
-    fn times(self, value: i16) -> (i32, i32) {
-        let value = i32::from(value);
-        (self.whole * value, i32::from(self.fraction) * value)
-    }
-}
-
-impl Conversion {
-    const fn new(range: YuvRange) -> Self {
-        match range {
-            YuvRange::Full => Self {
-                black: 0,
-                luma: Factor::new(65_536),
-                red: Factor::new(91_881),
-                green_cb: Factor::new(-22_554),
-                green_cr: Factor::new(-46_802),
-                blue: Factor::new(116_130),
-            },
-            // Luma times 255/219, chroma times 255/224.
-            YuvRange::Limited => Self {
-                black: 16,
-                luma: Factor::new(76_309),
-                red: Factor::new(104_597),
-                green_cb: Factor::new(-25_675),
-                green_cr: Factor::new(-53_279),
-                blue: Factor::new(132_201),
-            },
-        }
-    }
-
-    #[inline(always)]
-    fn rgb(&self, luma: u8, cb: u8, cr: u8) -> [u8; 3] {
-        let luma = self.luma.times(i16::from(luma) - self.black);
-        let (cb, cr) = (i16::from(cb) - 128, i16::from(cr) - 128);
-        let channel = |a: (i32, i32), b: (i32, i32)| {
-            let fraction = luma.1 + a.1 + b.1 + (1 << 15);
-            (luma.0 + a.0 + b.0 + (fraction >> 16)).clamp(0, 255) as u8
-        };
-        [
-            channel(self.red.times(cr), (0, 0)),
-            channel(self.green_cb.times(cb), self.green_cr.times(cr)),
-            channel(self.blue.times(cb), (0, 0)),
-        ]
-    }
-
-    /// A row of pixels to `rgb`.
-    fn colour(&self, luma: &[u8], cb: &[u8], cr: &[u8], rgb: &mut [u8]) {
-        let samples = luma.iter().zip(cb.iter().zip(cr));
-        for (pixel, (luma, (cb, cr))) in rgb.as_chunks_mut::<3>().0.iter_mut().zip(samples) {
-            *pixel = self.rgb(*luma, *cb, *cr);
-        }
-    }
-
-    fn grey(&self, luma: &[u8], rgb: &mut [u8]) {
-        for (pixel, luma) in rgb.as_chunks_mut::<3>().0.iter_mut().zip(luma) {
-            *pixel = self.rgb(*luma, 128, 128);
-        }
-    }
-}
+/// The same for [`YuvRange::Limited`]: luma times 255/219, chroma times 255/224.
+const LIMITED: YuvMatrix = YuvMatrix {
+    black: 16,
+    luma: Factor::new(76_309),
+    red_cr: Factor::new(104_597),
+    green_cb: Factor::new(-25_675),
+    green_cr: Factor::new(-53_279),
+    blue_cb: Factor::new(132_201),
+};
 
 #[cfg(test)]
 mod tests {
@@ -549,7 +481,10 @@ mod tests {
     #[test]
     fn conversion_matches_bt601_within_rounding() {
         for range in [YuvRange::Limited, YuvRange::Full] {
-            let convert = Conversion::new(range);
+            let convert = match range {
+                YuvRange::Full => FULL,
+                YuvRange::Limited => LIMITED,
+            };
             let (black, luma_range, chroma_range, factors) = match range {
                 YuvRange::Full => (0, 255.0, 255.0, [65_536, 91_881, 22_554, 46_802, 116_130]),
                 YuvRange::Limited => (16, 219.0, 224.0, [76_309, 104_597, 25_675, 53_279, 132_201]),
@@ -640,7 +575,9 @@ mod tests {
                     .flat_map(|y| &whole.data[(y * 13 + columns.start) * 3..][..columns.len() * 3])
                     .copied()
                     .collect();
-                assert_eq!(image.window(columns, rows), expected, "{layout}");
+                let mut found = vec![0; expected.len()];
+                image.convert(columns, rows, &mut found);
+                assert_eq!(found, expected, "{layout}");
             }
         }
     }

@@ -124,6 +124,19 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
+    unsafe fn store_rgb(self, [red, green, blue]: [&[u8; 16]; 3], to: *mut u8) {
+        // SAFETY: the token proves the instructions; the rest is the caller's promise.
+        unsafe {
+            let [red, green, blue] = [
+                vld1q_u8(red.as_ptr()),
+                vld1q_u8(green.as_ptr()),
+                vld1q_u8(blue.as_ptr()),
+            ];
+            vst3q_u8(to, uint8x16x3_t(red, green, blue));
+        }
+    }
+
+    #[inline(always)]
     unsafe fn quad(self, from: *const f32) -> float32x4_t {
         // SAFETY: the token proves the instruction; the rest is the caller's promise.
         unsafe { vld1q_f32(from) }

@@ -8,6 +8,7 @@ mod float_convolution;
 mod half;
 mod int8;
 mod linear;
+mod pixels;
 mod quantize;
 
 use pinhole_model::Activation;

@@ -133,6 +133,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn store_rgb(self, planes: [&[u8; 16]; 3], to: *mut u8) {
+        // SAFETY: the token proves AVX2; the rest is the caller's promise.
+        unsafe { store_rgb(planes, to) }
+    }
+
+    #[inline(always)]
     unsafe fn quad(self, from: *const f32) -> *const f32 {
         from
     }
@@ -168,6 +174,36 @@ impl Avx2 {
 unsafe fn in_order(bytes: __m256i) -> __m256i {
     // SAFETY: the caller's promise.
     unsafe { _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)) }
+}
+
+/// [`Simd::store_rgb`]
+///
+/// # Safety
+/// On a processor with AVX2; `to` points to 48 writable bytes.
+#[inline(always)]
+pub(super) unsafe fn store_rgb([red, green, blue]: [&[u8; 16]; 3], to: *mut u8) {
+    // For each register of the result and each plane, the byte that goes to each place; others become 0.
+    const BYTES: [[[i8; 16]; 3]; 3] = {
+        let mut bytes = [[[-1; 16]; 3]; 3];
+        let mut i = 0;
+        while i < 48 {
+            bytes[i / 16][i % 3][i % 16] = (i / 3) as i8;
+            i += 1;
+        }
+        bytes
+    };
+    // SAFETY: the caller's promise; planes and tables have 16 bytes each.
+    unsafe {
+        let red = _mm_loadu_si128(red.as_ptr().cast());
+        let green = _mm_loadu_si128(green.as_ptr().cast());
+        let blue = _mm_loadu_si128(blue.as_ptr().cast());
+        for (i, [r, g, b]) in BYTES.iter().enumerate() {
+            let r = _mm_shuffle_epi8(red, _mm_loadu_si128(r.as_ptr().cast()));
+            let g = _mm_shuffle_epi8(green, _mm_loadu_si128(g.as_ptr().cast()));
+            let b = _mm_shuffle_epi8(blue, _mm_loadu_si128(b.as_ptr().cast()));
+            _mm_storeu_si128(to.add(i * 16).cast(), _mm_or_si128(_mm_or_si128(r, g), b));
+        }
+    }
 }
 
 /// VPMADDWD on bytes widened to 16 bits adds two products to each of 8 sums. The product of bytes (VPMADDUBSW) saturates, and

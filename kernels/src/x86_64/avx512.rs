@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::avx2::store_rgb;
 use crate::linear::tile::tiles;
 use crate::simd::{Simd, operations, token};
 
@@ -121,6 +122,12 @@ impl Simd for Avx512 {
                 _mm_storeu_si128(to.add(16 * i).cast(), _mm512_cvtusepi32_epi8(whole));
             }
         }
+    }
+
+    #[inline(always)]
+    unsafe fn store_rgb(self, planes: [&[u8; 16]; 3], to: *mut u8) {
+        // SAFETY: the token proves AVX2; the rest is the caller's promise.
+        unsafe { store_rgb(planes, to) }
     }
 
     #[inline(always)]
