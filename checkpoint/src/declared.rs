@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use pinhole_model::{Activation, TextForm, VitPooling};
+use serde_json::Value;
 
 use crate::Error;
 use crate::json::Object;
@@ -25,6 +26,8 @@ pub(crate) enum Quantity {
     TextWidth,
     TextLayers,
     TextHeads,
+    /// Width of the hidden layer of the text encoder's MLPs.
+    TextMlp,
 }
 
 /// What a configuration file states about the model.
@@ -55,6 +58,14 @@ impl VitForm {
         input_norm: true,
         pooling: VitPooling::ClassToken,
     };
+}
+
+/// open_clip's default.
+pub(crate) const MLP_RATIO: f64 = 4.0;
+
+/// Width of the hidden layer, as `ResidualAttentionBlock` (open_clip's transformer.py) computes it.
+pub(crate) fn hidden(width: usize, ratio: f64) -> usize {
+    (width as f64 * ratio) as usize
 }
 
 /// Sizes, each with its field in the file.
@@ -114,6 +125,24 @@ impl Sizes {
     ) -> Result<(), Error> {
         let value = object.number(field)?.unwrap_or(default);
         self.push(quantity, object.dotted(field), value);
+        Ok(())
+    }
+
+    /// The width of the hidden layer of open_clip's MLPs in a transformer of this width.
+    pub(crate) fn add_mlp(
+        &mut self,
+        quantity: Quantity,
+        object: &Object,
+        width: usize,
+    ) -> Result<(), Error> {
+        let ratio = match object.get("mlp_ratio") {
+            None | Some(Value::Null) => MLP_RATIO,
+            Some(value) => (value
+                .as_f64()
+                .filter(|ratio| ratio.is_finite() && *ratio > 0.0))
+            .ok_or_else(|| object.wrong("mlp_ratio", "a number above zero"))?,
+        };
+        self.push(quantity, object.dotted("mlp_ratio"), hidden(width, ratio));
         Ok(())
     }
 

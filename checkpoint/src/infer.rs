@@ -93,7 +93,11 @@ pub(crate) fn configuration(
         width / 64
     };
 
-    shapes.check_mlp("transformer")?;
+    let is_siglip = naming.is_siglip()
+        || declared.is_some_and(|file| matches!(file.text_form, TextForm::SigLip { .. }));
+    if !is_siglip {
+        shapes.check_mlp("transformer")?;
+    }
     let [vocabulary, width] = shapes.matrix("token_embedding.weight")?;
     let text = TextEncoderConfig {
         context_length: shapes.matrix("positional_embedding")?[0],
@@ -101,10 +105,12 @@ pub(crate) fn configuration(
         width,
         layers: shapes.layers("transformer.resblocks.", "ln_1.weight")?,
         heads: heads(Quantity::TextHeads, "text", asked.text, width),
-        form: match (naming.is_siglip(), declared) {
-            (true, _) => TextForm::SigLip,
-            (false, Some(declared)) => declared.text_form,
-            (false, None) => TextForm::Clip,
+        form: match declared {
+            _ if is_siglip => TextForm::SigLip {
+                mlp: shapes.matrix("transformer.resblocks.0.mlp.c_fc.weight")?[0],
+            },
+            Some(declared) => declared.text_form,
+            None => TextForm::Clip,
         },
     };
     let embedding = shapes.matrix("text_projection")?[1];
@@ -222,6 +228,7 @@ fn check_declared(declared: &Declared, asked: Heads, config: &ClipConfig) -> Res
             Quantity::TextWidth => Some(text.width),
             Quantity::TextLayers => Some(text.layers),
             Quantity::TextHeads => Some(text.heads),
+            Quantity::TextMlp => Some(text.mlp()),
             of_image => encoders::size(&config.image, of_image),
         };
         if inferred != Some(value) {

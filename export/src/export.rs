@@ -236,7 +236,7 @@ fn check_text_encoder(text: &TextEncoderConfig) -> Result<()> {
             "--with-text: expected a text encoder with a causal mask, found one without (MobileCLIP's), which bundles do not \
              have; omit --with-text, and export again to change the classes"
         ),
-        TextForm::SigLip => bail!(
+        TextForm::SigLip { .. } => bail!(
             "--with-text: expected a CLIP model, found a SigLIP, whose tokenizer and vocabulary of {} tokens are too large \
              for a board; omit --with-text, and export again to change the classes",
             text.vocabulary

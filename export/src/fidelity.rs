@@ -1,5 +1,6 @@
 //! Fidelity of a reduced precision: comparison with the same weights in f32 on the calibration images.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -182,7 +183,8 @@ impl<'a> Reference<'a> {
         self.images.for_each(step, &mut |image| {
             let pixels = self.encoder.preprocess(image)?.data;
             if let Some((name, patch)) = self.patch_layer {
-                let rows = patches(&pixels, self.image_size, patch);
+                let (covered, side) = covered(&pixels, self.image_size, patch);
+                let rows = patches(&covered, side, patch);
                 plan.record(name, &rows, patch * patch * 3, count);
             }
             self.encoder
@@ -275,8 +277,9 @@ impl<'a> Reference<'a> {
     ) {
         let Some(x) = seen.inputs.first() else {
             // The layer over patches reads pixels, which are not f32.
-            let (side, patch) = (self.image_size, self.patch_layer.map_or(1, |(_, p)| p));
-            return patch_embedding_int8(pixels, side, side, patch, packed, 1.0, seen.output);
+            let patch = self.patch_layer.map_or(1, |(_, p)| p);
+            let (covered, side) = covered(pixels, self.image_size, patch);
+            return patch_embedding_int8(&covered, side, side, patch, packed, 1.0, seen.output);
         };
         let x = layer.transformed(x);
         let rows = x.len() / packed.inputs();
@@ -295,6 +298,17 @@ impl<'a> Reference<'a> {
 fn best_class(head: &Head, embedding: &[f32]) -> Option<usize> {
     let similarities = head.similarities(embedding);
     (0..similarities.len()).max_by(|&a, &b| similarities[a].total_cmp(&similarities[b]))
+}
+
+/// The part of `pixels` `[side, side, 3]` that whole patches cover, and its side.
+fn covered(pixels: &[u8], side: usize, patch: usize) -> (Cow<'_, [u8]>, usize) {
+    let covered = side - side % patch;
+    if covered == side {
+        return (Cow::Borrowed(pixels), side);
+    }
+    let lines = pixels.chunks_exact(3 * side).take(covered);
+    let lines = lines.flat_map(|line| &line[..3 * covered]);
+    (lines.copied().collect(), covered)
 }
 
 /// `pixels` `[side, side, 3]` as rows of patches, (y, x, channel) in each.

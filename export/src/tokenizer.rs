@@ -30,7 +30,7 @@ pub fn model_tokenizer(
     asked: Option<&Path>,
 ) -> Result<Box<dyn TextTokenizer>> {
     let text = &checkpoint.config().text;
-    if text.form != TextForm::SigLip {
+    if !matches!(text.form, TextForm::SigLip { .. }) {
         ensure!(
             asked.is_none(),
             "--tokenizer: expected a SigLIP model, found a CLIP, whose tokenizer is built in; omit it"

@@ -57,7 +57,20 @@ pub enum TextForm {
     ClipUnmasked,
     /// SigLIP: no mask; texts are padded to the context length, and the output is that of the last position; epsilon 1e-6;
     /// a projection with a bias.
-    SigLip,
+    SigLip {
+        /// Width of the hidden layer of the MLPs; 4 x the width except in So400m.
+        mlp: usize,
+    },
+}
+
+impl TextEncoderConfig {
+    /// Width of the hidden layer of the MLPs.
+    pub fn mlp(&self) -> usize {
+        match self.form {
+            TextForm::SigLip { mlp } => mlp,
+            TextForm::Clip | TextForm::ClipUnmasked => 4 * self.width,
+        }
+    }
 }
 
 impl TextForm {
@@ -70,7 +83,7 @@ impl TextForm {
     pub fn epsilon(self) -> f32 {
         match self {
             Self::Clip | Self::ClipUnmasked => 1e-5,
-            Self::SigLip => 1e-6,
+            Self::SigLip { .. } => 1e-6,
         }
     }
 }
@@ -84,12 +97,12 @@ impl ClipConfig {
         let text = &self.text;
         shapes.add("positional_embedding", &[text.context_length, text.width]);
         shapes.add("text_projection", &[text.width, self.embedding]);
-        if text.form == TextForm::SigLip {
+        if matches!(text.form, TextForm::SigLip { .. }) {
             shapes.add("text_projection.bias", &[self.embedding]);
         }
         shapes.add("logit_scale", &[]);
         self.image.add_tensors(self.embedding, &mut shapes);
-        shapes.add_transformer("transformer", text.width, 4 * text.width, text.layers);
+        shapes.add_transformer("transformer", text.width, text.mlp(), text.layers);
         shapes.add("token_embedding.weight", &[text.vocabulary, text.width]);
         shapes.add_with_bias("ln_final", &[text.width]);
         shapes.0
@@ -110,7 +123,7 @@ impl fmt::Display for ClipConfig {
         let form = match form {
             TextForm::Clip => "",
             TextForm::ClipUnmasked => "unmasked ",
-            TextForm::SigLip => "SigLIP's ",
+            TextForm::SigLip { .. } => "SigLIP's ",
         };
         write!(
             f,

@@ -38,12 +38,12 @@ pub enum ImageEncoderConfig {
         /// What is projected to the embedding.
         pooling: VitPooling,
     },
-    /// SigLIP's vision transformer, MLP 4 x `width`: no class token, a patch convolution with a bias, no norm before the
+    /// SigLIP's vision transformer: no class token, a patch convolution with a bias, no norm before the
     /// blocks, epsilon 1e-6, and attention pooling by one learned query, whose width is the embedding's.
     SigLip {
         /// Side of the square image in pixels.
         image_size: u32,
-        /// Side of a patch in pixels; divides `image_size`.
+        /// Side of a patch in pixels. What is left over of the image at the right and the bottom is not read.
         patch_size: u32,
         /// Width of the residual stream.
         width: usize,
@@ -51,6 +51,8 @@ pub enum ImageEncoderConfig {
         layers: usize,
         /// Attention heads of the blocks and of the pooling; divides `width`.
         heads: usize,
+        /// Width of the hidden layer of the MLPs of the blocks and of the pooling; 4 x `width` except in So400m.
+        mlp: usize,
     },
     /// OpenAI's ResNet with a three-convolution stem, antialiased strides and attention pooling.
     ModifiedResNet {
@@ -129,6 +131,7 @@ impl ImageEncoderConfig {
             } => match (width, layers) {
                 (768, 12) => format!("SigLIP B/{patch_size}"),
                 (1024, 24) => format!("SigLIP L/{patch_size}"),
+                (1152, 27) => format!("SigLIP So400m/{patch_size}"),
                 _ => format!("SigLIP/{patch_size}, {layers} layers of {width}"),
             },
             Self::ModifiedResNet { layers, width, .. } => match (layers, width) {
@@ -191,21 +194,22 @@ impl ImageEncoderConfig {
                 patch_size,
                 width,
                 layers,
+                mlp,
                 ..
             } => {
-                let (patch, w) = (*patch_size as usize, *width);
+                let (patch, w, mlp) = (*patch_size as usize, *width, *mlp);
                 let grid = (image_size / patch_size) as usize;
                 shapes.add_with_bias("visual.conv1", &[w, 3, patch, patch]);
                 shapes.add("visual.positional_embedding", &[grid * grid, w]);
-                shapes.add_transformer("visual.transformer", w, 4 * w, *layers);
+                shapes.add_transformer("visual.transformer", w, mlp, *layers);
                 shapes.add_with_bias("visual.ln_post", &[w]);
                 shapes.add("visual.attn_pool.probe", &[1, w]);
                 shapes.add("visual.attn_pool.in_proj_weight", &[3 * w, w]);
                 shapes.add("visual.attn_pool.in_proj_bias", &[3 * w]);
                 shapes.add_with_bias("visual.attn_pool.out_proj", &[w, w]);
                 shapes.add_with_bias("visual.attn_pool.ln", &[w]);
-                shapes.add_with_bias("visual.attn_pool.mlp.c_fc", &[4 * w, w]);
-                shapes.add_with_bias("visual.attn_pool.mlp.c_proj", &[w, 4 * w]);
+                shapes.add_with_bias("visual.attn_pool.mlp.c_fc", &[mlp, w]);
+                shapes.add_with_bias("visual.attn_pool.mlp.c_proj", &[w, mlp]);
             }
             Self::ModifiedResNet {
                 image_size,
@@ -301,11 +305,20 @@ impl fmt::Display for ImageEncoderConfig {
                 width,
                 layers,
                 heads,
-            } => write!(
-                f,
-                "SigLIP's ViT of {layers} layers, width {width}, {heads} heads, patches of {patch_size} in \
-                 images of {image_size} pixels"
-            ),
+                mlp,
+            } => {
+                write!(
+                    f,
+                    "SigLIP's ViT of {layers} layers, width {width}, {heads} heads, "
+                )?;
+                if *mlp != 4 * width {
+                    write!(f, "MLP {mlp}, ")?;
+                }
+                write!(
+                    f,
+                    "patches of {patch_size} in images of {image_size} pixels"
+                )
+            }
             Self::ModifiedResNet {
                 image_size,
                 layers,

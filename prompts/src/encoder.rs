@@ -138,7 +138,9 @@ impl TextEncoder {
         let text_projection = floats(source, "text_projection", &[w, embedding])?;
         let bias = match config.form {
             TextForm::Clip | TextForm::ClipUnmasked => None,
-            TextForm::SigLip => Some(floats(source, weights::PROJECTION_BIAS, &[embedding])?),
+            TextForm::SigLip { .. } => {
+                Some(floats(source, weights::PROJECTION_BIAS, &[embedding])?)
+            }
         };
         let bias = bias.as_deref();
         Ok(TextEncoder {
@@ -219,7 +221,7 @@ impl TextEncoder {
                     self.append_token_rows(&padding, &mut rows)?;
                     (context, text.len() - 1)
                 }
-                TextForm::SigLip => {
+                TextForm::SigLip { .. } => {
                     let text = text.as_ref();
                     let expected = self.config.context_length;
                     if text.len() != expected {

@@ -190,14 +190,19 @@ def open_clip_model(root, name, make, act_kwargs, seed):
     write_golden(folder, root, tokens, model.encode_image, model.encode_text)
 
 
-def transformers_model(root, name, make, seed):
+SMALL = {"hidden_size": 32, "intermediate_size": 128, "num_attention_heads": 2}
+# What So400m has beside its size: heads that are no multiple of 16, MLPs of no multiple of 8, and patches that do not cover the
+# image.
+SO400M = {"hidden_size": 24, "intermediate_size": 89, "num_attention_heads": 1}
+
+
+def transformers_model(root, name, make, seed, sizes=SMALL, vision={"num_hidden_layers": 2, "patch_size": 8}):
     folder = root / name
-    sizes = {"hidden_size": 32, "intermediate_size": 128, "num_attention_heads": 2}
     config = transformers.SiglipConfig(
-        vision_config={**sizes, "num_hidden_layers": 2, "image_size": 32, "patch_size": 8},
+        vision_config={**sizes, "image_size": 32, **vision},
         text_config={
             **sizes, "num_hidden_layers": 1, "vocab_size": 96, "max_position_embeddings": CONTEXT,
-            "projection_size": 32, "pad_token_id": 1, "bos_token_id": None, "eos_token_id": 1,
+            "projection_size": sizes["hidden_size"], "pad_token_id": 1, "bos_token_id": None, "eos_token_id": 1,
         },
     )
     model = exact_weights(transformers.SiglipModel(config), seed)
@@ -264,6 +269,7 @@ def main():
     open_clip_model(root, "open-clip", unigram, {}, 1)
     open_clip_model(root, "open-clip-2", bpe, {"act_kwargs": {"approximate": "tanh"}}, 2)
     transformers_model(root, "transformers", unigram, 3)
+    transformers_model(root, "so400m", unigram, 4, SO400M, {"num_hidden_layers": 1, "patch_size": 7})
 
 
 if __name__ == "__main__":

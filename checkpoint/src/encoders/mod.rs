@@ -29,7 +29,7 @@ pub(crate) fn infer(
     image_size: Option<usize>,
 ) -> Result<ImageEncoderConfig, Error> {
     if naming.is_siglip() {
-        siglip::infer(shapes, heads)
+        siglip::infer(shapes, heads, image_size)
     } else if timm::matches(shapes) {
         timm::infer(shapes, image_size)
     } else if resnet::matches(shapes) {

@@ -6,7 +6,7 @@ use pinhole_model::{ImageEncoderConfig, VitPooling};
 use serde_json::{Map, Value, json};
 
 use crate::Error;
-use crate::declared::{Quantity, Sizes, VitForm};
+use crate::declared::{MLP_RATIO, Quantity, Sizes, VitForm, hidden};
 use crate::json::Object;
 use crate::shapes::Shapes;
 
@@ -69,25 +69,9 @@ pub(super) fn read_open_clip(vision: &Object, sizes: &mut Sizes) -> Result<Optio
     sizes.add(Quantity::PatchSize, vision, "patch_size")?;
     let width = vision.number("width")?;
     if let Some(width) = width {
-        let ratio = match vision.get("mlp_ratio") {
-            None | Some(Value::Null) => MLP_RATIO,
-            Some(value) => (value
-                .as_f64()
-                .filter(|ratio| ratio.is_finite() && *ratio > 0.0))
-            .ok_or_else(|| vision.wrong("mlp_ratio", "a number above zero"))?,
-        };
-        let field = vision.dotted("mlp_ratio");
-        sizes.push(Quantity::ImageMlp, field, hidden(width, ratio));
+        sizes.add_mlp(Quantity::ImageMlp, vision, width)?;
     }
     Ok(width)
-}
-
-/// open_clip's default.
-const MLP_RATIO: f64 = 4.0;
-
-/// Width of the hidden layer, as `ResidualAttentionBlock` (open_clip's transformer.py) computes it.
-fn hidden(width: usize, ratio: f64) -> usize {
-    (width as f64 * ratio) as usize
 }
 
 /// Norm and pooling in open_clip's `vision_cfg`.

@@ -97,6 +97,7 @@ pub(crate) fn write_planned(
             width,
             layers,
             heads,
+            mlp: _,
         } => {
             let shape = VitShape {
                 image_size: image_size as usize,

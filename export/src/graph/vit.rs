@@ -138,20 +138,35 @@ pub(super) fn patch_embedding(
     let shape_of_weight = [3 * p * p, width];
     let grid = shape.image_size / p;
     let mut attributes = vec![ints("patch", &[p as i64]), ints("grid", &[grid as i64])];
+    let pixels = covered_pixels(graph, shape)?;
     let whole: Vec<f32> = weight.iter().map(|w| w / 255.0).collect();
     let exact = FloatLinear::new(&whole, &bias, None);
     if let Some(layer) = graph.quantized(name, &exact, InputOrigin::Pixels)? {
         let [weight, scale, bias] = graph.quantized_parameters(&layer)?;
-        let inputs = ["pixels", &weight, &scale, &bias];
+        let inputs = [pixels.as_str(), &weight, &scale, &bias];
         let op = Op::PatchEmbedding(Storage::Int8);
         return Ok(graph.call(op, name, &inputs, attributes));
     }
     let bias = (graph.weights).f32(&format!("{name}.bias"), &[width], &bias)?;
     let weight = (graph.weights).matrix(&format!("{name}.weight"), &shape_of_weight, &weight)?;
     attributes.push(float("scale", 1.0 / 255.0));
-    let inputs = ["pixels", &weight, &bias];
+    let inputs = [pixels.as_str(), &weight, &bias];
     let op = Op::PatchEmbedding(Storage::Float);
     Ok(graph.call(op, name, &inputs, attributes))
+}
+
+/// The pixels that whole patches cover; PyTorch's convolution leaves out the rest at the right and the bottom.
+fn covered_pixels(graph: &mut GraphBuilder, shape: &VitShape) -> Result<String> {
+    let pixels = "pixels";
+    let covered = shape.image_size - shape.image_size % shape.patch;
+    if covered == shape.image_size {
+        return Ok(pixels.to_owned());
+    }
+    let start = graph.weights.i64("pixels.start", &[0, 0])?;
+    let end = (graph.weights).i64("pixels.end", &[covered as i64; 2])?;
+    let axes = graph.weights.i64("pixels.axes", &[1, 2])?;
+    let inputs = [pixels, &start, &end, &axes];
+    Ok(graph.standard("Slice", "pixels.covered", &inputs, vec![]))
 }
 
 fn token_embedding(graph: &mut GraphBuilder, shape: &VitShape, patches: &str) -> Result<String> {

@@ -117,7 +117,7 @@ pub(super) type Source<'a> = dyn FnMut(&str) -> Result<Weight, Error> + 'a;
 
 impl Block {
     pub(super) fn new(i: usize, config: &Config, source: &mut Source) -> Result<Self, Error> {
-        let (name, w) = (block_name(i), config.width);
+        let (name, w, mlp) = (block_name(i), config.width, config.mlp());
         let (last, epsilon) = (i + 1 == config.layers, config.form.epsilon());
         let mut packed = |layer: &str, weight: &str, outputs, inputs, split| {
             let name = format!("{name}.{layer}");
@@ -138,8 +138,8 @@ impl Block {
             },
         };
         let (_, out_proj) = packed("attn.out_proj", ".", w, w, 0)?;
-        let (_, c_fc) = packed("mlp.c_fc", ".", 4 * w, w, 0)?;
-        let (_, c_proj) = packed("mlp.c_proj", ".", w, 4 * w, 0)?;
+        let (_, c_fc) = packed("mlp.c_fc", ".", mlp, w, 0)?;
+        let (_, c_proj) = packed("mlp.c_proj", ".", w, mlp, 0)?;
         Ok(Block {
             ln_1: LayerNorm::new(&format!("{name}.ln_1"), w, epsilon, source)?,
             projections,
@@ -305,7 +305,7 @@ pub(super) fn tensors(
     embedding: usize,
     token_rows: usize,
 ) -> Vec<(String, Vec<usize>)> {
-    let w = config.width;
+    let (w, mlp) = (config.width, config.mlp());
     let mut all = vec![
         ("token_embedding.weight".into(), vec![token_rows, w]),
         (
@@ -323,9 +323,9 @@ pub(super) fn tensors(
             ("attn.out_proj.bias", vec![w]),
             ("ln_2.weight", vec![w]),
             ("ln_2.bias", vec![w]),
-            ("mlp.c_fc.weight", vec![4 * w, w]),
-            ("mlp.c_fc.bias", vec![4 * w]),
-            ("mlp.c_proj.weight", vec![w, 4 * w]),
+            ("mlp.c_fc.weight", vec![mlp, w]),
+            ("mlp.c_fc.bias", vec![mlp]),
+            ("mlp.c_proj.weight", vec![w, mlp]),
             ("mlp.c_proj.bias", vec![w]),
         ];
         let name = block_name(i);
@@ -338,7 +338,7 @@ pub(super) fn tensors(
     all.push(("ln_final.weight".into(), vec![w]));
     all.push(("ln_final.bias".into(), vec![w]));
     all.push(("text_projection".into(), vec![w, embedding]));
-    if config.form == TextForm::SigLip {
+    if matches!(config.form, TextForm::SigLip { .. }) {
         all.push((PROJECTION_BIAS.into(), vec![embedding]));
     }
     all
