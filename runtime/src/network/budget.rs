@@ -8,7 +8,8 @@ use pinhole_bundle::IMAGE_ENCODER_WEIGHTS;
 use prost::Message;
 use tract_onnx::pb::{GraphProto, NodeProto};
 
-use super::check::FileLength;
+/// The length in bytes of a file that may hold external data, by its name; `None` for any other name.
+pub(crate) type FileLength<'a> = &'a dyn Fn(&str) -> Option<u64>;
 
 /// Nodes that depend on the image for each MiB. ViT-L as PyTorch exports it has 2,000, and weights of 1 GiB.
 const NODES_PER_MIB: u64 = 1 << 11;

@@ -8,12 +8,9 @@ use tract_onnx::pb::{
     tensor_proto::DataType, tensor_shape_proto, type_proto,
 };
 
-use super::budget::Budget;
+use super::budget::{Budget, FileLength};
 use super::initializer::{bytes_per_value, is_external};
 use super::sizes::{self, GraphValue};
-
-/// The length in bytes of a file that may hold external data, by its name; `None` for any other name.
-pub(crate) type FileLength<'a> = &'a dyn Fn(&str) -> Option<u64>;
 
 /// Where a graph comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use tract_onnx::pb;
 use tract_onnx::tract_core::plan;
 use tract_onnx::tract_hir::internal::*;
 
-use budget::Budget;
+use budget::{Budget, FileLength};
 pub use check::graph_values;
 pub(crate) use check::{GraphKind, model as check_model};
 pub use operators::nonlinearity;
@@ -104,7 +104,7 @@ impl ImageEncoder {
         folder: &Path,
         image_size: usize,
         embedding_size: usize,
-        external: check::FileLength,
+        external: FileLength,
         f16: bool,
     ) -> Result<Self, Error> {
         let path = folder.join(IMAGE_ENCODER);
