@@ -366,24 +366,24 @@ pub(crate) struct FrameArgs {
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds, requires = "url")]
     pub(crate) interval: Duration,
     /// With --folder: wait for images that are added or rewritten, and classify each once it is complete
-    #[arg(long, conflicts_with_all = ["url", "mjpeg", "y4m", "device"])]
+    #[arg(long, requires = "folder", conflicts_with_all = ["url", "mjpeg", "y4m", "device"])]
     pub(crate) watch: bool,
     /// Drop frames of a file when the classifier is slower, as for pipes and devices; by default every frame of a file
     /// is used
-    #[arg(long, conflicts_with_all = ["url", "folder", "device"])]
+    #[arg(long, requires = "CameraSource", conflicts_with_all = ["url", "folder", "device"])]
     pub(crate) live: bool,
     /// Region of interest in pixels: classify this part of each frame [default: the whole frame]
-    #[arg(long, value_name = "X,Y,W,H", value_parser = rectangle)]
+    #[arg(long, value_name = "X,Y,W,H", value_parser = rectangle, requires = "CameraSource")]
     pub(crate) region: Option<[u32; 4]>,
     /// Use every N-th frame
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), requires = "CameraSource")]
     pub(crate) every: u64,
     /// Skip frames of a still scene: those in which no cell of a 16 x 16 grid changes its mean brightness (0 to 255) by
     /// more than T [default: classify every frame]
-    #[arg(long, value_name = "T", value_parser = luma)]
+    #[arg(long, value_name = "T", value_parser = luma, requires = "CameraSource")]
     pub(crate) still_threshold: Option<f32>,
     /// Report a stall after this time without a frame [default: 5; never for --folder]
-    #[arg(long, value_name = "SECONDS", value_parser = time_out)]
+    #[arg(long, value_name = "SECONDS", value_parser = time_out, requires = "CameraSource")]
     pub(crate) timeout: Option<Duration>,
 }
 
@@ -392,19 +392,19 @@ pub(crate) struct FrameArgs {
 pub(crate) struct TrackerArgs {
     /// Time constant of the exponential smoothing of the probabilities, in classified frames; 0 turns it off, for
     /// unrelated images
-    #[arg(long, default_value_t = 1.0, value_name = "FRAMES", value_parser = at_least_zero)]
+    #[arg(long, default_value_t = 1.0, value_name = "FRAMES", value_parser = at_least_zero, requires = "CameraSource")]
     pub(crate) smoothing: f32,
     /// Number of classified frames in a row that a class must lead to become the state
-    #[arg(long, default_value_t = 2, value_name = "FRAMES", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 2, value_name = "FRAMES", value_parser = clap::value_parser!(u32).range(1..), requires = "CameraSource")]
     pub(crate) hysteresis: u32,
     /// Time for which a class must lead to become the state, in addition to --hysteresis
-    #[arg(long, default_value = "0", value_name = "SECONDS", value_parser = pause)]
+    #[arg(long, default_value = "0", value_name = "SECONDS", value_parser = pause, requires = "CameraSource")]
     pub(crate) hysteresis_seconds: Duration,
     /// Minimum time between two changes of the state, also with --margin
-    #[arg(long, default_value = "0", value_name = "SECONDS", value_parser = pause)]
+    #[arg(long, default_value = "0", value_name = "SECONDS", value_parser = pause, requires = "CameraSource")]
     pub(crate) cool_down_seconds: Duration,
     /// Lead in probability (0 to 1) with which a class becomes the state at once [default: never]
-    #[arg(long, value_name = "P", value_parser = share)]
+    #[arg(long, value_name = "P", value_parser = share, requires = "CameraSource")]
     pub(crate) margin: Option<f32>,
 }
 

@@ -195,7 +195,8 @@ mod tests {
         };
         for settings in [changed, nothing] {
             let options = settings.kept_by(Keeper::Options);
-            let words = ["serve", "bundle"].into_iter().chain(options.split(' '));
+            let source = ["serve", "bundle", "--mjpeg", "-"].into_iter();
+            let words = source.chain(options.split(' '));
             let args = Line::try_parse_from(words).unwrap_or_else(|e| panic!("{options}: {e}"));
             let thresholds = UnknownThresholds {
                 min_similarity: args.serve.min_similarity,
@@ -211,5 +212,31 @@ mod tests {
             };
             assert_eq!(kept, expected, "{options}");
         }
+    }
+
+    /// If this fails, options are ignored without a word.
+    #[test]
+    fn options_of_a_camera_need_a_source() {
+        for option in [
+            "--watch",
+            "--live",
+            "--region=0,0,9,9",
+            "--every=2",
+            "--still-threshold=3",
+            "--timeout=3",
+            "--smoothing=2",
+            "--hysteresis=3",
+            "--hysteresis-seconds=1",
+            "--cool-down-seconds=1",
+            "--margin=0.5",
+        ] {
+            let Err(error) = Line::try_parse_from(["serve", "bundle", option]) else {
+                panic!("{option}: expected an error");
+            };
+            assert_eq!(error.exit_code(), 2, "{error}");
+            assert!(error.to_string().contains("--folder"), "{error}");
+        }
+        assert!(Line::try_parse_from(["serve", "bundle", "--folder", "x", "--watch"]).is_ok());
+        assert!(Line::try_parse_from(["serve", "bundle"]).is_ok());
     }
 }
