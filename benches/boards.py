@@ -228,7 +228,7 @@ def section():
         "",
         " ".join(__doc__.split("\n\n")[2].split())
         + " In the range: how many published times on one thread, and on all, lie in the range that the other rows give. "
-        "A JPEG frame of 640 x 480 needs some 13 M instructions more than these counts, which have a small PNG file. "
+        "A JPEG frame of 640 x 480 needs some 11 M instructions more than these counts, which have a small PNG file. "
         "Commands: `benches/ncnn`, `tests/arm/count --kinds`, then `benches/predict`.",
         "",
         *table(
