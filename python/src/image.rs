@@ -57,7 +57,11 @@ impl<'py> Image<'py> {
         if let Some(pixels) = from_pil(image)? {
             return Ok(Self::Pixels(pixels));
         }
-        image.extract().map(Self::File).map_err(|_| {
+        image.extract().map(Self::File).map_err(|error| {
+            // What the object's own code raises, and Ctrl-C meanwhile.
+            if !error.is_instance_of::<PyTypeError>(image.py()) {
+                return error;
+            }
             let found = image.get_type().name().map_or("an object".into(), |name| name.to_string());
             PyTypeError::new_err(format!(
                 "image: expected a path, bytes, a numpy array uint8 [height, width, 3] or a PIL image, found {found}"

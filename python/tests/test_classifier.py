@@ -201,6 +201,15 @@ def test_ctrl_c_ends_a_batch(classifier: pinhole.Classifier, photo: Path) -> Non
     assert time.monotonic() - start < 5
 
 
+def test_an_interrupted_path_stays_interrupted(classifier: pinhole.Classifier) -> None:
+    class Interrupted:
+        def __fspath__(self) -> str:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        classifier.classify(Interrupted())
+
+
 def classify_in_child(classifier: pinhole.Classifier, photo: Path, results: Any) -> None:
     try:
         results.put(classifier.classify(photo).best.name)
