@@ -154,12 +154,13 @@ unsafe fn group_with<S: Simd>(
                     0
                 };
                 let sums = &mut sums[at..][..rows * S::COLUMNS];
-                let tile = Tile {
-                    x: std::ptr::null(),
-                    x_stride: 0,
+                let sums_at = sums.as_mut_ptr();
+                let tile = |x: &[f32], x_stride| Tile {
+                    x: x.as_ptr(),
+                    x_stride,
                     panel: block.as_ptr(),
                     depth,
-                    sums: sums.as_mut_ptr(),
+                    sums: sums_at,
                     stride: S::COLUMNS,
                     add: start > 0,
                     next,
@@ -168,25 +169,14 @@ unsafe fn group_with<S: Simd>(
                 match g.x {
                     GroupRows::Packed(x) => {
                         let x = &x[g.rows * start + row * depth..][..rows * depth];
-                        let x = x.as_ptr();
                         // SAFETY: the slices are as long as the tile needs, and blocks() gives at most ROWS rows.
-                        unsafe { simd.tile::<false>(rows, Tile { x, ..tile }) };
+                        unsafe { simd.tile::<false>(rows, tile(x, 0)) };
                     }
                     GroupRows::InPlace(x) => {
                         let part = &x.data[row * x.stride + start..];
                         assert!(part.len() >= (rows - 1) * x.stride + depth);
-                        let (x, x_stride) = (part.as_ptr(), x.stride);
                         // SAFETY: as above.
-                        unsafe {
-                            simd.tile::<true>(
-                                rows,
-                                Tile {
-                                    x,
-                                    x_stride,
-                                    ..tile
-                                },
-                            )
-                        };
+                        unsafe { simd.tile::<true>(rows, tile(part, x.stride)) };
                     }
                 }
                 next = next.wrapping_add(depth / 4 * ahead * LINE);
