@@ -1,17 +1,19 @@
 //! Graphs that are made to take long, of 1 MiB at most, end within the time that SECURITY.md states: on the board, and in the
 //! exporter. Each is as long as it may be, and then as long as 1 MiB allows, which is refused.
 
+mod common;
+
 use std::path::Path;
 use std::time::Duration;
 
+use common::onnx::{self, Size};
 use pinhole_bundle::IMAGE_ENCODER;
 use pinhole_export::graph::{OnnxEncoder, OnnxOptions};
 use pinhole_model::PreprocessConfig;
 use prost::Message;
 use tract_onnx::pb::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-    TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType,
-    tensor_proto::DataType, tensor_shape_proto, type_proto,
+    ValueInfoProto, attribute_proto::AttributeType, tensor_proto::DataType,
 };
 
 /// The processor time for a file of 1 MiB.
@@ -44,30 +46,12 @@ fn int(name: &str, i: i64) -> AttributeProto {
     }
 }
 
+/// A value [N, dims].
 fn value(name: &str, data_type: DataType, dims: &[i64]) -> ValueInfoProto {
-    use tensor_shape_proto::{Dimension, dimension::Value};
-    let symbolic = Dimension {
-        value: Some(Value::DimParam("N".into())),
-        ..Default::default()
-    };
-    let fixed = dims.iter().map(|&d| Dimension {
-        value: Some(Value::DimValue(d)),
-        ..Default::default()
-    });
-    let tensor = type_proto::Tensor {
-        elem_type: data_type as i32,
-        shape: Some(TensorShapeProto {
-            dim: std::iter::once(symbolic).chain(fixed).collect(),
-        }),
-    };
-    ValueInfoProto {
-        name: name.into(),
-        r#type: Some(TypeProto {
-            value: Some(type_proto::Value::TensorType(tensor)),
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
+    let sizes: Vec<Size> = std::iter::once(Size::Named("N"))
+        .chain(dims.iter().map(|&d| Size::Is(d)))
+        .collect();
+    onnx::value(name, data_type as i32, &sizes)
 }
 
 #[derive(Default)]

@@ -6,16 +6,17 @@ mod common;
 use std::fs;
 use std::path::Path;
 
+use common::onnx::Size::{Is, Named, Open};
+use common::onnx::value;
 use common::{Scene, write_checkpoint_of};
 use pinhole::RgbImage;
 use pinhole::internal::{StandaloneEncoder, cosine};
 use pinhole_export::graph::{OnnxEncoder, OnnxOptions};
 use pinhole_model::PreprocessConfig;
 use prost::Message;
-use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension::Value};
 use tract_onnx::pb::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
-    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
+    TensorProto, type_proto,
 };
 
 const SIDE: u32 = 32;
@@ -23,39 +24,6 @@ const SIZE: usize = 16;
 const FLOAT: i32 = 1;
 const INT64: i32 = 7;
 const FLOAT16: i32 = 10;
-
-/// A size of a declared shape.
-#[derive(Clone, Copy)]
-enum Size {
-    Is(i64),
-    Named(&'static str),
-    Open,
-}
-use Size::{Is, Named, Open};
-
-fn value(name: &str, data_type: i32, sizes: &[Size]) -> ValueInfoProto {
-    let dim = sizes.iter().map(|size| Dimension {
-        value: match size {
-            Is(v) => Some(Value::DimValue(*v)),
-            Named(name) => Some(Value::DimParam((*name).into())),
-            Open => None,
-        },
-        ..Default::default()
-    });
-    let shape = TensorShapeProto { dim: dim.collect() };
-    let tensor = type_proto::Tensor {
-        elem_type: data_type,
-        shape: Some(shape),
-    };
-    ValueInfoProto {
-        name: name.into(),
-        r#type: Some(TypeProto {
-            value: Some(type_proto::Value::TensorType(tensor)),
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
-}
 
 fn node(op: &str, inputs: &[&str], output: &str) -> NodeProto {
     NodeProto {

@@ -1,6 +1,7 @@
 //! Shared by the tests: a small random checkpoint, and a folder to export into.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
+pub mod onnx;
 pub mod reference;
 mod weights;
 
