@@ -72,8 +72,8 @@ pub use checkpoint::{Checkpoint, OpenOptions, shard_names};
 pub use error::Error;
 pub use infer::Heads;
 pub use learned::{
-    CLIP_LORA_LAYERS, LearnedOptions, Method, MethodOption, read_learned, read_prompt_learner,
-    write_learned, write_prompt_learner,
+    CLIP_LORA_LAYERS, LearnedOptions, Method, MethodOption, check_method_options, read_learned,
+    read_prompt_learner, write_learned, write_prompt_learner,
 };
 pub use preprocessing::read_preprocessing;
 pub use read::read_state_dict;

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use pinhole::internal::printable_path;
+use pinhole::internal::{UsageError, printable_path};
 use pinhole::{Classes, LockedBundle, note};
 
 use crate::cli::ClassesArgs;
@@ -27,7 +27,7 @@ pub(crate) fn run(args: &ClassesArgs) -> Result<ExitCode> {
     let classes = match &args.set {
         Some(file) => Classes::read(file)?,
         None => {
-            let added = Classes::new(&args.add)?;
+            let added = Classes::new(&args.add).map_err(UsageError::new)?;
             let names = manifest.classes.iter().chain(added.names());
             Classes::recorded(&names.cloned().collect::<Vec<_>>())?
         }

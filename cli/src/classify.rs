@@ -16,6 +16,7 @@ use crate::output;
 use crate::{mistakes, open};
 
 pub(crate) fn classify(args: &ClassifyArgs) -> Result<ExitCode> {
+    check_images(&args.images)?;
     let classifier = open::conditional(&args.bundle, &args.conditional)?;
     let preprocessing = &classifier.manifest().preprocessing;
     for_each_image(
@@ -58,6 +59,7 @@ struct EmbedLine<'a> {
 }
 
 pub(crate) fn embed(args: &EmbedArgs) -> Result<ExitCode> {
+    check_images(&args.images)?;
     let classifier = open::classifier(&args.bundle)?;
     let preprocessing = &classifier.manifest().preprocessing;
     for_each_image(
@@ -80,6 +82,12 @@ pub(crate) fn embed(args: &EmbedArgs) -> Result<ExitCode> {
             Ok(())
         },
     )
+}
+
+/// Refuses what can be no image, before the bundle is opened.
+fn check_images(paths: &[PathBuf]) -> Result<()> {
+    let mut paths = paths.iter();
+    paths.try_for_each(|path| mistakes::check_file(path, "an image file"))
 }
 
 /// Calls `f` for each image that can be decoded, with the time that decoding took. An image that fails prints an

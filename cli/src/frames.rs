@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use pinhole::PreprocessConfig;
 use pinhole::camera::{CameraOptions, FrameSource, Region, StreamInput, TrackerOptions};
-use pinhole::internal::ignores_hang_up;
+use pinhole::internal::{UsageError, ignores_hang_up};
+use pinhole::wrong_usage;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
@@ -23,7 +24,7 @@ pub(crate) fn source(from: &CameraSource, args: &FrameArgs) -> Result<FrameSourc
         }
     };
     if let Some(url) = &from.url {
-        return Ok(FrameSource::url(url, args.interval)?);
+        return Ok(FrameSource::url(url, args.interval).map_err(UsageError::new)?);
     }
     for (flag, path) in [
         ("--mjpeg", &from.mjpeg),
@@ -40,7 +41,7 @@ pub(crate) fn source(from: &CameraSource, args: &FrameArgs) -> Result<FrameSourc
         (_, _, Some(path), _) if args.watch => FrameSource::watched_folder(path),
         (_, _, Some(path), _) => FrameSource::folder(path),
         (_, _, _, Some(path)) => device(path)?,
-        _ => bail!("expected --url, --mjpeg, --y4m, --folder or --device, found none"),
+        _ => wrong_usage!("expected --url, --mjpeg, --y4m, --folder or --device, found none"),
     })
 }
 
@@ -52,7 +53,7 @@ fn device(path: &Path) -> Result<FrameSource> {
 #[cfg(not(feature = "v4l"))]
 fn device(path: &Path) -> Result<FrameSource> {
     let path = path.display();
-    bail!(
+    anyhow::bail!(
         "--device {path}: this build lacks the feature v4l; build with `--features v4l`, or use \
          `ffmpeg -f v4l2 -i {path} -c:v mjpeg -f mjpeg - | pinhole camera BUNDLE --mjpeg -`"
     )

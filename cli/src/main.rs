@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use pinhole::internal::end_with_usage;
+use pinhole::internal::{end_with_usage, exit_code};
 
 use crate::cli::{Cli, Command};
 
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         Err(e) if output::output_error(&e) == Some(ErrorKind::BrokenPipe) => ExitCode::FAILURE,
         Err(e) => {
             output::error(&e);
-            ExitCode::FAILURE
+            exit_code(e.as_ref())
         }
     }
 }

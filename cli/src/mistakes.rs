@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Error, Result, anyhow, bail};
 use pinhole::internal::{images_in, printable, printable_path, without_credentials};
+use pinhole::wrong_usage;
 
 const EXPORT: &str = "make a bundle of it with `pinhole-export bundle --clip FILE --classes classes.txt --out my-bundle`";
 const EXPORT_ONNX: &str = "make a bundle of it with `pinhole-export onnx --encoder FILE.onnx --clip CHECKPOINT --classes \
@@ -26,7 +27,7 @@ fn url(path: &Path) -> Option<(&str, String)> {
 /// Refuses URLs, which are not read from the network.
 pub(crate) fn check_file(path: &Path, expected: &str) -> Result<()> {
     match url(path) {
-        Some((_, url)) => bail!(
+        Some((_, url)) => wrong_usage!(
             "{url}: expected {expected}, found a URL; download it first, for example with `curl -LO`"
         ),
         None => Ok(()),
@@ -38,7 +39,9 @@ pub(crate) fn check_stream(path: &Path, flag: &str) -> Result<()> {
     let Some((_, url)) = url(path) else {
         return Ok(());
     };
-    bail!("{flag} {url}: expected a file, a named pipe or -, found a URL; read it with --url")
+    wrong_usage!(
+        "{flag} {url}: expected a file, a named pipe or -, found a URL; read it with --url"
+    )
 }
 
 /// The images to read: a folder stands for the images in it and in its subfolders.

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
-use pinhole::internal::printable_path;
+use pinhole::internal::{UsageError, printable_path};
 use pinhole::{
     Bundle, Classifier, ClassifierBuilder, ConditionalMode, DecodeOptions, Image, ImageError,
-    LOCK_PATIENCE, PreprocessConfig, Reduction, note,
+    LOCK_PATIENCE, PreprocessConfig, Reduction, TeachError, note,
 };
 
 use crate::cli::{BundleArgs, ConditionalArgs, DecodeArgs, ModeName};
@@ -86,10 +86,16 @@ pub(crate) fn image(path: &Path, options: &DecodeOptions) -> Result<Image> {
     })
 }
 
-/// The library's error, with the flag that caused it.
+/// The library's error, with the flag that caused it: wrong usage, if it is the flag alone.
 pub(crate) fn with_flag(error: pinhole::Error) -> anyhow::Error {
     match error {
-        pinhole::Error::Threads { .. } => anyhow!("--{error}; leave it out to use all"),
+        pinhole::Error::Threads { .. } => {
+            UsageError::new(format_args!("--{error}; leave it out to use all")).into()
+        }
+        pinhole::Error::Teaching {
+            reason: reason @ TeachError::TextOfNone,
+            ..
+        } => UsageError::new(format_args!("--{reason}")).into(),
         other => other.into(),
     }
 }

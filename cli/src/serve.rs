@@ -6,12 +6,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use pinhole::camera::{Camera, Pipeline, PipelineEvent};
+use pinhole::internal::UsageError;
 use pinhole::system::System;
 use pinhole::{
     BoardMonitor, BundleWatcher, ClassifierBuilder, FolderState, PreprocessConfig, TestedBundle,
-    note,
+    note, wrong_usage,
 };
 use pinhole_web::{Keeper, Live, LogLevel, Server, ServerOptions, Settings, StoredPassword};
 
@@ -24,7 +25,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let Some(bundle) = &args.bundle else {
-        bail!("expected the folder of a bundle, found none");
+        wrong_usage!("expected the folder of a bundle, found none");
     };
     let password = (args.password_file.as_deref()).map(StoredPassword::read);
     let mut options = ServerOptions {
@@ -33,7 +34,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
         ..ServerOptions::new(args.listen)
     };
     options.decode.apply_orientation = args.decode.exif_orientation;
-    options.check()?;
+    options.check().map_err(UsageError::new)?;
     let tracker = frames::tracker(&args.tracker);
     let mut builder = pinhole::Classifier::builder();
     if let Some(threads) = args.threads {

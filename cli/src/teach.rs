@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
-use pinhole::internal::{LessonLine, json_path, printable_path};
-use pinhole::{ClassLesson, ClassText, Classifier, Lesson, NONE_OF_THESE, Teacher};
+use pinhole::internal::{LessonLine, UsageError, json_path, printable_path};
+use pinhole::{ClassLesson, ClassText, Classes, Classifier, Lesson, NONE_OF_THESE, Teacher};
 use serde::Serialize;
 
 use crate::cli::TeachArgs;
@@ -59,6 +59,11 @@ pub(crate) fn run(args: &TeachArgs) -> Result<ExitCode> {
 
 /// Adds the class if it is new, and its examples. Returns the images' files.
 fn show(args: &TeachArgs, teacher: &mut Teacher, class: &str) -> Result<Vec<PathBuf>> {
+    let new = !teacher.has_class(class);
+    if new {
+        let texts = [class].into_iter().chain(args.text.as_deref());
+        Classes::new(texts).map_err(UsageError::new)?;
+    }
     let mut files = vec![];
     for path in &args.images {
         files.extend(mistakes::image_files(path)?);
@@ -80,7 +85,7 @@ fn show(args: &TeachArgs, teacher: &mut Teacher, class: &str) -> Result<Vec<Path
             );
         }
     }
-    if !teacher.has_class(class) || files.is_empty() {
+    if new || files.is_empty() {
         let text = match &args.text {
             Some(text) => ClassText::Text(text),
             None => ClassText::NameIfPossible,

@@ -41,8 +41,14 @@ fn result(command: &mut Command) -> Value {
 /// Exit code 1, and one line on stderr that contains all `parts`.
 #[track_caller]
 fn assert_error(output: &Output, parts: &[&str]) {
+    assert_fails(output, 1, parts);
+}
+
+/// The exit code, and one line on stderr that contains all `parts`.
+#[track_caller]
+fn assert_fails(output: &Output, code: i32, parts: &[&str]) {
     let message = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert_eq!(output.status.code(), Some(code), "{message}");
     assert!(message.starts_with("error: "), "{message}");
     assert_eq!(message.trim_end().lines().count(), 1, "{message}");
     for part in parts {
@@ -230,14 +236,14 @@ fn numbers_of_threads_out_of_range_are_errors() {
             "leave it out to use all",
         ];
         let flag = format!("--threads={threads}");
-        assert_error(&bench(&demo()).arg(&flag).output().unwrap(), &parts);
+        assert_fails(&bench(&demo()).arg(&flag).output().unwrap(), 2, &parts);
         for other in ["selftest", "classes"] {
             let mut command = Command::new(env!("CARGO_BIN_EXE_pinhole"));
             command.arg(other).arg(demo()).arg(&flag);
             if other == "classes" {
                 command.args(["--add", "black dot"]);
             }
-            assert_error(&command.output().unwrap(), &parts);
+            assert_fails(&command.output().unwrap(), 2, &parts);
         }
     }
 }

@@ -442,7 +442,7 @@ fn urls_are_not_opened() {
     ] {
         let output = camera(&[flag, url]).output().unwrap();
         let message = stderr(&output);
-        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert_eq!(output.status.code(), Some(2), "{message}");
         let expected = ["read it with --url", flag, "cam"];
         assert!(
             expected.iter().all(|part| message.contains(part)),

@@ -207,7 +207,7 @@ fn mistakes_are_errors_and_the_bundle_stays() {
         &[],
         &["\"red heart\" among its classes"],
     );
-    scene.refused(1, &["--class", "unknown"], &heart, &["reserved"]);
+    scene.refused(2, &["--class", "unknown"], &heart, &["reserved"]);
     scene.refused(
         1,
         &["--class", "mug", "--text", "cup"],

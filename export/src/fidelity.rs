@@ -40,7 +40,7 @@ impl FidelityGate {
     ///
     /// # Errors
     /// int8, a bound that is not off, and too few images.
-    pub(crate) fn check_images(&self, precision: Precision, images: usize) -> Result<()> {
+    pub fn check_images(&self, precision: Precision, images: usize) -> Result<()> {
         let off = self.min_cosine == 0.0 && self.min_agreement == 0.0;
         ensure!(
             off || precision != Precision::Int8 || images >= Self::MIN_IMAGES,

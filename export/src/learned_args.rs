@@ -1,11 +1,12 @@
 //! The command line's options about learned methods.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use pinhole::internal::UsageError;
 use pinhole::note;
-use pinhole_checkpoint::{Checkpoint, LearnedOptions, Method, read_learned};
+use pinhole_checkpoint::{Checkpoint, LearnedOptions, Method, check_method_options, read_learned};
 use pinhole_model::{ClassPosition, Learned, PromptLearner};
 
 #[derive(Args)]
@@ -90,6 +91,17 @@ fn value(text: &str) -> Result<(String, f32), String> {
 }
 
 impl LearnedArgs {
+    /// Checks the options of a method that is named, before anything is read.
+    pub(crate) fn check(&self) -> Result<(), UsageError> {
+        match self.method {
+            Some(method) => {
+                check_method_options(method, Path::new("--method-option"), &self.values)
+                    .map_err(UsageError::new)
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Reads `--learned` for a CLIP, and reports what its reader noted.
     pub(crate) fn read(&self, clip: Option<&Checkpoint>) -> Result<Option<Learned>> {
         let Some(path) = &self.learned else {

@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use learned_args::LearnedArgs;
-use pinhole::internal::{PrintableWriter, end_with_usage};
-use pinhole::note;
+use pinhole::internal::{PrintableWriter, UsageError, end_with_usage, exit_code, text_error};
+use pinhole::{note, wrong_usage};
 use pinhole_bundle::Manifest;
 use pinhole_checkpoint::{Checkpoint, Heads, OpenOptions};
 use pinhole_export::graph::{GraphOptions, OnnxEncoder, OnnxOptions};
@@ -303,7 +303,7 @@ fn main() -> ExitCode {
         Err(e) if is_broken_pipe(&e) => ExitCode::FAILURE,
         Err(e) => {
             note!("error: {e:#}");
-            ExitCode::FAILURE
+            exit_code(e.as_ref())
         }
     }
 }
@@ -314,6 +314,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 fn bundle(args: &BundleArgs) -> Result<()> {
+    args.precision.check(&args.common)?;
     let mut checkpoint = open(&args.model.clip, &args.model.unstated)?;
     ensure!(
         checkpoint.config().image.is_in_checkpoint(),
@@ -338,7 +339,13 @@ fn bundle(args: &BundleArgs) -> Result<()> {
 }
 
 fn onnx(args: &OnnxArgs) -> Result<()> {
+    args.precision.check(&args.common)?;
     let clip = args.clip.as_deref();
+    if clip.is_none() && matches!(args.common.score, Some(ScoreName::Sigmoid)) {
+        wrong_usage!(
+            "--score sigmoid: expected --clip with a model that has a logit bias, found no --clip"
+        );
+    }
     let checkpoint = clip.map(|clip| open(clip, &args.unstated)).transpose()?;
     let checkpoint = checkpoint.as_ref();
     let learned = args.common.learned.read(checkpoint)?;
@@ -353,7 +360,9 @@ fn onnx(args: &OnnxArgs) -> Result<()> {
     let mut preprocessing = match (&args.preprocessing, checkpoint) {
         (Some(path), _) => pinhole_checkpoint::read_preprocessing(path)?,
         (None, Some(checkpoint)) => checkpoint.config().preprocessing.clone(),
-        (None, None) => bail!("--preprocessing: expected a file, found neither it nor --clip"),
+        (None, None) => {
+            wrong_usage!("--preprocessing: expected a file, found neither it nor --clip")
+        }
     };
     if args.encoder_pixels == PixelRange::Unit {
         preprocessing = preprocessing.unnormalised();
@@ -378,6 +387,23 @@ fn onnx(args: &OnnxArgs) -> Result<()> {
 }
 
 impl PrecisionArgs {
+    /// Checks what needs no file, before anything is read.
+    fn check(&self, common: &CommonArgs) -> Result<(), UsageError> {
+        common.learned.check()?;
+        match common.calibration {
+            // The images are counted once they are found.
+            Some(_) => Ok(()),
+            None => (self.gate().check_images(self.precision.into(), 0)).map_err(UsageError::new),
+        }
+    }
+
+    fn gate(&self) -> FidelityGate {
+        FidelityGate {
+            min_cosine: self.min_cosine,
+            min_agreement: self.min_agreement,
+        }
+    }
+
     fn encoder<'a>(&self, source: EncoderSource<'a>) -> EncoderOptions<'a> {
         EncoderOptions {
             source,
@@ -385,10 +411,7 @@ impl PrecisionArgs {
                 precision: self.precision.into(),
                 flat: self.flat,
             },
-            gate: FidelityGate {
-                min_cosine: self.min_cosine,
-                min_agreement: self.min_agreement,
-            },
+            gate: self.gate(),
             report: self.report,
         }
     }
@@ -414,14 +437,13 @@ const USUAL_LOGIT_SCALE: f32 = 100.0;
 
 fn export(args: &CommonArgs, parts: ModelParts) -> Result<()> {
     let classes = Classes::read(&args.classes).context("--classes")?;
-    let templates = Templates::parse(&args.templates)?;
+    let templates = Templates::parse(&args.templates);
+    let templates = templates.map_err(|e| text_error::<anyhow::Error>(&args.templates, e))?;
     let mut negatives: Vec<String> = vec![];
     for argument in &args.negatives {
-        negatives.extend(
-            TextList::parse(argument)
-                .context("--negatives")?
-                .into_texts(),
-        );
+        let list = TextList::parse(argument);
+        let list = list.map_err(|e| text_error::<anyhow::Error>(argument, e));
+        negatives.extend(list.context("--negatives")?.into_texts());
     }
     let images = match &args.calibration {
         Some(folder) => calibration_images(folder, classes.names(), args.folder_names.as_deref())?,

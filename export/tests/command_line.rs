@@ -522,21 +522,46 @@ fn natural_mistakes_work_or_are_explained() {
     );
 }
 
+/// Arguments that no file can make right, found by clap or behind it. If this fails, scripts take wrong usage for an error
+/// of the checkpoint.
 #[test]
 fn wrong_usage_is_exit_code_2() {
-    for arguments in [
-        vec![],
-        vec!["bundle"],
-        vec!["bundle", "--precision", "int3"],
-        vec!["text"],
-        vec!["https://me:secret@example.org/a.pt"],
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("classes.txt"), "cat\ndog\n").unwrap();
+    let bundle = "bundle --clip missing --classes classes.txt --out out";
+    let clip = checkpoint();
+    let made = format!(
+        "bundle --clip {} --classes classes.txt --out out",
+        clip.display()
+    );
+    let onnx = "onnx --encoder a.onnx --class-embeddings e.npy --preprocessing p.json --classes classes.txt --out out";
+    for (call, part) in [
+        (String::new(), "Usage"),
+        ("bundle".into(), "--clip"),
+        (format!("{bundle} --precision int3"), "int3"),
+        ("text".into(), "--clip"),
+        ("https://me:secret@example.org/a.pt".into(), "unrecognized"),
+        (format!("{bundle} --precision int8"), "--calibration"),
+        (format!("{onnx} --precision int8"), "--calibration"),
+        (format!("{onnx} --score sigmoid"), "--clip"),
+        ("text --clip hf:x/y/z a".into(), "hf:ORGANISATION/NAME"),
+        (
+            format!("{bundle} --learned x --method coop --method-option a=1"),
+            "option a",
+        ),
+        (format!("{made} --templates plain"), "plain"),
+        (format!("{made} --templates {{}}{{}}"), "exactly one"),
+        (format!("{made} --negatives \u{7}"), "control"),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_pinhole-export"))
-            .args(&arguments)
+            .args(call.split(' ').filter(|word| !word.is_empty()))
+            .current_dir(folder.path())
             .output()
             .unwrap();
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
-        assert!(!String::from_utf8_lossy(&output.stderr).contains("secret"));
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{call}: {message}");
+        assert!(message.contains(part), "{call}: {message}");
+        assert!(!message.contains("secret"), "{message}");
     }
 }
 

@@ -13,7 +13,7 @@ use crate::cli::{Cli, Command, RecordArgs};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use embedded_graphics::prelude::Size;
-use pinhole::internal::{PrintableWriter, end_with_usage, ignores_hang_up};
+use pinhole::internal::{PrintableWriter, end_with_usage, exit_code, ignores_hang_up};
 use pinhole::system::System;
 use pinhole_firmware::check::{self, Finding};
 use pinhole_firmware::config::ApplianceConfig;
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             console::err(&format!("error: {e:#}"));
-            ExitCode::FAILURE
+            exit_code(e.as_ref())
         }
     };
     console::flush(FLUSH_LIMIT);

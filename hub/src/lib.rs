@@ -13,6 +13,7 @@ use hf_hub::api::Progress;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 use indicatif::{ProgressBar, ProgressStyle};
+use pinhole::internal::UsageError;
 use pinhole::note;
 use pinhole_checkpoint::shard_names;
 use pinhole_model::without_credentials;
@@ -183,7 +184,8 @@ pub fn is_model(argument: &Path) -> bool {
 pub fn local_path(argument: &Path) -> Result<PathBuf> {
     match argument.to_str() {
         Some(name) if is_model(argument) => {
-            fetch(&name.parse()?, &HubSettings::from_environment()?)
+            let model = name.parse().map_err(UsageError::new)?;
+            fetch(&model, &HubSettings::from_environment()?)
         }
         _ => Ok(argument.to_owned()),
     }

@@ -23,10 +23,10 @@ pub use crate::panics::catch as catch_panic;
 pub use crate::selftest::cosine;
 pub use crate::standalone::StandaloneEncoder;
 pub use crate::standard_streams::{
-    PrintableWriter, UnblockedStdout, end_with_usage, json_path, note, note_within, printable,
-    printable_path,
+    PrintableWriter, UnblockedStdout, json_path, note, note_within, printable, printable_path,
 };
 pub use crate::text_encoder::text_encoder_in;
+pub use crate::usage::{UsageError, end_with_usage, exit_code, text_error};
 use crate::{Classifier, Error};
 pub use pinhole_model::without_credentials;
 use tract_onnx::pb::ModelProto;

@@ -83,6 +83,7 @@ mod standard_streams;
 pub mod system;
 mod teaching;
 mod text_encoder;
+mod usage;
 mod watcher;
 
 pub use board::{BoardMonitor, BoardStatus};

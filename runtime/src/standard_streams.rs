@@ -44,18 +44,6 @@ pub fn note_within(wait: Duration, line: Arguments) -> bool {
         .is_ok()
 }
 
-/// Ends a program after an error of usage, or after its help. `text` is the message, which repeats arguments: if they are
-/// URLs with passwords, it is printed without these; else `print` prints it, with its colours.
-pub fn end_with_usage(text: &str, code: i32, print: impl FnOnce() -> std::io::Result<()>) -> ! {
-    let safe = without_credentials(text);
-    // Standard streams may be closed.
-    let _ = match safe == text {
-        true => print(),
-        false => std::io::stderr().write_all(safe.as_bytes()),
-    };
-    std::process::exit(code);
-}
-
 fn message(line: Arguments) -> String {
     let line = line.to_string();
     let mut message = printable(&without_credentials(&line)).into_owned();

@@ -54,7 +54,7 @@ const REPORT: &str = "report.json";
 ///
 /// # Errors
 /// [`Error::State`] if `out` has trainings with other options, data or another model, or any with
-/// [`Start::New`]; [`Error::Config`] for less than two classes, no method or no seed; those of
+/// [`Start::New`]; [`Error::Options`] for no method or no seed; [`Error::Config`] for less than two classes; those of
 /// [`Dataset::few_shot`](crate::dataset::Dataset::few_shot), of the training and of the test.
 pub fn run(
     materials: &Materials,
@@ -74,7 +74,7 @@ pub fn run(
     };
     if options.methods.iter().any(specific) {
         let problem = "class-specific contexts cannot be tested on new classes";
-        return Err(Error::Config(problem.into()));
+        return Err(Error::Options(problem.into()));
     }
     check_start(&out.join(REPORT), start)?;
     let [base, new] = SUBSETS.map(|subset| materials.data.subset(subset));

@@ -41,7 +41,10 @@ pub enum Error {
         /// What was found and expected.
         problem: String,
     },
-    /// Invalid hyper-parameters or configuration.
+    /// Options that are out of range or exclude each other, whatever the files hold.
+    #[error("{0}")]
+    Options(String),
+    /// Options, a model and data that do not fit each other.
     #[error("{0}")]
     Config(String),
     /// A model checkpoint cannot be read or written.

@@ -49,7 +49,7 @@ const REPORT: &str = "report.json";
 ///
 /// # Errors
 /// [`Error::State`] if `out` has trainings with other options, data or another model, or any with
-/// [`Start::New`]; [`Error::Config`] for no method, seed or shots; those of
+/// [`Start::New`]; [`Error::Options`] for no method, seed or shots; those of
 /// [`Dataset::few_shot`](crate::dataset::Dataset::few_shot), of the training and of the test.
 pub fn run(
     materials: &Materials,
@@ -61,7 +61,7 @@ pub fn run(
     let ascending = options.shots.is_sorted_by(|a, b| a.0 < b.0);
     if options.shots.is_empty() || !ascending {
         let problem = "--shots: expected at least one number, each once, ascending";
-        return Err(Error::Config(problem.into()));
+        return Err(Error::Options(problem.into()));
     }
     for (_, methods) in &options.shots {
         check(methods, &options.seeds, materials.encoder.as_deref())?;

@@ -4,11 +4,11 @@ mod commands;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result};
 use clap::{Parser, Subcommand};
 
-use pinhole::internal::end_with_usage;
-use pinhole::note;
+use pinhole::internal::{UsageError, end_with_usage, exit_code};
+use pinhole::{note, wrong_usage};
 
 use commands::{base_to_new, clip, evaluate, few_shot, method, shapes};
 
@@ -53,14 +53,23 @@ fn main() -> ExitCode {
         Command::Evaluate(args) => evaluate::run(&args, cli.threads),
         Command::Shapes(args) => shapes::run(&args),
     });
-    match result {
+    match result.map_err(of_options) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader of the output has closed it, as `head` does.
         Err(error) if is_broken_pipe(&error) => ExitCode::FAILURE,
         Err(error) => {
             note!("error: {error:#}");
-            ExitCode::FAILURE
+            exit_code(error.as_ref())
         }
+    }
+}
+
+/// The library's errors that options alone have caused, as wrong usage.
+fn of_options(error: Error) -> Error {
+    use pinhole_training::Error::{Bundle, Options};
+    match error.downcast_ref() {
+        Some(Options(_) | Bundle(pinhole::Error::Threads { .. })) => UsageError::new(error).into(),
+        _ => error,
     }
 }
 
@@ -109,7 +118,7 @@ fn run_with_single_threaded_candle() -> Option<ExitCode> {
 
 fn start_threads(threads: Option<usize>) -> Result<()> {
     let threads = match threads {
-        Some(0) => bail!("--threads 0: expected at least 1"),
+        Some(0) => wrong_usage!("--threads 0: expected at least 1"),
         Some(threads) => threads,
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };

@@ -299,13 +299,13 @@ impl PairFiles {
 /// Rejects an empty list of templates and templates without "{}".
 ///
 /// # Errors
-/// [`Error::Config`].
+/// [`Error::Options`].
 pub fn check_templates(templates: &[String]) -> Result<()> {
     if templates.is_empty() {
-        return Err(Error::Config("--template: expected at least one".into()));
+        return Err(Error::Options("--template: expected at least one".into()));
     }
     match templates.iter().find(|t| !t.contains("{}")) {
-        Some(t) => Err(Error::Config(format!(
+        Some(t) => Err(Error::Options(format!(
             "--template {t:?}: expected {{}} in the place of the class name"
         ))),
         None => Ok(()),

@@ -63,7 +63,7 @@ impl MethodOptions {
     /// Rejects options out of range.
     ///
     /// # Errors
-    /// [`Error::Config`].
+    /// [`Error::Options`].
     pub fn check(&self) -> Result<()> {
         match self {
             Self::Prompts(options) => options.check(),
@@ -133,7 +133,7 @@ pub(crate) fn check(
     seeds: &[u64],
     encoder: Option<&Path>,
 ) -> Result<()> {
-    let wrong = |what: &str| Err(Error::Config(what.into()));
+    let wrong = |what: &str| Err(Error::Options(what.into()));
     let mut sorted = seeds.to_vec();
     sorted.sort_unstable();
     sorted.dedup();
@@ -447,7 +447,7 @@ impl<'a> Protocol<'a> {
 }
 
 fn encoder_is_changed(method: &str) -> Error {
-    Error::Config(format!(
+    Error::Options(format!(
         "--encoder: {method} changes the image encoder, which a bundle has as it was: remove --encoder, or export a bundle \
          with pinhole-export bundle --learned and evaluate that with --model"
     ))
@@ -466,7 +466,7 @@ impl Adapted {
     /// [`ImageEncoder::embed`].
     ///
     /// # Errors
-    /// [`Error::Config`] with a bundle as `encoder`; changes that do not fit the CLIP; those of [`TestSet::new`].
+    /// [`Error::Options`] with a bundle as `encoder`; changes that do not fit the CLIP; those of [`TestSet::new`].
     pub fn new(
         clip: &Checkpoint,
         learned: &Learned,

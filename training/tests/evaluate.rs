@@ -4,7 +4,7 @@ mod common;
 
 use std::{fs, path::Path};
 
-use common::{call, checkpoint, fail, images, succeed};
+use common::{call, checkpoint, fail, images, refuse, succeed};
 use pinhole_checkpoint::{Checkpoint, OpenOptions, write_prompt_learner};
 use pinhole_model::{ClassPosition, Learned, LearnedClasses, MetaNet, PromptLearner, Tensor};
 use pinhole_prompts::{FolderNames, Templates, TextEncoder, Tokenizer};
@@ -181,10 +181,10 @@ fn learned_prompts_are_compared_with_zero_shot() {
         error.contains("a.safetensors") && error.contains("at the end"),
         "{error}"
     );
-    assert!(fail(&format!("{one} --confusion a.png"), folder).contains(".svg"));
+    assert!(refuse(&format!("{one} --confusion a.png"), folder).contains(".svg"));
     assert!(fail("evaluate --model clip --data nowhere", folder).contains("nowhere"));
     assert!(
-        fail(
+        refuse(
             "evaluate --model clip --images pictures --templates plain",
             folder
         )
@@ -284,9 +284,9 @@ fn base_to_new_reports_errors_before_training() {
         error.contains("has 6 training images; --shots 16"),
         "{error}"
     );
-    assert!(fail(&format!("{call} --seeds 0"), folder).contains("--seeds 0"));
-    assert!(fail(&format!("{call} --shots 0"), folder).contains("--shots 0"));
-    let twice = fail(&format!("{call} --shots 1 --methods coop coop"), folder);
+    assert!(refuse(&format!("{call} --seeds 0"), folder).contains("--seeds 0"));
+    assert!(refuse(&format!("{call} --shots 0"), folder).contains("--shots 0"));
+    let twice = refuse(&format!("{call} --shots 1 --methods coop coop"), folder);
     assert!(twice.contains("each once"), "{twice}");
     assert!(!folder.join("out").exists());
     let mut classes: Vec<_> = fs::read_dir(&data).unwrap().flatten().collect();

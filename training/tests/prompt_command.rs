@@ -47,9 +47,18 @@ fn succeed(arguments: &str) -> String {
 
 /// The standard error of a failure, with one error line.
 fn fail(arguments: &str) -> String {
+    end_with(1, arguments)
+}
+
+/// The standard error of wrong usage, with one error line.
+fn refuse(arguments: &str) -> String {
+    end_with(2, arguments)
+}
+
+fn end_with(code: i32, arguments: &str) -> String {
     let output = call(arguments, folder());
     let errors = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{arguments}: {errors}");
+    assert_eq!(output.status.code(), Some(code), "{arguments}: {errors}");
     let count = errors.lines().filter(|line| line.starts_with("error: "));
     assert_eq!(count.count(), 1, "{errors}");
     errors
@@ -176,8 +185,8 @@ fn errors_are_reported_before_anything_is_computed() {
     );
     assert!(fail(&COOP.replace("pictures", "nowhere --out x")).contains("nowhere"));
     assert!(fail(&COOP.replace("clip/checkpoint", "nowhere --out x")).contains("nowhere"));
-    assert!(fail(&format!("{COOP} --out x --momentum 2")).contains("momentum"));
-    assert!(fail(&format!("{COOP} --out x --log-every 0")).contains("--log-every"));
+    assert!(refuse(&format!("{COOP} --out x --momentum 2")).contains("momentum"));
+    assert!(refuse(&format!("{COOP} --out x --log-every 0")).contains("--log-every"));
     assert!(fail(&format!("{COOP} --out x --encoder nowhere")).contains("nowhere"));
     assert!(!folder().join("x").exists());
     let usage = call(&format!("{COOP} --out x --class-position left"), folder());

@@ -94,7 +94,7 @@ pub fn read_learned(path: &Path, options: &LearnedOptions) -> Result<Learned, Er
         Some(method) => method,
         None => recognise(&state, &given)?,
     };
-    check_options(method, first, &options.values)?;
+    check_method_options(method, first, &options.values)?;
     let tensors = LearnedTensors::new(method, &state, &given)?;
     let mut learned = (method.read)(&tensors)?;
     learned.trained_classes = trained_classes::read(&tensors)?;
@@ -124,8 +124,15 @@ pub fn read_prompt_learner(path: &Path) -> Result<PromptLearner, Error> {
     }
 }
 
-/// Checks that the method has each of the options, and that the values are in its range.
-fn check_options(method: &Method, path: &Path, values: &[(String, f32)]) -> Result<(), Error> {
+/// Checks that the method has each of the options, and that the values are in its range. `path` is what the error names.
+///
+/// # Errors
+/// [`Error::Config`] naming the option.
+pub fn check_method_options(
+    method: &Method,
+    path: &Path,
+    values: &[(String, f32)],
+) -> Result<(), Error> {
     for (name, value) in values {
         let field = format!("option {name}");
         let Some(option) = method.options.iter().find(|option| option.name == name) else {

@@ -16,12 +16,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use pinhole::system::{CpuTime, System, Throttling};
-use pinhole::{Classifier, DecodeOptions, RgbImage, note};
+use pinhole::{Classifier, DecodeOptions, RgbImage, note, wrong_usage};
 use sha2::{Digest, Sha256};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::cli::{BenchArgs, BundleArgs, ConditionalArgs, ModeName};
-use crate::{open, output};
+use crate::{mistakes, open, output};
 use measure::{Limits, Measured, Progress, Subject, measure};
 use plot::PlotFile;
 use report::{BenchReport, Stages};
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
         return compare(a, b, args.fail_above);
     }
     let Some(bundle) = &args.bundle else {
-        bail!("expected a bundle's folder, found none");
+        wrong_usage!("expected a bundle's folder, found none");
     };
     // Errors that can be found at the start must not appear after a run of ten minutes.
     let plot = args.plot.as_deref().map(PlotFile::create).transpose()?;
@@ -140,6 +140,7 @@ struct Image {
 
 impl Image {
     fn open(path: &Path) -> Result<Self> {
+        mistakes::check_file(path, "an image file")?;
         let options = DecodeOptions::default();
         let bytes = pinhole_preprocessing::read(path, &options)?;
         let image: RgbImage = pinhole_preprocessing::decode(&bytes, &options)

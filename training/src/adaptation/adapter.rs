@@ -45,7 +45,7 @@ impl AdapterOptions {
     /// Rejects options that the method does not have, and values out of their range.
     ///
     /// # Errors
-    /// [`Error::Config`].
+    /// [`Error::Options`].
     pub fn check(&self) -> Result<()> {
         check_values(self.adapter.name, self.adapter.options, &self.values)
     }
@@ -53,7 +53,7 @@ impl AdapterOptions {
     /// Learns from few images.
     ///
     /// # Errors
-    /// [`Error::Config`] for options out of range or no images; [`Error::Diverged`]; [`Error::Image`].
+    /// [`Error::Options`]; [`Error::Config`] for no images; [`Error::Diverged`]; [`Error::Image`].
     pub fn train(&self, task: &Task, progress: &mut dyn FnMut(TrainingEvent)) -> Result<Learned> {
         self.check()?;
         task.check()?;
@@ -71,7 +71,7 @@ impl AdapterOptions {
 /// Rejects options that a method does not have, and values out of their range.
 ///
 /// # Errors
-/// [`Error::Config`].
+/// [`Error::Options`].
 pub fn check_values(name: &str, options: &[MethodOption], values: &[(String, f32)]) -> Result<()> {
     for (i, (key, value)) in values.iter().enumerate() {
         let Some(option) = options.iter().find(|option| option.name == key) else {
@@ -80,18 +80,18 @@ pub fn check_values(name: &str, options: &[MethodOption], values: &[(String, f32
                 [] => "none".to_owned(),
                 known => known.join(", "),
             };
-            return Err(Error::Config(format!(
+            return Err(Error::Options(format!(
                 "--method-option {key}: expected an option of {name} ({known})"
             )));
         };
         let [least, most] = option.range;
         if !(least..=most).contains(value) {
-            return Err(Error::Config(format!(
+            return Err(Error::Options(format!(
                 "--method-option {key}={value}: expected {least} to {most}"
             )));
         }
         if values[..i].iter().any(|(before, _)| before == key) {
-            return Err(Error::Config(format!(
+            return Err(Error::Options(format!(
                 "--method-option {key}: expected one value, found several"
             )));
         }
@@ -116,7 +116,7 @@ impl Values<'_> {
     /// A value that has a default.
     pub(super) fn number(&self, name: &str) -> Result<f32> {
         self.get(name).ok_or_else(|| {
-            Error::Config(format!(
+            Error::Options(format!(
                 "--method-option {name}: expected a value, found none"
             ))
         })
@@ -126,7 +126,7 @@ impl Values<'_> {
     pub(super) fn count(&self, name: &str) -> Result<usize> {
         let value = self.number(name)?;
         if value.fract() != 0.0 {
-            return Err(Error::Config(format!(
+            return Err(Error::Options(format!(
                 "--method-option {name}={value}: expected a whole number"
             )));
         }

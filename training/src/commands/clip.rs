@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Result, bail};
 use clap::Args;
 use pinhole::internal::PrintableWriter;
-use pinhole::note;
+use pinhole::{note, wrong_usage};
 use pinhole_training::{
     counted,
     log_plot::plot_log,
@@ -125,16 +125,16 @@ pub(crate) fn run(args: &ClipArgs) -> Result<()> {
     let source = source(args)?;
     let steps = match (args.epochs, source.epoch_images()) {
         (None, _) => args.steps,
-        (Some(_), None) => bail!("--epochs: the shapes never repeat; use --steps"),
+        (Some(_), None) => wrong_usage!("--epochs: the shapes never repeat; use --steps"),
         (Some(epochs), Some(_)) if !(epochs > 0.0 && epochs < 1e9) => {
-            bail!("--epochs {epochs}: expected more than 0")
+            wrong_usage!("--epochs {epochs}: expected more than 0")
         }
         (Some(epochs), Some(images)) => {
             ((epochs * images as f64 / args.batch_size.max(1) as f64).ceil() as u64).max(1)
         }
     };
     if args.log_every == 0 || args.save_every == 0 {
-        bail!("--log-every and --save-every: expected at least 1");
+        wrong_usage!("--log-every and --save-every: expected at least 1");
     }
     let texts = source.texts();
     let vocabulary = Vocabulary::of(texts.iter().map(String::as_str));
@@ -232,7 +232,7 @@ fn source(args: &ClipArgs) -> Result<PairSource> {
         return Ok(PairSource::Shapes);
     }
     if !(args.crop > 0.0 && args.crop <= 1.0) {
-        bail!("--crop {}: expected more than 0, at most 1", args.crop);
+        wrong_usage!("--crop {}: expected more than 0, at most 1", args.crop);
     }
     let path = Path::new(&args.data);
     if path.is_dir() {
@@ -243,7 +243,7 @@ fn source(args: &ClipArgs) -> Result<PairSource> {
     let separator = match args.separator.as_str() {
         "\\t" | "tab" => b'\t',
         one if one.len() == 1 => one.as_bytes()[0],
-        other => bail!("--separator {other:?}: expected one character or \\t"),
+        other => wrong_usage!("--separator {other:?}: expected one character or \\t"),
     };
     let options = ListOptions {
         separator,

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pinhole::note;
+use pinhole::{internal::text_error, note};
 use pinhole_checkpoint::{Checkpoint, Heads, OpenOptions};
 use pinhole_model::{Activation, TextForm};
 use pinhole_prompts::{Classes, FolderNames, Templates};
@@ -168,7 +168,9 @@ pub(crate) fn test_set(
 pub(crate) fn templates(arguments: &[String], data: &Dataset) -> Result<Templates> {
     let mut all = Vec::new();
     for argument in arguments {
-        all.extend_from_slice(Templates::parse(argument)?.as_slice());
+        let templates = Templates::parse(argument);
+        let templates = templates.map_err(|e| text_error::<anyhow::Error>(argument, e))?;
+        all.extend_from_slice(templates.as_slice());
     }
     let templates = match &all[..] {
         [] => Templates::default(),

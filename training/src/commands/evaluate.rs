@@ -6,11 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use pinhole::internal::PrintableWriter;
-use pinhole::{Classifier, note};
-use pinhole_checkpoint::{LearnedOptions, Method, read_learned};
+use pinhole::internal::{PrintableWriter, UsageError};
+use pinhole::{Classifier, note, wrong_usage};
+use pinhole_checkpoint::{LearnedOptions, Method, check_method_options, read_learned};
 use pinhole_model::{ClassPosition, Learned};
 use pinhole_training::{
     comparison::{self, MethodResults, RunResult},
@@ -101,10 +101,14 @@ impl PartArg {
 }
 
 pub(crate) fn run(args: &EvaluateArgs, threads: Option<usize>) -> Result<()> {
+    if let Some(method) = args.method {
+        let checked = check_method_options(method, Path::new("--method-option"), &args.values);
+        checked.map_err(UsageError::new)?;
+    }
     if let Some(path) = &args.confusion
         && path.extension().is_some_and(|e| e == "png")
     {
-        bail!(
+        wrong_usage!(
             "--confusion {}: expected .svg, .json or .csv, found .png",
             path.display()
         );
@@ -116,7 +120,7 @@ pub(crate) fn run(args: &EvaluateArgs, threads: Option<usize>) -> Result<()> {
             args.reading.relabel(data)?
         }
         (None, Some(data)) => args.reading.open(data)?,
-        (None, None) => bail!("expected --images or --data"),
+        (None, None) => wrong_usage!("expected --images or --data"),
     };
     let (name, results) = if args.model.join("manifest.json").is_file() {
         (data.name.clone(), bundle(args, data, threads)?)
@@ -213,7 +217,7 @@ fn bundle(
         || !args.learned.is_empty()
         || args.part != PartArg::All;
     if conflict {
-        bail!(
+        wrong_usage!(
             "{} is a bundle, which has its own classes and prompts: remove --classes, --templates, \
              --learned and --part",
             args.model.display()

@@ -2,10 +2,10 @@
 
 use std::{io::Write, path::PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{ArgMatches, Args, Command, FromArgMatches, error::ErrorKind};
 use pinhole::internal::PrintableWriter;
-use pinhole::note;
+use pinhole::{note, wrong_usage};
 use pinhole_model::ClassPosition;
 use pinhole_training::{
     counted,
@@ -193,7 +193,7 @@ pub(super) fn run(method: Method, args: &LearnArgs) -> Result<()> {
     let options = options(method, args);
     options.check()?;
     if args.log_every == 0 || args.save_every == 0 {
-        bail!("--log-every and --save-every: expected at least 1");
+        wrong_usage!("--log-every and --save-every: expected at least 1");
     }
     let clip = args.model.open(&args.clip)?;
     let mut dataset = args.reading.open(&args.data)?;

@@ -2,9 +2,9 @@
 
 use std::{io::Write, path::PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
-use pinhole::{internal::PrintableWriter, note};
+use pinhole::{internal::PrintableWriter, note, wrong_usage};
 use pinhole_checkpoint::Checkpoint;
 use pinhole_training::{
     adaptation::{Adapter, AdapterOptions},
@@ -175,7 +175,7 @@ impl ProtocolArgs {
     /// Opens data set and CLIP, and embeds the test images.
     pub(crate) fn open(&self) -> Result<Opened> {
         if !(1..=1000).contains(&self.seeds) {
-            bail!("--seeds {}: expected 1 to 1000", self.seeds);
+            wrong_usage!("--seeds {}: expected 1 to 1000", self.seeds);
         }
         let chosen = |adapter: &Adapter| {
             self.methods.is_empty()
@@ -185,7 +185,7 @@ impl ProtocolArgs {
                     .any(|m| m.eq_ignore_ascii_case(adapter.key))
         };
         if let Some((adapter, name, _)) = self.values.iter().find(|(of, ..)| !chosen(of)) {
-            bail!(
+            wrong_usage!(
                 "--method-option {}.{name}: expected a method of --methods, found another; add it there, or leave the option out",
                 adapter.key
             );

@@ -4,7 +4,7 @@ use std::{fs, io::Write, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use pinhole::internal::PrintableWriter;
+use pinhole::{internal::PrintableWriter, wrong_usage};
 use pinhole_training::{
     counted,
     shapes::{self, STYLES, Scene, Split, Style},
@@ -60,7 +60,7 @@ pub(crate) fn run(args: &ShapesArgs) -> Result<()> {
     let Some((width, height)) =
         sides.filter(|&(w, h)| (1..=8192).contains(&w.min(h)) && w.max(h) <= 8192)
     else {
-        bail!(
+        wrong_usage!(
             "--size {}: expected WIDTHxHEIGHT, each 1 to 8192",
             args.size
         );

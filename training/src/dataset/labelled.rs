@@ -148,10 +148,10 @@ impl Dataset {
     /// every machine, and those of fewer shots are among those of more.
     ///
     /// # Errors
-    /// [`Error::Data`] naming a class with fewer images; [`Error::Config`] for no shots.
+    /// [`Error::Data`] naming a class with fewer images; [`Error::Options`] for no shots.
     pub fn few_shot(&self, shots: usize, seed: u64) -> Result<Vec<LabelledImage>> {
         if shots == 0 {
-            return Err(Error::Config("--shots 0: expected at least 1".into()));
+            return Err(Error::Options("--shots 0: expected at least 1".into()));
         }
         let mut drawn = Vec::new();
         for (class, mut images) in by_class(&self.train, self.classes.len())

@@ -75,7 +75,7 @@ impl PretrainingOptions {
         if valid {
             return Ok(());
         }
-        Err(Error::Config(format!(
+        Err(Error::Options(format!(
             "hyper-parameters out of range: expected steps >= 1, batch size 2 to 65536, learning rate \
              > 0, betas in 0..1, epsilon > 0, weight decay >= 0, gradient limit >= 0; found {self:?}"
         )))
@@ -86,9 +86,9 @@ impl ModelSizes {
     /// The configuration of such a model: QuickGELU, heads of width 64, OpenAI's preprocessing.
     ///
     /// # Errors
-    /// [`Error::Config`] for sizes that do not fit each other.
+    /// [`Error::Options`] for sizes that do not fit each other.
     pub fn config(&self) -> Result<ClipConfig> {
-        let wrong = |what: String| Err(Error::Config(what));
+        let wrong = |what: String| Err(Error::Options(what));
         for (flag, width) in [("--width", self.width), ("--text-width", self.text_width)] {
             if width == 0 || width % 64 != 0 || width > 8192 {
                 return wrong(format!(

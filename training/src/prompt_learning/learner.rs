@@ -32,7 +32,7 @@ pub(super) fn initialise(
     let n_ctx = match (&given, &options.words) {
         (Some(learner), _) => learner.n_ctx(),
         (None, Some(text)) if words.is_empty() => {
-            return Err(Error::Config(format!(
+            return Err(Error::Options(format!(
                 "--words {text:?}: expected at least one word"
             )));
         }

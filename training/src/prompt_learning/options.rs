@@ -87,9 +87,9 @@ impl PromptOptions {
     /// Rejects values out of range and combinations that the method does not support.
     ///
     /// # Errors
-    /// [`Error::Config`].
+    /// [`Error::Options`].
     pub fn check(&self) -> Result<()> {
-        let wrong = |what: String| Err(Error::Config(what));
+        let wrong = |what: String| Err(Error::Options(what));
         let rate = |rate: f64| rate > 0.0 && rate.is_finite();
         if !(1..=1 << 16).contains(&self.n_ctx) {
             return wrong(format!("--n-ctx {}: expected 1 to 65536", self.n_ctx));

@@ -102,7 +102,7 @@ impl PromptOutput {
 /// training is bit-identical to an uninterrupted one. A finished training is only read.
 ///
 /// # Errors
-/// [`Error::Config`] for options out of range; classes that are empty, duplicate or too long for the
+/// [`Error::Options`]; [`Error::Config`] for classes that are empty, duplicate or too long for the
 /// context; labels out of range. [`Error::State`] for another training in the output folder. Those of
 /// [`image_features`]; [`Error::Diverged`]; [`Error::Io`].
 pub fn train(

@@ -83,9 +83,19 @@ pub fn succeed(arguments: &str, folder: &Path) -> (String, String) {
     (String::from_utf8(output.stdout).unwrap(), errors)
 }
 
+/// The standard error of a failure.
 pub fn fail(arguments: &str, folder: &Path) -> String {
+    end_with(1, arguments, folder)
+}
+
+/// The standard error of wrong usage.
+pub fn refuse(arguments: &str, folder: &Path) -> String {
+    end_with(2, arguments, folder)
+}
+
+fn end_with(code: i32, arguments: &str, folder: &Path) -> String {
     let output = call(arguments, folder);
     let errors = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{arguments}: {errors}");
+    assert_eq!(output.status.code(), Some(code), "{arguments}: {errors}");
     errors
 }
