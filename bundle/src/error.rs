@@ -16,7 +16,7 @@ pub enum Error {
         /// The system's error. It is not the `source`, because the message has it already.
         reason: std::io::Error,
     },
-    /// The folder is not a bundle at all.
+    /// The path is no folder, or the folder is not a bundle at all.
     #[error("{}: not a pinhole bundle: {reason}", path.display())]
     NotABundle {
         /// The folder.

@@ -42,6 +42,7 @@ mod head;
 pub mod internal;
 mod lock;
 mod manifest;
+mod not_a_bundle;
 mod read;
 mod tensor_file;
 mod write;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pinhole_fs::{FolderLock, LockError};
 
-use crate::{Bundle, Error};
+use crate::{Bundle, Error, not_a_bundle};
 
 /// How long [`LockedBundle::open`] waits for another process: 10 minutes.
 pub const LOCK_PATIENCE: Duration = Duration::from_secs(600);
@@ -34,6 +34,7 @@ impl LockedBundle {
         patience: Duration,
         waiting: &mut dyn FnMut(&str),
     ) -> Result<Self, Error> {
+        not_a_bundle::check(folder)?;
         let lock = FolderLock::acquire(folder, patience, waiting).map_err(|error| match error {
             LockError::Io(reason) => Error::io(folder, "cannot open", reason),
             LockError::Held(holder) => Error::Locked {

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     EXAMPLES, Error, FORMAT, FileEntry, GOLDEN, Golden, HEAD, Head, HeadKind, MANIFEST, Manifest,
-    TEXT_ENCODER, TaughtExamples,
+    TEXT_ENCODER, TaughtExamples, not_a_bundle,
 };
 
 /// A bundle whose files have been checked against its manifest.
@@ -204,20 +204,8 @@ fn identity(folder: &Path) -> Option<(u64, u64)> {
 }
 
 fn read_manifest(folder: &Path) -> Result<Manifest, Error> {
-    let not_a_bundle = |reason: String| Error::NotABundle {
-        path: folder.to_owned(),
-        reason,
-    };
-    let metadata = std::fs::metadata(folder).map_err(|e| Error::io(folder, "cannot open", e))?;
-    if !metadata.is_dir() {
-        return Err(not_a_bundle("it is a file; a bundle is a folder".into()));
-    }
+    not_a_bundle::check(folder)?;
     let path = folder.join(MANIFEST);
-    if !path.exists() {
-        return Err(not_a_bundle(format!(
-            "expected a folder with {MANIFEST}, found none"
-        )));
-    }
     parse_manifest(&path, &read_small(&path, MAX_MANIFEST_BYTES)?)
 }
 

@@ -82,7 +82,7 @@ fn instead_of_bundle(path: &Path) -> Option<String> {
     if !path.exists() {
         return is_hub_name(path).then(|| {
             format!(
-                "expected the folder of a bundle, such as assets/demo. Of a model of the Hugging Face hub, make a bundle with \
+                "of a model of the Hugging Face hub, make a bundle with \
                  `pinhole-export bundle --clip hf:{} --classes classes.txt --out my-bundle`",
                 path.display()
             )
@@ -116,10 +116,6 @@ fn instead_of_folder(path: &Path) -> Option<String> {
     let entries = std::fs::read_dir(path).ok()?.flatten().map(|e| e.path());
     let entries: Vec<PathBuf> = entries.take(10_000).collect();
     let has = |extensions: &[&str]| entries.iter().any(|e| extensions.contains(&&*extension(e)));
-    let bundle = entries.iter().find(|e| e.join("manifest.json").exists());
-    if let Some(bundle) = bundle {
-        return Some(format!("{} is a bundle", printable_path(bundle)));
-    }
     if has(&["safetensors", "bin", "pt", "pth"]) {
         return Some(format!("it holds a checkpoint: {EXPORT}"));
     }

@@ -11,6 +11,7 @@ mod preprocess;
 mod prompt;
 mod score;
 mod shapes;
+mod similar;
 mod tensor;
 mod vector;
 
@@ -26,6 +27,7 @@ pub use precision::{Agreement, Precision};
 pub use preprocess::{CropRounding, Filter, InvalidPreprocessing, PreprocessConfig, Resize};
 pub use prompt::{ClassPosition, MetaNet, PromptLearner, PromptRow};
 pub use score::Score;
+pub use similar::most_similar;
 pub use tensor::{ClipWeights, Tensor};
 pub use vector::dot;
 
