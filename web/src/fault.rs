@@ -9,6 +9,11 @@ use pinhole::{BundleError, Error, TeachError};
 pub(crate) enum Fault {
     /// What was sent makes no sense, or does not fit the bundle.
     Request(String),
+    /// There is no such class or example.
+    Missing(String),
+    /// The request is right, but not for the bundle or the camera as they are: a class of this name is there, nothing can be
+    /// undone, no frame has arrived.
+    Conflict(String),
     /// The server's own: a damaged bundle, permissions, a panic.
     Server(String),
     /// The disk is full.
@@ -29,6 +34,24 @@ impl Fault {
         match is_full(error.kind()) {
             true => Self::DiskFull(text),
             false => Self::Server(text),
+        }
+    }
+
+    fn of_teaching(reason: &TeachError, text: String) -> Self {
+        match reason {
+            TeachError::UnknownClass { .. } | TeachError::UnknownExample { .. } => {
+                Self::Missing(text)
+            }
+            TeachError::ClassExists { .. }
+            | TeachError::SeveralClasses { .. }
+            | TeachError::NoClass
+            | TeachError::TooManyExamples
+            | TeachError::NothingToUndo
+            | TeachError::Head { .. }
+            | TeachError::ClassesOfExamples => Self::Conflict(text),
+            // Another process has changed the bundle, and the camera does not use it yet.
+            TeachError::OtherEncoder => Self::Busy(text),
+            _ => Self::Request(text),
         }
     }
 
@@ -59,16 +82,11 @@ impl From<Error> for Fault {
             Error::Bundle(BundleError::Io { reason, .. }) if is_full(reason.kind()) => {
                 Self::DiskFull(text)
             }
-            // Another process changes it, or has changed it and the camera does not use it yet.
-            Error::Bundle(BundleError::Locked { .. })
-            | Error::Teaching {
-                reason: TeachError::OtherEncoder,
-                ..
-            } => Self::Busy(text),
-            Error::Image(_)
-            | Error::Text(_)
-            | Error::NoTextEncoder { .. }
-            | Error::Teaching { .. } => Self::Request(text),
+            // Another process changes it.
+            Error::Bundle(BundleError::Locked { .. }) => Self::Busy(text),
+            Error::Teaching { reason, .. } => Self::of_teaching(&reason, text),
+            Error::NoTextEncoder { .. } => Self::Conflict(text),
+            Error::Image(_) | Error::Text(_) => Self::Request(text),
             _ => Self::Server(text),
         }
     }
@@ -113,7 +131,14 @@ mod tests {
                 reason,
             })
         };
-        assert!(matches!(teaching(TeachError::NoClass), Fault::Request(_)));
+        let unknown = TeachError::UnknownClass { name: "a".into() };
+        assert!(matches!(teaching(unknown), Fault::Missing(_)));
+        let undo = teaching(TeachError::NothingToUndo);
+        assert!(matches!(undo, Fault::Conflict(_)), "{undo:?}");
+        assert!(matches!(
+            teaching(TeachError::TextOfNone),
+            Fault::Request(_)
+        ));
         assert!(matches!(teaching(TeachError::OtherEncoder), Fault::Busy(_)));
         // A file that is missing is the sender's fault.
         let missing = Fault::of_sent_bundle(&io_error(ErrorKind::NotFound));

@@ -59,6 +59,9 @@ const EVENT_INTERVALS: [Duration; 2] = [Duration::from_millis(100), Duration::fr
 /// How long the state is that of the last request.
 const STATE_AGE: Duration = Duration::from_millis(80);
 
+/// How curl sends an image file as it is.
+const IMAGE_OPTION: &str = "--data-binary @photo.jpg";
+
 const JSON: &str = "application/json";
 const OPENAPI: &str = include_str!("openapi.json");
 
@@ -178,6 +181,22 @@ impl App {
         read.map_err(|_| too_slow(self.limits.body))?
     }
 
+    /// The request, unless its body is a form instead of the bytes of a file. `how` is the option of curl that sends these.
+    async fn refuse_form(&self, request: Request, how: &str) -> Result<Request, Failure> {
+        let kind = request.headers().get(CONTENT_TYPE);
+        let kind = kind.map_or(&b""[..], HeaderValue::as_bytes);
+        let form = b"multipart/";
+        if !(kind.get(..form.len())).is_some_and(|start| start.eq_ignore_ascii_case(form)) {
+            return Ok(request);
+        }
+        // Taken, so that the client hears of it.
+        let _ = self.body(request, MAX_IMAGE).await;
+        let error = format!(
+            "expected the bytes of the file alone, found a form (multipart, as curl -F sends it); send it with curl {how}"
+        );
+        Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error))
+    }
+
     /// Hands a body on while it arrives. What a fault has made useless is still taken, so that the client hears of it.
     async fn send(&self, request: Request, sink: &upload::Sink) -> Result<(), Failure> {
         let mut chunks = request.into_body().into_data_stream();
@@ -258,6 +277,8 @@ impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Request(error) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error),
+            Fault::Missing(error) => Self::new(StatusCode::NOT_FOUND, error),
+            Fault::Conflict(error) => Self::new(StatusCode::CONFLICT, error),
             Fault::Server(error) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error),
             Fault::DiskFull(error) => Self::new(StatusCode::INSUFFICIENT_STORAGE, error),
             Fault::Busy(why) => Self::busy(&why),
@@ -484,6 +505,7 @@ async fn classify(State(app): State<Arc<App>>, request: Request) -> Answer {
             }
         },
     };
+    let request = app.refuse_form(request, IMAGE_OPTION).await?;
     let image = app.body(request, MAX_IMAGE).await?;
     if image.is_empty() {
         let error = "expected the bytes of a JPEG, PNG, WebP, BMP or GIF file, found none";
@@ -594,6 +616,7 @@ async fn bundle(State(app): State<Arc<App>>) -> Answer {
 
 /// Takes an archive of the form that [`bundle`] gives, and uses the bundle in it.
 async fn replace_bundle(State(app): State<Arc<App>>, request: Request) -> Answer {
+    let request = app.refuse_form(request, "-T my-bundle.tar").await?;
     check_length(&request, MAX_ARCHIVE)?;
     let Ok(permit) = app.upload.clone().try_acquire_owned() else {
         return Err(Failure::busy("another bundle is being sent"));
@@ -672,6 +695,7 @@ async fn capture(State(app): State<Arc<App>>, name: Part<String>) -> Answer {
 /// Learns an image, or without a body what was captured.
 async fn learn(State(app): State<Arc<App>>, name: Part<String>, request: Request) -> Answer {
     let name = parts(name)?;
+    let request = app.refuse_form(request, IMAGE_OPTION).await?;
     let image = app.body(request, MAX_IMAGE).await?;
     let request = match image.is_empty() {
         true => teaching::Request::Learn(name),

@@ -229,7 +229,7 @@ impl Teaching {
             }
             Request::RemoveExample(class, id) => {
                 if teacher.class_of_example(id) != Some(class.as_str()) {
-                    return Err(Fault::Request(format!(
+                    return Err(Fault::Missing(format!(
                         "example {id}: expected one of the class {class:?}, found none"
                     )));
                 }
@@ -276,7 +276,7 @@ impl Teaching {
 }
 
 pub(crate) fn no_frame() -> Fault {
-    Fault::Request("expected a frame of the camera, found none".into())
+    Fault::Conflict("expected a frame of the camera, found none; /api/state says how it is".into())
 }
 
 fn to_json(value: &impl Serialize) -> Result<String, Fault> {

@@ -311,7 +311,7 @@ fn named(fault: Fault, folder: &Path, unpacked: &Unpacked) -> Fault {
         Fault::Request(text) => Fault::Request(rename(text)),
         Fault::Server(text) => Fault::Server(rename(text)),
         Fault::DiskFull(text) => Fault::DiskFull(rename(text)),
-        Fault::Busy(text) => Fault::Busy(text),
+        other => other,
     }
 }
 

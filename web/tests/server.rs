@@ -442,6 +442,35 @@ fn settings_take_effect_while_the_camera_runs() {
     assert!(log.contains("settings changed"), "{log}");
 }
 
+/// What `curl -F file=@photo.jpg` sends. If this fails, the error is that of an image that starts with a hyphen.
+#[test]
+fn a_form_in_place_of_a_file_is_an_error_that_says_how_to_send_it() {
+    let fixture = Fixture::new(false);
+    fixture.wait(|state| !state["bundle"].is_null());
+    let mut form = b"--x\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n".to_vec();
+    form.extend(sample("red-heart.png"));
+    form.extend(b"\r\n--x--\r\n");
+    for (first, option) in [
+        ("POST /api/classify", "curl --data-binary @photo.jpg"),
+        (
+            "POST /api/classes/red%20heart/examples",
+            "curl --data-binary @photo.jpg",
+        ),
+        ("PUT /api/bundle", "curl -T my-bundle.tar"),
+    ] {
+        for kind in ["multipart/form-data; boundary=x", "Multipart/Mixed"] {
+            let answer = fixture.send(first, &[&format!("Content-Type: {kind}")], &form);
+            assert_eq!(answer.status, 415, "{first}: {}", answer.text());
+            assert!(answer.text().contains(option), "{}", answer.text());
+        }
+    }
+    // What --data-binary says of any file.
+    let urlencoded = "Content-Type: application/x-www-form-urlencoded";
+    let image = sample("red-heart.png");
+    let answer = fixture.send("POST /api/classify", &[urlencoded], &image);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
 /// If this fails, nothing can be taught, or what was taught is not used.
 #[test]
 fn classes_are_taught_and_forgotten_while_the_camera_runs() {
@@ -464,7 +493,7 @@ fn classes_are_taught_and_forgotten_while_the_camera_runs() {
     let json = serde_json::json!({ "name": name }).to_string();
     ask("POST /api/classes", json.as_bytes());
     let again = fixture.send("POST /api/classes", &[], json.as_bytes());
-    assert_eq!(again.status, 422, "{}", again.text());
+    assert_eq!(again.status, 409, "{}", again.text());
     let heart = sample("red-heart.png");
     for _ in 0..3 {
         ask(&format!("POST {path}/examples"), &heart);
@@ -511,23 +540,32 @@ fn classes_are_taught_and_forgotten_while_the_camera_runs() {
         ask("POST /api/classify", &heart)["top"][0]["class"],
         "red heart"
     );
-    for (first, body) in [
-        ("POST /api/classes", &b"{}"[..]),
-        ("POST /api/classes", b"{\"name\": \"\"}"),
-        ("DELETE /api/classes/nothing", b""),
-        ("POST /api/classes/nothing/examples", &heart),
-        ("POST /api/classes/red%20heart/examples", b"not an image"),
-        ("DELETE /api/classes/red%20heart/examples/99999", b""),
+    // If this fails, programs cannot tell a request that is wrong from one that came too late.
+    let png = sample("red-heart.png");
+    for (first, body, status) in [
+        ("POST /api/classes", &b"{}"[..], 422),
+        ("POST /api/classes", b"{\"name\": \"\"}", 422),
+        ("POST /api/classes", b"{\"name\": \"red heart\"}", 409),
+        ("DELETE /api/classes/nothing", b"", 404),
+        ("POST /api/classes/nothing/examples", &png, 404),
+        ("POST /api/classes/nothing/examples", b"", 404),
+        (
+            "POST /api/classes/red%20heart/examples",
+            b"not an image",
+            422,
+        ),
+        ("DELETE /api/classes/red%20heart/examples/99999", b"", 404),
+        ("DELETE /api/classes/nothing/examples/1", b"", 404),
+        ("DELETE /api/classes/a/examples/b", b"", 400),
     ] {
         let refused = fixture.send(first, &[], body);
-        assert_eq!(refused.status, 422, "{first}: {}", refused.text());
+        assert_eq!(refused.status, status, "{first}: {}", refused.text());
     }
-    assert_eq!(
-        fixture
-            .send("DELETE /api/classes/a/examples/b", &[], b"")
-            .status,
-        400
-    );
+    while fixture.get("/api/classes").json()["undo_steps"] != 0 {
+        ask("POST /api/undo", b"");
+    }
+    let undone = fixture.send("POST /api/undo", &[], b"");
+    assert_eq!(undone.status, 409, "{}", undone.text());
     let log = fixture.get("/api/log").text();
     assert!(
         log.contains("3 examples") || log.contains("1 examples learned"),
