@@ -1,6 +1,5 @@
 //! The arguments of `pinhole`. This file uses nothing else of the crate: dist/ makes manual pages and completions from it.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -122,11 +121,12 @@ pub(crate) enum ModeName {
 /// stands for the images in it and in its subfolders.
 #[derive(Args)]
 #[command(after_help = "Example: pinhole classify assets/demo photo.jpg --top 3
-         pinhole classify my-bundle photos/*.jpg --json")]
+         pinhole classify my-bundle photos/*.jpg --json
+         curl -s http://camera.local/still.jpg | pinhole classify my-bundle -")]
 pub(crate) struct ClassifyArgs {
     #[command(flatten)]
     pub(crate) bundle: BundleArgs,
-    /// JPEG, PNG, WebP, BMP or GIF files, or folders of them
+    /// JPEG, PNG, WebP, BMP or GIF files, or folders of them; "-" is one image from standard input
     #[arg(required = true, value_name = "IMAGE")]
     pub(crate) images: Vec<PathBuf>,
     /// Number of classes to print
@@ -149,7 +149,7 @@ pub(crate) struct ClassifyArgs {
 pub(crate) struct EmbedArgs {
     #[command(flatten)]
     pub(crate) bundle: BundleArgs,
-    /// JPEG, PNG, WebP, BMP or GIF files, or folders of them
+    /// JPEG, PNG, WebP, BMP or GIF files, or folders of them; "-" is one image from standard input
     #[arg(required = true, value_name = "IMAGE")]
     pub(crate) images: Vec<PathBuf>,
     #[command(flatten)]
@@ -178,7 +178,7 @@ pub(crate) struct InspectArgs {
 pub(crate) struct PreprocessArgs {
     /// Folder of the bundle
     pub(crate) bundle: PathBuf,
-    /// JPEG, PNG, WebP, BMP or GIF file
+    /// JPEG, PNG, WebP, BMP or GIF file, or "-" for standard input
     pub(crate) image: PathBuf,
     /// PNG file to write; it must not exist
     #[arg(long, value_name = "FILE")]
@@ -429,9 +429,10 @@ pub(crate) struct ServeArgs {
     pub(crate) threads: Option<usize>,
     #[command(flatten)]
     pub(crate) source: Option<CameraSource>,
-    /// Address and port to listen on; 0.0.0.0 is every network of this machine, for which a password is needed
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8642", value_parser = listen_address)]
-    pub(crate) listen: SocketAddr,
+    /// Address and port to listen on, or localhost:PORT; 0.0.0.0 is every network of this machine, for which a password is
+    /// needed
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8642")]
+    pub(crate) listen: String,
     /// File with the hash of the password that browsers and programs must send, as --set-password writes it
     #[arg(long, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,
@@ -503,12 +504,6 @@ fn cosine(text: &str) -> Result<f32, String> {
 
 fn lead(text: &str) -> Result<f32, String> {
     number(text, 0.0..=2.0)
-}
-
-fn listen_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
-        "expected an address and a port, such as 127.0.0.1:8642 or 0.0.0.0:8642".into()
-    })
 }
 
 fn at_least_zero(text: &str) -> Result<f32, String> {

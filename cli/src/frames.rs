@@ -17,7 +17,7 @@ use crate::{mistakes, open};
 /// The source of the frames, not opened yet.
 pub(crate) fn source(from: &CameraSource, args: &FrameArgs) -> Result<FrameSource> {
     let input = |path: &Path| {
-        if path.as_os_str() == "-" {
+        if open::is_stdin(path) {
             StreamInput::Stdin
         } else {
             StreamInput::Path(path.to_owned())

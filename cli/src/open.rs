@@ -77,10 +77,19 @@ pub(crate) fn waiting(holder: &str) {
     );
 }
 
-/// Opens an image file.
+/// Whether `path` stands for standard input. A file of this name is `./-`.
+pub(crate) fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// Opens an image file, or reads one from standard input.
 pub(crate) fn image(path: &Path, options: &DecodeOptions) -> Result<Image> {
     mistakes::check_file(path, "an image file")?;
-    Image::open(path, options).map_err(|e| match e {
+    let opened = match is_stdin(path) {
+        true => Image::read(std::io::stdin(), "standard input", options),
+        false => Image::open(path, options),
+    };
+    opened.map_err(|e| match e {
         ImageError::InFile { path, error } => anyhow!("{}: {error}", printable_path(&path)),
         other => other.into(),
     })

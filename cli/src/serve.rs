@@ -8,7 +8,7 @@ use std::sync::mpsc::channel;
 
 use anyhow::{Context, Result};
 use pinhole::camera::{Camera, Pipeline, PipelineEvent};
-use pinhole::internal::UsageError;
+use pinhole::internal::{UsageError, listen_address};
 use pinhole::system::System;
 use pinhole::{
     BoardMonitor, BundleWatcher, ClassifierBuilder, FolderState, PreprocessConfig, TestedBundle,
@@ -27,11 +27,13 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
     let Some(bundle) = &args.bundle else {
         wrong_usage!("expected the folder of a bundle, found none");
     };
+    let listen =
+        listen_address(&args.listen).map_err(|e| UsageError::new(format_args!("--listen: {e}")))?;
     let password = (args.password_file.as_deref()).map(StoredPassword::read);
     let mut options = ServerOptions {
         password: password.transpose()?,
         names: args.host_name.clone(),
-        ..ServerOptions::new(args.listen)
+        ..ServerOptions::new(listen)
     };
     options.decode.apply_orientation = args.decode.exif_orientation;
     options.check().map_err(UsageError::new)?;

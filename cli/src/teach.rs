@@ -14,7 +14,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
 use pinhole::internal::{LessonLine, UsageError, json_path, printable_path};
-use pinhole::{ClassLesson, ClassText, Classes, Classifier, Lesson, NONE_OF_THESE, Teacher};
+use pinhole::{
+    ClassLesson, ClassText, Classes, Classifier, Lesson, NONE_OF_THESE, Teacher, wrong_usage,
+};
 use serde::Serialize;
 
 use crate::cli::TeachArgs;
@@ -29,6 +31,9 @@ pub(crate) fn run(args: &TeachArgs) -> Result<ExitCode> {
         let lesson = pinhole::lesson(folder);
         let lesson = lesson.map_err(|e| mistakes::explain(folder, e.into()))?;
         return print(args, &lesson);
+    }
+    if args.keep_photos.is_some() && args.images.iter().any(|path| open::is_stdin(path)) {
+        wrong_usage!("--keep-photos: expected image files, found standard input (-)");
     }
     let mut teacher = Teacher::open(folder, args.bundle.threads, &mut open::waiting)
         .map_err(|e| mistakes::explain(folder, open::with_flag(e)))?;

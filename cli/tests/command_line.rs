@@ -220,6 +220,48 @@ fn a_bad_image_does_not_stop_the_others() {
     );
 }
 
+/// If this fails, `curl ... | pinhole classify BUNDLE -` looks for a file of this name.
+#[test]
+fn an_image_is_read_from_standard_input() {
+    let run = |arguments: &[&str], input: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pinhole"));
+        command.arg(arguments[0]).arg(assets("demo"));
+        command.args(&arguments[1..]);
+        command.stdin(fs::File::open(input).unwrap());
+        command.output().unwrap()
+    };
+    let image = &samples()[0];
+    let ranking = |output: &Output| {
+        assert!(output.status.success(), "{}", stderr(output));
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (
+            answer["image"].as_str().unwrap().to_owned(),
+            answer["top"].clone(),
+        )
+    };
+    let (name, from_stdin) = ranking(&run(&["classify", "-", "--json"], image));
+    assert_eq!(name, "-");
+    let path = image.to_str().unwrap();
+    let (_, from_file) = ranking(&run(&["classify", path, "--json"], image));
+    assert_eq!(from_stdin, from_file);
+    let embedded = |argument: &str| {
+        let output = stdout(&run(&["embed", argument], image));
+        output.split_once('\t').unwrap().1.to_owned()
+    };
+    assert_eq!(embedded("-"), embedded(path));
+    // As much as of a file.
+    for (input, part) in [
+        ("/dev/null", "standard input: "),
+        ("/dev/zero", "standard input: the file has more than 1 MiB"),
+    ] {
+        let output = run(
+            &["classify", "-", "--max-image-memory", "1"],
+            Path::new(input),
+        );
+        assert_error(&output, &[part]);
+    }
+}
+
 /// Arguments that no file can make right, found by clap or behind it. If this fails, scripts take wrong usage for an
 /// error of the files or of the camera, and try again.
 #[test]
@@ -246,7 +288,16 @@ fn wrong_usage_is_exit_code_2() {
             "expected a URL",
         ),
         (&["serve", &demo, "--listen", "0.0.0.0:0"], "password"),
+        (
+            &["serve", &demo, "--listen", "board.lan:1"],
+            "localhost:8642",
+        ),
+        (&["serve", &demo, "--listen", "8642"], "localhost:8642"),
         (&["serve", &demo, "--host-name", "http://a"], "http://a"),
+        (
+            &["teach", &demo, "--none", "-", "--keep-photos", "x"],
+            "standard input",
+        ),
         (&["classes", &demo, "--add", " "], "empty"),
         (&["classes", &demo, "--add", "unknown"], "reserved"),
         (&["teach", &demo, "--class", ""], "empty"),

@@ -147,6 +147,10 @@ fn the_page_needs_a_password_where_others_reach_it() {
         (minimal.listen, &minimal.host_names)
     );
     assert!(minimal.listen.ip().is_loopback() && minimal.password_file.is_none());
+    let local = parse(&with("[web]\nlisten = 'localhost:80'")).unwrap();
+    assert_eq!(local.web.unwrap().listen, ([127, 0, 0, 1], 80).into());
+    let name = parse(&with("[web]\nlisten = 'board.lan:80'")).unwrap_err();
+    assert!(name.to_string().contains("localhost:8642"), "{name}");
     for listen in ["0.0.0.0:1", "[::]:1", "192.0.2.1:8642"] {
         let table = format!("[web]\nlisten = {listen:?}");
         let error = parse(&with(&table)).unwrap_err().to_string();

@@ -40,6 +40,21 @@ impl Image {
         let path = path.as_ref();
         Self::decode(&read(path, options)?, options).map_err(in_file(path))
     }
+
+    /// As [`Image::open`], of a stream such as standard input, from which at most [`DecodeOptions::max_memory`] bytes are
+    /// read; `name` is its path in errors.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn read(
+        from: impl Read,
+        name: impl AsRef<Path>,
+        options: &DecodeOptions,
+    ) -> Result<Self, Error> {
+        read_bytes(from, options.max_memory)
+            .and_then(|bytes| Self::decode(&bytes, options))
+            .map_err(in_file(name.as_ref()))
+    }
 }
 
 /// Reads an image file for [`decode`], up to [`DecodeOptions::max_memory`].
@@ -48,7 +63,10 @@ impl Image {
 /// [`Error::InFile`] around [`Error::Read`] and [`Error::FileTooLarge`].
 pub fn read(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<Vec<u8>, Error> {
     let path = path.as_ref();
-    read_bytes(path, options.max_memory).map_err(in_file(path))
+    File::open(path)
+        .map_err(Error::Read)
+        .and_then(|file| read_bytes(file, options.max_memory))
+        .map_err(in_file(path))
 }
 
 fn in_file(path: &Path) -> impl FnOnce(Error) -> Error {
@@ -58,11 +76,10 @@ fn in_file(path: &Path) -> impl FnOnce(Error) -> Error {
     }
 }
 
-fn read_bytes(path: &Path, max_bytes: u64) -> Result<Vec<u8>, Error> {
-    let file = File::open(path).map_err(Error::Read)?;
+fn read_bytes(from: impl Read, max_bytes: u64) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
     // Counted while reading: a pipe or a device reports no size.
-    file.take(max_bytes.saturating_add(1))
+    from.take(max_bytes.saturating_add(1))
         .read_to_end(&mut bytes)
         .map_err(Error::Read)?;
     if bytes.len() as u64 > max_bytes {

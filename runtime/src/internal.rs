@@ -12,6 +12,7 @@ pub use crate::camera::images_in;
 pub use crate::conditional_fit::fit_conditional;
 pub use crate::hang_up::ignores_hang_up;
 pub use crate::json::{FrameLine, ImageAnswer, LatencyMs, LessonLine, TopClass, top_classes};
+pub use crate::listen::listen_address;
 pub use crate::network::attributes;
 pub use crate::network::initializer::raw as raw_tensor;
 pub use crate::network::window::read as convolution_window;

@@ -74,6 +74,7 @@ mod hang_up;
 #[doc(hidden)]
 pub mod internal;
 mod json;
+mod listen;
 pub mod manifest;
 mod network;
 mod panics;

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 
 use crate::validation::{FieldError, require};
 
@@ -11,8 +12,8 @@ use crate::validation::{FieldError, require};
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WebConfig {
-    /// Address and port to listen on.
-    #[serde(default = "listen")]
+    /// Address and port to listen on, or `localhost:PORT`.
+    #[serde(default = "listen", deserialize_with = "listen_address")]
     pub listen: SocketAddr,
     /// File with the hash of the password, which is needed on an address that other machines reach.
     pub password_file: Option<PathBuf>,
@@ -23,6 +24,11 @@ pub struct WebConfig {
 
 fn listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 8642))
+}
+
+fn listen_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    pinhole::internal::listen_address(&text).map_err(D::Error::custom)
 }
 
 impl WebConfig {
