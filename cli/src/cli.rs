@@ -451,7 +451,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "S", value_parser = cosine, allow_negative_numbers = true)]
     pub(crate) min_similarity: Option<f32>,
     /// Lead in cosine similarity (0 to 2) below which the best class is "unknown" [default: the bundle's]
-    #[arg(long, value_name = "S", value_parser = lead)]
+    #[arg(long, value_name = "S", value_parser = difference)]
     pub(crate) min_margin: Option<f32>,
     #[command(flatten)]
     pub(crate) decode: DecodeArgs,
@@ -502,7 +502,8 @@ fn cosine(text: &str) -> Result<f32, String> {
     number(text, -1.0..=1.0)
 }
 
-fn lead(text: &str) -> Result<f32, String> {
+/// Of two cosines.
+fn difference(text: &str) -> Result<f32, String> {
     number(text, 0.0..=2.0)
 }
 

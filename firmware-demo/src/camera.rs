@@ -237,7 +237,7 @@ pub(crate) fn tracker(config: &ApplianceConfig) -> TrackerOptions {
         smoothing: thresholds.smoothing,
         hysteresis: thresholds.hysteresis,
         hysteresis_time: Duration::from_secs_f64(thresholds.hysteresis_seconds),
-        margin: thresholds.lead,
+        margin: thresholds.margin,
         cool_down: Duration::from_secs_f64(thresholds.cool_down_seconds),
     }
 }

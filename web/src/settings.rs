@@ -91,14 +91,14 @@ impl Settings {
     /// null is one that no answer falls below, because without it the bundle's counts.
     pub fn kept_by(&self, keeper: Keeper) -> String {
         let similarity = self.min_similarity.unwrap_or(-1.0);
-        let lead = self.min_margin.unwrap_or(0.0);
+        let min_margin = self.min_margin.unwrap_or(0.0);
         match keeper {
             Keeper::Options => {
                 let margin = self.margin.map(|margin| format!(" --margin {margin}"));
                 let region = self.region().map(|region| format!(" --region {region}"));
                 format!(
                     "--smoothing {} --hysteresis {} --hysteresis-seconds {} --cool-down-seconds {}{} --min-similarity \
-                     {similarity} --min-margin {lead}{}",
+                     {similarity} --min-margin {min_margin}{}",
                     self.smoothing,
                     self.hysteresis,
                     self.hysteresis_seconds,
@@ -113,12 +113,12 @@ impl Settings {
                     None => "# no region".into(),
                 };
                 let margin = match self.margin {
-                    Some(margin) => format!("lead = {margin:?}"),
-                    None => "# no lead".into(),
+                    Some(margin) => format!("margin = {margin:?}"),
+                    None => "# no margin".into(),
                 };
                 format!(
                     "[source]\n{region}\n\n[thresholds]\nsmoothing = {:?}\nhysteresis = {}\nhysteresis_seconds = {:?}\n\
-                     cool_down_seconds = {:?}\n{margin}\nmin_similarity = {similarity:?}\nmin_margin = {lead:?}\n",
+                     cool_down_seconds = {:?}\n{margin}\nmin_similarity = {similarity:?}\nmin_margin = {min_margin:?}\n",
                     self.smoothing,
                     self.hysteresis,
                     self.hysteresis_seconds,

@@ -18,8 +18,9 @@ pub struct ThresholdsConfig {
     pub hysteresis: u32,
     /// Seconds for which it must also lead.
     pub hysteresis_seconds: f64,
-    /// Lead in probability (0 to 1) that makes a class the state at once.
-    pub lead: Option<f32>,
+    /// Lead in probability (0 to 1) that makes a class the state at once. `lead` was its name before.
+    #[serde(alias = "lead")]
+    pub margin: Option<f32>,
     /// Minimum number of seconds between two changes of the state.
     pub cool_down_seconds: f64,
 }
@@ -33,7 +34,7 @@ impl Default for ThresholdsConfig {
             smoothing: tracker.smoothing,
             hysteresis: tracker.hysteresis,
             hysteresis_seconds: tracker.hysteresis_time.as_secs_f64(),
-            lead: tracker.margin,
+            margin: tracker.margin,
             cool_down_seconds: tracker.cool_down.as_secs_f64(),
         }
     }
@@ -62,9 +63,9 @@ impl ThresholdsConfig {
         )?;
         require_seconds("thresholds.hysteresis_seconds", self.hysteresis_seconds)?;
         require_seconds("thresholds.cool_down_seconds", self.cool_down_seconds)?;
-        if let Some(lead) = self.lead {
-            let valid = (0.0..=1.0).contains(&lead);
-            require(valid, "thresholds.lead", "0 to 1", lead)?;
+        if let Some(margin) = self.margin {
+            let valid = (0.0..=1.0).contains(&margin);
+            require(valid, "thresholds.margin", "0 to 1", margin)?;
         }
         Ok(())
     }
