@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
-use pinhole::internal::{LessonLine, UsageError, json_path, printable_path};
+use pinhole::internal::{LessonLine, UsageError, json_path, most_similar, printable_path};
 use pinhole::{
-    ClassLesson, ClassText, Classes, Classifier, Lesson, NONE_OF_THESE, Teacher, wrong_usage,
+    ClassLesson, ClassText, Classes, Classifier, Lesson, NONE_OF_THESE, Teacher, note, wrong_usage,
 };
 use serde::Serialize;
 
@@ -321,17 +321,35 @@ fn labelled(folder: &Path, classifier: &Classifier) -> Result<Vec<(PathBuf, Opti
     }
     entries.sort();
     let mut images = vec![];
-    let mut known = false;
+    let mut known = vec![];
+    let mut strangers = vec![];
     for path in entries.iter().filter(|path| path.is_dir()) {
         let own = name(&path.file_name().unwrap_or_default().to_string_lossy());
         let class = manifest.classes.iter().position(|class| name(class) == own);
+        match class {
+            Some(class) => known.push(class),
+            None => strangers.push((path, own)),
+        }
         // Images of what is none of the classes are to be unknown.
         let class = class.filter(|class| manifest.unknown.class != Some(*class));
-        known |= class.is_some();
         let found = pinhole::internal::images_in(path).map_err(failed)?;
         images.extend(found.into_iter().map(|file| (file, class)));
     }
-    if !known {
+    let unseen = (0..manifest.classes.len()).filter(|class| !known.contains(class));
+    let unseen: Vec<&str> = unseen
+        .map(|class| manifest.classes[class].as_str())
+        .collect();
+    for (path, own) in strangers {
+        if let Some(class) = most_similar(&own, unseen.iter().copied()) {
+            note!(
+                "warning: --evaluate {}: not the name of a class, so its images are to be unknown; did you mean the class \
+                 {class:?}?",
+                printable_path(path)
+            );
+        }
+    }
+    known.retain(|class| manifest.unknown.class != Some(*class));
+    if known.is_empty() {
         bail!(
             "--evaluate {shown}: expected folders named after classes of the bundle, found none; `pinhole classes BUNDLE` \
              lists them"

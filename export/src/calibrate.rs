@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use pinhole::Classifier;
 use pinhole::internal::{
-    CalibrationFit, CalibrationLabel, LabelledAnswer, Logits, NoFit, fit_calibration,
+    CalibratedValues, CalibrationFit, CalibrationLabel, HeldOutComparison, LabelledAnswer, Logits,
+    NoFit, compare_held_out, fit_calibration,
 };
 use pinhole_bundle::{BundleWriter, LockedBundle, Manifest};
 
@@ -24,20 +25,16 @@ pub struct CalibrationOptions<'a> {
 /// Similarities of an embedding with every class, and with the most similar negative text.
 pub(crate) type Similarities<'a> = &'a dyn Fn(&[f32]) -> Result<(Vec<f32>, Option<f32>)>;
 
-/// Fits to the `embeddings` of images with these `labels`, as [`fit_calibration`] does, `none` as for it. The inner error says why the images
-/// are no basis for a fit.
+/// What the bundle answers for the `embeddings` of images with these `labels`.
 ///
 /// # Errors
 /// Similarities that cannot be computed.
-pub(crate) fn fit_to_images(
+pub(crate) fn labelled_answers(
     embeddings: &[Vec<f32>],
     labels: &[CalibrationLabel],
-    none: Option<usize>,
     similarities: Similarities,
-    logits: Logits,
-    keep: f32,
     progress: &mut ExportProgress,
-) -> Result<std::result::Result<CalibrationFit, String>> {
+) -> Result<Vec<LabelledAnswer>> {
     let total = labels.len() as u64;
     let mut answers = vec![];
     for (embedding, &label) in embeddings.iter().zip(labels) {
@@ -49,7 +46,20 @@ pub(crate) fn fit_to_images(
         });
         progress(ExportStep::Calibration, answers.len() as u64, total);
     }
-    Ok(fit_calibration(&answers, none, logits, keep).map_err(|reason| match reason {
+    Ok(answers)
+}
+
+/// As [`fit_calibration`]; the error speaks of folders.
+///
+/// # Errors
+/// Why the images are no basis for a fit.
+pub(crate) fn fit_to_images(
+    answers: &[LabelledAnswer],
+    none: Option<usize>,
+    logits: Logits,
+    keep: f32,
+) -> std::result::Result<CalibrationFit, String> {
+    fit_calibration(answers, none, logits, keep).map_err(|reason| match reason {
         NoFit::TooFew { least, found } => format!(
             "expected at least {least} images in folders named after a class, better 20 of each class, found {found}"
         ),
@@ -61,11 +71,19 @@ pub(crate) fn fit_to_images(
             "expected a classifier that is better than a guess among {classes} classes, found {right} of {images} images \
              correct; do the folders have the names of what they show, and the images what the classes say?"
         ),
-    }))
+    })
+}
+
+/// What [`calibrate`] has written.
+pub struct Recalibrated {
+    /// The new manifest.
+    pub manifest: Manifest,
+    /// The new calibration beside the bundle's former one; `None` if they are equal.
+    pub comparison: Option<HeldOutComparison>,
 }
 
 /// Fits temperature and thresholds of the bundle in `folder` to labelled images, and replaces the bundle atomically.
-/// `model_card` replaces the bundle's if given. Returns the new manifest. While another process changes the bundle, this
+/// `model_card` replaces the bundle's if given. While another process changes the bundle, this
 /// waits as [`LockedBundle::open`] does, and calls `waiting`; while this runs, others wait.
 ///
 /// # Errors
@@ -77,7 +95,7 @@ pub fn calibrate(
     model_card: Option<String>,
     waiting: &mut dyn FnMut(&str),
     progress: &mut ExportProgress,
-) -> Result<Manifest> {
+) -> Result<Recalibrated> {
     let labels = options.images.labels();
     let labels = labels
         .with_context(|| options.images.unlabelled())
@@ -103,23 +121,23 @@ pub fn calibrate(
         scale: manifest.logit_scale,
         score: manifest.score.uncalibrated(),
     };
-    let fitted = fit_to_images(
-        &embeddings,
-        labels,
-        manifest.unknown.class,
-        &similarities,
-        logits,
-        options.keep,
-        progress,
-    )?;
-    match fitted {
-        Ok(fitted) => fitted.record(&mut manifest),
+    let answers = labelled_answers(&embeddings, labels, &similarities, progress)?;
+    let (none, keep) = (manifest.unknown.class, options.keep);
+    let fitted = match fit_to_images(&answers, none, logits, keep) {
+        Ok(fitted) => fitted,
         Err(reason) => bail!("--calibration: {reason}; the bundle is unchanged"),
-    }
+    };
+    let before = CalibratedValues::of(&manifest);
+    let comparison =
+        (fitted.values != before).then(|| compare_held_out(&answers, none, logits, keep, before));
+    fitted.record(&mut manifest);
     if let Some(card) = model_card {
         manifest.model_card = card;
     }
     writer.add_head(bundle.head())?;
     writer.replace(&mut manifest)?;
-    Ok(manifest)
+    Ok(Recalibrated {
+        manifest,
+        comparison,
+    })
 }

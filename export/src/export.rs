@@ -12,7 +12,7 @@ use pinhole_checkpoint::Checkpoint;
 use pinhole_model::{Precision, PreprocessConfig, Score, TextEncoderConfig, TextForm};
 
 use crate::cache;
-use crate::calibrate::{CalibrationOptions, fit_to_images};
+use crate::calibrate::{CalibrationOptions, fit_to_images, labelled_answers};
 use crate::class_embeddings::{ClassPrompts, TextOptions, TextStage, text_checkpoint};
 use crate::encoder_source::EncoderSource;
 use crate::golden;
@@ -154,20 +154,12 @@ pub fn export(options: &ExportOptions, progress: &mut ExportProgress) -> Result<
                 let negative = head.head.negative_similarity(embedding);
                 Ok((head.similarities(embedding)?, negative))
             };
-            let keep = calibration.keep;
+            let answers = labelled_answers(embeddings, labels, &similarities, progress)?;
             let logits = Logits {
                 scale: logit_scale,
                 score: options.score,
             };
-            fit_to_images(
-                embeddings,
-                labels,
-                None,
-                &similarities,
-                logits,
-                keep,
-                progress,
-            )?
+            fit_to_images(&answers, None, logits, calibration.keep)
         }
         None => Err(images.unlabelled()),
     };

@@ -1,11 +1,13 @@
 //! Calibration images: where they are, what they show, and iterating over them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use pinhole::internal::CalibrationLabel;
 use pinhole::{DecodeOptions, RgbImage};
+use pinhole_model::most_similar;
 use pinhole_preprocessing::{EXTENSIONS, has_image_extension, is_hidden};
 use pinhole_prompts::{FolderNames, class_indices};
 
@@ -20,7 +22,25 @@ pub struct CalibrationImages {
     /// One per file; `None` if no folder is named after a class.
     labels: Option<Vec<CalibrationLabel>>,
     /// Folders that are named after no class.
-    unknown_folders: Vec<String>,
+    unknown_folders: Vec<UnknownFolder>,
+}
+
+/// A folder of images that is named after no class.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownFolder {
+    /// Its name; "." for images in no folder.
+    pub name: String,
+    /// The class without images whose name is so similar that it was probably meant.
+    pub similar_class: Option<String>,
+}
+
+impl fmt::Display for UnknownFolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.similar_class {
+            Some(class) => write!(f, "{} (did you mean the class {class:?}?)", self.name),
+            None => write!(f, "{}", self.name),
+        }
+    }
 }
 
 impl CalibrationImages {
@@ -42,10 +62,10 @@ impl CalibrationImages {
         found.sort();
         let folders: BTreeSet<&String> = found.iter().filter_map(|(_, top)| top.as_ref()).collect();
         let named = folders.iter().map(|folder| names.class(folder));
-        let classes: BTreeMap<&String, Option<usize>> = (folders.iter().copied())
+        let indices: BTreeMap<&String, Option<usize>> = (folders.iter().copied())
             .zip(class_indices(classes, named))
             .collect();
-        let class_of = |top: &Option<String>| classes.get(top.as_ref()?).copied().flatten();
+        let class_of = |top: &Option<String>| indices.get(top.as_ref()?).copied().flatten();
         let mut unknown = BTreeSet::new();
         let labels = found.iter().map(|(_, top)| match class_of(top) {
             Some(class) => CalibrationLabel::Class(class),
@@ -55,13 +75,23 @@ impl CalibrationImages {
             }
         });
         let labels: Vec<CalibrationLabel> = labels.collect();
+        let known: BTreeSet<usize> = indices.values().copied().flatten().collect();
+        let described = |name: String| {
+            let others = (0..classes.len()).filter(|class| !known.contains(class));
+            let others = others.map(|class| classes[class].as_str());
+            let similar = most_similar(&names.class(&name).replace('_', " "), others);
+            UnknownFolder {
+                similar_class: similar.map(str::to_owned),
+                name,
+            }
+        };
         let labelled = labels
             .iter()
             .any(|label| *label != CalibrationLabel::Unknown);
         Ok(Self {
             root: folder.to_owned(),
             labels: labelled.then_some(labels),
-            unknown_folders: unknown.into_iter().collect(),
+            unknown_folders: unknown.into_iter().map(described).collect(),
             files: found.into_iter().map(|(file, _)| file).collect(),
         })
     }
@@ -71,8 +101,8 @@ impl CalibrationImages {
         self.labels.as_deref()
     }
 
-    /// Names of the folders that are named after no class, whose images count as unknown; "." for images in no folder.
-    pub fn unknown_folders(&self) -> &[String] {
+    /// The folders that are named after no class, whose images count as unknown.
+    pub fn unknown_folders(&self) -> &[UnknownFolder] {
         &self.unknown_folders
     }
 
@@ -80,8 +110,11 @@ impl CalibrationImages {
     pub(crate) fn unlabelled(&self) -> String {
         let folders = match &self.unknown_folders[..] {
             [] => "no images".to_owned(),
-            [only] if only == "." => "images in no folder".to_owned(),
-            folders => format!("only {}", folders.join(", ")),
+            [only] if only.name == "." => "images in no folder".to_owned(),
+            folders => {
+                let folders: Vec<String> = folders.iter().map(ToString::to_string).collect();
+                format!("only {}", folders.join(", "))
+            }
         };
         format!(
             "{}: expected folders of images named after a class (or --folder-names), found {folders}",

@@ -33,14 +33,14 @@ mod sentencepiece;
 mod text_encoder;
 mod tokenizer;
 
-pub use calibrate::{CalibrationOptions, calibrate};
+pub use calibrate::{CalibrationOptions, Recalibrated, calibrate};
 pub use class_embeddings::{ClassPrompts, TextOptions};
 pub use encoder_source::EncoderSource;
 pub use export::{ExportOptions, Exported, export};
 pub use fidelity::FidelityGate;
 pub use given_embeddings::GivenEmbeddings;
 pub use image_encoder::EncoderOptions;
-pub use images::CalibrationImages;
+pub use images::{CalibrationImages, UnknownFolder};
 pub use pinhole::internal::CalibrationLabel;
 pub use progress::{ExportProgress, ExportStep};
 pub use tokenizer::{FileTokenizer, TokenizerFormat, model_tokenizer};

@@ -10,14 +10,16 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use learned_args::LearnedArgs;
-use pinhole::internal::{PrintableWriter, UsageError, end_with_usage, exit_code, text_error};
+use pinhole::internal::{
+    HeldOutComparison, PrintableWriter, UsageError, end_with_usage, exit_code, text_error,
+};
 use pinhole::{note, wrong_usage};
 use pinhole_bundle::Manifest;
 use pinhole_checkpoint::{Checkpoint, Heads, OpenOptions};
 use pinhole_export::graph::{GraphOptions, OnnxEncoder, OnnxOptions};
 use pinhole_export::{
     CalibrationImages, CalibrationOptions, ClassPrompts, EncoderOptions, EncoderSource,
-    ExportOptions, ExportStep, Exported, FidelityGate, GivenEmbeddings, TextOptions,
+    ExportOptions, ExportStep, Exported, FidelityGate, GivenEmbeddings, Recalibrated, TextOptions,
     model_tokenizer,
 };
 use pinhole_model::{Activation, Learned, LearnedClasses, Precision, PreprocessConfig, Score};
@@ -565,9 +567,8 @@ fn export(args: &CommonArgs, parts: ModelParts) -> Result<()> {
         manifest.classes.len(),
         bytes as f64 / 1e6
     );
-    if manifest.calibration.is_some() {
-        note_unknown_folders(&images);
-    } else {
+    note_unknown_folders(&images);
+    if manifest.calibration.is_none() {
         note_not_calibrated(&manifest, not_calibrated.as_deref());
     }
     if manifest.precision == Precision::Int8
@@ -612,12 +613,18 @@ fn note_not_calibrated(manifest: &Manifest, reason: Option<&str>) {
 }
 
 fn note_unknown_folders(images: &CalibrationImages) {
-    let unknown = images.unknown_folders();
-    if !unknown.is_empty() {
-        note!(
-            "note: --calibration: these folders match none of the classes, and their images count as unknown: {}",
-            unknown.join(", ")
-        );
+    let of_classes = images.labels().is_some();
+    let (misspelt, others): (Vec<_>, Vec<_>) = (images.unknown_folders().iter())
+        .filter(|_| of_classes)
+        .partition(|folder| folder.similar_class.is_some());
+    for (kind, folders) in [("warning", misspelt), ("note", others)] {
+        if !folders.is_empty() {
+            let folders: Vec<String> = folders.iter().map(ToString::to_string).collect();
+            note!(
+                "{kind}: --calibration: these folders match none of the classes, and their images count as unknown: {}",
+                folders.join(", ")
+            );
+        }
     }
 }
 
@@ -631,7 +638,7 @@ fn calibrate(args: &CalibrateArgs) -> Result<()> {
     };
     let model_card = args.model_card.as_deref().map(read_text).transpose()?;
     let mut bar = StepBar::default();
-    let manifest = pinhole_export::calibrate(
+    let recalibrated = pinhole_export::calibrate(
         &args.bundle,
         &options,
         model_card,
@@ -639,7 +646,10 @@ fn calibrate(args: &CalibrateArgs) -> Result<()> {
         &mut |step, done, total| bar.show(step, done, total),
     );
     bar.finish();
-    let manifest = manifest?;
+    let Recalibrated {
+        manifest,
+        comparison,
+    } = recalibrated?;
     if let Some(found) = manifest.calibration {
         note!(
             "{}: {}, temperature {:.3}; {} images, {:.1} % correct; calibration error {:.3} before, {:.3} after; {:.1} % of \
@@ -654,8 +664,49 @@ fn calibrate(args: &CalibrateArgs) -> Result<()> {
             100.0 * found.kept,
         );
     }
+    if let Some(found) = comparison {
+        note_comparison(&found);
+    }
     note_unknown_folders(&images);
     Ok(())
+}
+
+/// Reports how the bundle answers images that the calibration was not fitted to, before and after.
+fn note_comparison(found: &HeldOutComparison) {
+    let percent = |share: Option<f32>| match share {
+        Some(share) => format!("{:.1} %", 100.0 * share),
+        None => "none".into(),
+    };
+    let (before, after) = (found.before, found.after);
+    note!(
+        "on held-out fifths of the {} images: mean log loss {:.3} before, {:.3} after; correct answers kept: {} before, {} \
+         after; wrong answers and images of no class rejected as unknown: {} before, {} after",
+        found.images,
+        before.loss,
+        after.loss,
+        percent(before.kept),
+        percent(after.kept),
+        percent(before.rejected),
+        percent(after.rejected)
+    );
+    if found.has_worse_probabilities() {
+        note!(
+            "warning: the probabilities are clearly worse than before on images that they were not fitted to: {} images are \
+             too few, or unlike each other; use more, and calibrate a copy of the bundle before you replace it",
+            found.images
+        );
+    }
+    if found.has_worse_thresholds() {
+        let advice = match after.rejected {
+            Some(_) => "use more images, or a higher --keep",
+            None => {
+                "add folders of what is none of the classes, which they are to reject, or use a higher --keep"
+            }
+        };
+        note!(
+            "warning: the new thresholds for \"unknown\" reject more correct answers than before, and no more of the others; {advice}"
+        );
+    }
 }
 
 fn waiting(holder: &str) -> String {

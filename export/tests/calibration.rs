@@ -8,7 +8,7 @@ use std::path::Path;
 
 use common::{Scene, checkpoint};
 use pinhole::{Bundle, Classifier, DecodeOptions};
-use pinhole_export::{CalibrationImages, CalibrationLabel};
+use pinhole_export::{CalibrationImages, CalibrationLabel, UnknownFolder};
 
 /// A picture in one of four plain colours, slightly different each time.
 fn picture(path: &Path, colour: usize, i: usize) {
@@ -289,6 +289,10 @@ fn calibrating_a_bundle_equals_calibrating_at_export() {
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{message}");
     assert!(message.contains("25 images"), "{message}");
+    assert!(
+        message.contains("held-out fifths of the 29 images: mean log loss "),
+        "{message}"
+    );
     let expected = Bundle::open(&at_export).unwrap();
     let found = Bundle::open(&scene.path("bundle")).unwrap();
     assert_eq!(found.head(), expected.head());
@@ -301,6 +305,7 @@ fn calibrating_a_bundle_equals_calibrating_at_export() {
     // Again: the fit does not depend on an earlier one.
     let output = calibrate(&scene, "bundle", &["--keep", "0.8"]);
     assert!(output.status.success(), "{output:?}");
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("log loss"));
     let again = Bundle::open(&scene.path("bundle")).unwrap();
     assert_eq!(again.manifest(), &manifest);
     let classifier = Classifier::open(scene.path("bundle")).unwrap();
@@ -355,8 +360,27 @@ fn folders_are_matched_by_a_list_of_names_and_hidden_ones_are_skipped() {
     let class = CalibrationLabel::Class;
     let expected = [class(1), class(0), class(3), CalibrationLabel::Unknown];
     assert_eq!(found.labels().unwrap(), expected);
-    assert_eq!(found.unknown_folders(), ["sky"]);
+    let sky = UnknownFolder {
+        name: "sky".into(),
+        similar_class: None,
+    };
+    assert_eq!(found.unknown_folders(), [sky]);
+    // Of a class that has no images.
+    picture(&folder.join("Polar_baer/g.png"), 0, 7);
+    picture(&folder.join("cat/h.png"), 0, 8);
     let none = pinhole_prompts::FolderNames::default();
+    let found = CalibrationImages::find(&folder, &classes, &none).unwrap();
+    let unknown: Vec<String> = found
+        .unknown_folders()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        unknown[0],
+        "Polar_baer (did you mean the class \"polar bear\"?)"
+    );
+    assert_eq!(unknown[1..], ["n01", "n02", "n03", "sky"]);
+    fs::remove_dir_all(folder.join("cat")).unwrap();
     let found = CalibrationImages::find(&folder, &classes, &none).unwrap();
     assert_eq!(found.labels(), None);
 }

@@ -32,9 +32,9 @@ pub struct LabelledAnswer {
     pub label: CalibrationLabel,
 }
 
-/// Fitted temperature and thresholds.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CalibrationFit {
+/// What a calibration decides: the probabilities, and what is unknown.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CalibratedValues {
     /// Divides the logits; 1 for a single class, whose probability is always 1.
     pub temperature: f32,
     /// With the fitted bias, if it has one.
@@ -43,8 +43,51 @@ pub struct CalibrationFit {
     pub min_similarity: Option<f32>,
     /// Least difference of similarity between the best class and the second; none for a single class, too.
     pub min_margin: Option<f32>,
+}
+
+/// Fitted temperature and thresholds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CalibrationFit {
+    /// What was fitted.
+    pub values: CalibratedValues,
     /// Their effect on the images.
     pub calibration: Calibration,
+}
+
+/// How well images are answered that a calibration was not fitted to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeldOutResult {
+    /// Mean negative log likelihood of the labels, in nats per image; 0 without images of classes.
+    pub loss: f64,
+    /// Share of the correctly classified images that are not unknown; none without any.
+    pub kept: Option<f32>,
+    /// Share of the wrongly classified images, and of those of no class, that are unknown; none without any.
+    pub rejected: Option<f32>,
+}
+
+/// A calibration beside the one before it, on images that neither was fitted to, as far as that is known.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeldOutComparison {
+    /// Number of images.
+    pub images: usize,
+    /// Of the calibration that a bundle has.
+    pub before: HeldOutResult,
+    /// Of new ones, each fitted to four fifths of the images and judged by the others.
+    pub after: HeldOutResult,
+}
+
+impl HeldOutComparison {
+    /// Whether the labels are clearly less likely: by e² in all, which chance does to a fit that is as good in one of
+    /// seven cases at most.
+    pub fn has_worse_probabilities(&self) -> bool {
+        (self.after.loss - self.before.loss) * self.images as f64 > 2.0
+    }
+
+    /// Whether the thresholds reject more correct answers, and no more of the others.
+    pub fn has_worse_thresholds(&self) -> bool {
+        let (before, after) = (self.before, self.after);
+        after.kept < before.kept && after.rejected <= before.rejected
+    }
 }
 
 /// Least number of images of classes to fit to.
@@ -54,14 +97,59 @@ const CHANCE_LEVEL: f64 = 0.05;
 /// The share that a caller keeps who was not told another one.
 pub(crate) const KEEP: f32 = 0.95;
 
+impl CalibratedValues {
+    /// Those of a bundle.
+    pub fn of(manifest: &Manifest) -> Self {
+        Self {
+            temperature: manifest.temperature,
+            score: manifest.score,
+            min_similarity: manifest.unknown.min_similarity,
+            min_margin: manifest.unknown.min_margin,
+        }
+    }
+
+    /// Whether an image is answered "unknown".
+    fn rejects(&self, answer: &LabelledAnswer, none: Option<usize>) -> bool {
+        let (at, similarity) = best(answer);
+        Some(at) == none
+            || self.min_similarity.is_some_and(|least| similarity < least)
+            || self.min_margin.is_some_and(|least| margin(answer) < least)
+            || answer
+                .negative
+                .is_some_and(|negative| negative > similarity)
+    }
+
+    /// Negative log likelihood of an image's label, in nats: of softmax for images of classes alone, of sigmoid as the mean
+    /// over the classes.
+    fn loss(&self, answer: &LabelledAnswer, scale: f32) -> f64 {
+        // Of rounded probabilities.
+        let log = |p: f64| p.max(1e-9).ln();
+        let similarities = &answer.similarities;
+        let probabilities = (self.score).probabilities(similarities, scale, self.temperature);
+        let right = |class| answer.label == CalibrationLabel::Class(class);
+        let all = probabilities.iter().map(|p| f64::from(*p)).enumerate();
+        match self.score {
+            Score::Softmax => -all
+                .filter(|(i, _)| right(*i))
+                .map(|(_, p)| log(p))
+                .sum::<f64>(),
+            Score::Sigmoid { .. } => {
+                let losses = all.map(|(i, p)| -log(if right(i) { p } else { 1.0 - p }));
+                losses.sum::<f64>() / similarities.len().max(1) as f64
+            }
+        }
+    }
+}
+
 impl CalibrationFit {
     /// Records the fit in `manifest`; its negatives stay.
     pub fn record(&self, manifest: &mut Manifest) {
-        manifest.temperature = self.temperature;
-        manifest.score = self.score;
+        let values = self.values;
+        manifest.temperature = values.temperature;
+        manifest.score = values.score;
         manifest.unknown = UnknownPolicy {
-            min_similarity: self.min_similarity,
-            min_margin: self.min_margin,
+            min_similarity: values.min_similarity,
+            min_margin: values.min_margin,
             ..std::mem::take(&mut manifest.unknown)
         };
         manifest.calibration = Some(self.calibration);
@@ -129,34 +217,11 @@ pub fn fit_calibration(
             classes,
         });
     }
-    let (temperature, score) = temperature_and_score(answers, logits);
-    // Each threshold may reject half of what is not kept.
-    let rejected_share = (1.0 - keep) / 2.0;
-    let quantile = |value: fn(&LabelledAnswer) -> f32| {
-        let mut values: Vec<f32> = right.iter().map(|answer| value(answer)).collect();
-        values.sort_by(f32::total_cmp);
-        let at = (rejected_share * values.len() as f32) as usize;
-        values.get(at).copied().filter(|value| value.is_finite())
-    };
-    let min_similarity = quantile(|answer| best(answer).1);
-    let min_margin = quantile(margin);
-    let rejected = |answer: &LabelledAnswer| {
-        let (at, similarity) = best(answer);
-        Some(at) == none
-            || min_similarity.is_some_and(|least| similarity < least)
-            || min_margin.is_some_and(|least| margin(answer) < least)
-            || answer
-                .negative
-                .is_some_and(|negative| negative > similarity)
-    };
-    let share = |of: &mut dyn Iterator<Item = bool>| {
-        let (mut yes, mut all) = (0, 0);
-        of.for_each(|v| {
-            yes += usize::from(v);
-            all += 1;
-        });
-        (all > 0).then(|| yes as f32 / all as f32)
-    };
+    let values = fit(answers, none, logits, keep);
+    let CalibratedValues {
+        temperature, score, ..
+    } = values;
+    let rejected = |answer: &LabelledAnswer| values.rejects(answer, none);
     let ece = |score: Score, temperature: f32| {
         expected_calibration_error(classed.iter().map(|(answer, class)| {
             let probabilities =
@@ -165,18 +230,12 @@ pub fn fit_calibration(
             (f64::from(probabilities[at]), at == *class)
         })) as f32
     };
-    let unknown = answers.iter().filter(|a| match a.label {
-        CalibrationLabel::Class(class) => Some(class) == none,
-        CalibrationLabel::Unknown => true,
-    });
+    let unknown = answers.iter().filter(|a| is_of_no_class(a, none));
     let wrong = classed
         .iter()
         .filter(|(answer, class)| best(answer).0 != *class);
     Ok(CalibrationFit {
-        temperature,
-        score,
-        min_similarity,
-        min_margin,
+        values,
         calibration: Calibration {
             images: classed.len(),
             accuracy: right.len() as f32 / classed.len() as f32,
@@ -188,6 +247,92 @@ pub fn fit_calibration(
             strangers_rejected: share(&mut unknown.map(rejected)),
         },
     })
+}
+
+/// As [`fit_calibration`], of images that are a basis for it.
+fn fit(
+    answers: &[LabelledAnswer],
+    none: Option<usize>,
+    logits: Logits,
+    keep: f32,
+) -> CalibratedValues {
+    let (temperature, score) = temperature_and_score(answers, logits);
+    // Each threshold may reject half of what is not kept.
+    let rejected_share = (1.0 - keep) / 2.0;
+    let quantile = |value: fn(&LabelledAnswer) -> f32| {
+        let right = answers.iter().filter(|answer| is_right(answer, none));
+        let mut values: Vec<f32> = right.map(value).collect();
+        values.sort_by(f32::total_cmp);
+        let at = (rejected_share * values.len() as f32) as usize;
+        values.get(at).copied().filter(|value| value.is_finite())
+    };
+    CalibratedValues {
+        temperature,
+        score,
+        min_similarity: quantile(|answer| best(answer).1),
+        min_margin: quantile(margin),
+    }
+}
+
+/// Judges the calibration of a bundle, `before`, and a new one by `answers`. Each fifth of them is judged by a fit to the
+/// others, with the parameters of [`fit_calibration`].
+pub fn compare_held_out(
+    answers: &[LabelledAnswer],
+    none: Option<usize>,
+    logits: Logits,
+    keep: f32,
+    before: CalibratedValues,
+) -> HeldOutComparison {
+    const PARTS: usize = 5;
+    // In the order of the images, those of a class are beside each other.
+    let of_part = |part: usize| {
+        let fitted = answers
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| i % PARTS != part);
+        let fitted: Vec<LabelledAnswer> = fitted.map(|(_, answer)| answer.clone()).collect();
+        fit(&fitted, none, logits, keep)
+    };
+    let parts: Vec<CalibratedValues> = (0..PARTS).map(of_part).collect();
+    let judge = |values: &dyn Fn(usize) -> CalibratedValues| {
+        let judged = || answers.iter().enumerate();
+        let losses = judged().map(|(i, answer)| values(i).loss(answer, logits.scale));
+        let rejected = |(i, answer)| CalibratedValues::rejects(&values(i), answer, none);
+        let right = judged().filter(|(_, answer)| is_right(answer, none));
+        let others = judged().filter(|(_, answer)| !is_right(answer, none));
+        HeldOutResult {
+            loss: losses.sum::<f64>() / answers.len().max(1) as f64,
+            kept: share(&mut right.map(|of| !rejected(of))),
+            rejected: share(&mut others.map(rejected)),
+        }
+    };
+    HeldOutComparison {
+        images: answers.len(),
+        before: judge(&|_| before),
+        after: judge(&|i| parts[i % PARTS]),
+    }
+}
+
+/// Whether the image is of a class, and that is the best.
+fn is_right(answer: &LabelledAnswer, none: Option<usize>) -> bool {
+    !is_of_no_class(answer, none) && answer.label == CalibrationLabel::Class(best(answer).0)
+}
+
+fn is_of_no_class(answer: &LabelledAnswer, none: Option<usize>) -> bool {
+    match answer.label {
+        CalibrationLabel::Class(class) => Some(class) == none,
+        CalibrationLabel::Unknown => true,
+    }
+}
+
+/// The share of those that are true; none without any.
+fn share(of: &mut dyn Iterator<Item = bool>) -> Option<f32> {
+    let (mut yes, mut all) = (0, 0);
+    of.for_each(|v| {
+        yes += usize::from(v);
+        all += 1;
+    });
+    (all > 0).then(|| yes as f32 / all as f32)
 }
 
 /// The temperature, and the score with its bias, under which the labels are most likely: 1 and the model's own score if
@@ -421,16 +566,21 @@ mod tests {
         let found = fitted.calibration;
         assert!(found.ece_before > 0.89, "{found:?}");
         assert!(found.ece_after < 0.02, "{found:?}");
-        assert_eq!(fitted.score.uncalibrated(), logits.score);
-        let probabilities = fitted
-            .score
-            .probabilities(&[0.15, 0.05], 100.0, fitted.temperature);
+        assert_eq!(fitted.values.score.uncalibrated(), logits.score);
+        let probabilities =
+            fitted
+                .values
+                .score
+                .probabilities(&[0.15, 0.05], 100.0, fitted.values.temperature);
         assert!((probabilities[0] - 0.9).abs() < 0.02, "{probabilities:?}");
         assert!((probabilities[1] - 0.1).abs() < 0.02, "{probabilities:?}");
         // One class is right in all images: nothing says when it is not.
         let one = answers(&[0.3], CalibrationLabel::Class(0), 8);
         let one = fit_calibration(&one, None, logits, 0.95).unwrap();
-        assert_eq!((one.temperature, one.score), (1.0, logits.score));
+        assert_eq!(
+            (one.values.temperature, one.values.score),
+            (1.0, logits.score)
+        );
     }
 
     #[test]
@@ -440,7 +590,7 @@ mod tests {
             .map(|i| answer(&[0.3, 0.1], CalibrationLabel::Class(usize::from(i >= 6900))))
             .collect();
         let fitted = fit_calibration(&answers, None, softmax(10.0), 0.95).unwrap();
-        assert!((fitted.temperature - 2.5).abs() < 0.01, "{fitted:?}");
+        assert!((fitted.values.temperature - 2.5).abs() < 0.01, "{fitted:?}");
         // At temperature 1 the best class gets 0.881, right in 0.69.
         let found = fitted.calibration;
         assert!((found.ece_before - 0.1908).abs() < 1e-3, "{found:?}");
@@ -458,11 +608,11 @@ mod tests {
         answers.push(answer(&[0.59, 0.1], CalibrationLabel::Unknown));
         let fitted = fit_calibration(&answers, None, softmax(100.0), 0.9).unwrap();
         assert!(
-            (fitted.min_similarity.unwrap() - 0.505).abs() < 1e-6,
+            (fitted.values.min_similarity.unwrap() - 0.505).abs() < 1e-6,
             "{fitted:?}"
         );
         assert!(
-            (fitted.min_margin.unwrap() - 0.305).abs() < 1e-6,
+            (fitted.values.min_margin.unwrap() - 0.305).abs() < 1e-6,
             "{fitted:?}"
         );
         let found = fitted.calibration;
@@ -484,7 +634,7 @@ mod tests {
         all.extend(answers(&[0.5, 0.1, 0.6], class(0), 1));
         let fitted = fit_calibration(&all, Some(2), softmax(10.0), 0.95).unwrap();
         assert!(
-            (fitted.min_margin.unwrap() - 0.1).abs() < 1e-6,
+            (fitted.values.min_margin.unwrap() - 0.1).abs() < 1e-6,
             "{fitted:?}"
         );
         let found = fitted.calibration;
@@ -496,7 +646,70 @@ mod tests {
         );
         // The temperature is that of three classes.
         let three = fit_calibration(&all, None, softmax(10.0), 0.95).unwrap();
-        assert_eq!(fitted.temperature, three.temperature);
+        assert_eq!(fitted.values.temperature, three.values.temperature);
+    }
+
+    /// If this fails, a bundle gets a calibration that is worse than the one it has, and nobody hears of it.
+    #[test]
+    fn a_calibration_is_compared_with_the_one_before_on_images_that_it_was_not_fitted_to() {
+        let class = CalibrationLabel::Class;
+        // Labels in the shares of softmax(10 s / 2.5), mixed: of each five, two or one are wrong.
+        let mut all: Vec<LabelledAnswer> = (0..100)
+            .map(|i| answer(&[0.3, 0.1], class(usize::from(i * 31 % 100 >= 69))))
+            .collect();
+        all.extend(answers(&[0.2, 0.15], CalibrationLabel::Unknown, 20));
+        let compare = |temperature: f32, least: Option<f32>| {
+            let before = CalibratedValues {
+                temperature,
+                score: Score::Softmax,
+                min_similarity: least,
+                min_margin: None,
+            };
+            compare_held_out(&all, None, softmax(10.0), 0.95, before)
+        };
+        // 100 images, 31 of them wrong: the entropy of the shares, whatever is held out.
+        let found = compare(1.0, None);
+        assert_eq!(found.images, 120);
+        let entropy = -(0.69 * 0.69f64.ln() + 0.31 * 0.31f64.ln()) / 1.2;
+        assert!((found.after.loss - entropy).abs() < 0.01, "{found:?}");
+        // -0.69 ln 0.8808 - 0.31 ln 0.1192
+        assert!((found.before.loss - 0.7469 / 1.2).abs() < 1e-3, "{found:?}");
+        assert!(!found.has_worse_probabilities(), "{found:?}");
+        assert_eq!(
+            (found.before.kept, found.after.kept),
+            (Some(1.0), Some(1.0))
+        );
+        let rejected = (found.before.rejected, found.after.rejected);
+        assert_eq!(rejected, (Some(0.0), Some(20.0 / 51.0)));
+        assert!(!found.has_worse_thresholds());
+        // The same again is not worse, although it was fitted to these images.
+        assert!(!compare(2.5, Some(0.3)).has_worse_probabilities());
+        assert!(!compare(2.5, Some(0.3)).has_worse_thresholds());
+    }
+
+    /// Labels that only the fit to all of them explains.
+    #[test]
+    fn a_fit_that_is_worse_on_held_out_images_is_found() {
+        let class = CalibrationLabel::Class;
+        // Every fifth image is of another kind: a fit to the others is sure of what is wrong in it.
+        let mut all = vec![];
+        for i in 0..100 {
+            all.push(match i % 5 {
+                0 => answer(&[0.5, 0.1], class(1)),
+                _ => answer(&[0.3 + 1e-3 * i as f32, 0.1], class(0)),
+            });
+        }
+        let before = CalibratedValues {
+            temperature: 2.0,
+            score: Score::Softmax,
+            min_similarity: None,
+            min_margin: None,
+        };
+        let found = compare_held_out(&all, None, softmax(10.0), 0.5, before);
+        assert!(found.has_worse_probabilities(), "{found:?}");
+        // A quarter of the right answers is rejected, and none of the wrong ones.
+        assert!(found.after.kept < Some(0.8), "{found:?}");
+        assert!(found.has_worse_thresholds(), "{found:?}");
     }
 
     #[test]
@@ -507,7 +720,7 @@ mod tests {
         let fitted = fit_calibration(&answers, None, softmax(100.0), 0.95).unwrap();
         // 21/22 = 1 / (1 + exp(-20 / T))
         assert!(
-            (fitted.temperature - 20.0 / 21f32.ln()).abs() < 0.01,
+            (fitted.values.temperature - 20.0 / 21f32.ln()).abs() < 0.01,
             "{fitted:?}"
         );
     }
@@ -520,8 +733,8 @@ mod tests {
     fn of_a_single_class_only_the_threshold_is_fitted() {
         let one = answers(&[0.3], CalibrationLabel::Class(0), 8);
         let one = fit_calibration(&one, None, softmax(100.0), 0.95).unwrap();
-        assert_eq!((one.temperature, one.min_margin), (1.0, None));
-        assert_eq!(one.min_similarity, Some(0.3));
+        assert_eq!((one.values.temperature, one.values.min_margin), (1.0, None));
+        assert_eq!(one.values.min_similarity, Some(0.3));
     }
 
     /// If this fails, a bundle claims a measured temperature and threshold that nothing was measured for.

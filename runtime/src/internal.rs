@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 pub use crate::calibration::{
-    CalibrationFit, CalibrationLabel, LabelledAnswer, Logits, NoFit, fit_calibration,
+    CalibratedValues, CalibrationFit, CalibrationLabel, HeldOutComparison, LabelledAnswer, Logits,
+    NoFit, compare_held_out, fit_calibration,
 };
 #[cfg(feature = "http")]
 pub use crate::camera::answer_challenge;
@@ -29,7 +30,7 @@ pub use crate::standard_streams::{
 pub use crate::text_encoder::text_encoder_in;
 pub use crate::usage::{UsageError, end_with_usage, exit_code, text_error};
 use crate::{Classifier, Error};
-pub use pinhole_model::without_credentials;
+pub use pinhole_model::{most_similar, without_credentials};
 use tract_onnx::pb::ModelProto;
 
 /// The operators of the image encoder in execution order, and the kernel that runs each.
