@@ -17,6 +17,7 @@ mod download;
 mod endpoints;
 mod error;
 mod fault;
+mod jobs;
 mod limits;
 mod live;
 mod page;

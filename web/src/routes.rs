@@ -27,6 +27,7 @@ use crate::connections::{ConnectionCounters, Peer};
 use crate::download;
 use crate::endpoints::{Caller, caller};
 use crate::fault::Fault;
+use crate::jobs::Jobs;
 use crate::limits::Limits;
 use crate::live::Shared;
 use crate::page::{PAGE, policy};
@@ -34,7 +35,7 @@ use crate::password::{Checker, Denied};
 use crate::pictures::{Picture, View};
 use crate::teaching::{self, Classroom};
 use crate::upload::{self, MAX_ARCHIVE};
-use crate::worker::{self, Worker};
+use crate::worker::SentImage;
 
 /// Largest image that can be sent, and largest JSON.
 pub(crate) const MAX_IMAGE: usize = 16 << 20;
@@ -44,9 +45,8 @@ const BODIES: usize = 8;
 const BODY_PATIENCE: Duration = Duration::from_secs(5);
 /// Bundles that are sent at the same time.
 const DOWNLOADS: usize = 2;
-/// How long a client waits for an answer, and for a change of the classes.
+/// How long a client waits for an answer.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
-const TEACHING_TIME: Duration = Duration::from_secs(180);
 /// How long a client may take to send a bundle, and waits for its test.
 const UPLOAD_TIME: Duration = Duration::from_secs(3600);
 const TEST_TIME: Duration = Duration::from_secs(600);
@@ -68,7 +68,7 @@ const OPENAPI: &str = include_str!("openapi.json");
 /// What the endpoints share.
 pub(crate) struct App {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) worker: Worker,
+    pub(crate) worker: Jobs<SentImage>,
     pub(crate) classroom: Classroom,
     pub(crate) names: Names,
     pub(crate) checker: Option<Arc<Checker>>,
@@ -86,7 +86,7 @@ pub(crate) struct App {
 impl App {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        worker: Worker,
+        worker: Jobs<SentImage>,
         classroom: Classroom,
         names: Names,
         checker: Option<Arc<Checker>>,
@@ -511,9 +511,8 @@ async fn classify(State(app): State<Arc<App>>, request: Request) -> Answer {
         let error = "expected the bytes of a JPEG, PNG, WebP, BMP or GIF file, found none";
         return Err(Failure::new(StatusCode::BAD_REQUEST, error));
     }
-    let answer = timeout(ANSWER_TIME, app.worker.classify(image, top)).await;
-    let json = answer.unwrap_or_else(|_| Err(Fault::Busy(worker::BUSY.into())))?;
-    Ok(typed(JSON, json))
+    let image = SentImage { bytes: image, top };
+    Ok(typed(JSON, app.worker.ask(image, ANSWER_TIME).await?))
 }
 
 async fn settings(State(app): State<Arc<App>>, request: Request) -> Answer {
@@ -634,10 +633,7 @@ async fn replace_bundle(State(app): State<Arc<App>>, request: Request) -> Answer
 
 /// Asks the thread that teaches; what the bundle knows then.
 async fn teach(app: &App, request: teaching::Request) -> Answer {
-    // Another program may be changing the bundle.
-    let answer = timeout(TEACHING_TIME, app.classroom.ask(request)).await;
-    let json = answer.unwrap_or_else(|_| Err(Fault::Busy(teaching::BUSY.into())))?;
-    Ok(typed(JSON, json))
+    Ok(typed(JSON, app.classroom.ask(request).await?))
 }
 
 /// The parts of the path, decoded.

@@ -16,7 +16,7 @@ use crate::live::Live;
 use crate::password::{Checker, StoredPassword};
 use crate::routes::{App, router};
 use crate::teaching::Classroom;
-use crate::worker::Worker;
+use crate::worker;
 
 /// Options of [`Server::start`].
 #[derive(Clone, Debug)]
@@ -105,7 +105,7 @@ impl Server {
         })?;
         let shared = live.shared.clone();
         let classroom = Classroom::start(shared.clone(), options.decode.clone())?;
-        let worker = Worker::start(shared.clone(), options.decode)?;
+        let worker = worker::start(shared.clone(), options.decode)?;
         let mut names = options.names;
         names.extend(machine_names());
         let checker = options.password.map(Checker::new).transpose()?;

@@ -1,6 +1,6 @@
 //! The thread that teaches the bundle what clients show: one change at a time.
 
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,18 +10,18 @@ use pinhole::{
     ClassText, Classifier, DecodeOptions, Lesson, NONE_OF_THESE, Teacher, decode_image, lesson,
 };
 use serde::Serialize;
-use tokio::sync::oneshot;
 
 use crate::error::WebError;
 use crate::fault::{Fault, panicked};
+use crate::jobs::{Job, Jobs};
 use crate::live::{LogLevel, Shared};
 use crate::pictures::LiveFrame;
 use crate::upload::SentBundle;
 
 /// Changes that wait for their turn.
 const QUEUE: usize = 4;
-/// Why a change is not taken.
-pub(crate) const BUSY: &str = "other changes are being made";
+/// How long a client waits for a change of the classes.
+const TEACHING_TIME: Duration = Duration::from_secs(180);
 /// Most frames of one showing.
 const CAPTURES: usize = 32;
 /// A showing that has not ended after this time is forgotten.
@@ -47,14 +47,9 @@ pub(crate) enum Request {
     Exchange(Box<SentBundle>),
 }
 
-struct Job {
-    request: Request,
-    reply: oneshot::Sender<Result<String, Fault>>,
-}
-
 /// The thread's inlet.
 pub(crate) struct Classroom {
-    jobs: SyncSender<Job>,
+    jobs: Jobs<Request>,
     showing: Arc<Mutex<Option<Showing>>>,
 }
 
@@ -70,37 +65,21 @@ struct Showing {
 
 impl Classroom {
     pub(crate) fn start(shared: Arc<Shared>, decode: DecodeOptions) -> Result<Self, WebError> {
-        let (jobs, receiver) = sync_channel(QUEUE);
         let showing = Arc::<Mutex<Option<Showing>>>::default();
         let teaching = Teaching {
             shared,
             decode,
             showing: showing.clone(),
         };
-        let thread = std::thread::Builder::new().name("teach".into());
-        let spawned = thread.spawn(move || {
-            crate::threads::yield_to_classification();
-            teaching.run(&receiver);
-        });
-        spawned.map_err(|error| WebError::Thread {
-            name: "teach",
-            error,
-        })?;
+        let busy = "other changes are being made";
+        let jobs = Jobs::start("teach", QUEUE, busy, move |jobs| teaching.run(jobs))?;
         Ok(Self { jobs, showing })
     }
 
     /// Does what a client asks for; what the bundle knows then, as JSON.
     pub(crate) async fn ask(&self, request: Request) -> Result<String, Fault> {
-        let (reply, answer) = oneshot::channel();
-        match self.jobs.try_send(Job { request, reply }) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => return Err(Fault::Busy(BUSY.into())),
-            Err(TrySendError::Disconnected(_)) => {
-                return Err(Fault::Server("the thread has ended".into()));
-            }
-        }
-        let gone = |_| Fault::Server("the thread has ended".into());
-        answer.await.map_err(gone)?
+        // Another program may be changing the bundle.
+        self.jobs.ask(request, TEACHING_TIME).await
     }
 
     /// Keeps a frame for [`Request::Learn`]; the number of frames that are kept of the class.
@@ -144,11 +123,10 @@ struct Teaching {
 }
 
 impl Teaching {
-    fn run(&self, jobs: &Receiver<Job>) {
+    fn run(&self, jobs: &Receiver<Job<Request>>) {
         // What the bundle of this classifier knows.
         let mut known: Option<(Arc<Classifier>, String)> = None;
         for Job { request, reply } in jobs {
-            // The client has gone, or was told to try again.
             if reply.is_closed() {
                 continue;
             }
