@@ -164,7 +164,7 @@ impl FloatConvolution<'_> {
         let images = x.len() / (height * width * channels).max(1);
         let [out_height, out_width] = self.window.output([height, width]).unwrap_or([0, 0]);
         let mut y = vec![0.0; images * out_height * out_width * self.bias.len()];
-        let packed = PackedFloatConvolution::new(weights, self.window);
+        let packed = PackedFloatConvolution::new(weights, self.window, [height, width]);
         packed.apply(x, images, [height, width], None, None, &mut y);
         y
     }

@@ -1,12 +1,13 @@
 //! Two-dimensional convolutions in f32, channels last.
 //!
-//! The rows that a dense convolution multiplies, the values under the window, are packed directly from the image. A
-//! depthwise one has a kernel of its own.
+//! The rows that a dense convolution multiplies, the values under the window, are packed directly from the image. Those of
+//! 3 x 3 kernels are multiplied less often by minimal filtering where that is faster (`winograd.rs`). A depthwise one has a
+//! kernel of its own.
 
 use std::fmt;
 use std::ops::Range;
 
-use crate::dispatch::{FloatDepthwiseBlock, FloatKernels, Kernels, Order, Residual};
+use crate::dispatch::{Filter, FloatDepthwiseBlock, FloatKernels, Kernels, Order, Residual};
 use crate::int8::taps::CHANNELS;
 use crate::linear::layer::MOST_ROWS;
 use crate::linear::pack::blocks;
@@ -16,6 +17,7 @@ use crate::scratch::{self, Aligned};
 use crate::select::kernels;
 use crate::threads::{self, Shared};
 use crate::types::{FloatConvolutionWeights, Nonlinearity, StridedRows, Window};
+use crate::winograd::{self, Winograd};
 
 /// A convolution packed for the chosen variant: y = activation(sum of x W + b + residual).
 #[derive(Clone)]
@@ -37,6 +39,7 @@ enum Packed {
     /// The weights of each group, [kernel height, kernel width, inputs of a group] to its outputs.
     Dense(Vec<Panels>),
     Depthwise(Depthwise),
+    Winograd(Winograd),
 }
 
 /// Weights in blocks of [`CHANNELS`] outputs.
@@ -55,12 +58,21 @@ const MOST_PACKED: usize = 128 << 10;
 const FEWEST_ROWS: usize = 48;
 
 impl PackedFloatConvolution {
-    /// Packs the weights.
-    pub fn new(weights: FloatConvolutionWeights, window: Window) -> Self {
-        Self::pack(kernels(), weights, window)
+    /// Packs the weights for images of a height and width `image`. Those of other sizes are computed as well, but another form
+    /// of the weights might be faster.
+    pub fn new(weights: FloatConvolutionWeights, window: Window, image: [usize; 2]) -> Self {
+        weights.check(&window);
+        let filter = winograd::choose(&weights, &window, image);
+        Self::pack(kernels(), weights, window, filter)
     }
 
-    pub(crate) fn pack(kernels: Kernels, weights: FloatConvolutionWeights, window: Window) -> Self {
+    /// `filter` is for convolutions that [`winograd::applies`] to.
+    pub(crate) fn pack(
+        kernels: Kernels,
+        weights: FloatConvolutionWeights,
+        window: Window,
+        filter: Option<Filter>,
+    ) -> Self {
         weights.check(&window);
         let packed = match kernels.float {
             None => Packed::Reference {
@@ -70,7 +82,10 @@ impl PackedFloatConvolution {
             Some(vector) if weights.group_inputs() == 1 => {
                 Packed::Depthwise(Depthwise::pack(vector, &weights, &window))
             }
-            Some(vector) => Packed::Dense(dense(vector, &weights, &window)),
+            Some(vector) => match filter {
+                Some(filter) => Packed::Winograd(Winograd::pack(vector, filter, &weights)),
+                None => Packed::Dense(dense(vector, &weights, &window)),
+            },
         };
         PackedFloatConvolution {
             window,
@@ -102,6 +117,7 @@ impl PackedFloatConvolution {
             Packed::Reference { .. } => "scalar",
             Packed::Dense(panels) => panels.first().map_or("scalar", Panels::kernel),
             Packed::Depthwise(packed) => packed.vector.name(),
+            Packed::Winograd(packed) => packed.kernel(),
         }
     }
 
@@ -172,6 +188,10 @@ impl PackedFloatConvolution {
                 }
                 Packed::Dense(panels) => self.dense(panels, &x, activation, residual, out),
                 Packed::Depthwise(packed) => packed.apply(self, &x, activation, residual, out),
+                Packed::Winograd(packed) => {
+                    let padding = self.window.padding;
+                    packed.apply(x.values, image, padding, activation, values, out);
+                }
             }
         }
     }

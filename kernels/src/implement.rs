@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::dispatch::{
     AttentionHead, DepthwiseBlock, FloatDepthwiseBlock, FloatKernels, Int8Group, Int8Kernels,
-    LinearGroup, PixelKernels, Shape,
+    LinearGroup, PixelKernels, Shape, WinogradImage, WinogradPanel,
 };
 use crate::int8::depthwise::Memory;
 use crate::int8::group::Int8Simd;
@@ -16,7 +16,8 @@ use crate::simd::map_in_place;
 use crate::types::{Affine, Nonlinearity};
 use crate::yuv::YuvMatrix;
 use crate::{
-    activation, affine, attention, float_depthwise, int8, linear, norm, quantize, resample, yuv,
+    activation, affine, attention, float_depthwise, int8, linear, norm, quantize, resample,
+    winograd, yuv,
 };
 
 impl<S: Simd> FloatKernels for S {
@@ -80,6 +81,23 @@ impl<S: Simd> FloatKernels for S {
                 |simd| unsafe { float_depthwise::block(simd, block, ring, sums) },
             );
         });
+    }
+
+    fn winograd_input(&self, image: &WinogradImage, tiles: Range<usize>, to: &mut [f32]) {
+        let shape = self.shape();
+        self.enter(
+            #[inline(always)]
+            |simd| winograd::input(simd, shape, image, tiles, to),
+        );
+    }
+
+    unsafe fn winograd_panel(&self, panel: &WinogradPanel, products: &mut [f32]) {
+        let shape = self.shape();
+        self.enter(
+            #[inline(always)]
+            // SAFETY: the caller's promise.
+            |simd| unsafe { winograd::panel(simd, shape, panel, products) },
+        );
     }
 
     fn quantize(&self, x: &[f32], out: &mut [i8]) -> f32 {

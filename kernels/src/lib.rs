@@ -47,6 +47,7 @@ mod tests;
 mod threads;
 mod transpose;
 mod types;
+mod winograd;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 mod yuv;

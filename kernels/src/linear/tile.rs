@@ -7,7 +7,7 @@ use crate::simd::{Simd, Tile, load_part, store_part};
 use crate::types::Nonlinearity;
 
 /// Values of a cache line.
-const LINE: usize = 16;
+pub(crate) const LINE: usize = 16;
 
 /// sums [ROWS, VECTORS * LANES] = (sums if `add`) + x [ROWS, depth] · panel [depth, VECTORS * LANES]. Each sum is one chain of
 /// fused multiply-adds in the order of k, so that the tile's height and the block's depth do not change the result.

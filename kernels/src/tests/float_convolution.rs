@@ -3,8 +3,10 @@ use proptest::prelude::*;
 
 use super::convolution::{depthwise_cases, edge_windows, window};
 use super::{UNIT, Values, assert_bit_identical_for_any_threads, edges, float, poison, vectors};
-use crate::dispatch::{Kernels, SCALAR};
-use crate::{FloatConvolutionWeights, Nonlinearity, PackedFloatConvolution, Window, reference};
+use crate::dispatch::{Filter, Kernels, SCALAR};
+use crate::{
+    FloatConvolutionWeights, Nonlinearity, PackedFloatConvolution, Window, reference, winograd,
+};
 
 #[derive(Clone, Debug)]
 struct Case {
@@ -63,13 +65,21 @@ impl Case {
         }
     }
 
-    fn by(&self, kernels: Kernels, x: &[f32]) -> Vec<f32> {
+    /// The forms of the weights that compute this convolution: without a filter, and with each that applies.
+    fn filters(&self) -> Vec<Option<Filter>> {
+        let values = vec![0.0; self.weight_len()];
+        let applies = winograd::applies(&self.weights(&values, &[]), &self.window);
+        let filters = Filter::ALL.into_iter().filter(|_| applies).map(Some);
+        [None].into_iter().chain(filters).collect()
+    }
+
+    fn by(&self, kernels: Kernels, filter: Option<Filter>, x: &[f32]) -> Vec<f32> {
         let (values, bias) = (
             Values::new(3, self.weight_len()),
             Values::new(4, self.outputs),
         );
         let weights = self.weights(&values, &bias);
-        let layer = PackedFloatConvolution::pack(kernels, weights, self.window);
+        let layer = PackedFloatConvolution::pack(kernels, weights, self.window, filter);
         let residual = Values::new(5, self.out_len());
         let mut out = Values::new(6, self.out_len());
         poison();
@@ -112,21 +122,55 @@ impl Case {
         (expected, by(&x, &values, &bias, &residual, None))
     }
 
+    /// The largest of the `values` of outputs, of the same channel, up to `reach` pixels away.
+    fn largest_near(&self, values: &[f32], reach: usize) -> Vec<f32> {
+        let [height, width] = self.window.output(self.image).unwrap_or([0, 0]);
+        let near = |at: usize, side: usize| at.saturating_sub(reach)..side.min(at + reach + 1);
+        let position = |image: usize, row: usize, column: usize| {
+            ((image * height + row) * width + column) * self.outputs
+        };
+        let mut largest = values.to_vec();
+        for (at, largest) in largest.iter_mut().enumerate() {
+            let (pixel, channel) = (at / self.outputs, at % self.outputs);
+            let (image, row, column) = (
+                pixel / width / height,
+                pixel / width % height,
+                pixel % width,
+            );
+            for row in near(row, height) {
+                for column in near(column, width) {
+                    *largest = largest.max(values[position(image, row, column) + channel]);
+                }
+            }
+        }
+        largest
+    }
+
+    /// Compares all forms of the weights with the reference.
     #[track_caller]
     fn check(&self, kernels: Kernels) {
-        let found = self.by(kernels, &self.x());
         let (expected, magnitudes) = self.expected();
-        assert_eq!(found.len(), expected.len());
-        let terms = self.weight_len() / self.outputs + 2;
-        for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
-            // The activation functions are at most 1.2 times as steep as their argument.
-            let bound = 2.4 * terms as f64 * UNIT * f64::from(magnitudes[at]) + 5e-7;
-            let error = (f64::from(*found) - f64::from(*expected)).abs();
-            assert!(
-                error <= bound,
-                "{}: {self:?}: output {at}: expected {expected}, found {found}",
-                kernels.name
-            );
+        for filter in self.filters() {
+            let found = self.by(kernels, filter, &self.x());
+            assert_eq!(found.len(), expected.len());
+            // Errors of a filter are relative to what all outputs of its tile are computed from. Its transforms add errors.
+            let (reach, transforms) = match filter {
+                None => (0, 0),
+                Some(Filter::Two) => (1, 8),
+                Some(Filter::Four) => (3, 32),
+            };
+            let magnitudes = self.largest_near(&magnitudes, reach);
+            let terms = self.weight_len() / self.outputs + 2 + transforms;
+            for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                // The activation functions are at most 1.2 times as steep as their argument.
+                let bound = 2.4 * terms as f64 * UNIT * f64::from(magnitudes[at]) + 5e-7;
+                let error = (f64::from(*found) - f64::from(*expected)).abs();
+                assert!(
+                    error <= bound,
+                    "{}: {filter:?}: {self:?}: output {at}: expected {expected}, found {found}",
+                    kernels.name
+                );
+            }
         }
     }
 }
@@ -154,11 +198,64 @@ fn dense_tile_edges() {
     }
 }
 
+/// Sides around those of tiles, with padding on no, each and all sides, and channels around a register's.
+#[test]
+fn filter_edges() {
+    for kernels in all() {
+        for side in 1..=9 {
+            for padding in [[0; 4], [1; 4], [1, 0, 0, 2], [0, 2, 1, 0]] {
+                for channels in [[1, 1, 1], [5, 18, 1], [17, 33, 1]] {
+                    let window = Window {
+                        padding,
+                        ..window(3, 1, 1, 0)
+                    };
+                    let mut case = Case::new([side, 10 - side], channels, window);
+                    case.residual = side % 2 == 0;
+                    case.activation = [None, Some(Nonlinearity::RELU)][side % 2];
+                    case.check(kernels);
+                }
+            }
+        }
+    }
+}
+
+/// The chosen form costs least: tiles of 4 x 4 for many pixels, of 2 x 2 where the weights outweigh them, none for few.
+#[test]
+fn chosen_filters() {
+    for (side, channels, filter) in [
+        (112, 32, Some(Filter::Four)),
+        (28, 128, Some(Filter::Four)),
+        (14, 256, Some(Filter::Two)),
+        (7, 512, Some(Filter::Two)),
+        (4, 512, None),
+        (1, 64, None),
+    ] {
+        let values = vec![0.0; channels * channels * 9];
+        let weights = FloatConvolutionWeights {
+            values: &values,
+            bias: None,
+            outputs: channels,
+            inputs: channels,
+            groups: 1,
+        };
+        let found = winograd::choose(&weights, &window(3, 1, 1, 1), [side; 2]);
+        assert_eq!(found, filter, "{side} pixels, {channels} channels");
+        for other in [window(3, 2, 1, 1), window(3, 1, 2, 1), window(5, 1, 1, 2)] {
+            let values = vec![0.0; channels * channels * other.kernel[0] * other.kernel[1]];
+            let weights = FloatConvolutionWeights {
+                values: &values,
+                ..weights
+            };
+            assert_eq!(winograd::choose(&weights, &other, [side; 2]), None);
+        }
+    }
+}
+
 /// More values under the window than a block of k.
 #[test]
 fn deep_convolutions() {
     for kernels in all() {
-        for inputs in [40, 61, 64] {
+        for inputs in [40, 61, 64, 261] {
             Case::new([4, 5], [inputs, 9, 1], window(3, 1, 1, 1)).check(kernels);
         }
     }
@@ -253,7 +350,7 @@ fn reference_by_hand() {
     assert_eq!(out, [138.0, 38.0, 122.0, 0.0, 124.0, 0.0, 110.0, 1.0]);
 }
 
-/// A NaN reaches the outputs whose windows hold it, and no other image.
+/// A NaN reaches the outputs whose windows hold it, at most those of a filter's tile, and no other image.
 #[test]
 fn images_are_independent() {
     for kernels in all() {
@@ -265,13 +362,23 @@ fn images_are_independent() {
             let size = x.len() / 3;
             // The first channel of the corner's pixel, which is under four windows.
             x[size] = f32::NAN;
-            let out = case.by(kernels, &x);
-            let counts: Vec<usize> = out
-                .chunks_exact(out.len() / 3)
-                .map(|image| image.iter().filter(|v| v.is_nan()).count())
-                .collect();
             let reached = if channels[2] == 1 { channels[1] } else { 1 };
-            assert_eq!(counts, [0, 4 * reached, 0], "{}", kernels.name);
+            for filter in case.filters() {
+                let out = case.by(kernels, filter, &x);
+                let counts: Vec<usize> = out
+                    .chunks_exact(out.len() / 3)
+                    .map(|image| image.iter().filter(|v| v.is_nan()).count())
+                    .collect();
+                // A filter spreads it in its tile.
+                let most = filter.map_or(4, |filter| filter.outputs() * filter.outputs());
+                assert!(
+                    counts[0] == 0
+                        && (4 * reached..=most * reached).contains(&counts[1])
+                        && counts[2] == 0,
+                    "{}: {filter:?}: {counts:?}",
+                    kernels.name
+                );
+            }
         }
     }
 }
@@ -288,7 +395,9 @@ fn bit_identical_for_any_number_of_threads() {
         ] {
             let case = Case::new(image, channels, window(kernel, 1, 1, kernel / 2));
             let x = case.x();
-            assert_bit_identical_for_any_threads(|| case.by(kernels, &x));
+            for filter in case.filters() {
+                assert_bit_identical_for_any_threads(|| case.by(kernels, filter, &x));
+            }
         }
     }
 }
@@ -320,5 +429,5 @@ proptest! {
 #[should_panic(expected = "x: [1, 2, 5, 3]")]
 fn wrong_length_panics_with_the_name() {
     let case = Case::new([2, 5], [3, 4, 1], window(1, 1, 1, 0));
-    case.by(SCALAR, &case.x()[1..]);
+    case.by(SCALAR, None, &case.x()[1..]);
 }

@@ -3,6 +3,8 @@
 //! tract turns all initialisers into constants before it builds a node, and packs them later, so that every weight
 //! exists twice for a while. An attribute is read and packed when its node is built, and dropped before the next one
 //! is read.
+//!
+//! Convolutions also learn the size of their images, which decides how their weights are packed.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -10,11 +12,19 @@ use std::path::Path;
 use pinhole_bundle::dialect::{self, Op};
 use tract_onnx::pb::{ModelProto, TensorProto, tensor_proto::DataType};
 
+use super::sizes::GraphValue;
 use super::{attributes, initializer};
 
+/// The attribute with the height and width of a convolution's images.
+pub(super) const IMAGE: &str = "pinhole_image";
+
 /// Moves the parameters of the dialect's functions from initialisers to attributes, and converts f16 initialisers of
-/// tract's operators to f32. `folder` contains the external data.
-pub(super) fn parameters(proto: &mut ModelProto, folder: &Path) -> Result<(), String> {
+/// tract's operators to f32. `folder` contains the external data, `values` what is known of the graph's values.
+pub(super) fn parameters(
+    proto: &mut ModelProto,
+    folder: &Path,
+    values: &HashMap<String, GraphValue>,
+) -> Result<(), String> {
     let Some(graph) = proto.graph.as_mut() else {
         return Err("graph: expected one, found none".into());
     };
@@ -27,6 +37,13 @@ pub(super) fn parameters(proto: &mut ModelProto, folder: &Path) -> Result<(), St
         let Some(op) = Op::named(&node.op_type).filter(|_| node.domain == dialect::DOMAIN) else {
             continue;
         };
+        if let Op::Convolution(_) = op
+            && let Some(x) = node.input.first().and_then(|name| values.get(name))
+            && let &[_, height, width, _] = &x.shape[..]
+        {
+            let image = attributes::of_integers(IMAGE, &[height as i64, width as i64]);
+            node.attribute.push(image);
+        }
         let names = node.input.split_off(op.inputs().len());
         for (parameter, name) in op.parameters().iter().zip(names) {
             let tensor = initializers.remove(&name).ok_or_else(|| {

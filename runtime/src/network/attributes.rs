@@ -45,7 +45,7 @@ pub(super) fn of_integer(name: &str, i: i64) -> AttributeProto {
     }
 }
 
-#[cfg(test)]
+/// A list of integers as an attribute.
 pub(super) fn of_integers(name: &str, ints: &[i64]) -> AttributeProto {
     AttributeProto {
         ints: ints.to_vec(),

@@ -21,14 +21,14 @@ pub(crate) enum GraphKind {
     Deployed,
 }
 
-/// Checks version, input, output, every operator and every initialiser.
+/// Checks version, input, output, every operator and every initialiser, and returns what is known of every value.
 pub(crate) fn model(
     proto: &ModelProto,
     kind: GraphKind,
     external: FileLength,
     image_size: usize,
     embedding_size: usize,
-) -> Result<(), String> {
+) -> Result<HashMap<String, GraphValue>, String> {
     let graph = proto
         .graph
         .as_ref()
@@ -83,7 +83,8 @@ pub(crate) fn model(
     )?;
     let version = (proto.opset_import.iter()).find(|o| o.domain == dialect::DOMAIN);
     tensors_and_order(graph, version.map_or(0, |o| o.version), kind, external)?;
-    sizes::check(graph, image_size, Budget::of(graph, external))
+    let pixels = [1, image_size, image_size, 3];
+    sizes::graph_values(graph, &pixels, Budget::of(graph, external))
 }
 
 /// Shape and, of small constants, numbers of every value of `graph`, of another program, for an input of the shape `input`; there are no external

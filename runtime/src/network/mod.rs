@@ -115,10 +115,11 @@ impl ImageEncoder {
 
         let mut proto = read(&path)?;
         let kind = GraphKind::Deployed;
-        check::model(&proto, kind, external, image_size, embedding_size).map_err(fail)?;
+        let values =
+            check::model(&proto, kind, external, image_size, embedding_size).map_err(fail)?;
         let graph = proto.graph.as_ref();
         let budget = graph.map_or_else(Budget::default, |graph| Budget::of(graph, external));
-        attach::parameters(&mut proto, folder).map_err(fail)?;
+        attach::parameters(&mut proto, folder, &values).map_err(fail)?;
         let plan = catch_panic(|| build(&proto, folder, image_size, f16, budget))
             .and_then(|plan| {
                 let output = plan.model().output_fact(0)?;

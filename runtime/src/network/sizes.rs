@@ -418,12 +418,6 @@ fn constant(tensor: &TensorProto) -> Value {
     }
 }
 
-/// Checks the sizes of every value in `graph`, whose tensors and order have been checked, for one image of `image_size`
-/// pixels.
-pub(super) fn check(graph: &GraphProto, image_size: usize, budget: Budget) -> Result<(), String> {
-    values(graph, &[1, image_size, image_size, 3], budget).map(drop)
-}
-
 /// What is known of a value of a graph before an image is.
 #[derive(Clone, Debug, Default)]
 pub struct GraphValue {
@@ -433,7 +427,8 @@ pub struct GraphValue {
     pub numbers: Option<Vec<f64>>,
 }
 
-/// Every value of `graph`, whose tensors and order have been checked, by name, for an input of the shape `input`.
+/// Every value of `graph`, whose tensors and order have been checked, by name, for an input of the shape `input`. Their
+/// sizes are checked.
 pub(super) fn graph_values(
     graph: &GraphProto,
     input: &[usize],

@@ -12,7 +12,8 @@ use tract_onnx::tract_hir::internal::*;
 
 use super::operator::{Built, Compute, build, floats};
 use super::parameters::{channels, folder, shape, tensor, weight};
-use crate::network::{initializer, window};
+use crate::network::attach::IMAGE;
+use crate::network::{attributes, initializer, window};
 
 #[derive(Debug)]
 struct Convolution {
@@ -66,7 +67,11 @@ pub(super) fn convolution(
                 inputs,
                 groups,
             };
-            Weights::Float(PackedFloatConvolution::new(weights, window))
+            let image = match attributes::integers(node, IMAGE) {
+                &[height, width] => [height as usize, width as usize],
+                _ => bail!("x: expected [N, H, W, C]"),
+            };
+            Weights::Float(PackedFloatConvolution::new(weights, window, image))
         }
         Storage::Int8 => {
             let proto = tensor(node, "weight")?;

@@ -6,7 +6,7 @@ use tract_onnx::pb::{
     AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataType,
 };
 
-use super::{check, values};
+use super::values;
 use crate::network::attributes;
 use crate::network::budget::Budget;
 
@@ -543,7 +543,7 @@ fn attributes_that_tract_does_not_check_are_refused() {
     ] {
         let op = nodes.last().unwrap().op_type.clone();
         let graph = graph(lists.clone(), nodes);
-        let error = check(&graph, SIDE, budget(&graph)).expect_err(&op);
+        let error = values(&graph, &[1, SIDE, SIDE, 3], budget(&graph)).expect_err(&op);
         assert!(error.contains(expected), "{op}: {error}");
     }
     assert!(
