@@ -13,7 +13,7 @@ use pinhole_model::Activation;
 pub const DOMAIN: &str = "pinhole";
 /// The domain's newest version. A file imports the oldest one that has all its functions ([`Op::since`]), so that older
 /// programs can read it; a reader accepts all from 1 to this one.
-pub const DOMAIN_VERSION: i64 = 3;
+pub const DOMAIN_VERSION: i64 = 4;
 /// The version of the standard operator set in bodies and graph.
 pub const OPSET: i64 = 17;
 /// The supported versions in files of other programs, which use standard operators only.
@@ -82,17 +82,39 @@ pub enum ChannelOrder {
 /// right) and `group` of ONNX's Conv. p and q are at most 64; padding, and the distance between the first and the last tap, at
 /// most 128.
 ///
-/// In int8 each image of x is quantised at run time to 255 steps from the smallest to the largest of its values and 0, as by
-/// DynamicQuantizeLinear; the weight is s8 with a per-channel `scale` `[M]`. Sums are i32; scales, bias and what follows are
-/// f32. The name is `[Quantized]Convolution[Add][QuickGelu|Gelu|GeluTanh|Relu|Silu|HardSwish]`.
+/// In int8 the weight is s8 with a per-channel `scale` `[M]`. Sums are i32; scales, bias and what follows are f32. Each image
+/// of an x in f32 is quantised at run time to 255 steps from the smallest to the largest of its values and 0, as by
+/// DynamicQuantizeLinear. x, residual and result may each be [`Element::U8`], so that convolutions behind each other exchange
+/// bytes. The name is
+/// `[U8][Quantized]Convolution[Add|AddU8][QuickGelu|Gelu|GeluTanh|Relu|Silu|HardSwish][ToU8]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Convolution {
     /// Arithmetic of the product.
     pub storage: Storage,
-    /// Whether something is added to the product with its bias.
-    pub residual: Residual,
+    /// The type of x.
+    pub x: Element,
+    /// The type of what is added to the product with its bias, if something is.
+    pub residual: Option<Element>,
     /// Applied last.
     pub activation: Option<ConvolutionActivation>,
+    /// The type of the result.
+    pub y: Element,
+}
+
+/// The type of the values between convolutions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// f32.
+    F32,
+    /// u8 with a scale and a zero point that were chosen at export, of x the parameters `x_scale` f32 and `x_zero_point` u8,
+    /// scalars: x is (q - zero point) · scale. Only convolutions in int8 have it. What they write is round(y / scale + zero
+    /// point), half to even, saturated.
+    U8,
+}
+
+impl Element {
+    /// Both.
+    const ALL: [Self; 2] = [Self::F32, Self::U8];
 }
 
 impl Convolution {
@@ -100,8 +122,58 @@ impl Convolution {
     pub const fn plain(storage: Storage) -> Self {
         Convolution {
             storage,
-            residual: Residual::None,
+            x: Element::F32,
+            residual: None,
             activation: None,
+            y: Element::F32,
+        }
+    }
+
+    /// Whether it reads or writes bytes.
+    pub const fn has_bytes(self) -> bool {
+        matches!(self.x, Element::U8)
+            || matches!(self.residual, Some(Element::U8))
+            || matches!(self.y, Element::U8)
+    }
+
+    const fn parameters(self) -> &'static [&'static str] {
+        use Element::{F32, U8};
+        if matches!(self.storage, Storage::Float) {
+            return self.storage.parameters();
+        }
+        macro_rules! with {
+            ($($name:literal),*) => {
+                &["weight", "scale", "bias", $($name),*]
+            };
+        }
+        match (self.x, self.residual, self.y) {
+            (F32, None | Some(F32), F32) => self.storage.parameters(),
+            (F32, None | Some(F32), U8) => with!("y_scale", "y_zero_point"),
+            (F32, Some(U8), F32) => with!("residual_scale", "residual_zero_point"),
+            (F32, Some(U8), U8) => with!(
+                "residual_scale",
+                "residual_zero_point",
+                "y_scale",
+                "y_zero_point"
+            ),
+            (U8, None | Some(F32), F32) => with!("x_scale", "x_zero_point"),
+            (U8, None | Some(F32), U8) => {
+                with!("x_scale", "x_zero_point", "y_scale", "y_zero_point")
+            }
+            (U8, Some(U8), F32) => with!(
+                "x_scale",
+                "x_zero_point",
+                "residual_scale",
+                "residual_zero_point"
+            ),
+            (U8, Some(U8), U8) => with!(
+                "x_scale",
+                "x_zero_point",
+                "residual_scale",
+                "residual_zero_point",
+                "y_scale",
+                "y_zero_point"
+            ),
         }
     }
 }
@@ -187,7 +259,7 @@ pub enum LinearInput {
     Offset,
 }
 
-/// What a linear layer adds last, a convolution before its activation function.
+/// What a linear layer adds last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Residual {
     /// Nothing.
@@ -324,24 +396,28 @@ impl Op {
             .chain([Op::ConstantTokens])
     }
 
-    /// Those of version 3.
+    /// Those of version 3, and of version 4.
     fn of_convolutional_networks() -> impl Iterator<Item = Op> {
-        let kinds = [
-            (Storage::Float, Residual::None),
-            (Storage::Float, Residual::Add),
-            (Storage::Int8, Residual::None),
-            (Storage::Int8, Residual::Add),
-        ];
-        let convolutions = kinds.into_iter().flat_map(|(storage, residual)| {
+        let residuals = [None, Some(Element::F32), Some(Element::U8)];
+        let types = Element::ALL.into_iter().flat_map(move |x| {
+            let of_x = move |y| residuals.map(|residual| (x, residual, y));
+            Element::ALL.into_iter().flat_map(of_x)
+        });
+        let kinds = [Storage::Float, Storage::Int8].into_iter();
+        let kinds = kinds.flat_map(move |storage| {
+            types.clone().map(move |(x, residual, y)| Convolution {
+                storage,
+                x,
+                residual,
+                activation: None,
+                y,
+            })
+        });
+        let kinds = kinds.filter(|kind| kind.storage == Storage::Int8 || !kind.has_bytes());
+        let convolutions = kinds.flat_map(|kind| {
             let activations = ConvolutionActivation::ALL.map(Some);
             let all = [None].into_iter().chain(activations);
-            all.map(move |activation| {
-                Op::Convolution(Convolution {
-                    storage,
-                    residual,
-                    activation,
-                })
-            })
+            all.map(move |activation| Op::Convolution(Convolution { activation, ..kind }))
         });
         let last = ChannelOrder::Last;
         [
@@ -394,6 +470,7 @@ impl Op {
             | Op::QuantizedTable
             | Op::AffineLinear(..)
             | Op::AffineConvolution(_, ChannelOrder::First) => 2,
+            Op::Convolution(convolution) if convolution.has_bytes() => 4,
             Op::NormalizePixels(ChannelOrder::Last)
             | Op::AffineConvolution(_, ChannelOrder::Last)
             | Op::Convolution(_)
@@ -403,7 +480,7 @@ impl Op {
 
     /// The function called `name`.
     pub fn named(name: &str) -> Option<Op> {
-        // There are a hundred, and every node of a graph is looked up several times.
+        // There are some hundred, and every node of a graph is looked up several times.
         static NAMED: LazyLock<HashMap<String, Op>> =
             LazyLock::new(|| Op::all().map(|op| (op.name(), op)).collect());
         NAMED.get(name).copied()
@@ -438,12 +515,24 @@ impl Op {
             Op::NormalizePixels(ChannelOrder::First) => "NormalizePixels".into(),
             Op::NormalizePixels(ChannelOrder::Last) => "NormalizePixelsChannelsLast".into(),
             Op::Convolution(convolution) => {
+                let x = match convolution.x {
+                    Element::F32 => "",
+                    Element::U8 => "U8",
+                };
                 let storage = convolution.storage.prefix();
-                let residual = convolution.residual.name();
+                let residual = match convolution.residual {
+                    None => "",
+                    Some(Element::F32) => "Add",
+                    Some(Element::U8) => "AddU8",
+                };
                 let activation = convolution
                     .activation
                     .map_or("", ConvolutionActivation::name);
-                format!("{storage}Convolution{residual}{activation}")
+                let y = match convolution.y {
+                    Element::F32 => "",
+                    Element::U8 => "ToU8",
+                };
+                format!("{x}{storage}Convolution{residual}{activation}{y}")
             }
             Op::FakeQuantize(range) => format!("{}FakeQuantize", range.prefix()),
             Op::QuantizedTable => "QuantizedTable".into(),
@@ -475,7 +564,10 @@ impl Op {
             | Op::AffineLinear(..)
             | Op::AffineConvolution(..) => &["x"],
             Op::Linear(linear) => linear.residual.inputs(),
-            Op::Convolution(convolution) => convolution.residual.inputs(),
+            Op::Convolution(convolution) => match convolution.residual {
+                None => &["x"],
+                Some(_) => &["x", "residual"],
+            },
             Op::Attention(AttentionInput::QueryKeyValue) => &["query", "key_value"],
             Op::Attention(AttentionInput::Joint) => &["query_key_value"],
             Op::Attention(AttentionInput::Columns(_)) => &["query", "key", "value"],
@@ -497,7 +589,7 @@ impl Op {
                 (_, storage) => storage.parameters(),
             },
             Op::NormalizePixels(_) => &["scale", "offset"],
-            Op::Convolution(convolution) => convolution.storage.parameters(),
+            Op::Convolution(convolution) => convolution.parameters(),
             Op::FakeQuantize(Range::Static) => &["x_scale", "x_zero_point"],
             Op::QuantizedTable => &["x_scale", "x_zero_point", "values"],
             Op::AffineLinear(Range::Static, _) | Op::AffineConvolution(Range::Static, _) => &[
@@ -617,5 +709,8 @@ mod tests {
         assert_eq!(newer.map(Op::since), Some(2));
         let newest = Op::named("QuantizedConvolutionAddRelu");
         assert_eq!(newest.map(Op::since), Some(3));
+        let newest = Op::named("U8QuantizedConvolutionAddU8ReluToU8");
+        assert_eq!(newest.map(Op::since), Some(4));
+        assert_eq!(Op::named("U8Convolution"), None);
     }
 }

@@ -2,8 +2,8 @@
 
 use anyhow::{Result, ensure};
 use pinhole_kernels::{
-    Affine, ConvolutionWeights, FloatConvolutionWeights, ImageLayout, Nonlinearity,
-    PackedConvolution, PackedFloatConvolution, Window,
+    Affine, ConvolutionInput, ConvolutionOutput, ConvolutionWeights, FloatConvolutionWeights,
+    ImageLayout, ImageValues, Nonlinearity, PackedConvolution, PackedFloatConvolution, Window,
 };
 
 use crate::rounding::{
@@ -326,7 +326,10 @@ impl QuantizedConvolution {
         out: &mut [f32],
     ) {
         let (layouts, by) = ([ImageLayout::ChannelsLast; 2], [Affine::dynamic(x)]);
-        packed.apply(x, image, layouts, &by, self.activation, residual, out);
+        let x = ConvolutionInput::F32(x, &by);
+        let residual = residual.map(ImageValues::F32);
+        let out = ConvolutionOutput::F32(out);
+        packed.apply(x, image, layouts, self.activation, residual, out);
     }
 
     /// The sums and biases that the runtime computes of images x.
@@ -337,7 +340,9 @@ impl QuantizedConvolution {
         let [out_height, out_width] = self.window.output([height, width]).unwrap_or([0, 0]);
         let mut y = vec![0.0; by.len() * out_height * out_width * self.bias.len()];
         let layouts = [ImageLayout::ChannelsLast; 2];
-        packed.apply(x, [height, width], layouts, &by, None, None, &mut y);
+        let x = ConvolutionInput::F32(x, &by);
+        let out = ConvolutionOutput::F32(&mut y);
+        packed.apply(x, [height, width], layouts, None, None, out);
         Ok(y)
     }
 }

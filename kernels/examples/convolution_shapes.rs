@@ -3,14 +3,15 @@
 //!
 //!     cargo run --release -p pinhole-kernels --example convolution_shapes ITERATIONS [THREADS]
 //!
-//! A line per shape: the least time of an iteration, and its multiply-adds per nanosecond; for comparison those of the f32
-//! matrix product of the same size (without gathering its rows), and the ratio of both.
+//! A line per shape: the least time of an iteration from f32 to f32, its multiply-adds per nanosecond, and the share of that
+//! time that the same takes from bytes to bytes; for comparison the multiply-adds of the f32 matrix product of the same size
+//! (without gathering its rows), and the ratio of both.
 
 use std::time::Instant;
 
 use pinhole_kernels::{
-    Affine, ConvolutionWeights, ImageLayout, Nonlinearity, PackedConvolution, PackedLinear, Window,
-    check,
+    Affine, ConvolutionInput, ConvolutionOutput, ConvolutionWeights, ImageLayout, Nonlinearity,
+    PackedConvolution, PackedLinear, Window, check,
 };
 
 /// Side of the image, inputs, outputs, groups, kernel, stride.
@@ -47,7 +48,9 @@ fn main() {
         std::process::exit(1);
     });
     println!("{name}, {threads} threads");
-    println!("side in out groups kernel stride     ms  MAC/ns  f32 MAC/ns  f32 time / int8");
+    println!(
+        "side in out groups kernel stride     ms  MAC/ns  bytes time / int8  f32 MAC/ns  f32 time / int8"
+    );
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build()
@@ -89,21 +92,28 @@ fn run([side, inputs, outputs, groups, kernel, stride]: [usize; 6], iterations: 
         zero_point: -128,
     };
     let layouts = [ImageLayout::ChannelsLast; 2];
+    let relu = Some(Nonlinearity::RELU);
     let int8 = least(iterations, || {
-        layer.apply(
-            &x,
-            [side; 2],
-            layouts,
-            &[by],
-            Some(Nonlinearity::RELU),
-            None,
-            &mut out,
-        );
+        let x = ConvolutionInput::F32(&x, std::slice::from_ref(&by));
+        let out = ConvolutionOutput::F32(&mut out);
+        layer.apply(x, [side; 2], layouts, relu, None, out);
+    });
+    let from: Vec<u8> = x.iter().map(|x| (x * 100.0) as u8).collect();
+    let mut to = vec![0; pixels * outputs];
+    let bytes = least(iterations, || {
+        let x = ConvolutionInput::Bytes(&from, 1, by);
+        let out = ConvolutionOutput::Bytes(&mut to, by);
+        layer.apply(x, [side; 2], layouts, relu, None, out);
     });
     let macs = (pixels * outputs * k) as f64 / 1e9;
     let size = format!("{side:4} {inputs:3} {outputs:4} {groups:4} {kernel:2} {stride}");
     if groups > 1 {
-        return println!("{size} {:9.3} {:7.1}", int8 * 1e3, macs / int8);
+        return println!(
+            "{size} {:9.3} {:7.1} {:5.2}",
+            int8 * 1e3,
+            macs / int8,
+            bytes / int8
+        );
     }
     let linear = PackedLinear::from_out_in(&values(outputs * k), outputs, k, None);
     let rows = values(pixels * k);
@@ -111,9 +121,10 @@ fn run([side, inputs, outputs, groups, kernel, stride]: [usize; 6], iterations: 
         linear.apply(&rows, pixels, None, None, &mut out)
     });
     println!(
-        "{size} {:9.3} {:7.1} {:7.1} {:5.2}",
+        "{size} {:9.3} {:7.1} {:5.2} {:7.1} {:5.2}",
         int8 * 1e3,
         macs / int8,
+        bytes / int8,
         macs / float,
         float / int8
     );

@@ -1,16 +1,21 @@
 //! Two-dimensional convolutions in 8-bit integers, channels last.
 //!
 //! A dense convolution gathers the values under the window into rows, a block of outputs at a time, and multiplies them as a
-//! linear layer does. A depthwise one has a kernel of its own.
+//! linear layer does. Where the window is one pixel, they are such rows already. A depthwise one has a kernel of its own.
+//!
+//! What it reads, adds and writes may be bytes with one scale, so that convolutions behind each other exchange bytes: f32
+//! take four times the memory, and would have to be quantised.
 
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::dispatch::{DepthwiseBlock, Int8Group, Int8Kernels, Kernels, Offsets, Order, Residual};
+use crate::dispatch::{
+    Addend, DepthwiseBlock, Int8Group, Int8Kernels, Kernels, Offsets, Order, Target,
+};
 use crate::int8::WeightError;
 use crate::int8::affine::without_minimum;
-use crate::int8::pack::{self, Operand};
+use crate::int8::pack::{self, Layout, Operand};
 use crate::int8::taps::{CHANNELS, STEP};
 use crate::linear::layer::{MOST_ROWS, for_each_group};
 use crate::linear::pack::{Weight, blocks};
@@ -19,10 +24,13 @@ use crate::scratch::{self, Aligned};
 use crate::select::kernels;
 use crate::threads::{self, Shared};
 use crate::transpose::{interleaved, transposed};
-use crate::types::{Affine, ConvolutionWeights, ImageLayout, Nonlinearity, Window};
+use crate::types::{
+    Affine, ConvolutionInput, ConvolutionOutput, ConvolutionWeights, ImageLayout, ImageValues,
+    Nonlinearity, Window,
+};
 
 /// A convolution packed for the chosen variant: y = activation(sum of (x - zero point) (W - zero points) + b + residual). W
-/// is s8 with one scale and zero point per output channel; x is f32, quantised to s8 by an [`Affine`] per image.
+/// is s8 with one scale and zero point per output channel; x is quantised to 8 bits by an [`Affine`].
 #[derive(Clone)]
 pub struct PackedConvolution {
     window: Window,
@@ -152,32 +160,33 @@ impl PackedConvolution {
     }
 
     /// Each image of out [output height, output width, outputs] = activation(sum · (scale of x · output scale) + bias +
-    /// residual), of an image of x [height, width, inputs] with `image` its height and width. `by` quantises the images: one
-    /// for each. The output's size is that of [`Window::output`]; x is ordered as `layouts[0]` says, out and the residual as
-    /// `layouts[1]`.
+    /// residual), of an image of x [height, width, inputs] with `image` its height and width. The output's size is that of
+    /// [`Window::output`]; x is ordered as `layouts[0]` says, out and the residual as `layouts[1]`. Where bytes are read or
+    /// written, both are channels last.
     ///
     /// The sum is exact and padding adds nothing to it. The scales' product is rounded; its product with the sum plus the
     /// bias is rounded once. So all variants are bit-identical, apart from the bits of a NaN, the sign of a zero, and the
-    /// activation functions with an exponential. An image with a NaN gives NaN. An image's result does not depend on the
-    /// others.
-    #[allow(clippy::too_many_arguments)]
+    /// activation functions with an exponential. An image of f32 with a NaN gives NaN. An image's result does not depend on
+    /// the others.
     pub fn apply(
         &self,
-        x: &[f32],
+        x: ConvolutionInput,
         image: [usize; 2],
         layouts: [ImageLayout; 2],
-        by: &[Affine],
         activation: Option<Nonlinearity>,
-        residual: Option<&[f32]>,
-        out: &mut [f32],
+        residual: Option<ImageValues>,
+        mut out: ConvolutionOutput,
     ) {
         let [height, width] = image;
-        let images = by.len();
+        let (name, len, images) = match x {
+            ConvolutionInput::F32(x, by) => ("f32", x.len(), by.len()),
+            ConvolutionInput::Bytes(x, images, _) => ("u8", x.len(), images),
+        };
         let size = height * width * self.inputs;
         assert_eq!(
-            x.len(),
+            len,
             images * size,
-            "x: f32 [{images}, {height}, {width}, {}]",
+            "x: {name} [{images}, {height}, {width}, {}]",
             self.inputs
         );
         let [out_height, out_width] = self.window.output(image).unwrap_or([0, 0]);
@@ -194,15 +203,33 @@ impl PackedConvolution {
             "residual: [{images}, {out_height}, {out_width}, {}]",
             self.outputs
         );
+        let floats = matches!(
+            (&x, &residual, &out),
+            (
+                ConvolutionInput::F32(..),
+                None | Some(ImageValues::F32(_)),
+                ConvolutionOutput::F32(_)
+            )
+        );
+        assert!(
+            floats || layouts == [ImageLayout::ChannelsLast; 2],
+            "layouts: expected bytes with the channels last, found {layouts:?}"
+        );
         if out_size == 0 {
             return;
         }
-        let out_images = out.chunks_exact_mut(out_size);
-        for (i, (out, by)) in out_images.zip(by).enumerate() {
-            let residual = residual.map(|r| &r[i * out_size..][..out_size]);
-            let x = &x[i * size..][..size];
-            self.quantized(x, image, layouts[0], *by, |x| {
-                let run = |residual: Option<&[f32]>, out: &mut [f32]| {
+        for i in 0..images {
+            let residual = residual.map(|r| r.part(i * out_size, out_size));
+            let out = out.part(i * out_size, out_size);
+            let call = |bytes: &[u8], by: Affine| {
+                let x = Image {
+                    bytes,
+                    height,
+                    width,
+                    channels: self.inputs,
+                    by,
+                };
+                let run = |residual: Option<ImageValues>, out: ConvolutionOutput| {
                     let call = Call {
                         layer: self,
                         x: &x,
@@ -212,85 +239,128 @@ impl PackedConvolution {
                     };
                     call.run(out);
                 };
-                if layouts[1] == ImageLayout::ChannelsLast {
-                    return run(residual, out);
-                }
+                let out = match (out, layouts[1]) {
+                    (ConvolutionOutput::F32(out), ImageLayout::ChannelsFirst) => out,
+                    (out, _) => return run(residual, out),
+                };
                 scratch::with(out_size, |last: &mut [f32]| {
                     match residual {
-                        None => run(None, last),
-                        Some(residual) => scratch::with(out_size, |moved: &mut [f32]| {
-                            transpose(residual, self.outputs, pixels, moved);
-                            run(Some(moved), last);
-                        }),
+                        Some(ImageValues::F32(residual)) => {
+                            scratch::with(out_size, |moved: &mut [f32]| {
+                                transpose(residual, self.outputs, pixels, moved);
+                                let moved = ImageValues::F32(moved);
+                                run(Some(moved), ConvolutionOutput::F32(last));
+                            })
+                        }
+                        residual => run(residual, ConvolutionOutput::F32(last)),
                     }
                     transpose(last, pixels, self.outputs, out);
                 });
-            });
+            };
+            match x {
+                ConvolutionInput::Bytes(x, _, by) => call(&x[i * size..][..size], by),
+                ConvolutionInput::F32(x, by) => scratch::with(size, |bytes: &mut [u8]| {
+                    let (x, by) = (&x[i * size..][..size], by[i]);
+                    let finite = match layouts[0] {
+                        ImageLayout::ChannelsLast => self.quantize(x, by, bytes),
+                        ImageLayout::ChannelsFirst => scratch::with(size, |first: &mut [u8]| {
+                            let finite = self.quantize(x, by, first);
+                            channels_last(first, self.inputs, bytes);
+                            finite
+                        }),
+                    };
+                    let scale = if finite { by.scale } else { f32::NAN };
+                    call(bytes, Affine { scale, ..by });
+                }),
+            }
         }
     }
 
-    /// Quantises an image; returns whether no value is NaN.
-    fn quantize(&self, x: &[f32], by: Affine, out: &mut [i8]) -> bool {
+    /// Quantises an image to bytes; returns whether no value is NaN.
+    fn quantize(&self, x: &[f32], by: Affine, out: &mut [u8]) -> bool {
         let finite = AtomicBool::new(true);
         let threads = threads::count(x.len().saturating_mul(4));
         threads::for_each_chunk(threads, out, QUANTIZED, |i, out| {
             let x = &x[i * QUANTIZED..][..out.len()];
-            let all = match self.kernels.float {
-                None => reference::quantize_affine(x, by, out),
-                Some(vector) => vector.quantize_affine(x, by, out),
-            };
-            if !all {
-                finite.store(false, Ordering::Relaxed);
-            }
+            scratch::with(x.len(), |quantized: &mut [i8]| {
+                let all = match self.kernels.float {
+                    None => reference::quantize_affine(x, by, quantized),
+                    Some(vector) => vector.quantize_affine(x, by, quantized),
+                };
+                if !all {
+                    finite.store(false, Ordering::Relaxed);
+                }
+                for (to, from) in out.iter_mut().zip(&*quantized) {
+                    *to = from.cast_unsigned() ^ 0x80;
+                }
+            });
         });
         finite.into_inner()
     }
+}
 
-    /// Runs `f` on the quantised image.
-    fn quantized(
-        &self,
-        x: &[f32],
-        [height, width]: [usize; 2],
-        layout: ImageLayout,
-        by: Affine,
-        f: impl FnOnce(Image),
-    ) {
-        // Adding 128 to a signed byte flips the highest bit.
-        let turn = match &self.packed {
-            Packed::Dense(vector, _) | Packed::Depthwise(vector, _)
-                if vector.layout().shifted(false) =>
-            {
-                0x80
+impl<'a> ImageValues<'a> {
+    fn len(self) -> usize {
+        match self {
+            ImageValues::F32(values) => values.len(),
+            ImageValues::Bytes(bytes, _) => bytes.len(),
+        }
+    }
+
+    /// The `count` values from `first` on.
+    fn part(self, first: usize, count: usize) -> ImageValues<'a> {
+        match self {
+            ImageValues::F32(values) => ImageValues::F32(&values[first..][..count]),
+            ImageValues::Bytes(bytes, by) => ImageValues::Bytes(&bytes[first..][..count], by),
+        }
+    }
+}
+
+impl ConvolutionOutput<'_> {
+    fn len(&self) -> usize {
+        match self {
+            ConvolutionOutput::F32(out) => out.len(),
+            ConvolutionOutput::Bytes(out, _) => out.len(),
+        }
+    }
+
+    /// The `count` values from `first` on.
+    fn part(&mut self, first: usize, count: usize) -> ConvolutionOutput<'_> {
+        match self {
+            ConvolutionOutput::F32(out) => ConvolutionOutput::F32(&mut out[first..][..count]),
+            ConvolutionOutput::Bytes(out, by) => {
+                ConvolutionOutput::Bytes(&mut out[first..][..count], *by)
             }
-            _ => 0,
-        };
-        scratch::with(x.len(), |bytes: &mut [u8]| {
-            let finite = scratch::with(x.len(), |quantized: &mut [i8]| {
-                let finite = self.quantize(x, by, quantized);
-                match layout {
-                    ImageLayout::ChannelsLast => {
-                        for (to, from) in bytes.iter_mut().zip(&*quantized) {
-                            *to = from.cast_unsigned() ^ turn;
-                        }
-                    }
-                    ImageLayout::ChannelsFirst => {
-                        channels_last(quantized, self.inputs, turn, bytes)
-                    }
-                }
-                finite
-            });
-            f(Image {
-                bytes,
-                height,
-                width,
-                channels: self.inputs,
-                by: Affine {
-                    scale: if finite { by.scale } else { f32::NAN },
-                    ..by
-                },
-                turn,
-            });
-        });
+        }
+    }
+}
+
+/// A [`ConvolutionOutput`] that several threads write parts of.
+#[derive(Clone, Copy)]
+enum SharedOutput {
+    F32(Shared<f32>),
+    Bytes(Shared<u8>, Affine),
+}
+
+impl SharedOutput {
+    /// # Safety
+    /// As of [`Shared::new`].
+    unsafe fn new(out: &mut ConvolutionOutput) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match out {
+                ConvolutionOutput::F32(out) => SharedOutput::F32(Shared::new(out)),
+                ConvolutionOutput::Bytes(out, by) => SharedOutput::Bytes(Shared::new(out), *by),
+            }
+        }
+    }
+
+    /// From value `start` on.
+    fn from(self, start: usize) -> Target {
+        match self {
+            SharedOutput::F32(out) => Target::F32(out.pointer().wrapping_add(start)),
+            SharedOutput::Bytes(out, by) => Target::Bytes(out.pointer().wrapping_add(start), by),
+        }
     }
 }
 
@@ -301,40 +371,30 @@ struct Call<'a> {
     out_width: usize,
     activation: Option<Nonlinearity>,
     /// As large as the output.
-    residual: Option<&'a [f32]>,
+    residual: Option<ImageValues<'a>>,
 }
 
-impl<'a> Call<'a> {
-    fn run(&self, out: &mut [f32]) {
+impl Call<'_> {
+    fn run(&self, out: ConvolutionOutput) {
         match &self.layer.packed {
             Packed::Reference(weights) => weights.apply(self, out),
             Packed::Dense(vector, weights) => weights.apply(*vector, self, out),
             Packed::Depthwise(vector, weights) => weights.apply(*vector, self, out),
         }
     }
-
-    /// The residual from value `start` on.
-    fn residual_from(&self, start: usize) -> Option<Residual<'a>> {
-        self.residual.map(|values| Residual {
-            values: &values[start..],
-            order: Order::BeforeActivation,
-        })
-    }
 }
 
-/// Bytes x [channels, pixels], each xor `turn`, as [pixels, channels].
-fn channels_last(x: &[i8], channels: usize, turn: u8, to: &mut [u8]) {
+/// Bytes x [channels, pixels] as [pixels, channels].
+fn channels_last(x: &[u8], channels: usize, to: &mut [u8]) {
     let pixels = x.len() / channels.max(1);
     // Of four channels, 16 pixels at a time.
     let (fours, blocks) = (channels - channels % 4, pixels - pixels % 16);
-    let one = |c: usize, p: usize, to: &mut [u8]| {
-        to[p * channels + c] = x[c * pixels + p].cast_unsigned() ^ turn;
-    };
+    let one = |c: usize, p: usize, to: &mut [u8]| to[p * channels + c] = x[c * pixels + p];
     for p in (0..blocks).step_by(16) {
         for c in (0..fours).step_by(4) {
             let rows = std::array::from_fn(|i| {
                 let from = &x[(c + i) * pixels + p..][..16];
-                std::array::from_fn(|j| from[j].cast_unsigned() ^ turn)
+                std::array::from_fn(|j| from[j])
             });
             let words = interleaved(rows);
             for (i, word) in words.as_chunks::<4>().0.iter().enumerate() {
@@ -373,7 +433,7 @@ fn transpose(x: &[f32], rows: usize, columns: usize, to: &mut [f32]) {
 }
 
 impl Weights {
-    fn apply(&self, call: &Call, out: &mut [f32]) {
+    fn apply(&self, call: &Call, out: ConvolutionOutput) {
         let &Call { layer, x, .. } = call;
         let weights = ConvolutionWeights {
             values: &self.values,
@@ -384,35 +444,44 @@ impl Weights {
             inputs: layer.inputs,
             groups: layer.groups,
         };
-        let values: Vec<i8> = x.bytes.iter().map(|b| b.cast_signed()).collect();
-        reference::convolution(
-            &values,
-            [x.height, x.width],
-            x.by,
-            &weights,
-            &layer.window,
-            call.activation,
-            call.residual,
-            out,
-        );
+        let run = |out: &mut [f32]| {
+            reference::convolution(
+                x.bytes,
+                [x.height, x.width],
+                x.by,
+                &weights,
+                &layer.window,
+                call.activation,
+                call.residual,
+                out,
+            );
+        };
+        match out {
+            ConvolutionOutput::F32(out) => run(out),
+            ConvolutionOutput::Bytes(out, by) => {
+                scratch::with(out.len(), |values: &mut [f32]| {
+                    run(values);
+                    reference::quantize_bytes(values, by, out);
+                })
+            }
+        }
     }
 }
 
 /// A quantised image [height, width, channels].
 struct Image<'a> {
-    /// s8, or as u8 with 128 added: each byte xor `turn`.
+    /// As [`ImageValues::Bytes`].
     bytes: &'a [u8],
     height: usize,
     width: usize,
     channels: usize,
     by: Affine,
-    turn: u8,
 }
 
 impl Image<'_> {
     /// The byte of a value that adds nothing.
     fn padding(&self) -> u8 {
-        self.by.zero_point.cast_unsigned() ^ self.turn
+        self.by.zero_byte()
     }
 }
 
@@ -479,6 +548,26 @@ impl Dense {
         }
     }
 
+    /// Whether the rows under the windows are those of the image, and nothing but them is needed.
+    fn reads_rows(&self, layer: &PackedConvolution) -> bool {
+        let one_pixel = Window {
+            kernel: [1, 1],
+            stride: [1, 1],
+            padding: [0; 4],
+            ..layer.window
+        };
+        let all = layer.groups == 1 && self.parts == 1 && self.zero_points.is_empty();
+        all && layer.window == one_pixel
+    }
+
+    /// Whether the kernels read the image's rows where they are.
+    fn reads_in_place(&self, layout: Layout, layer: &PackedConvolution) -> bool {
+        // The distance of packed rows avoids those that would evict each other from the cache.
+        let fits = self.k == layout.row_size(self.k);
+        let bytes = layout.whole_rows && layout.operand == Operand::Unsigned;
+        bytes && fits && self.reads_rows(layer)
+    }
+
     /// The outputs `pixels`.
     fn block(
         &self,
@@ -487,7 +576,7 @@ impl Dense {
         pixels: Range<usize>,
         threads: usize,
         offsets: &[i32],
-        out: Shared<f32>,
+        out: SharedOutput,
     ) {
         let &Call { layer, x, .. } = call;
         let layout = vector.layout();
@@ -496,10 +585,50 @@ impl Dense {
         let size = layout.panel_size(k);
         let panels = n.div_ceil(layout.columns);
         let start = pixels.start * layer.outputs;
-        let block_size = layout.block_size(rows, k);
         scratch::with(rows, |scales: &mut [f32]| {
             scales.fill(x.by.scale);
             let scales = &*scales;
+            // The rows x of a group; `sums` are its [`Offsets::rows`].
+            let multiply = |group: usize, x: &[u8], in_place: Option<usize>, sums: &[i32]| {
+                let columns = group * n..(group + 1) * n;
+                let offsets = Offsets {
+                    columns: &offsets[columns.clone()],
+                    rows: sums,
+                    zero_points: self.zero_points.get(columns.clone()).unwrap_or(&[]),
+                };
+                let start = start + columns.start;
+                let residual = call.residual.map(|r| Addend {
+                    values: r.part(start, r.len() - start),
+                    order: Order::BeforeActivation,
+                });
+                let of_group = &self.panels[group * panels * size..][..panels * size];
+                for_each_group(threads, n, layout.columns, rows, |columns, sums| {
+                    let job = Int8Group {
+                        x,
+                        in_place,
+                        rows,
+                        scales,
+                        steps: k.div_ceil(layout.step),
+                        shifted: layout.shifted(true),
+                        offsets: Some(offsets),
+                        panels: &of_group[columns.panels.start * size..columns.panels.end * size],
+                        columns: columns.range,
+                        activation: call.activation,
+                        residual,
+                        width: layer.outputs,
+                        out: out.from(start),
+                    };
+                    // SAFETY: `out` has these rows, and the jobs' columns do not overlap.
+                    unsafe { vector.group(&job, sums) };
+                });
+            };
+            if self.reads_in_place(layout, layer) {
+                let of_block = &x.bytes[pixels.start * k..pixels.end * k];
+                return scratch::with(rows, |sums: &mut [i32]| {
+                    multiply(0, of_block, Some(k), sums);
+                });
+            }
+            let block_size = layout.block_size(rows, k);
             scratch::with(layout.rows_size(rows, k), |packed: &mut [u8]| {
                 scratch::with(rows, |sums: &mut [i32]| {
                     for group in 0..layer.groups {
@@ -509,6 +638,7 @@ impl Dense {
                             out_width: call.out_width,
                             channels: self.k / (layer.window.kernel[0] * layer.window.kernel[1]),
                             first_channel: group * (layer.inputs / layer.groups),
+                            whole_rows: self.reads_rows(layer),
                             dense: self,
                         };
                         // SAFETY: each block of rows writes its own bytes and its own sums.
@@ -533,45 +663,18 @@ impl Dense {
                             };
                             gather.pack(layout, pixels.start + first, count, bytes, row_sums);
                         });
-                        let (packed, sums) = (&*packed, &*sums);
-                        let columns = group * n..(group + 1) * n;
-                        let offsets = Offsets {
-                            columns: &offsets[columns.clone()],
-                            rows: sums,
-                            zero_points: self.zero_points.get(columns.clone()).unwrap_or(&[]),
-                        };
-                        let residual = call.residual_from(start + columns.start);
-                        let of_group = &self.panels[group * panels * size..][..panels * size];
-                        for_each_group(threads, n, layout.columns, rows, |columns, sums| {
-                            let job = Int8Group {
-                                x: packed,
-                                rows,
-                                scales,
-                                steps: k.div_ceil(layout.step),
-                                shifted: x.turn != 0,
-                                offsets: Some(offsets),
-                                panels: &of_group
-                                    [columns.panels.start * size..columns.panels.end * size],
-                                columns: columns.range,
-                                activation: call.activation,
-                                residual,
-                                width: layer.outputs,
-                                out: out.pointer().wrapping_add(start + group * n),
-                            };
-                            // SAFETY: `out` has these rows, and the jobs' columns do not overlap.
-                            unsafe { vector.group(&job, sums) };
-                        });
+                        multiply(group, packed, None, sums);
                     }
                 });
             });
         });
     }
 
-    fn apply(&self, vector: &dyn Int8Kernels, call: &Call, out: &mut [f32]) {
+    fn apply(&self, vector: &dyn Int8Kernels, call: &Call, mut out: ConvolutionOutput) {
         let &Call { layer, x, .. } = call;
         let k = self.parts * self.k;
         let pixels = out.len() / layer.outputs;
-        let z = i32::from(x.by.zero_point);
+        let z = i32::from(x.by.zero_byte());
         // Four products of bytes take as long as one in f32.
         let threads = threads::count(out.len() / 4 * k);
         let most = (MOST_GATHERED / k.max(1)).clamp(vector.layout().rows, MOST_ROWS);
@@ -588,7 +691,7 @@ impl Dense {
             (1, threads)
         };
         // SAFETY: each block writes outputs of its own.
-        let out = unsafe { Shared::new(out) };
+        let out = unsafe { SharedOutput::new(&mut out) };
         scratch::with(layer.outputs, |offsets: &mut [i32]| {
             for (to, sum) in offsets.iter_mut().zip(&self.sums) {
                 *to = sum.wrapping_mul(-z);
@@ -613,20 +716,15 @@ struct Gather<'a> {
     first_channel: usize,
     /// Channels of the group.
     channels: usize,
+    /// [`Dense::reads_rows`]
+    whole_rows: bool,
     dense: &'a Dense,
 }
 
 impl Gather<'_> {
     /// Packs the rows of `count` outputs from `first` on as one block, and writes what their zero point contributes to a sum
     /// for each unit of a weight's zero point: see [`Offsets::rows`].
-    fn pack(
-        &self,
-        layout: pack::Layout,
-        first: usize,
-        count: usize,
-        to: &mut [u8],
-        sums: &mut [i32],
-    ) {
+    fn pack(&self, layout: Layout, first: usize, count: usize, to: &mut [u8], sums: &mut [i32]) {
         let (k, parts) = (self.dense.k, self.dense.parts);
         let whole = parts * k;
         let repeat = |row: &mut [u8]| {
@@ -636,12 +734,15 @@ impl Gather<'_> {
         };
         let sum = |row: &[u8], sum: &mut i32| {
             if !self.dense.zero_points.is_empty() {
-                let values = row[..k].iter().map(|&b| (b ^ self.x.turn).cast_signed());
-                let x: i32 = values.map(i32::from).sum();
-                *sum = i32::from(self.x.by.zero_point) * k as i32 - x;
+                let x: i32 = row[..k].iter().map(|&b| i32::from(b)).sum();
+                *sum = i32::from(self.x.by.zero_byte()) * k as i32 - x;
             }
         };
-        if layout.whole_rows {
+        if self.whole_rows {
+            let rows = &self.x.bytes[first * k..][..count * k];
+            return pack::pack_rows(layout, rows, k, count, to);
+        }
+        if layout.whole_rows && layout.operand == Operand::Unsigned {
             let rows = to.chunks_exact_mut(layout.row_size(whole).max(1));
             for (i, (row, row_sum)) in rows.zip(sums).enumerate() {
                 self.row(first + i, &mut row[..k]);
@@ -658,15 +759,7 @@ impl Gather<'_> {
                 repeat(row);
                 sum(row, row_sum);
             }
-            if self.x.turn != 0 {
-                return pack::pack_rows(layout, gathered, whole, count, to);
-            }
-            scratch::with(count * whole, |signed: &mut [i8]| {
-                for (to, from) in signed.iter_mut().zip(&*gathered) {
-                    *to = from.cast_signed();
-                }
-                pack::pack_rows(layout, signed, whole, count, to);
-            });
+            pack::pack_rows(layout, gathered, whole, count, to);
         });
     }
 
@@ -761,7 +854,7 @@ impl Depthwise {
         }
     }
 
-    fn apply(&self, vector: &dyn Int8Kernels, call: &Call, out: &mut [f32]) {
+    fn apply(&self, vector: &dyn Int8Kernels, call: &Call, mut out: ConvolutionOutput) {
         let &Call {
             layer,
             x,
@@ -781,9 +874,12 @@ impl Depthwise {
         };
         let band = out_height.div_ceil(bands);
         // SAFETY: each block writes channels or rows of its own.
-        let out = unsafe { Shared::new(out) };
-        // Bytes of the image with 128 added are larger by 128.
-        let zero = i32::from(x.by.zero_point) + if x.turn == 0 { 0 } else { 128 };
+        let out = unsafe { SharedOutput::new(&mut out) };
+        let (turn, zero) = match vector.layout().operand {
+            Operand::Unsigned => (0, i32::from(x.by.zero_byte())),
+            // Subtracting 128 from a byte flips the highest bit.
+            Operand::Signed | Operand::Wide => (0x80, i32::from(x.by.zero_point)),
+        };
         threads::for_each(threads, count * bands, |i| {
             let (i, part) = (i / bands, i % bands);
             let first = i * CHANNELS;
@@ -799,10 +895,11 @@ impl Depthwise {
             }
             let block = DepthwiseBlock {
                 x: x.bytes,
+                turn,
                 height: x.height,
                 width: x.width,
                 inputs: x.channels,
-                padding: x.padding(),
+                padding: x.padding() ^ turn,
                 window: layer.window,
                 multiplier: layer.outputs / layer.groups,
                 outputs: layer.outputs,
@@ -813,10 +910,10 @@ impl Depthwise {
                 scales: padded(&self.scales).map(|scale| x.by.scale * scale),
                 bias: padded(&self.bias),
                 activation: call.activation,
-                residual: call.residual_from(0),
+                residual: call.residual,
                 rows: (part * band).min(out_height)..((part + 1) * band).min(out_height),
                 out_width,
-                out: out.pointer(),
+                out: out.from(0),
             };
             // SAFETY: `out` has all outputs; each block and band writes its own.
             unsafe { vector.depthwise(&block) };

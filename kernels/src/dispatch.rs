@@ -8,7 +8,7 @@ use pinhole_model::Activation;
 use crate::int8::pack::Layout;
 use crate::int8::taps::CHANNELS;
 use crate::resample::{FilteredLines, LINES, LineFilter};
-use crate::types::{Affine, AttentionStages, Nonlinearity, StridedRows, Window};
+use crate::types::{Affine, AttentionStages, ImageValues, Nonlinearity, StridedRows, Window};
 use crate::yuv::YuvMatrix;
 
 /// A variant: its name, and the kernels for f32, 8-bit integers and f16. Without kernels the scalar reference runs.
@@ -180,8 +180,9 @@ pub(crate) struct AttentionHead<'a> {
 
 /// Panels that are computed together.
 pub(crate) struct Int8Group<'a> {
-    /// Blocks of packed rows, [`Layout::block_size`] apart.
+    /// Blocks of packed rows, [`Layout::block_size`] apart; or, for a layout of whole rows, rows this many bytes apart.
     pub(crate) x: &'a [u8],
+    pub(crate) in_place: Option<usize>,
     pub(crate) rows: usize,
     /// [rows]
     pub(crate) scales: &'a [f32],
@@ -197,11 +198,26 @@ pub(crate) struct Int8Group<'a> {
     pub(crate) columns: Range<usize>,
     pub(crate) activation: Option<Nonlinearity>,
     /// Rows `width` apart, the last one at least up to the end of `columns`.
-    pub(crate) residual: Option<Residual<'a>>,
+    pub(crate) residual: Option<Addend<'a>>,
     /// Values between the starts of two rows of `out` and `residual`.
     pub(crate) width: usize,
     /// Rows `width` apart. The group writes `columns`, which nothing else accesses meanwhile.
-    pub(crate) out: *mut f32,
+    pub(crate) out: Target,
+}
+
+/// What is added to the outputs of an 8-bit kernel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Addend<'a> {
+    pub(crate) values: ImageValues<'a>,
+    pub(crate) order: Order,
+}
+
+/// Where an 8-bit kernel writes its outputs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Target {
+    F32(*mut f32),
+    /// As [`crate::ConvolutionOutput::Bytes`].
+    Bytes(*mut u8, Affine),
 }
 
 /// What is added to the outputs.
@@ -233,12 +249,14 @@ pub(crate) enum Order {
 
 /// A block of channels of one image.
 pub(crate) struct DepthwiseBlock<'a> {
-    /// [height, width, inputs]: bytes of the variant's operand.
+    /// [height, width, inputs]
     pub(crate) x: &'a [u8],
+    /// What makes the variant's operand of a byte, by xor.
+    pub(crate) turn: u8,
     pub(crate) height: usize,
     pub(crate) width: usize,
     pub(crate) inputs: usize,
-    /// The value of padding.
+    /// The operand of padding.
     pub(crate) padding: u8,
     pub(crate) window: Window,
     /// Output channels per input channel.
@@ -256,14 +274,14 @@ pub(crate) struct DepthwiseBlock<'a> {
     pub(crate) scales: [f32; CHANNELS],
     pub(crate) bias: [f32; CHANNELS],
     pub(crate) activation: Option<Nonlinearity>,
-    /// [output height, output width, outputs]
-    pub(crate) residual: Option<Residual<'a>>,
+    /// [output height, output width, outputs], added before the activation function.
+    pub(crate) residual: Option<ImageValues<'a>>,
     /// The output rows to compute.
     pub(crate) rows: Range<usize>,
     pub(crate) out_width: usize,
     /// [output height, output width, outputs]. The block writes its channels of its rows, which nothing else accesses
     /// meanwhile.
-    pub(crate) out: *mut f32,
+    pub(crate) out: Target,
 }
 
 /// A block of channels of one image, in f32.

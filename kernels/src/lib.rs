@@ -65,8 +65,9 @@ pub use resample::{FilteredLines, HALF, LINES, LineFilter, PRECISION_BITS, STRIP
 use select::kernels;
 pub use select::{Error, available, check, chosen, chosen_f32, compiled, f16_arithmetic};
 pub use types::{
-    Affine, AttentionStages, ConvolutionWeights, FloatConvolutionWeights, ImageLayout,
-    Nonlinearity, Pointwise, Prologue, StridedRows, Window,
+    Affine, AttentionStages, ConvolutionInput, ConvolutionOutput, ConvolutionWeights,
+    FloatConvolutionWeights, ImageLayout, ImageValues, Nonlinearity, Pointwise, Prologue,
+    StridedRows, Window,
 };
 pub use yuv::{Factor, YuvMatrix};
 

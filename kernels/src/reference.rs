@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use crate::resample::{FilteredLines, LINES, LineFilter, PRECISION_BITS};
 use crate::types::{
-    Affine, AttentionStages, ConvolutionWeights, FloatConvolutionWeights, Nonlinearity, Pointwise,
-    StridedRows, Window,
+    Affine, AttentionStages, ConvolutionWeights, FloatConvolutionWeights, ImageValues,
+    Nonlinearity, Pointwise, StridedRows, Window,
 };
 use crate::yuv::YuvMatrix;
 use pinhole_model::Activation;
@@ -211,19 +211,38 @@ pub(crate) fn linear_affine(
     }
 }
 
+/// v + the value at `at`, rounded once also where it is a byte.
+pub(crate) fn added(v: f32, values: ImageValues, at: usize) -> f32 {
+    match values {
+        ImageValues::F32(values) => v + values[at],
+        ImageValues::Bytes(bytes, by) => {
+            (f32::from(bytes[at]) - f32::from(by.zero_byte())).mul_add(by.scale, v)
+        }
+    }
+}
+
+/// Quantises x to bytes, as [`crate::ConvolutionOutput::Bytes`].
+pub(crate) fn quantize_bytes(x: &[f32], by: Affine, out: &mut [u8]) {
+    let (factor, zero) = (1.0 / by.scale, f32::from(by.zero_byte()));
+    for (q, v) in out.iter_mut().zip(x) {
+        // The cast saturates, and turns NaN into 0.
+        *q = v.mul_add(factor, zero).round_ties_even() as u8;
+    }
+}
+
 /// One image: out [output height, output width, outputs] = activation(sum · (by.scale · scales [outputs]) + bias [outputs] +
-/// residual), with the sum of (x [height, width, inputs] - by.zero_point) · (weight - zero_points) under the window in
+/// residual), with the sum of (x [height, width, inputs] - by.zero_byte()) · (weight - zero_points) under the window in
 /// integers; padding adds nothing. The product of the scales is rounded; its product with the sum plus the bias is rounded
 /// once.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn convolution(
-    x: &[i8],
+    x: &[u8],
     image: [usize; 2],
     by: Affine,
     weights: &ConvolutionWeights,
     window: &Window,
     activation: Option<Nonlinearity>,
-    residual: Option<&[f32]>,
+    residual: Option<ImageValues>,
     out: &mut [f32],
 ) {
     let [rows, columns] = window.kernel;
@@ -242,13 +261,13 @@ pub(crate) fn convolution(
                     let channel = o / outputs * inputs + c;
                     let x = x[(row * image[1] + column) * weights.inputs + channel];
                     let w = weights.values[(o * inputs + c) * rows * columns + tap];
-                    sum += (i32::from(x) - i32::from(by.zero_point))
+                    sum += (i32::from(x) - i32::from(by.zero_byte()))
                         * (i32::from(w) - i32::from(zero));
                 }
             }
             let bias = weights.bias.map_or(0.0, |b| b[o]);
             let v = (sum as f32).mul_add(by.scale * weights.scales[o], bias);
-            let v = residual.map_or(v, |r| v + r[pixel * weights.outputs + o]);
+            let v = residual.map_or(v, |r| added(v, r, pixel * weights.outputs + o));
             *y = nonlinear(v, activation);
         }
     }

@@ -1,6 +1,6 @@
 //! The bodies of convolutions, channels last.
 
-use pinhole_bundle::dialect::{Convolution, ConvolutionActivation, Residual, Storage};
+use pinhole_bundle::dialect::{Convolution, ConvolutionActivation, Element, Storage};
 use pinhole_model::Activation;
 use tract_onnx::pb::{NodeProto, tensor_proto::DataType};
 
@@ -13,17 +13,25 @@ const TO_CHANNELS_FIRST: [i64; 4] = [0, 3, 1, 2];
 const TO_CHANNELS_LAST: [i64; 4] = [0, 2, 3, 1];
 
 pub(super) fn convolution(convolution: Convolution, version: i64) -> Vec<NodeProto> {
-    // The last of the three stages writes y.
-    let (sum, added) = match (convolution.residual, convolution.activation) {
-        (Residual::None, None) => ("y", "y"),
-        (Residual::None, Some(_)) => ("sum", "sum"),
-        (Residual::Add, None) => ("sum", "y"),
-        (Residual::Add, Some(_)) => ("sum", "added"),
+    let result = match convolution.y {
+        Element::F32 => "y",
+        Element::U8 => "result",
     };
-    let mut body = vec![
-        to_float("weight", "weight_f32"),
-        transposed("x", "image", &TO_CHANNELS_FIRST),
-    ];
+    // The last of the three stages writes the result.
+    let (sum, added) = match (convolution.residual, convolution.activation) {
+        (None, None) => (result, result),
+        (None, Some(_)) => ("sum", "sum"),
+        (Some(_), None) => ("sum", result),
+        (Some(_), Some(_)) => ("sum", "added"),
+    };
+    let mut body = vec![to_float("weight", "weight_f32")];
+    match convolution.x {
+        Element::F32 => body.push(transposed("x", "image", &TO_CHANNELS_FIRST)),
+        Element::U8 => {
+            body.extend(steps_from_zero("x", "counts"));
+            body.push(transposed("counts", "centred", &TO_CHANNELS_FIRST));
+        }
+    }
     match convolution.storage {
         Storage::Float => {
             let inputs = ["image", "weight_f32", "bias"];
@@ -31,7 +39,9 @@ pub(super) fn convolution(convolution: Convolution, version: i64) -> Vec<NodePro
             body.push(transposed("output", sum, &TO_CHANNELS_LAST));
         }
         Storage::Int8 => {
-            body.extend(quantized(version));
+            if convolution.x == Element::F32 {
+                body.extend(quantized(version));
+            }
             body.extend([
                 node("Conv", &["centred", "weight_f32"], "output", window()),
                 transposed("output", "moved", &TO_CHANNELS_LAST),
@@ -41,22 +51,60 @@ pub(super) fn convolution(convolution: Convolution, version: i64) -> Vec<NodePro
             ]);
         }
     }
-    if convolution.residual == Residual::Add {
-        body.push(node("Add", &["sum", "residual"], added, vec![]));
+    match convolution.residual {
+        None => {}
+        Some(Element::F32) => body.push(node("Add", &["sum", "residual"], added, vec![])),
+        Some(Element::U8) => {
+            body.extend(steps_from_zero("residual", "residual_counts"));
+            body.extend([
+                node(
+                    "Mul",
+                    &["residual_counts", "residual_scale"],
+                    "addend",
+                    vec![],
+                ),
+                node("Add", &["sum", "addend"], added, vec![]),
+            ]);
+        }
     }
     body.extend(match convolution.activation {
         None => vec![],
-        Some(ConvolutionActivation::Mlp(Activation::QuickGelu)) => quick_gelu(added, "y"),
-        Some(ConvolutionActivation::Mlp(Activation::Gelu)) => gelu(added, "y"),
-        Some(ConvolutionActivation::Mlp(Activation::GeluTanh)) => gelu_tanh(added, "y"),
-        Some(ConvolutionActivation::Relu) => vec![node("Relu", &[added], "y", vec![])],
+        Some(ConvolutionActivation::Mlp(Activation::QuickGelu)) => quick_gelu(added, result),
+        Some(ConvolutionActivation::Mlp(Activation::Gelu)) => gelu(added, result),
+        Some(ConvolutionActivation::Mlp(Activation::GeluTanh)) => gelu_tanh(added, result),
+        Some(ConvolutionActivation::Relu) => vec![node("Relu", &[added], result, vec![])],
         Some(ConvolutionActivation::Silu) => vec![
             node("Sigmoid", &[added], "gate", vec![]),
-            node("Mul", &[added, "gate"], "y", vec![]),
+            node("Mul", &[added, "gate"], result, vec![]),
         ],
-        Some(ConvolutionActivation::HardSwish) => vec![node("HardSwish", &[added], "y", vec![])],
+        Some(ConvolutionActivation::HardSwish) => {
+            vec![node("HardSwish", &[added], result, vec![])]
+        }
     });
+    if convolution.y == Element::U8 {
+        body.extend([
+            constant("y_most", float("value_float", 255.0)),
+            to_float("y_zero_point", "y_zero"),
+            node("Div", &["result", "y_scale"], "y_counted", vec![]),
+            node("Add", &["y_counted", "y_zero"], "y_raised", vec![]),
+            node("Round", &["y_raised"], "y_rounded", vec![]),
+            node("Relu", &["y_rounded"], "y_positive", vec![]),
+            node("Min", &["y_positive", "y_most"], "y_limited", vec![]),
+            cast("y_limited", "y", DataType::Uint8),
+        ]);
+    }
     body
+}
+
+/// The bytes `x` less their zero point, as f32: in steps of their scale. In floating point for the same reason as
+/// [`quantized`].
+fn steps_from_zero(x: &str, output: &str) -> Vec<NodeProto> {
+    let [bytes, zero] = ["bytes", "zero"].map(|part| format!("{x}_{part}"));
+    vec![
+        to_float(x, &bytes),
+        to_float(&format!("{x}_zero_point"), &zero),
+        node("Sub", &[&bytes, &zero], output, vec![]),
+    ]
 }
 
 /// `image` in steps of `x_scale` [N, 1, 1, 1], less its zero point, as f32: `centred`. As DynamicQuantizeLinear, but with a

@@ -124,6 +124,27 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
+    unsafe fn load_bytes(self, from: *const u8) -> float32x4_t {
+        // SAFETY: the token proves the instructions; the rest is the caller's promise.
+        unsafe {
+            let bytes = vcreate_u8(from.cast::<u32>().read_unaligned().into());
+            vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(bytes))))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(self, v: float32x4_t, to: *mut u8) {
+        // SAFETY: the token proves the instructions; the rest is the caller's promise.
+        unsafe {
+            // A NaN is converted to 0.
+            let narrow = vmovn_s32(vcvtnq_s32_f32(v));
+            let bytes = vqmovun_s16(vcombine_s16(narrow, narrow));
+            let word = vget_lane_u32::<0>(vreinterpret_u32_u8(bytes));
+            to.cast::<u32>().write_unaligned(word);
+        }
+    }
+
+    #[inline(always)]
     unsafe fn store_rgb(self, [red, green, blue]: [&[u8; 16]; 3], to: *mut u8) {
         // SAFETY: the token proves the instructions; the rest is the caller's promise.
         unsafe {

@@ -4,11 +4,11 @@
 //! of the kernel, and every group of taps whose distance the stride divides.
 
 use super::group::Int8Simd;
+use super::output::Writer;
 use super::pack::Operand;
 use super::taps::{CHANNELS, DepthwiseTile, STEP};
 use crate::activation::by_activation;
-use crate::dispatch::{DepthwiseBlock, Order};
-use crate::linear::tile::write;
+use crate::dispatch::{Addend, DepthwiseBlock, Order};
 use crate::scratch;
 use crate::simd::Simd;
 use crate::transpose::interleaved;
@@ -209,6 +209,7 @@ impl DepthwiseBlock<'_> {
         let row = &self.x[row * self.width * self.inputs..][..self.width * self.inputs];
         let pixels = row.chunks_exact(self.inputs);
         let count = self.channels();
+        let turn = self.turn;
         if self.multiplier > 1 {
             let mut channels = [0; CHANNELS];
             for (i, channel) in channels[..count].iter_mut().enumerate() {
@@ -217,16 +218,19 @@ impl DepthwiseBlock<'_> {
             for (to, pixel) in inside.iter_mut().zip(pixels) {
                 *to = channels.map(
                     #[inline(always)]
-                    |channel| pixel[channel],
+                    |channel| pixel[channel] ^ turn,
                 );
             }
         } else if count == CHANNELS {
             for (to, pixel) in inside.iter_mut().zip(pixels) {
                 to.copy_from_slice(&pixel[self.first..][..CHANNELS]);
+                to.iter_mut().for_each(|byte| *byte ^= turn);
             }
         } else {
             for (to, pixel) in inside.iter_mut().zip(pixels) {
-                to[..count].copy_from_slice(&pixel[self.first..][..count]);
+                for (to, byte) in to.iter_mut().zip(&pixel[self.first..][..count]) {
+                    *to = byte ^ turn;
+                }
             }
         }
     }
@@ -254,24 +258,23 @@ impl DepthwiseBlock<'_> {
         f: impl Fn(S::V) -> S::V + Copy,
     ) {
         let count = self.channels();
-        let order = self.residual.map_or(Order::BeforeActivation, |r| r.order);
+        let residual = self.residual.map(|values| Addend {
+            values,
+            order: Order::BeforeActivation,
+        });
+        let writer = Writer::new(simd, residual, self.out);
         for (pixel, sums) in sums.chunks_exact(CHANNELS).take(self.out_width).enumerate() {
-            let at = (y * self.out_width + pixel) * self.outputs + self.first;
-            let residual = self.residual.map(|r| &r.values[at..][..count]);
-            // SAFETY: the pixel has these channels, which only this block accesses.
-            let out = unsafe { std::slice::from_raw_parts_mut(self.out.add(at), count) };
-            for (j, out) in out.chunks_mut(S::LANES).enumerate() {
-                let at = j * S::LANES;
-                // SAFETY: CHANNELS is a multiple of LANES.
-                let v = unsafe {
-                    simd.mul_add(
+            let to = (y * self.out_width + pixel) * self.outputs + self.first;
+            for at in (0..count).step_by(S::LANES) {
+                // SAFETY: CHANNELS is a multiple of LANES; the pixel has these channels, which only this block accesses.
+                unsafe {
+                    let v = simd.mul_add(
                         simd.load_i32(sums.as_ptr().add(at)),
                         simd.load(self.scales.as_ptr().add(at)),
                         simd.load(self.bias.as_ptr().add(at)),
-                    )
-                };
-                let residual = residual.map(|r| &r[at..][..out.len()]);
-                write(simd, v, f, residual, order, out);
+                    );
+                    writer.write(v, f, to + at, S::LANES.min(count - at));
+                }
             }
         }
     }

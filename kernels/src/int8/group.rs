@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-use super::pack::Layout;
+use super::output::Writer;
+use super::pack::{Header, Layout};
 use super::taps::DepthwiseTile;
 use crate::activation::by_activation;
-use crate::dispatch::{Int8Group, Order};
+use crate::dispatch::{Addend, Int8Group, Order, Target};
 use crate::linear::pack::heights;
-use crate::linear::tile::write;
 use crate::simd::{InstructionSet, Simd};
-use crate::types::Nonlinearity;
+use crate::types::{ImageValues, Nonlinearity};
 
 /// An instruction set's products of bytes, as [`Simd`] for f32.
 pub(crate) trait Int8Simd: InstructionSet {
@@ -22,7 +22,7 @@ pub(crate) trait Int8Simd: InstructionSet {
     /// first-level cache together.
     const DEPTH: usize;
 
-    /// Whether the epilogue of a tile applies the activation function; otherwise it is applied after the panel.
+    /// Whether the epilogue of a tile applies the activation function; otherwise it is applied after the tile.
     const ACTIVATES: bool = false;
 
     fn float(self) -> Self::Float;
@@ -251,6 +251,9 @@ const LINE: usize = 64;
 /// Most columns of a panel.
 const MOST_COLUMNS: usize = 32;
 
+/// Rows of sums that stay in the first-level cache until outputs are made of them.
+const FINISHED_ROWS: usize = 64;
+
 /// Computes a group of panels, the block of k outermost as in [`crate::linear::tile::group`].
 ///
 /// `sums` has a value for each row and column of the panels.
@@ -311,104 +314,151 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
                 (std::ptr::null(), 0)
             };
             let last = start + steps == g.steps;
-            // The tiles write the outputs directly if nothing has to be done in between, else f32 in place of their sums.
-            let direct =
-                columns.len() == layout.columns && (I::ACTIVATES || g.activation.is_none());
-            let mut epilogue = Epilogue {
-                scales: g.scales.as_ptr(),
-                column_scales: header.scales.as_ptr(),
-                bias: header.bias.as_ptr(),
-                activation: None,
-                residual: std::ptr::null(),
-                order: Order::AfterActivation,
-                out: sums.as_mut_ptr().cast(),
-                stride: layout.columns,
-            };
-            if direct {
-                epilogue.activation = g.activation;
-                if let Some(residual) = g.residual {
-                    assert!(residual.values.len() >= (g.rows - 1) * g.width + columns.end);
-                    epilogue.residual = residual.values[columns.start..].as_ptr();
-                    epilogue.order = residual.order;
+            // The tiles write the outputs directly if nothing has to be done in between.
+            let epilogue = match (g.out, g.residual.map(|r| r.values)) {
+                (Target::F32(out), None | Some(ImageValues::F32(_)))
+                    if columns.len() == layout.columns
+                        && (I::ACTIVATES || g.activation.is_none()) =>
+                {
+                    Some(out)
                 }
-                epilogue.out = g.out.wrapping_add(columns.start);
-                epilogue.stride = g.width;
-            }
+                _ => None,
+            };
+            let epilogue = epilogue.filter(|_| last).map(|out| {
+                let mut epilogue = Epilogue {
+                    scales: g.scales.as_ptr(),
+                    column_scales: header.scales.as_ptr(),
+                    bias: header.bias.as_ptr(),
+                    activation: g.activation,
+                    residual: std::ptr::null(),
+                    order: Order::AfterActivation,
+                    out: out.wrapping_add(columns.start),
+                    stride: g.width,
+                };
+                if let Some(Addend {
+                    values: ImageValues::F32(values),
+                    order,
+                }) = g.residual
+                {
+                    assert!(values.len() >= (g.rows - 1) * g.width + columns.end);
+                    epilogue.residual = values[columns.start..].as_ptr();
+                    epilogue.order = order;
+                }
+                epilogue
+            });
             let mut tile = Int8Tile {
                 x: g.x.as_ptr(),
-                x_stride: layout.row_size(k),
+                x_stride: g.in_place.unwrap_or(layout.row_size(k)),
                 block_size,
                 panel: weights.as_ptr().cast(),
                 steps,
                 from,
                 from_stride,
                 sums: sums.as_mut_ptr(),
-                epilogue: last.then_some(epilogue),
+                epilogue,
                 next: next.cast(),
                 ahead,
             };
-            let blocks = tile.x;
-            let mut block = 0;
+            let finishes = last && epilogue.is_none();
+            let (mut at, mut row) = (0, 0);
             for (count, rows) in heights(g.rows, layout.rows) {
-                if count == 0 {
-                    continue;
-                }
-                let end = (block + count - 1) * block_size + layout.block_bytes(rows, k);
-                assert!(end <= g.x.len());
+                let (block_size, bytes) = match g.in_place {
+                    Some(stride) => (rows * stride, rows.saturating_sub(1) * stride + k),
+                    None => (block_size, layout.block_bytes(rows, k)),
+                };
                 let step = layout.row_step(if layout.whole_rows { 1 } else { rows });
-                tile.x = blocks.wrapping_add(block * block_size + start * step);
-                // SAFETY: `x`, `sums` and the residual are as long as the tiles need, `out` has these columns, which only
-                // this group accesses, and heights() gives at most the layout's rows.
-                unsafe { simd.tiles(rows, count, tile) };
-                tile.advance(count, rows, layout.columns);
-                block += count;
-            }
-            if last && !direct {
-                // SAFETY: the caller's promise; the tiles left a panel's columns of f32 for each row.
-                unsafe {
-                    let y = std::slice::from_raw_parts(sums.as_ptr().cast(), sums.len());
-                    activate(simd.float(), g, columns, y);
+                // Tiles whose outputs are made together.
+                let most = match finishes {
+                    true => (FINISHED_ROWS / rows.max(1)).max(1),
+                    false => count.max(1),
+                };
+                tile.block_size = block_size;
+                for first in (0..count).step_by(most) {
+                    let count = most.min(count - first);
+                    assert!(at + (count - 1) * block_size + bytes <= g.x.len());
+                    tile.x = g.x.as_ptr().wrapping_add(at + start * step);
+                    let tile_sums = tile.sums;
+                    // SAFETY: `x`, `sums` and the residual are as long as the tiles need, `out` has these columns, which
+                    // only this group accesses, and heights() gives at most the layout's rows.
+                    unsafe { simd.tiles(rows, count, tile) };
+                    tile.advance(count, rows, layout.columns);
+                    at += count * block_size;
+                    if finishes {
+                        // SAFETY: the caller's promise; the tiles left a panel's columns of sums for each row.
+                        unsafe {
+                            let len = count * rows * layout.columns;
+                            let sums = std::slice::from_raw_parts(tile_sums, len);
+                            finish(simd.float(), g, header, columns.clone(), row, sums);
+                        }
+                    }
+                    row += count * rows;
                 }
             }
         }
     }
 }
 
-/// out = f(y) + residual in the columns `columns` of `out`; y [rows, 2 * LANES].
+/// Makes outputs of the sums [rows, 2 * LANES] of the rows from `row` on and the columns `columns`, whose panel has this
+/// header.
 ///
 /// # Safety
 /// As [`Int8Group::out`] states.
 #[inline(always)]
-unsafe fn activate<S: Simd>(simd: S, g: &Int8Group, columns: Range<usize>, y: &[f32]) {
-    // SAFETY: the caller's promise.
-    unsafe { by_activation!(g.activation, simd, activate_by, simd, g, columns, y) }
-}
-
-/// [`activate`] with the activation function `f`.
-///
-/// # Safety
-/// As [`activate`].
-#[inline(always)]
-unsafe fn activate_by<S: Simd>(
+unsafe fn finish<S: Simd>(
     simd: S,
     g: &Int8Group,
+    header: Header,
     columns: Range<usize>,
-    y: &[f32],
+    row: usize,
+    sums: &[i32],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        by_activation!(
+            g.activation,
+            simd,
+            finish_by,
+            simd,
+            g,
+            header,
+            columns,
+            row,
+            sums
+        )
+    }
+}
+
+/// [`finish`] with the activation function `f`.
+///
+/// # Safety
+/// As [`finish`].
+#[inline(always)]
+unsafe fn finish_by<S: Simd>(
+    simd: S,
+    g: &Int8Group,
+    header: Header,
+    columns: Range<usize>,
+    row: usize,
+    sums: &[i32],
     f: impl Fn(S::V) -> S::V + Copy,
 ) {
     let panel = 2 * S::LANES;
-    assert!(columns.end <= g.width && columns.len() <= panel && y.len() == g.rows * panel);
-    for (i, y) in y.chunks_exact(panel).enumerate() {
-        let at = i * g.width + columns.start;
-        let residual = g.residual.map(|r| &r.values[at..][..columns.len()]);
-        let order = g.residual.map_or(Order::AfterActivation, |r| r.order);
-        // SAFETY: row i of `out` has these columns, which only this group accesses.
-        let out = unsafe { std::slice::from_raw_parts_mut(g.out.add(at), columns.len()) };
-        for (j, out) in out.chunks_mut(S::LANES).enumerate() {
-            // SAFETY: `y` has two registers.
-            let v = unsafe { simd.load(y.as_ptr().add(j * S::LANES)) };
-            let residual = residual.map(|r| &r[j * S::LANES..][..out.len()]);
-            write(simd, v, f, residual, order, out);
+    assert!(columns.end <= g.width && columns.len() <= panel);
+    assert!(header.scales.len() == panel && header.bias.len() == panel);
+    let writer = Writer::new(simd, g.residual, g.out);
+    let scales = &g.scales[row..][..sums.len() / panel];
+    for (i, (sums, scale)) in sums.chunks_exact(panel).zip(scales).enumerate() {
+        let scale = simd.splat(*scale);
+        let to = (row + i) * g.width + columns.start;
+        for at in (0..columns.len()).step_by(S::LANES) {
+            // SAFETY: sums, scales and bias have two registers; the rows have these columns, which only this group
+            // accesses.
+            unsafe {
+                let scale = simd.mul(scale, simd.load(header.scales.as_ptr().add(at)));
+                let bias = simd.load(header.bias.as_ptr().add(at));
+                let v = simd.mul_add(simd.load_i32(sums.as_ptr().add(at)), scale, bias);
+                writer.write(v, f, to + at, S::LANES.min(columns.len() - at));
+            }
         }
     }
 }

@@ -4,16 +4,17 @@
 pub(crate) mod affine;
 pub(crate) mod depthwise;
 pub(crate) mod group;
+mod output;
 pub(crate) mod pack;
 pub(crate) mod taps;
 
-use crate::dispatch::{Int8Group, Int8Kernels, Kernels, Offsets, Order, Residual};
+use crate::dispatch::{Addend, Int8Group, Int8Kernels, Kernels, Offsets, Order, Target};
 use crate::linear::layer::{Packed, Product, Rows, Weights, for_each_group};
 use crate::linear::pack::{Weight, blocks};
 use crate::scratch::{self, Aligned};
 use crate::select::kernels;
 use crate::threads::{self, Shared};
-use crate::types::{Nonlinearity, Prologue};
+use crate::types::{ImageValues, Nonlinearity, Prologue};
 use crate::{quantize, reference};
 use pack::Layout;
 use pinhole_model::Activation;
@@ -254,8 +255,8 @@ impl Int8 {
         let size = layout.panel_size(k);
         // Four products of bytes take as long as one in f32.
         let threads = threads::count(rows * n * k / 4);
-        let residual = product.residual.map(|values| Residual {
-            values,
+        let residual = product.residual.map(|values| Addend {
+            values: ImageValues::F32(values),
             order: Order::AfterActivation,
         });
         // SAFETY: each group writes columns of its own.
@@ -267,6 +268,7 @@ impl Int8 {
                 for_each_group(threads, n, layout.columns, rows, |columns, sums| {
                     let group = Int8Group {
                         x: packed,
+                        in_place: None,
                         rows,
                         scales,
                         steps: k.div_ceil(layout.step),
@@ -277,7 +279,7 @@ impl Int8 {
                         activation: product.activation.map(Nonlinearity::Mlp),
                         residual,
                         width: n,
-                        out: out.pointer(),
+                        out: Target::F32(out.pointer()),
                     };
                     // SAFETY: `out` has rows * n values, and the groups' columns do not overlap.
                     unsafe { vector.group(&group, sums) };

@@ -6,8 +6,8 @@ use super::{Values, assert_bit_identical_for_any_threads, edges, int8_variants, 
 use crate::activation::activate;
 use crate::dispatch::Kernels;
 use crate::{
-    Affine, ConvolutionWeights, ImageLayout, Nonlinearity, PackedConvolution, WeightError, Window,
-    reference,
+    Affine, ConvolutionInput, ConvolutionOutput, ConvolutionWeights, ImageLayout, ImageValues,
+    Nonlinearity, PackedConvolution, WeightError, Window, reference,
 };
 use pinhole_model::Activation;
 
@@ -41,6 +41,30 @@ const RANGES: [Range; 5] = [
     Range::Extreme,
 ];
 
+/// Of a residual in bytes.
+const RESIDUAL: Affine = Affine {
+    scale: 0.0091,
+    zero_point: 5,
+};
+
+/// Of an output in bytes; a few values are out of range.
+const OUTPUT: Affine = Affine {
+    scale: 0.61,
+    zero_point: -90,
+};
+
+/// What is bytes of x, residual and output.
+const BYTES: [[bool; 3]; 8] = [
+    [false, false, false],
+    [false, false, true],
+    [false, true, false],
+    [false, true, true],
+    [true, false, false],
+    [true, false, true],
+    [true, true, false],
+    [true, true, true],
+];
+
 #[derive(Clone, Debug)]
 struct Case {
     image: [usize; 2],
@@ -53,6 +77,8 @@ struct Case {
     activation: Option<Nonlinearity>,
     bias: bool,
     residual: bool,
+    /// Whether x, the residual and the output are bytes.
+    bytes: [bool; 3],
     /// Channels last.
     x: Vec<f32>,
     /// Of x and the output.
@@ -102,6 +128,7 @@ impl Case {
             activation: None,
             bias: !seed.is_multiple_of(3),
             residual: false,
+            bytes: [false; 3],
             // A few values are out of range.
             x: Values::new(seed + 2, h * w * inputs)
                 .iter()
@@ -132,29 +159,48 @@ impl Case {
         })
     }
 
+    /// The residual of all images, and the same as bytes.
+    fn residuals(&self) -> (Values, Vec<u8>) {
+        let residual = Values::new(5, self.by.len() * self.out_len());
+        let mut bytes = vec![0; residual.len()];
+        reference::quantize_bytes(&residual, RESIDUAL, &mut bytes);
+        (residual, bytes)
+    }
+
+    /// The results; bytes as numbers.
     fn by(&self, kernels: Kernels) -> Vec<f32> {
         let layer = self.with_weights(|w| PackedConvolution::pack(kernels, w, self.window));
         let layer = layer.unwrap();
-        let len = self.by.len() * self.out_len();
-        let residual = Values::new(5, len);
+        let images = self.by.len();
+        let len = images * self.out_len();
+        let (residual, residual_bytes) = self.residuals();
         let mut out = Values::new(6, len);
         poison();
-        let residual = self.residual.then_some(&*residual);
+        let (image, activation) = (self.image, self.activation);
         if self.layouts == [ImageLayout::ChannelsLast; 2] {
-            let (x, activation) = (&self.x, self.activation);
-            layer.apply(
-                x,
-                self.image,
-                self.layouts,
-                &self.by,
-                activation,
-                residual,
-                &mut out,
-            );
+            let quantized = self.quantized();
+            let x = match self.bytes[0] {
+                true => ConvolutionInput::Bytes(&quantized, images, self.by[0]),
+                false => ConvolutionInput::F32(&self.x, &self.by),
+            };
+            let residual = match self.bytes[1] {
+                true => ImageValues::Bytes(&residual_bytes, RESIDUAL),
+                false => ImageValues::F32(&residual),
+            };
+            let residual = self.residual.then_some(residual);
+            let run = |out| layer.apply(x, image, self.layouts, activation, residual, out);
+            if self.bytes[2] {
+                // At an address that no register is aligned to.
+                let mut all = vec![77; len + 1];
+                run(ConvolutionOutput::Bytes(&mut all[1..], OUTPUT));
+                assert_eq!(all[0], 77);
+                return all[1..].iter().map(|&b| b.into()).collect();
+            }
+            run(ConvolutionOutput::F32(&mut out));
             return out.to_vec();
         }
         // Each in its layout, and back.
-        let images = self.by.len();
+        let residual = self.residual.then_some(&*residual);
         let [x, back] = [0, 1].map(|i| self.layouts[i] == ImageLayout::ChannelsFirst);
         let x = match x {
             true => channels_first(&self.x, images, self.inputs),
@@ -164,35 +210,47 @@ impl Case {
             true => channels_first(r, images, self.outputs),
             false => r.to_vec(),
         });
-        let residual = residual.as_deref();
-        let activation = self.activation;
         layer.apply(
-            &x,
-            self.image,
+            ConvolutionInput::F32(&x, &self.by),
+            image,
             self.layouts,
-            &self.by,
             activation,
-            residual,
-            &mut out,
+            residual.as_deref().map(ImageValues::F32),
+            ConvolutionOutput::F32(&mut out),
         );
         match back {
+            // The transpose of [outputs, pixels].
             true => channels_first(&out, images, self.out_len() / self.outputs),
             false => out.to_vec(),
         }
     }
 
+    /// x as bytes, all images by the first scale.
+    fn quantized(&self) -> Vec<u8> {
+        let mut q = vec![0; self.x.len()];
+        reference::quantize_affine(&self.x, self.by[0], &mut q);
+        q.iter().map(|q| q.cast_unsigned() ^ 0x80).collect()
+    }
+
     /// The reference's result; the activation function is that of `kernels`.
     fn expected(&self, kernels: Kernels) -> Vec<f32> {
         let len = self.out_len();
-        let residual = Values::new(5, self.by.len() * len);
+        let (residual, residual_bytes) = self.residuals();
         let mut out = vec![0.0; self.by.len() * len];
+        let size = self.x.len() / self.by.len();
         for (i, by) in self.by.iter().enumerate() {
-            let x = &self.x[i * self.x.len() / self.by.len()..][..self.x.len() / self.by.len()];
+            let x = &self.x[i * size..][..size];
+            let by = if self.bytes[0] { self.by[0] } else { *by };
             let mut q = vec![0; x.len()];
-            let finite = reference::quantize_affine(x, *by, &mut q);
+            let finite = reference::quantize_affine(x, by, &mut q);
+            let q: Vec<u8> = q.iter().map(|q| q.cast_unsigned() ^ 0x80).collect();
             let scale = if finite { by.scale } else { f32::NAN };
-            let by = Affine { scale, ..*by };
-            let residual = self.residual.then(|| &residual[i * len..][..len]);
+            let by = Affine { scale, ..by };
+            let residual = match self.bytes[1] {
+                true => ImageValues::Bytes(&residual_bytes[i * len..][..len], RESIDUAL),
+                false => ImageValues::F32(&residual[i * len..][..len]),
+            };
+            let residual = self.residual.then_some(residual);
             let out = &mut out[i * len..][..len];
             let (image, window) = (self.image, &self.window);
             self.with_weights(|w| {
@@ -203,7 +261,12 @@ impl Case {
             None => activate(kernels, &mut out, self.activation),
             Some(vector) => vector.activate(&mut out, self.activation),
         }
-        out
+        if !self.bytes[2] {
+            return out;
+        }
+        let mut bytes = vec![0; out.len()];
+        reference::quantize_bytes(&out, OUTPUT, &mut bytes);
+        bytes.into_iter().map(f32::from).collect()
     }
 
     #[track_caller]
@@ -213,7 +276,7 @@ impl Case {
         for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
             assert!(
                 found == expected || found.is_nan() && expected.is_nan(),
-                "{}: image {:?}, channels {} -> {} in {} groups, {:?}, {:?}, {:?}, {:?}, residual {}: output {at}: \
+                "{}: image {:?}, channels {} -> {} in {} groups, {:?}, {:?}, {:?}, {:?}, residual {}, bytes {:?}: output {at}: \
                  expected {expected}, found {found}",
                 kernels.name,
                 self.image,
@@ -225,6 +288,7 @@ impl Case {
                 self.by,
                 self.activation,
                 self.residual,
+                self.bytes,
             );
         }
     }
@@ -268,6 +332,8 @@ fn dense_tile_edges() {
                     case.residual = (i + j) % 2 == 0;
                     case.activation = [None, Some(Nonlinearity::RELU)][j % 2];
                     case.check(kernels);
+                    case.bytes = BYTES[1 + (i + j + inputs) % 7];
+                    case.check(kernels);
                 }
             }
         }
@@ -284,6 +350,8 @@ fn depthwise_edges() {
             let mut case = Case::new([9, 11], sizes, window, range);
             case.residual = channels % 2 == 0;
             case.activation = [None, Some(Nonlinearity::RELU)][window.kernel[0] % 2];
+            case.check(kernels);
+            case.bytes = BYTES[1 + (channels + window.kernel[0]) % 7];
             case.check(kernels);
         }
     }
@@ -400,7 +468,10 @@ fn activations_and_residuals() {
                         Case::new([6, 5], channels, window(3, 1, 1, 1), Range::Symmetric);
                     case.activation = activation;
                     case.residual = residual;
-                    case.check(kernels);
+                    for bytes in BYTES {
+                        case.bytes = bytes;
+                        case.check(kernels);
+                    }
                 }
             }
         }
@@ -465,6 +536,7 @@ proptest! {
         range in 0usize..5,
         first in [any::<bool>(), any::<bool>()],
         residual: bool,
+        bytes in 0usize..8,
     ) {
         let window = Window { kernel, stride, dilation, padding };
         let channels = [inputs * groups, outputs * groups, groups];
@@ -474,6 +546,9 @@ proptest! {
             false => ImageLayout::ChannelsLast,
         });
         case.residual = residual;
+        if first == [false; 2] {
+            case.bytes = BYTES[bytes];
+        }
         for kernels in int8_variants() {
             case.check(kernels);
         }
@@ -531,14 +606,21 @@ fn reference_by_hand() {
         padding: [0, 0, 1, 1],
     };
     assert_eq!(window.output([3, 3]), Some([2, 2]));
-    let x = [11, 12, 13, 14, 15, 16, 17, 18, 19];
+    let x = [11, 12, 13, 14, 15, 16, 17, 18, 19].map(|x| x + 128);
     let by = Affine {
         scale: 0.1,
         zero_point: 10,
     };
     let mut out = [0.0; 8];
     let activation = Some(Nonlinearity::RELU);
-    let residual = Some(&[1.0; 8][..]);
+    // (132 - 128) / 4
+    let residual = Some(ImageValues::Bytes(
+        &[132; 8],
+        Affine {
+            scale: 0.25,
+            zero_point: 0,
+        },
+    ));
     reference::convolution(
         &x,
         [3, 3],
@@ -557,6 +639,15 @@ fn reference_by_hand() {
         let v = f32::mul_add(sum, scales[i % 2], [100.0, 0.0][i % 2]) + 1.0;
         assert_eq!(*y, v.max(0.0), "output {i}");
     }
+    let mut bytes = [0; 8];
+    let by = Affine {
+        scale: 0.5,
+        zero_point: -28,
+    };
+    let values = [0.0, 0.25, 0.75, -50.0, -51.0, 77.5, 80.0, f32::NAN];
+    reference::quantize_bytes(&values, by, &mut bytes);
+    // Half to even, about 100.
+    assert_eq!(bytes, [100, 100, 102, 0, 0, 255, 255, 0]);
 }
 
 #[test]
@@ -575,5 +666,59 @@ fn wrong_length_panics_with_the_name() {
         .with_weights(|w| PackedConvolution::new(w, case.window))
         .unwrap();
     let (x, by) = (&case.x[1..], &case.by);
-    layer.apply(x, [2, 5], case.layouts, by, None, None, &mut [0.0; 40]);
+    let (x, out) = (ConvolutionInput::F32(x, by), &mut [0.0; 40][..]);
+    let out = ConvolutionOutput::F32(out);
+    layer.apply(x, [2, 5], case.layouts, None, None, out);
+}
+
+/// Windows of one pixel, whose rows the kernels may read where they are: with inputs around a step's and those that rows are
+/// packed for, images of several blocks of rows and of less than a tile.
+#[test]
+fn one_pixel_in_any_types() {
+    for kernels in int8_variants() {
+        for (i, inputs) in [3, 4, 64, 66, 96, 2048].into_iter().enumerate() {
+            for (j, pixels) in [1, 9, 70, 300].into_iter().enumerate() {
+                for (o, outputs) in [5, 32, 70].into_iter().enumerate() {
+                    let channels = [inputs, outputs, 1];
+                    let mut case =
+                        Case::new([1, pixels], channels, window(1, 1, 1, 0), Range::Symmetric);
+                    case.residual = (i + j) % 3 > 0;
+                    case.activation = [None, Some(Nonlinearity::RELU)][o % 2];
+                    case.bytes = BYTES[(i + 3 * j + o) % 8];
+                    case.check(kernels);
+                }
+            }
+        }
+    }
+}
+
+/// Several images in bytes have one scale.
+#[test]
+fn images_of_bytes() {
+    for kernels in int8_variants() {
+        for channels in [[24, 24, 24], [8, 40, 1]] {
+            let mut case = Case::new([5, 6], channels, window(3, 1, 1, 1), Range::Symmetric);
+            case.by = vec![case.by[0]; 3];
+            for _ in 0..2 {
+                case.x.extend_from_within(..30 * channels[0]);
+            }
+            case.residual = true;
+            case.bytes = [true; 3];
+            case.check(kernels);
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "expected bytes with the channels last")]
+fn bytes_with_the_channels_first_panic() {
+    let mut case = Case::new([2, 5], [3, 4, 1], window(1, 1, 1, 0), Range::Symmetric);
+    case.layouts = [ImageLayout::ChannelsFirst; 2];
+    let layer = case
+        .with_weights(|w| PackedConvolution::new(w, case.window))
+        .unwrap();
+    let x = case.quantized();
+    let x = ConvolutionInput::Bytes(&x, 1, case.by[0]);
+    let out = ConvolutionOutput::F32(&mut [0.0; 40]);
+    layer.apply(x, [2, 5], case.layouts, None, None, out);
 }

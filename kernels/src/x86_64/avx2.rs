@@ -133,6 +133,27 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_bytes(self, from: *const u8) -> __m256 {
+        // SAFETY: the token proves the instructions; the rest is the caller's promise.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(self, v: __m256, to: *mut u8) {
+        // SAFETY: the token proves the instructions; the rest is the caller's promise.
+        unsafe {
+            // A NaN is converted to the smallest integer, which saturates to 0.
+            let whole = _mm256_cvtps_epi32(v);
+            let (low, high) = (
+                _mm256_castsi256_si128(whole),
+                _mm256_extracti128_si256::<1>(whole),
+            );
+            let narrow = _mm_packs_epi32(low, high);
+            _mm_storel_epi64(to.cast(), _mm_packus_epi16(narrow, narrow));
+        }
+    }
+
+    #[inline(always)]
     unsafe fn store_rgb(self, planes: [&[u8; 16]; 3], to: *mut u8) {
         // SAFETY: the token proves AVX2; the rest is the caller's promise.
         unsafe { store_rgb(planes, to) }

@@ -125,6 +125,22 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn load_bytes(self, from: *const u8) -> __m512 {
+        // SAFETY: the token proves the instructions; the rest is the caller's promise.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(self, v: __m512, to: *mut u8) {
+        // SAFETY: the token proves the instructions; the rest is the caller's promise.
+        unsafe {
+            // The lowest byte of what a NaN is converted to is 0.
+            let narrow = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v));
+            _mm_storeu_si128(to.cast(), narrow);
+        }
+    }
+
+    #[inline(always)]
     unsafe fn store_rgb(self, planes: [&[u8; 16]; 3], to: *mut u8) {
         // SAFETY: the token proves AVX2; the rest is the caller's promise.
         unsafe { store_rgb(planes, to) }

@@ -34,6 +34,15 @@ pub(super) fn int8(tensor: &TensorProto, folder: &Path, reuse: Vec<i8>) -> io::R
     }
 }
 
+/// u8 values.
+pub(super) fn uint8(tensor: &TensorProto, folder: &Path) -> io::Result<Vec<u8>> {
+    if tensor.data_type == DataType::Uint8 as i32 {
+        values(tensor, folder, Vec::new(), u8::from_le_bytes)
+    } else {
+        Err(unexpected(tensor, "uint8"))
+    }
+}
+
 fn unexpected(tensor: &TensorProto, expected: &str) -> io::Error {
     let found = match DataType::try_from(tensor.data_type) {
         Ok(found) => format!("{found:?}"),

@@ -143,7 +143,7 @@ impl ImageEncoder {
         self.embed_with(pixels, |state, input| state.run(input))
     }
 
-    /// Like [`ImageEncoder::embed`]; calls `observer` after each of our operators.
+    /// Like [`ImageEncoder::embed`]; calls `observer` after each of our operators with a result in f32.
     pub(crate) fn observe(
         &self,
         pixels: &[u8],
@@ -152,7 +152,8 @@ impl ImageEncoder {
         self.embed_with(pixels, |state, input| {
             state.run_plan_with_eval(input, |context, state, node, inputs| {
                 let outputs = plan::eval(context, state, node, inputs.clone())?;
-                if !operator::is_ours(node.op()) {
+                let floats = outputs.iter().all(|o| o.datum_type() == f32::datum_type());
+                if !operator::is_ours(node.op()) || !floats {
                     return Ok(outputs);
                 }
                 let mut output = outputs

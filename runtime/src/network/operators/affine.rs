@@ -2,7 +2,8 @@
 
 use pinhole_bundle::dialect::{ChannelOrder, Op, Range};
 use pinhole_kernels::{
-    Affine, ConvolutionWeights, ImageLayout, PackedConvolution, PackedLinearAffine,
+    Affine, ConvolutionInput, ConvolutionOutput, ConvolutionWeights, ImageLayout,
+    PackedConvolution, PackedLinearAffine,
 };
 use pinhole_model::Activation;
 use tract_onnx::model::ParsingContext;
@@ -46,6 +47,32 @@ pub(super) fn static_affine(
     Ok(Affine {
         scale: *scale,
         zero_point: *zero_point,
+    })
+}
+
+/// The parameters that quantise `of` to bytes: a scale, and a zero point in u8.
+pub(super) fn byte_affine(
+    context: &ParsingContext,
+    node: &NodeProto,
+    of: &str,
+) -> TractResult<Affine> {
+    let (scale, _) = weight(context, node, &format!("{of}_scale"), 0)?;
+    let name = format!("{of}_zero_point");
+    let proto = tensor(node, &name)?;
+    shape(proto, &name, 0)?;
+    let zero_point = initializer::uint8(proto, folder(context))
+        .with_context(|| format!("{name}: {}", proto.name))?;
+    let ([scale], [zero_point]) = (&scale[..], &zero_point[..]) else {
+        bail!("{of}_scale, {of}_zero_point: expected one value each");
+    };
+    ensure!(
+        *scale > 0.0,
+        "{of}_scale: expected a number above 0, found {scale}"
+    );
+    Ok(Affine {
+        scale: *scale,
+        // 128 is subtracted.
+        zero_point: (zero_point ^ 0x80).cast_signed(),
     })
 }
 
@@ -236,8 +263,12 @@ impl Compute for AffineConvolution {
             ChannelOrder::Last => ImageLayout::ChannelsLast,
         };
         let by = vec![affine; n];
+        let (x, output) = (
+            ConvolutionInput::F32(x, &by),
+            ConvolutionOutput::F32(output),
+        );
         self.weights
-            .apply(x, image, [layout; 2], &by, None, None, output);
+            .apply(x, image, [layout; 2], None, None, output);
         Ok(())
     }
 

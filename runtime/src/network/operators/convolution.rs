@@ -1,16 +1,17 @@
 //! Convolutions, channels last.
 
-use pinhole_bundle::dialect::{self, ConvolutionActivation, Op, Storage};
+use pinhole_bundle::dialect::{self, ConvolutionActivation, Element, Op, Storage};
 use pinhole_kernels::{
-    Affine, ConvolutionWeights, FloatConvolutionWeights, ImageLayout, Nonlinearity,
-    PackedConvolution, PackedFloatConvolution, Window,
+    Affine, ConvolutionInput, ConvolutionOutput, ConvolutionWeights, FloatConvolutionWeights,
+    ImageLayout, ImageValues, Nonlinearity, PackedConvolution, PackedFloatConvolution, Window,
 };
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
 
-use super::operator::{Built, Compute, build, floats};
+use super::affine::byte_affine;
+use super::operator::{Built, Compute, build, bytes, floats};
 use super::parameters::{channels, folder, shape, tensor, weight};
 use crate::network::attach::IMAGE;
 use crate::network::{attributes, initializer, window};
@@ -24,7 +25,15 @@ struct Convolution {
 #[derive(Debug)]
 enum Weights {
     Float(PackedFloatConvolution),
-    Int8(PackedConvolution),
+    Int8(PackedConvolution, Bytes),
+}
+
+/// How the images that are bytes are quantised.
+#[derive(Debug)]
+struct Bytes {
+    x: Option<Affine>,
+    residual: Option<Affine>,
+    y: Option<Affine>,
 }
 
 impl Weights {
@@ -32,7 +41,7 @@ impl Weights {
     fn sizes(&self) -> (&Window, usize, usize) {
         match self {
             Self::Float(weights) => (weights.window(), weights.inputs(), weights.outputs()),
-            Self::Int8(weights) => (weights.window(), weights.inputs(), weights.outputs()),
+            Self::Int8(weights, _) => (weights.window(), weights.inputs(), weights.outputs()),
         }
     }
 }
@@ -86,7 +95,16 @@ pub(super) fn convolution(
                 inputs,
                 groups,
             };
-            Weights::Int8(PackedConvolution::new(weights, window)?)
+            let affine = |element: Option<Element>, of: &str| match element {
+                None | Some(Element::F32) => Ok(None),
+                Some(Element::U8) => byte_affine(context, node, of).map(Some),
+            };
+            let bytes = Bytes {
+                x: affine(Some(layer.x), "x")?,
+                residual: affine(layer.residual, "residual")?,
+                y: affine(Some(layer.y), "y")?,
+            };
+            Weights::Int8(PackedConvolution::new(weights, window)?, bytes)
         }
     };
     let activation = layer.activation.map(nonlinearity);
@@ -134,28 +152,68 @@ impl Compute for Convolution {
     }
 
     fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()> {
-        let &[n, height, width, _] = inputs[0].shape() else {
-            bail!("x: expected 4 dimensions")
-        };
-        let x = floats(&inputs[0])?;
-        let residual = inputs.get(1).map(floats).transpose()?;
-        let (image, activation) = ([height, width], self.activation);
         match &self.weights {
-            Weights::Float(weights) => weights.apply(x, n, image, activation, residual, output),
-            Weights::Int8(weights) => {
-                let size = (x.len() / n.max(1)).max(1);
-                let by: Vec<Affine> = x.chunks_exact(size).map(Affine::dynamic).collect();
-                let layouts = [ImageLayout::ChannelsLast; 2];
-                weights.apply(x, image, layouts, &by, activation, residual, output);
+            Weights::Float(weights) => {
+                let &[n, height, width, _] = inputs[0].shape() else {
+                    bail!("x: expected 4 dimensions")
+                };
+                let x = floats(&inputs[0])?;
+                let residual = inputs.get(1).map(floats).transpose()?;
+                let image = [height, width];
+                weights.apply(x, n, image, self.activation, residual, output);
+                Ok(())
+            }
+            Weights::Int8(weights, bytes) => {
+                self.run_int8(weights, bytes, inputs, ConvolutionOutput::F32(output))
             }
         }
-        Ok(())
+    }
+
+    fn run_to_bytes(&self, inputs: &[TValue], output: &mut [u8]) -> TractResult<()> {
+        let Weights::Int8(weights, bytes) = &self.weights else {
+            bail!("y: expected an int8 convolution, found one in floating point");
+        };
+        let by = bytes.y.context("y: expected a scale, found none")?;
+        self.run_int8(weights, bytes, inputs, ConvolutionOutput::Bytes(output, by))
     }
 
     fn kernel(&self) -> String {
         match &self.weights {
             Weights::Float(weights) => format!("f32 {}", weights.kernel()),
-            Weights::Int8(weights) => format!("int8 {}", weights.kernel()),
+            Weights::Int8(weights, _) => format!("int8 {}", weights.kernel()),
         }
+    }
+}
+
+impl Convolution {
+    fn run_int8(
+        &self,
+        weights: &PackedConvolution,
+        by: &Bytes,
+        inputs: &[TValue],
+        output: ConvolutionOutput,
+    ) -> TractResult<()> {
+        let &[n, height, width, _] = inputs[0].shape() else {
+            bail!("x: expected 4 dimensions")
+        };
+        let residual = match (inputs.get(1), by.residual) {
+            (None, _) => None,
+            (Some(residual), None) => Some(ImageValues::F32(floats(residual)?)),
+            (Some(residual), Some(by)) => Some(ImageValues::Bytes(bytes(residual)?, by)),
+        };
+        let dynamic: Vec<Affine>;
+        let x = match by.x {
+            Some(by) => ConvolutionInput::Bytes(bytes(&inputs[0])?, n, by),
+            None => {
+                let x = floats(&inputs[0])?;
+                let size = (x.len() / n.max(1)).max(1);
+                dynamic = x.chunks_exact(size).map(Affine::dynamic).collect();
+                ConvolutionInput::F32(x, &dynamic)
+            }
+        };
+        let layouts = [ImageLayout::ChannelsLast; 2];
+        let image = [height, width];
+        weights.apply(x, image, layouts, self.activation, residual, output);
+        Ok(())
     }
 }

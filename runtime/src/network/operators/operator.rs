@@ -23,6 +23,10 @@ pub(in crate::network) trait Compute:
     }
     /// Computes `output`, whose shape is [`Compute::shape`].
     fn run(&self, inputs: &[TValue], output: &mut [f32]) -> TractResult<()>;
+    /// As [`Compute::run`], of a function whose result is bytes.
+    fn run_to_bytes(&self, _inputs: &[TValue], _output: &mut [u8]) -> TractResult<()> {
+        bail!("expected a function with a result of bytes")
+    }
     /// Data type and kernel variant, for example "int8 dotprod".
     fn kernel(&self) -> String {
         format!("f32 {}", kernels::chosen_f32())
@@ -50,7 +54,44 @@ pub(in crate::network) fn floats(value: &TValue) -> TractResult<&[f32]> {
     value.try_as_plain_ram()?.as_slice::<f32>()
 }
 
-/// A tract operator with one f32 output around a [`Compute`].
+/// The values of a u8 tensor.
+pub(super) fn bytes(value: &TValue) -> TractResult<&[u8]> {
+    value.try_as_plain_ram()?.as_slice::<u8>()
+}
+
+/// The type of the result of a function.
+fn output_type(op: dialect::Op) -> DatumType {
+    match op {
+        dialect::Op::Convolution(convolution) => datum_type(convolution.y),
+        _ => f32::datum_type(),
+    }
+}
+
+fn datum_type(element: dialect::Element) -> DatumType {
+    match element {
+        dialect::Element::F32 => f32::datum_type(),
+        dialect::Element::U8 => u8::datum_type(),
+    }
+}
+
+/// Checks the types of the images that a convolution reads.
+fn check_types(op: dialect::Op, inputs: &[&TypedFact]) -> TractResult<()> {
+    let dialect::Op::Convolution(convolution) = op else {
+        return Ok(());
+    };
+    let expected = [Some(convolution.x), convolution.residual];
+    let expected = expected.into_iter().flatten().map(datum_type);
+    for ((name, fact), expected) in op.inputs().iter().zip(inputs).zip(expected) {
+        let found = fact.datum_type;
+        ensure!(
+            found == expected,
+            "{name}: expected {expected:?}, found {found:?}"
+        );
+    }
+    Ok(())
+}
+
+/// A tract operator with one output around a [`Compute`].
 #[derive(Clone, Debug)]
 struct Operator {
     /// For display.
@@ -93,8 +134,14 @@ impl EvalOp for Operator {
     fn eval(&self, _context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let shapes: TVec<&[usize]> = inputs.iter().map(|i| i.shape()).collect();
         let shape = self.compute.shape(&shapes)?;
-        let run = |output: &mut [f32]| self.compute.run(&inputs, output);
-        Ok(tvec![TValue::from_const(self.outputs.fill(&shape, run)?)])
+        let output = if output_type(self.op) == u8::datum_type() {
+            let run = |output: &mut [u8]| self.compute.run_to_bytes(&inputs, output);
+            self.outputs.fill(&shape, run)?
+        } else {
+            let run = |output: &mut [f32]| self.compute.run(&inputs, output);
+            self.outputs.fill(&shape, run)?
+        };
+        Ok(tvec![TValue::from_const(output)])
     }
 }
 
@@ -108,7 +155,9 @@ impl TypedOp for Operator {
                     .with_context(|| format!("{}: the shape {:?} is not fixed", self.name, f.shape))
             })
             .collect::<TractResult<TVec<&[usize]>>>()?;
-        Ok(tvec![f32::fact(self.compute.shape(&shapes)?)])
+        check_types(self.op, inputs)?;
+        let shape = self.compute.shape(&shapes)?;
+        Ok(tvec![output_type(self.op).fact(shape)])
     }
 
     as_op!();
@@ -132,11 +181,11 @@ pub(super) fn build_named(op: dialect::Op, name: String, compute: impl Compute) 
 }
 
 fn inference(operator: Operator) -> Box<dyn InferenceOp> {
-    let rules =
-        |_: &dyn Op,
-         solver: &mut Solver,
-         _: &[TensorProxy],
-         outputs: &[TensorProxy]|
-         -> InferenceResult { solver.equals(&outputs[0].datum_type, f32::datum_type()) };
+    let output = output_type(operator.op);
+    let rules = move |_: &dyn Op,
+                      solver: &mut Solver,
+                      _: &[TensorProxy],
+                      outputs: &[TensorProxy]|
+          -> InferenceResult { solver.equals(&outputs[0].datum_type, output) };
     inference_wrap(operator, 1, rules)
 }
