@@ -184,6 +184,8 @@ pub(crate) struct QuantizedConvolution {
     groups: usize,
     window: Window,
     activation: Option<Nonlinearity>,
+    /// How the input is quantised, for the report.
+    pub input: &'static str,
     /// Relative error of the sums on the held-out images; NaN without calibration.
     pub error: f32,
     /// The same of weights rounded to nearest.
@@ -213,6 +215,7 @@ impl QuantizedConvolution {
             groups: float.groups,
             window: float.window,
             activation: float.activation,
+            input: "u8 per image",
             error: f32::NAN,
             baseline_error: f32::NAN,
             outlier_ratio: f32::NAN,

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use pinhole::internal::{Observed, StandaloneEncoder, cosine};
 use pinhole_bundle::dialect::Op;
 use pinhole_bundle::{Fidelity, Head};
-use pinhole_kernels::{PackedLinearInt8, patch_embedding_int8};
+use pinhole_kernels::{PackedLinearInt8, fake_quantize, patch_embedding_int8};
 use pinhole_model::{Precision, PreprocessConfig};
 
 use crate::encoder_source::EncoderSource;
@@ -50,6 +50,18 @@ impl FidelityGate {
             Self::MIN_IMAGES
         );
         Ok(())
+    }
+
+    /// The gate that values in bytes must pass; else the most sensitive ones stay f32. Off as this one is.
+    pub(crate) fn of_bytes(&self) -> FidelityGate {
+        let min_cosine = match self.min_cosine {
+            0.0 => 0.0,
+            least => least.max(BYTES_MIN_COSINE),
+        };
+        FidelityGate {
+            min_cosine,
+            ..*self
+        }
     }
 
     pub(crate) fn accepts(&self, fidelity: &Fidelity) -> bool {
@@ -100,6 +112,8 @@ pub(crate) struct Reference<'a> {
     _scratch: tempfile::TempDir,
 }
 
+/// Least mean cosine with f32 where values between convolutions are bytes, if the gate asks for any.
+const BYTES_MIN_COSINE: f32 = 0.998;
 /// Most images whose layer inputs are sampled.
 const MAX_SAMPLED_IMAGES: usize = 1024;
 /// Most images that the sensitivity is measured on: each costs one run of the f32 network per layer.
@@ -189,12 +203,16 @@ impl<'a> Reference<'a> {
             }
             self.encoder
                 .observe(&pixels, &mut |seen| match (seen.function, seen.shape) {
+                    (Some(Op::Linear(_) | Op::Convolution(_)), &[1, height, width, channels]) => {
+                        let (x, shape) = (seen.inputs[0], [height, width, channels]);
+                        if let Some(Op::Linear(_)) = seen.function {
+                            plan.record(seen.name, x, channels, count);
+                        }
+                        plan.record_image(seen.name, x, shape, count);
+                        plan.record_output(seen.name, seen.output, count);
+                    }
                     (Some(Op::Linear(_)), &[.., width]) => {
                         plan.record(seen.name, seen.inputs[0], width, count);
-                    }
-                    (Some(Op::Convolution(_)), &[1, height, width, channels]) => {
-                        let shape = [height, width, channels];
-                        plan.record_image(seen.name, seen.inputs[0], shape, count);
                     }
                     _ => {}
                 })?;
@@ -205,6 +223,27 @@ impl<'a> Reference<'a> {
         Ok(plan)
     }
 
+    /// Measures the sensitivity of the values of `plan` that may be bytes.
+    pub(crate) fn measure_bytes(
+        &self,
+        plan: &mut QuantizationPlan,
+        progress: &mut ExportProgress,
+    ) -> Result<()> {
+        let images = SensitivityImages::new(self)?;
+        let values = plan.byte_values_mut();
+        let total = values.len() as u64;
+        for (i, value) in values.iter_mut().enumerate() {
+            let by = value.by;
+            let found = images.sensitivity(&value.name, &|_, seen| {
+                let y = seen.output.to_vec();
+                fake_quantize(&y, by, seen.output);
+            })?;
+            value.sensitivity = Some(found);
+            progress(ExportStep::Sensitivity, i as u64 + 1, total);
+        }
+        Ok(())
+    }
+
     /// Measures the sensitivity of the layers of `plan` that `chosen` accepts.
     pub(crate) fn measure_sensitivity(
         &self,
@@ -212,25 +251,7 @@ impl<'a> Reference<'a> {
         chosen: &dyn Fn(&str) -> bool,
         progress: &mut ExportProgress,
     ) -> Result<()> {
-        let step = self.images.len().div_ceil(MAX_SENSITIVITY_IMAGES);
-        let mut images = vec![];
-        self.images.for_each(step, &mut |image| {
-            images.push(self.encoder.preprocess(image)?.data);
-            Ok(())
-        })?;
-        let exact: Vec<&Vec<f32>> = self.embeddings.iter().step_by(step).collect();
-        let sensitivity = |name: &str, replace: &(dyn Fn(&[u8], &mut Observed) + Sync)| {
-            let mut sum = 0.0;
-            for (pixels, exact) in images.iter().zip(&exact) {
-                let found = self.encoder.observe(pixels, &mut |seen| {
-                    if seen.name == name {
-                        replace(pixels, seen);
-                    }
-                })?;
-                sum += 1.0 - cosine(exact, &found);
-            }
-            anyhow::Ok(sum / images.len() as f32)
-        };
+        let images = SensitivityImages::new(self)?;
         let linear = plan.layers().iter().map(|l| &l.name);
         let convolutions = plan.convolutions().iter().map(|l| &l.name);
         let total = linear
@@ -245,7 +266,7 @@ impl<'a> Reference<'a> {
         let layers = plan.layers_mut().iter_mut();
         for layer in layers.filter(|l| chosen(&l.name)) {
             let packed = layer.packed()?;
-            let found = sensitivity(&layer.name, &|pixels, seen| {
+            let found = images.sensitivity(&layer.name, &|pixels, seen| {
                 self.replace_output(layer, &packed, pixels, seen);
             })?;
             layer.sensitivity = Some(found);
@@ -254,7 +275,7 @@ impl<'a> Reference<'a> {
         let layers = plan.convolutions_mut().iter_mut();
         for layer in layers.filter(|l| chosen(&l.name)) {
             let packed = layer.packed()?;
-            let found = sensitivity(&layer.name, &|_, seen| {
+            let found = images.sensitivity(&layer.name, &|_, seen| {
                 if let &[_, height, width, _] = seen.shape {
                     let residual = seen.inputs.get(1).copied();
                     let image = [height, width];
@@ -291,6 +312,47 @@ impl<'a> Reference<'a> {
             residual,
             seen.output,
         );
+    }
+}
+
+/// Some of the images, with their exact embeddings.
+struct SensitivityImages<'a> {
+    encoder: &'a StandaloneEncoder,
+    pixels: Vec<Vec<u8>>,
+    exact: Vec<&'a Vec<f32>>,
+}
+
+impl<'a> SensitivityImages<'a> {
+    fn new(reference: &'a Reference) -> Result<Self> {
+        let step = reference.images.len().div_ceil(MAX_SENSITIVITY_IMAGES);
+        let mut pixels = vec![];
+        reference.images.for_each(step, &mut |image| {
+            pixels.push(reference.encoder.preprocess(image)?.data);
+            Ok(())
+        })?;
+        Ok(SensitivityImages {
+            encoder: &reference.encoder,
+            pixels,
+            exact: reference.embeddings.iter().step_by(step).collect(),
+        })
+    }
+
+    /// 1 - cosine of the embedding where `replace` changes what operator `name` of the f32 encoder writes.
+    fn sensitivity(
+        &self,
+        name: &str,
+        replace: &(dyn Fn(&[u8], &mut Observed) + Sync),
+    ) -> Result<f32> {
+        let mut sum = 0.0;
+        for (pixels, exact) in self.pixels.iter().zip(&self.exact) {
+            let found = self.encoder.observe(pixels, &mut |seen| {
+                if seen.name == name {
+                    replace(pixels, seen);
+                }
+            })?;
+            sum += 1.0 - cosine(exact, &found);
+        }
+        Ok(sum / self.pixels.len() as f32)
     }
 }
 

@@ -228,6 +228,17 @@ impl EncoderWriter<'_> {
         };
         let mut encoder = self.write(options, &mut plan, progress)?;
         let (mut fidelity, mut embeddings) = reference.compare(&encoder, usize::MAX, progress)?;
+        let of_bytes = gate.of_bytes();
+        if int8 && !of_bytes.accepts(&fidelity) {
+            reference.measure_bytes(&mut plan, progress)?;
+            let mut kept = 1;
+            // Doubling bounds how often the network is written and measured.
+            while !of_bytes.accepts(&fidelity) && plan.keep_values_float(kept) {
+                kept *= 2;
+                encoder = self.write(options, &mut plan, progress)?;
+                (fidelity, embeddings) = reference.compare(&encoder, usize::MAX, progress)?;
+            }
+        }
         if int8 {
             let (small, loss) = (
                 plan.small(MAX_SHARE_OF_PRODUCTS),

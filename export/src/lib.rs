@@ -4,13 +4,14 @@
 //!
 //! 1. class embeddings (`class_embeddings.rs`)
 //! 2. the image encoder of a checkpoint or an ONNX file as an ONNX [`graph`], quantised and measured against f32 (`image_encoder.rs`,
-//!    `quantization.rs`, `convolution_quantization.rs`, `fidelity.rs`)
+//!    `quantization.rs`, `convolution_quantization.rs`, `byte_values.rs`, `fidelity.rs`)
 //! 3. the text encoder, for bundles that include it (`text_encoder.rs`)
 //! 4. the head, static or conditional (`head.rs`)
 //! 5. temperature and thresholds (`calibrate.rs`), which [`calibrate`] also fits for an existing bundle
 //!
 //! Then it writes the manifest, once, and renames the folder into place.
 
+mod byte_values;
 mod cache;
 mod calibrate;
 mod class_embeddings;

@@ -1,11 +1,13 @@
 //! The form of each linear layer and convolution in 8-bit integers, chosen by the quantisation error on calibration images.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Result, ensure};
-use pinhole_kernels::{Int8Input, PackedLinear, PackedLinearInt8, Prologue};
+use pinhole_kernels::{Affine, Int8Input, PackedLinear, PackedLinearInt8, Prologue};
 use pinhole_model::Activation;
 
+use crate::byte_values::{ByteValue, ValueSamples};
 use crate::convolution_quantization::{FloatConvolution, LayerImages, QuantizedConvolution};
 use crate::rounding::{
     MIN_GAIN, clipped_scales, coordinate_descent, mean, mean_squares, outlier_ratio, quantize,
@@ -22,6 +24,10 @@ pub(crate) struct QuantizationPlan {
     layers: Vec<QuantizedLayer>,
     convolutions: Vec<QuantizedConvolution>,
     float: BTreeSet<String>,
+    /// What layers write that may write bytes.
+    outputs: HashMap<String, ValueSamples>,
+    /// The results that bytes were considered for.
+    bytes: Vec<ByteValue>,
 }
 
 /// What the report says of a layer.
@@ -194,9 +200,11 @@ pub(crate) struct QuantizedLayer {
 impl QuantizationPlan {
     /// Records rows `x` of `width` values, which layer `name` reads on one of `images` images.
     pub(crate) fn record(&mut self, name: &str, x: &[f32], width: usize, images: usize) {
-        let inputs = self.inputs.entry(name.into()).or_insert_with(|| {
-            self.order.push(name.into());
-            LayerInputs {
+        note(&mut self.order, name);
+        let inputs = self
+            .inputs
+            .entry(name.into())
+            .or_insert_with(|| LayerInputs {
                 width,
                 rows: 0,
                 range: vec![[f32::INFINITY, f32::NEG_INFINITY]; width],
@@ -204,18 +212,59 @@ impl QuantizationPlan {
                 held_out: vec![],
                 images_done: 0,
                 images,
-            }
-        });
+            });
         inputs.record(x);
     }
 
     /// Records the image `x` [height, width, channels], which convolution `name` reads of one of `images` images.
     pub(crate) fn record_image(&mut self, name: &str, x: &[f32], shape: [usize; 3], images: usize) {
-        let inputs = self.images.entry(name.into()).or_insert_with(|| {
-            self.order.push(name.into());
-            LayerImages::new(shape, images)
-        });
+        note(&mut self.order, name);
+        let inputs = self.images.entry(name.into());
+        let inputs = inputs.or_insert_with(|| LayerImages::new(shape, images));
         inputs.record(x);
+    }
+
+    /// Records the result `y` of layer `name`, which may become bytes, on one of `images` images.
+    pub(crate) fn record_output(&mut self, name: &str, y: &[f32], images: usize) {
+        let samples = self.outputs.entry(name.into());
+        samples
+            .or_insert_with(|| ValueSamples::new(images))
+            .record(y);
+    }
+
+    /// The scale of the result of layer `name` as bytes; `None` if it stays f32.
+    pub(crate) fn bytes(&mut self, name: &str) -> Option<Affine> {
+        let at = match self.bytes.iter().position(|v| v.name == name) {
+            Some(at) => at,
+            None => {
+                let by = self.outputs.get(name)?.affine()?;
+                self.bytes.push(ByteValue::new(name, by));
+                self.bytes.len() - 1
+            }
+        };
+        let value = &self.bytes[at];
+        (!value.stays_float).then_some(value.by)
+    }
+
+    /// Keeps the `count` most sensitive values in f32 that are bytes; false if there are none.
+    pub(crate) fn keep_values_float(&mut self, count: usize) -> bool {
+        let mut values: Vec<&mut ByteValue> = (self.bytes.iter_mut())
+            .filter(|value| !value.stays_float)
+            .collect();
+        values.sort_by(|a, b| {
+            b.sensitivity
+                .partial_cmp(&a.sensitivity)
+                .unwrap_or(Ordering::Equal)
+        });
+        let found = !values.is_empty();
+        for value in values.into_iter().take(count) {
+            value.stays_float = true;
+        }
+        found
+    }
+
+    pub(crate) fn byte_values_mut(&mut self) -> &mut [ByteValue] {
+        &mut self.bytes
     }
 
     /// Keeps the layers `names` in floating point.
@@ -266,7 +315,7 @@ impl QuantizationPlan {
         &mut self,
         name: &str,
         float: &FloatConvolution,
-    ) -> Result<&QuantizedConvolution> {
+    ) -> Result<&mut QuantizedConvolution> {
         let at = match self.convolutions.iter().position(|l| l.name == name) {
             Some(at) => at,
             None => {
@@ -275,7 +324,7 @@ impl QuantizationPlan {
                 self.convolutions.len() - 1
             }
         };
-        Ok(&self.convolutions[at])
+        Ok(&mut self.convolutions[at])
     }
 
     /// Layers in integers and those that were compared with them.
@@ -289,9 +338,12 @@ impl QuantizationPlan {
             outlier_ratio: l.outlier_ratio,
             sensitivity: l.sensitivity,
         });
-        let convolutions = self.convolutions.iter().map(|c| Summary {
+        // A convolution of one pixel may have become a linear layer.
+        let linear_too = |name: &str| self.layers.iter().any(|l| l.name == name);
+        let convolutions = self.convolutions.iter().filter(|c| !linear_too(&c.name));
+        let convolutions = convolutions.map(|c| Summary {
             name: &c.name,
-            form: "u8 per image".into(),
+            form: c.input.into(),
             weights: c.weight.len(),
             error: c.error,
             baseline_error: c.baseline_error,
@@ -372,6 +424,13 @@ impl QuantizationPlan {
                images; of a convolution, of its sums. baseline: the same for s8 inputs and weights rounded to nearest. largest channel: the largest \
                input channel relative to the median one. sensitivity: 1 - cosine of the embedding where only this \
                layer is in integers. share: of all layers' sensitivity.\n"
+    }
+}
+
+/// Adds a name that is new.
+fn note(order: &mut Vec<String>, name: &str) {
+    if !order.iter().any(|known| known == name) {
+        order.push(name.into());
     }
 }
 

@@ -11,8 +11,10 @@ use super::compile;
 use super::node::{float_tensor, int64_tensor};
 use crate::graph::functions::op_of;
 use crate::graph::proto::{ints, node};
+use crate::quantization::QuantizationPlan;
 
 /// Nodes that compute y from x [1, 4, 6, 6].
+#[derive(Clone)]
 struct Network {
     nodes: Vec<NodeProto>,
     constants: Vec<TensorProto>,
@@ -61,6 +63,33 @@ impl Network {
 
     #[track_caller]
     fn becomes(self, operators: &str) -> GraphProto {
+        let graph = self.compiled(None);
+        assert_eq!(operators_of(&graph), operators);
+        graph
+    }
+
+    /// Compares the operators in int8, where layers with these results stay in floating point, and those with these results
+    /// have no samples.
+    #[track_caller]
+    fn becomes_in_int8(self, float: &[&str], unknown: &[&str], operators: &str) {
+        let named = |names: &[&str], node: &NodeProto| {
+            let of = |name: &&str| node.name.starts_with(&format!("{name}/"));
+            names.iter().any(of)
+        };
+        let mut plan = QuantizationPlan::default();
+        for node in &self.clone().compiled(None).node {
+            if named(float, node) {
+                plan.keep_float([node.name.clone()]);
+            }
+            if !named(unknown, node) {
+                plan.record_output(&node.name, &[0.0, 1.0, 2.0], 1);
+            }
+        }
+        let graph = self.compiled(Some(&mut plan));
+        assert_eq!(operators_of(&graph), operators);
+    }
+
+    fn compiled(self, plan: Option<&mut QuantizationPlan>) -> GraphProto {
         let dim = |size| tensor_shape_proto::Dimension {
             value: Some(tensor_shape_proto::dimension::Value::DimValue(size)),
             ..Default::default()
@@ -94,12 +123,14 @@ impl Network {
         };
         let graph = model.graph.as_ref().unwrap();
         let values = graph_values(graph, &[1, 4, 6, 6]).unwrap();
-        compile(&mut model, values, None).unwrap();
-        let graph = model.graph.unwrap();
-        let found: Vec<&str> = graph.node.iter().map(|n| &*n.op_type).collect();
-        assert_eq!(found.join(" "), operators);
-        graph
+        compile(&mut model, values, plan).unwrap();
+        model.graph.unwrap()
     }
+}
+
+fn operators_of(graph: &GraphProto) -> String {
+    let found: Vec<&str> = graph.node.iter().map(|n| &*n.op_type).collect();
+    found.join(" ")
 }
 
 /// The values of a parameter of the first function of the dialect.
@@ -254,4 +285,51 @@ fn other_convolutions_stay() {
         .convolution("x w", "a")
         .convolution("a w", "y")
         .becomes("Conv Conv");
+}
+
+/// What convolutions alone write and read is bytes. If something else read them, it would compute nonsense.
+#[test]
+fn values_between_integer_convolutions_are_bytes() {
+    let block = || {
+        network()
+            .convolution("x w", "a")
+            .node("Relu", "a", "b1", vec![])
+            .convolution("b1 v", "c")
+            .node("Add", "c b1", "d", vec![])
+            .node("Relu", "d", "e", vec![])
+            .node("Conv", "e p", "f", vec![])
+    };
+    let whole = || block().node("Tanh", "f", "y", vec![]);
+    whole().becomes_in_int8(
+        &[],
+        &[],
+        "Transpose QuantizedConvolutionReluToU8 U8QuantizedConvolutionAddU8ReluToU8 U8QuantizedConvolution Tanh Transpose",
+    );
+    whole().becomes_in_int8(
+        &[],
+        &["b1"],
+        "Transpose QuantizedConvolutionRelu QuantizedConvolutionAddReluToU8 U8QuantizedConvolution Tanh Transpose",
+    );
+    // Without bytes, one pixel is a linear layer.
+    whole().becomes_in_int8(
+        &[],
+        &["b1", "e"],
+        "Transpose QuantizedConvolutionRelu QuantizedConvolutionAddRelu QuantizedLinear Tanh Transpose",
+    );
+    whole().becomes_in_int8(
+        &["e"],
+        &[],
+        "Transpose QuantizedConvolutionRelu ConvolutionAddRelu QuantizedLinear Tanh Transpose",
+    );
+    network()
+        .convolution("x w", "a")
+        .node("Relu", "a", "b1", vec![])
+        .convolution("b1 v", "c")
+        .node("Tanh", "b1", "d", vec![])
+        .node("Add", "c d", "y", vec![])
+        .becomes_in_int8(
+            &[],
+            &[],
+            "Transpose QuantizedConvolutionRelu Tanh QuantizedConvolutionAdd Transpose",
+        );
 }

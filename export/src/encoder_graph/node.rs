@@ -141,6 +141,10 @@ pub(super) fn int8_tensor(name: &str, dims: &[i64], values: &[i8]) -> TensorProt
     tensor(name, DataType::Int8, dims, bytes)
 }
 
+pub(super) fn uint8_tensor(name: &str, dims: &[i64], values: &[u8]) -> TensorProto {
+    tensor(name, DataType::Uint8, dims, values.to_vec())
+}
+
 fn tensor(name: &str, data_type: DataType, dims: &[i64], raw_data: Vec<u8>) -> TensorProto {
     TensorProto {
         name: name.into(),

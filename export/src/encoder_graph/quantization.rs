@@ -1,15 +1,17 @@
 //! Float linear layers and convolutions in 8-bit integers.
 
+use std::collections::HashMap;
+
 use pinhole::internal::{attributes, nonlinearity};
 use pinhole_bundle::dialect::{
-    Convolution, ConvolutionActivation, Linear, LinearInput, Op, Residual, Storage,
+    Convolution, ConvolutionActivation, Element, Linear, LinearInput, Op, Residual, Storage,
 };
-use pinhole_kernels::{PackedConvolution, Window};
-use tract_onnx::pb::{NodeProto, TensorProto};
+use pinhole_kernels::{Affine, PackedConvolution, Window};
+use tract_onnx::pb::{AttributeProto, NodeProto, TensorProto};
 
 use super::graph::EncoderGraph;
-use super::node::{float_tensor, int8_tensor, replacement};
-use crate::convolution_quantization::FloatConvolution;
+use super::node::{float_tensor, int8_tensor, replacement, uint8_tensor, window_attributes};
+use crate::convolution_quantization::{FloatConvolution, QuantizedConvolution};
 use crate::graph::functions::op_of;
 use crate::graph::proto::float;
 use crate::quantization::{FloatLinear, InputOrigin, QuantizationPlan, QuantizedLayer};
@@ -17,16 +19,24 @@ use crate::quantization::{FloatLinear, InputOrigin, QuantizationPlan, QuantizedL
 impl EncoderGraph {
     /// Replaces the float linear layers and convolutions by those that `plan` chooses and records. A layer behind a layer
     /// norm takes the norm into itself, with its own gain and shift: other readers of the norm are not affected.
+    ///
+    /// Values that integer convolutions alone read and write become bytes with a scale for all images, unless `plan` keeps
+    /// them in f32. A linear layer over the pixels of such images is a convolution of one pixel.
     pub(super) fn quantize(&mut self, plan: &mut QuantizationPlan) -> Result<(), String> {
+        let bytes = self.bytes(plan)?;
         for i in 0..self.nodes.len() {
             let node = &self.nodes[i];
             if plan.is_float(&node.name) {
                 continue;
             }
-            let linear = match op_of(node) {
+            let touched = node.input.iter().chain(&node.output);
+            let touched = touched.into_iter().any(|name| bytes.contains_key(name));
+            let one_pixel = touched.then(|| convolution_of(node)).flatten();
+            let linear = match op_of(one_pixel.as_ref().unwrap_or(node)) {
                 Some(Op::Linear(linear)) => linear,
                 Some(Op::Convolution(op)) if op.storage == Storage::Float => {
-                    if let Some(quantized) = convolution(node, op, plan)? {
+                    let node = one_pixel.as_ref().unwrap_or(node);
+                    if let Some(quantized) = convolution(node, op, plan, &bytes)? {
                         self.nodes[i] = quantized;
                     }
                     continue;
@@ -60,6 +70,56 @@ impl EncoderGraph {
             self.nodes[i] = behind_norm(node, norm, linear, layer)?;
         }
         Ok(())
+    }
+
+    /// The values that are to be bytes, by name.
+    fn bytes(&self, plan: &mut QuantizationPlan) -> Result<HashMap<String, Affine>, String> {
+        let mut integers = vec![];
+        for node in &self.nodes {
+            integers.push(self.becomes_integer_convolution(node, plan)?);
+        }
+        // Values that something else reads.
+        let others = self.nodes.iter().zip(&integers).filter(|(_, is)| !**is);
+        let others: Vec<&String> = others.flat_map(|(node, _)| &node.input).collect();
+        let mut bytes = HashMap::new();
+        for (node, _) in self.nodes.iter().zip(&integers).filter(|(_, is)| **is) {
+            let y = &node.output[0];
+            if !self.outputs.contains(y)
+                && !others.contains(&y)
+                && let Some(by) = plan.bytes(&node.name)
+            {
+                bytes.insert(y.clone(), by);
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Whether a node becomes a convolution in integers if one of its values is bytes.
+    fn becomes_integer_convolution(
+        &self,
+        node: &NodeProto,
+        plan: &mut QuantizationPlan,
+    ) -> Result<bool, String> {
+        if plan.is_float(&node.name) {
+            return Ok(false);
+        }
+        Ok(match op_of(node) {
+            Some(Op::Convolution(op)) if op.storage == Storage::Float => {
+                let float = FloatWeights::of(node)?;
+                let float = float.convolution(op);
+                // Others stay in integers, whatever their error is.
+                let depthwise = float.groups > 1;
+                let stays = depthwise && fitted(node, &float, plan)?.stays_float();
+                float.values() <= PackedConvolution::MOST_INPUTS && !stays
+            }
+            Some(Op::Linear(op)) if op.storage == Storage::Float => {
+                let x = &node.input[0];
+                let image = self.shape(x).is_some_and(|shape| shape.len() == 4);
+                let norm = self.function(x).is_some_and(|(op, _)| op == Op::LayerNorm);
+                image && !norm && convolution_of(node).is_some()
+            }
+            _ => false,
+        })
     }
 }
 
@@ -131,58 +191,163 @@ fn is_hardly_negative(op: Op) -> bool {
     }
 }
 
-/// The convolution that `plan` chooses for the float one `node`; `None` if it stays in floating point.
-fn convolution(
-    node: &NodeProto,
-    op: Convolution,
-    plan: &mut QuantizationPlan,
-) -> Result<Option<NodeProto>, String> {
-    let (weight, bias) = weight_and_bias(node)?;
-    let tensor = attributes::find(node, "weight").and_then(|a| a.t.as_ref());
-    let dims = tensor.map_or(vec![], |t| t.dims.clone());
-    let wrong = || format!("node {}: expected a convolution, found {dims:?}", node.name);
-    let list = |name: &str| -> Vec<usize> {
-        let values = attributes::integers(node, name).iter();
-        values.map(|&v| usize::try_from(v).unwrap_or(0)).collect()
+/// The convolution of one pixel that computes the same as a linear layer in floating point over an image's pixels.
+fn convolution_of(node: &NodeProto) -> Option<NodeProto> {
+    let Some(Op::Linear(linear)) = op_of(node) else {
+        return None;
     };
-    let sides: Vec<usize> = dims.iter().skip(2).map(|&side| side as usize).collect();
-    let pair = |values: Vec<usize>| <[usize; 2]>::try_from(values).map_err(|_| wrong());
-    let float = FloatConvolution {
-        weight: &weight,
-        bias: &bias,
-        groups: attributes::integer(node, "group", 1) as usize,
-        window: Window {
+    let plain = linear.input == LinearInput::Plain && linear.storage == Storage::Float;
+    // A convolution adds the residual before its activation function.
+    let order = linear.activation.is_none() || linear.residual == Residual::None;
+    if !plain || !order {
+        return None;
+    }
+    let (weight, bias) = weight_and_bias(node).ok()?;
+    let (outputs, inputs) = (bias.len(), weight.len() / bias.len().max(1));
+    let moved = (0..weight.len()).map(|i| weight[i % inputs * outputs + i / inputs]);
+    let moved: Vec<f32> = moved.collect();
+    let window = Window {
+        kernel: [1, 1],
+        stride: [1, 1],
+        dilation: [1, 1],
+        padding: [0; 4],
+    };
+    let dims = [outputs as i64, inputs as i64, 1, 1];
+    let mut attribute = window_attributes(&window, 1);
+    attribute.push(attributes::of_tensor(
+        "weight",
+        float_tensor("", &dims, &moved),
+    ));
+    attribute.push(attributes::of_tensor(
+        "bias",
+        float_tensor("", &dims[..1], &bias),
+    ));
+    let op = Op::Convolution(Convolution {
+        residual: (linear.residual == Residual::Add).then_some(Element::F32),
+        activation: linear.activation.map(ConvolutionActivation::Mlp),
+        ..Convolution::plain(Storage::Float)
+    });
+    Some(replacement(node, op, node.input.clone(), attribute))
+}
+
+/// The parameters of a float convolution.
+struct FloatWeights {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    dims: Vec<i64>,
+    window: Window,
+    groups: usize,
+}
+
+impl FloatWeights {
+    fn of(node: &NodeProto) -> Result<Self, String> {
+        let (weight, bias) = weight_and_bias(node)?;
+        let tensor = attributes::find(node, "weight").and_then(|a| a.t.as_ref());
+        let dims = tensor.map_or(vec![], |t| t.dims.clone());
+        let wrong = || format!("node {}: expected a convolution, found {dims:?}", node.name);
+        let list = |name: &str| -> Vec<usize> {
+            let values = attributes::integers(node, name).iter();
+            values.map(|&v| usize::try_from(v).unwrap_or(0)).collect()
+        };
+        let sides: Vec<usize> = dims.iter().skip(2).map(|&side| side as usize).collect();
+        let pair = |values: Vec<usize>| <[usize; 2]>::try_from(values).map_err(|_| wrong());
+        let window = Window {
             kernel: pair(sides)?,
             stride: pair(list("strides"))?,
             dilation: pair(list("dilations"))?,
             padding: list("pads").try_into().map_err(|_| wrong())?,
-        },
-        activation: op.activation.map(nonlinearity),
-    };
+        };
+        Ok(FloatWeights {
+            weight,
+            bias,
+            window,
+            groups: attributes::integer(node, "group", 1) as usize,
+            dims,
+        })
+    }
+
+    fn convolution(&self, op: Convolution) -> FloatConvolution<'_> {
+        FloatConvolution {
+            weight: &self.weight,
+            bias: &self.bias,
+            groups: self.groups,
+            window: self.window,
+            activation: op.activation.map(nonlinearity),
+        }
+    }
+}
+
+fn fitted<'a>(
+    node: &NodeProto,
+    float: &FloatConvolution,
+    plan: &'a mut QuantizationPlan,
+) -> Result<&'a mut QuantizedConvolution, String> {
+    plan.convolution(&node.name, float)
+        .map_err(|e| format!("{e:#}"))
+}
+
+/// The convolution that `plan` chooses for the float one `node`, some of whose values are `bytes`; `None` if it stays in
+/// floating point.
+fn convolution(
+    node: &NodeProto,
+    op: Convolution,
+    plan: &mut QuantizationPlan,
+    bytes: &HashMap<String, Affine>,
+) -> Result<Option<NodeProto>, String> {
+    let weights = FloatWeights::of(node)?;
+    let float = weights.convolution(op);
     if float.values() > PackedConvolution::MOST_INPUTS {
         return Ok(None);
     }
-    let layer = plan
-        .convolution(&node.name, &float)
-        .map_err(|e| format!("{e:#}"))?
-        .clone();
+    let layer = fitted(node, &float, plan)?;
     if layer.stays_float() {
-        plan.keep_float([layer.name]);
+        let name = layer.name.clone();
+        plan.keep_float([name]);
         return Ok(None);
     }
+    let (x, y) = (bytes.get(&node.input[0]), bytes.get(&node.output[0]));
+    let residual = node.input.get(1).and_then(|name| bytes.get(name));
+    layer.input = match x {
+        None => "u8 per image",
+        Some(_) => "u8",
+    };
     let mut attribute = node.attribute.clone();
     attribute.retain(|a| a.t.is_none());
+    let dims = &weights.dims;
     let per_output = |values: &[f32]| float_tensor("", &dims[..1], values);
     attribute.extend([
-        attributes::of_tensor("weight", int8_tensor("", &dims, &layer.weight)),
+        attributes::of_tensor("weight", int8_tensor("", dims, &layer.weight)),
         attributes::of_tensor("scale", per_output(&layer.scale)),
         attributes::of_tensor("bias", per_output(&layer.bias)),
     ]);
+    for (name, by) in [("x", x), ("residual", residual), ("y", y)] {
+        attribute.extend(by.into_iter().flat_map(|by| affine_parameters(name, *by)));
+    }
+    let element = |by: Option<&Affine>| match by {
+        None => Element::F32,
+        Some(_) => Element::U8,
+    };
     let op = Op::Convolution(Convolution {
         storage: Storage::Int8,
-        ..op
+        x: element(x),
+        residual: op.residual.map(|_| element(residual)),
+        activation: op.activation,
+        y: element(y),
     });
     Ok(Some(replacement(node, op, node.input.clone(), attribute)))
+}
+
+/// The parameters that quantise `of` to bytes.
+fn affine_parameters(of: &str, by: Affine) -> [AttributeProto; 2] {
+    let zero_point = by.zero_point.cast_unsigned() ^ 0x80;
+    let scale = float_tensor("", &[], &[by.scale]);
+    [
+        attributes::of_tensor(&format!("{of}_scale"), scale),
+        attributes::of_tensor(
+            &format!("{of}_zero_point"),
+            uint8_tensor("", &[], &[zero_point]),
+        ),
+    ]
 }
 
 fn weight_and_bias(node: &NodeProto) -> Result<(Vec<f32>, Vec<f32>), String> {
