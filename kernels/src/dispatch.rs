@@ -73,6 +73,20 @@ pub(crate) trait FloatKernels: PixelKernels {
     /// As [`crate::reference::quantize_affine`].
     fn quantize_affine(&self, x: &[f32], by: Affine, out: &mut [i8]) -> bool;
     fn fake_quantize(&self, x: &[f32], by: Affine, out: &mut [f32]);
+    /// As [`crate::int8::attention::center`].
+    fn center(&self, rows: StridedRows, width: usize, means: &mut [f32], out: &mut [f32]);
+    /// As [`crate::int8::attention::quantize_columns`].
+    fn quantize_columns(&self, x: &[f32], scales: &mut [f32], factors: &mut [f32], out: &mut [i8]);
+    /// As [`crate::int8::attention::shares`].
+    fn shares(
+        &self,
+        scores: &[f32],
+        stride: usize,
+        seen: usize,
+        scale: f32,
+        out: &mut [u8],
+        scales: &mut [f32],
+    );
     /// As [`crate::reference::range`].
     fn range(&self, x: &[f32]) -> [f32; 3];
     /// [`crate::activation::exp2`] of each value.

@@ -13,7 +13,7 @@ use crate::resample::{FilteredLines, LINES, LineFilter};
 use crate::simd::Simd;
 #[cfg(test)]
 use crate::simd::map_in_place;
-use crate::types::{Affine, Nonlinearity};
+use crate::types::{Affine, Nonlinearity, StridedRows};
 use crate::yuv::YuvMatrix;
 use crate::{
     activation, affine, attention, float_depthwise, int8, linear, norm, quantize, resample,
@@ -125,6 +125,35 @@ impl<S: Simd> FloatKernels for S {
         self.enter(
             #[inline(always)]
             |simd| affine::fake_quantize_slice(simd, x, by, out),
+        );
+    }
+
+    fn center(&self, rows: StridedRows, width: usize, means: &mut [f32], out: &mut [f32]) {
+        self.enter(
+            #[inline(always)]
+            |_| int8::attention::center(rows, width, means, out),
+        );
+    }
+
+    fn quantize_columns(&self, x: &[f32], scales: &mut [f32], factors: &mut [f32], out: &mut [i8]) {
+        self.enter(
+            #[inline(always)]
+            |_| int8::attention::quantize_columns(x, scales, factors, out),
+        );
+    }
+
+    fn shares(
+        &self,
+        scores: &[f32],
+        stride: usize,
+        seen: usize,
+        scale: f32,
+        out: &mut [u8],
+        scales: &mut [f32],
+    ) {
+        self.enter(
+            #[inline(always)]
+            |simd| int8::attention::shares(simd, scores, stride, seen, scale, out, scales),
         );
     }
 

@@ -212,6 +212,39 @@ pub fn staged_attention(
     );
 }
 
+/// [`attention`] without a causal mask, both products in 8-bit integers, after SageAttention (Zhang et al., 2025):
+///
+/// - Of keys and values each head's means over the `tk` rows are subtracted first. Softmax does not depend on the keys'; the
+///   values' are added to the result, as the weights of a row sum to 1.
+/// - Queries and keys are quantised to s8 with a scale per row, values with a scale per column, each as by [`quantize_rows`].
+/// - With e = exp(scale · (score - the row's largest score)), the weight of a value is round(255 e), half to even, times
+///   1 / (255 · the sum of e).
+///
+/// Sums of products are exact, and scales are applied as by [`PackedLinearInt8::apply`]; variants differ by their
+/// exponentials. A query's result depends on all keys and values of the call, but not on the other queries.
+#[allow(clippy::too_many_arguments)]
+pub fn int8_attention(
+    q: StridedRows,
+    tq: usize,
+    k: StridedRows,
+    v: StridedRows,
+    tk: usize,
+    heads: usize,
+    head_width: usize,
+    scale: f32,
+    out: &mut [f32],
+) {
+    check_attention(q, tq, k, v, tk, heads * head_width, out);
+    for (name, rows) in [("head_width", head_width), ("tk", tk)] {
+        let most = PackedLinearInt8::MOST_INPUTS;
+        assert!(
+            rows <= most,
+            "{name}: expected at most {most}, found {rows}"
+        );
+    }
+    int8::attention::attention(kernels(), q, tq, k, v, tk, heads, head_width, scale, out);
+}
+
 fn check_attention(
     q: StridedRows,
     tq: usize,

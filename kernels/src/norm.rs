@@ -209,7 +209,7 @@ fn softmax_short<S: Simd, const R: usize>(
 
 /// scale · x for the lanes below `seen`, -infinity for the others.
 #[inline(always)]
-fn masked<S: Simd>(simd: S, x: S::V, seen: usize, scale: S::V) -> S::V {
+pub(crate) fn masked<S: Simd>(simd: S, x: S::V, seen: usize, scale: S::V) -> S::V {
     const MASK: [f32; 2 * MOST_LANES] = {
         let mut mask = [0.0; 2 * MOST_LANES];
         let mut i = MOST_LANES;
@@ -227,7 +227,7 @@ fn masked<S: Simd>(simd: S, x: S::V, seen: usize, scale: S::V) -> S::V {
 
 /// 2^(x - top), or 2^-126 if that is less.
 #[inline(always)]
-fn weight<S: Simd>(simd: S, x: S::V, top: S::V) -> S::V {
+pub(crate) fn weight<S: Simd>(simd: S, x: S::V, top: S::V) -> S::V {
     exp2(simd, simd.max(simd.splat(-126.0), simd.sub(x, top)))
 }
 

@@ -557,6 +557,70 @@ pub(crate) fn attention(
     }
 }
 
+/// [`crate::int8_attention`]
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn int8_attention(
+    q: StridedRows,
+    tq: usize,
+    k: StridedRows,
+    v: StridedRows,
+    tk: usize,
+    heads: usize,
+    head_width: usize,
+    scale: f32,
+    out: &mut [f32],
+) {
+    let width = heads * head_width;
+    for head in 0..heads {
+        let columns = head * head_width..(head + 1) * head_width;
+        // [tk, head_width], less the means of the columns.
+        let centred = |rows: StridedRows| {
+            let row = |i| &rows.row(i, width)[columns.clone()];
+            let mut means = vec![0.0; head_width];
+            for i in 0..tk {
+                means.iter_mut().zip(row(i)).for_each(|(m, v)| *m += v);
+            }
+            means.iter_mut().for_each(|m| *m /= tk as f32);
+            let rows: Vec<Vec<f32>> = (0..tk)
+                .map(|i| row(i).iter().zip(&means).map(|(v, m)| v - m).collect())
+                .collect();
+            (rows, means)
+        };
+        let quantized = |x: &[f32]| {
+            let mut q = vec![0; x.len()];
+            let scale = quantize_row(x, &mut q);
+            (q, scale)
+        };
+        let (keys, _) = centred(k);
+        let keys: Vec<_> = keys.iter().map(|key| quantized(key)).collect();
+        let (values, means) = centred(v);
+        let values: Vec<_> = (0..head_width)
+            .map(|c| quantized(&values.iter().map(|value| value[c]).collect::<Vec<_>>()))
+            .collect();
+        for i in 0..tq {
+            let (query, query_scale) = quantized(&q.row(i, width)[columns.clone()]);
+            let scores: Vec<f32> = (keys.iter())
+                .map(|(key, key_scale)| {
+                    let products = query.iter().zip(key);
+                    let sum: i32 = products.map(|(&a, &b)| i32::from(a) * i32::from(b)).sum();
+                    sum as f32 * (query_scale * key_scale) * scale
+                })
+                .collect();
+            let top = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let e: Vec<f32> = scores.iter().map(|score| (score - top).exp()).collect();
+            let share_scale = 1.0 / (255.0 * e.iter().sum::<f32>());
+            let shares = e.iter().map(|e| (255.0 * e).round_ties_even() as u8);
+            let shares: Vec<u8> = shares.collect();
+            let out = &mut out[i * width..][columns.clone()];
+            for (y, ((value, value_scale), mean)) in out.iter_mut().zip(values.iter().zip(&means)) {
+                let products = shares.iter().zip(value);
+                let sum: i32 = products.map(|(&a, &b)| i32::from(a) * i32::from(b)).sum();
+                *y = (sum as f32).mul_add(share_scale * value_scale, *mean);
+            }
+        }
+    }
+}
+
 /// exp(x) / sum exp(x), shifted by the largest value to avoid overflow.
 pub(crate) fn softmax(x: &mut [f32]) {
     let largest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);

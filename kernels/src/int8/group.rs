@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::output::Writer;
-use super::pack::{Header, Layout};
+use super::pack::{Header, Layout, MOST_COLUMNS};
 use super::taps::DepthwiseTile;
 use crate::activation::by_activation;
 use crate::dispatch::{Addend, Int8Group, Order, Target};
@@ -247,9 +247,6 @@ impl Epilogue {
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
-
-/// Most columns of a panel.
-const MOST_COLUMNS: usize = 32;
 
 /// Rows of sums that stay in the first-level cache until outputs are made of them.
 const FINISHED_ROWS: usize = 64;

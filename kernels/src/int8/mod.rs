@@ -2,6 +2,7 @@
 //! time.
 
 pub(crate) mod affine;
+pub(crate) mod attention;
 pub(crate) mod depthwise;
 pub(crate) mod group;
 mod output;

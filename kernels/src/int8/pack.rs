@@ -22,6 +22,9 @@ pub(crate) struct Layout {
     pub(crate) operand: Operand,
 }
 
+/// Most columns of a panel.
+pub(crate) const MOST_COLUMNS: usize = 32;
+
 /// The type of the rows' values in the product; the weights are always s8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(dead_code, reason = "each instruction set has its own")]
@@ -344,8 +347,16 @@ pub(crate) fn pack_panel(
     panel: &mut [u8],
 ) {
     let (header, body) = panel.split_at_mut(layout.header_size());
-    let mut sums = vec![0i32; columns.len()];
-    pack_steps(layout, weight, k, n, &columns, body, &mut sums);
+    let mut sums = [0i32; MOST_COLUMNS];
+    pack_steps(
+        layout,
+        weight,
+        k,
+        n,
+        &columns,
+        body,
+        &mut sums[..columns.len()],
+    );
     let header = header.as_chunks_mut::<4>().0;
     for (j, column) in columns.enumerate() {
         let correction = match layout.operand {
@@ -373,6 +384,29 @@ fn pack_steps(
     body: &mut [u8],
     sums: &mut [i32],
 ) {
+    match weight {
+        // Whole steps of a panel are packed as those of a block of rows.
+        Weight::OutIn(weight) if k.is_multiple_of(layout.step) => {
+            let x = &weight[columns.start * k..columns.end * k];
+            for (sum, row) in sums.iter_mut().zip(x.chunks_exact(k.max(1))) {
+                *sum += row.iter().map(|&w| i32::from(w)).sum::<i32>();
+            }
+            let (rows, count) = (layout.columns, columns.len());
+            let block = Block { x, k, rows, count };
+            let body = &mut body[..k * rows];
+            return match layout.step {
+                2 => block.pack(body, |v: [i8; 2]| v.map(i8::byte)),
+                4 => {
+                    let done = block.pack_squares(body, 0);
+                    block.pack_from(done, body, |v: [i8; 4]| v.map(i8::byte));
+                }
+                8 => block.pack(body, |v: [i8; 8]| v.map(i8::byte)),
+                16 => block.pack(body, |v: [i8; 16]| v.map(i8::byte)),
+                step => unreachable!("steps of {step}"),
+            };
+        }
+        _ => {}
+    }
     match layout.step {
         #[cfg(target_arch = "x86_64")]
         2 | 4 if is_x86_feature_detected!("avx2") => {

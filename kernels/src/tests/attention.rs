@@ -1,8 +1,12 @@
 use std::sync::Arc;
 
-use super::{UNIT, Values, assert_bit_identical_for_any_threads, edges, float, poison, vectors};
+use super::{
+    UNIT, Values, assert_bit_identical_for_any_threads, edges, float, int8_variants, poison,
+    vectors,
+};
 use crate::attention::attention;
 use crate::dispatch::{FloatKernels, Kernels, SCALAR};
+use crate::int8;
 use crate::{Affine, AttentionStages, Pointwise, StridedRows, reference};
 
 #[derive(Clone, Copy, Debug)]
@@ -377,4 +381,123 @@ fn short_matrix_panics_with_the_name() {
         1.0,
         &mut [0.0; 4],
     );
+}
+
+impl Case {
+    fn int8_by(self, kernels: Kernels) -> Values {
+        let Case {
+            tq,
+            tk,
+            heads,
+            width,
+            scale,
+            ..
+        } = self;
+        self.run(9, |q, k, v, out| {
+            int8::attention::attention(kernels, q, tq, k, v, tk, heads, width, scale, out);
+        })
+    }
+}
+
+/// Exponentials that differ by rounding move some shares to the next of 255 steps, which changes the result by at most 2/255
+/// each, as the values less their means are below 2. Nearly all other values differ by the exponentials alone.
+#[test]
+fn int8_equals_its_reference() {
+    for kernels in int8_variants() {
+        let Some(vector) = kernels.int8 else { continue };
+        let layout = vector.layout();
+        let (mut moved, mut all) = (0, 0);
+        for &tq in &edges(layout.rows) {
+            for &tk in edges(layout.columns).iter().chain(&[197, 300]) {
+                for width in [1, 5, 16, layout.columns + 1, 64] {
+                    let case = Case {
+                        tq,
+                        tk,
+                        heads: 1 + (tq + tk) % 3,
+                        width,
+                        causal: false,
+                        scale: 4.0 / (width as f32).sqrt(),
+                    };
+                    poison();
+                    let found = case.int8_by(kernels);
+                    let expected = case.int8_by(SCALAR);
+                    for (i, (y, e)) in found.iter().zip(&*expected).enumerate() {
+                        let off = (y - e).abs();
+                        assert!(
+                            off <= 4.0 / 255.0,
+                            "{}: {case:?}, value {i}: expected {e}, found {y}",
+                            kernels.name
+                        );
+                        moved += usize::from(off > 1e-4);
+                        all += 1;
+                    }
+                }
+            }
+        }
+        assert!(
+            moved * 50 < all,
+            "{}: {moved} of {all} values differ by a step",
+            kernels.name
+        );
+    }
+}
+
+/// Of values in -1 ..= 1; and of peaked weights beside many small ones, whose sum must not be lost.
+#[test]
+fn int8_is_close_to_float() {
+    for (tk, scale) in [(50, 0.125), (197, 0.125), (197, 3.0), (577, 6.0)] {
+        let case = Case {
+            tq: 40,
+            tk,
+            heads: 2,
+            width: 64,
+            causal: false,
+            scale,
+        };
+        let exact = case.by_reference(AttentionStages::NONE);
+        let found = case.int8_by(SCALAR);
+        let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|v| v * v).sum::<f32>().sqrt();
+        let off = norm(&mut found.iter().zip(&*exact).map(|(y, e)| y - e));
+        let error = off / norm(&mut exact.iter().copied());
+        assert!(error < 0.03, "{case:?}: relative error {error}");
+    }
+}
+
+#[test]
+fn int8_nan_stays_nan_and_other_rows_stay() {
+    for kernels in int8_variants() {
+        let (tk, width) = (33, 8);
+        let mut q = Values::new(1, 3 * width);
+        q[width + 2] = f32::NAN;
+        let kv = Values::new(2, 2 * tk * width);
+        let mut out = Values::new(3, 3 * width);
+        let rows = |data| StridedRows {
+            data,
+            stride: width,
+        };
+        let (k, v) = (rows(&kv[..tk * width]), rows(&kv[tk * width..]));
+        int8::attention::attention(kernels, rows(&q), 3, k, v, tk, 1, width, 1.0, &mut out);
+        for (i, row) in out.chunks_exact(width).enumerate() {
+            assert!(
+                row.iter().all(|y| y.is_nan() == (i == 1)),
+                "{}: row {i}: {row:?}",
+                kernels.name
+            );
+        }
+    }
+}
+
+#[test]
+fn int8_is_bit_identical_for_any_threads() {
+    let case = Case {
+        tq: 197,
+        tk: 197,
+        heads: 6,
+        width: 64,
+        causal: false,
+        scale: 0.125,
+    };
+    for kernels in int8_variants() {
+        assert_bit_identical_for_any_threads(|| case.int8_by(kernels).to_vec());
+    }
 }
