@@ -41,7 +41,7 @@ pub enum Op {
     Linear(Linear),
     /// Multi-head attention without a mask, `heads` dividing W. Unless there is an attribute `scale`, the scale
     /// 1/sqrt(W / heads) is folded into the query's weights.
-    Attention(AttentionInput),
+    Attention(AttentionInput, AttentionScores),
     /// Division by the Euclidean norm over the last axis.
     L2Normalize,
     /// `ActivateQuickGelu`, `ActivateGelu`: an activation function. Not "Gelu": that is a standard operator, which also
@@ -291,10 +291,10 @@ pub enum AttentionInput {
     QueryKeyValue,
     /// `SelfAttention`, of every token to every other one: `query_key_value` `[N, T, 3W]` (queries, keys, then values).
     Joint,
-    /// `ColumnAttention`, `QuantizedColumnAttention`: `query` `[N, T, A]`, `key` `[N, U, B]` and `value` `[N, U, C]`, which
-    /// may be one tensor. Of each, the columns from `query_column`, `key_column` and `value_column` on are read, as many as
-    /// `width` = W says. The products of queries and keys are multiplied by `scale`.
-    Columns(AttentionScores),
+    /// `ColumnAttention`: `query` `[N, T, A]`, `key` `[N, U, B]` and `value` `[N, U, C]`, which may be one tensor. Of each, the
+    /// columns from `query_column`, `key_column` and `value_column` on are read, as many as `width` = W says. The products of
+    /// queries and keys are multiplied by `scale`.
+    Columns,
 }
 
 /// How attention computes the shares of the values.
@@ -302,9 +302,14 @@ pub enum AttentionInput {
 pub enum AttentionScores {
     /// In floating point.
     Exact,
-    /// As other programs quantise it: the scores through a table, as [`Op::QuantizedTable`] with `scores_scale`,
-    /// `scores_zero_point` and `scores_values`; the softmax's results as [`Op::FakeQuantize`] with `shares_scale` and
-    /// `shares_zero_point`.
+    /// `Int8SelfAttention`, `Int8ColumnAttention`: both products in 8-bit integers, for each head. Of keys and values the means
+    /// over the U tokens are subtracted first; the values' are added to the result. Each query and each key is quantised
+    /// symmetrically to s8 (largest magnitude 127), as is each column of the values. The weights of a query are quantised to
+    /// 255 steps of their largest one. Sums are i32.
+    Int8,
+    /// `QuantizedColumnAttention`, as other programs quantise it: the scores through a table, as [`Op::QuantizedTable`] with
+    /// `scores_scale`, `scores_zero_point` and `scores_values`; the softmax's results as [`Op::FakeQuantize`] with
+    /// `shares_scale` and `shares_zero_point`.
     Quantized,
 }
 
@@ -360,12 +365,15 @@ impl Op {
                 linear.into_iter().chain(others)
             });
         let last = [
-            Op::Attention(AttentionInput::QueryKeyValue),
-            Op::Attention(AttentionInput::Joint),
+            Op::Attention(AttentionInput::QueryKeyValue, AttentionScores::Exact),
+            Op::Attention(AttentionInput::Joint, AttentionScores::Exact),
             Op::L2Normalize,
         ];
         let columns = [AttentionScores::Exact, AttentionScores::Quantized];
-        let columns = columns.map(|scores| Op::Attention(AttentionInput::Columns(scores)));
+        let columns = columns.map(|scores| Op::Attention(AttentionInput::Columns, scores));
+        let int8_attention = [AttentionInput::Joint, AttentionInput::Columns];
+        let int8_attention =
+            int8_attention.map(|input| Op::Attention(input, AttentionScores::Int8));
         let products = [
             (LinearInput::Plain, Float),
             (LinearInput::Plain, Int8),
@@ -394,6 +402,7 @@ impl Op {
             .chain(version_2)
             .chain(Self::of_convolutional_networks())
             .chain([Op::ConstantTokens])
+            .chain(int8_attention)
     }
 
     /// Those of version 3, and of version 4.
@@ -457,12 +466,13 @@ impl Op {
                 residual: Residual::None,
                 ..
             }) => 2,
-            Op::Attention(AttentionInput::Columns(_)) => 2,
+            Op::Attention(_, AttentionScores::Int8) => 4,
+            Op::Attention(AttentionInput::Columns, _) => 2,
             Op::PatchEmbedding(_)
             | Op::TokenEmbedding
             | Op::LayerNorm
             | Op::Linear(_)
-            | Op::Attention(_)
+            | Op::Attention(..)
             | Op::L2Normalize => 1,
             Op::Activate(_)
             | Op::NormalizePixels(ChannelOrder::First)
@@ -504,12 +514,19 @@ impl Op {
                 let storage = linear.storage.prefix();
                 format!("{input}{storage}Linear{activation}{residual}")
             }
-            Op::Attention(AttentionInput::QueryKeyValue) => "Attention".into(),
-            Op::Attention(AttentionInput::Joint) => "SelfAttention".into(),
-            Op::Attention(AttentionInput::Columns(scores)) => match scores {
-                AttentionScores::Exact => "ColumnAttention".into(),
-                AttentionScores::Quantized => "QuantizedColumnAttention".into(),
-            },
+            Op::Attention(input, scores) => {
+                let scores = match scores {
+                    AttentionScores::Exact => "",
+                    AttentionScores::Int8 => "Int8",
+                    AttentionScores::Quantized => "Quantized",
+                };
+                let input = match input {
+                    AttentionInput::QueryKeyValue => "",
+                    AttentionInput::Joint => "Self",
+                    AttentionInput::Columns => "Column",
+                };
+                format!("{scores}{input}Attention")
+            }
             Op::L2Normalize => "L2Normalize".into(),
             Op::Activate(activation) => format!("Activate{}", activation_name(activation)),
             Op::NormalizePixels(ChannelOrder::First) => "NormalizePixels".into(),
@@ -568,9 +585,9 @@ impl Op {
                 None => &["x"],
                 Some(_) => &["x", "residual"],
             },
-            Op::Attention(AttentionInput::QueryKeyValue) => &["query", "key_value"],
-            Op::Attention(AttentionInput::Joint) => &["query_key_value"],
-            Op::Attention(AttentionInput::Columns(_)) => &["query", "key", "value"],
+            Op::Attention(AttentionInput::QueryKeyValue, _) => &["query", "key_value"],
+            Op::Attention(AttentionInput::Joint, _) => &["query_key_value"],
+            Op::Attention(AttentionInput::Columns, _) => &["query", "key", "value"],
         }
     }
 
@@ -603,14 +620,14 @@ impl Op {
             Op::AffineLinear(Range::Dynamic, _) | Op::AffineConvolution(Range::Dynamic, _) => {
                 &["weight", "scale", "zero_point", "bias"]
             }
-            Op::Attention(AttentionInput::Columns(AttentionScores::Quantized)) => &[
+            Op::Attention(_, AttentionScores::Quantized) => &[
                 "scores_scale",
                 "scores_zero_point",
                 "scores_values",
                 "shares_scale",
                 "shares_zero_point",
             ],
-            Op::Attention(_)
+            Op::Attention(..)
             | Op::L2Normalize
             | Op::Activate(_)
             | Op::FakeQuantize(Range::Dynamic) => &[],
@@ -629,7 +646,7 @@ impl Op {
                 LinearInput::LayerNorm => &["epsilon"],
                 LinearInput::Offset => &["offset"],
             },
-            Op::Attention(AttentionInput::Columns(_)) => &[
+            Op::Attention(AttentionInput::Columns, _) => &[
                 "heads",
                 "width",
                 "query_column",
@@ -637,7 +654,7 @@ impl Op {
                 "value_column",
                 "scale",
             ],
-            Op::Attention(_) => &["heads"],
+            Op::Attention(..) => &["heads"],
             Op::AffineConvolution(..) | Op::Convolution(_) => {
                 &["strides", "pads", "dilations", "group"]
             }
@@ -712,5 +729,7 @@ mod tests {
         let newest = Op::named("U8QuantizedConvolutionAddU8ReluToU8");
         assert_eq!(newest.map(Op::since), Some(4));
         assert_eq!(Op::named("U8Convolution"), None);
+        let newest = Op::named("Int8ColumnAttention");
+        assert_eq!(newest.map(Op::since), Some(4));
     }
 }

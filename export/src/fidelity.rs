@@ -214,6 +214,7 @@ impl<'a> Reference<'a> {
                     (Some(Op::Linear(_)), &[.., width]) => {
                         plan.record(seen.name, seen.inputs[0], width, count);
                     }
+                    (Some(Op::Attention(..)), _) => plan.record_attention(seen.name),
                     _ => {}
                 })?;
             done += 1;
@@ -254,8 +255,10 @@ impl<'a> Reference<'a> {
         let images = SensitivityImages::new(self)?;
         let linear = plan.layers().iter().map(|l| &l.name);
         let convolutions = plan.convolutions().iter().map(|l| &l.name);
+        let attentions = plan.attentions().iter().map(|a| &a.name);
         let total = linear
             .chain(convolutions)
+            .chain(attentions)
             .filter(|name| chosen(name))
             .count();
         let mut done = 0;
@@ -283,6 +286,14 @@ impl<'a> Reference<'a> {
                 }
             })?;
             layer.sensitivity = Some(found);
+            step();
+        }
+        let attentions = plan.attentions_mut().iter_mut();
+        for attention in attentions.filter(|a| chosen(&a.name)) {
+            let found = images.sensitivity(&attention.name, &|_, seen| {
+                attention.apply(&seen.inputs, seen.output);
+            })?;
+            attention.sensitivity = Some(found);
             step();
         }
         Ok(())

@@ -13,7 +13,7 @@ use crate::fidelity::{FidelityGate, Reference};
 use crate::graph::{self, GraphOptions};
 use crate::images::{CalibrationImages, FidelityImages};
 use crate::progress::{ExportProgress, ExportStep};
-use crate::quantization::{QuantizationPlan, QuantizedLayer};
+use crate::quantization::QuantizationPlan;
 
 /// Which image encoder to write, and how.
 #[derive(Clone, Copy)]
@@ -54,7 +54,7 @@ pub(crate) struct ImageStage {
     embeddings: Option<Vec<Vec<f32>>>,
 }
 
-/// Layers that make up at most this share of the multiplications each stay in floating point if they cost
+/// Layers that make up at most this share of the multiplications each, and attentions, stay in floating point if they cost
 /// [`MIN_SHARE_OF_LOSS`]: that costs little time.
 const MAX_SHARE_OF_PRODUCTS: f64 = 0.005;
 /// The sensitivity of such a layer, as a share of what int8 loses in all.
@@ -206,8 +206,8 @@ impl EncoderWriter<'_> {
         Ok(stage)
     }
 
-    /// Writes a reduced precision. In int8, small layers that cost much fidelity stay in floating point, and the most
-    /// sensitive ones as far as the gate needs it. The report is the table of layers.
+    /// Writes a reduced precision. In int8, small layers and attentions that cost much fidelity stay in floating point, and
+    /// the most sensitive ones as far as the gate needs it. The report is the table of layers.
     fn fitted(
         &self,
         options: &EncoderOptions,
@@ -240,18 +240,12 @@ impl EncoderWriter<'_> {
             }
         }
         if int8 {
-            let (small, loss) = (
-                plan.small(MAX_SHARE_OF_PRODUCTS),
-                1.0 - fidelity.mean_cosine,
-            );
+            let cheap = plan.cheap_in_float(MAX_SHARE_OF_PRODUCTS);
+            let loss = 1.0 - fidelity.mean_cosine;
             let all = report || !gate.accepts(&fidelity);
-            let chosen = |name: &str| all || small.contains(name);
+            let chosen = |name: &str| all || cheap.contains(name);
             reference.measure_sensitivity(&mut plan, &chosen, progress)?;
-            let costly = |l: &&QuantizedLayer| {
-                small.contains(&l.name) && l.sensitivity > Some(MIN_SHARE_OF_LOSS * loss)
-            };
-            let costly = plan.layers().iter().filter(costly);
-            let names: Vec<String> = costly.map(|l| l.name.clone()).collect();
+            let names = plan.above(&cheap, MIN_SHARE_OF_LOSS * loss);
             if !names.is_empty() {
                 plan.keep_float(names);
                 encoder = self.write(options, &mut plan, progress)?;

@@ -1,10 +1,13 @@
-//! The form of each linear layer and convolution in 8-bit integers, chosen by the quantisation error on calibration images.
+//! The form of each linear layer, convolution and attention in 8-bit integers, chosen by the quantisation error on calibration images.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Result, ensure};
-use pinhole_kernels::{Affine, Int8Input, PackedLinear, PackedLinearInt8, Prologue};
+use pinhole_bundle::dialect::AttentionScores;
+use pinhole_kernels::{
+    Affine, Int8Input, PackedLinear, PackedLinearInt8, Prologue, StridedRows, int8_attention,
+};
 use pinhole_model::Activation;
 
 use crate::byte_values::{ByteValue, ValueSamples};
@@ -14,7 +17,8 @@ use crate::rounding::{
     relative_error, scale_rows, scales,
 };
 
-/// The linear layers and convolutions of an image encoder: samples of their inputs, and the form chosen for each.
+/// The linear layers, convolutions and self-attentions of an image encoder: samples of the layers' inputs, and the form chosen
+/// for each.
 #[derive(Default)]
 pub(crate) struct QuantizationPlan {
     /// Names in the order of execution.
@@ -23,11 +27,49 @@ pub(crate) struct QuantizationPlan {
     images: HashMap<String, LayerImages>,
     layers: Vec<QuantizedLayer>,
     convolutions: Vec<QuantizedConvolution>,
+    attentions: Vec<Int8Attention>,
     float: BTreeSet<String>,
     /// What layers write that may write bytes.
     outputs: HashMap<String, ValueSamples>,
     /// The results that bytes were considered for.
     bytes: Vec<ByteValue>,
+}
+
+/// A self-attention in 8-bit integers.
+#[derive(Clone)]
+pub(crate) struct Int8Attention {
+    pub name: String,
+    /// As many as an image has, or slightly less.
+    pub tokens: usize,
+    pub heads: usize,
+    /// Of queries, keys and values.
+    pub width: usize,
+    /// The first column of the queries, the keys and the values, each in its input; one input has all three.
+    pub columns: [usize; 3],
+    /// Multiplies the scores.
+    pub scale: f32,
+    /// As [`QuantizedLayer::sensitivity`].
+    pub sensitivity: Option<f32>,
+}
+
+/// Fewest tokens whose attention is computed in integers. The time that they save grows with the square of the tokens, that of
+/// quantising with their number; with the 50 of ViT-B/32 they are equal.
+const MIN_TOKENS: usize = 64;
+
+impl Int8Attention {
+    /// What the runtime computes of one image's inputs, each [tokens, any]; out is [tokens, width].
+    pub(crate) fn apply(&self, inputs: &[&[f32]], out: &mut [f32]) {
+        let tokens = out.len() / self.width;
+        let [q, k, v] = [0, 1, 2].map(|i: usize| {
+            let input = inputs[i.min(inputs.len() - 1)];
+            StridedRows {
+                data: &input[self.columns[i]..],
+                stride: input.len() / tokens,
+            }
+        });
+        let (heads, head) = (self.heads, self.width / self.heads);
+        int8_attention(q, tokens, k, v, tokens, heads, head, self.scale, out);
+    }
 }
 
 /// What the report says of a layer.
@@ -267,6 +309,13 @@ impl QuantizationPlan {
         &mut self.bytes
     }
 
+    /// Records that the attention `name` is run.
+    pub(crate) fn record_attention(&mut self, name: &str) {
+        if !self.order.iter().any(|recorded| recorded == name) {
+            self.order.push(name.into());
+        }
+    }
+
     /// Keeps the layers `names` in floating point.
     pub(crate) fn keep_float(&mut self, names: impl IntoIterator<Item = String>) {
         self.float.extend(names);
@@ -290,6 +339,25 @@ impl QuantizationPlan {
 
     pub(crate) fn convolutions_mut(&mut self) -> &mut [QuantizedConvolution] {
         &mut self.convolutions
+    }
+
+    pub(crate) fn attentions(&self) -> &[Int8Attention] {
+        &self.attentions
+    }
+
+    pub(crate) fn attentions_mut(&mut self) -> &mut [Int8Attention] {
+        &mut self.attentions
+    }
+
+    /// How `attention` is computed.
+    pub(crate) fn attention(&mut self, attention: Int8Attention) -> AttentionScores {
+        if attention.tokens < MIN_TOKENS || self.is_float(&attention.name) {
+            return AttentionScores::Exact;
+        }
+        if self.attentions.iter().all(|a| a.name != attention.name) {
+            self.attentions.push(attention);
+        }
+        AttentionScores::Int8
     }
 
     /// Layer `name` in integers; its form is chosen at the first call.
@@ -350,12 +418,21 @@ impl QuantizationPlan {
             outlier_ratio: c.outlier_ratio,
             sensitivity: c.sensitivity,
         });
-        linear.chain(convolutions).collect()
+        let attentions = self.attentions.iter().map(|a| Summary {
+            name: &a.name,
+            form: "s8 queries, keys and values".into(),
+            weights: 0,
+            error: f32::NAN,
+            baseline_error: f32::NAN,
+            outlier_ratio: f32::NAN,
+            sensitivity: a.sensitivity,
+        });
+        linear.chain(convolutions).chain(attentions).collect()
     }
 
-    /// Names of the linear layers that multiply next to nothing, as those of the class token alone: each makes up at most the
-    /// share `max_share` of their multiplications.
-    pub(crate) fn small(&self, max_share: f64) -> BTreeSet<String> {
+    /// Names of what takes little more time in floating point: linear layers that multiply next to nothing, as those of the
+    /// class token alone, each at most the share `max_share` of their multiplications; and every attention.
+    pub(crate) fn cheap_in_float(&self, max_share: f64) -> BTreeSet<String> {
         let products: Vec<(&str, f64)> = (self.layers.iter())
             .filter_map(|l| {
                 let rows = self.inputs.get(&l.name)?.rows;
@@ -363,9 +440,19 @@ impl QuantizationPlan {
             })
             .collect();
         let total: f64 = products.iter().map(|(_, products)| products).sum();
-        (products.into_iter())
+        let small = (products.into_iter())
             .filter(|(_, products)| *products <= max_share * total)
-            .map(|(name, _)| name.to_owned())
+            .map(|(name, _)| name);
+        let attentions = self.attentions.iter().map(|a| &*a.name);
+        small.chain(attentions).map(str::to_owned).collect()
+    }
+
+    /// Those of `names` whose sensitivity is above `least`.
+    pub(crate) fn above(&self, names: &BTreeSet<String>, least: f32) -> Vec<String> {
+        let layers = self.summaries().into_iter();
+        layers
+            .filter(|l| names.contains(l.name) && l.sensitivity > Some(least))
+            .map(|l| l.name.to_owned())
             .collect()
     }
 
@@ -399,10 +486,11 @@ impl QuantizationPlan {
                 .to_owned();
         let order = self.order.iter();
         for layer in order.filter_map(|name| layers.iter().find(|l| l.name == *name)) {
-            let form = if self.is_float(layer.name) {
-                "f16"
-            } else {
-                &layer.form
+            // An attention has no weights.
+            let form = match (self.is_float(layer.name), layer.weights) {
+                (false, _) => &layer.form,
+                (true, 0) => "f32",
+                (true, _) => "f16",
             };
             let [sensitivity, share] = match layer.sensitivity {
                 Some(value) => {
@@ -411,12 +499,18 @@ impl QuantizationPlan {
                 }
                 None => [String::new(), String::new()],
             };
+            // Neither an attention nor a layer without calibration has an error of its own.
+            let known = |value: f32, shown: String| match value.is_nan() {
+                true => String::new(),
+                false => shown,
+            };
+            let percent = |value: f32| known(value, format!("{:.3} %", 100.0 * value));
             table += &format!(
-                "| {} | {form} | {:.3} % | {:.3} % | {:.1} x | {sensitivity} | {share} |\n",
+                "| {} | {form} | {} | {} | {} | {sensitivity} | {share} |\n",
                 layer.name,
-                100.0 * layer.error,
-                100.0 * layer.baseline_error,
-                layer.outlier_ratio,
+                percent(layer.error),
+                percent(layer.baseline_error),
+                known(layer.outlier_ratio, format!("{:.1} x", layer.outlier_ratio)),
             );
         }
         table
@@ -849,8 +943,43 @@ mod tests {
             let float = FloatLinear::new(&weight, &bias, None);
             plan.layer(name, &float, InputOrigin::Other).unwrap();
         }
-        assert_eq!(plan.small(0.1), BTreeSet::from(["b".into(), "c".into()]));
-        assert_eq!(plan.small(0.01), BTreeSet::from(["c".into()]));
-        assert_eq!(plan.small(1.0).len(), 4);
+        let names = BTreeSet::from(["b".into(), "c".into()]);
+        assert_eq!(plan.cheap_in_float(0.1), names);
+        assert_eq!(plan.cheap_in_float(0.01), BTreeSet::from(["c".into()]));
+        assert_eq!(plan.cheap_in_float(1.0).len(), 4);
+    }
+
+    #[test]
+    fn attention_of_many_tokens_is_computed_in_integers_unless_that_costs_too_much() {
+        let mut plan = QuantizationPlan::default();
+        let attention = |name: &str, tokens| Int8Attention {
+            name: name.into(),
+            tokens,
+            heads: 1,
+            width: 8,
+            columns: [0, 8, 16],
+            scale: 1.0,
+            sensitivity: None,
+        };
+        assert_eq!(plan.attention(attention("few", 50)), AttentionScores::Exact);
+        for name in ["a", "b"] {
+            plan.record_attention(name);
+            let scores = plan.attention(attention(name, 197));
+            assert_eq!(scores, AttentionScores::Int8);
+        }
+        plan.attentions_mut()[0].sensitivity = Some(0.1);
+        plan.attentions_mut()[1].sensitivity = Some(0.3);
+        let cheap = plan.cheap_in_float(0.0);
+        assert_eq!(cheap.len(), 2);
+        assert_eq!(plan.above(&cheap, 0.2), ["b"]);
+        // They have no weights, so that any share of these has room for them.
+        assert_eq!(plan.most_sensitive(0.0), ["b", "a"]);
+        plan.keep_float(["b".into()]);
+        assert_eq!(plan.attention(attention("b", 197)), AttentionScores::Exact);
+        let table = plan.table();
+        assert!(
+            table.contains("| b | f32 |  |  |  | 3.00e-1 | 75.0 % |"),
+            "{table}"
+        );
     }
 }

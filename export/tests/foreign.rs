@@ -145,8 +145,8 @@ fn embeddings_equal_onnx_runtimes() {
             false => AttentionScores::Exact,
         };
         let attention = |o: &&NetworkOperator| match o.function {
-            Some(Op::Attention(AttentionInput::Columns(found))) => found == scores,
-            Some(Op::Attention(_)) => scores == AttentionScores::Exact,
+            Some(Op::Attention(AttentionInput::Columns, found)) => found == scores,
+            Some(Op::Attention(..)) => scores == AttentionScores::Exact,
             _ => false,
         };
         let attention = operators.iter().filter(attention).count();
@@ -326,7 +326,7 @@ fn attention_after(fused: usize, change: impl FnOnce(&mut GraphProto)) {
     fs::write(&file, model.encode_to_vec()).unwrap();
     let classifier = bundle(&file, &folder.path().join("bundle")).unwrap();
     let operators = pinhole::internal::operators(&classifier);
-    let found = (operators.iter()).filter(|o| matches!(o.function, Some(Op::Attention(_))));
+    let found = (operators.iter()).filter(|o| matches!(o.function, Some(Op::Attention(..))));
     assert_eq!(found.count(), fused, "{operators:?}");
 
     let plain = tract_onnx::onnx().model_for_path(&file).unwrap();

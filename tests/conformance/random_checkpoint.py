@@ -20,7 +20,7 @@ VOCABULARY = 49408
 CONTEXT = 77
 FAMILIES = {
     "vit-quickgelu": dict(embed=64, image=48, vision=dict(layers=3, width=128, patch=16), text=(64, 2), quick=True),
-    "vit-gelu": dict(embed=64, image=56, vision=dict(layers=2, width=64, patch=8), text=(64, 2), quick=False),
+    "vit-gelu": dict(embed=64, image=72, vision=dict(layers=2, width=64, patch=8), text=(64, 2), quick=False),
     "vit-average": dict(
         embed=64, image=48, vision=dict(layers=2, width=64, patch=16), text=(64, 2), quick=False,
         form=dict(pool_type="avg", no_ln_pre=True, mlp_ratio=2.5),

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use pinhole::internal::{attributes, nonlinearity};
 use pinhole_bundle::dialect::{
-    Convolution, ConvolutionActivation, Element, Linear, LinearInput, Op, Residual, Storage,
+    AttentionInput, AttentionScores, Convolution, ConvolutionActivation, Element, Linear,
+    LinearInput, Op, Residual, Storage,
 };
 use pinhole_kernels::{Affine, PackedConvolution, Window};
 use tract_onnx::pb::{AttributeProto, NodeProto, TensorProto};
@@ -14,7 +15,9 @@ use super::node::{float_tensor, int8_tensor, replacement, uint8_tensor, window_a
 use crate::convolution_quantization::{FloatConvolution, QuantizedConvolution};
 use crate::graph::functions::op_of;
 use crate::graph::proto::float;
-use crate::quantization::{FloatLinear, InputOrigin, QuantizationPlan, QuantizedLayer};
+use crate::quantization::{
+    FloatLinear, InputOrigin, Int8Attention, QuantizationPlan, QuantizedLayer,
+};
 
 impl EncoderGraph {
     /// Replaces the float linear layers and convolutions by those that `plan` chooses and records. A layer behind a layer
@@ -38,6 +41,14 @@ impl EncoderGraph {
                     let node = one_pixel.as_ref().unwrap_or(node);
                     if let Some(quantized) = convolution(node, op, plan, &bytes)? {
                         self.nodes[i] = quantized;
+                    }
+                    continue;
+                }
+                Some(Op::Attention(input, AttentionScores::Exact)) => {
+                    if let Some(attention) = self.int8_attention(node, input) {
+                        let op = Op::Attention(input, plan.attention(attention));
+                        let (inputs, attributes) = (node.input.clone(), node.attribute.clone());
+                        self.nodes[i] = replacement(node, op, inputs, attributes);
                     }
                     continue;
                 }
@@ -119,6 +130,38 @@ impl EncoderGraph {
                 image && !norm && convolution_of(node).is_some()
             }
             _ => false,
+        })
+    }
+
+    /// The attention `node` in integers, if it is of every token to every other one: of a single query it would cost more to
+    /// quantise the keys and values than integers save.
+    fn int8_attention(&self, node: &NodeProto, input: AttentionInput) -> Option<Int8Attention> {
+        let shape = |name: &String| {
+            self.shape(name)
+                .and_then(|s| <[usize; 3]>::try_from(s).ok())
+        };
+        let [_, tokens, width] = shape(node.output.first()?)?;
+        let columns = match input {
+            AttentionInput::QueryKeyValue => return None,
+            AttentionInput::Joint => [0, width, 2 * width],
+            AttentionInput::Columns => ["query_column", "key_column", "value_column"].map(|name| {
+                attributes::integers(node, name)
+                    .first()
+                    .map_or(0, |&c| c as usize)
+            }),
+        };
+        let of_all = |name| shape(name).is_some_and(|[_, rows, _]| rows == tokens);
+        if !node.input.iter().all(of_all) {
+            return None;
+        }
+        Some(Int8Attention {
+            name: node.name.clone(),
+            tokens,
+            heads: *attributes::integers(node, "heads").first()? as usize,
+            width,
+            columns,
+            scale: attributes::float(node, "scale", 1.0),
+            sensitivity: None,
         })
     }
 }

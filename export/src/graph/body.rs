@@ -43,6 +43,19 @@ pub(super) fn transposed(input: &str, output: &str, perm: &[i64]) -> NodeProto {
     node("Transpose", &[input], output, vec![ints("perm", perm)])
 }
 
+/// `op` over `axis`, which is kept. Since version 18 the axes are an input.
+pub(super) fn reduced(op: &str, x: &str, output: &str, axis: i64, version: i64) -> Vec<NodeProto> {
+    let keep = int("keepdims", 1);
+    if version < 18 {
+        return vec![node(op, &[x], output, vec![ints("axes", &[axis]), keep])];
+    }
+    let axes = format!("{output}_axes");
+    vec![
+        constant(&axes, ints("value_ints", &[axis])),
+        node(op, &[x, &axes], output, vec![keep]),
+    ]
+}
+
 /// The attributes of a convolution that are those of the function.
 pub(super) fn window() -> Vec<AttributeProto> {
     let lists = ["strides", "pads", "dilations"];

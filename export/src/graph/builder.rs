@@ -1,15 +1,17 @@
 //! Building the graph node by node: linear layers in floating point or in 8-bit integers.
 
 use anyhow::Result;
-use pinhole_bundle::dialect::{self, Linear, LinearInput, Op, Residual, Storage};
+use pinhole_bundle::dialect::{
+    self, AttentionInput, AttentionScores, Linear, LinearInput, Op, Residual, Storage,
+};
 use pinhole_checkpoint::Checkpoint;
 use pinhole_model::{Activation, Tensor};
 use tract_onnx::pb::{AttributeProto, NodeProto};
 
-use super::proto::{float, node};
+use super::proto::{float, ints, node};
 use super::weights::WeightFile;
 use crate::quantization::{
-    FloatLinear, InputOrigin, InputTransform, QuantizationPlan, QuantizedLayer,
+    FloatLinear, InputOrigin, InputTransform, Int8Attention, QuantizationPlan, QuantizedLayer,
 };
 
 /// A graph under construction. Each method that adds a node returns the name of its output.
@@ -249,6 +251,22 @@ impl GraphBuilder<'_> {
             ..with(Storage::Int8)
         };
         Ok(self.call(Op::Linear(layer), name, &all, epsilon))
+    }
+
+    /// The attention of every token of `query_key_value` `[N, T, 3W]` to every other one.
+    pub(super) fn self_attention(
+        &mut self,
+        query_key_value: &str,
+        attention: Int8Attention,
+    ) -> String {
+        let heads = vec![ints("heads", &[attention.heads as i64])];
+        let name = attention.name.clone();
+        let scores = match &mut self.plan {
+            None => AttentionScores::Exact,
+            Some(plan) => plan.attention(attention),
+        };
+        let op = Op::Attention(AttentionInput::Joint, scores);
+        self.call(op, &name, &[query_key_value], heads)
     }
 
     /// Layer `name` in 8-bit integers; `None` where it is written in floating point.

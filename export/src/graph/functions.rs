@@ -7,7 +7,9 @@ use tract_onnx::pb::{
 };
 
 use super::attention_bodies::{attention, column_attention};
-use super::body::{cast, constant, gelu, gelu_tanh, node, quick_gelu, reference, to_float};
+use super::body::{
+    cast, constant, gelu, gelu_tanh, node, quick_gelu, reduced, reference, to_float,
+};
 use super::proto::{float, int, ints, opset};
 use super::{convolution_bodies, imported_bodies};
 
@@ -37,15 +39,16 @@ fn body(op: Op, version: i64) -> Vec<NodeProto> {
         Op::ConstantTokens => constant_tokens(),
         Op::LayerNorm => vec![layer_norm("bias", "y")],
         Op::Linear(layer) => linear(layer, version),
-        Op::Attention(AttentionInput::QueryKeyValue) => {
-            attention("key_value", &["key", "value"], version)
+        Op::Attention(AttentionInput::QueryKeyValue, scores) => {
+            attention("key_value", &["key", "value"], scores, version)
         }
-        Op::Attention(AttentionInput::Joint) => {
-            attention("query_key_value", &["query", "key", "value"], version)
+        Op::Attention(AttentionInput::Joint, scores) => {
+            let parts = ["query", "key", "value"];
+            attention("query_key_value", &parts, scores, version)
         }
-        Op::Attention(AttentionInput::Columns(scores)) => column_attention(scores),
+        Op::Attention(AttentionInput::Columns, scores) => column_attention(scores, version),
         Op::L2Normalize => {
-            let mut body = reduced("ReduceL2", "x", "norm", version);
+            let mut body = reduced("ReduceL2", "x", "norm", -1, version);
             body.push(node("Div", &["x", "norm"], "y", vec![]));
             body
         }
@@ -163,20 +166,8 @@ fn offset_product(x: &str, output: &str, version: i64) -> Vec<NodeProto> {
 /// Of each row of `x`, into `largest`.
 fn largest_magnitude(x: &str, version: i64) -> Vec<NodeProto> {
     let mut body = vec![node("Abs", &[x], "magnitude", vec![])];
-    body.extend(reduced("ReduceMax", "magnitude", "largest", version));
+    body.extend(reduced("ReduceMax", "magnitude", "largest", -1, version));
     body
-}
-
-/// `op` over the last axis, which is kept. Since version 18 the axes are an input.
-fn reduced(op: &str, x: &str, output: &str, version: i64) -> Vec<NodeProto> {
-    let keep = int("keepdims", 1);
-    if version < 18 {
-        return vec![node(op, &[x], output, vec![ints("axes", &[-1]), keep])];
-    }
-    vec![
-        constant("last", ints("value_ints", &[-1])),
-        node(op, &[x, "last"], output, vec![keep]),
-    ]
 }
 
 /// The integer product of `x` and `weight`, scaled back and with `bias` added. Each row of `x` is quantised to type

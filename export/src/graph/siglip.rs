@@ -1,7 +1,7 @@
 //! SigLIP's vision transformer, read by attention pooling.
 
 use anyhow::Result;
-use pinhole_bundle::dialect::{AttentionInput, Op};
+use pinhole_bundle::dialect::{AttentionInput, AttentionScores, Op};
 use pinhole_model::Activation;
 
 use super::builder::{FusedLinear, GraphBuilder};
@@ -68,7 +68,7 @@ fn attention_pool(
     };
     let key_value = graph.norm_linear(&name("key_value"), x, &norm, &key_value)?;
     let mixed = graph.call(
-        Op::Attention(AttentionInput::QueryKeyValue),
+        Op::Attention(AttentionInput::QueryKeyValue, AttentionScores::Exact),
         &name("attention"),
         &[&query, &key_value],
         vec![ints("heads", &[shape.heads as i64])],

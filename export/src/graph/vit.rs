@@ -1,12 +1,12 @@
 //! CLIP's vision transformer.
 
 use anyhow::Result;
-use pinhole_bundle::dialect::{AttentionInput, Linear, Op, Storage};
+use pinhole_bundle::dialect::{AttentionInput, AttentionScores, Linear, Op, Storage};
 use pinhole_model::{Activation, Tensor, VitPooling};
 
 use super::builder::{FusedLinear, GraphBuilder};
 use super::proto::{float, int, ints};
-use crate::quantization::{FloatLinear, InputOrigin, InputTransform};
+use crate::quantization::{FloatLinear, InputOrigin, InputTransform, Int8Attention};
 
 /// Sizes of the encoder.
 pub(super) struct VitShape {
@@ -224,7 +224,6 @@ pub(super) fn block(
     query
         .chain(&mut bias[..width])
         .for_each(|value| *value *= scale);
-    let heads = vec![ints("heads", &[shape.heads as i64])];
     // Attention takes a weighted mean of the values channel by channel, so the input transform of the output
     // projection can be applied to the values.
     let out_weight = graph.tensor(&format!("{source}.attn.out_proj.weight"))?;
@@ -245,14 +244,23 @@ pub(super) fn block(
         let key_value = projection(width..3 * width, &value_transform);
         let key_value = graph.norm_linear(&name("key_value"), x, &norm, &key_value)?;
         let inputs = [query.as_str(), &key_value];
-        let op = Op::Attention(AttentionInput::QueryKeyValue);
+        let op = Op::Attention(AttentionInput::QueryKeyValue, AttentionScores::Exact);
+        let heads = vec![ints("heads", &[shape.heads as i64])];
         let mixed = graph.call(op, &name("attention"), &inputs, heads);
         (residual, mixed)
     } else {
         let all = projection(0..3 * width, &value_transform);
         let all = graph.norm_linear(&name("query_key_value"), x, &norm, &all)?;
-        let op = Op::Attention(AttentionInput::Joint);
-        let mixed = graph.call(op, &name("attention"), &[&all], heads);
+        let attention = Int8Attention {
+            name: name("attention"),
+            tokens: (shape.image_size / shape.patch).pow(2),
+            heads: shape.heads,
+            width,
+            columns: [0, width, 2 * width],
+            scale: 1.0,
+            sensitivity: None,
+        };
+        let mixed = graph.self_attention(&all, attention);
         (x.to_owned(), mixed)
     };
 

@@ -349,7 +349,7 @@ impl EncoderGraph {
                 AttentionScores::Quantized
             }
         };
-        let op = Op::Attention(AttentionInput::Columns(scores));
+        let op = Op::Attention(AttentionInput::Columns, scores);
 
         // The attention, functions of its result, and its shape; the last of them takes the place of the last node.
         let shape = self.shape(&output).unwrap_or_default().to_vec();

@@ -10,7 +10,7 @@ use crate::graph::functions::op_of;
 use crate::graph::proto::ints;
 
 /// Attention over columns without quantisation.
-const COLUMNS: Op = Op::Attention(AttentionInput::Columns(AttentionScores::Exact));
+const COLUMNS: Op = Op::Attention(AttentionInput::Columns, AttentionScores::Exact);
 /// The columns that attention reads, in the order of its inputs.
 const FIRST_COLUMNS: [&str; 3] = ["query_column", "key_column", "value_column"];
 
@@ -95,7 +95,7 @@ impl EncoderGraph {
                 width(node).unwrap_or(0) as usize,
             );
             let heads = ints("heads", attributes::integers(node, "heads"));
-            let op = Op::Attention(AttentionInput::Joint);
+            let op = Op::Attention(AttentionInput::Joint, AttentionScores::Exact);
             let joint = replacement(node, op, vec![node.input[0].clone()], vec![heads]);
             self.nodes[i] = joint;
             if scale == 1.0 {

@@ -18,11 +18,51 @@ use super::parameters::{integer, number, positive_integer};
 #[derive(Debug)]
 struct Attention {
     heads: usize,
+    products: Products,
 }
 
-pub(super) fn attention(node: &NodeProto, op: Op) -> Built {
+/// What the products of queries, keys and values are computed in.
+#[derive(Debug, PartialEq)]
+enum Products {
+    Float,
+    Int8,
+}
+
+impl Products {
+    fn of(scores: AttentionScores) -> Self {
+        match scores {
+            AttentionScores::Exact | AttentionScores::Quantized => Products::Float,
+            AttentionScores::Int8 => Products::Int8,
+        }
+    }
+
+    /// Attention without a mask: see [`kernels::attention`] and [`kernels::int8_attention`].
+    #[allow(clippy::too_many_arguments)]
+    fn attention(
+        &self,
+        q: StridedRows,
+        tq: usize,
+        k: StridedRows,
+        v: StridedRows,
+        tk: usize,
+        heads: usize,
+        head: usize,
+        scale: f32,
+        out: &mut [f32],
+    ) {
+        match self {
+            Products::Float => {
+                kernels::attention(q, tq, k, v, tk, heads, head, false, scale, out);
+            }
+            Products::Int8 => kernels::int8_attention(q, tq, k, v, tk, heads, head, scale, out),
+        }
+    }
+}
+
+pub(super) fn attention(node: &NodeProto, input: AttentionInput, scores: AttentionScores) -> Built {
     let heads = positive_integer(node, "heads")?;
-    build(op, Attention { heads })
+    let products = Products::of(scores);
+    build(Op::Attention(input, scores), Attention { heads, products })
 }
 
 impl Compute for Attention {
@@ -66,7 +106,7 @@ impl Compute for Attention {
         let outs = output.chunks_exact_mut(tq * width);
         for ((query, key), out) in queries.zip(keys).zip(outs) {
             let rows = |data, stride| StridedRows { data, stride };
-            kernels::attention(
+            self.products.attention(
                 rows(query, columns),
                 tq,
                 rows(&key[first..], stride),
@@ -74,7 +114,6 @@ impl Compute for Attention {
                 tk,
                 self.heads,
                 width / self.heads,
-                false,
                 1.0,
                 out,
             );
@@ -91,6 +130,7 @@ struct ColumnAttention {
     /// The first column of the queries, keys and values.
     columns: [usize; 3],
     scale: f32,
+    products: Products,
     /// What is done to the scores and the softmax's results; nothing, or `scale` too.
     stages: AttentionStages,
 }
@@ -102,7 +142,7 @@ pub(super) fn column_attention(
 ) -> Built {
     let scale = number(node, "scale")?;
     let stages = match scores {
-        AttentionScores::Exact => AttentionStages::default(),
+        AttentionScores::Exact | AttentionScores::Int8 => AttentionStages::default(),
         AttentionScores::Quantized => {
             let affine = static_affine(context, node, "scores")?;
             let values = table(context, node, "scores_values")?;
@@ -121,9 +161,10 @@ pub(super) fn column_attention(
         width: positive_integer(node, "width")?,
         columns: [query?, key?, value?],
         scale,
+        products: Products::of(scores),
         stages,
     };
-    build(Op::Attention(AttentionInput::Columns(scores)), attention)
+    build(Op::Attention(AttentionInput::Columns, scores), attention)
 }
 
 /// A table of the quantised values themselves needs no look-up.
@@ -183,8 +224,7 @@ impl Compute for ColumnAttention {
             let (q, k, v) = (part(q, first_q), part(k, first_k), part(v, first_v));
             let head = width / heads;
             if self.stages == AttentionStages::default() {
-                let scale = self.scale;
-                kernels::attention(q, tq, k, v, tk, heads, head, false, scale, out);
+                (self.products).attention(q, tq, k, v, tk, heads, head, self.scale, out);
             } else {
                 kernels::staged_attention(q, tq, k, v, tk, heads, head, &self.stages, out);
             }

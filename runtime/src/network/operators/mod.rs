@@ -57,10 +57,10 @@ fn function<const F16: bool>(context: &ParsingContext, node: &NodeProto) -> Buil
             Storage::Float => linear::linear::<F16>(context, node, layer),
             Storage::Int8 => quantized_linear::quantized_linear(context, node, layer),
         },
-        Op::Attention(AttentionInput::Columns(scores)) => {
+        Op::Attention(AttentionInput::Columns, scores) => {
             attention::column_attention(context, node, scores)
         }
-        Op::Attention(_) => attention::attention(node, op),
+        Op::Attention(input, scores) => attention::attention(node, input, scores),
         Op::L2Normalize => build(op, norm::L2Normalize),
         Op::Activate(activation) => build(op, elementwise::Activate(activation)),
         Op::NormalizePixels(order) => elementwise::normalize_pixels(context, node, order),

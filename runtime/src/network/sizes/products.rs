@@ -133,7 +133,7 @@ pub(super) fn dialect(node: &Node) -> Result<Computed, String> {
                 _ => node.refuse(1, &format!("[n, {width}]")),
             }
         }
-        (Op::Attention(AttentionInput::QueryKeyValue), &[n, tokens, width]) => {
+        (Op::Attention(AttentionInput::QueryKeyValue, _), &[n, tokens, width]) => {
             match *node.shape(1)? {
                 [_, others, both] if both == 2 * width => {
                     attention(node, tokens, others, vec![n, tokens, width])
@@ -141,15 +141,15 @@ pub(super) fn dialect(node: &Node) -> Result<Computed, String> {
                 _ => node.refuse(1, &format!("[{n}, U, {}]", 2 * width)),
             }
         }
-        (Op::Attention(AttentionInput::Joint), &[n, tokens, width]) => {
+        (Op::Attention(AttentionInput::Joint, _), &[n, tokens, width]) => {
             attention(node, tokens, tokens, vec![n, tokens, width / 3])
         }
-        (Op::Attention(AttentionInput::Columns(_)), &[n, tokens, _]) => {
+        (Op::Attention(AttentionInput::Columns, _), &[n, tokens, _]) => {
             let others = column_attention(node, n)?;
             let width = integer(node, "width") as usize;
             attention(node, tokens, others, vec![n, tokens, width])
         }
-        (Op::TokenEmbedding | Op::ConstantTokens | Op::Attention(_), _) => {
+        (Op::TokenEmbedding | Op::ConstantTokens | Op::Attention(..), _) => {
             node.refuse(0, "[N, T, W]")
         }
         (Op::LayerNorm | Op::L2Normalize, []) => node.refuse(0, "one dimension or more"),
