@@ -209,7 +209,7 @@ impl<'a> Reference<'a> {
                             plan.record(seen.name, x, channels, count);
                         }
                         plan.record_image(seen.name, x, shape, count);
-                        plan.record_output(seen.name, seen.output, count);
+                        plan.record_output(seen.name, seen.output);
                     }
                     (Some(Op::Linear(_)), &[.., width]) => {
                         plan.record(seen.name, seen.inputs[0], width, count);

@@ -10,7 +10,7 @@ use pinhole_kernels::{
 };
 use pinhole_model::Activation;
 
-use crate::byte_values::{ByteValue, ValueSamples};
+use crate::byte_values::{ByteValue, ValueRange};
 use crate::convolution_quantization::{FloatConvolution, LayerImages, QuantizedConvolution};
 use crate::rounding::{
     MIN_GAIN, clipped_scales, coordinate_descent, mean, mean_squares, outlier_ratio, quantize,
@@ -30,7 +30,7 @@ pub(crate) struct QuantizationPlan {
     attentions: Vec<Int8Attention>,
     float: BTreeSet<String>,
     /// What layers write that may write bytes.
-    outputs: HashMap<String, ValueSamples>,
+    outputs: HashMap<String, ValueRange>,
     /// The results that bytes were considered for.
     bytes: Vec<ByteValue>,
 }
@@ -266,12 +266,9 @@ impl QuantizationPlan {
         inputs.record(x);
     }
 
-    /// Records the result `y` of layer `name`, which may become bytes, on one of `images` images.
-    pub(crate) fn record_output(&mut self, name: &str, y: &[f32], images: usize) {
-        let samples = self.outputs.entry(name.into());
-        samples
-            .or_insert_with(|| ValueSamples::new(images))
-            .record(y);
+    /// Records the result `y` of layer `name`, which may become bytes, on an image.
+    pub(crate) fn record_output(&mut self, name: &str, y: &[f32]) {
+        self.outputs.entry(name.into()).or_default().record(y);
     }
 
     /// The scale of the result of layer `name` as bytes; `None` if it stays f32.

@@ -83,7 +83,8 @@ impl EncoderGraph {
         Ok(())
     }
 
-    /// The values that are to be bytes, by name.
+    /// The values that are to be bytes, by name. What is added to later sums stays f32: rounded again at each addition it would
+    /// double what int8 loses (of a trained ResNet 1.5e-3 of the mean cosine instead of 6e-4), and save next to no time.
     fn bytes(&self, plan: &mut QuantizationPlan) -> Result<HashMap<String, Affine>, String> {
         let mut integers = vec![];
         for node in &self.nodes {
@@ -91,7 +92,11 @@ impl EncoderGraph {
         }
         // Values that something else reads.
         let others = self.nodes.iter().zip(&integers).filter(|(_, is)| !**is);
-        let others: Vec<&String> = others.flat_map(|(node, _)| &node.input).collect();
+        let residuals = self.nodes.iter().filter_map(|node| node.input.get(1));
+        let others: Vec<&String> = others
+            .flat_map(|(node, _)| &node.input)
+            .chain(residuals)
+            .collect();
         let mut bytes = HashMap::new();
         for (node, _) in self.nodes.iter().zip(&integers).filter(|(_, is)| **is) {
             let y = &node.output[0];
