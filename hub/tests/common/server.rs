@@ -107,16 +107,17 @@ impl Hub {
             assert_eq!(stderr.contains(&note), downloaded, "{stderr}");
             said.push(stderr.replace(&note, ""));
         }
-        for (clip, offline, reason) in [
+        for (clip, offline, expected, reason) in [
             (
                 "hf:org/other",
                 "1",
+                1,
                 "error: org/other: not complete in the cache",
             ),
-            ("hf:nothing", "0", "expected hf:ORGANISATION/NAME"),
+            ("hf:nothing", "0", 2, "expected hf:ORGANISATION/NAME"),
         ] {
             let (code, _, stderr) = run(clip, offline);
-            assert_eq!(code, Some(1), "{clip}");
+            assert_eq!(code, Some(expected), "{clip}");
             assert!(stderr.contains(reason), "{stderr}");
         }
         said
