@@ -84,17 +84,16 @@ pub enum ChannelOrder {
 ///
 /// In int8 the weight is s8 with a per-channel `scale` `[M]`. Sums are i32; scales, bias and what follows are f32. Each image
 /// of an x in f32 is quantised at run time to 255 steps from the smallest to the largest of its values and 0, as by
-/// DynamicQuantizeLinear. x, residual and result may each be [`Element::U8`], so that convolutions behind each other exchange
-/// bytes. The name is
-/// `[U8][Quantized]Convolution[Add|AddU8][QuickGelu|Gelu|GeluTanh|Relu|Silu|HardSwish][ToU8]`.
+/// DynamicQuantizeLinear. x and result may be [`Element::U8`], so that convolutions behind each other exchange bytes. The name
+/// is `[U8][Quantized]Convolution[Add][QuickGelu|Gelu|GeluTanh|Relu|Silu|HardSwish][ToU8]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Convolution {
     /// Arithmetic of the product.
     pub storage: Storage,
     /// The type of x.
     pub x: Element,
-    /// The type of what is added to the product with its bias, if something is.
-    pub residual: Option<Element>,
+    /// Whether something is added to the product with its bias.
+    pub residual: Residual,
     /// Applied last.
     pub activation: Option<ConvolutionActivation>,
     /// The type of the result.
@@ -123,7 +122,7 @@ impl Convolution {
         Convolution {
             storage,
             x: Element::F32,
-            residual: None,
+            residual: Residual::None,
             activation: None,
             y: Element::F32,
         }
@@ -131,9 +130,7 @@ impl Convolution {
 
     /// Whether it reads or writes bytes.
     pub const fn has_bytes(self) -> bool {
-        matches!(self.x, Element::U8)
-            || matches!(self.residual, Some(Element::U8))
-            || matches!(self.y, Element::U8)
+        matches!(self.x, Element::U8) || matches!(self.y, Element::U8)
     }
 
     const fn parameters(self) -> &'static [&'static str] {
@@ -146,34 +143,11 @@ impl Convolution {
                 &["weight", "scale", "bias", $($name),*]
             };
         }
-        match (self.x, self.residual, self.y) {
-            (F32, None | Some(F32), F32) => self.storage.parameters(),
-            (F32, None | Some(F32), U8) => with!("y_scale", "y_zero_point"),
-            (F32, Some(U8), F32) => with!("residual_scale", "residual_zero_point"),
-            (F32, Some(U8), U8) => with!(
-                "residual_scale",
-                "residual_zero_point",
-                "y_scale",
-                "y_zero_point"
-            ),
-            (U8, None | Some(F32), F32) => with!("x_scale", "x_zero_point"),
-            (U8, None | Some(F32), U8) => {
-                with!("x_scale", "x_zero_point", "y_scale", "y_zero_point")
-            }
-            (U8, Some(U8), F32) => with!(
-                "x_scale",
-                "x_zero_point",
-                "residual_scale",
-                "residual_zero_point"
-            ),
-            (U8, Some(U8), U8) => with!(
-                "x_scale",
-                "x_zero_point",
-                "residual_scale",
-                "residual_zero_point",
-                "y_scale",
-                "y_zero_point"
-            ),
+        match (self.x, self.y) {
+            (F32, F32) => self.storage.parameters(),
+            (F32, U8) => with!("y_scale", "y_zero_point"),
+            (U8, F32) => with!("x_scale", "x_zero_point"),
+            (U8, U8) => with!("x_scale", "x_zero_point", "y_scale", "y_zero_point"),
         }
     }
 }
@@ -259,7 +233,7 @@ pub enum LinearInput {
     Offset,
 }
 
-/// What a linear layer adds last.
+/// What a linear layer adds last, a convolution before its activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Residual {
     /// Nothing.
@@ -407,7 +381,7 @@ impl Op {
 
     /// Those of version 3, and of version 4.
     fn of_convolutional_networks() -> impl Iterator<Item = Op> {
-        let residuals = [None, Some(Element::F32), Some(Element::U8)];
+        let residuals = [Residual::None, Residual::Add];
         let types = Element::ALL.into_iter().flat_map(move |x| {
             let of_x = move |y| residuals.map(|residual| (x, residual, y));
             Element::ALL.into_iter().flat_map(of_x)
@@ -537,11 +511,7 @@ impl Op {
                     Element::U8 => "U8",
                 };
                 let storage = convolution.storage.prefix();
-                let residual = match convolution.residual {
-                    None => "",
-                    Some(Element::F32) => "Add",
-                    Some(Element::U8) => "AddU8",
-                };
+                let residual = convolution.residual.name();
                 let activation = convolution
                     .activation
                     .map_or("", ConvolutionActivation::name);
@@ -581,10 +551,7 @@ impl Op {
             | Op::AffineLinear(..)
             | Op::AffineConvolution(..) => &["x"],
             Op::Linear(linear) => linear.residual.inputs(),
-            Op::Convolution(convolution) => match convolution.residual {
-                None => &["x"],
-                Some(_) => &["x", "residual"],
-            },
+            Op::Convolution(convolution) => convolution.residual.inputs(),
             Op::Attention(AttentionInput::QueryKeyValue, _) => &["query", "key_value"],
             Op::Attention(AttentionInput::Joint, _) => &["query_key_value"],
             Op::Attention(AttentionInput::Columns, _) => &["query", "key", "value"],
@@ -726,7 +693,7 @@ mod tests {
         assert_eq!(newer.map(Op::since), Some(2));
         let newest = Op::named("QuantizedConvolutionAddRelu");
         assert_eq!(newest.map(Op::since), Some(3));
-        let newest = Op::named("U8QuantizedConvolutionAddU8ReluToU8");
+        let newest = Op::named("U8QuantizedConvolutionAddReluToU8");
         assert_eq!(newest.map(Op::since), Some(4));
         assert_eq!(Op::named("U8Convolution"), None);
         let newest = Op::named("Int8ColumnAttention");

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use pinhole_kernels::{
     Affine, ConvolutionInput, ConvolutionOutput, ConvolutionWeights, FloatConvolutionWeights,
-    ImageLayout, ImageValues, Nonlinearity, PackedConvolution, PackedFloatConvolution, Window,
+    ImageLayout, Nonlinearity, PackedConvolution, PackedFloatConvolution, Window,
 };
 
 use crate::rounding::{
@@ -330,7 +330,6 @@ impl QuantizedConvolution {
     ) {
         let (layouts, by) = ([ImageLayout::ChannelsLast; 2], [Affine::dynamic(x)]);
         let x = ConvolutionInput::F32(x, &by);
-        let residual = residual.map(ImageValues::F32);
         let out = ConvolutionOutput::F32(out);
         packed.apply(x, image, layouts, self.activation, residual, out);
     }

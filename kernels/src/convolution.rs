@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::dispatch::{
-    Addend, DepthwiseBlock, Int8Group, Int8Kernels, Kernels, Offsets, Order, Target,
+    DepthwiseBlock, Int8Group, Int8Kernels, Kernels, Offsets, Order, Residual, Target,
 };
 use crate::int8::WeightError;
 use crate::int8::affine::without_minimum;
@@ -25,8 +25,8 @@ use crate::select::kernels;
 use crate::threads::{self, Shared};
 use crate::transpose::{interleaved, transposed};
 use crate::types::{
-    Affine, ConvolutionInput, ConvolutionOutput, ConvolutionWeights, ImageLayout, ImageValues,
-    Nonlinearity, Window,
+    Affine, ConvolutionInput, ConvolutionOutput, ConvolutionWeights, ImageLayout, Nonlinearity,
+    Window,
 };
 
 /// A convolution packed for the chosen variant: y = activation(sum of (x - zero point) (W - zero points) + b + residual). W
@@ -174,7 +174,7 @@ impl PackedConvolution {
         image: [usize; 2],
         layouts: [ImageLayout; 2],
         activation: Option<Nonlinearity>,
-        residual: Option<ImageValues>,
+        residual: Option<&[f32]>,
         mut out: ConvolutionOutput,
     ) {
         let [height, width] = image;
@@ -204,12 +204,8 @@ impl PackedConvolution {
             self.outputs
         );
         let floats = matches!(
-            (&x, &residual, &out),
-            (
-                ConvolutionInput::F32(..),
-                None | Some(ImageValues::F32(_)),
-                ConvolutionOutput::F32(_)
-            )
+            (&x, &out),
+            (ConvolutionInput::F32(..), ConvolutionOutput::F32(_))
         );
         assert!(
             floats || layouts == [ImageLayout::ChannelsLast; 2],
@@ -219,7 +215,7 @@ impl PackedConvolution {
             return;
         }
         for i in 0..images {
-            let residual = residual.map(|r| r.part(i * out_size, out_size));
+            let residual = residual.map(|r| &r[i * out_size..][..out_size]);
             let out = out.part(i * out_size, out_size);
             let call = |bytes: &[u8], by: Affine| {
                 let x = Image {
@@ -229,7 +225,7 @@ impl PackedConvolution {
                     channels: self.inputs,
                     by,
                 };
-                let run = |residual: Option<ImageValues>, out: ConvolutionOutput| {
+                let run = |residual: Option<&[f32]>, out: ConvolutionOutput| {
                     let call = Call {
                         layer: self,
                         x: &x,
@@ -245,14 +241,11 @@ impl PackedConvolution {
                 };
                 scratch::with(out_size, |last: &mut [f32]| {
                     match residual {
-                        Some(ImageValues::F32(residual)) => {
-                            scratch::with(out_size, |moved: &mut [f32]| {
-                                transpose(residual, self.outputs, pixels, moved);
-                                let moved = ImageValues::F32(moved);
-                                run(Some(moved), ConvolutionOutput::F32(last));
-                            })
-                        }
-                        residual => run(residual, ConvolutionOutput::F32(last)),
+                        None => run(None, ConvolutionOutput::F32(last)),
+                        Some(residual) => scratch::with(out_size, |moved: &mut [f32]| {
+                            transpose(residual, self.outputs, pixels, moved);
+                            run(Some(moved), ConvolutionOutput::F32(last));
+                        }),
                     }
                     transpose(last, pixels, self.outputs, out);
                 });
@@ -296,23 +289,6 @@ impl PackedConvolution {
             });
         });
         finite.into_inner()
-    }
-}
-
-impl<'a> ImageValues<'a> {
-    fn len(self) -> usize {
-        match self {
-            ImageValues::F32(values) => values.len(),
-            ImageValues::Bytes(bytes, _) => bytes.len(),
-        }
-    }
-
-    /// The `count` values from `first` on.
-    fn part(self, first: usize, count: usize) -> ImageValues<'a> {
-        match self {
-            ImageValues::F32(values) => ImageValues::F32(&values[first..][..count]),
-            ImageValues::Bytes(bytes, by) => ImageValues::Bytes(&bytes[first..][..count], by),
-        }
     }
 }
 
@@ -371,7 +347,7 @@ struct Call<'a> {
     out_width: usize,
     activation: Option<Nonlinearity>,
     /// As large as the output.
-    residual: Option<ImageValues<'a>>,
+    residual: Option<&'a [f32]>,
 }
 
 impl Call<'_> {
@@ -597,8 +573,8 @@ impl Dense {
                     zero_points: self.zero_points.get(columns.clone()).unwrap_or(&[]),
                 };
                 let start = start + columns.start;
-                let residual = call.residual.map(|r| Addend {
-                    values: r.part(start, r.len() - start),
+                let residual = call.residual.map(|r| Residual {
+                    values: &r[start..],
                     order: Order::BeforeActivation,
                 });
                 let of_group = &self.panels[group * panels * size..][..panels * size];

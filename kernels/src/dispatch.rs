@@ -8,7 +8,7 @@ use pinhole_model::Activation;
 use crate::int8::pack::Layout;
 use crate::int8::taps::CHANNELS;
 use crate::resample::{FilteredLines, LINES, LineFilter};
-use crate::types::{Affine, AttentionStages, ImageValues, Nonlinearity, StridedRows, Window};
+use crate::types::{Affine, AttentionStages, Nonlinearity, StridedRows, Window};
 use crate::yuv::YuvMatrix;
 
 /// A variant: its name, and the kernels for f32, 8-bit integers and f16. Without kernels the scalar reference runs.
@@ -212,18 +212,11 @@ pub(crate) struct Int8Group<'a> {
     pub(crate) columns: Range<usize>,
     pub(crate) activation: Option<Nonlinearity>,
     /// Rows `width` apart, the last one at least up to the end of `columns`.
-    pub(crate) residual: Option<Addend<'a>>,
+    pub(crate) residual: Option<Residual<'a>>,
     /// Values between the starts of two rows of `out` and `residual`.
     pub(crate) width: usize,
     /// Rows `width` apart. The group writes `columns`, which nothing else accesses meanwhile.
     pub(crate) out: Target,
-}
-
-/// What is added to the outputs of an 8-bit kernel.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Addend<'a> {
-    pub(crate) values: ImageValues<'a>,
-    pub(crate) order: Order,
 }
 
 /// Where an 8-bit kernel writes its outputs.
@@ -289,7 +282,7 @@ pub(crate) struct DepthwiseBlock<'a> {
     pub(crate) bias: [f32; CHANNELS],
     pub(crate) activation: Option<Nonlinearity>,
     /// [output height, output width, outputs], added before the activation function.
-    pub(crate) residual: Option<ImageValues<'a>>,
+    pub(crate) residual: Option<&'a [f32]>,
     /// The output rows to compute.
     pub(crate) rows: Range<usize>,
     pub(crate) out_width: usize,

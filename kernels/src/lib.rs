@@ -66,8 +66,7 @@ use select::kernels;
 pub use select::{Error, available, check, chosen, chosen_f32, compiled, f16_arithmetic};
 pub use types::{
     Affine, AttentionStages, ConvolutionInput, ConvolutionOutput, ConvolutionWeights,
-    FloatConvolutionWeights, ImageLayout, ImageValues, Nonlinearity, Pointwise, Prologue,
-    StridedRows, Window,
+    FloatConvolutionWeights, ImageLayout, Nonlinearity, Pointwise, Prologue, StridedRows, Window,
 };
 pub use yuv::{Factor, YuvMatrix};
 

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use crate::resample::{FilteredLines, LINES, LineFilter, PRECISION_BITS};
 use crate::types::{
-    Affine, AttentionStages, ConvolutionWeights, FloatConvolutionWeights, ImageValues,
-    Nonlinearity, Pointwise, StridedRows, Window,
+    Affine, AttentionStages, ConvolutionWeights, FloatConvolutionWeights, Nonlinearity, Pointwise,
+    StridedRows, Window,
 };
 use crate::yuv::YuvMatrix;
 use pinhole_model::Activation;
@@ -211,16 +211,6 @@ pub(crate) fn linear_affine(
     }
 }
 
-/// v + the value at `at`, rounded once also where it is a byte.
-pub(crate) fn added(v: f32, values: ImageValues, at: usize) -> f32 {
-    match values {
-        ImageValues::F32(values) => v + values[at],
-        ImageValues::Bytes(bytes, by) => {
-            (f32::from(bytes[at]) - f32::from(by.zero_byte())).mul_add(by.scale, v)
-        }
-    }
-}
-
 /// Quantises x to bytes, as [`crate::ConvolutionOutput::Bytes`].
 pub(crate) fn quantize_bytes(x: &[f32], by: Affine, out: &mut [u8]) {
     let (factor, zero) = (1.0 / by.scale, f32::from(by.zero_byte()));
@@ -242,7 +232,7 @@ pub(crate) fn convolution(
     weights: &ConvolutionWeights,
     window: &Window,
     activation: Option<Nonlinearity>,
-    residual: Option<ImageValues>,
+    residual: Option<&[f32]>,
     out: &mut [f32],
 ) {
     let [rows, columns] = window.kernel;
@@ -267,7 +257,7 @@ pub(crate) fn convolution(
             }
             let bias = weights.bias.map_or(0.0, |b| b[o]);
             let v = (sum as f32).mul_add(by.scale * weights.scales[o], bias);
-            let v = residual.map_or(v, |r| added(v, r, pixel * weights.outputs + o));
+            let v = residual.map_or(v, |r| v + r[pixel * weights.outputs + o]);
             *y = nonlinear(v, activation);
         }
     }

@@ -106,11 +106,6 @@ pub(crate) trait Simd: InstructionSet {
     /// # Safety
     /// `to` points to 4 * [`Simd::LANES`] writable values.
     unsafe fn store_u8(self, v: [Self::V; 4], to: *mut u8);
-    /// Loads bytes.
-    ///
-    /// # Safety
-    /// `from` points to [`Simd::LANES`] readable values.
-    unsafe fn load_bytes(self, from: *const u8) -> Self::V;
     /// Rounds values of 0 to 255 to integers, half to even; NaN becomes 0.
     ///
     /// # Safety

@@ -57,19 +57,10 @@ impl Affine {
         (-128.0 - zero, 127.0 - zero)
     }
 
-    /// The byte that 0 is quantised to where values are bytes: see [`ImageValues::Bytes`].
+    /// The byte that 0 is quantised to where values are bytes: see [`ConvolutionInput::Bytes`].
     pub(crate) fn zero_byte(self) -> u8 {
         self.zero_point.cast_unsigned() ^ 0x80
     }
-}
-
-/// What a convolution in 8-bit integers adds to its sums.
-#[derive(Clone, Copy, Debug)]
-pub enum ImageValues<'a> {
-    /// The values.
-    F32(&'a [f32]),
-    /// u8: of each value the s8 that the [`Affine`] quantises it to, plus 128.
-    Bytes(&'a [u8], Affine),
 }
 
 /// What a convolution in 8-bit integers reads.
@@ -77,7 +68,7 @@ pub enum ImageValues<'a> {
 pub enum ConvolutionInput<'a> {
     /// Images that are quantised first, each by its own [`Affine`].
     F32(&'a [f32], &'a [Affine]),
-    /// This many images that are quantised already, as [`ImageValues::Bytes`].
+    /// This many images that are quantised already, to u8: of each value the s8 that the [`Affine`] quantises it to, plus 128.
     Bytes(&'a [u8], usize, Affine),
 }
 
@@ -86,7 +77,7 @@ pub enum ConvolutionInput<'a> {
 pub enum ConvolutionOutput<'a> {
     /// The values.
     F32(&'a mut [f32]),
-    /// Quantised as [`ImageValues::Bytes`], with one rounding: v · (1 / scale) + zero point + 128, half to even, saturated;
+    /// Quantised as [`ConvolutionInput::Bytes`], with one rounding: v · (1 / scale) + zero point + 128, half to even, saturated;
     /// NaN becomes 0.
     Bytes(&'a mut [u8], Affine),
 }

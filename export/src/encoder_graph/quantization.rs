@@ -271,7 +271,7 @@ fn convolution_of(node: &NodeProto) -> Option<NodeProto> {
         float_tensor("", &dims[..1], &bias),
     ));
     let op = Op::Convolution(Convolution {
-        residual: (linear.residual == Residual::Add).then_some(Element::F32),
+        residual: linear.residual,
         activation: linear.activation.map(ConvolutionActivation::Mlp),
         ..Convolution::plain(Storage::Float)
     });
@@ -354,7 +354,6 @@ fn convolution(
         return Ok(None);
     }
     let (x, y) = (bytes.get(&node.input[0]), bytes.get(&node.output[0]));
-    let residual = node.input.get(1).and_then(|name| bytes.get(name));
     layer.input = match x {
         None => "u8 per image",
         Some(_) => "u8",
@@ -368,7 +367,7 @@ fn convolution(
         attributes::of_tensor("scale", per_output(&layer.scale)),
         attributes::of_tensor("bias", per_output(&layer.bias)),
     ]);
-    for (name, by) in [("x", x), ("residual", residual), ("y", y)] {
+    for (name, by) in [("x", x), ("y", y)] {
         attribute.extend(by.into_iter().flat_map(|by| affine_parameters(name, *by)));
     }
     let element = |by: Option<&Affine>| match by {
@@ -378,9 +377,8 @@ fn convolution(
     let op = Op::Convolution(Convolution {
         storage: Storage::Int8,
         x: element(x),
-        residual: op.residual.map(|_| element(residual)),
-        activation: op.activation,
         y: element(y),
+        ..op
     });
     Ok(Some(replacement(node, op, node.input.clone(), attribute)))
 }

@@ -1,6 +1,6 @@
 //! The bodies of convolutions, channels last.
 
-use pinhole_bundle::dialect::{Convolution, ConvolutionActivation, Element, Storage};
+use pinhole_bundle::dialect::{Convolution, ConvolutionActivation, Element, Residual, Storage};
 use pinhole_model::Activation;
 use tract_onnx::pb::{NodeProto, tensor_proto::DataType};
 
@@ -19,16 +19,21 @@ pub(super) fn convolution(convolution: Convolution, version: i64) -> Vec<NodePro
     };
     // The last of the three stages writes the result.
     let (sum, added) = match (convolution.residual, convolution.activation) {
-        (None, None) => (result, result),
-        (None, Some(_)) => ("sum", "sum"),
-        (Some(_), None) => ("sum", result),
-        (Some(_), Some(_)) => ("sum", "added"),
+        (Residual::None, None) => (result, result),
+        (Residual::None, Some(_)) => ("sum", "sum"),
+        (Residual::Add, None) => ("sum", result),
+        (Residual::Add, Some(_)) => ("sum", "added"),
     };
     let mut body = vec![to_float("weight", "weight_f32")];
     match convolution.x {
         Element::F32 => body.push(transposed("x", "image", &TO_CHANNELS_FIRST)),
         Element::U8 => {
-            body.extend(steps_from_zero("x", "counts"));
+            // In floating point for the same reason as [`quantized`].
+            body.extend([
+                to_float("x", "x_bytes"),
+                to_float("x_zero_point", "x_zero"),
+                node("Sub", &["x_bytes", "x_zero"], "counts", vec![]),
+            ]);
             body.push(transposed("counts", "centred", &TO_CHANNELS_FIRST));
         }
     }
@@ -51,21 +56,8 @@ pub(super) fn convolution(convolution: Convolution, version: i64) -> Vec<NodePro
             ]);
         }
     }
-    match convolution.residual {
-        None => {}
-        Some(Element::F32) => body.push(node("Add", &["sum", "residual"], added, vec![])),
-        Some(Element::U8) => {
-            body.extend(steps_from_zero("residual", "residual_counts"));
-            body.extend([
-                node(
-                    "Mul",
-                    &["residual_counts", "residual_scale"],
-                    "addend",
-                    vec![],
-                ),
-                node("Add", &["sum", "addend"], added, vec![]),
-            ]);
-        }
+    if convolution.residual == Residual::Add {
+        body.push(node("Add", &["sum", "residual"], added, vec![]));
     }
     body.extend(match convolution.activation {
         None => vec![],
@@ -94,17 +86,6 @@ pub(super) fn convolution(convolution: Convolution, version: i64) -> Vec<NodePro
         ]);
     }
     body
-}
-
-/// The bytes `x` less their zero point, as f32: in steps of their scale. In floating point for the same reason as
-/// [`quantized`].
-fn steps_from_zero(x: &str, output: &str) -> Vec<NodeProto> {
-    let [bytes, zero] = ["bytes", "zero"].map(|part| format!("{x}_{part}"));
-    vec![
-        to_float(x, &bytes),
-        to_float(&format!("{x}_zero_point"), &zero),
-        node("Sub", &[&bytes, &zero], output, vec![]),
-    ]
 }
 
 /// `image` in steps of `x_scale` [N, 1, 1, 1], less its zero point, as f32: `centred`. As DynamicQuantizeLinear, but with a

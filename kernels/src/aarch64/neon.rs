@@ -124,15 +124,6 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    unsafe fn load_bytes(self, from: *const u8) -> float32x4_t {
-        // SAFETY: the token proves the instructions; the rest is the caller's promise.
-        unsafe {
-            let bytes = vcreate_u8(from.cast::<u32>().read_unaligned().into());
-            vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(bytes))))
-        }
-    }
-
-    #[inline(always)]
     unsafe fn store_bytes(self, v: float32x4_t, to: *mut u8) {
         // SAFETY: the token proves the instructions; the rest is the caller's promise.
         unsafe {

@@ -8,7 +8,7 @@ use super::output::Writer;
 use super::pack::Operand;
 use super::taps::{CHANNELS, DepthwiseTile, STEP};
 use crate::activation::by_activation;
-use crate::dispatch::{Addend, DepthwiseBlock, Order};
+use crate::dispatch::{DepthwiseBlock, Order, Residual};
 use crate::scratch;
 use crate::simd::Simd;
 use crate::transpose::interleaved;
@@ -258,7 +258,7 @@ impl DepthwiseBlock<'_> {
         f: impl Fn(S::V) -> S::V + Copy,
     ) {
         let count = self.channels();
-        let residual = self.residual.map(|values| Addend {
+        let residual = self.residual.map(|values| Residual {
             values,
             order: Order::BeforeActivation,
         });

@@ -6,10 +6,10 @@ use super::output::Writer;
 use super::pack::{Header, Layout, MOST_COLUMNS};
 use super::taps::DepthwiseTile;
 use crate::activation::by_activation;
-use crate::dispatch::{Addend, Int8Group, Order, Target};
+use crate::dispatch::{Int8Group, Order, Residual, Target};
 use crate::linear::pack::heights;
 use crate::simd::{InstructionSet, Simd};
-use crate::types::{ImageValues, Nonlinearity};
+use crate::types::Nonlinearity;
 
 /// An instruction set's products of bytes, as [`Simd`] for f32.
 pub(crate) trait Int8Simd: InstructionSet {
@@ -312,8 +312,8 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
             };
             let last = start + steps == g.steps;
             // The tiles write the outputs directly if nothing has to be done in between.
-            let epilogue = match (g.out, g.residual.map(|r| r.values)) {
-                (Target::F32(out), None | Some(ImageValues::F32(_)))
+            let epilogue = match g.out {
+                Target::F32(out)
                     if columns.len() == layout.columns
                         && (I::ACTIVATES || g.activation.is_none()) =>
                 {
@@ -332,11 +332,7 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
                     out: out.wrapping_add(columns.start),
                     stride: g.width,
                 };
-                if let Some(Addend {
-                    values: ImageValues::F32(values),
-                    order,
-                }) = g.residual
-                {
+                if let Some(Residual { values, order }) = g.residual {
                     assert!(values.len() >= (g.rows - 1) * g.width + columns.end);
                     epilogue.residual = values[columns.start..].as_ptr();
                     epilogue.order = order;

@@ -9,13 +9,13 @@ mod output;
 pub(crate) mod pack;
 pub(crate) mod taps;
 
-use crate::dispatch::{Addend, Int8Group, Int8Kernels, Kernels, Offsets, Order, Target};
+use crate::dispatch::{Int8Group, Int8Kernels, Kernels, Offsets, Order, Residual, Target};
 use crate::linear::layer::{Packed, Product, Rows, Weights, for_each_group};
 use crate::linear::pack::{Weight, blocks};
 use crate::scratch::{self, Aligned};
 use crate::select::kernels;
 use crate::threads::{self, Shared};
-use crate::types::{ImageValues, Nonlinearity, Prologue};
+use crate::types::{Nonlinearity, Prologue};
 use crate::{quantize, reference};
 use pack::Layout;
 use pinhole_model::Activation;
@@ -256,8 +256,8 @@ impl Int8 {
         let size = layout.panel_size(k);
         // Four products of bytes take as long as one in f32.
         let threads = threads::count(rows * n * k / 4);
-        let residual = product.residual.map(|values| Addend {
-            values: ImageValues::F32(values),
+        let residual = product.residual.map(|values| Residual {
+            values,
             order: Order::AfterActivation,
         });
         // SAFETY: each group writes columns of its own.

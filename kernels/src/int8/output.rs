@@ -1,16 +1,14 @@
 //! From sums times scales plus bias to outputs: residual, activation function, and the type of the outputs.
 
-use crate::dispatch::{Addend, Order, Target};
-use crate::simd::{MOST_LANES, Simd};
-use crate::types::{Affine, ImageValues};
+use crate::dispatch::{Order, Residual, Target};
+use crate::simd::{MOST_LANES, Simd, load_part};
+use crate::types::Affine;
 
-/// An [`Addend`] and a [`Target`], with their constants in registers.
+/// A [`Residual`] and a [`Target`], with their constants in registers.
 #[derive(Clone, Copy)]
 pub(crate) struct Writer<'a, S: Simd> {
     simd: S,
-    residual: Option<Addend<'a>>,
-    residual_scale: S::V,
-    residual_zero: S::V,
+    residual: Option<Residual<'a>>,
     out: Target,
     factor: S::V,
     zero: S::V,
@@ -19,14 +17,10 @@ pub(crate) struct Writer<'a, S: Simd> {
 
 impl<'a, S: Simd> Writer<'a, S> {
     #[inline(always)]
-    pub(crate) fn new(simd: S, residual: Option<Addend<'a>>, out: Target) -> Self {
+    pub(crate) fn new(simd: S, residual: Option<Residual<'a>>, out: Target) -> Self {
         let none = Affine {
             scale: 1.0,
             zero_point: 0,
-        };
-        let from = match residual.map(|r| r.values) {
-            Some(ImageValues::Bytes(_, by)) => by,
-            _ => none,
         };
         let to = match out {
             Target::F32(_) => none,
@@ -35,8 +29,6 @@ impl<'a, S: Simd> Writer<'a, S> {
         Writer {
             simd,
             residual,
-            residual_scale: simd.splat(from.scale),
-            residual_zero: simd.splat(from.zero_byte().into()),
             out,
             factor: simd.splat(1.0 / to.scale),
             zero: simd.splat(to.zero_byte().into()),
@@ -52,7 +44,7 @@ impl<'a, S: Simd> Writer<'a, S> {
     pub(crate) unsafe fn write(&self, v: S::V, f: impl Fn(S::V) -> S::V, at: usize, count: usize) {
         let v = match self.residual {
             None => f(v),
-            Some(Addend { values, order }) => match order {
+            Some(Residual { values, order }) => match order {
                 Order::BeforeActivation => f(self.added(v, values, at, count)),
                 Order::AfterActivation => self.added(f(v), values, at, count),
             },
@@ -87,36 +79,15 @@ impl<'a, S: Simd> Writer<'a, S> {
         }
     }
 
-    /// [`crate::reference::added`] of a register whose values are the `count` from `at` on.
+    /// v + the `count` values from `at` on.
     #[inline(always)]
-    fn added(&self, v: S::V, values: ImageValues, at: usize, count: usize) -> S::V {
+    fn added(&self, v: S::V, values: &[f32], at: usize, count: usize) -> S::V {
         let simd = self.simd;
-        match values {
-            ImageValues::F32(values) => {
-                let values = &values[at..][..count];
-                let mut part = [0.0; MOST_LANES];
-                let from = if count == S::LANES {
-                    values.as_ptr()
-                } else {
-                    part[..count].copy_from_slice(values);
-                    part.as_ptr()
-                };
-                // SAFETY: either has LANES values.
-                simd.add(v, unsafe { simd.load(from) })
-            }
-            ImageValues::Bytes(bytes, _) => {
-                let bytes = &bytes[at..][..count];
-                let mut part = [0; MOST_LANES];
-                let from = if count == S::LANES {
-                    bytes.as_ptr()
-                } else {
-                    part[..count].copy_from_slice(bytes);
-                    part.as_ptr()
-                };
-                // SAFETY: either has LANES values.
-                let x = unsafe { simd.load_bytes(from) };
-                simd.mul_add(simd.sub(x, self.residual_zero), self.residual_scale, v)
-            }
+        let values = &values[at..][..count];
+        if count < S::LANES {
+            return simd.add(v, load_part(simd, values));
         }
+        // SAFETY: the slice has LANES values.
+        simd.add(v, unsafe { simd.load(values.as_ptr()) })
     }
 }

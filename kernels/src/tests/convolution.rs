@@ -6,8 +6,8 @@ use super::{Values, assert_bit_identical_for_any_threads, edges, int8_variants, 
 use crate::activation::activate;
 use crate::dispatch::Kernels;
 use crate::{
-    Affine, ConvolutionInput, ConvolutionOutput, ConvolutionWeights, ImageLayout, ImageValues,
-    Nonlinearity, PackedConvolution, WeightError, Window, reference,
+    Affine, ConvolutionInput, ConvolutionOutput, ConvolutionWeights, ImageLayout, Nonlinearity,
+    PackedConvolution, WeightError, Window, reference,
 };
 use pinhole_model::Activation;
 
@@ -41,29 +41,14 @@ const RANGES: [Range; 5] = [
     Range::Extreme,
 ];
 
-/// Of a residual in bytes.
-const RESIDUAL: Affine = Affine {
-    scale: 0.0091,
-    zero_point: 5,
-};
-
 /// Of an output in bytes; a few values are out of range.
 const OUTPUT: Affine = Affine {
     scale: 0.61,
     zero_point: -90,
 };
 
-/// What is bytes of x, residual and output.
-const BYTES: [[bool; 3]; 8] = [
-    [false, false, false],
-    [false, false, true],
-    [false, true, false],
-    [false, true, true],
-    [true, false, false],
-    [true, false, true],
-    [true, true, false],
-    [true, true, true],
-];
+/// What is bytes of x and output.
+const BYTES: [[bool; 2]; 4] = [[false, false], [false, true], [true, false], [true, true]];
 
 #[derive(Clone, Debug)]
 struct Case {
@@ -77,8 +62,8 @@ struct Case {
     activation: Option<Nonlinearity>,
     bias: bool,
     residual: bool,
-    /// Whether x, the residual and the output are bytes.
-    bytes: [bool; 3],
+    /// Whether x and the output are bytes.
+    bytes: [bool; 2],
     /// Channels last.
     x: Vec<f32>,
     /// Of x and the output.
@@ -128,7 +113,7 @@ impl Case {
             activation: None,
             bias: !seed.is_multiple_of(3),
             residual: false,
-            bytes: [false; 3],
+            bytes: [false; 2],
             // A few values are out of range.
             x: Values::new(seed + 2, h * w * inputs)
                 .iter()
@@ -159,12 +144,9 @@ impl Case {
         })
     }
 
-    /// The residual of all images, and the same as bytes.
-    fn residuals(&self) -> (Values, Vec<u8>) {
-        let residual = Values::new(5, self.by.len() * self.out_len());
-        let mut bytes = vec![0; residual.len()];
-        reference::quantize_bytes(&residual, RESIDUAL, &mut bytes);
-        (residual, bytes)
+    /// The residual of all images, if there is one.
+    fn residuals(&self) -> Option<Values> {
+        (self.residual).then(|| Values::new(5, self.by.len() * self.out_len()))
     }
 
     /// The results; bytes as numbers.
@@ -173,7 +155,7 @@ impl Case {
         let layer = layer.unwrap();
         let images = self.by.len();
         let len = images * self.out_len();
-        let (residual, residual_bytes) = self.residuals();
+        let residual = self.residuals();
         let mut out = Values::new(6, len);
         poison();
         let (image, activation) = (self.image, self.activation);
@@ -183,13 +165,9 @@ impl Case {
                 true => ConvolutionInput::Bytes(&quantized, images, self.by[0]),
                 false => ConvolutionInput::F32(&self.x, &self.by),
             };
-            let residual = match self.bytes[1] {
-                true => ImageValues::Bytes(&residual_bytes, RESIDUAL),
-                false => ImageValues::F32(&residual),
-            };
-            let residual = self.residual.then_some(residual);
+            let residual = residual.as_deref();
             let run = |out| layer.apply(x, image, self.layouts, activation, residual, out);
-            if self.bytes[2] {
+            if self.bytes[1] {
                 // At an address that no register is aligned to.
                 let mut all = vec![77; len + 1];
                 run(ConvolutionOutput::Bytes(&mut all[1..], OUTPUT));
@@ -200,14 +178,13 @@ impl Case {
             return out.to_vec();
         }
         // Each in its layout, and back.
-        let residual = self.residual.then_some(&*residual);
         let [x, back] = [0, 1].map(|i| self.layouts[i] == ImageLayout::ChannelsFirst);
         let x = match x {
             true => channels_first(&self.x, images, self.inputs),
             false => self.x.clone(),
         };
         let residual = residual.map(|r| match back {
-            true => channels_first(r, images, self.outputs),
+            true => channels_first(&r, images, self.outputs),
             false => r.to_vec(),
         });
         layer.apply(
@@ -215,7 +192,7 @@ impl Case {
             image,
             self.layouts,
             activation,
-            residual.as_deref().map(ImageValues::F32),
+            residual.as_deref(),
             ConvolutionOutput::F32(&mut out),
         );
         match back {
@@ -235,7 +212,7 @@ impl Case {
     /// The reference's result; the activation function is that of `kernels`.
     fn expected(&self, kernels: Kernels) -> Vec<f32> {
         let len = self.out_len();
-        let (residual, residual_bytes) = self.residuals();
+        let residual = self.residuals();
         let mut out = vec![0.0; self.by.len() * len];
         let size = self.x.len() / self.by.len();
         for (i, by) in self.by.iter().enumerate() {
@@ -246,11 +223,7 @@ impl Case {
             let q: Vec<u8> = q.iter().map(|q| q.cast_unsigned() ^ 0x80).collect();
             let scale = if finite { by.scale } else { f32::NAN };
             let by = Affine { scale, ..by };
-            let residual = match self.bytes[1] {
-                true => ImageValues::Bytes(&residual_bytes[i * len..][..len], RESIDUAL),
-                false => ImageValues::F32(&residual[i * len..][..len]),
-            };
-            let residual = self.residual.then_some(residual);
+            let residual = residual.as_ref().map(|r| &r[i * len..][..len]);
             let out = &mut out[i * len..][..len];
             let (image, window) = (self.image, &self.window);
             self.with_weights(|w| {
@@ -261,7 +234,7 @@ impl Case {
             None => activate(kernels, &mut out, self.activation),
             Some(vector) => vector.activate(&mut out, self.activation),
         }
-        if !self.bytes[2] {
+        if !self.bytes[1] {
             return out;
         }
         let mut bytes = vec![0; out.len()];
@@ -332,7 +305,7 @@ fn dense_tile_edges() {
                     case.residual = (i + j) % 2 == 0;
                     case.activation = [None, Some(Nonlinearity::RELU)][j % 2];
                     case.check(kernels);
-                    case.bytes = BYTES[1 + (i + j + inputs) % 7];
+                    case.bytes = BYTES[1 + (i + j + inputs) % 3];
                     case.check(kernels);
                 }
             }
@@ -351,7 +324,7 @@ fn depthwise_edges() {
             case.residual = channels % 2 == 0;
             case.activation = [None, Some(Nonlinearity::RELU)][window.kernel[0] % 2];
             case.check(kernels);
-            case.bytes = BYTES[1 + (channels + window.kernel[0]) % 7];
+            case.bytes = BYTES[1 + (channels + window.kernel[0]) % 3];
             case.check(kernels);
         }
     }
@@ -536,7 +509,7 @@ proptest! {
         range in 0usize..5,
         first in [any::<bool>(), any::<bool>()],
         residual: bool,
-        bytes in 0usize..8,
+        bytes in 0usize..4,
     ) {
         let window = Window { kernel, stride, dilation, padding };
         let channels = [inputs * groups, outputs * groups, groups];
@@ -613,14 +586,7 @@ fn reference_by_hand() {
     };
     let mut out = [0.0; 8];
     let activation = Some(Nonlinearity::RELU);
-    // (132 - 128) / 4
-    let residual = Some(ImageValues::Bytes(
-        &[132; 8],
-        Affine {
-            scale: 0.25,
-            zero_point: 0,
-        },
-    ));
+    let residual = Some(&[1.0; 8][..]);
     reference::convolution(
         &x,
         [3, 3],
@@ -684,7 +650,7 @@ fn one_pixel_in_any_types() {
                         Case::new([1, pixels], channels, window(1, 1, 1, 0), Range::Symmetric);
                     case.residual = (i + j) % 3 > 0;
                     case.activation = [None, Some(Nonlinearity::RELU)][o % 2];
-                    case.bytes = BYTES[(i + 3 * j + o) % 8];
+                    case.bytes = BYTES[(i + 3 * j + o) % 4];
                     case.check(kernels);
                 }
             }
@@ -703,7 +669,7 @@ fn images_of_bytes() {
                 case.x.extend_from_within(..30 * channels[0]);
             }
             case.residual = true;
-            case.bytes = [true; 3];
+            case.bytes = [true; 2];
             case.check(kernels);
         }
     }

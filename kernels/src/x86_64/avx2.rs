@@ -133,12 +133,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn load_bytes(self, from: *const u8) -> __m256 {
-        // SAFETY: the token proves the instructions; the rest is the caller's promise.
-        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()))) }
-    }
-
-    #[inline(always)]
     unsafe fn store_bytes(self, v: __m256, to: *mut u8) {
         // SAFETY: the token proves the instructions; the rest is the caller's promise.
         unsafe {

@@ -125,12 +125,6 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn load_bytes(self, from: *const u8) -> __m512 {
-        // SAFETY: the token proves the instructions; the rest is the caller's promise.
-        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()))) }
-    }
-
-    #[inline(always)]
     unsafe fn store_bytes(self, v: __m512, to: *mut u8) {
         // SAFETY: the token proves the instructions; the rest is the caller's promise.
         unsafe {

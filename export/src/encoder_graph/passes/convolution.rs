@@ -2,7 +2,7 @@
 
 use pinhole::internal::attributes;
 use pinhole_bundle::dialect::{
-    Convolution, ConvolutionActivation, Element, Linear, LinearInput, Op, Residual, Storage,
+    Convolution, ConvolutionActivation, Linear, LinearInput, Op, Residual, Storage,
 };
 use tract_onnx::pb::{NodeProto, TensorProto};
 
@@ -178,7 +178,7 @@ fn merged(convolution: &NodeProto, node: &NodeProto, neighbour: Neighbour) -> Op
             })?;
         }
         Neighbour::Residual(name) => {
-            op.residual = Some(Element::F32);
+            op.residual = Residual::Add;
             input.push(name);
         }
         Neighbour::Activation(activation) => op.activation = Some(activation),
@@ -193,7 +193,7 @@ fn pointwise(node: &NodeProto) -> Option<NodeProto> {
     };
     let activation = match (op.activation, op.residual) {
         (None, _) => None,
-        (Some(ConvolutionActivation::Mlp(activation)), None) => Some(activation),
+        (Some(ConvolutionActivation::Mlp(activation)), Residual::None) => Some(activation),
         _ => return None,
     };
     let (weight, bias) = (parameter(node, "weight")?, parameter(node, "bias")?);
@@ -215,10 +215,7 @@ fn pointwise(node: &NodeProto) -> Option<NodeProto> {
         input: LinearInput::Plain,
         storage: Storage::Float,
         activation,
-        residual: match op.residual {
-            None => Residual::None,
-            Some(_) => Residual::Add,
-        },
+        residual: op.residual,
     });
     Some(replacement(node, linear, node.input.clone(), attribute))
 }

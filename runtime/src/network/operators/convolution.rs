@@ -3,7 +3,7 @@
 use pinhole_bundle::dialect::{self, ConvolutionActivation, Element, Op, Storage};
 use pinhole_kernels::{
     Affine, ConvolutionInput, ConvolutionOutput, ConvolutionWeights, FloatConvolutionWeights,
-    ImageLayout, ImageValues, Nonlinearity, PackedConvolution, PackedFloatConvolution, Window,
+    ImageLayout, Nonlinearity, PackedConvolution, PackedFloatConvolution, Window,
 };
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
@@ -32,7 +32,6 @@ enum Weights {
 #[derive(Debug)]
 struct Bytes {
     x: Option<Affine>,
-    residual: Option<Affine>,
     y: Option<Affine>,
 }
 
@@ -95,14 +94,13 @@ pub(super) fn convolution(
                 inputs,
                 groups,
             };
-            let affine = |element: Option<Element>, of: &str| match element {
-                None | Some(Element::F32) => Ok(None),
-                Some(Element::U8) => byte_affine(context, node, of).map(Some),
+            let affine = |element: Element, of: &str| match element {
+                Element::F32 => Ok(None),
+                Element::U8 => byte_affine(context, node, of).map(Some),
             };
             let bytes = Bytes {
-                x: affine(Some(layer.x), "x")?,
-                residual: affine(layer.residual, "residual")?,
-                y: affine(Some(layer.y), "y")?,
+                x: affine(layer.x, "x")?,
+                y: affine(layer.y, "y")?,
             };
             Weights::Int8(PackedConvolution::new(weights, window)?, bytes)
         }
@@ -196,11 +194,7 @@ impl Convolution {
         let &[n, height, width, _] = inputs[0].shape() else {
             bail!("x: expected 4 dimensions")
         };
-        let residual = match (inputs.get(1), by.residual) {
-            (None, _) => None,
-            (Some(residual), None) => Some(ImageValues::F32(floats(residual)?)),
-            (Some(residual), Some(by)) => Some(ImageValues::Bytes(bytes(residual)?, by)),
-        };
+        let residual = inputs.get(1).map(floats).transpose()?;
         let dynamic: Vec<Affine>;
         let x = match by.x {
             Some(by) => ConvolutionInput::Bytes(bytes(&inputs[0])?, n, by),

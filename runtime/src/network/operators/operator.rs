@@ -79,8 +79,7 @@ fn check_types(op: dialect::Op, inputs: &[&TypedFact]) -> TractResult<()> {
     let dialect::Op::Convolution(convolution) = op else {
         return Ok(());
     };
-    let expected = [Some(convolution.x), convolution.residual];
-    let expected = expected.into_iter().flatten().map(datum_type);
+    let expected = [convolution.x, dialect::Element::F32].map(datum_type);
     for ((name, fact), expected) in op.inputs().iter().zip(inputs).zip(expected) {
         let found = fact.datum_type;
         ensure!(
