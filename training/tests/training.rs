@@ -448,7 +448,7 @@ fn class_folders_use_templates() {
         &FolderNames::default(),
         1.0,
     );
-    assert!(matches!(wrong, Err(Error::Config(_))));
+    assert!(matches!(wrong, Err(Error::Options(_))));
     let empty = tempfile::tempdir().unwrap();
     assert!(
         PairFiles::from_folder(empty.path(), &templates, &FolderNames::default(), 1.0).is_err()
@@ -461,7 +461,7 @@ fn invalid_options_are_errors() {
         let mut options = tiny(1);
         f(&mut options);
         let made = Pretraining::new(options, Vocabulary::of(["a"]));
-        assert!(matches!(made, Err(Error::Config(_))));
+        assert!(matches!(made, Err(Error::Options(_))));
     };
     change(|o| o.model.patch_size = 7);
     change(|o| o.model.patch_size = 0);
