@@ -52,14 +52,10 @@ impl FidelityGate {
         Ok(())
     }
 
-    /// The gate that values in bytes must pass; else the most sensitive ones stay f32. Off as this one is.
+    /// The gate that values in bytes must pass, whatever the bounds are; else the most sensitive ones stay f32.
     pub(crate) fn of_bytes(&self) -> FidelityGate {
-        let min_cosine = match self.min_cosine {
-            0.0 => 0.0,
-            least => least.max(BYTES_MIN_COSINE),
-        };
         FidelityGate {
-            min_cosine,
+            min_cosine: self.min_cosine.max(BYTES_MIN_COSINE),
             ..*self
         }
     }
