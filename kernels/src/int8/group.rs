@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::output::Writer;
-use super::pack::{Header, Layout, MOST_COLUMNS};
+use super::pack::{Layout, MOST_COLUMNS};
 use super::taps::DepthwiseTile;
 use crate::activation::by_activation;
 use crate::dispatch::{Int8Group, Order, Residual, Target};
@@ -311,8 +311,8 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
                 (std::ptr::null(), 0)
             };
             let last = start + steps == g.steps;
-            // The tiles write the outputs directly if nothing has to be done in between.
-            let epilogue = match g.out {
+            // The tiles write the outputs directly if nothing has to be done in between, else f32 in place of their sums.
+            let direct = match g.out {
                 Target::F32(out)
                     if columns.len() == layout.columns
                         && (I::ACTIVATES || g.activation.is_none()) =>
@@ -321,24 +321,26 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
                 }
                 _ => None,
             };
-            let epilogue = epilogue.filter(|_| last).map(|out| {
-                let mut epilogue = Epilogue {
-                    scales: g.scales.as_ptr(),
-                    column_scales: header.scales.as_ptr(),
-                    bias: header.bias.as_ptr(),
-                    activation: g.activation,
-                    residual: std::ptr::null(),
-                    order: Order::AfterActivation,
-                    out: out.wrapping_add(columns.start),
-                    stride: g.width,
-                };
+            let mut epilogue = Epilogue {
+                scales: g.scales.as_ptr(),
+                column_scales: header.scales.as_ptr(),
+                bias: header.bias.as_ptr(),
+                activation: None,
+                residual: std::ptr::null(),
+                order: Order::AfterActivation,
+                out: sums.as_mut_ptr().cast(),
+                stride: layout.columns,
+            };
+            if let Some(out) = direct {
+                epilogue.activation = g.activation;
                 if let Some(Residual { values, order }) = g.residual {
                     assert!(values.len() >= (g.rows - 1) * g.width + columns.end);
                     epilogue.residual = values[columns.start..].as_ptr();
                     epilogue.order = order;
                 }
-                epilogue
-            });
+                epilogue.out = out.wrapping_add(columns.start);
+                epilogue.stride = g.width;
+            }
             let mut tile = Int8Tile {
                 x: g.x.as_ptr(),
                 x_stride: g.in_place.unwrap_or(layout.row_size(k)),
@@ -348,11 +350,11 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
                 from,
                 from_stride,
                 sums: sums.as_mut_ptr(),
-                epilogue,
+                epilogue: last.then_some(epilogue),
                 next: next.cast(),
                 ahead,
             };
-            let finishes = last && epilogue.is_none();
+            let finishes = last && direct.is_none();
             let (mut at, mut row) = (0, 0);
             for (count, rows) in heights(g.rows, layout.rows) {
                 let (block_size, bytes) = match g.in_place {
@@ -377,11 +379,11 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
                     tile.advance(count, rows, layout.columns);
                     at += count * block_size;
                     if finishes {
-                        // SAFETY: the caller's promise; the tiles left a panel's columns of sums for each row.
+                        // SAFETY: the caller's promise; the tiles left a panel's columns of f32 for each row.
                         unsafe {
                             let len = count * rows * layout.columns;
-                            let sums = std::slice::from_raw_parts(tile_sums, len);
-                            finish(simd.float(), g, header, columns.clone(), row, sums);
+                            let y = std::slice::from_raw_parts(tile_sums.cast(), len);
+                            finish(simd.float(), g, columns.clone(), row, y);
                         }
                     }
                     row += count * rows;
@@ -391,34 +393,15 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
     }
 }
 
-/// Makes outputs of the sums [rows, 2 * LANES] of the rows from `row` on and the columns `columns`, whose panel has this
-/// header.
+/// Makes outputs of y [rows, 2 * LANES]: the rows from `row` on and the columns `columns`, to which the activation function
+/// and the residual are still to be applied.
 ///
 /// # Safety
 /// As [`Int8Group::out`] states.
 #[inline(always)]
-unsafe fn finish<S: Simd>(
-    simd: S,
-    g: &Int8Group,
-    header: Header,
-    columns: Range<usize>,
-    row: usize,
-    sums: &[i32],
-) {
+unsafe fn finish<S: Simd>(simd: S, g: &Int8Group, columns: Range<usize>, row: usize, y: &[f32]) {
     // SAFETY: the caller's promise.
-    unsafe {
-        by_activation!(
-            g.activation,
-            simd,
-            finish_by,
-            simd,
-            g,
-            header,
-            columns,
-            row,
-            sums
-        )
-    }
+    unsafe { by_activation!(g.activation, simd, finish_by, simd, g, columns, row, y) }
 }
 
 /// [`finish`] with the activation function `f`.
@@ -429,27 +412,20 @@ unsafe fn finish<S: Simd>(
 unsafe fn finish_by<S: Simd>(
     simd: S,
     g: &Int8Group,
-    header: Header,
     columns: Range<usize>,
     row: usize,
-    sums: &[i32],
+    y: &[f32],
     f: impl Fn(S::V) -> S::V + Copy,
 ) {
     let panel = 2 * S::LANES;
     assert!(columns.end <= g.width && columns.len() <= panel);
-    assert!(header.scales.len() == panel && header.bias.len() == panel);
     let writer = Writer::new(simd, g.residual, g.out);
-    let scales = &g.scales[row..][..sums.len() / panel];
-    for (i, (sums, scale)) in sums.chunks_exact(panel).zip(scales).enumerate() {
-        let scale = simd.splat(*scale);
+    for (i, y) in y.chunks_exact(panel).enumerate() {
         let to = (row + i) * g.width + columns.start;
         for at in (0..columns.len()).step_by(S::LANES) {
-            // SAFETY: sums, scales and bias have two registers; the rows have these columns, which only this group
-            // accesses.
+            // SAFETY: `y` has two registers; the rows have these columns, which only this group accesses.
             unsafe {
-                let scale = simd.mul(scale, simd.load(header.scales.as_ptr().add(at)));
-                let bias = simd.load(header.bias.as_ptr().add(at));
-                let v = simd.mul_add(simd.load_i32(sums.as_ptr().add(at)), scale, bias);
+                let v = simd.load(y.as_ptr().add(at));
                 writer.write(v, f, to + at, S::LANES.min(columns.len() - at));
             }
         }
