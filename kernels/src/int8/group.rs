@@ -8,6 +8,7 @@ use super::taps::DepthwiseTile;
 use crate::activation::by_activation;
 use crate::dispatch::{Int8Group, Order, Residual, Target};
 use crate::linear::pack::heights;
+use crate::linear::tile::write;
 use crate::simd::{InstructionSet, Simd};
 use crate::types::Nonlinearity;
 
@@ -419,11 +420,28 @@ unsafe fn finish_by<S: Simd>(
 ) {
     let panel = 2 * S::LANES;
     assert!(columns.end <= g.width && columns.len() <= panel);
+    let rows = y.chunks_exact(panel).enumerate();
+    if let Target::F32(out) = g.out {
+        for (i, y) in rows {
+            let to = (row + i) * g.width + columns.start;
+            let residual = g.residual.map(|r| &r.values[to..][..columns.len()]);
+            let order = g.residual.map_or(Order::AfterActivation, |r| r.order);
+            // SAFETY: the row has these columns, which only this group accesses.
+            let out = unsafe { std::slice::from_raw_parts_mut(out.add(to), columns.len()) };
+            for (j, out) in out.chunks_mut(S::LANES).enumerate() {
+                // SAFETY: `y` has two registers.
+                let v = unsafe { simd.load(y.as_ptr().add(j * S::LANES)) };
+                let residual = residual.map(|r| &r[j * S::LANES..][..out.len()]);
+                write(simd, v, f, residual, order, out);
+            }
+        }
+        return;
+    }
     let writer = Writer::new(simd, g.residual, g.out);
-    for (i, y) in y.chunks_exact(panel).enumerate() {
+    for (i, y) in rows {
         let to = (row + i) * g.width + columns.start;
         for at in (0..columns.len()).step_by(S::LANES) {
-            // SAFETY: `y` has two registers; the rows have these columns, which only this group accesses.
+            // SAFETY: as above.
             unsafe {
                 let v = simd.load(y.as_ptr().add(at));
                 writer.write(v, f, to + at, S::LANES.min(columns.len() - at));
