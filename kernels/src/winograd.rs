@@ -102,8 +102,8 @@ pub(crate) fn applies(weights: &FloatConvolutionWeights, window: &Window) -> boo
         && weights.inputs > 0
 }
 
-/// Multiply-adds that take as long as one weight from memory: 10 in one thread and 17 in two of a Zen 4, about 20 in the four
-/// cores of a Raspberry Pi 4, and 25 in those of a Pi 5. Weights are read for each image.
+/// Multiply-adds that take as long as one weight from memory: 10 in one thread and 17 in two of a Zen 4, by estimate from
+/// their memory's speed 20 in the four cores of a Raspberry Pi 4, and 25 in those of a Pi 5. Weights are read for each image.
 const PER_WEIGHT: f64 = 16.0;
 
 /// Multiply-adds that take as long as transforming, or gathering, one value of the rows or sums of the products.
