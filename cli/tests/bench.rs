@@ -294,7 +294,11 @@ fn unusable_paths_are_errors_before_the_run() {
             &["no-folder/out.svg", "cannot create"],
         ),
         ("--image", &no_image, &["no-image.jpg", "not an image"]),
-        ("--image", &no_folder, &["no-folder/out.svg", "cannot read"]),
+        (
+            "--image",
+            &no_folder,
+            &["no-folder/out.svg", "found no folder"],
+        ),
     ];
     for (flag, path, parts) in cases {
         let output = bench(&demo())

@@ -220,6 +220,77 @@ fn a_bad_image_does_not_stop_the_others() {
     );
 }
 
+/// If this fails, a typing error in a path ends with "No such file or directory".
+#[test]
+fn missing_images_and_folders_are_errors_that_say_what_was_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    fs::write(path("heart.png"), "").unwrap();
+    // Similar, and no image.
+    fs::write(path("harts.txt"), "").unwrap();
+    fs::create_dir(path("photos")).unwrap();
+    let heart = format!("found no such file; did you mean {}?", path("heart.png"));
+    let photos = format!("found no such file; did you mean {}?", path("photos"));
+    let unlike = "found no such file; check the path";
+    let no_folder = format!("found no folder {}; check the path", path("no"));
+    let demo = assets("demo").display().to_string();
+    for (command, flags, given, expected, found) in [
+        ("classify", &[][..], "hart.png", "an image file", &*heart),
+        (
+            "classify",
+            &[],
+            "photo/",
+            "an image file or a folder",
+            &photos,
+        ),
+        ("embed", &[], "other.jpg", "an image file", unlike),
+        ("embed", &[], "no/heart.png", "an image file", &no_folder),
+        (
+            "preprocess",
+            &["--out", "x.png"],
+            "hart.png",
+            "an image file",
+            &heart,
+        ),
+        ("bench", &["--image"], "hart.png", "an image file", &heart),
+        (
+            "teach",
+            &["--class", "mug"],
+            "hart.png",
+            "an image file",
+            &heart,
+        ),
+        (
+            "teach",
+            &["--evaluate"],
+            "photo",
+            "one folder of images per class",
+            &photos,
+        ),
+        (
+            "camera",
+            &["--folder"],
+            "photo",
+            "a folder of images",
+            &photos,
+        ),
+        (
+            "camera",
+            &["--watch", "--folder"],
+            "no/photos",
+            "a folder of images",
+            &no_folder,
+        ),
+    ] {
+        let given = path(given);
+        let output = pinhole([&[command, &*demo][..], flags, &[&*given]].concat());
+        assert_error(
+            &output,
+            &[&format!("error: {given}: expected {expected}"), found],
+        );
+    }
+}
+
 /// If this fails, `curl ... | pinhole classify BUNDLE -` looks for a file of this name.
 #[test]
 fn an_image_is_read_from_standard_input() {
