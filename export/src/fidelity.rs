@@ -394,3 +394,28 @@ fn patches(pixels: &[u8], side: usize, patch: usize) -> Vec<f32> {
     }
     rows
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// If this fails, an export without bounds writes bytes whatever they cost.
+    #[test]
+    fn values_in_bytes_are_judged_where_the_bounds_are_off() {
+        let accepted = |gate: FidelityGate, mean_cosine| {
+            gate.of_bytes().accepts(&Fidelity {
+                images: 16,
+                mean_cosine,
+                worst_cosine: mean_cosine,
+                top1_agreement: 0.0,
+            })
+        };
+        assert!(!accepted(FidelityGate::OFF, 0.997));
+        assert!(accepted(FidelityGate::OFF, 0.999));
+        let strict = FidelityGate {
+            min_cosine: 0.9999,
+            ..FidelityGate::OFF
+        };
+        assert!(!accepted(strict, 0.999));
+    }
+}

@@ -928,6 +928,27 @@ mod tests {
         assert_eq!(plan.most_sensitive(1.0), ["b", "c", "d", "a"]);
     }
 
+    /// If this fails, the export gives up bytes that cost nothing, or the wrong ones.
+    #[test]
+    fn the_most_sensitive_values_stay_f32_until_none_is_bytes() {
+        let mut plan = QuantizationPlan::default();
+        let names = ["a", "b", "c", "d"];
+        for (name, sensitivity) in names.into_iter().zip([0.1, 0.4, 0.2, 0.3]) {
+            plan.record_output(name, &[0.0, 1.0]);
+            assert!(plan.bytes(name).is_some());
+            let value = plan.byte_values_mut().last_mut().unwrap();
+            value.sensitivity = Some(sensitivity);
+        }
+        let mut left = vec![];
+        let mut kept = 1;
+        while plan.keep_values_float(kept) {
+            kept *= 2;
+            let bytes = names.into_iter().filter(|n| plan.bytes(n).is_some());
+            left.push(bytes.collect::<String>());
+        }
+        assert_eq!(left, ["acd", "a", ""]);
+    }
+
     #[test]
     fn small_layers_multiply_little() {
         let mut plan = QuantizationPlan::default();

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use common::{INT8, Scene, write_checkpoint_of};
 use pinhole::Classifier;
 use pinhole_bundle::dialect::{Convolution, Element, Linear, LinearInput, Op, Storage};
+use pinhole_export::FidelityGate;
 use pinhole_model::Precision;
 use prost::Message;
 use tract_onnx::pb::{ModelProto, NodeProto};
@@ -176,6 +177,48 @@ fn convolutions_are_written_in_the_precision_asked_for() {
         model.graph.unwrap().encoded_len()
     };
     assert!(size("int8") < size("f16") && size("f16") < size("f32"));
+}
+
+/// One image of high contrast makes the steps coarse for the others. If this fails, values stay bytes whatever that costs, or
+/// whole layers become f32 in their place, which is slower.
+#[test]
+fn values_that_lose_too_much_as_bytes_stay_f32() {
+    let scene = Scene::new("cat\ndog\n");
+    let clip = scene.path("clip");
+    write_checkpoint_of(&clip, SIZE, |_, tensor| tensor);
+    let photos = scene.path("photos");
+    std::fs::create_dir(&photos).unwrap();
+    for i in 0..FidelityGate::MIN_IMAGES {
+        let byte = |at: usize| match i {
+            0 => 255 * (at / 7 % 2) as u8,
+            _ => (120 + at * (i * 7 + 3) % 20) as u8,
+        };
+        let data = (0..40 * 36 * 3).map(byte).collect();
+        let image = image::RgbImage::from_raw(40, 36, data).unwrap();
+        image.save(photos.join(format!("{i}.png"))).unwrap();
+    }
+    let photos = photos.to_str().unwrap();
+    let export = |name: &str, min_cosine: f32| {
+        let bounds = ["--min-agreement", "0", "--min-cosine"];
+        let min_cosine = min_cosine.to_string();
+        let data = [&*min_cosine, "--calibration", photos];
+        let flags = [&["--precision", "int8"][..], &bounds, &data].concat();
+        let file = "foreign_convolutions/f32.onnx";
+        let exported = export(&scene, &clip, file, name, &flags);
+        let convolutions = exported.convolutions.iter();
+        let integers = convolutions.clone().filter(|c| c.storage == Storage::Int8);
+        let bytes = convolutions.filter(|c| c.y == Element::U8);
+        let mean_cosine = exported.classifier.manifest().fidelity.unwrap().mean_cosine;
+        let found = (integers.count(), bytes.count(), mean_cosine);
+        println!("{name}: {found:?}");
+        found
+    };
+    let (integers, bytes, mean_cosine) = export("all", 0.0);
+    let bound = mean_cosine + 0.2 * (1.0 - mean_cosine);
+    let kept = export("kept", bound);
+    assert_eq!(kept.0, integers);
+    assert!((1..bytes).contains(&kept.1), "{} of {bytes}", kept.1);
+    assert!(kept.2 >= bound, "{} < {bound}", kept.2);
 }
 
 /// A board must not read f32 as bytes, nor past the end of either.
