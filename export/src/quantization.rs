@@ -52,8 +52,8 @@ pub(crate) struct Int8Attention {
     pub sensitivity: Option<f32>,
 }
 
-/// Fewest tokens whose attention is computed in integers. The time that they save grows with the square of the tokens, that of
-/// quantising with their number; with the 50 of ViT-B/32 they are equal.
+/// Fewest tokens whose attention is computed in integers, an estimate: the time that integers save grows with the square of the
+/// tokens, that of quantising with their number.
 const MIN_TOKENS: usize = 64;
 
 impl Int8Attention {
