@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use pinhole_bundle::dialect::{DOMAIN_VERSION, Op};
 use pinhole_fuzz_targets::{TARGETS, seeds};
 
 /// The processor time for an input, in a build with assertions.
@@ -162,9 +163,27 @@ fn seeds_of_the_dialect_load() {
     for (seed, bytes) in seeds {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("image_encoder.onnx"), bytes).unwrap();
-        let side = if seed.contains("resnet") { 64 } else { 32 };
+        let large = seed.contains("resnet") || seed.contains("64");
+        let side = if large { 64 } else { 32 };
         if let Err(error) = pinhole::internal::load_onnx(folder.path(), side, 16) {
             panic!("{seed}: {error}");
         }
     }
+}
+
+/// Otherwise no mutation reaches the checks of its functions.
+#[test]
+fn seeds_have_the_functions_of_the_newest_version_of_the_dialect() {
+    let target = TARGETS.iter().find(|t| t.name == "onnx_dialect").unwrap();
+    let seeds = seeds(target);
+    let newest = Op::all().filter(|op| op.since() == DOMAIN_VERSION);
+    let used = |op: &Op| {
+        let name = op.name();
+        let called = |bytes: &[u8]| bytes.windows(name.len()).any(|w| w == name.as_bytes());
+        seeds.iter().any(|(_, bytes)| called(bytes))
+    };
+    let used: Vec<Op> = newest.filter(used).collect();
+    let attention = |op: &Op| matches!(op, Op::Attention(..));
+    assert!(used.iter().any(attention), "{used:?}");
+    assert!(used.iter().any(|op| !attention(op)), "{used:?}");
 }
