@@ -7,11 +7,13 @@
 //! time that the same takes from bytes to bytes; for comparison the multiply-adds of the f32 matrix product of the same size
 //! (without gathering its rows), and the ratio of both.
 
+mod convolutions;
+
 use std::time::Instant;
 
 use pinhole_kernels::{
     Affine, ConvolutionInput, ConvolutionOutput, ConvolutionWeights, ImageLayout, Nonlinearity,
-    PackedConvolution, PackedLinear, Window, check,
+    PackedConvolution, PackedLinear, Window,
 };
 
 /// Side of the image, inputs, outputs, groups, kernel, stride.
@@ -37,29 +39,8 @@ const SHAPES: [[usize; 6]; 18] = [
 ];
 
 fn main() {
-    let mut arguments = std::env::args().skip(1).map(|a| a.parse::<usize>());
-    let (Some(Ok(iterations)), threads) = (arguments.next(), arguments.next()) else {
-        eprintln!("error: expected the number of iterations, and optionally of threads");
-        std::process::exit(2);
-    };
-    let threads = threads.and_then(Result::ok).unwrap_or(1);
-    let name = check().unwrap_or_else(|e| {
-        eprintln!("error: {e}");
-        std::process::exit(1);
-    });
-    println!("{name}, {threads} threads");
-    println!(
-        "side in out groups kernel stride     ms  MAC/ns  bytes time / int8  f32 MAC/ns  f32 time / int8"
-    );
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .expect("a thread pool");
-    pool.install(|| {
-        for shape in SHAPES {
-            run(shape, iterations);
-        }
-    });
+    let header = "side in out groups kernel stride     ms  MAC/ns  bytes time / int8  f32 MAC/ns  f32 time / int8";
+    convolutions::for_each(&SHAPES, header, run);
 }
 
 fn run([side, inputs, outputs, groups, kernel, stride]: [usize; 6], iterations: usize) {

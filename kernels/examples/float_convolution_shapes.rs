@@ -6,11 +6,11 @@
 //! A line per shape: the median time of a product for each tap, its multiply-adds per nanosecond, the median time of the form
 //! that is chosen for the size of the image, and its ratio to the first.
 
+mod convolutions;
+
 use std::time::Instant;
 
-use pinhole_kernels::{
-    FloatConvolutionWeights, Nonlinearity, PackedFloatConvolution, Window, check,
-};
+use pinhole_kernels::{FloatConvolutionWeights, Nonlinearity, PackedFloatConvolution, Window};
 
 /// Side of the image, inputs, outputs, stride.
 const SHAPES: [[usize; 4]; 11] = [
@@ -31,27 +31,8 @@ const SHAPES: [[usize; 4]; 11] = [
 const LAYERS: usize = 3;
 
 fn main() {
-    let mut arguments = std::env::args().skip(1).map(|a| a.parse::<usize>());
-    let (Some(Ok(iterations)), threads) = (arguments.next(), arguments.next()) else {
-        eprintln!("error: expected the number of iterations, and optionally of threads");
-        std::process::exit(2);
-    };
-    let threads = threads.and_then(Result::ok).unwrap_or(1);
-    let name = check().unwrap_or_else(|e| {
-        eprintln!("error: {e}");
-        std::process::exit(1);
-    });
-    println!("{name}, {threads} threads");
-    println!("side  in out stride   each tap ms  MAC/ns   chosen ms  chosen / each tap");
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .expect("a thread pool");
-    pool.install(|| {
-        for shape in SHAPES {
-            run(shape, iterations);
-        }
-    });
+    let header = "side  in out stride   each tap ms  MAC/ns   chosen ms  chosen / each tap";
+    convolutions::for_each(&SHAPES, header, run);
 }
 
 fn run([side, inputs, outputs, stride]: [usize; 4], iterations: usize) {
