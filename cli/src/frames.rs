@@ -17,7 +17,7 @@ use crate::{mistakes, open};
 /// The source of the frames, not opened yet.
 pub(crate) fn source(from: &CameraSource, args: &FrameArgs) -> Result<FrameSource> {
     let input = |path: &Path| {
-        if mistakes::is_stdin(path) {
+        if open::is_stdin(path) {
             StreamInput::Stdin
         } else {
             StreamInput::Path(path.to_owned())
@@ -36,7 +36,7 @@ pub(crate) fn source(from: &CameraSource, args: &FrameArgs) -> Result<FrameSourc
             .map_or(Ok(()), |path| mistakes::check_stream(path, flag))?;
     }
     if let Some(folder) = &from.folder {
-        mistakes::check_exists(folder, "a folder of images")?;
+        mistakes::check_folder(folder, "a folder of images")?;
     }
     Ok(match (&from.mjpeg, &from.y4m, &from.folder, &from.device) {
         (Some(path), ..) => FrameSource::mjpeg(input(path)),

@@ -4,12 +4,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Error, Result, anyhow, bail};
-use pinhole::internal::{images_in, most_similar, printable, printable_path, without_credentials};
+use pinhole::internal::{images_in, printable, printable_path, without_credentials};
 use pinhole::wrong_usage;
-use pinhole_preprocessing::has_image_extension;
-
-/// Most entries of a folder that are searched for what was probably meant.
-const MAX_ENTRIES: usize = 10_000;
+use pinhole_preprocessing::missing;
 
 const EXPORT: &str = "make a bundle of it with `pinhole-export bundle --clip FILE --classes classes.txt --out my-bundle`";
 const EXPORT_ONNX: &str = "make a bundle of it with `pinhole-export onnx --encoder FILE.onnx --clip CHECKPOINT --classes \
@@ -28,11 +25,6 @@ fn url(path: &Path) -> Option<(&str, String)> {
     is_scheme.then_some((scheme, shown))
 }
 
-/// Whether `path` stands for standard input. A file of this name is `./-`.
-pub(crate) fn is_stdin(path: &Path) -> bool {
-    path.as_os_str() == "-"
-}
-
 /// Refuses URLs, which are not read from the network.
 pub(crate) fn check_file(path: &Path, expected: &str) -> Result<()> {
     match url(path) {
@@ -43,42 +35,13 @@ pub(crate) fn check_file(path: &Path, expected: &str) -> Result<()> {
     }
 }
 
-/// As [`check_file`], and refuses a path where nothing is, with what was probably meant.
-pub(crate) fn check_exists(path: &Path, expected: &str) -> Result<()> {
+/// Refuses URLs, and a path where nothing is, as a folder of images.
+pub(crate) fn check_folder(path: &Path, expected: &str) -> Result<()> {
     check_file(path, expected)?;
-    // What cannot be looked up is an error of opening it.
-    if is_stdin(path) || path.try_exists().unwrap_or(true) {
-        return Ok(());
+    match missing(path) {
+        Some(found) => bail!("{}: expected {expected}, {found}", printable_path(path)),
+        None => Ok(()),
     }
-    let shown = printable_path(path);
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    if !folder.is_dir() {
-        let folder = printable_path(folder);
-        bail!("{shown}: expected {expected}, found no folder {folder}; check the path");
-    }
-    match similar(path, folder) {
-        Some(meant) => {
-            let meant = printable_path(&meant);
-            bail!("{shown}: expected {expected}, found no such file; did you mean {meant}?")
-        }
-        None => bail!("{shown}: expected {expected}, found no such file; check the path"),
-    }
-}
-
-/// The image or folder in `folder` whose name is most similar to that of `path`.
-fn similar(path: &Path, folder: &Path) -> Option<PathBuf> {
-    let entries = std::fs::read_dir(folder).ok()?.flatten().take(MAX_ENTRIES);
-    let entries = entries.map(|entry| entry.path());
-    let mut names: Vec<String> = entries
-        .filter(|entry| has_image_extension(entry) || entry.is_dir())
-        .filter_map(|entry| Some(entry.file_name()?.to_str()?.to_owned()))
-        .collect();
-    names.sort();
-    let meant = most_similar(path.file_name()?.to_str()?, names.iter().map(|n| &**n))?;
-    Some(path.with_file_name(meant))
 }
 
 /// Refuses URLs as the file or pipe of `flag`, with the command that reads them.
@@ -93,7 +56,7 @@ pub(crate) fn check_stream(path: &Path, flag: &str) -> Result<()> {
 
 /// The images to read: a folder stands for the images in it and in its subfolders.
 pub(crate) fn image_files(path: &Path) -> Result<Vec<PathBuf>> {
-    check_exists(path, "an image file or a folder of them")?;
+    check_file(path, "an image file")?;
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
@@ -161,7 +124,7 @@ fn instead_of_folder(path: &Path) -> Option<String> {
         return None;
     }
     let entries = std::fs::read_dir(path).ok()?.flatten().map(|e| e.path());
-    let entries: Vec<PathBuf> = entries.take(MAX_ENTRIES).collect();
+    let entries: Vec<PathBuf> = entries.take(10_000).collect();
     let has = |extensions: &[&str]| entries.iter().any(|e| extensions.contains(&&*extension(e)));
     if has(&["safetensors", "bin", "pt", "pth"]) {
         return Some(format!("it holds a checkpoint: {EXPORT}"));

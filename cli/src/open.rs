@@ -77,10 +77,15 @@ pub(crate) fn waiting(holder: &str) {
     );
 }
 
+/// Whether `path` stands for standard input. A file of this name is `./-`.
+pub(crate) fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
 /// Opens an image file, or reads one from standard input.
 pub(crate) fn image(path: &Path, options: &DecodeOptions) -> Result<Image> {
-    mistakes::check_exists(path, "an image file")?;
-    let opened = match mistakes::is_stdin(path) {
+    mistakes::check_file(path, "an image file")?;
+    let opened = match is_stdin(path) {
         true => Image::read(std::io::stdin(), "standard input", options),
         false => Image::open(path, options),
     };

@@ -32,7 +32,7 @@ pub(crate) fn run(args: &TeachArgs) -> Result<ExitCode> {
         let lesson = lesson.map_err(|e| mistakes::explain(folder, e.into()))?;
         return print(args, &lesson);
     }
-    if args.keep_photos.is_some() && args.images.iter().any(|path| mistakes::is_stdin(path)) {
+    if args.keep_photos.is_some() && args.images.iter().any(|path| open::is_stdin(path)) {
         wrong_usage!("--keep-photos: expected image files, found standard input (-)");
     }
     let mut teacher = Teacher::open(folder, args.bundle.threads, &mut open::waiting)
@@ -310,7 +310,7 @@ fn evaluate(args: &TeachArgs, folder: &Path) -> Result<ExitCode> {
 
 /// The images in `folder`, with the class that their folder is named after.
 fn labelled(folder: &Path, classifier: &Classifier) -> Result<Vec<(PathBuf, Option<usize>)>> {
-    mistakes::check_exists(folder, "one folder of images per class")?;
+    mistakes::check_folder(folder, "one folder of images per class")?;
     let shown = printable_path(folder);
     let failed = |e: std::io::Error| anyhow!("--evaluate {shown}: cannot read the folder: {e}");
     let manifest = classifier.manifest();

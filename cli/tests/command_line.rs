@@ -236,13 +236,7 @@ fn missing_images_and_folders_are_errors_that_say_what_was_meant() {
     let demo = assets("demo").display().to_string();
     for (command, flags, given, expected, found) in [
         ("classify", &[][..], "hart.png", "an image file", &*heart),
-        (
-            "classify",
-            &[],
-            "photo/",
-            "an image file or a folder",
-            &photos,
-        ),
+        ("classify", &[], "photo/", "an image file", &photos),
         ("embed", &[], "other.jpg", "an image file", unlike),
         ("embed", &[], "no/heart.png", "an image file", &no_folder),
         (

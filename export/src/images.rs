@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use pinhole::internal::CalibrationLabel;
 use pinhole::{DecodeOptions, RgbImage};
 use pinhole_model::most_similar;
-use pinhole_preprocessing::{EXTENSIONS, has_image_extension, is_hidden};
+use pinhole_preprocessing::{EXTENSIONS, has_image_extension, is_hidden, missing};
 use pinhole_prompts::{FolderNames, class_indices};
 
 use crate::golden;
@@ -52,6 +52,9 @@ impl CalibrationImages {
     /// # Errors
     /// A folder that cannot be read; no images.
     pub fn find(folder: &Path, classes: &[String], names: &FolderNames) -> Result<Self> {
+        if let Some(found) = missing(folder) {
+            bail!("{}: expected a folder of images, {found}", folder.display());
+        }
         let mut found = list(folder)?;
         ensure!(
             !found.is_empty(),

@@ -326,6 +326,10 @@ fn a_bundle_that_cannot_be_calibrated_stays_unchanged() {
     fs::write(scene.path("images/cat/cut.png"), b"\x89PNG").unwrap();
     let output = calibrate(&scene, "bundle", &[]);
     scene.assert_fails(&output, &["cut.png"]);
+    fs::rename(scene.path("images"), scene.path("image")).unwrap();
+    let output = calibrate(&scene, "bundle", &[]);
+    let meant = "images: expected a folder of images, found no such file; did you mean ";
+    scene.assert_fails(&output, &[meant, "image?"]);
     let output = calibrate(&scene, "missing", &[]);
     scene.assert_fails(&output, &["missing"]);
     assert_eq!(

@@ -18,7 +18,7 @@ use image::{ColorType, DynamicImage, ImageDecoder, ImageError, Limits};
 use self::format::Format;
 use self::rgb::keep_rgb;
 use crate::decode_options::{DecodeOptions, zeros};
-use crate::{Error, Image, RgbImage};
+use crate::{Error, Image, RgbImage, missing};
 
 /// Most bytes that a file's metadata may decompress to.
 const MAX_METADATA: u64 = 64 << 20;
@@ -60,11 +60,11 @@ impl Image {
 /// Reads an image file for [`decode`], up to [`DecodeOptions::max_memory`].
 ///
 /// # Errors
-/// [`Error::InFile`] around [`Error::Read`] and [`Error::FileTooLarge`].
+/// [`Error::InFile`] around [`Error::Missing`], [`Error::Read`] and [`Error::FileTooLarge`].
 pub fn read(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<Vec<u8>, Error> {
     let path = path.as_ref();
     File::open(path)
-        .map_err(Error::Read)
+        .map_err(|error| missing(path).map_or(Error::Read(error), Error::Missing))
         .and_then(|file| read_bytes(file, options.max_memory))
         .map_err(in_file(path))
 }

@@ -14,6 +14,9 @@ pub enum Error {
         /// What is wrong with it.
         error: Box<Error>,
     },
+    /// There is no such file.
+    #[error("expected an image file, {0}")]
+    Missing(String),
     /// The file cannot be read.
     #[error("cannot read: {0}")]
     Read(std::io::Error),

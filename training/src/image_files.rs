@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use pinhole_preprocessing::{DecodeOptions, RgbImage, has_image_extension, is_hidden};
+use pinhole_preprocessing::{DecodeOptions, RgbImage, has_image_extension, is_hidden, missing};
 
 use crate::{Error, Result, error::io};
 
@@ -26,8 +26,14 @@ pub fn open_image(path: &Path) -> Result<RgbImage> {
 /// path. Hidden files and folders are skipped.
 ///
 /// # Errors
-/// [`Error::Data`] for a folder without images; [`Error::Io`].
+/// [`Error::Data`] for a folder that is missing or without images; [`Error::Io`].
 pub fn class_folder(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
+    if let Some(found) = missing(folder) {
+        return Err(Error::Data {
+            path: folder.into(),
+            problem: format!("expected a folder of images, {found}"),
+        });
+    }
     let mut found = Vec::new();
     for class in sorted(folder)?.into_iter().filter(|path| path.is_dir()) {
         let Some(name) = class.file_name().and_then(|name| name.to_str()) else {

@@ -182,7 +182,9 @@ fn learned_prompts_are_compared_with_zero_shot() {
         "{error}"
     );
     assert!(refuse(&format!("{one} --confusion a.png"), folder).contains(".svg"));
-    assert!(fail("evaluate --model clip --data nowhere", folder).contains("nowhere"));
+    let error = fail("evaluate --model clip --data picture", folder);
+    let meant = "picture: expected a folder of images, found no such file; did you mean pictures?";
+    assert!(error.contains(meant), "{error}");
     assert!(
         refuse(
             "evaluate --model clip --images pictures --templates plain",

@@ -140,7 +140,7 @@ struct Image {
 
 impl Image {
     fn open(path: &Path) -> Result<Self> {
-        mistakes::check_exists(path, "an image file")?;
+        mistakes::check_file(path, "an image file")?;
         let options = DecodeOptions::default();
         let bytes = pinhole_preprocessing::read(path, &options)?;
         let image: RgbImage = pinhole_preprocessing::decode(&bytes, &options)
