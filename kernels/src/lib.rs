@@ -24,6 +24,7 @@
 mod aarch64;
 mod activation;
 mod affine;
+mod arena;
 mod attention;
 mod convolution;
 mod dispatch;

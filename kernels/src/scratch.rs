@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
+use crate::arena::Region;
+
 /// Bytes of a cache line, which is also the size of the widest register.
 const LINE: usize = 64;
 
@@ -23,36 +25,60 @@ unsafe impl Plain for i8 {}
 // SAFETY: a primitive number.
 unsafe impl Plain for u8 {}
 
-/// Zeroed memory that starts on a cache line. Allocated without that alignment, since the allocator would zero over-aligned
-/// memory by writing to it, which touches every page.
-#[derive(Default)]
+/// Zeroed memory that starts on a cache line.
 struct Lines {
-    memory: Vec<u128>,
-    /// Where in the memory the first line starts, in bytes.
-    start: usize,
-    /// Bytes from `start`.
+    memory: Memory,
+    /// Bytes.
     len: usize,
+}
+
+enum Memory {
+    /// Allocated without the alignment, since the allocator would zero over-aligned memory by writing to it, which touches every
+    /// page.
+    Allocated(Vec<u128>),
+    Region(Region),
 }
 
 impl Lines {
     fn zeros(len: usize) -> Self {
         let spare = LINE - size_of::<u128>();
-        let memory = vec![0; (len + spare).div_ceil(size_of::<u128>())];
-        let start = memory.as_ptr().addr().wrapping_neg() % LINE;
-        Lines { memory, start, len }
+        let memory = Memory::Allocated(vec![0; (len + spare).div_ceil(size_of::<u128>())]);
+        Lines { memory, len }
+    }
+
+    /// For weights: from a [`Region`] if it is large.
+    fn kept(len: usize) -> Self {
+        match Region::new(len) {
+            Some(region) => Lines {
+                memory: Memory::Region(region),
+                len,
+            },
+            None => Self::zeros(len),
+        }
     }
 
     fn start(&self) -> *const u8 {
-        self.memory.as_ptr().cast::<u8>().wrapping_add(self.start)
+        match &self.memory {
+            Memory::Allocated(memory) => {
+                let memory = memory.as_ptr().cast::<u8>();
+                memory.wrapping_add(memory.addr().wrapping_neg() % LINE)
+            }
+            Memory::Region(region) => region.start(),
+        }
     }
 
     fn start_mut(&mut self) -> *mut u8 {
-        let memory = self.memory.as_mut_ptr().cast::<u8>();
-        memory.wrapping_add(self.start)
+        match &mut self.memory {
+            Memory::Allocated(memory) => {
+                let memory = memory.as_mut_ptr().cast::<u8>();
+                memory.wrapping_add(memory.addr().wrapping_neg() % LINE)
+            }
+            Memory::Region(region) => region.start_mut(),
+        }
     }
 }
 
-/// Values that start on a cache line.
+/// Values that start on a cache line, such as packed weights.
 pub(crate) struct Aligned<T> {
     lines: Lines,
     len: usize,
@@ -62,7 +88,7 @@ pub(crate) struct Aligned<T> {
 impl<T: Plain> Aligned<T> {
     pub(crate) fn zeros(len: usize) -> Self {
         Aligned {
-            lines: Lines::zeros(len * size_of::<T>()),
+            lines: Lines::kept(len * size_of::<T>()),
             len,
             values: PhantomData,
         }
@@ -100,10 +126,11 @@ thread_local! {
 /// Runs `f` on `len` values of this thread's working memory, whose content is arbitrary. Calls nest: a thread that waits for
 /// others inside `f` may run a job that calls this function.
 pub(crate) fn with<T: Plain, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
-    let mut lines = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
-    if lines.len < len * size_of::<T>() {
-        lines = Lines::zeros(len * size_of::<T>());
-    }
+    let lines = SPARE.with_borrow_mut(Vec::pop);
+    let lines = match lines {
+        Some(lines) if lines.len >= len * size_of::<T>() => lines,
+        _ => Lines::zeros(len * size_of::<T>()),
+    };
     let mut memory = Aligned {
         lines,
         len,
