@@ -73,10 +73,21 @@ pub(crate) trait FloatKernels: PixelKernels {
     /// As [`crate::reference::quantize_affine`].
     fn quantize_affine(&self, x: &[f32], by: Affine, out: &mut [i8]) -> bool;
     fn fake_quantize(&self, x: &[f32], by: Affine, out: &mut [f32]);
-    /// As [`crate::int8::attention::center`].
-    fn center(&self, rows: StridedRows, width: usize, means: &mut [f32], out: &mut [f32]);
+    /// As [`crate::int8::attention::column_means`].
+    fn column_means(&self, rows: StridedRows, count: usize, means: &mut [f32]);
+    /// As [`crate::int8::attention::quantize_rows`].
+    fn quantize_rows(&self, rows: StridedRows, means: &[f32], out: &mut [i8], scales: &mut [f32]);
     /// As [`crate::int8::attention::quantize_columns`].
-    fn quantize_columns(&self, x: &[f32], scales: &mut [f32], factors: &mut [f32], out: &mut [i8]);
+    #[allow(clippy::too_many_arguments)]
+    fn quantize_columns(
+        &self,
+        rows: StridedRows,
+        count: usize,
+        means: &[f32],
+        scales: &mut [f32],
+        factors: &mut [f32],
+        out: &mut [i8],
+    );
     /// As [`crate::int8::attention::shares`].
     fn shares(
         &self,

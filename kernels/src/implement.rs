@@ -128,17 +128,34 @@ impl<S: Simd> FloatKernels for S {
         );
     }
 
-    fn center(&self, rows: StridedRows, width: usize, means: &mut [f32], out: &mut [f32]) {
+    fn column_means(&self, rows: StridedRows, count: usize, means: &mut [f32]) {
         self.enter(
             #[inline(always)]
-            |_| int8::attention::center(rows, width, means, out),
+            |simd| int8::attention::column_means(simd, rows, count, means),
         );
     }
 
-    fn quantize_columns(&self, x: &[f32], scales: &mut [f32], factors: &mut [f32], out: &mut [i8]) {
+    fn quantize_rows(&self, rows: StridedRows, means: &[f32], out: &mut [i8], scales: &mut [f32]) {
         self.enter(
             #[inline(always)]
-            |_| int8::attention::quantize_columns(x, scales, factors, out),
+            |simd| int8::attention::quantize_rows(simd, rows, means, out, scales),
+        );
+    }
+
+    fn quantize_columns(
+        &self,
+        rows: StridedRows,
+        count: usize,
+        means: &[f32],
+        scales: &mut [f32],
+        factors: &mut [f32],
+        out: &mut [i8],
+    ) {
+        self.enter(
+            #[inline(always)]
+            |simd| {
+                int8::attention::quantize_columns(simd, rows, count, means, scales, factors, out)
+            },
         );
     }
 

@@ -547,6 +547,49 @@ pub(crate) fn attention(
     }
 }
 
+/// means [width] = those of the columns of `count` rows.
+pub(crate) fn column_means(rows: StridedRows, count: usize, means: &mut [f32]) {
+    means.fill(0.0);
+    for i in 0..count {
+        let row = rows.row(i, means.len());
+        means.iter_mut().zip(row).for_each(|(m, v)| *m += v);
+    }
+    means.iter_mut().for_each(|m| *m /= count as f32);
+}
+
+/// [`quantize_row`] of each row less the means. out is [scales.len(), means.len()], and may have more.
+pub(crate) fn quantize_rows_centred(
+    rows: StridedRows,
+    means: &[f32],
+    out: &mut [i8],
+    scales: &mut [f32],
+) {
+    let width = means.len();
+    for (i, (out, scale)) in out.chunks_exact_mut(width).zip(scales).enumerate() {
+        let row = rows.row(i, width).iter().zip(means);
+        let centred: Vec<f32> = row.map(|(v, mean)| v - mean).collect();
+        *scale = quantize_row(&centred, out);
+    }
+}
+
+/// [`quantize_row`] of each column of `count` rows less its mean. out is [count, scales.len()], and may have more.
+pub(crate) fn quantize_columns_centred(
+    rows: StridedRows,
+    count: usize,
+    means: &[f32],
+    scales: &mut [f32],
+    out: &mut [i8],
+) {
+    let width = means.len();
+    for (c, (scale, mean)) in scales.iter_mut().zip(means).enumerate() {
+        let column: Vec<f32> = (0..count).map(|i| rows.row(i, width)[c] - mean).collect();
+        let mut quantized = vec![0; count];
+        *scale = quantize_row(&column, &mut quantized);
+        let out = out[c..].iter_mut().step_by(width);
+        out.zip(quantized).for_each(|(to, q)| *to = q);
+    }
+}
+
 /// [`crate::int8_attention`]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn int8_attention(
@@ -563,33 +606,18 @@ pub(crate) fn int8_attention(
     let width = heads * head_width;
     for head in 0..heads {
         let columns = head * head_width..(head + 1) * head_width;
-        // [tk, head_width], less the means of the columns.
-        let centred = |rows: StridedRows| {
-            let row = |i| &rows.row(i, width)[columns.clone()];
-            let mut means = vec![0.0; head_width];
-            for i in 0..tk {
-                means.iter_mut().zip(row(i)).for_each(|(m, v)| *m += v);
-            }
-            means.iter_mut().for_each(|m| *m /= tk as f32);
-            let rows: Vec<Vec<f32>> = (0..tk)
-                .map(|i| row(i).iter().zip(&means).map(|(v, m)| v - m).collect())
-                .collect();
-            (rows, means)
-        };
-        let quantized = |x: &[f32]| {
-            let mut q = vec![0; x.len()];
-            let scale = quantize_row(x, &mut q);
-            (q, scale)
-        };
-        let (keys, _) = centred(k);
-        let keys: Vec<_> = keys.iter().map(|key| quantized(key)).collect();
-        let (values, means) = centred(v);
-        let values: Vec<_> = (0..head_width)
-            .map(|c| quantized(&values.iter().map(|value| value[c]).collect::<Vec<_>>()))
-            .collect();
+        let [q, k, v] = [q, k, v].map(|rows| rows.starting_at(columns.start));
+        let mut means = vec![0.0; head_width];
+        column_means(k, tk, &mut means);
+        let (mut keys, mut key_scales) = (vec![0; tk * head_width], vec![0.0; tk]);
+        quantize_rows_centred(k, &means, &mut keys, &mut key_scales);
+        column_means(v, tk, &mut means);
+        let (mut values, mut value_scales) = (vec![0; tk * head_width], vec![0.0; head_width]);
+        quantize_columns_centred(v, tk, &means, &mut value_scales, &mut values);
         for i in 0..tq {
-            let (query, query_scale) = quantized(&q.row(i, width)[columns.clone()]);
-            let scores: Vec<f32> = (keys.iter())
+            let mut query = vec![0; head_width];
+            let query_scale = quantize_row(q.row(i, head_width), &mut query);
+            let scores: Vec<f32> = (keys.chunks_exact(head_width).zip(&key_scales))
                 .map(|(key, key_scale)| {
                     let products = query.iter().zip(key);
                     let sum: i32 = products.map(|(&a, &b)| i32::from(a) * i32::from(b)).sum();
@@ -602,8 +630,10 @@ pub(crate) fn int8_attention(
             let shares = e.iter().map(|e| (255.0 * e).round_ties_even() as u8);
             let shares: Vec<u8> = shares.collect();
             let out = &mut out[i * width..][columns.clone()];
-            for (y, ((value, value_scale), mean)) in out.iter_mut().zip(values.iter().zip(&means)) {
-                let products = shares.iter().zip(value);
+            for (c, (y, (value_scale, mean))) in
+                (out.iter_mut().zip(value_scales.iter().zip(&means))).enumerate()
+            {
+                let products = shares.iter().zip(values[c..].iter().step_by(head_width));
                 let sum: i32 = products.map(|(&a, &b)| i32::from(a) * i32::from(b)).sum();
                 *y = (sum as f32).mul_add(share_scale * value_scale, *mean);
             }

@@ -26,6 +26,13 @@ impl<'a> StridedRows<'a> {
         }
     }
 
+    pub(crate) fn after_rows(self, first: usize) -> Self {
+        StridedRows {
+            data: &self.data[first * self.stride..],
+            stride: self.stride,
+        }
+    }
+
     pub(crate) fn check(self, name: &str, rows: usize, width: usize) {
         let needed = match rows {
             0 => 0,

@@ -103,34 +103,28 @@ impl Head<'_> {
         });
     }
 
-    /// Packs the keys as weights [tk outputs, width inputs], and the values as [tk inputs, width outputs]. The panels must be
-    /// zeroed.
+    /// Packs the keys as weights [tk outputs, width inputs] and the values as [tk inputs, width outputs], both less their means,
+    /// which are the bias of the latter. The panels must be zeroed.
     fn pack(&self, layout: Layout, keys: &mut [u8], values: &mut [u8]) {
         let &Head {
             float, tk, width, ..
         } = self;
-        let (len, columns) = (tk * width, layout.columns);
-        scratch::with(len + 3 * width + tk, |memory: &mut [f32]| {
-            let (centred, memory) = memory.split_at_mut(len);
+        let columns = layout.columns;
+        scratch::with(3 * width + tk, |memory: &mut [f32]| {
             let (means, memory) = memory.split_at_mut(width);
             let (factors, memory) = memory.split_at_mut(width);
             let (value_scales, key_scales) = memory.split_at_mut(width);
-            scratch::with(len, |quantized: &mut [i8]| {
-                float.center(self.k, width, means, centred);
-                let rows = centred
-                    .chunks_exact(width)
-                    .zip(quantized.chunks_exact_mut(width));
-                for ((row, to), scale) in rows.zip(&mut *key_scales) {
-                    *scale = float.quantize(row, to);
-                }
-                let weight = Weight::OutIn(&*quantized);
+            scratch::with(tk * width + SPARE, |quantized: &mut [i8]| {
+                float.column_means(self.k, tk, means);
+                float.quantize_rows(self.k, means, quantized, key_scales);
+                let weight = Weight::OutIn(&quantized[..tk * width]);
                 for (i, panel) in keys.chunks_exact_mut(layout.panel_size(width)).enumerate() {
                     let columns = i * columns..tk.min((i + 1) * columns);
                     pack::pack_panel(layout, weight, width, tk, columns, key_scales, None, panel);
                 }
-                float.center(self.v, width, means, centred);
-                float.quantize_columns(centred, value_scales, factors, quantized);
-                let weight = Weight::InOut(&*quantized);
+                float.column_means(self.v, tk, means);
+                float.quantize_columns(self.v, tk, means, value_scales, factors, quantized);
+                let weight = Weight::InOut(&quantized[..tk * width]);
                 let bias = Some(&*means);
                 for (i, panel) in values.chunks_exact_mut(layout.panel_size(tk)).enumerate() {
                     let columns = i * columns..width.min((i + 1) * columns);
@@ -162,29 +156,30 @@ impl Head<'_> {
         columns: usize,
     ) {
         let width = self.width;
-        scratch::with(scales.len() * width, |quantized: &mut [i8]| {
-            let rows = quantized.chunks_exact_mut(width).zip(&mut *scales);
-            for (i, (to, scale)) in rows.enumerate() {
-                *scale = self.float.quantize(self.q.row(first + i, width), to);
-            }
-            packed(layout, quantized, width, |x| {
-                let group = Int8Group {
-                    x,
-                    in_place: None,
-                    rows: scales.len(),
-                    scales,
-                    steps: width.div_ceil(layout.step),
-                    shifted: layout.shifted(false),
-                    offsets: None,
-                    panels: keys,
-                    columns: 0..columns,
-                    activation: None,
-                    residual: None,
-                    width: columns,
-                    out: Target::F32(scores.as_mut_ptr()),
-                };
-                // SAFETY: `scores` has rows of `columns` values.
-                unsafe { self.int8.group(&group, sums) };
+        let queries = self.q.after_rows(first);
+        scratch::with(width, |zeros: &mut [f32]| {
+            zeros.fill(0.0);
+            scratch::with(scales.len() * width + SPARE, |quantized: &mut [i8]| {
+                (self.float).quantize_rows(queries, zeros, quantized, scales);
+                as_read(layout, quantized, scales.len(), width, |x, in_place| {
+                    let group = Int8Group {
+                        x,
+                        in_place,
+                        rows: scales.len(),
+                        scales,
+                        steps: width.div_ceil(layout.step),
+                        shifted: layout.shifted(false),
+                        offsets: None,
+                        panels: keys,
+                        columns: 0..columns,
+                        activation: None,
+                        residual: None,
+                        width: columns,
+                        out: Target::F32(scores.as_mut_ptr()),
+                    };
+                    // SAFETY: `scores` has rows of `columns` values.
+                    unsafe { self.int8.group(&group, sums) };
+                });
             });
         });
     }
@@ -207,11 +202,10 @@ impl Head<'_> {
         let tk = self.tk;
         scratch::with(scales.len() * tk + SPARE, |shares: &mut [u8]| {
             (self.float).shares(scores, columns, tk, self.scale, shares, scales);
-            let shares = &shares[..scales.len() * tk];
-            packed(layout, shares, tk, |x| {
+            as_read(layout, shares, scales.len(), tk, |x, in_place| {
                 let group = Int8Group {
                     x,
-                    in_place: None,
+                    in_place,
                     rows: scales.len(),
                     scales,
                     steps: tk.div_ceil(layout.step),
@@ -231,19 +225,29 @@ impl Head<'_> {
     }
 }
 
-/// Runs `f` on the rows of x [any, k] in blocks as the kernels read them.
-fn packed<T: Value>(layout: Layout, x: &[T], k: usize, f: impl FnOnce(&[u8])) {
-    let rows = x.len() / k;
+/// Runs `f` on the bytes of `rows` rows of x as the kernels read them, packed or in place. x is [rows, k] and [`SPARE`] values,
+/// and is changed.
+fn as_read<T: Value>(
+    layout: Layout,
+    x: &mut [T],
+    rows: usize,
+    k: usize,
+    f: impl FnOnce(&[u8], Option<usize>),
+) {
+    if layout.whole_rows {
+        // What follows a row is multiplied by the zeros of the panels' padding.
+        return f(T::operands(x, layout.shifted(T::PIXELS)), Some(k));
+    }
     let size = layout.block_size(rows, k);
     scratch::with(layout.rows_size(rows, k), |to: &mut [u8]| {
         for ((first, count), to) in blocks(rows, layout.rows).zip(to.chunks_exact_mut(size)) {
             pack::pack_rows(layout, &x[first * k..][..count * k], k, count, to);
         }
-        f(to);
+        f(to, None);
     });
 }
 
-/// Bytes that [`shares`] may write behind its last row.
+/// Values that may follow rows of shares and of quantised queries, keys and values: as many may be written and read.
 pub(crate) const SPARE: usize = 64;
 
 /// Softmax of scale · scores in each row's first `seen` values, in steps of 1/255 of the row's largest: out = round(255 e),
@@ -332,45 +336,203 @@ unsafe fn register<S: Simd>(simd: S, row: *const f32, r: usize) -> S::V {
     unsafe { simd.load(row.add(r * S::LANES)) }
 }
 
-/// means [width] = those of the columns of `rows`; out [any, width] = the rows less the means.
-#[inline(always)]
-pub(crate) fn center(rows: StridedRows, width: usize, means: &mut [f32], out: &mut [f32]) {
-    let count = out.len() / width;
-    means.fill(0.0);
-    for i in 0..count {
-        for (mean, v) in means.iter_mut().zip(rows.row(i, width)) {
-            *mean += v;
+/// Calls `$by::<S, N>` for lines of N registers, as many as fit `$width` up to 4, or `$narrow` if not even one does.
+macro_rules! by_line {
+    ($width:expr, $narrow:expr, $by:ident($($argument:expr),+)) => {
+        match $width / S::LANES {
+            0 => $narrow,
+            1 => $by::<S, 1>($($argument),+),
+            2 => $by::<S, 2>($($argument),+),
+            3 => $by::<S, 3>($($argument),+),
+            _ => $by::<S, 4>($($argument),+),
         }
-    }
-    for mean in &mut *means {
-        *mean /= count as f32;
-    }
-    for (i, out) in out.chunks_exact_mut(width).enumerate() {
-        for ((to, v), mean) in out.iter_mut().zip(rows.row(i, width)).zip(&*means) {
-            *to = v - mean;
+    };
+}
+
+/// means [width] = those of the columns of `count` rows.
+#[inline(always)]
+pub(crate) fn column_means<S: Simd>(simd: S, rows: StridedRows, count: usize, means: &mut [f32]) {
+    by_line!(
+        means.len(),
+        reference::column_means(rows, count, means),
+        column_means_by(simd, rows, count, means)
+    );
+}
+
+#[inline(always)]
+fn column_means_by<S: Simd, const N: usize>(
+    simd: S,
+    rows: StridedRows,
+    count: usize,
+    means: &mut [f32],
+) {
+    let (width, line) = (means.len(), N * S::LANES);
+    let divisor = simd.splat(count as f32);
+    for at in (0..width).step_by(line) {
+        // The last line may overlap the one before.
+        let at = at.min(width - line);
+        let mut sums = [simd.splat(0.0); N];
+        for i in 0..count {
+            let row = rows.row(i, width)[at..][..line].as_ptr();
+            for (j, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: a line has N registers.
+                *sum = simd.add(*sum, unsafe { register(simd, row, j) });
+            }
+        }
+        let means = means[at..][..line].as_mut_ptr();
+        for (j, &sum) in sums.iter().enumerate() {
+            // SAFETY: as above.
+            unsafe { simd.store(simd.div(sum, divisor), means.add(j * S::LANES)) };
         }
     }
 }
 
-/// Quantises the columns of x [any, scales.len()] to s8, each as [`reference::quantize_row`] does a row. `factors` is working
-/// memory, as long as `scales`.
+/// The line of `row` less the means, from column `at` on.
 #[inline(always)]
-pub(crate) fn quantize_columns(x: &[f32], scales: &mut [f32], factors: &mut [f32], out: &mut [i8]) {
-    let width = scales.len();
-    // The bits of the largest magnitude, as `reference::row_scale` takes it.
-    scales.fill(0.0);
-    for row in x.chunks_exact(width) {
-        for (largest, v) in scales.iter_mut().zip(row) {
-            *largest = f32::from_bits(largest.to_bits().max(v.abs().to_bits()));
+fn centred<S: Simd, const N: usize>(simd: S, row: &[f32], means: &[f32], at: usize) -> [S::V; N] {
+    let line = N * S::LANES;
+    let (row, means) = (row[at..][..line].as_ptr(), means[at..][..line].as_ptr());
+    let mut y = [simd.splat(0.0); N];
+    for (j, y) in y.iter_mut().enumerate() {
+        // SAFETY: a line has N registers.
+        *y = unsafe { simd.sub(register(simd, row, j), register(simd, means, j)) };
+    }
+    y
+}
+
+/// Rounds a line to s8 from the start of `to` on, and writes zeros behind it, 4 registers' values in all.
+#[inline(always)]
+fn store_line<S: Simd, const N: usize>(simd: S, line: [S::V; N], to: &mut [i8]) {
+    let mut y = [simd.splat(0.0); 4];
+    y[..N].copy_from_slice(&line);
+    // SAFETY: the slice has 4 registers' values.
+    unsafe { simd.store_s8(y, to[..4 * S::LANES].as_mut_ptr()) };
+}
+
+/// Quantises rows less the means of their columns to s8, each row as [`reference::quantize_row`] does. out is
+/// [scales.len(), means.len()], and [`SPARE`] values.
+#[inline(always)]
+pub(crate) fn quantize_rows<S: Simd>(
+    simd: S,
+    rows: StridedRows,
+    means: &[f32],
+    out: &mut [i8],
+    scales: &mut [f32],
+) {
+    by_line!(
+        means.len(),
+        reference::quantize_rows_centred(rows, means, out, scales),
+        quantize_rows_by(simd, rows, means, out, scales)
+    );
+}
+
+#[inline(always)]
+fn quantize_rows_by<S: Simd, const N: usize>(
+    simd: S,
+    rows: StridedRows,
+    means: &[f32],
+    out: &mut [i8],
+    scales: &mut [f32],
+) {
+    let (width, line) = (means.len(), N * S::LANES);
+    for (i, to) in scales.iter_mut().enumerate() {
+        let row = rows.row(i, width);
+        // What is written behind a row is overwritten by the next one.
+        let out = &mut out[i * width..];
+        let mut largest = [simd.splat(0.0); N];
+        for at in (0..width).step_by(line) {
+            let y = centred::<S, N>(simd, row, means, at.min(width - line));
+            for (largest, y) in largest.iter_mut().zip(y) {
+                *largest = simd.larger_magnitude(*largest, y);
+            }
+        }
+        let mut all = largest[0];
+        for &largest in &largest[1..] {
+            all = simd.larger_magnitude(all, largest);
+        }
+        let (scale, factor) = reference::row_scale(simd.largest_magnitude(all));
+        *to = scale;
+        if scale.is_nan() {
+            out[..width].fill(0);
+            continue;
+        }
+        let factor = simd.splat(factor);
+        for at in (0..width).step_by(line) {
+            let at = at.min(width - line);
+            let mut y = centred::<S, N>(simd, row, means, at);
+            for y in &mut y {
+                *y = simd.mul(*y, factor);
+            }
+            // No value exceeds 127 by more than two roundings.
+            store_line(simd, y, &mut out[at..]);
+        }
+    }
+}
+
+/// Quantises the columns of `count` rows less their means to s8, each column as [`reference::quantize_row`] does a row. out is
+/// [count, scales.len()], and [`SPARE`] values; `factors` is working memory, as long as `scales`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn quantize_columns<S: Simd>(
+    simd: S,
+    rows: StridedRows,
+    count: usize,
+    means: &[f32],
+    scales: &mut [f32],
+    factors: &mut [f32],
+    out: &mut [i8],
+) {
+    by_line!(
+        means.len(),
+        reference::quantize_columns_centred(rows, count, means, scales, out),
+        quantize_columns_by(simd, rows, count, means, scales, factors, out)
+    );
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn quantize_columns_by<S: Simd, const N: usize>(
+    simd: S,
+    rows: StridedRows,
+    count: usize,
+    means: &[f32],
+    scales: &mut [f32],
+    factors: &mut [f32],
+    out: &mut [i8],
+) {
+    let (width, line) = (means.len(), N * S::LANES);
+    for at in (0..width).step_by(line) {
+        let at = at.min(width - line);
+        let mut largest = [simd.splat(0.0); N];
+        for i in 0..count {
+            let y = centred::<S, N>(simd, rows.row(i, width), means, at);
+            for (largest, y) in largest.iter_mut().zip(y) {
+                *largest = simd.larger_magnitude(*largest, y);
+            }
+        }
+        let scales = scales[at..][..line].as_mut_ptr();
+        for (j, &largest) in largest.iter().enumerate() {
+            // SAFETY: a line has N registers.
+            unsafe { simd.store(largest, scales.add(j * S::LANES)) };
         }
     }
     for (scale, factor) in scales.iter_mut().zip(&mut *factors) {
         (*scale, *factor) = reference::row_scale(scale.to_bits());
     }
-    for (row, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-        for ((q, v), factor) in out.iter_mut().zip(row).zip(&*factors) {
-            // Adding 3 · 2^22 rounds to an integer, half to even, in the lowest bits.
-            *q = (v * factor + 12_582_912.0).to_bits() as i8;
+    for i in 0..count {
+        let row = rows.row(i, width);
+        let out = &mut out[i * width..];
+        for at in (0..width).step_by(line) {
+            let at = at.min(width - line);
+            let mut y = centred::<S, N>(simd, row, means, at);
+            let factors = factors[at..][..line].as_ptr();
+            for (j, y) in y.iter_mut().enumerate() {
+                // SAFETY: a line has N registers.
+                *y = simd.mul(*y, unsafe { register(simd, factors, j) });
+            }
+            // No finite value exceeds 127 by more than two roundings, and of a column with others the result is NaN whatever is
+            // stored.
+            store_line(simd, y, &mut out[at..]);
         }
     }
 }

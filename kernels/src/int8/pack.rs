@@ -141,6 +141,14 @@ pub(crate) trait Value: Copy + Sync {
     fn bytes(values: &[Self; 16]) -> [u8; 16];
     fn wide(self) -> i16;
     const PIXELS: bool;
+
+    /// The bytes of the values, each plus or minus 128 if `shifted`, in place.
+    fn operands(values: &mut [Self], shifted: bool) -> &[u8];
+}
+
+/// Flips the highest bits: adds 128 to signed bytes, or subtracts it from unsigned ones.
+fn shift(bytes: &mut [u8]) {
+    bytes.iter_mut().for_each(|byte| *byte ^= 0x80);
 }
 
 impl Value for i8 {
@@ -161,6 +169,16 @@ impl Value for i8 {
     }
 
     const PIXELS: bool = false;
+
+    fn operands(values: &mut [i8], shifted: bool) -> &[u8] {
+        // SAFETY: bytes of either sign have the same size, and any byte is a value of both.
+        let bytes =
+            unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) };
+        if shifted {
+            shift(bytes);
+        }
+        bytes
+    }
 }
 
 impl Value for u8 {
@@ -177,6 +195,13 @@ impl Value for u8 {
     }
 
     const PIXELS: bool = true;
+
+    fn operands(values: &mut [u8], shifted: bool) -> &[u8] {
+        if shifted {
+            shift(values);
+        }
+        values
+    }
 }
 
 /// Packs `count` rows of x [count, k] as one block. Rows are padded with zeros; rows of padding are not written, as their

@@ -409,7 +409,7 @@ fn int8_equals_its_reference() {
         let (mut moved, mut all) = (0, 0);
         for &tq in &edges(layout.rows) {
             for &tk in edges(layout.columns).iter().chain(&[197, 300]) {
-                for width in [1, 5, 16, layout.columns + 1, 64] {
+                for width in [1, 5, 16, layout.columns + 1, 48, 64] {
                     let case = Case {
                         tq,
                         tk,
