@@ -11,8 +11,8 @@ use crate::simd::Simd;
 use crate::threads::{self, Shared};
 use crate::types::StridedRows;
 
-/// Most bytes of the scores that are computed at a time, so that they stay in the first-level cache.
-const MOST_SCORES: usize = 20 << 10;
+/// Most bytes of the scores that are computed at a time, so that they stay in the second-level cache.
+const MOST_SCORES: usize = 160 << 10;
 
 /// [`crate::int8_attention`] by the given kernels, with its operands checked.
 #[allow(clippy::too_many_arguments)]
