@@ -407,7 +407,8 @@ fn int8_equals_its_reference() {
         let Some(vector) = kernels.int8 else { continue };
         let layout = vector.layout();
         let (mut moved, mut all) = (0, 0);
-        for &tq in &edges(layout.rows) {
+        // 150 queries of 300 keys are more than are computed at a time.
+        for &tq in edges(layout.rows).iter().chain(&[150]) {
             for &tk in edges(layout.columns).iter().chain(&[197, 300]) {
                 for width in [1, 5, 16, layout.columns + 1, 48, 64] {
                     let case = Case {
