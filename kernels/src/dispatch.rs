@@ -8,7 +8,7 @@ use pinhole_model::Activation;
 use crate::int8::pack::Layout;
 use crate::int8::taps::CHANNELS;
 use crate::resample::{FilteredLines, LINES, LineFilter};
-use crate::types::{Affine, AttentionStages, Nonlinearity, StridedRows, Window};
+use crate::types::{Affine, AttentionStages, CentredRows, Nonlinearity, StridedRows, Window};
 use crate::yuv::YuvMatrix;
 
 /// A variant: its name, and the kernels for f32, 8-bit integers and f16. Without kernels the scalar reference runs.
@@ -76,14 +76,11 @@ pub(crate) trait FloatKernels: PixelKernels {
     /// As [`crate::int8::attention::column_means`].
     fn column_means(&self, rows: StridedRows, count: usize, means: &mut [f32]);
     /// As [`crate::int8::attention::quantize_rows`].
-    fn quantize_rows(&self, rows: StridedRows, means: &[f32], out: &mut [i8], scales: &mut [f32]);
+    fn quantize_rows(&self, x: CentredRows, out: &mut [i8], scales: &mut [f32]);
     /// As [`crate::int8::attention::quantize_columns`].
-    #[allow(clippy::too_many_arguments)]
     fn quantize_columns(
         &self,
-        rows: StridedRows,
-        count: usize,
-        means: &[f32],
+        x: CentredRows,
         scales: &mut [f32],
         factors: &mut [f32],
         out: &mut [i8],

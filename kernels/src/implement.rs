@@ -13,7 +13,7 @@ use crate::resample::{FilteredLines, LINES, LineFilter};
 use crate::simd::Simd;
 #[cfg(test)]
 use crate::simd::map_in_place;
-use crate::types::{Affine, Nonlinearity, StridedRows};
+use crate::types::{Affine, CentredRows, Nonlinearity, StridedRows};
 use crate::yuv::YuvMatrix;
 use crate::{
     activation, affine, attention, float_depthwise, int8, linear, norm, quantize, resample,
@@ -135,27 +135,23 @@ impl<S: Simd> FloatKernels for S {
         );
     }
 
-    fn quantize_rows(&self, rows: StridedRows, means: &[f32], out: &mut [i8], scales: &mut [f32]) {
+    fn quantize_rows(&self, x: CentredRows, out: &mut [i8], scales: &mut [f32]) {
         self.enter(
             #[inline(always)]
-            |simd| int8::attention::quantize_rows(simd, rows, means, out, scales),
+            |simd| int8::attention::quantize_rows(simd, x, out, scales),
         );
     }
 
     fn quantize_columns(
         &self,
-        rows: StridedRows,
-        count: usize,
-        means: &[f32],
+        x: CentredRows,
         scales: &mut [f32],
         factors: &mut [f32],
         out: &mut [i8],
     ) {
         self.enter(
             #[inline(always)]
-            |simd| {
-                int8::attention::quantize_columns(simd, rows, count, means, scales, factors, out)
-            },
+            |simd| int8::attention::quantize_columns(simd, x, scales, factors, out),
         );
     }
 

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use crate::resample::{FilteredLines, LINES, LineFilter, PRECISION_BITS};
 use crate::types::{
-    Affine, AttentionStages, ConvolutionWeights, FloatConvolutionWeights, Nonlinearity, Pointwise,
-    StridedRows, Window,
+    Affine, AttentionStages, CentredRows, ConvolutionWeights, FloatConvolutionWeights,
+    Nonlinearity, Pointwise, StridedRows, Window,
 };
 use crate::yuv::YuvMatrix;
 use pinhole_model::Activation;
@@ -557,33 +557,24 @@ pub(crate) fn column_means(rows: StridedRows, count: usize, means: &mut [f32]) {
     means.iter_mut().for_each(|m| *m /= count as f32);
 }
 
-/// [`quantize_row`] of each row less the means. out is [scales.len(), means.len()], and may have more.
-pub(crate) fn quantize_rows_centred(
-    rows: StridedRows,
-    means: &[f32],
-    out: &mut [i8],
-    scales: &mut [f32],
-) {
-    let width = means.len();
-    for (i, (out, scale)) in out.chunks_exact_mut(width).zip(scales).enumerate() {
-        let row = rows.row(i, width).iter().zip(means);
+/// [`quantize_row`] of each row of x. scales is [count]; out is [count, width], and may have more.
+pub(crate) fn quantize_rows_centred(x: CentredRows, out: &mut [i8], scales: &mut [f32]) {
+    let width = x.means.len();
+    let outs = out.chunks_exact_mut(width).zip(scales).take(x.count);
+    for (i, (out, scale)) in outs.enumerate() {
+        let row = x.rows.row(i, width).iter().zip(x.means);
         let centred: Vec<f32> = row.map(|(v, mean)| v - mean).collect();
         *scale = quantize_row(&centred, out);
     }
 }
 
-/// [`quantize_row`] of each column of `count` rows less its mean. out is [count, scales.len()], and may have more.
-pub(crate) fn quantize_columns_centred(
-    rows: StridedRows,
-    count: usize,
-    means: &[f32],
-    scales: &mut [f32],
-    out: &mut [i8],
-) {
-    let width = means.len();
-    for (c, (scale, mean)) in scales.iter_mut().zip(means).enumerate() {
-        let column: Vec<f32> = (0..count).map(|i| rows.row(i, width)[c] - mean).collect();
-        let mut quantized = vec![0; count];
+/// [`quantize_row`] of each column of x. scales is [width]; out is [count, width], and may have more.
+pub(crate) fn quantize_columns_centred(x: CentredRows, scales: &mut [f32], out: &mut [i8]) {
+    let width = x.means.len();
+    for (c, (scale, mean)) in scales.iter_mut().zip(x.means).enumerate() {
+        let values = (0..x.count).map(|i| x.rows.row(i, width)[c] - mean);
+        let column: Vec<f32> = values.collect();
+        let mut quantized = vec![0; x.count];
         *scale = quantize_row(&column, &mut quantized);
         let out = out[c..].iter_mut().step_by(width);
         out.zip(quantized).for_each(|(to, q)| *to = q);
@@ -610,10 +601,10 @@ pub(crate) fn int8_attention(
         let mut means = vec![0.0; head_width];
         column_means(k, tk, &mut means);
         let (mut keys, mut key_scales) = (vec![0; tk * head_width], vec![0.0; tk]);
-        quantize_rows_centred(k, &means, &mut keys, &mut key_scales);
+        quantize_rows_centred(k.less(tk, &means), &mut keys, &mut key_scales);
         column_means(v, tk, &mut means);
         let (mut values, mut value_scales) = (vec![0; tk * head_width], vec![0.0; head_width]);
-        quantize_columns_centred(v, tk, &means, &mut value_scales, &mut values);
+        quantize_columns_centred(v.less(tk, &means), &mut value_scales, &mut values);
         for i in 0..tq {
             let mut query = vec![0; head_width];
             let query_scale = quantize_row(q.row(i, head_width), &mut query);

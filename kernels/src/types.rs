@@ -33,6 +33,15 @@ impl<'a> StridedRows<'a> {
         }
     }
 
+    /// The first `count` rows, less the means of their columns.
+    pub(crate) fn less(self, count: usize, means: &'a [f32]) -> CentredRows<'a> {
+        CentredRows {
+            rows: self,
+            count,
+            means,
+        }
+    }
+
     pub(crate) fn check(self, name: &str, rows: usize, width: usize) {
         let needed = match rows {
             0 => 0,
@@ -45,6 +54,15 @@ impl<'a> StridedRows<'a> {
             self.data.len()
         );
     }
+}
+
+/// `count` rows, less the means of their columns.
+#[derive(Clone, Copy)]
+pub(crate) struct CentredRows<'a> {
+    pub(crate) rows: StridedRows<'a>,
+    pub(crate) count: usize,
+    /// One value per column; zeros leave the rows as they are.
+    pub(crate) means: &'a [f32],
 }
 
 /// Affine quantisation with one scale and zero point, as ONNX's QuantizeLinear: q = round(x / scale) + zero point, half to

@@ -9,7 +9,7 @@ use crate::reference;
 use crate::scratch;
 use crate::simd::Simd;
 use crate::threads::{self, Shared};
-use crate::types::StridedRows;
+use crate::types::{CentredRows, StridedRows};
 
 /// Most bytes of the scores that are computed at a time, so that they stay in the second-level cache.
 const MOST_SCORES: usize = 160 << 10;
@@ -116,14 +116,16 @@ impl Head<'_> {
             let (value_scales, key_scales) = memory.split_at_mut(width);
             scratch::with(tk * width + SPARE, |quantized: &mut [i8]| {
                 float.column_means(self.k, tk, means);
-                float.quantize_rows(self.k, means, quantized, key_scales);
+                let x = self.k.less(tk, means);
+                float.quantize_rows(x, quantized, key_scales);
                 let weight = Weight::OutIn(&quantized[..tk * width]);
                 for (i, panel) in keys.chunks_exact_mut(layout.panel_size(width)).enumerate() {
                     let columns = i * columns..tk.min((i + 1) * columns);
                     pack::pack_panel(layout, weight, width, tk, columns, key_scales, None, panel);
                 }
                 float.column_means(self.v, tk, means);
-                float.quantize_columns(self.v, tk, means, value_scales, factors, quantized);
+                let x = self.v.less(tk, means);
+                float.quantize_columns(x, value_scales, factors, quantized);
                 let weight = Weight::InOut(&quantized[..tk * width]);
                 let bias = Some(&*means);
                 for (i, panel) in values.chunks_exact_mut(layout.panel_size(tk)).enumerate() {
@@ -156,11 +158,11 @@ impl Head<'_> {
         columns: usize,
     ) {
         let width = self.width;
-        let queries = self.q.after_rows(first);
         scratch::with(width, |zeros: &mut [f32]| {
             zeros.fill(0.0);
+            let queries = self.q.after_rows(first).less(scales.len(), zeros);
             scratch::with(scales.len() * width + SPARE, |quantized: &mut [i8]| {
-                (self.float).quantize_rows(queries, zeros, quantized, scales);
+                (self.float).quantize_rows(queries, quantized, scales);
                 as_read(layout, quantized, scales.len(), width, |x, in_place| {
                     let group = Int8Group {
                         x,
@@ -387,11 +389,12 @@ fn column_means_by<S: Simd, const N: usize>(
     }
 }
 
-/// The line of `row` less the means, from column `at` on.
+/// The line of row `i` from column `at` on.
 #[inline(always)]
-fn centred<S: Simd, const N: usize>(simd: S, row: &[f32], means: &[f32], at: usize) -> [S::V; N] {
+fn line_of<S: Simd, const N: usize>(simd: S, x: CentredRows, i: usize, at: usize) -> [S::V; N] {
     let line = N * S::LANES;
-    let (row, means) = (row[at..][..line].as_ptr(), means[at..][..line].as_ptr());
+    let row = x.rows.row(i, x.means.len())[at..][..line].as_ptr();
+    let means = x.means[at..][..line].as_ptr();
     let mut y = [simd.splat(0.0); N];
     for (j, y) in y.iter_mut().enumerate() {
         // SAFETY: a line has N registers.
@@ -409,39 +412,30 @@ fn store_line<S: Simd, const N: usize>(simd: S, line: [S::V; N], to: &mut [i8]) 
     unsafe { simd.store_s8(y, to[..4 * S::LANES].as_mut_ptr()) };
 }
 
-/// Quantises rows less the means of their columns to s8, each row as [`reference::quantize_row`] does. out is
-/// [scales.len(), means.len()], and [`SPARE`] values.
+/// Quantises x to s8, each row as [`reference::quantize_row`] does. scales is [count]; out is [count, width] and [`SPARE`] values.
 #[inline(always)]
-pub(crate) fn quantize_rows<S: Simd>(
-    simd: S,
-    rows: StridedRows,
-    means: &[f32],
-    out: &mut [i8],
-    scales: &mut [f32],
-) {
+pub(crate) fn quantize_rows<S: Simd>(simd: S, x: CentredRows, out: &mut [i8], scales: &mut [f32]) {
     by_line!(
-        means.len(),
-        reference::quantize_rows_centred(rows, means, out, scales),
-        quantize_rows_by(simd, rows, means, out, scales)
+        x.means.len(),
+        reference::quantize_rows_centred(x, out, scales),
+        quantize_rows_by(simd, x, out, scales)
     );
 }
 
 #[inline(always)]
 fn quantize_rows_by<S: Simd, const N: usize>(
     simd: S,
-    rows: StridedRows,
-    means: &[f32],
+    x: CentredRows,
     out: &mut [i8],
     scales: &mut [f32],
 ) {
-    let (width, line) = (means.len(), N * S::LANES);
-    for (i, to) in scales.iter_mut().enumerate() {
-        let row = rows.row(i, width);
+    let (width, line) = (x.means.len(), N * S::LANES);
+    for (i, to) in scales[..x.count].iter_mut().enumerate() {
         // What is written behind a row is overwritten by the next one.
         let out = &mut out[i * width..];
         let mut largest = [simd.splat(0.0); N];
         for at in (0..width).step_by(line) {
-            let y = centred::<S, N>(simd, row, means, at.min(width - line));
+            let y = line_of::<S, N>(simd, x, i, at.min(width - line));
             for (largest, y) in largest.iter_mut().zip(y) {
                 *largest = simd.larger_magnitude(*largest, y);
             }
@@ -459,7 +453,7 @@ fn quantize_rows_by<S: Simd, const N: usize>(
         let factor = simd.splat(factor);
         for at in (0..width).step_by(line) {
             let at = at.min(width - line);
-            let mut y = centred::<S, N>(simd, row, means, at);
+            let mut y = line_of::<S, N>(simd, x, i, at);
             for y in &mut y {
                 *y = simd.mul(*y, factor);
             }
@@ -469,43 +463,37 @@ fn quantize_rows_by<S: Simd, const N: usize>(
     }
 }
 
-/// Quantises the columns of `count` rows less their means to s8, each column as [`reference::quantize_row`] does a row. out is
-/// [count, scales.len()], and [`SPARE`] values; `factors` is working memory, as long as `scales`.
+/// Quantises x to s8, each column as [`reference::quantize_row`] does a row. scales is [width], as is `factors`, which is working
+/// memory; out is [count, width] and [`SPARE`] values.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 pub(crate) fn quantize_columns<S: Simd>(
     simd: S,
-    rows: StridedRows,
-    count: usize,
-    means: &[f32],
+    x: CentredRows,
     scales: &mut [f32],
     factors: &mut [f32],
     out: &mut [i8],
 ) {
     by_line!(
-        means.len(),
-        reference::quantize_columns_centred(rows, count, means, scales, out),
-        quantize_columns_by(simd, rows, count, means, scales, factors, out)
+        x.means.len(),
+        reference::quantize_columns_centred(x, scales, out),
+        quantize_columns_by(simd, x, scales, factors, out)
     );
 }
 
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 fn quantize_columns_by<S: Simd, const N: usize>(
     simd: S,
-    rows: StridedRows,
-    count: usize,
-    means: &[f32],
+    x: CentredRows,
     scales: &mut [f32],
     factors: &mut [f32],
     out: &mut [i8],
 ) {
-    let (width, line) = (means.len(), N * S::LANES);
+    let (width, line) = (x.means.len(), N * S::LANES);
     for at in (0..width).step_by(line) {
         let at = at.min(width - line);
         let mut largest = [simd.splat(0.0); N];
-        for i in 0..count {
-            let y = centred::<S, N>(simd, rows.row(i, width), means, at);
+        for i in 0..x.count {
+            let y = line_of::<S, N>(simd, x, i, at);
             for (largest, y) in largest.iter_mut().zip(y) {
                 *largest = simd.larger_magnitude(*largest, y);
             }
@@ -519,12 +507,11 @@ fn quantize_columns_by<S: Simd, const N: usize>(
     for (scale, factor) in scales.iter_mut().zip(&mut *factors) {
         (*scale, *factor) = reference::row_scale(scale.to_bits());
     }
-    for i in 0..count {
-        let row = rows.row(i, width);
+    for i in 0..x.count {
         let out = &mut out[i * width..];
         for at in (0..width).step_by(line) {
             let at = at.min(width - line);
-            let mut y = centred::<S, N>(simd, row, means, at);
+            let mut y = line_of::<S, N>(simd, x, i, at);
             let factors = factors[at..][..line].as_ptr();
             for (j, y) in y.iter_mut().enumerate() {
                 // SAFETY: a line has N registers.
