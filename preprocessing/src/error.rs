@@ -14,7 +14,7 @@ pub enum Error {
         /// What is wrong with it.
         error: Box<Error>,
     },
-    /// There is no such file.
+    /// There is no such file: what was found, as [`crate::missing`] says it.
     #[error("expected an image file, {0}")]
     Missing(String),
     /// The file cannot be read.

@@ -10,11 +10,17 @@ use crate::has_image_extension;
 const MAX_ENTRIES: usize = 10_000;
 
 /// What was found instead of an image or a folder of images at `path`, and what to do: `found no such file; did you mean
-/// photo.jpg?`, or to check the path where no image and no folder has a similar name. `None` if something is there, or if that is
-/// not known, as in a folder that may not be read.
+/// photo.jpg?`, or to check the path where no image and no folder has a similar name; of a link, where it leads. `None` if something
+/// is there, or if that is not known, as in a folder that may not be read.
 pub fn missing(path: &Path) -> Option<String> {
     if path.try_exists().unwrap_or(true) {
         return None;
+    }
+    if let Ok(target) = path.read_link() {
+        return Some(format!(
+            "found a link to {}, where nothing is",
+            target.display()
+        ));
     }
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -32,7 +38,7 @@ fn similar(path: &Path, folder: &Path) -> Option<PathBuf> {
     let entries = std::fs::read_dir(folder).ok()?.flatten().take(MAX_ENTRIES);
     let entries = entries.map(|entry| entry.path());
     let mut names: Vec<String> = entries
-        .filter(|entry| has_image_extension(entry) || entry.is_dir())
+        .filter(|entry| entry.exists() && has_image_extension(entry) || entry.is_dir())
         .filter_map(|entry| Some(entry.file_name()?.to_str()?.to_owned()))
         .collect();
     names.sort();
@@ -45,6 +51,19 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    /// If this fails, the link itself is what was probably meant.
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_nothing_is_said() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        std::os::unix::fs::symlink("gone.png", path("heart.png")).unwrap();
+        let found = "found a link to gone.png, where nothing is";
+        assert_eq!(missing(&path("heart.png")).as_deref(), Some(found));
+        let found = "found no such file; check the path";
+        assert_eq!(missing(&path("hart.png")).as_deref(), Some(found));
+    }
 
     /// If this fails, a typing error in a path ends with "No such file or directory".
     #[test]
