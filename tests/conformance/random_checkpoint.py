@@ -109,7 +109,7 @@ def modified_resnet(w, spec):
             w.convolution(f"{block}.conv2", f"{block}.bn2", planes, planes, 3)
             w.convolution(f"{block}.conv3", f"{block}.bn3", planes * 4, planes, 1)
             # A trained block changes its input little, and open_clip begins training with zeros here. With gains of 1 rounding
-            # errors grow from block to block, so that int8 keeps a cosine of 0.98 at best, whoever computes it.
+            # errors grow from block to block.
             w.tensors[f"{block}.bn3.weight"] *= 0.25
             if i == 0:
                 w.convolution(f"{block}.downsample.0", f"{block}.downsample.1", planes * 4, channels, 1)
