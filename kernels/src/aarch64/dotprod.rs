@@ -5,7 +5,7 @@ use std::arch::{asm, is_aarch64_feature_detected};
 
 use super::load::{load_panel, load_rows};
 use super::neon::Neon;
-use crate::int8::group::{Int8Simd, Int8Tile, tiles_int8};
+use crate::int8::group::{Int8Simd, Int8Tile, Outputs, tiles_int8};
 use crate::int8::pack::{Layout, Operand};
 use crate::int8::taps::{DepthwiseSimd, DepthwiseTile};
 use crate::simd::token;
@@ -113,7 +113,11 @@ impl DepthwiseSimd for Dotprod {
 /// # Safety
 /// As [`Int8Simd::tiles`], of one, on a processor with dotprod; QUADS is ROWS / 4, rounded up.
 #[inline(always)]
-unsafe fn dotprod<const ROWS: usize, const QUADS: usize>(token: Dotprod, t: &Int8Tile) {
+unsafe fn dotprod<const ROWS: usize, const QUADS: usize>(
+    token: Dotprod,
+    t: &Int8Tile,
+    _: &Outputs,
+) {
     // SAFETY: the caller's promise; every step has 4 values of each of 8 columns, and of each row, whose number
     // is padded to a multiple of 4.
     unsafe {

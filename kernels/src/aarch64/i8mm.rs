@@ -6,7 +6,7 @@ use std::arch::{asm, is_aarch64_feature_detected};
 use super::dotprod::Dotprod;
 use super::load::load_panel;
 use super::neon::Neon;
-use crate::int8::group::{Int8Simd, Int8Tile, tiles_int8};
+use crate::int8::group::{Int8Simd, Int8Tile, Outputs, tiles_int8};
 use crate::int8::pack::{Layout, Operand};
 use crate::int8::taps::DepthwiseTile;
 use crate::simd::token;
@@ -74,7 +74,7 @@ unsafe fn smmla(mut sum: int32x4_t, x: int8x16_t, w: int8x16_t) -> int32x4_t {
 /// # Safety
 /// As [`Int8Simd::tiles`], of one, on a processor with i8mm; PAIRS is ROWS / 2, rounded up.
 #[inline(always)]
-unsafe fn i8mm<const ROWS: usize, const PAIRS: usize>(token: I8mm, t: &Int8Tile) {
+unsafe fn i8mm<const ROWS: usize, const PAIRS: usize>(token: I8mm, t: &Int8Tile, _: &Outputs) {
     // SAFETY: the caller's promise; every step has 8 values of each of 8 columns, and of each row, whose number
     // is padded to a multiple of 2.
     unsafe {

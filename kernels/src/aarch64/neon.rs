@@ -4,7 +4,7 @@ use std::arch::aarch64::*;
 use std::arch::is_aarch64_feature_detected;
 
 use super::load::{load_panel, load_rows};
-use crate::int8::group::{Int8Simd, Int8Tile, tiles_int8};
+use crate::int8::group::{Int8Simd, Int8Tile, Outputs, tiles_int8};
 use crate::int8::pack::{Layout, Operand};
 use crate::int8::taps::{DepthwiseSimd, DepthwiseTile};
 use crate::linear::tile::tiles;
@@ -249,7 +249,7 @@ impl DepthwiseSimd for Neon {
 /// # Safety
 /// As [`Int8Simd::tiles`], of one.
 #[inline(always)]
-unsafe fn neon<const ROWS: usize>(float: Neon, t: &Int8Tile) {
+unsafe fn neon<const ROWS: usize>(float: Neon, t: &Int8Tile, _: &Outputs) {
     // Bytes of a step of the panel.
     const STEP: usize = 128;
     // Four columns use all registers.

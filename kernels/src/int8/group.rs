@@ -10,7 +10,6 @@ use crate::dispatch::{Int8Group, Order, Residual, Target};
 use crate::linear::pack::heights;
 use crate::linear::tile::write;
 use crate::simd::{InstructionSet, Simd};
-use crate::types::Nonlinearity;
 
 /// An instruction set's products of bytes, as [`Simd`] for f32.
 pub(crate) trait Int8Simd: InstructionSet {
@@ -23,19 +22,20 @@ pub(crate) trait Int8Simd: InstructionSet {
     /// first-level cache together.
     const DEPTH: usize;
 
-    /// Whether the epilogue of a tile applies the activation function; otherwise it is applied after the tile.
-    const ACTIVATES: bool = false;
+    /// Whether a tile leaves its sums as [`Outputs`], which the next tile makes between its steps: instructions other than
+    /// multiplications then take no time of their own. Otherwise the tiles apply their [`Epilogue`].
+    const OVERLAPS: bool = false;
 
     fn float(self) -> Self::Float;
 
     /// Computes `count` tiles of `rows` rows, 1 ..= LAYOUT.rows, one below the other: sums [rows, columns] = the sums so far
-    /// + packed rows · panel, then `t.epilogue`.
+    /// + packed rows · panel, then `t.epilogue`, or `t.outputs` by way of `unfinished`.
     ///
     /// # Safety
     /// For each tile: `t.x` points to a block's `t.steps` steps of `rows` rows, `t.panel` to as many of a panel;
     /// `t.from`, unless null, to rows of as many sums as the panel has columns; `t.sums` to rows * columns writable
-    /// values, and the pointers of `t.epilogue` to what [`Epilogue`] states.
-    unsafe fn tiles(self, rows: usize, count: usize, t: Int8Tile);
+    /// values, and the pointers of `t.epilogue`, `t.outputs` and `unfinished` to what [`Epilogue`] and [`Outputs`] state.
+    unsafe fn tiles(self, rows: usize, count: usize, t: Int8Tile, unfinished: &mut Outputs);
 
     /// Pixels of a tile of the depthwise kernel.
     const PIXELS: usize;
@@ -51,7 +51,13 @@ pub(crate) trait Int8Simd: InstructionSet {
 macro_rules! tiles_int8 {
     ($($rows:literal => $tile:expr),+ $(,)?) => {
         #[inline(always)]
-        unsafe fn tiles(self, rows: usize, count: usize, mut t: crate::int8::group::Int8Tile) {
+        unsafe fn tiles(
+            self,
+            rows: usize,
+            count: usize,
+            mut t: crate::int8::group::Int8Tile,
+            unfinished: &mut crate::int8::group::Outputs,
+        ) {
             let columns = <Self as crate::int8::group::Int8Simd>::LAYOUT.columns;
             match rows {
                 $($rows => crate::simd::InstructionSet::enter(
@@ -60,7 +66,10 @@ macro_rules! tiles_int8 {
                     |token| {
                         for _ in 0..count {
                             // SAFETY: the caller's promise.
-                            unsafe { $tile(token, &t) }
+                            unsafe { $tile(token, &t, unfinished) }
+                            if <Self as crate::int8::group::Int8Simd>::OVERLAPS {
+                                unfinished.take($rows, &t);
+                            }
                             t.advance(1, $rows, columns);
                         }
                     },
@@ -88,8 +97,12 @@ pub(crate) struct Int8Tile {
     pub(crate) from_stride: usize,
     /// [rows, columns]; unspecified after a tile with an epilogue.
     pub(crate) sums: *mut i32,
-    /// After the last steps of k.
+    /// After the last steps of k, unless [`Int8Simd::OVERLAPS`].
     pub(crate) epilogue: Option<Epilogue>,
+    /// The panel whose outputs the sums become after the last steps of k, with [`Int8Simd::OVERLAPS`].
+    pub(crate) outputs: Option<OutputPanel>,
+    /// The first row's number in the group.
+    pub(crate) row: usize,
     /// What a later tile reads, to be prefetched: `ahead` cache lines in every two steps. May be any address.
     pub(crate) next: *const i8,
     pub(crate) ahead: usize,
@@ -103,6 +116,7 @@ impl Int8Tile {
         let ahead = self.steps / 2 * self.ahead * LINE;
         self.next = self.next.wrapping_add(count * ahead);
         let rows = count * rows;
+        self.row += rows;
         self.from = self.from.wrapping_add(rows * self.from_stride);
         self.sums = self.sums.wrapping_add(rows * columns);
         if let Some(epilogue) = &mut self.epilogue {
@@ -115,7 +129,7 @@ impl Int8Tile {
     }
 }
 
-/// From a tile's sums to outputs: out = activation(sums · scales + bias) + residual, the residual in its [`Order`].
+/// From a tile's sums to outputs: out = sums · scales + bias + residual.
 #[derive(Clone, Copy)]
 pub(crate) struct Epilogue {
     /// [rows]
@@ -124,19 +138,15 @@ pub(crate) struct Epilogue {
     pub(crate) column_scales: *const f32,
     /// [columns]
     pub(crate) bias: *const f32,
-    /// None, unless [`Int8Simd::ACTIVATES`].
-    pub(crate) activation: Option<Nonlinearity>,
     /// Null, or rows `stride` apart.
     pub(crate) residual: *const f32,
-    pub(crate) order: Order,
     /// Rows `stride` apart.
     pub(crate) out: *mut f32,
     pub(crate) stride: usize,
 }
 
 impl Epilogue {
-    /// Writes N registers of columns, from register `first` on, of ROWS rows, without an activation function; `sum(i, j)` is
-    /// row i, register j.
+    /// Writes N registers of columns, from register `first` on, of ROWS rows; `sum(i, j)` is row i, register j.
     ///
     /// # Safety
     /// The pointers are valid for the rows and columns that the fields state.
@@ -183,64 +193,196 @@ impl Epilogue {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-impl Epilogue {
-    /// Writes `rows` rows from sums in memory, two registers of columns each.
-    ///
-    /// Directly from a tile's registers it was slower: from memory the processor begins with the next tile before the last
-    /// row is done.
-    ///
-    /// # Safety
-    /// The pointers are valid for the rows and columns that the fields state, `sums` for 2 LANES per row.
+/// Sums of a tile that are yet to become outputs: activation(sums · scales + bias), with the residual in its order.
+pub(crate) struct Outputs<'a> {
+    group: &'a Int8Group<'a>,
+    /// The factor and the summand that make bytes of values.
+    to_bytes: [f32; 2],
+    panel: OutputPanel,
+    /// [rows, 2 LANES]
+    sums: *const i32,
+    /// The first row's number in the group.
+    row: usize,
+    /// 0 if no outputs are left to be made.
+    rows: usize,
+}
+
+/// What the outputs of a panel have in common.
+#[derive(Clone, Copy)]
+pub(crate) struct OutputPanel {
+    /// [2 LANES]
+    scales: *const f32,
+    /// [2 LANES]
+    bias: *const f32,
+    /// The first column's number in the group.
+    column: usize,
+}
+
+impl<'a> Outputs<'a> {
     #[inline(always)]
-    pub(crate) unsafe fn rows<S: Simd>(&self, simd: S, rows: usize, sums: *const i32) {
-        // SAFETY: the caller's promise.
-        unsafe { by_activation!(self.activation, simd, Self::rows_by, self, simd, rows, sums) }
+    fn none(group: &'a Int8Group<'a>) -> Self {
+        Outputs {
+            group,
+            to_bytes: match group.out {
+                Target::F32(_) => [1.0, 0.0],
+                Target::Bytes(_, by) => [1.0 / by.scale, by.zero_byte().into()],
+            },
+            panel: OutputPanel {
+                scales: std::ptr::null(),
+                bias: std::ptr::null(),
+                column: 0,
+            },
+            sums: std::ptr::null(),
+            row: 0,
+            rows: 0,
+        }
     }
 
-    /// [`Self::rows`] with the activation function `f`.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Takes over the sums of a tile of `rows` rows, in place of those that the tile has made outputs of.
+    ///
+    /// Field by field: a copy of the whole would wait for what was just written, and for all that precedes it.
+    #[inline(always)]
+    pub(crate) fn take(&mut self, rows: usize, t: &Int8Tile) {
+        self.rows = 0;
+        if let Some(panel) = t.outputs {
+            self.panel = panel;
+            self.sums = t.sums;
+            self.row = t.row;
+            self.rows = rows;
+        }
+    }
+
+    /// Makes those of a row.
     ///
     /// # Safety
-    /// As [`Self::rows`].
+    /// The pointers are valid for the rows and columns that the fields state, and nothing else accesses the outputs.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    unsafe fn rows_by<S: Simd>(
+    pub(crate) unsafe fn make<S: Simd>(&self, simd: S, row: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            by_activation!(
+                self.group.activation,
+                simd,
+                Self::make_by,
+                self,
+                simd,
+                row..row + 1
+            )
+        }
+    }
+
+    /// Makes all of them.
+    ///
+    /// # Safety
+    /// As [`Self::make`].
+    #[inline(always)]
+    pub(crate) unsafe fn make_all<S: Simd>(&self, simd: S) {
+        if self.rows > 0 {
+            // SAFETY: the caller's promise.
+            unsafe {
+                by_activation!(
+                    self.group.activation,
+                    simd,
+                    Self::make_by,
+                    self,
+                    simd,
+                    0..self.rows
+                )
+            }
+        }
+    }
+
+    /// Makes those of some rows with the activation function `f`.
+    ///
+    /// # Safety
+    /// As [`Self::make`].
+    #[inline(always)]
+    unsafe fn make_by<S: Simd>(
         &self,
         simd: S,
-        rows: usize,
-        mut sums: *const i32,
+        rows: Range<usize>,
         f: impl Fn(S::V) -> S::V + Copy,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.group.out {
+                Target::F32(out) => self.write(
+                    simd,
+                    rows,
+                    f,
+                    #[inline(always)]
+                    |v, at| simd.store(v, out.add(at)),
+                ),
+                Target::Bytes(out, _) => {
+                    let [factor, zero] = self.to_bytes;
+                    let (factor, zero) = (simd.splat(factor), simd.splat(zero));
+                    let (least, largest) = (simd.splat(0.0), simd.splat(255.0));
+                    self.write(
+                        simd,
+                        rows,
+                        f,
+                        #[inline(always)]
+                        |v, at| {
+                            let v = simd.mul_add(v, factor, zero);
+                            let v = simd.max(least, simd.min(largest, v));
+                            simd.store_bytes(v, out.add(at));
+                        },
+                    );
+                }
+            }
+        }
+    }
+
+    /// Calls `store` with each register of outputs and the place of its first value.
+    ///
+    /// # Safety
+    /// As [`Self::make`].
+    #[inline(always)]
+    unsafe fn write<S: Simd>(
+        &self,
+        simd: S,
+        rows: Range<usize>,
+        f: impl Fn(S::V) -> S::V + Copy,
+        store: impl Fn(S::V, usize),
     ) {
         let lanes = S::LANES;
         // SAFETY: the caller's promise for all.
         unsafe {
-            let (scale_a, scale_b) = (
-                simd.load(self.column_scales),
-                simd.load(self.column_scales.add(lanes)),
-            );
-            let (bias_a, bias_b) = (simd.load(self.bias), simd.load(self.bias.add(lanes)));
-            let (mut out, mut residual) = (self.out, self.residual);
-            for i in 0..rows {
-                let scale = simd.splat(*self.scales.add(i));
+            let panel = self.panel;
+            let (scale_a, scale_b) = (simd.load(panel.scales), simd.load(panel.scales.add(lanes)));
+            let (bias_a, bias_b) = (simd.load(panel.bias), simd.load(panel.bias.add(lanes)));
+            let scales = self.group.scales.as_ptr().add(self.row);
+            let first = self.row * self.group.width + panel.column;
+            for i in rows {
+                let scale = simd.splat(*scales.add(i));
+                let sums = self.sums.add(2 * lanes * i);
                 let a = simd.mul_add(simd.load_i32(sums), simd.mul(scale, scale_a), bias_a);
                 let b = simd.mul_add(
                     simd.load_i32(sums.add(lanes)),
                     simd.mul(scale, scale_b),
                     bias_b,
                 );
-                let (a, b) = if residual.is_null() {
-                    (f(a), f(b))
-                } else {
-                    let (c, d) = (simd.load(residual), simd.load(residual.add(lanes)));
-                    residual = residual.wrapping_add(self.stride);
-                    match self.order {
-                        Order::AfterActivation => (simd.add(f(a), c), simd.add(f(b), d)),
-                        Order::BeforeActivation => (f(simd.add(a, c)), f(simd.add(b, d))),
+                let at = first + i * self.group.width;
+                let (a, b) = match self.group.residual {
+                    None => (f(a), f(b)),
+                    Some(Residual { values, order }) => {
+                        let residual = values.as_ptr().add(at);
+                        let (c, d) = (simd.load(residual), simd.load(residual.add(lanes)));
+                        match order {
+                            Order::AfterActivation => (simd.add(f(a), c), simd.add(f(b), d)),
+                            Order::BeforeActivation => (f(simd.add(a, c)), f(simd.add(b, d))),
+                        }
                     }
                 };
-                simd.store(a, out);
-                simd.store(b, out.add(lanes));
-                out = out.wrapping_add(self.stride);
-                sums = sums.add(2 * lanes);
+                store(a, at);
+                store(b, at + lanes);
             }
         }
     }
@@ -265,6 +407,9 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
     let panel_size = layout.panel_size(k);
     let block_size = layout.block_size(g.rows, k);
     assert_eq!(g.scales.len(), g.rows);
+    if let Some(Residual { values, .. }) = g.residual {
+        assert!(values.len() >= g.rows.saturating_sub(1) * g.width + g.columns.end);
+    }
     let most = I::DEPTH / layout.step;
     // Cache lines of two steps, shared among the tiles.
     let ahead = (2 * layout.columns * layout.step)
@@ -272,6 +417,7 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
         .div_ceil(g.rows.div_ceil(layout.rows).max(1));
     // Without any step the sums are zeros.
     let parts = g.steps.div_ceil(most).max(1);
+    let mut unfinished = Outputs::none(g);
     for part in 0..parts {
         let start = part * most;
         let steps = most.min(g.steps - start);
@@ -303,6 +449,9 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
                     offsets.write(corrections, columns.clone(), layout.columns, row);
                     (uniform.as_ptr(), 0)
                 } else {
+                    // SAFETY: the caller's promise; the sums have not been overwritten.
+                    unsafe { unfinished.make_all(simd.float()) }
+                    unfinished.rows = 0;
                     offsets.write(corrections, columns.clone(), layout.columns, sums);
                     (sums.as_ptr(), layout.columns)
                 }
@@ -314,10 +463,7 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
             let last = start + steps == g.steps;
             // The tiles write the outputs directly if nothing has to be done in between, else f32 in place of their sums.
             let direct = match g.out {
-                Target::F32(out)
-                    if columns.len() == layout.columns
-                        && (I::ACTIVATES || g.activation.is_none()) =>
-                {
+                Target::F32(out) if columns.len() == layout.columns && g.activation.is_none() => {
                     Some(out)
                 }
                 _ => None,
@@ -326,22 +472,23 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
                 scales: g.scales.as_ptr(),
                 column_scales: header.scales.as_ptr(),
                 bias: header.bias.as_ptr(),
-                activation: None,
                 residual: std::ptr::null(),
-                order: Order::AfterActivation,
                 out: sums.as_mut_ptr().cast(),
                 stride: layout.columns,
             };
             if let Some(out) = direct {
-                epilogue.activation = g.activation;
-                if let Some(Residual { values, order }) = g.residual {
-                    assert!(values.len() >= (g.rows - 1) * g.width + columns.end);
+                if let Some(Residual { values, .. }) = g.residual {
                     epilogue.residual = values[columns.start..].as_ptr();
-                    epilogue.order = order;
                 }
                 epilogue.out = out.wrapping_add(columns.start);
                 epilogue.stride = g.width;
             }
+            let outputs = OutputPanel {
+                scales: header.scales.as_ptr(),
+                bias: header.bias.as_ptr(),
+                column: columns.start,
+            };
+            let overlaps = I::OVERLAPS && columns.len() == layout.columns;
             let mut tile = Int8Tile {
                 x: g.x.as_ptr(),
                 x_stride: g.in_place.unwrap_or(layout.row_size(k)),
@@ -351,11 +498,13 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
                 from,
                 from_stride,
                 sums: sums.as_mut_ptr(),
-                epilogue: last.then_some(epilogue),
+                epilogue: (last && !overlaps).then_some(epilogue),
+                outputs: (last && overlaps).then_some(outputs),
+                row: 0,
                 next: next.cast(),
                 ahead,
             };
-            let finishes = last && direct.is_none();
+            let finishes = last && direct.is_none() && !overlaps;
             let (mut at, mut row) = (0, 0);
             for (count, rows) in heights(g.rows, layout.rows) {
                 let (block_size, bytes) = match g.in_place {
@@ -376,7 +525,7 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
                     let tile_sums = tile.sums;
                     // SAFETY: `x`, `sums` and the residual are as long as the tiles need, `out` has these columns, which
                     // only this group accesses, and heights() gives at most the layout's rows.
-                    unsafe { simd.tiles(rows, count, tile) };
+                    unsafe { simd.tiles(rows, count, tile, &mut unfinished) };
                     tile.advance(count, rows, layout.columns);
                     at += count * block_size;
                     if finishes {
@@ -391,6 +540,10 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
                 }
             }
         }
+    }
+    if I::OVERLAPS {
+        // SAFETY: the caller's promise; the last tile left its sums.
+        unsafe { unfinished.make_all(simd.float()) }
     }
 }
 

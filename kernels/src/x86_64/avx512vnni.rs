@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::avx512::Avx512;
-use crate::int8::group::{Int8Simd, Int8Tile, tiles_int8};
+use crate::int8::group::{Int8Simd, Int8Tile, Outputs, tiles_int8};
 use crate::int8::pack::{Layout, Operand};
 use crate::int8::taps::{DepthwiseSimd, DepthwiseTile};
 use crate::simd::token;
@@ -34,7 +34,7 @@ impl Int8Simd for Avx512Vnni {
     };
     // Panels of this length stay in the second-level cache, which is fast enough.
     const DEPTH: usize = 4096;
-    const ACTIVATES: bool = true;
+    const OVERLAPS: bool = true;
     const PIXELS: usize = 8;
 
     fn float(self) -> Avx512 {
@@ -79,41 +79,84 @@ impl DepthwiseSimd for Avx512Vnni {
     }
 }
 
+/// Makes the outputs of the tile `above` between its own steps.
+///
 /// # Safety
 /// As [`Int8Simd::tiles`], of one, on a processor with AVX-512 VNNI.
 #[inline(always)]
-unsafe fn vnni<const ROWS: usize>(token: Avx512Vnni, t: &Int8Tile) {
+unsafe fn vnni<const ROWS: usize>(token: Avx512Vnni, t: &Int8Tile, above: &Outputs) {
     // SAFETY: the caller's promise; every step has 64 values of each half of the panel and 4 of each row.
     unsafe {
+        // A row of outputs follows each part of the steps but the last.
+        let pairs = t.steps / 2;
+        let outputs = if pairs < above.rows() {
+            above.make_all(token.0);
+            0
+        } else {
+            above.rows()
+        };
+        let each = pairs / outputs.max(1);
         let mut sums = [[_mm512_setzero_si512(); 2]; ROWS];
         if !t.from.is_null() {
-            for (i, [a, b]) in sums.iter_mut().enumerate() {
-                let from = t.from.add(t.from_stride * i);
-                *a = _mm512_loadu_si512(from.cast());
-                *b = _mm512_loadu_si512(from.add(16).cast());
+            // Copies of registers take no time.
+            sums = [two(t.from); ROWS];
+            if t.from_stride > 0 {
+                for (i, row) in sums.iter_mut().enumerate() {
+                    *row = two(t.from.add(t.from_stride * i));
+                }
             }
         }
         let (mut x, mut panel, mut next) = (t.x, t.panel, t.next);
-        for _ in 0..t.steps / 2 {
-            for _ in 0..t.ahead {
-                _mm_prefetch::<_MM_HINT_T0>(next);
-                next = next.wrapping_add(64);
+        for row in 0..=outputs {
+            let count = if row < outputs {
+                each
+            } else {
+                pairs - outputs * each
+            };
+            for _ in 0..count {
+                for _ in 0..t.ahead {
+                    _mm_prefetch::<_MM_HINT_T0>(next);
+                    next = next.wrapping_add(64);
+                }
+                vnni_step(&mut sums, x, t.x_stride, panel);
+                vnni_step(&mut sums, x.add(4), t.x_stride, panel.add(128));
+                x = x.add(8);
+                panel = panel.add(256);
             }
-            vnni_step(&mut sums, x, t.x_stride, panel);
-            vnni_step(&mut sums, x.add(4), t.x_stride, panel.add(128));
-            x = x.add(8);
-            panel = panel.add(256);
+            if row < outputs {
+                above.make(token.0, row);
+            }
         }
         if !t.steps.is_multiple_of(2) {
             vnni_step(&mut sums, x, t.x_stride, panel);
+        }
+        if let Some(epilogue) = &t.epilogue {
+            return epilogue.write::<Avx512, ROWS, 2>(
+                token.0,
+                0,
+                #[inline(always)]
+                |i, j| _mm512_cvtepi32_ps(sums[i][j]),
+            );
         }
         for (i, &[a, b]) in sums.iter().enumerate() {
             _mm512_storeu_si512(t.sums.add(32 * i).cast(), a);
             _mm512_storeu_si512(t.sums.add(32 * i + 16).cast(), b);
         }
-        if let Some(epilogue) = &t.epilogue {
-            epilogue.rows(token.0, ROWS, t.sums);
-        }
+    }
+}
+
+/// Two registers of sums.
+///
+/// # Safety
+/// On a processor with AVX-512; `from` points to 32 values.
+#[inline(always)]
+unsafe fn two(from: *const i32) -> [__m512i; 2] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        [
+            _mm512_loadu_si512(from.cast()),
+            _mm512_loadu_si512(from.add(16).cast()),
+        ]
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::int8::group::{Int8Simd, Int8Tile, tiles_int8};
+use crate::int8::group::{Int8Simd, Int8Tile, Outputs, tiles_int8};
 use crate::int8::pack::{Layout, Operand};
 use crate::int8::taps::{DepthwiseSimd, DepthwiseTile};
 use crate::simd::{InstructionSet, Simd};
@@ -88,7 +88,7 @@ impl<D: Dot> DepthwiseSimd for D {
 /// # Safety
 /// As [`Int8Simd::tiles`], of one.
 #[inline(always)]
-unsafe fn tile<D: Dot, const ROWS: usize>(simd: D, t: &Int8Tile) {
+unsafe fn tile<D: Dot, const ROWS: usize>(simd: D, t: &Int8Tile, _: &Outputs) {
     // SAFETY: the token proves the instructions; every step has STEP values of 16 columns in the panel and four bytes of
     // each row.
     unsafe {
