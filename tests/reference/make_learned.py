@@ -6,7 +6,7 @@ The CLIP is the small one of export/tests/common: its weights are pseudo-random 
 script computes too, so that no checkpoint is stored. What is learned is random, and saved as each method's reference
 implementation saves it. golden.json has the logits of two images by each method's formula, at the model's scale of 99.48,
 computed with open_clip's modules in float32. What methods with prompts inside of the encoders save is pseudo-random numbers
-of the names too, for a deeper CLIP of other widths; export/tests/deep_prompts.rs writes their files. Deterministic with the versions in requirements.txt.
+of the names too, for a deeper CLIP of other widths; export/tests/all/deep_prompts.rs writes their files. Deterministic with the versions in requirements.txt.
 """
 
 import json
@@ -61,7 +61,7 @@ def small_clip(vision_layers=2, vision_width=64, text_layers=1):
 
 
 def images():
-    """Two images [32, 32, 3] u8, as export/tests/imported.rs makes them."""
+    """Two images [32, 32, 3] u8, as export/tests/all/imported.rs makes them."""
     y, x, c = numpy.ogrid[:32, :32, :3]
     return [(37 * y + 101 * x + 53 * c + 11 * x * y) % 256, (7 * y * y + 3 * x + 80 * c) % 256]
 

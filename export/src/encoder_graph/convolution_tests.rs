@@ -1,5 +1,5 @@
 //! Convolutions with their neighbours, and the order of the axes. What they compute is compared with ONNX Runtime in
-//! `export/tests/foreign.rs`.
+//! `export/tests/all/foreign.rs`.
 
 use pinhole::internal::{attributes, graph_values};
 use tract_onnx::pb::{

@@ -2,7 +2,7 @@
 //!
 //! tract compares all nodes of a graph with each other, and again at each replacement, so that a few thousand nodes in a file
 //! of 1 MiB can take minutes. What is counted here is work, not time: a graph is accepted on every board or on none, however
-//! busy it is. `export/tests/hostile_graphs.rs` measures the time of hostile graphs.
+//! busy it is. `export/tests/all/hostile_graphs.rs` measures the time of hostile graphs.
 
 use pinhole_bundle::IMAGE_ENCODER_WEIGHTS;
 use prost::Message;

@@ -1,12 +1,9 @@
 //! Image encoders that other programs exported and quantised, compared with ONNX Runtime's results for the same files,
 //! which `tests/reference/make_foreign.py` made.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{Scene, checkpoint, finish_bundle, write_checkpoint_of};
 use image::ImageEncoder;
 use image::codecs::png::PngEncoder;
 use pinhole::internal::NetworkOperator;
@@ -20,6 +17,8 @@ use serde_json::Value;
 use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, TensorProto};
 use tract_onnx::prelude::tract_ndarray::Array4;
 use tract_onnx::prelude::*;
+
+use crate::common::{Scene, checkpoint, finish_bundle, write_checkpoint_of};
 
 const SIDE: u32 = 32;
 const SIZE: usize = 16;

@@ -1,16 +1,15 @@
 //! Float encoders of other programs in f16 and int8.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use common::{INT8, Scene, write_checkpoint_of};
 use pinhole::Classifier;
 use pinhole_bundle::dialect::{Convolution, Element, Linear, LinearInput, Op, Storage};
 use pinhole_export::FidelityGate;
 use pinhole_model::Precision;
 use prost::Message;
 use tract_onnx::pb::{ModelProto, NodeProto};
+
+use crate::common::{INT8, Scene, write_checkpoint_of};
 
 const SIZE: usize = 16;
 const LAYERS: usize = 2;

@@ -1,19 +1,18 @@
 //! Files of learned methods, as their reference implementations save them, from file to logit: compared with each method's
 //! formula in PyTorch (tests/reference/make_learned.py).
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::reference::{TOLERANCE, expected, golden, images, logits};
-use common::{Scene, checkpoint};
 use pinhole::{Bundle, Classifier};
 use pinhole_bundle::{BundleWriter, CacheInfo, Head, HeadForm, HeadKind, Manifest};
 use pinhole_checkpoint::{
     LearnedOptions, StateDict, read_learned, read_prompt_learner, read_state_dict, write_learned,
 };
 use pinhole_model::{Learned, LearnedClasses, LinearClassifier, Tensor};
+
+use crate::common::reference::{TOLERANCE, expected, golden, images, logits};
+use crate::common::{self, Scene, checkpoint};
 
 const CLASSES: &str = "cat\npolar_bear\ngreat white shark\n";
 const CACHE: [&str; 4] = ["--method-option", "alpha=20", "--method-option", "beta=5.5"];

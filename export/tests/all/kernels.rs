@@ -1,13 +1,12 @@
 //! Which kernel variants give the same bits, as ARCHITECTURE.md says: those that share their f32 kernels, in every precision.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 
-use common::{Scene, checkpoint};
 use pinhole::Classifier;
+
+use crate::common::{Scene, checkpoint};
 
 const FOLDER: &str = "PINHOLE_TEST_BUNDLE";
 
@@ -15,7 +14,12 @@ const FOLDER: &str = "PINHOLE_TEST_BUNDLE";
 /// its kernels once.
 fn embeddings(bundle: PathBuf, variant: &str) -> (String, Vec<Vec<f32>>) {
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "prints_embeddings", "--ignored", "--nocapture"])
+        .args([
+            "--exact",
+            "kernels::prints_embeddings",
+            "--ignored",
+            "--nocapture",
+        ])
         .env(FOLDER, bundle)
         .env("PINHOLE_KERNELS", variant)
         .output()

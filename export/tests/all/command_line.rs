@@ -1,16 +1,15 @@
 //! The command line on a small random checkpoint: its output, and errors. Bad input must give exit code 1, one
 //! `error:` line that names what is wrong, and no output folder, not even a temporary one.
 
-mod common;
-
 use std::fs;
 use std::process::Command;
 
-use common::{INT8, Scene, checkpoint, write_checkpoint};
 use pinhole::Classifier;
 use pinhole::internal::NetworkOperator;
 use pinhole_bundle::dialect::{Linear, LinearInput, Op, Storage};
 use serde_json::Value;
+
+use crate::common::{self, INT8, Scene, checkpoint, write_checkpoint};
 
 #[test]
 fn each_precision_and_the_flat_form_give_the_same_answer() {

@@ -1,16 +1,15 @@
 //! A CLIP whose image encoder is timm's supplies the text side of an ONNX file. `make_text_sides.py` made the models.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{Scene, write_checkpoint_of};
 use pinhole::Classifier;
 use pinhole_bundle::Bundle;
 use pinhole_checkpoint::{Checkpoint, OpenOptions};
 use pinhole_prompts::TextEncoder;
 use serde_json::{Value, json};
+
+use crate::common::{Scene, write_checkpoint_of};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

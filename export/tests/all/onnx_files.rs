@@ -1,14 +1,9 @@
 //! Reading ONNX files of other programs: which value is the embedding, symbolic sizes, floats of every width, external
 //! weights, and errors that name the file, the format and the remedy.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::onnx::Size::{Is, Named, Open};
-use common::onnx::value;
-use common::{Scene, write_checkpoint_of};
 use pinhole::RgbImage;
 use pinhole::internal::{StandaloneEncoder, cosine};
 use pinhole_export::graph::{OnnxEncoder, OnnxOptions};
@@ -18,6 +13,10 @@ use tract_onnx::pb::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
     TensorProto, type_proto,
 };
+
+use crate::common::onnx::Size::{Is, Named, Open};
+use crate::common::onnx::value;
+use crate::common::{Scene, write_checkpoint_of};
 
 const SIDE: u32 = 32;
 const SIZE: usize = 16;

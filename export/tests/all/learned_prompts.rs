@@ -1,16 +1,15 @@
 //! CoOp's learned prompts, and new classes on the board.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{INT8, Scene, checkpoint, random};
 use pinhole::{Bundle, Classes, Classifier, set_classes};
 use pinhole_bundle::TensorFile;
 use pinhole_checkpoint::{Checkpoint, Dtype, write_prompt_learner};
 use pinhole_model::{ClassPosition, MetaNet, PromptLearner, PromptRow, Tensor};
 use pinhole_prompts::{TextEncoder, Tokenizer, prompt_rows};
+
+use crate::common::{self, INT8, Scene, checkpoint, random};
 
 fn learner(shape: &[usize], class_position: Option<ClassPosition>) -> PromptLearner {
     PromptLearner {

@@ -1,14 +1,13 @@
 //! Labelled calibration images: temperature, thresholds, and what the manifest records, at export and for a bundle that
 //! exists.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{Scene, checkpoint};
 use pinhole::{Bundle, Classifier, DecodeOptions};
 use pinhole_export::{CalibrationImages, CalibrationLabel, UnknownFolder};
+
+use crate::common::{Scene, checkpoint};
 
 /// A picture in one of four plain colours, slightly different each time.
 fn picture(path: &Path, colour: usize, i: usize) {

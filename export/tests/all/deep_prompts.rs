@@ -2,18 +2,17 @@
 //! (tests/reference/deep_prompts.py). Their files are written here: every tensor is the pseudo-random numbers of its name,
 //! which the reference computes too.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use common::reference::{TOLERANCE, expected, logits};
-use common::{Scene, checkpoint, random, small_clip, small_vit, write_clip};
 use pinhole::Classifier;
 use pinhole_model::{ClipConfig, Tensor, TextEncoderConfig};
 use pinhole_prompts::Tokenizer;
+
+use crate::common::reference::{TOLERANCE, expected, logits};
+use crate::common::{Scene, checkpoint, random, small_clip, small_vit, write_clip};
 
 const CLASSES: [&str; 3] = ["cat", "polar_bear", "great white shark"];
 /// Sizes of the reference: context vectors of MaPLe and of IVLP, image tokens of IVLP.

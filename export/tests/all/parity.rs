@@ -1,12 +1,9 @@
 //! Embeddings compared with open_clip's, from an image file and from token ids, for every checkpoint under
 //! tests/golden/models: each family in each format, through export, bundle and runtime.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::finish_bundle;
 use image::ImageEncoder;
 use image::codecs::png::PngEncoder;
 use pinhole::{Classifier, DecodeOptions};
@@ -16,6 +13,8 @@ use pinhole_export::graph::{self, GraphOptions};
 use pinhole_model::Precision;
 use pinhole_prompts::TextEncoder;
 use serde_json::Value;
+
+use crate::common::finish_bundle;
 
 const MIN_COSINE: f64 = 0.999_99;
 

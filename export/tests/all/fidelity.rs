@@ -1,15 +1,14 @@
 //! Fidelity of int8 where a few channels are far larger than the others, as in trained CLIPs.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use common::{INT8, Scene, write_checkpoint};
 use pinhole::Classifier;
 use pinhole_bundle::Fidelity;
 use pinhole_bundle::dialect::{Op, Storage};
 use pinhole_model::Tensor;
+
+use crate::common::{self, INT8, Scene, write_checkpoint};
 
 /// Makes six gains of each layer norm 20 to 60 times larger, the matching columns of the next linear layer smaller by
 /// the square root of that, and shifts the mean of attention's values from 0.

@@ -1,15 +1,14 @@
 //! CoCoOp from a prompt learner's file to the runtime's answer.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::{Scene, checkpoint, random};
 use pinhole::{Bundle, Classes, Classifier, ConditionalMode as Mode, RgbImage, set_classes};
 use pinhole_checkpoint::{Checkpoint, write_prompt_learner};
 use pinhole_model::{ClassPosition, MetaNet, PromptLearner, PromptRow, Tensor};
 use pinhole_prompts::{TextEncoder, Tokenizer, prompt_rows};
+
+use crate::common::{Scene, checkpoint, random};
 
 const CLASSES: [&str; 6] = ["cat", "polar_bear", "mug", "fern", "lamp", "red brick"];
 

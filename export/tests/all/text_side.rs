@@ -1,12 +1,9 @@
 //! The text side of an image encoder from elsewhere: class embeddings that another program computed, and a checkpoint
 //! that the encoder may not belong to.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{Scene, checkpoint, write_checkpoint_of};
 use pinhole::Classifier;
 use pinhole_bundle::Bundle;
 use pinhole_checkpoint::{Checkpoint, OpenOptions};
@@ -14,6 +11,8 @@ use pinhole_export::graph::{self, GraphOptions};
 use pinhole_model::Precision;
 use prost::Message;
 use tract_onnx::pb::{ModelProto, NodeProto};
+
+use crate::common::{Scene, checkpoint, write_checkpoint_of};
 
 /// A NumPy file of f32, as numpy.save writes it.
 fn npy(path: &Path, shape: [usize; 2], values: &[f32]) {

@@ -1,12 +1,9 @@
 //! Graphs that are made to take long, of 1 MiB at most, end within the time that SECURITY.md states: on the board, and in the
 //! exporter. Each is as long as it may be, and then as long as 1 MiB allows, which is refused.
 
-mod common;
-
 use std::path::Path;
 use std::time::Duration;
 
-use common::onnx::{self, Size};
 use pinhole_bundle::IMAGE_ENCODER;
 use pinhole_export::graph::{OnnxEncoder, OnnxOptions};
 use pinhole_model::PreprocessConfig;
@@ -15,6 +12,8 @@ use tract_onnx::pb::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
     ValueInfoProto, attribute_proto::AttributeType, tensor_proto::DataType,
 };
+
+use crate::common::onnx::{self, Size};
 
 /// The processor time for a file of 1 MiB.
 const MOST: Duration = Duration::from_secs(2);

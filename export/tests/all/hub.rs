@@ -1,12 +1,13 @@
 //! The command with models of a hub of the test's own.
 
-mod common;
-#[path = "../../hub/tests/common/server.rs"]
+#[path = "../../../hub/tests/common/server.rs"]
 mod server;
 
 use std::process::Command;
 
 use server::Hub;
+
+use crate::common;
 
 #[test]
 fn the_command_takes_models_of_the_hub_and_is_quiet_in_a_pipe() {

@@ -1,12 +1,9 @@
 //! SigLIP models of open_clip and of transformers, from checkpoint, tokenizer file and image file to embeddings,
 //! compared with those libraries' (tests/golden/siglip, made by tests/reference/make_siglip.py).
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::Scene;
 use image::ImageEncoder;
 use image::codecs::png::PngEncoder;
 use pinhole::{Classifier, DecodeOptions, Resize, Score};
@@ -15,6 +12,8 @@ use pinhole_export::model_tokenizer;
 use pinhole_model::{Activation, TextForm};
 use pinhole_prompts::TextEncoder;
 use serde_json::Value;
+
+use crate::common::{self, Scene};
 
 const MIN_COSINE: f64 = 0.999_99;
 /// SigLIP's and SigLIP2's text encoder in open_clip, both activation functions by tanh in transformers, and So400m's sizes that
