@@ -128,7 +128,7 @@ def deep_methods():
 
 
 def encoder_files(random):
-    """Small files as MaPLe's and PromptSRC's trainers save them, with the encoders; checkpoint/tests/learned.rs has the
+    """Small files as MaPLe's and PromptSRC's trainers save them, with the encoders; checkpoint/tests/all/learned.rs has the
     sizes of their CLIP."""
     vision = {"image_size": 4, "layers": 2, "width": 8, "head_width": 8, "patch_size": 2}
     model = CLIP(4, vision, {"context_length": 8, "vocab_size": 10, "width": 4, "heads": 1, "layers": 2})

@@ -1,17 +1,16 @@
 //! Damaged, hostile and unsupported files give one-line errors: never a panic, a hang, or a wrong model.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{
+use pinhole_checkpoint::{Error, OpenOptions, read_state_dict};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+
+use crate::common::{
     FILES, Forged, copy, digests, file, golden, golden_digests, models, op, open, refusal,
     torch_save, zip,
 };
-use pinhole_checkpoint::{Error, OpenOptions, read_state_dict};
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 type Tensors = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
 

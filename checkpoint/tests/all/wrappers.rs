@@ -1,12 +1,11 @@
 //! A CLIP inside of something else in its file reads as the CLIP alone, and what is ambiguous is refused.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{digests, golden, golden_digests, models, op, open, torch_save};
 use pinhole_checkpoint::{Checkpoint, read_state_dict};
+
+use crate::common::{self, digests, golden, golden_digests, models, op, open, torch_save};
 
 const MODEL: &str = "vit-quickgelu/open-clip";
 

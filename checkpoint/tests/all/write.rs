@@ -1,13 +1,12 @@
 //! A written checkpoint is read back unchanged, and a failed write leaves nothing.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{digests, models, open};
 use pinhole_checkpoint::{Error, Existing, write};
 use pinhole_model::{CropRounding, Filter, Tensor};
+
+use crate::common::{digests, models, open};
 
 fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(folder)

@@ -1,13 +1,12 @@
 //! Prompt learners in the reference's files and in Pinhole's.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::write_tensors;
 use pinhole_checkpoint::{Error, read_prompt_learner, write_prompt_learner};
 use pinhole_model::{ClassPosition, MetaNet, PromptLearner, Tensor};
+
+use crate::common::write_tensors;
 
 fn golden(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/prompt_learners");

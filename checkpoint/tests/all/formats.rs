@@ -1,15 +1,14 @@
 //! The same model in every format gives the same tensors and configuration.
 
-mod common;
-
 use std::fs;
 
-use common::{FILES, copy, digests, golden, golden_digests, models, open};
 use pinhole_checkpoint::{Checkpoint, Dtype, Error, Heads, OpenOptions, read_state_dict};
 use pinhole_model::{
     Activation, ClipConfig, CropRounding, Filter, ImageEncoderConfig, PreprocessConfig, Resize,
     TextEncoderConfig, TextForm, VitPooling,
 };
+
+use crate::common::{self, FILES, copy, digests, golden, golden_digests, models, open};
 
 #[test]
 fn every_file_reads_to_the_golden_tensors() {

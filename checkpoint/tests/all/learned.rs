@@ -1,11 +1,8 @@
 //! Files of learned methods: which method they are of, and what is wrong with those that are of none.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::write_tensors;
 use pinhole_checkpoint::{
     LearnedOptions, Method, read_learned, read_prompt_learner, read_state_dict, write_learned,
 };
@@ -14,6 +11,8 @@ use pinhole_model::{
     LinearClassifier, PreprocessConfig, Tensor, TextEncoderConfig, TextForm, VitPooling,
     WeightUpdate,
 };
+
+use crate::common::write_tensors;
 
 fn golden(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/learned");
