@@ -1,11 +1,7 @@
 //! Adaptation methods: compared with PyTorch, and as commands from training to evaluation.
 
-mod common;
-
 use std::{fs, path::Path};
 
-use common::numbers::{uniform, weight};
-use common::{checkpoint, fail, images, refuse, succeed};
 use pinhole_checkpoint::{Checkpoint, Existing, LearnedOptions, OpenOptions, read_learned};
 use pinhole_model::{
     Activation, ClipConfig, ImageEncoderConfig, PreprocessConfig, Tensor, TextEncoderConfig,
@@ -19,6 +15,9 @@ use pinhole_training::{
     image_encoder::ImageEncoder,
 };
 use serde_json::Value;
+
+use crate::common::numbers::{uniform, weight};
+use crate::common::{checkpoint, fail, images, refuse, succeed};
 
 fn unit_rows(name: &str, rows: usize, dim: usize) -> Vec<f32> {
     let mut data = uniform(name, rows * dim);

@@ -1,10 +1,7 @@
 //! Prompt learning: compared with PyTorch, resumed, and its errors.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use common::numbers::{uniform, weight};
 use pinhole_checkpoint::{
     Checkpoint, Existing, OpenOptions, read_prompt_learner, write_prompt_learner,
 };
@@ -22,6 +19,8 @@ use pinhole_training::{
     shapes,
 };
 use serde_json::Value;
+
+use crate::common::numbers::{uniform, weight};
 
 /// The model of make_prompt_training.py.
 fn model(folder: &Path, activation: Activation) -> Checkpoint {

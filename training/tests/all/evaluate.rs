@@ -1,10 +1,7 @@
 //! Evaluation and the base-to-new protocol, as a library and as commands.
 
-mod common;
-
 use std::{fs, path::Path};
 
-use common::{call, checkpoint, fail, images, refuse, succeed};
 use pinhole_checkpoint::{Checkpoint, OpenOptions, write_prompt_learner};
 use pinhole_model::{ClassPosition, Learned, LearnedClasses, MetaNet, PromptLearner, Tensor};
 use pinhole_prompts::{FolderNames, Templates, TextEncoder, Tokenizer};
@@ -14,6 +11,8 @@ use pinhole_training::{
     image_encoder::ImageEncoder,
 };
 use serde_json::Value;
+
+use crate::common::{call, checkpoint, fail, images, refuse, succeed};
 
 fn learner(encoder: &TextEncoder, words: &str) -> PromptLearner {
     let tokens = Tokenizer::new().encode(words);

@@ -3,7 +3,7 @@
 use pinhole_model::Tensor;
 
 /// `count` numbers in -1..1 that depend on a tensor's name and the index in it.
-pub fn uniform(name: &str, count: usize) -> Vec<f32> {
+pub(crate) fn uniform(name: &str, count: usize) -> Vec<f32> {
     let seed = name.bytes().fold(0x811c_9dc5u32, |seed, byte| {
         (seed ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     });
@@ -20,7 +20,7 @@ pub fn uniform(name: &str, count: usize) -> Vec<f32> {
 }
 
 /// A tensor of CLIP.
-pub fn weight(name: &str, shape: &[usize]) -> Tensor {
+pub(crate) fn weight(name: &str, shape: &[usize]) -> Tensor {
     let scale = match shape.len() < 2 || name.contains("embedding") {
         true => 0.125,
         false => 0.25,

@@ -1,6 +1,6 @@
 //! The command with models of a hub of the test's own.
 
-#[path = "../../hub/tests/common/server.rs"]
+#[path = "../../../hub/tests/common/server.rs"]
 mod server;
 
 use std::path::Path;

@@ -1,7 +1,6 @@
 //! A small model, its images, and calls of the command.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
-pub mod numbers;
+pub(crate) mod numbers;
 
 use std::{
     fs,
@@ -18,7 +17,7 @@ use pinhole_training::{
 };
 
 /// Writes a small untrained CLIP model: its class embeddings are far apart.
-pub fn checkpoint(folder: &Path) -> PathBuf {
+pub(crate) fn checkpoint(folder: &Path) -> PathBuf {
     let options = PretrainingOptions {
         model: ModelSizes {
             image_size: 16,
@@ -52,7 +51,7 @@ pub fn checkpoint(folder: &Path) -> PathBuf {
 }
 
 /// Five classes with eight images each.
-pub fn images(folder: &Path) -> PathBuf {
+pub(crate) fn images(folder: &Path) -> PathBuf {
     let path = folder.join("pictures");
     for index in 0..40u64 {
         let (class, colour) = (index as usize % 5, index as usize % 5);
@@ -67,7 +66,7 @@ pub fn images(folder: &Path) -> PathBuf {
     path
 }
 
-pub fn call(arguments: &str, folder: &Path) -> Output {
+pub(crate) fn call(arguments: &str, folder: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pinhole-train"));
     command
         .args(arguments.split_whitespace())
@@ -76,7 +75,7 @@ pub fn call(arguments: &str, folder: &Path) -> Output {
 }
 
 /// Standard output and error.
-pub fn succeed(arguments: &str, folder: &Path) -> (String, String) {
+pub(crate) fn succeed(arguments: &str, folder: &Path) -> (String, String) {
     let output = call(arguments, folder);
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{arguments}: {errors}");
@@ -84,12 +83,12 @@ pub fn succeed(arguments: &str, folder: &Path) -> (String, String) {
 }
 
 /// The standard error of a failure.
-pub fn fail(arguments: &str, folder: &Path) -> String {
+pub(crate) fn fail(arguments: &str, folder: &Path) -> String {
     end_with(1, arguments, folder)
 }
 
 /// The standard error of wrong usage.
-pub fn refuse(arguments: &str, folder: &Path) -> String {
+pub(crate) fn refuse(arguments: &str, folder: &Path) -> String {
     end_with(2, arguments, folder)
 }
 
