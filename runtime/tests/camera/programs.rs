@@ -1,15 +1,14 @@
 //! Child processes as sources: they are restarted when they exit or stall, and leave no process behind.
 
-mod camera_support;
-
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use camera_support::{by_grey, every_frame, jpeg, run_with};
 use pinhole::camera::{
     Camera, CameraError, CameraEvent, CameraOptions, FrameSource, SourceEventKind, StreamInput,
 };
 use pinhole::internal::ignores_hang_up;
+
+use crate::support::{by_grey, every_frame, jpeg, run_with};
 
 /// A folder with `frame.jpg`, in which each shell appends its process ID to `shells`.
 struct Shell(tempfile::TempDir);
@@ -361,7 +360,7 @@ fn a_killed_process_leaves_no_program() {
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
-                "reads_a_program_until_it_is_killed",
+                "programs::reads_a_program_until_it_is_killed",
                 "--ignored",
                 "--nocapture",
             ])

@@ -1,5 +1,4 @@
 //! Shared by the camera tests: small images, a stub classifier, and a run to the end of the source.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
 use pinhole::camera::{
     Camera, CameraError, CameraOptions, FrameAnswer, FrameCounters, FrameSource, Pipeline,
@@ -8,7 +7,7 @@ use pinhole::camera::{
 use pinhole::{Classification, Image, Latency, Ranked};
 
 /// A uniformly grey JPEG; its class is `grey / 64`.
-pub fn jpeg(grey: u8, width: u32, height: u32) -> Vec<u8> {
+pub(crate) fn jpeg(grey: u8, width: u32, height: u32) -> Vec<u8> {
     let pixels = vec![grey; (width * height * 3) as usize];
     let mut bytes = vec![];
     image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 90)
@@ -18,7 +17,7 @@ pub fn jpeg(grey: u8, width: u32, height: u32) -> Vec<u8> {
 }
 
 /// A stub classifier: the class of a grey level.
-pub fn by_grey(image: &Image) -> Result<Classification, pinhole::Error> {
+pub(crate) fn by_grey(image: &Image) -> Result<Classification, pinhole::Error> {
     let class = usize::from(image.to_rgb().data[0]) / 64;
     let mut ranking: Vec<Ranked> = ["black", "dark", "light", "white"]
         .iter()
@@ -39,32 +38,32 @@ pub fn by_grey(image: &Image) -> Result<Classification, pinhole::Error> {
     })
 }
 
-pub struct CameraRun {
-    pub answers: Vec<FrameAnswer>,
-    pub events: Vec<SourceEventKind>,
-    pub error: Option<CameraError>,
-    pub counters: FrameCounters,
+pub(crate) struct CameraRun {
+    pub(crate) answers: Vec<FrameAnswer>,
+    pub(crate) events: Vec<SourceEventKind>,
+    pub(crate) error: Option<CameraError>,
+    pub(crate) counters: FrameCounters,
 }
 
 impl CameraRun {
-    pub fn frames(&self) -> Vec<u64> {
+    pub(crate) fn frames(&self) -> Vec<u64> {
         self.answers.iter().map(|a| a.frame).collect()
     }
 
-    pub fn classes(&self) -> Vec<&str> {
+    pub(crate) fn classes(&self) -> Vec<&str> {
         let best = |a: &'_ FrameAnswer| -> usize { a.tracked.ranking[0].index };
         (self.answers.iter())
             .map(|a| ["black", "dark", "light", "white"][best(a)])
             .collect()
     }
 
-    pub fn reasons(&self) -> String {
+    pub(crate) fn reasons(&self) -> String {
         let lines: Vec<String> = self.events.iter().map(|r| r.to_string()).collect();
         lines.join("\n")
     }
 }
 
-pub const NO_SMOOTHING: TrackerOptions = TrackerOptions {
+pub(crate) const NO_SMOOTHING: TrackerOptions = TrackerOptions {
     smoothing: 0.0,
     hysteresis: 1,
     hysteresis_time: std::time::Duration::ZERO,
@@ -74,12 +73,12 @@ pub const NO_SMOOTHING: TrackerOptions = TrackerOptions {
 
 /// Runs a camera to its end.
 #[track_caller]
-pub fn run(source: FrameSource, options: CameraOptions) -> CameraRun {
+pub(crate) fn run(source: FrameSource, options: CameraOptions) -> CameraRun {
     run_with(Camera::open(source, options).unwrap(), by_grey)
 }
 
 #[track_caller]
-pub fn run_with(
+pub(crate) fn run_with(
     camera: Camera,
     classify: impl FnMut(&Image) -> Result<Classification, pinhole::Error>,
 ) -> CameraRun {
@@ -103,16 +102,16 @@ pub fn run_with(
 }
 
 #[track_caller]
-pub fn assert_adds_up(c: &FrameCounters) {
+pub(crate) fn assert_adds_up(c: &FrameCounters) {
     let sum = c.classified + c.still + c.skipped + c.dropped + c.corrupt;
     assert_eq!(c.read, sum, "{c:?}");
 }
 
-pub fn mjpeg(bytes: Vec<u8>) -> FrameSource {
+pub(crate) fn mjpeg(bytes: Vec<u8>) -> FrameSource {
     FrameSource::mjpeg(StreamInput::Reader(Box::new(std::io::Cursor::new(bytes))))
 }
 
-pub fn every_frame() -> CameraOptions {
+pub(crate) fn every_frame() -> CameraOptions {
     CameraOptions {
         live: Some(false),
         ..Default::default()

@@ -1,17 +1,15 @@
 //! Network cameras: MJPEG and pictures over HTTP from a server of the test's own, also from one that is hostile.
-#![cfg(feature = "http")]
-
-mod camera_support;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use camera_support::{by_grey, jpeg};
 use pinhole::camera::{
     Camera, CameraError, CameraEvent, CameraOptions, FrameSource, SourceEventKind,
 };
+
+use crate::support::{self, by_grey, jpeg};
 
 /// A server on 127.0.0.1 that answers each request by `answer`, which gets the number of the request, its lines and the
 /// connection. It ends with the test.
@@ -387,5 +385,5 @@ fn the_pipeline_counts_every_frame() {
     };
     stopper.join().unwrap();
     assert_eq!(counters.read, 4, "{counters:?}");
-    camera_support::assert_adds_up(&counters);
+    support::assert_adds_up(&counters);
 }

@@ -1,13 +1,12 @@
 //! MJPEG and Y4M streams, intact and damaged: frames, events, and counters that add up.
 
-mod camera_support;
-
 use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use camera_support::{by_grey, every_frame, jpeg, mjpeg, run, run_with};
 use pinhole::camera::{Camera, FrameSource, MjpegChunk, MjpegReader, StreamInput};
+
+use crate::support::{by_grey, every_frame, jpeg, mjpeg, run, run_with};
 
 /// A JPEG with an APP1 segment that contains another JPEG, like a thumbnail.
 fn with_thumbnail(jpeg: &[u8], thumbnail: &[u8]) -> Vec<u8> {

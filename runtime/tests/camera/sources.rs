@@ -1,19 +1,18 @@
 //! Sources and options of a camera: stalls, ends, folders, regions, still scenes. The classifier is a stub; the images
 //! are small grey JPEGs.
 
-mod camera_support;
-
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use camera_support::{NO_SMOOTHING, by_grey, every_frame, jpeg, mjpeg, run, run_with};
 use pinhole::camera::{
     Camera, CameraOptions, FrameSource, Pipeline, PipelineEvent, Region, SourceEventKind,
     StreamInput, TrackerOptions,
 };
 use pinhole::{DecodeOptions, Error, Image, ImageError, Reduction};
+
+use crate::support::{NO_SMOOTHING, by_grey, every_frame, jpeg, mjpeg, run, run_with};
 
 /// A pipe that pauses: one event soon after the timeout, and one when frames resume.
 #[test]

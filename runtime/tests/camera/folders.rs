@@ -1,12 +1,11 @@
 //! Folders of images: what is one image, which files are read, and files that change often. The classifier is a stub.
 
-mod camera_support;
-
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use camera_support::{CameraRun, by_grey, jpeg, run, run_with};
 use pinhole::camera::{Camera, CameraOptions, FrameSource, SourceEventKind};
+
+use crate::support::{CameraRun, by_grey, jpeg, run, run_with};
 
 fn pause(ms: u64) {
     std::thread::sleep(Duration::from_millis(ms));
