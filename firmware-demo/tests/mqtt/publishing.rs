@@ -1,16 +1,14 @@
 //! Publishing to a fake broker: what is sent, and what happens to events when the broker is unreachable, silent, faulty or
 //! disconnects.
-#![cfg(feature = "mqtt")]
-
-mod mqtt_support;
 
 use std::io::Write;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use mqtt_support::{Broker, Packet, listen, wait};
 use pinhole_firmware::config::{ApplianceConfig, MqttConfig};
 use pinhole_firmware::mqtt::{PublishCounters, Publisher};
+
+use crate::fake_broker::{Broker, Packet, listen, wait};
 
 fn config(port: u16, keep: usize) -> MqttConfig {
     MqttConfig {

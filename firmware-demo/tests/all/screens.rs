@@ -1,6 +1,6 @@
 //! Compares every screen on every kind of display with the reviewed picture in tests/screens/, pixel by pixel.
 //!
-//! `PINHOLE_UPDATE_SCREENS=1 cargo test -p pinhole-firmware --test screens` writes new pictures: review the changes.
+//! `PINHOLE_UPDATE_SCREENS=1 cargo test -p pinhole-firmware --test all screens::` writes new pictures: review the changes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

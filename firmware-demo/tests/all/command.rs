@@ -1,14 +1,13 @@
 //! The command line: notifications to systemd, a clean stop, errors about the configuration.
 
-mod support;
-
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use pinhole_firmware::log::{self, RecordKind};
-use support::{Program, assets};
+
+use crate::support::{Program, assets};
 
 fn firmware() -> Command {
     Command::new(env!("CARGO_BIN_EXE_pinhole-firmware"))

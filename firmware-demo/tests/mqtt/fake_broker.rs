@@ -1,5 +1,4 @@
 //! Helpers for tests of MQTT.
-#![allow(dead_code, reason = "each test program uses only some of these")]
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};

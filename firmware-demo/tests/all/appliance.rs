@@ -1,7 +1,5 @@
 //! The whole appliance under failures of the source, the display and the bundle.
 
-mod support;
-
 use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,7 +19,8 @@ use pinhole_firmware::log::{self, RecordKind};
 use pinhole_firmware::panel::{Panel, PanelError};
 use pinhole_firmware::screens::{BootScreen, LiveScreen, Screen};
 use pinhole_firmware::text::Fonts;
-use support::{assert_sums, assets, copy, make_pipe, scenes};
+
+use crate::support::{assert_sums, assets, copy, make_pipe, scenes};
 
 /// A panel that keeps the last picture, and fails on request.
 #[derive(Clone, Default)]

@@ -2,9 +2,6 @@
 //!
 //! Without mosquitto these tests are skipped with a message. With `PINHOLE_MOSQUITTO=required`, as in
 //! `tests/firmware/run`, they fail instead, and the broker stays stopped for a minute instead of seconds.
-#![cfg(feature = "mqtt")]
-
-mod mqtt_support;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -15,11 +12,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use mqtt_support::wait;
 use pinhole::{Image, RgbImage};
 use pinhole_firmware::config::{HomeAssistantConfig, MqttConfig, TlsConfig};
 use pinhole_firmware::mqtt::Publisher;
 use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
+
+use crate::fake_broker::wait;
 
 const TOPIC: &str = "house/door";
 
@@ -463,7 +461,11 @@ fn the_last_will_of_a_killed_appliance_is_offline() {
     };
     let subscriber = broker.subscribe("subscriber");
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "publishes_until_it_is_killed", "--ignored"])
+        .args([
+            "--exact",
+            "broker::publishes_until_it_is_killed",
+            "--ignored",
+        ])
         .env("PINHOLE_TEST_PORT", broker.port.to_string())
         .stdout(Stdio::null())
         .spawn()

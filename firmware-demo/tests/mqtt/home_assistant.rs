@@ -1,20 +1,17 @@
 //! The announcement to Home Assistant, at a fake broker: when it is sent, and what follows it.
-#![cfg(feature = "mqtt")]
-
-mod mqtt_support;
-mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mqtt_support::{Broker, Packet, listen};
 use pinhole::system::System;
 use pinhole::{Image, RgbImage};
 use pinhole_firmware::config::{ApplianceConfig, HomeAssistantConfig, MqttConfig};
 use pinhole_firmware::mqtt::Publisher;
 use pinhole_firmware::{app, text::Fonts};
 use serde_json::Value;
-use support::assets;
+
+use crate::fake_broker::{Broker, Packet, listen};
+use crate::support::assets;
 
 const CONFIG: &str = "homeassistant/device/door-7/config";
 

@@ -7,7 +7,7 @@ use pinhole_firmware::panel::sh1106::SH1106;
 use pinhole_firmware::panel::ssd1306::{SSD1306, Ssd1306Config, Ssd1306Panel};
 use pinhole_firmware::panel::{Panel, PanelError};
 
-use crate::set;
+use super::set;
 
 const ADDRESS: u8 = 0x3c;
 

@@ -14,7 +14,7 @@ use pinhole_firmware::panel::ssd1306::Ssd1306Config;
 use pinhole_firmware::panel::st7789::{ST7789, St7789Config};
 use pinhole_firmware::panel::tft::{TftConfig, TftLayout};
 
-const FILE: &str = include_str!("../pinhole-firmware.toml");
+const FILE: &str = include_str!("../../pinhole-firmware.toml");
 
 fn parse(text: &str) -> Result<ApplianceConfig, ConfigError> {
     ApplianceConfig::parse(text, Path::new("/etc/pinhole/firmware.toml"))

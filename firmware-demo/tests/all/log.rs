@@ -1,14 +1,13 @@
 //! The log of results: its lines, recovery after a power cut, and its size limit.
 
-mod log_support;
-
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use log_support::{bytes, config, error, event, files, frames};
 use pinhole_firmware::counters::RunCounters;
 use pinhole_firmware::log::{
     ClassScore, LogAppender, LogError, MAX_LINE, RecordKind, ResultRecord, read,
 };
+
+use crate::log_support::{bytes, config, error, event, files, frames};
 
 /// Other programs read these lines: names and types of the fields are a contract.
 #[test]

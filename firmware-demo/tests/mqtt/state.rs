@@ -1,19 +1,16 @@
 //! The retained state of the whole appliance at a fake broker.
-#![cfg(feature = "mqtt")]
-
-mod mqtt_support;
-mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mqtt_support::{Broker, listen};
 use pinhole::system::System;
 use pinhole_firmware::app;
 use pinhole_firmware::config::ApplianceConfig;
 use pinhole_firmware::text::Fonts;
 use serde_json::Value;
-use support::assets;
+
+use crate::fake_broker::{Broker, listen};
+use crate::support::{self, assets};
 
 /// The next state, between other messages.
 fn next_state(broker: &mut Broker) -> Value {

@@ -7,7 +7,7 @@ use pinhole_firmware::canvas::Canvas;
 use pinhole_firmware::panel::framebuffer::{FramebufferConfig, FramebufferPanel};
 use pinhole_firmware::panel::{Panel, PanelError};
 
-use crate::{pattern, set};
+use super::{pattern, set};
 
 /// A file as the device, and its folder in sysfs.
 struct Device {

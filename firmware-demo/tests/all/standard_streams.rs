@@ -1,7 +1,5 @@
 //! Standard output and error that are closed, full, or pipes that nobody reads: the appliance works and stops as always.
 
-mod support;
-
 use std::fs::File;
 use std::io::{PipeReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -11,7 +9,8 @@ use std::time::{Duration, Instant};
 use pinhole_firmware::counters::RunCounters;
 use pinhole_firmware::log::{self, RecordKind};
 use rustix::process::Signal;
-use support::{Program, assets};
+
+use crate::support::{Program, assets};
 
 /// A configuration with a log, and a source that repeats the scenes endlessly.
 fn configuration(folder: &Path) -> PathBuf {

@@ -11,8 +11,8 @@ use pinhole_firmware::panel::st7789::ST7789;
 use pinhole_firmware::panel::tft::{TftConfig, TftLayout, TftPanel, TftPins};
 use pinhole_firmware::panel::{Panel, PanelError};
 
-use crate::emulated::Emulated;
-use crate::{pattern, set};
+use super::emulated::Emulated;
+use super::{pattern, set};
 
 /// Traffic on the bus and the data/command line.
 #[derive(Default)]
