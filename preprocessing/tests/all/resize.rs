@@ -1,12 +1,11 @@
 //! Resize and crop against Pillow's own results and against a transcription of Pillow in plain loops.
 
-mod support;
-
 use pinhole_model::{CropRounding, Filter, PreprocessConfig, Resize};
 use pinhole_preprocessing::{Error, RgbImage, RgbView, preprocess};
 use proptest::prelude::*;
 use serde::Deserialize;
-use support::{draw, reference, sha256};
+
+use crate::support::{draw, reference, sha256};
 
 /// One line of golden/resize.json; see tests/reference/make_preprocessing.py.
 #[derive(Deserialize)]
@@ -47,7 +46,7 @@ fn config(
 /// If this fails, the encoder sees other pixels than in training.
 #[test]
 fn equals_pillow_torchvision_open_clip_and_transformers() {
-    let cases: Vec<Case> = serde_json::from_str(include_str!("golden/resize.json")).unwrap();
+    let cases: Vec<Case> = serde_json::from_str(include_str!("../golden/resize.json")).unwrap();
     assert!(cases.len() >= 250, "{}", cases.len());
     let mut wrong = Vec::new();
     for case in &cases {

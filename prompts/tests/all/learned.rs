@@ -1,11 +1,10 @@
 //! Learned prompts compared with CoOp's and CoCoOp's formulas in PyTorch.
 
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::Golden;
 use pinhole_prompts::{Conditional, Error, Tokenizer, learned_embeddings};
+
+use crate::common::Golden;
 
 /// Largest difference of a logit, at a logit scale of 100.
 const TOLERANCE: f32 = 0.002;

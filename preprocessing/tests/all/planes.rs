@@ -1,8 +1,6 @@
 //! JPEG files that are decoded to planes, of which only what is needed is converted to RGB, and files that are decoded at a
 //! fraction of their size.
 
-mod support;
-
 use std::path::Path;
 
 use mozjpeg::ColorSpace::{JCS_GRAYSCALE, JCS_YCbCr};
@@ -11,7 +9,8 @@ use pinhole_preprocessing::{
     DecodeOptions, Error, Image, ImageView, Reduction, RgbImage, decode, preprocess,
 };
 use serde::Deserialize;
-use support::{draw, sha256};
+
+use crate::support::{draw, sha256};
 
 /// A JPEG file of `image`; `pixels` per chroma sample, across and down; none for grey.
 fn jpeg(image: &RgbImage, pixels: Option<(u8, u8)>, progressive: bool) -> Vec<u8> {
@@ -159,7 +158,7 @@ fn reduced_to(side: u32, part: Option<(u32, u32)>) -> DecodeOptions {
 #[test]
 fn reduced_files_equal_pillows_draft() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let cases: Vec<Case> = serde_json::from_str(include_str!("golden/reduced.json")).unwrap();
+    let cases: Vec<Case> = serde_json::from_str(include_str!("../golden/reduced.json")).unwrap();
     for case in &cases {
         let file = std::fs::read(golden.join("decode").join(&case.file)).unwrap();
         let image = Image::decode(&file, &reduced_to(case.side, None)).unwrap();

@@ -1,8 +1,5 @@
 //! The generated images of tests/reference/make_preprocessing.py, and Pillow's resize in plain loops.
 
-// Each test binary uses only a part of this file.
-#![allow(dead_code)]
-
 use pinhole_model::{CropRounding, Filter, PreprocessConfig, Resize};
 use pinhole_preprocessing::RgbImage;
 use sha2::{Digest, Sha256};

@@ -1,14 +1,13 @@
 //! Decoding compared with Pillow, and truncated, damaged and foreign files.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 
 use pinhole_model::PreprocessConfig;
 use pinhole_preprocessing::{DecodeOptions, Error, Pixels, decode, open, preprocess};
 use proptest::prelude::*;
 use serde::Deserialize;
-use support::{draw, sha256};
+
+use crate::support::{draw, sha256};
 
 /// One line of golden/decode.json; see tests/reference/preprocessing_files.py.
 #[derive(Deserialize)]
@@ -27,7 +26,7 @@ fn folder() -> PathBuf {
 }
 
 fn cases() -> Vec<Case> {
-    serde_json::from_str(include_str!("golden/decode.json")).unwrap()
+    serde_json::from_str(include_str!("../golden/decode.json")).unwrap()
 }
 
 fn bytes(case: &Case) -> Vec<u8> {

@@ -8,7 +8,7 @@ use pinhole_prompts::{EOT, Error, SOT, Tokenizer};
 #[test]
 fn ids_equal_those_of_open_clip() {
     let mut lines = String::new();
-    let file = &include_bytes!("golden/tokens.jsonl.gz")[..];
+    let file = &include_bytes!("../golden/tokens.jsonl.gz")[..];
     flate2::read::GzDecoder::new(file)
         .read_to_string(&mut lines)
         .unwrap();

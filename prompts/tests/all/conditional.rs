@@ -1,13 +1,12 @@
 //! CoCoOp's cheaper modes compared with the exact one, and refused input.
 
-mod common;
-
-use common::Golden;
 use pinhole_model::{ClassPosition, PromptLearner, Tensor};
 use pinhole_prompts::conditional::{
     Auto, Costs, Fit, FitOptions, LinearHead, LinearTerms, Plan, Reuse, fidelity, fit, shortlist,
 };
 use pinhole_prompts::{Classes, Conditional, Error, TextEncoder, Tokenizer};
+
+use crate::common::Golden;
 
 const EMBEDDING: usize = 24;
 
