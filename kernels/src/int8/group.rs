@@ -29,13 +29,13 @@ pub(crate) trait Int8Simd: InstructionSet {
     fn float(self) -> Self::Float;
 
     /// Computes `count` tiles of `rows` rows, 1 ..= LAYOUT.rows, one below the other: sums [rows, columns] = the sums so far
-    /// + packed rows · panel, then `t.epilogue`, or `t.outputs` by way of `unfinished`.
+    /// + packed rows · panel, then `t.epilogue`, or `t.outputs` by way of `unfinished`. `t` is then the tile below.
     ///
     /// # Safety
     /// For each tile: `t.x` points to a block's `t.steps` steps of `rows` rows, `t.panel` to as many of a panel;
     /// `t.from`, unless null, to rows of as many sums as the panel has columns; `t.sums` to rows * columns writable
     /// values, and the pointers of `t.epilogue`, `t.outputs` and `unfinished` to what [`Epilogue`] and [`Outputs`] state.
-    unsafe fn tiles(self, rows: usize, count: usize, t: Int8Tile, unfinished: &mut Outputs);
+    unsafe fn tiles(self, rows: usize, count: usize, t: &mut Int8Tile, unfinished: &mut Outputs);
 
     /// Pixels of a tile of the depthwise kernel.
     const PIXELS: usize;
@@ -55,7 +55,7 @@ macro_rules! tiles_int8 {
             self,
             rows: usize,
             count: usize,
-            mut t: crate::int8::group::Int8Tile,
+            t: &mut crate::int8::group::Int8Tile,
             unfinished: &mut crate::int8::group::Outputs,
         ) {
             let columns = <Self as crate::int8::group::Int8Simd>::LAYOUT.columns;
@@ -66,11 +66,12 @@ macro_rules! tiles_int8 {
                     |token| {
                         for _ in 0..count {
                             // SAFETY: the caller's promise.
-                            unsafe { $tile(token, &t, unfinished) }
+                            unsafe { $tile(token, t, unfinished) }
                             if <Self as crate::int8::group::Int8Simd>::OVERLAPS {
-                                unfinished.take($rows, &t);
+                                unfinished.take($rows, t);
+                                t.row += $rows;
                             }
-                            t.advance(1, $rows, columns);
+                            t.advance($rows, columns);
                         }
                     },
                 ),)+
@@ -83,7 +84,7 @@ pub(crate) use tiles_int8;
 
 /// A tile's operands.
 #[derive(Clone, Copy)]
-#[allow(dead_code, reason = "the ARM kernels rely on hardware prefetching")]
+#[allow(dead_code, reason = "see PREFETCHES")]
 pub(crate) struct Int8Tile {
     /// Blocks of rows, `block_size` bytes apart.
     pub(crate) x: *const u8,
@@ -109,14 +110,14 @@ pub(crate) struct Int8Tile {
 }
 
 impl Int8Tile {
-    /// Advances by `count` tiles of `rows` rows each.
+    /// Advances by a tile of `rows` rows.
     #[inline(always)]
-    pub(crate) fn advance(&mut self, count: usize, rows: usize, columns: usize) {
-        self.x = self.x.wrapping_add(count * self.block_size);
-        let ahead = self.steps / 2 * self.ahead * LINE;
-        self.next = self.next.wrapping_add(count * ahead);
-        let rows = count * rows;
-        self.row += rows;
+    pub(crate) fn advance(&mut self, rows: usize, columns: usize) {
+        self.x = self.x.wrapping_add(self.block_size);
+        if PREFETCHES {
+            let ahead = self.steps / 2 * self.ahead * LINE;
+            self.next = self.next.wrapping_add(ahead);
+        }
         self.from = self.from.wrapping_add(rows * self.from_stride);
         self.sums = self.sums.wrapping_add(rows * columns);
         if let Some(epilogue) = &mut self.epilogue {
@@ -388,6 +389,9 @@ impl<'a> Outputs<'a> {
     }
 }
 
+/// Whether tiles prefetch: the ARM kernels rely on the hardware.
+const PREFETCHES: bool = cfg!(target_arch = "x86_64");
+
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
@@ -432,10 +436,11 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
             let columns = first..g.columns.end.min(first + layout.columns);
             // The tiles of this panel prefetch the next panel's part.
             let mut next = match start {
+                _ if !PREFETCHES => std::ptr::null(),
                 0 => panel.as_ptr().wrapping_add(panel_size),
                 _ => weights.as_ptr().wrapping_add(panel_size),
             };
-            if parts > 1 && next >= g.panels.as_ptr_range().end {
+            if PREFETCHES && parts > 1 && next >= g.panels.as_ptr_range().end {
                 let ahead = layout.header_size() + (start + steps) * step;
                 next = g.panels.as_ptr().wrapping_add(ahead);
             }
@@ -525,8 +530,7 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
                     let tile_sums = tile.sums;
                     // SAFETY: `x`, `sums` and the residual are as long as the tiles need, `out` has these columns, which
                     // only this group accesses, and heights() gives at most the layout's rows.
-                    unsafe { simd.tiles(rows, count, tile, &mut unfinished) };
-                    tile.advance(count, rows, layout.columns);
+                    unsafe { simd.tiles(rows, count, &mut tile, &mut unfinished) };
                     at += count * block_size;
                     if finishes {
                         // SAFETY: the caller's promise; the tiles left a panel's columns of f32 for each row.
