@@ -22,8 +22,9 @@ pub(crate) trait Int8Simd: InstructionSet {
     /// first-level cache together.
     const DEPTH: usize;
 
-    /// Whether a tile leaves its sums as [`Outputs`], which the next tile makes between its steps: instructions other than
-    /// multiplications then take no time of their own. Otherwise the tiles apply their [`Epilogue`].
+    /// Whether a tile of a whole panel leaves its sums as [`Outputs`], which the next tile makes between its steps: on a Zen 4
+    /// instructions other than multiplications and divisions then take no time of their own. Otherwise, and in narrower panels,
+    /// the tiles apply their [`Epilogue`].
     const OVERLAPS: bool = false;
 
     fn float(self) -> Self::Float;
@@ -98,7 +99,7 @@ pub(crate) struct Int8Tile {
     pub(crate) from_stride: usize,
     /// [rows, columns]; unspecified after a tile with an epilogue.
     pub(crate) sums: *mut i32,
-    /// After the last steps of k, unless [`Int8Simd::OVERLAPS`].
+    /// After the last steps of k, unless there are `outputs`.
     pub(crate) epilogue: Option<Epilogue>,
     /// The panel whose outputs the sums become after the last steps of k, with [`Int8Simd::OVERLAPS`].
     pub(crate) outputs: Option<OutputPanel>,

@@ -99,10 +99,10 @@ unsafe fn vnni<const ROWS: usize>(token: Avx512Vnni, t: &Int8Tile, above: &Outpu
         let mut sums = [[_mm512_setzero_si512(); 2]; ROWS];
         if !t.from.is_null() {
             // Copies of registers take no time.
-            sums = [two(t.from); ROWS];
+            sums = [load_two(t.from); ROWS];
             if t.from_stride > 0 {
                 for (i, row) in sums.iter_mut().enumerate() {
-                    *row = two(t.from.add(t.from_stride * i));
+                    *row = load_two(t.from.add(t.from_stride * i));
                 }
             }
         }
@@ -150,7 +150,7 @@ unsafe fn vnni<const ROWS: usize>(token: Avx512Vnni, t: &Int8Tile, above: &Outpu
 /// # Safety
 /// On a processor with AVX-512; `from` points to 32 values.
 #[inline(always)]
-unsafe fn two(from: *const i32) -> [__m512i; 2] {
+unsafe fn load_two(from: *const i32) -> [__m512i; 2] {
     // SAFETY: the caller's promise.
     unsafe {
         [
