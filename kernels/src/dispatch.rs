@@ -235,6 +235,16 @@ pub(crate) enum Target {
     Bytes(*mut u8, Affine),
 }
 
+impl Target {
+    /// The factor and the summand that make bytes of values, before they are rounded.
+    pub(crate) fn to_bytes(self) -> [f32; 2] {
+        match self {
+            Target::F32(_) => [1.0, 0.0],
+            Target::Bytes(_, by) => [1.0 / by.scale, by.zero_byte().into()],
+        }
+    }
+}
+
 /// What is added to the outputs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Residual<'a> {

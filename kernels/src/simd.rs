@@ -106,7 +106,7 @@ pub(crate) trait Simd: InstructionSet {
     /// # Safety
     /// `to` points to 4 * [`Simd::LANES`] writable values.
     unsafe fn store_u8(self, v: [Self::V; 4], to: *mut u8);
-    /// Rounds values of 0 to 255 to integers, half to even; NaN becomes 0.
+    /// Rounds to integers, half to even, clamped to 0 ..= 255; NaN becomes 0.
     ///
     /// # Safety
     /// `to` points to [`Simd::LANES`] writable values.

@@ -1,24 +1,24 @@
 //! Transposes words and bytes and interleaves bytes, for packing rows into columns.
 
-/// A word of a register.
+/// Four words of four bytes each.
 ///
 /// # Safety
-/// The type has four bytes without padding, and every bit pattern is a value.
-pub(crate) unsafe trait Word: Copy {}
+/// The type has 16 bytes without padding, and every bit pattern is a value.
+pub(crate) unsafe trait Words: Copy {}
 
-// SAFETY: a primitive number of four bytes.
-unsafe impl Word for u32 {}
-// SAFETY: a primitive number of four bytes.
-unsafe impl Word for f32 {}
+// SAFETY: four primitive numbers of four bytes.
+unsafe impl Words for [f32; 4] {}
+// SAFETY: 16 bytes.
+unsafe impl Words for [u8; 16] {}
 
-/// The transpose of `rows`.
+/// The transpose of `rows`, word by word.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(crate) fn transposed<T: Word>(rows: [[T; 4]; 4]) -> [[T; 4]; 4] {
+pub(crate) fn transposed<T: Words>(rows: [T; 4]) -> [T; 4] {
     use std::arch::x86_64::*;
-    // SAFETY: every x86-64 has SSE2; four words and a register of 16 bytes convert into each other ([`Word`]).
+    // SAFETY: every x86-64 has SSE2; four words and a register of 16 bytes convert into each other ([`Words`]).
     unsafe {
-        let r = std::mem::transmute_copy::<[[T; 4]; 4], [__m128i; 4]>(&rows);
+        let r = std::mem::transmute_copy::<[T; 4], [__m128i; 4]>(&rows);
         let (a, b) = (
             _mm_unpacklo_epi32(r[0], r[1]),
             _mm_unpacklo_epi32(r[2], r[3]),
@@ -33,31 +33,36 @@ pub(crate) fn transposed<T: Word>(rows: [[T; 4]; 4]) -> [[T; 4]; 4] {
             _mm_unpacklo_epi64(c, d),
             _mm_unpackhi_epi64(c, d),
         ];
-        std::mem::transmute_copy::<[__m128i; 4], [[T; 4]; 4]>(&columns)
+        std::mem::transmute_copy::<[__m128i; 4], [T; 4]>(&columns)
     }
 }
 
-/// The transpose of `rows`.
+/// The transpose of `rows`, word by word.
 #[cfg(target_arch = "aarch64")]
 #[inline(always)]
-pub(crate) fn transposed<T: Word>(rows: [[T; 4]; 4]) -> [[T; 4]; 4] {
+pub(crate) fn transposed<T: Words>(rows: [T; 4]) -> [T; 4] {
     use std::arch::aarch64::*;
-    // SAFETY: every aarch64 has NEON; four words and a register of 16 bytes convert into each other ([`Word`]).
+    // SAFETY: every aarch64 has NEON; four words and a register of 16 bytes convert into each other ([`Words`]).
     unsafe {
-        let r = std::mem::transmute_copy::<[[T; 4]; 4], [uint32x4_t; 4]>(&rows);
+        let r = std::mem::transmute_copy::<[T; 4], [uint32x4_t; 4]>(&rows);
         let (a, b) = (vtrn1q_u32(r[0], r[1]), vtrn1q_u32(r[2], r[3]));
         let (c, d) = (vtrn2q_u32(r[0], r[1]), vtrn2q_u32(r[2], r[3]));
         let low = |a, b| vtrn1q_u64(vreinterpretq_u64_u32(a), vreinterpretq_u64_u32(b));
         let high = |a, b| vtrn2q_u64(vreinterpretq_u64_u32(a), vreinterpretq_u64_u32(b));
         let columns = [low(a, b), low(c, d), high(a, b), high(c, d)];
-        std::mem::transmute_copy::<[uint64x2_t; 4], [[T; 4]; 4]>(&columns)
+        std::mem::transmute_copy::<[uint64x2_t; 4], [T; 4]>(&columns)
     }
 }
 
-/// The transpose of `rows`.
+/// The transpose of `rows`, word by word.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-pub(crate) fn transposed<T: Word>(rows: [[T; 4]; 4]) -> [[T; 4]; 4] {
-    [0, 1, 2, 3].map(|j| rows.map(|row| row[j]))
+pub(crate) fn transposed<T: Words>(rows: [T; 4]) -> [T; 4] {
+    // SAFETY: four words and 16 bytes convert into each other ([`Words`]).
+    unsafe {
+        let words = std::mem::transmute_copy::<[T; 4], [[u32; 4]; 4]>(&rows);
+        let columns = [0, 1, 2, 3].map(|j| words.map(|row| row[j]));
+        std::mem::transmute_copy::<[[u32; 4]; 4], [T; 4]>(&columns)
+    }
 }
 
 /// The first byte of each row, then the second of each, and so on.

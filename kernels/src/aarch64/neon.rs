@@ -127,8 +127,8 @@ impl Simd for Neon {
     unsafe fn store_bytes(self, v: float32x4_t, to: *mut u8) {
         // SAFETY: the token proves the instructions; the rest is the caller's promise.
         unsafe {
-            // A NaN is converted to 0.
-            let narrow = vmovn_s32(vcvtnq_s32_f32(v));
+            // Each instruction saturates; a NaN is converted to 0.
+            let narrow = vqmovn_s32(vcvtnq_s32_f32(v));
             let bytes = vqmovun_s16(vcombine_s16(narrow, narrow));
             let word = vget_lane_u32::<0>(vreinterpret_u32_u8(bytes));
             to.cast::<u32>().write_unaligned(word);

@@ -4,7 +4,7 @@
 //! of the kernel, and every group of taps whose distance the stride divides.
 
 use super::group::Int8Simd;
-use super::output::Writer;
+use super::output::{SumRows, Writer};
 use super::pack::Operand;
 use super::taps::{CHANNELS, DepthwiseTile, STEP};
 use crate::activation::by_activation;
@@ -262,9 +262,36 @@ impl DepthwiseBlock<'_> {
             values,
             order: Order::BeforeActivation,
         });
+        let first = y * self.out_width * self.outputs + self.first;
+        if count == CHANNELS {
+            let pixels = self.out_width;
+            let end = first + pixels.saturating_sub(1) * self.outputs + CHANNELS;
+            assert!(sums.len() >= pixels * CHANNELS);
+            assert!(residual.is_none_or(|r| r.values.len() >= end));
+            let rows = SumRows {
+                sums: sums.as_ptr(),
+                row_scales: None,
+                scales: self.scales.as_ptr(),
+                bias: self.bias.as_ptr(),
+                residual,
+                out: self.out,
+                first,
+                width: self.outputs,
+            };
+            let to_bytes = self.out.to_bytes();
+            // SAFETY: a row of CHANNELS sums for each pixel, whose channels only this block accesses.
+            return unsafe {
+                match CHANNELS / S::LANES {
+                    1 => rows.write::<S, 1>(simd, 0..pixels, to_bytes, f),
+                    2 => rows.write::<S, 2>(simd, 0..pixels, to_bytes, f),
+                    4 => rows.write::<S, 4>(simd, 0..pixels, to_bytes, f),
+                    registers => unreachable!("{registers} registers"),
+                }
+            };
+        }
         let writer = Writer::new(simd, residual, self.out);
         for (pixel, sums) in sums.chunks_exact(CHANNELS).take(self.out_width).enumerate() {
-            let to = (y * self.out_width + pixel) * self.outputs + self.first;
+            let to = first + pixel * self.outputs;
             for at in (0..count).step_by(S::LANES) {
                 // SAFETY: CHANNELS is a multiple of LANES; the pixel has these channels, which only this block accesses.
                 unsafe {

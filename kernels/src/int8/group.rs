@@ -2,13 +2,12 @@
 
 use std::ops::Range;
 
-use super::output::Writer;
+use super::output::{SumRows, Writer};
 use super::pack::{Layout, MOST_COLUMNS};
 use super::taps::DepthwiseTile;
 use crate::activation::by_activation;
-use crate::dispatch::{Int8Group, Order, Residual, Target};
+use crate::dispatch::{Int8Group, Residual, Target};
 use crate::linear::pack::heights;
-use crate::linear::tile::write;
 use crate::simd::{InstructionSet, Simd};
 
 /// An instruction set's products of bytes, as [`Simd`] for f32.
@@ -198,7 +197,7 @@ impl Epilogue {
 /// Sums of a tile that are yet to become outputs: activation(sums · scales + bias), with the residual in its order.
 pub(crate) struct Outputs<'a> {
     group: &'a Int8Group<'a>,
-    /// The factor and the summand that make bytes of values.
+    /// [`Target::to_bytes`]
     to_bytes: [f32; 2],
     panel: OutputPanel,
     /// [rows, 2 LANES]
@@ -225,10 +224,7 @@ impl<'a> Outputs<'a> {
     fn none(group: &'a Int8Group<'a>) -> Self {
         Outputs {
             group,
-            to_bytes: match group.out {
-                Target::F32(_) => [1.0, 0.0],
-                Target::Bytes(_, by) => [1.0 / by.scale, by.zero_byte().into()],
-            },
+            to_bytes: group.out.to_bytes(),
             panel: OutputPanel {
                 scales: std::ptr::null(),
                 bias: std::ptr::null(),
@@ -312,80 +308,20 @@ impl<'a> Outputs<'a> {
         rows: Range<usize>,
         f: impl Fn(S::V) -> S::V + Copy,
     ) {
+        let g = self.group;
         // SAFETY: the caller's promise.
         unsafe {
-            match self.group.out {
-                Target::F32(out) => self.write(
-                    simd,
-                    rows,
-                    f,
-                    #[inline(always)]
-                    |v, at| simd.store(v, out.add(at)),
-                ),
-                Target::Bytes(out, _) => {
-                    let [factor, zero] = self.to_bytes;
-                    let (factor, zero) = (simd.splat(factor), simd.splat(zero));
-                    let (least, largest) = (simd.splat(0.0), simd.splat(255.0));
-                    self.write(
-                        simd,
-                        rows,
-                        f,
-                        #[inline(always)]
-                        |v, at| {
-                            let v = simd.mul_add(v, factor, zero);
-                            let v = simd.max(least, simd.min(largest, v));
-                            simd.store_bytes(v, out.add(at));
-                        },
-                    );
-                }
-            }
-        }
-    }
-
-    /// Calls `store` with each register of outputs and the place of its first value.
-    ///
-    /// # Safety
-    /// As [`Self::make`].
-    #[inline(always)]
-    unsafe fn write<S: Simd>(
-        &self,
-        simd: S,
-        rows: Range<usize>,
-        f: impl Fn(S::V) -> S::V + Copy,
-        store: impl Fn(S::V, usize),
-    ) {
-        let lanes = S::LANES;
-        // SAFETY: the caller's promise for all.
-        unsafe {
-            let panel = self.panel;
-            let (scale_a, scale_b) = (simd.load(panel.scales), simd.load(panel.scales.add(lanes)));
-            let (bias_a, bias_b) = (simd.load(panel.bias), simd.load(panel.bias.add(lanes)));
-            let scales = self.group.scales.as_ptr().add(self.row);
-            let first = self.row * self.group.width + panel.column;
-            for i in rows {
-                let scale = simd.splat(*scales.add(i));
-                let sums = self.sums.add(2 * lanes * i);
-                let a = simd.mul_add(simd.load_i32(sums), simd.mul(scale, scale_a), bias_a);
-                let b = simd.mul_add(
-                    simd.load_i32(sums.add(lanes)),
-                    simd.mul(scale, scale_b),
-                    bias_b,
-                );
-                let at = first + i * self.group.width;
-                let (a, b) = match self.group.residual {
-                    None => (f(a), f(b)),
-                    Some(Residual { values, order }) => {
-                        let residual = values.as_ptr().add(at);
-                        let (c, d) = (simd.load(residual), simd.load(residual.add(lanes)));
-                        match order {
-                            Order::AfterActivation => (simd.add(f(a), c), simd.add(f(b), d)),
-                            Order::BeforeActivation => (f(simd.add(a, c)), f(simd.add(b, d))),
-                        }
-                    }
-                };
-                store(a, at);
-                store(b, at + lanes);
-            }
+            let rows_of_sums = SumRows {
+                sums: self.sums,
+                row_scales: Some(g.scales.as_ptr().add(self.row)),
+                scales: self.panel.scales,
+                bias: self.panel.bias,
+                residual: g.residual,
+                out: g.out,
+                first: self.row * g.width + self.panel.column,
+                width: g.width,
+            };
+            rows_of_sums.write::<S, 2>(simd, rows, self.to_bytes, f);
         }
     }
 }
@@ -494,7 +430,10 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
                 bias: header.bias.as_ptr(),
                 column: columns.start,
             };
-            let overlaps = I::OVERLAPS && columns.len() == layout.columns;
+            let whole = columns.len() == layout.columns;
+            let overlaps = I::OVERLAPS && whole;
+            // The tiles apply their epilogue, or leave sums of which outputs are made.
+            let leaves_sums = whole && (I::OVERLAPS || direct.is_none());
             let mut tile = Int8Tile {
                 x: g.x.as_ptr(),
                 x_stride: g.in_place.unwrap_or(layout.row_size(k)),
@@ -504,7 +443,7 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
                 from,
                 from_stride,
                 sums: sums.as_mut_ptr(),
-                epilogue: (last && !overlaps).then_some(epilogue),
+                epilogue: (last && !leaves_sums).then_some(epilogue),
                 outputs: (last && overlaps).then_some(outputs),
                 row: 0,
                 next: next.cast(),
@@ -534,11 +473,22 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
                     unsafe { simd.tiles(rows, count, &mut tile, &mut unfinished) };
                     at += count * block_size;
                     if finishes {
-                        // SAFETY: the caller's promise; the tiles left a panel's columns of f32 for each row.
+                        // SAFETY: the caller's promise; the tiles left a panel's columns of sums for each row, or of f32.
                         unsafe {
-                            let len = count * rows * layout.columns;
-                            let y = std::slice::from_raw_parts(tile_sums.cast(), len);
-                            finish(simd.float(), g, columns.clone(), row, y);
+                            if leaves_sums {
+                                let all = Outputs {
+                                    panel: outputs,
+                                    sums: tile_sums,
+                                    row,
+                                    rows: count * rows,
+                                    ..unfinished
+                                };
+                                all.make_all(simd.float());
+                            } else {
+                                let len = count * rows * layout.columns;
+                                let y = std::slice::from_raw_parts(tile_sums.cast(), len);
+                                finish(simd.float(), g, columns.clone(), row, y);
+                            }
                         }
                     }
                     row += count * rows;
@@ -579,27 +529,11 @@ unsafe fn finish_by<S: Simd>(
     let panel = 2 * S::LANES;
     assert!(columns.end <= g.width && columns.len() <= panel);
     let rows = y.chunks_exact(panel).enumerate();
-    if let Target::F32(out) = g.out {
-        for (i, y) in rows {
-            let to = (row + i) * g.width + columns.start;
-            let residual = g.residual.map(|r| &r.values[to..][..columns.len()]);
-            let order = g.residual.map_or(Order::AfterActivation, |r| r.order);
-            // SAFETY: the row has these columns, which only this group accesses.
-            let out = unsafe { std::slice::from_raw_parts_mut(out.add(to), columns.len()) };
-            for (j, out) in out.chunks_mut(S::LANES).enumerate() {
-                // SAFETY: `y` has two registers.
-                let v = unsafe { simd.load(y.as_ptr().add(j * S::LANES)) };
-                let residual = residual.map(|r| &r[j * S::LANES..][..out.len()]);
-                write(simd, v, f, residual, order, out);
-            }
-        }
-        return;
-    }
     let writer = Writer::new(simd, g.residual, g.out);
     for (i, y) in rows {
         let to = (row + i) * g.width + columns.start;
         for at in (0..columns.len()).step_by(S::LANES) {
-            // SAFETY: as above.
+            // SAFETY: `y` has two registers; the row has these columns, which only this group accesses.
             unsafe {
                 let v = simd.load(y.as_ptr().add(at));
                 writer.write(v, f, to + at, S::LANES.min(columns.len() - at));

@@ -1,38 +1,138 @@
 //! From sums times scales plus bias to outputs: residual, activation function, and the type of the outputs.
 
+use std::ops::Range;
+
 use crate::dispatch::{Order, Residual, Target};
 use crate::simd::{MOST_LANES, Simd, load_part};
-use crate::types::Affine;
 
-/// A [`Residual`] and a [`Target`], with their constants in registers.
+/// Rows of whole registers of sums and what makes outputs of them: activation(sums · scales + bias), with the residual in its
+/// order.
+#[derive(Clone, Copy)]
+pub(crate) struct SumRows<'a> {
+    /// [rows, registers]
+    pub(crate) sums: *const i32,
+    /// [rows], if each row has a scale of its own.
+    pub(crate) row_scales: Option<*const f32>,
+    /// [registers]
+    pub(crate) scales: *const f32,
+    /// [registers]
+    pub(crate) bias: *const f32,
+    pub(crate) residual: Option<Residual<'a>>,
+    pub(crate) out: Target,
+    /// The number of the first output in the target and in the residual.
+    pub(crate) first: usize,
+    /// Outputs between the starts of two rows.
+    pub(crate) width: usize,
+}
+
+impl SumRows<'_> {
+    /// Makes outputs of the rows `rows` of REGISTERS registers. `to_bytes` is [`Target::to_bytes`].
+    ///
+    /// # Safety
+    /// The pointers are valid for the rows and columns that the fields state, and nothing else accesses the outputs.
+    #[inline(always)]
+    pub(crate) unsafe fn write<S: Simd, const REGISTERS: usize>(
+        &self,
+        simd: S,
+        rows: Range<usize>,
+        to_bytes: [f32; 2],
+        f: impl Fn(S::V) -> S::V + Copy,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.out {
+                Target::F32(out) => self.each::<S, REGISTERS>(
+                    simd,
+                    rows,
+                    f,
+                    #[inline(always)]
+                    |v, at| simd.store(v, out.add(at)),
+                ),
+                Target::Bytes(out, _) => {
+                    let [factor, zero] = to_bytes;
+                    let (factor, zero) = (simd.splat(factor), simd.splat(zero));
+                    self.each::<S, REGISTERS>(
+                        simd,
+                        rows,
+                        f,
+                        #[inline(always)]
+                        |v, at| simd.store_bytes(simd.mul_add(v, factor, zero), out.add(at)),
+                    );
+                }
+            }
+        }
+    }
+
+    /// Calls `store` with each register of outputs and the number of its first one.
+    ///
+    /// # Safety
+    /// As [`Self::write`].
+    #[inline(always)]
+    unsafe fn each<S: Simd, const REGISTERS: usize>(
+        &self,
+        simd: S,
+        rows: Range<usize>,
+        f: impl Fn(S::V) -> S::V + Copy,
+        store: impl Fn(S::V, usize),
+    ) {
+        // SAFETY: the caller's promise for all.
+        unsafe {
+            let columns = |from: *const f32| -> [S::V; REGISTERS] {
+                std::array::from_fn(
+                    #[inline(always)]
+                    |j| simd.load(from.add(j * S::LANES)),
+                )
+            };
+            let (scales, bias) = (columns(self.scales), columns(self.bias));
+            for i in rows {
+                let sums = self.sums.add(REGISTERS * S::LANES * i);
+                let at = self.first + i * self.width;
+                let mut v = [simd.splat(0.0); REGISTERS];
+                for j in 0..REGISTERS {
+                    let scale = match self.row_scales {
+                        None => scales[j],
+                        Some(row) => simd.mul(simd.splat(*row.add(i)), scales[j]),
+                    };
+                    let sum = simd.load_i32(sums.add(j * S::LANES));
+                    v[j] = simd.mul_add(sum, scale, bias[j]);
+                }
+                let Some(Residual { values, order }) = self.residual else {
+                    for (j, v) in v.into_iter().enumerate() {
+                        store(f(v), at + j * S::LANES);
+                    }
+                    continue;
+                };
+                let residual = values.as_ptr().add(at);
+                for (j, v) in v.into_iter().enumerate() {
+                    let residual = simd.load(residual.add(j * S::LANES));
+                    let v = match order {
+                        Order::AfterActivation => simd.add(f(v), residual),
+                        Order::BeforeActivation => f(simd.add(v, residual)),
+                    };
+                    store(v, at + j * S::LANES);
+                }
+            }
+        }
+    }
+}
+
+/// Writes outputs, part of a register at a time.
 #[derive(Clone, Copy)]
 pub(crate) struct Writer<'a, S: Simd> {
     simd: S,
     residual: Option<Residual<'a>>,
     out: Target,
-    factor: S::V,
-    zero: S::V,
-    largest: S::V,
+    to_bytes: [f32; 2],
 }
 
 impl<'a, S: Simd> Writer<'a, S> {
     #[inline(always)]
     pub(crate) fn new(simd: S, residual: Option<Residual<'a>>, out: Target) -> Self {
-        let none = Affine {
-            scale: 1.0,
-            zero_point: 0,
-        };
-        let to = match out {
-            Target::F32(_) => none,
-            Target::Bytes(_, by) => by,
-        };
         Writer {
             simd,
             residual,
             out,
-            factor: simd.splat(1.0 / to.scale),
-            zero: simd.splat(to.zero_byte().into()),
-            largest: simd.splat(255.0),
+            to_bytes: out.to_bytes(),
         }
     }
 
@@ -50,29 +150,21 @@ impl<'a, S: Simd> Writer<'a, S> {
             },
         };
         let simd = self.simd;
-        let whole = count == S::LANES;
-        match self.out {
-            Target::F32(out) => {
-                let mut part = [0.0; MOST_LANES];
-                // SAFETY: the caller's promise; LANES <= MOST_LANES.
-                unsafe {
-                    if whole {
-                        return simd.store(v, out.add(at));
-                    }
+        // SAFETY: the caller's promise; LANES <= MOST_LANES.
+        unsafe {
+            match self.out {
+                Target::F32(out) => {
+                    let mut part = [0.0; MOST_LANES];
                     simd.store(v, part.as_mut_ptr());
                     out.add(at).copy_from_nonoverlapping(part.as_ptr(), count);
                 }
-            }
-            Target::Bytes(out, _) => {
-                let v = simd.mul_add(v, self.factor, self.zero);
-                let v = simd.max(simd.splat(0.0), simd.min(self.largest, v));
-                let mut part = [0; MOST_LANES];
-                // SAFETY: the caller's promise; LANES <= MOST_LANES.
-                unsafe {
-                    if whole {
-                        return simd.store_bytes(v, out.add(at));
-                    }
-                    simd.store_bytes(v, part.as_mut_ptr());
+                Target::Bytes(out, _) => {
+                    let [factor, zero] = self.to_bytes.map(
+                        #[inline(always)]
+                        |x| simd.splat(x),
+                    );
+                    let mut part = [0; MOST_LANES];
+                    simd.store_bytes(simd.mul_add(v, factor, zero), part.as_mut_ptr());
                     out.add(at).copy_from_nonoverlapping(part.as_ptr(), count);
                 }
             }

@@ -234,7 +234,7 @@ pub(crate) fn pack_rows<T: Value>(layout: Layout, x: &[T], k: usize, count: usiz
             [a, b, c, d]
         }),
         (_, 4) => {
-            let done = block.pack_squares(to, t4);
+            let done = block.pack_squares(to, turn);
             block.pack_from(done, to, |v: [T; 4]| {
                 (u32::from_ne_bytes(v.map(T::byte)) ^ t4).to_ne_bytes()
             });
@@ -249,14 +249,6 @@ pub(crate) fn pack_rows<T: Value>(layout: Layout, x: &[T], k: usize, count: usiz
     }
 }
 
-fn words(bytes: [u8; 16]) -> [u32; 4] {
-    let mut words = [0; 4];
-    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
-        *word = u32::from_ne_bytes(*bytes);
-    }
-    words
-}
-
 /// The first `count` of `rows` rows.
 struct Block<'a, T> {
     /// [count, k]
@@ -267,36 +259,35 @@ struct Block<'a, T> {
 }
 
 impl<T: Value> Block<'_, T> {
-    /// Packs groups of four rows in steps of four values, and xors each word with `turn`: four rows by four steps are a
+    /// Packs groups of four rows in steps of four values, and flips the bits `turn` of each byte: four rows by four steps are a
     /// transposition of words. Returns the number of rows packed.
-    fn pack_squares(&self, to: &mut [u8], turn: u32) -> usize {
-        let fours = self.count - self.count % 4;
+    fn pack_squares(&self, to: &mut [u8], turn: u8) -> usize {
         if !self.k.is_multiple_of(16) {
             return 0;
         }
-        let step = self.rows * 4;
-        for first in (0..fours).step_by(4) {
+        let mut first = 0;
+        // The rows of padding repeat the last one.
+        while first < self.count && first + 4 <= self.rows {
             let rows: [&[[T; 16]]; 4] = std::array::from_fn(|i| {
-                let row = &self.x[(first + i) * self.k..][..self.k];
-                row.as_chunks().0
+                let row = (first + i).min(self.count - 1);
+                self.x[row * self.k..][..self.k].as_chunks().0
             });
-            for (i, to) in to.chunks_exact_mut(4 * step).enumerate() {
+            for (i, to) in to.chunks_exact_mut(4 * 4 * self.rows).enumerate() {
                 let rows = [&rows[0][i], &rows[1][i], &rows[2][i], &rows[3][i]];
                 // Loops, because a closure passed to an array's map() is not always inlined.
-                let mut square = [[0; 4]; 4];
+                let mut square = [[0; 16]; 4];
                 for (to, row) in square.iter_mut().zip(rows) {
-                    *to = words(T::bytes(row));
-                    to.iter_mut().for_each(|word| *word ^= turn);
+                    *to = T::bytes(row);
+                    to.iter_mut().for_each(|byte| *byte ^= turn);
                 }
-                for (j, column) in transposed(square).iter().enumerate() {
-                    let to = to[j * step + first * 4..][..16].as_chunks_mut::<4>().0;
-                    for (to, word) in to.iter_mut().zip(column) {
-                        *to = word.to_ne_bytes();
-                    }
+                let columns = transposed(square);
+                for (to, column) in to.chunks_exact_mut(4 * self.rows).zip(columns) {
+                    to[4 * first..][..16].copy_from_slice(&column);
                 }
             }
+            first += 4;
         }
-        fours
+        first.min(self.count)
     }
 
     /// Packs STEP values at a time, which `bytes` converts to BYTES.

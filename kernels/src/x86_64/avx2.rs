@@ -136,8 +136,8 @@ impl Simd for Avx2 {
     unsafe fn store_bytes(self, v: __m256, to: *mut u8) {
         // SAFETY: the token proves the instructions; the rest is the caller's promise.
         unsafe {
-            // A NaN is converted to the smallest integer, which saturates to 0.
-            let whole = _mm256_cvtps_epi32(v);
+            // A NaN and what is below all integers are converted to the smallest one, which saturates to 0.
+            let whole = _mm256_cvtps_epi32(self.min(self.splat(255.0), v));
             let (low, high) = (
                 _mm256_castsi256_si128(whole),
                 _mm256_extracti128_si256::<1>(whole),

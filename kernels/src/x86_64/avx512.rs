@@ -129,6 +129,7 @@ impl Simd for Avx512 {
         // SAFETY: the token proves the instructions; the rest is the caller's promise.
         unsafe {
             // The lowest byte of what a NaN is converted to is 0.
+            let v = self.max(self.splat(0.0), self.min(self.splat(255.0), v));
             let narrow = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v));
             _mm_storeu_si128(to.cast(), narrow);
         }
