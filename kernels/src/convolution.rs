@@ -15,7 +15,7 @@ use crate::dispatch::{
 };
 use crate::int8::WeightError;
 use crate::int8::affine::without_minimum;
-use crate::int8::pack::{self, Layout, Operand};
+use crate::int8::pack::{self, Layout, Lines, MOST_TILE_ROWS, Operand};
 use crate::int8::taps::{CHANNELS, STEP};
 use crate::linear::layer::{MOST_ROWS, for_each_group};
 use crate::linear::pack::{Weight, blocks};
@@ -728,6 +728,32 @@ impl Gather<'_> {
             }
             return;
         }
+        let [kernel_rows, columns] = self.window.kernel;
+        let line = columns * self.channels;
+        if parts == 1 && self.dense.zero_points.is_empty() && layout.packs_lines(line) {
+            return scratch::with(count * k, |gathered: &mut [u8]| {
+                let none = Lines {
+                    values: &[][..],
+                    pitch: 0,
+                };
+                let mut rows = [none; MOST_TILE_ROWS];
+                let rows = &mut rows[..count];
+                for (i, (row, to)) in rows
+                    .iter_mut()
+                    .zip(gathered.chunks_exact_mut(k))
+                    .enumerate()
+                {
+                    *row = self.inside(first + i).unwrap_or_else(|| {
+                        self.row(first + i, to);
+                        Lines {
+                            values: to,
+                            pitch: line,
+                        }
+                    });
+                }
+                pack::pack_lines(layout, rows, kernel_rows, line, to);
+            });
+        }
         scratch::with(count * whole, |gathered: &mut [u8]| {
             let rows = gathered.chunks_exact_mut(whole.max(1));
             for (i, (row, row_sum)) in rows.zip(sums).enumerate() {
@@ -737,6 +763,29 @@ impl Gather<'_> {
             }
             pack::pack_rows(layout, gathered, whole, count, to);
         });
+    }
+
+    /// The lines of the image that are the values of one output: none if there are other values between them, or padding.
+    fn inside(&self, pixel: usize) -> Option<Lines<'_, u8>> {
+        let Window {
+            kernel,
+            stride,
+            dilation,
+            padding,
+            ..
+        } = *self.window;
+        let x = self.x;
+        if dilation[1] != 1 || self.channels != x.channels {
+            return None;
+        }
+        let row = (pixel / self.out_width * stride[0]).checked_sub(padding[0])?;
+        let column = (pixel % self.out_width * stride[1]).checked_sub(padding[1])?;
+        let last = row + (kernel[0] - 1) * dilation[0];
+        let inside = last < x.height && column + kernel[1] <= x.width;
+        inside.then(|| Lines {
+            values: &x.bytes[(row * x.width + column) * x.channels..],
+            pitch: dilation[0] * x.width * x.channels,
+        })
     }
 
     /// The values of one output.
@@ -749,6 +798,13 @@ impl Gather<'_> {
             ..
         } = *self.window;
         let (x, channels) = (self.x, self.channels);
+        let line = columns * channels;
+        if let Some(lines) = self.inside(pixel) {
+            for (i, to) in to.chunks_exact_mut(line.max(1)).enumerate() {
+                to.copy_from_slice(&lines.values[i * lines.pitch..][..line]);
+            }
+            return;
+        }
         let top = pixel / self.out_width * stride[0];
         let left = pixel % self.out_width * stride[1];
         // The columns that are neither left nor right of the image.
@@ -758,7 +814,6 @@ impl Gather<'_> {
             let end = end.div_ceil(dilation[1]).min(columns);
             first.min(end)..end
         };
-        let line = columns * channels;
         for (ky, to) in to.chunks_exact_mut(line.max(1)).enumerate() {
             let row = (top + ky * dilation[0]).checked_sub(padding[0]);
             let Some(row) = row.filter(|&r| r < x.height && !inside.is_empty()) else {

@@ -22,6 +22,9 @@ pub(crate) struct Layout {
     pub(crate) operand: Operand,
 }
 
+/// Most rows of a tile.
+pub(crate) const MOST_TILE_ROWS: usize = 12;
+
 /// Most columns of a panel.
 pub(crate) const MOST_COLUMNS: usize = 32;
 
@@ -249,6 +252,68 @@ pub(crate) fn pack_rows<T: Value>(layout: Layout, x: &[T], k: usize, count: usiz
     }
 }
 
+/// A row in lines of values, the starts of which are `pitch` values apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Lines<'a, T> {
+    pub(crate) values: &'a [T],
+    pub(crate) pitch: usize,
+}
+
+impl Layout {
+    /// Whether [`pack_lines`] packs lines of `line` values.
+    pub(crate) fn packs_lines(&self, line: usize) -> bool {
+        let squares = self.step == 4 && self.rows_multiple.is_multiple_of(4);
+        squares && !self.whole_rows && line > 0 && line.is_multiple_of(16)
+    }
+}
+
+/// [`pack_rows`] of rows that are `count` lines of `line` values each.
+pub(crate) fn pack_lines<T: Value>(
+    layout: Layout,
+    rows: &[Lines<T>],
+    count: usize,
+    line: usize,
+    to: &mut [u8],
+) {
+    assert!(layout.packs_lines(line));
+    let to = &mut to[..layout.block_bytes(rows.len(), count * line)];
+    let turn = if layout.shifted(T::PIXELS) { 0x80 } else { 0 };
+    let padded = rows.len().next_multiple_of(layout.rows_multiple);
+    for first in (0..rows.len()).step_by(4) {
+        // The rows of padding repeat the last one.
+        let rows = [0, 1, 2, 3].map(|i| rows[(first + i).min(rows.len() - 1)]);
+        for (i, to) in to.chunks_exact_mut(line * padded).enumerate() {
+            let lines = rows.map(|row| &row.values[i * row.pitch..][..line]);
+            pack_squares(lines, padded, first, to, turn);
+        }
+    }
+}
+
+/// Packs four of `rows` rows, from `first` on, in steps of four values, and flips the bits `turn` of each byte: four rows by
+/// four steps are a transposition of words. The rows' values are a multiple of 16.
+#[inline(always)]
+fn pack_squares<T: Value>(x: [&[T]; 4], rows: usize, first: usize, to: &mut [u8], turn: u8) {
+    let x = x.map(|row| row.as_chunks::<16>().0);
+    let count = x[0].len();
+    let step = 4 * rows;
+    assert!(x.iter().all(|row| row.len() == count));
+    assert!(first + 4 <= rows && to.len() >= 4 * count * step);
+    for i in 0..count {
+        // Loops, because a closure passed to an array's map() is not always inlined.
+        let mut square = [[0; 16]; 4];
+        for (to, row) in square.iter_mut().zip(x) {
+            // SAFETY: each row has `count` chunks.
+            *to = T::bytes(unsafe { row.get_unchecked(i) });
+            to.iter_mut().for_each(|byte| *byte ^= turn);
+        }
+        for (j, column) in transposed(square).into_iter().enumerate() {
+            let at = (4 * i + j) * step + 4 * first;
+            // SAFETY: there are 4 * count steps of `rows` words, of which these are four.
+            unsafe { to.as_mut_ptr().add(at).cast::<[u8; 16]>().write(column) };
+        }
+    }
+}
+
 /// The first `count` of `rows` rows.
 struct Block<'a, T> {
     /// [count, k]
@@ -259,32 +324,15 @@ struct Block<'a, T> {
 }
 
 impl<T: Value> Block<'_, T> {
-    /// Packs groups of four rows in steps of four values, and flips the bits `turn` of each byte: four rows by four steps are a
-    /// transposition of words. Returns the number of rows packed.
+    /// [`pack_squares`] of as many rows as possible; returns their number. Rows of padding repeat the last one.
     fn pack_squares(&self, to: &mut [u8], turn: u8) -> usize {
-        if !self.k.is_multiple_of(16) {
-            return 0;
-        }
         let mut first = 0;
-        // The rows of padding repeat the last one.
-        while first < self.count && first + 4 <= self.rows {
-            let rows: [&[[T; 16]]; 4] = std::array::from_fn(|i| {
+        while self.k.is_multiple_of(16) && first < self.count && first + 4 <= self.rows {
+            let rows = [0, 1, 2, 3].map(|i| {
                 let row = (first + i).min(self.count - 1);
-                self.x[row * self.k..][..self.k].as_chunks().0
+                &self.x[row * self.k..][..self.k]
             });
-            for (i, to) in to.chunks_exact_mut(4 * 4 * self.rows).enumerate() {
-                let rows = [&rows[0][i], &rows[1][i], &rows[2][i], &rows[3][i]];
-                // Loops, because a closure passed to an array's map() is not always inlined.
-                let mut square = [[0; 16]; 4];
-                for (to, row) in square.iter_mut().zip(rows) {
-                    *to = T::bytes(row);
-                    to.iter_mut().for_each(|byte| *byte ^= turn);
-                }
-                let columns = transposed(square);
-                for (to, column) in to.chunks_exact_mut(4 * self.rows).zip(columns) {
-                    to[4 * first..][..16].copy_from_slice(&column);
-                }
-            }
+            pack_squares(rows, self.rows, first, to, turn);
             first += 4;
         }
         first.min(self.count)
