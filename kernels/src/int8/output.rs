@@ -116,7 +116,7 @@ impl SumRows<'_> {
     }
 }
 
-/// Writes outputs, part of a register at a time.
+/// Writes outputs of rows that are not whole registers.
 #[derive(Clone, Copy)]
 pub(crate) struct Writer<'a, S: Simd> {
     simd: S,
@@ -150,9 +150,11 @@ impl<'a, S: Simd> Writer<'a, S> {
             },
         };
         let simd = self.simd;
+        let whole = count == S::LANES;
         // SAFETY: the caller's promise; LANES <= MOST_LANES.
         unsafe {
             match self.out {
+                Target::F32(out) if whole => simd.store(v, out.add(at)),
                 Target::F32(out) => {
                     let mut part = [0.0; MOST_LANES];
                     simd.store(v, part.as_mut_ptr());
@@ -163,8 +165,12 @@ impl<'a, S: Simd> Writer<'a, S> {
                         #[inline(always)]
                         |x| simd.splat(x),
                     );
+                    let v = simd.mul_add(v, factor, zero);
+                    if whole {
+                        return simd.store_bytes(v, out.add(at));
+                    }
                     let mut part = [0; MOST_LANES];
-                    simd.store_bytes(simd.mul_add(v, factor, zero), part.as_mut_ptr());
+                    simd.store_bytes(v, part.as_mut_ptr());
                     out.add(at).copy_from_nonoverlapping(part.as_ptr(), count);
                 }
             }
