@@ -268,26 +268,23 @@ impl DepthwiseBlock<'_> {
             let end = first + pixels.saturating_sub(1) * self.outputs + CHANNELS;
             assert!(sums.len() >= pixels * CHANNELS);
             assert!(residual.is_none_or(|r| r.values.len() >= end));
-            let rows = SumRows {
-                sums: sums.as_ptr(),
-                row_scales: None,
-                scales: self.scales.as_ptr(),
-                bias: self.bias.as_ptr(),
-                residual,
-                out: self.out,
-                first,
-                width: self.outputs,
-            };
-            let to_bytes = self.out.to_bytes();
-            // SAFETY: a row of CHANNELS sums for each pixel, whose channels only this block accesses.
-            return unsafe {
-                match CHANNELS / S::LANES {
-                    1 => rows.write::<S, 1>(simd, 0..pixels, to_bytes, f),
-                    2 => rows.write::<S, 2>(simd, 0..pixels, to_bytes, f),
-                    4 => rows.write::<S, 4>(simd, 0..pixels, to_bytes, f),
-                    registers => unreachable!("{registers} registers"),
-                }
-            };
+            // A register of all pixels after the other, so that the code is small.
+            for at in (0..CHANNELS).step_by(S::LANES) {
+                let rows = SumRows {
+                    sums: sums[at..].as_ptr(),
+                    pitch: CHANNELS,
+                    row_scales: None,
+                    scales: self.scales[at..].as_ptr(),
+                    bias: self.bias[at..].as_ptr(),
+                    residual,
+                    out: self.out,
+                    first: first + at,
+                    width: self.outputs,
+                };
+                // SAFETY: CHANNELS sums for each pixel, a multiple of LANES; only this block accesses their outputs.
+                unsafe { rows.write::<S, 1>(simd, 0..pixels, self.out.to_bytes(), f) };
+            }
+            return;
         }
         let writer = Writer::new(simd, residual, self.out);
         for (pixel, sums) in sums.chunks_exact(CHANNELS).take(self.out_width).enumerate() {

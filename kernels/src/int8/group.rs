@@ -313,6 +313,7 @@ impl<'a> Outputs<'a> {
         unsafe {
             let rows_of_sums = SumRows {
                 sums: self.sums,
+                pitch: 2 * S::LANES,
                 row_scales: Some(g.scales.as_ptr().add(self.row)),
                 scales: self.panel.scales,
                 bias: self.panel.bias,
@@ -391,9 +392,11 @@ pub(crate) unsafe fn group<I: Int8Simd>(simd: I, g: &Int8Group, sums: &mut [i32]
                     offsets.write(corrections, columns.clone(), layout.columns, row);
                     (uniform.as_ptr(), 0)
                 } else {
-                    // SAFETY: the caller's promise; the sums have not been overwritten.
-                    unsafe { unfinished.make_all(simd.float()) }
-                    unfinished.rows = 0;
+                    if I::OVERLAPS {
+                        // SAFETY: the caller's promise; the sums have not been overwritten.
+                        unsafe { unfinished.make_all(simd.float()) }
+                        unfinished.rows = 0;
+                    }
                     offsets.write(corrections, columns.clone(), layout.columns, sums);
                     (sums.as_ptr(), layout.columns)
                 }

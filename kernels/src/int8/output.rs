@@ -9,8 +9,9 @@ use crate::simd::{MOST_LANES, Simd, load_part};
 /// order.
 #[derive(Clone, Copy)]
 pub(crate) struct SumRows<'a> {
-    /// [rows, registers]
+    /// Rows `pitch` apart.
     pub(crate) sums: *const i32,
+    pub(crate) pitch: usize,
     /// [rows], if each row has a scale of its own.
     pub(crate) row_scales: Option<*const f32>,
     /// [registers]
@@ -84,8 +85,16 @@ impl SumRows<'_> {
                 )
             };
             let (scales, bias) = (columns(self.scales), columns(self.bias));
+            let residual = |order| {
+                let residual = self.residual.filter(|residual| residual.order == order);
+                residual.map(|residual| residual.values.as_ptr())
+            };
+            let (before, after) = (
+                residual(Order::BeforeActivation),
+                residual(Order::AfterActivation),
+            );
             for i in rows {
-                let sums = self.sums.add(REGISTERS * S::LANES * i);
+                let sums = self.sums.add(i * self.pitch);
                 let at = self.first + i * self.width;
                 let mut v = [simd.splat(0.0); REGISTERS];
                 for j in 0..REGISTERS {
@@ -96,20 +105,17 @@ impl SumRows<'_> {
                     let sum = simd.load_i32(sums.add(j * S::LANES));
                     v[j] = simd.mul_add(sum, scale, bias[j]);
                 }
-                let Some(Residual { values, order }) = self.residual else {
-                    for (j, v) in v.into_iter().enumerate() {
-                        store(f(v), at + j * S::LANES);
+                for (j, mut v) in v.into_iter().enumerate() {
+                    let at = at + j * S::LANES;
+                    // One call of `f` for all orders keeps the code small.
+                    if let Some(values) = before {
+                        v = simd.add(v, simd.load(values.add(at)));
                     }
-                    continue;
-                };
-                let residual = values.as_ptr().add(at);
-                for (j, v) in v.into_iter().enumerate() {
-                    let residual = simd.load(residual.add(j * S::LANES));
-                    let v = match order {
-                        Order::AfterActivation => simd.add(f(v), residual),
-                        Order::BeforeActivation => f(simd.add(v, residual)),
-                    };
-                    store(v, at + j * S::LANES);
+                    v = f(v);
+                    if let Some(values) = after {
+                        v = simd.add(v, simd.load(values.add(at)));
+                    }
+                    store(v, at);
                 }
             }
         }
@@ -142,13 +148,12 @@ impl<'a, S: Simd> Writer<'a, S> {
     /// The target has these values, which nothing else accesses meanwhile.
     #[inline(always)]
     pub(crate) unsafe fn write(&self, v: S::V, f: impl Fn(S::V) -> S::V, at: usize, count: usize) {
-        let v = match self.residual {
-            None => f(v),
-            Some(Residual { values, order }) => match order {
-                Order::BeforeActivation => f(self.added(v, values, at, count)),
-                Order::AfterActivation => self.added(f(v), values, at, count),
-            },
+        let add = |v, to: Order| match self.residual {
+            Some(Residual { values, order }) if order == to => self.added(v, values, at, count),
+            _ => v,
         };
+        // One call of `f` for all orders keeps the code small.
+        let v = add(f(add(v, Order::BeforeActivation)), Order::AfterActivation);
         let simd = self.simd;
         let whole = count == S::LANES;
         // SAFETY: the caller's promise; LANES <= MOST_LANES.
