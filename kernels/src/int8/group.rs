@@ -22,8 +22,9 @@ pub(crate) trait Int8Simd: InstructionSet {
     const DEPTH: usize;
 
     /// Whether a tile of a whole panel leaves its sums as [`Outputs`], which the next tile makes between its steps: on a Zen 4
-    /// instructions other than multiplications and divisions then take no time of their own. Otherwise, and in narrower panels,
-    /// the tiles apply their [`Epilogue`].
+    /// instructions other than multiplications and divisions then take no time of their own. Otherwise outputs that pass an
+    /// activation function or become bytes are made of the sums of some tiles together, and other tiles, as all of narrower
+    /// panels, apply their [`Epilogue`].
     const OVERLAPS: bool = false;
 
     fn float(self) -> Self::Float;
@@ -98,7 +99,7 @@ pub(crate) struct Int8Tile {
     pub(crate) from_stride: usize,
     /// [rows, columns]; unspecified after a tile with an epilogue.
     pub(crate) sums: *mut i32,
-    /// After the last steps of k, unless there are `outputs`.
+    /// After the last steps of k, unless the tile leaves its sums.
     pub(crate) epilogue: Option<Epilogue>,
     /// The panel whose outputs the sums become after the last steps of k, with [`Int8Simd::OVERLAPS`].
     pub(crate) outputs: Option<OutputPanel>,
@@ -194,7 +195,7 @@ impl Epilogue {
     }
 }
 
-/// Sums of a tile that are yet to become outputs: activation(sums · scales + bias), with the residual in its order.
+/// Sums of tiles that are yet to become outputs: activation(sums · scales + bias), with the residual in its order.
 pub(crate) struct Outputs<'a> {
     group: &'a Int8Group<'a>,
     /// [`Target::to_bytes`]
